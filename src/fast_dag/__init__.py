@@ -1,0 +1,57 @@
+"""Workflows of plain Python functions.
+
+>>> from fast_dag import DAG
+>>> dag = DAG("orders")
+>>> @dag.node
+... def load() -> list[int]:
+...     return [3, 4]
+>>> @dag.node
+... def total(load: list[int]) -> int:
+...     return sum(load)
+>>> _ = load >> total
+>>> dag.run()
+7
+"""
+
+from fast_dag.context import Context
+from fast_dag.dag import DAG
+from fast_dag.errors import (
+    CycleError,
+    DisconnectedNodeError,
+    ExecutionError,
+    FastDAGError,
+    InvalidNodeError,
+    InvalidTransitionError,
+    MaxCyclesError,
+    MissingConnectionError,
+    MissingInputError,
+    TimeoutError,
+    ValidationError,
+)
+from fast_dag.node import Node, NodeType
+from fast_dag.returns import ConditionalReturn, SelectReturn
+from fast_dag.run import ExecutionMode, Run
+from fast_dag.schedule.dag import NodeStatus
+
+__all__ = [
+    "DAG",
+    "ConditionalReturn",
+    "Context",
+    "CycleError",
+    "DisconnectedNodeError",
+    "ExecutionError",
+    "ExecutionMode",
+    "FastDAGError",
+    "InvalidNodeError",
+    "InvalidTransitionError",
+    "MaxCyclesError",
+    "MissingConnectionError",
+    "MissingInputError",
+    "Node",
+    "NodeStatus",
+    "NodeType",
+    "Run",
+    "SelectReturn",
+    "TimeoutError",
+    "ValidationError",
+]

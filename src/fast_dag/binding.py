@@ -1,0 +1,304 @@
+"""Where each argument of a node comes from, settled when a plan is compiled."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fast_dag.errors import MissingResultError, names
+from fast_dag.node import Node, NodeType
+from fast_dag.returns import ConditionalReturn, SelectReturn
+from fast_dag.signature import ABSENT, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from fast_dag.graph import Edge
+    from fast_dag.run import Run
+    from fast_dag.topology import Topology
+
+
+class Source(ABC):
+    """Something that yields an argument at the moment a node starts."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def fetch(self, run: Run) -> Any:
+        """The value; ABSENT leaves the parameter to its default."""
+
+
+class FromEdge(Source):
+    """The value an edge carries: a result, a part of it, or what a decider passes on."""
+
+    __slots__ = ("decider", "edge", "source")
+
+    def __init__(self, edge: Edge, source: Node[..., Any]) -> None:
+        self.edge = edge
+        self.source = source
+
+    def fetch(self, run: Run) -> Any:
+        edge = self.edge
+        try:
+            value = run.results[edge.source]
+        except KeyError:
+            raise missing_result(edge) from None
+        if self.source.type.decides:
+            if isinstance(value, (ConditionalReturn, SelectReturn)):
+                value = value.value
+            else:
+                value = run.carried(edge.source)
+        return value if edge.output is None else _part(value, edge, self.source)
+
+
+class FromInput(Source):
+    """A run input."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def fetch(self, run: Run) -> Any:
+        return run.inputs[self.name]
+
+
+class TheContext(Source):
+    """The run's Context."""
+
+    __slots__ = ()
+
+    def fetch(self, run: Run) -> Any:
+        return run.context
+
+
+class Constant(Source):
+    """A default."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def fetch(self, run: Run) -> Any:
+        return self.value
+
+
+class FirstLive(Source):
+    """Of an `any` node: the first edge that is live when it starts, else the default, else None."""
+
+    __slots__ = ("default", "edges")
+
+    def __init__(self, edges: Sequence[FromEdge], default: Any) -> None:
+        self.edges = edges
+        self.default = None if default is ABSENT else default
+
+    def fetch(self, run: Run) -> Any:
+        for each in self.edges:
+            if run.is_live(each.edge):
+                return each.fetch(run)
+        return self.default
+
+
+class Collected(Source):
+    """Of an `all` node: a dict of the values of several edges, by where they come from."""
+
+    __slots__ = ("edges",)
+
+    def __init__(self, edges: Sequence[FromEdge]) -> None:
+        self.edges = edges
+
+    def fetch(self, run: Run) -> Any:
+        return {each.edge.origin: each.fetch(run) for each in self.edges}
+
+
+class Binding:
+    """How one node's arguments are gathered.
+
+    `keys` names the results that are the arguments, one by one, where nothing else is wanted:
+    the common case, which drivers may take a shorter way for. `positional` and `keyword` have
+    all other cases. `missing` are required parameters that nothing fills, `used` the run inputs
+    that are taken.
+    """
+
+    __slots__ = ("given", "keys", "keyword", "missing", "positional", "used")
+
+    def __init__(
+        self,
+        node: Node[..., Any],
+        edges: Sequence[Edge],
+        topology: Topology,
+        inputs: Collection[str],
+        named: Collection[str],
+    ) -> None:
+        """`inputs` are the names of the run inputs, `named` those that some parameter names."""
+        signature = node.signature
+        self.positional: list[Source] = []
+        self.keyword: list[tuple[str, Source]] = []
+        # What edges and inputs feed, by parameter: what a decider was given.
+        self.given: list[tuple[str, Source]] = []
+        self.missing: list[str] = []
+        self.used: set[str] = set()
+        self.keys: tuple[str, ...] | None = None
+        if not signature.parameters and not edges and not signature.var_keyword:
+            self.keys = ()
+            return
+        feeds: dict[str | None, list[FromEdge]] = {}
+        whole = topology.whole
+        for edge in edges:
+            source = whole.nodes[whole.index[edge.source]]
+            feeds.setdefault(edge.input, []).append(FromEdge(edge, source))
+        feeds.pop(None, None)
+        self._bind_named(node, feeds, inputs)
+        self._bind_rest(node, feeds, inputs, named)
+        if not self.keyword and all(_is_plain(each) for each in self.positional):
+            self.keys = tuple([each.edge.source for each in self.positional])  # type: ignore[attr-defined]
+
+    def _bind_named(
+        self,
+        node: Node[..., Any],
+        feeds: dict[str | None, list[FromEdge]],
+        inputs: Collection[str],
+    ) -> None:
+        skipped: list[Any] = []  # positional parameters left out, wanted if a later one is not
+        star = node.signature.var_positional
+        fills_star = star is not None and "*" + star in feeds
+        for parameter in node.signature.parameters:
+            name = parameter.name
+            source: Source | None = None
+            edges = feeds.pop(name, None)
+            if parameter.is_context:
+                source = TheContext()
+            elif edges is not None:
+                source = _joined(node, name, edges, parameter.default)
+                self.given.append((name, source))
+            elif name in inputs:
+                source = FromInput(name)
+                self.used.add(name)
+                self.given.append((name, source))
+            elif not parameter.optional:
+                self.missing.append(name)
+                continue
+            if parameter.kind == Kind.KEYWORD_ONLY:
+                if source is not None:
+                    self.keyword.append((parameter.keyword, source))
+            elif source is None:
+                skipped.append(parameter.default)
+            else:
+                self.positional.extend(Constant(default) for default in skipped)
+                skipped.clear()
+                self.positional.append(source)
+        if fills_star:
+            self.positional.extend(Constant(default) for default in skipped)
+
+    def _bind_rest(
+        self,
+        node: Node[..., Any],
+        feeds: dict[str | None, list[FromEdge]],
+        inputs: Collection[str],
+        named: Collection[str],
+    ) -> None:
+        signature = node.signature
+        if signature.var_positional is not None:
+            for each in feeds.pop("*" + signature.var_positional, ()):
+                source = _joined(node, None, [each], ABSENT)
+                self.positional.append(source)
+                self.given.append((signature.var_positional, source))
+        if signature.var_keyword is not None:
+            for key, edges in feeds.items():
+                assert key is not None
+                source = _joined(node, key, edges, ABSENT)
+                self.keyword.append((key, source))
+                self.given.append((key, source))
+            for key in inputs:
+                if key not in named and key not in feeds:
+                    self.used.add(key)
+                    self.keyword.append((key, FromInput(key)))
+                    self.given.append((key, FromInput(key)))
+
+    def gather(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of the call."""
+        if self.keys is not None:
+            positional = [each.fetch(run) for each in self.positional]
+            return positional, {}
+        return (
+            [each.fetch(run) for each in self.positional],
+            {key: each.fetch(run) for key, each in self.keyword},
+        )
+
+    def fetch_given(self, run: Run) -> Any:
+        """What a decider was given: its one input, else a dict of them, None where it takes none."""
+        if len(self.given) == 1:
+            return self.given[0][1].fetch(run)
+        values: dict[str, Any] = {}
+        for name, source in self.given:
+            value = source.fetch(run)
+            values[name] = (*values[name], value) if name in values else value
+        return values or None
+
+
+def _joined(
+    node: Node[..., Any], name: str | None, edges: Sequence[FromEdge], default: Any
+) -> Source:
+    if node.type is NodeType.ANY:
+        return FirstLive(edges, default)
+    if node.type is NodeType.ALL and (
+        len(edges) > 1 or (name is not None and node.options.get("collect") == name)
+    ):
+        return Collected(edges)
+    return edges[0]
+
+
+def _is_plain(source: Source) -> bool:
+    return (
+        isinstance(source, FromEdge)
+        and source.edge.output is None
+        and not source.source.type.decides
+    )
+
+
+def missing_result(edge: Edge) -> MissingResultError:
+    """The error of a consumer whose source's result is gone from `context.results`."""
+    port = "an order-only edge" if edge.input is None else f"its parameter {edge.input!r}"
+    return MissingResultError(
+        f"{edge.target!r} needs the result of {edge.source!r} for {port}, but it was deleted "
+        f"from context.results before {edge.target!r} started",
+        node=edge.source,
+        consumer=edge.target,
+        parameter=edge.input,
+        reason="deleted",
+    )
+
+
+def _part(value: Any, edge: Edge, producer: Node[..., Any]) -> Any:
+    """The part of a value that `output=` names."""
+    output = edge.output
+    assert output is not None
+    if isinstance(value, Mapping):
+        if output in value:
+            return value[output]
+        there = f"it has the keys {names(value)}"
+    elif isinstance(value, tuple) and producer.outputs:
+        declared = producer.outputs
+        if len(declared) == len(value) and output in declared:
+            return value[declared.index(output)]
+        there = f"it returned {len(value)} values and declares the outputs {names(declared)}"
+    else:
+        found = getattr(value, output, ABSENT)
+        if found is not ABSENT:
+            return found
+        public = [name for name in dir(value) if not name.startswith("_")]
+        there = (
+            f"it returned a {type(value).__name__} with the attributes {names(public) or 'none'}"
+        )
+        if isinstance(value, tuple):
+            there += "; name the elements of a tuple with outputs=[...] on the producer"
+    raise MissingResultError(
+        f"{edge.target!r} needs the output {output!r} of {edge.source!r}, which is not there: {there}",
+        node=edge.source,
+        consumer=edge.target,
+        parameter=edge.input,
+        output=output,
+        reason="no such output",
+    )

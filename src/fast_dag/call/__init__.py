@@ -1,0 +1,1 @@
+"""What surrounds one node call, written once for sync and async."""

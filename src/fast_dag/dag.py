@@ -1,0 +1,638 @@
+"""The public builder of directed acyclic graphs, and the ways to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Self, TypeVar, Unpack, cast
+
+from fast_dag.context import Context
+from fast_dag.drivers import inline
+from fast_dag.errors import MissingConnectionError, ValidationError, names
+from fast_dag.node import Branch, Nestable, Node, NodeType
+from fast_dag.plan import Plan
+from fast_dag.run import ExecutionMode, Run, Settings
+from fast_dag.signature import Kind, Parameter, Signature
+from fast_dag.topology import Topology
+from fast_dag.validate import problems
+from fast_dag.workflow import NodeDecorator, Workflow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from fast_dag.node import NodeOptions
+
+Q = ParamSpec("Q")
+R = TypeVar("R")
+
+_MOST_PLANS = 16
+"""Compiled plans kept per DAG: one for each set of input names and each part that is run."""
+
+
+def _takes_what(template: Callable[Q, Any]) -> Callable[[Callable[..., R]], Callable[Q, R]]:
+    """Give a method the parameters of another, for type checkers and for `help()`."""
+
+    def dress(method: Callable[..., R]) -> Callable[Q, R]:
+        method.__wrapped__ = template  # type: ignore[attr-defined]
+        return cast("Callable[Q, R]", method)
+
+    return dress
+
+
+class Request(NamedTuple):
+    """What a caller asked of one run."""
+
+    inputs: Mapping[str, Any]
+    context: Context | None
+    outputs: Sequence[str] | None
+    settings: Settings
+
+
+class Part(NamedTuple):
+    """The part of a graph that is run: from `start`, until `end`, for `outputs`."""
+
+    start: str | None = None
+    end: str | None = None
+    outputs: tuple[str, ...] | None = None
+
+    def of(self, topology: Topology) -> Topology:
+        """The narrowed topology. Raises MissingConnectionError where nothing is left."""
+        index = topology.index
+        keep = set(range(len(topology.nodes)))
+        if self.start is not None:
+            keep &= topology.below([index[self.start]])
+        if self.end is not None:
+            keep &= topology.above([index[self.end]])
+        if self.outputs is not None:
+            outside = [name for name in self.outputs if index[name] not in keep]
+            if outside:
+                raise ValidationError(
+                    f"outputs {names(outside)} are outside of the part that is run"
+                )
+            keep &= topology.above([index[name] for name in self.outputs])
+        if not keep:
+            raise MissingConnectionError(
+                f"{topology.name!r} has no path from {self.start!r} to {self.end!r}",
+                source=self.start,
+                target=self.end,
+            )
+        return topology.narrowed(keep)
+
+
+WHOLE = Part()
+_PartialRequest = tuple[Request, Part, "Run | None"]
+
+
+class DAG(Workflow):
+    """Functions connected into a directed acyclic graph.
+
+    Parameters
+    ----------
+    name:
+        For messages, and the default name where it is nested in another workflow.
+    description, metadata:
+        Yours; shown, never interpreted.
+    autowire:
+        A parameter that bears the name of another node, and that neither an edge nor a run input
+        feeds, takes that node's result.
+
+    >>> dag = DAG("greeting", autowire=True)
+    >>> @dag.node
+    ... def person() -> str:
+    ...     return "Ada"
+    >>> @dag.node
+    ... def greeting(person: str, mark: str = "!") -> str:
+    ...     return f"Hello {person}{mark}"
+    >>> dag.run()
+    'Hello Ada!'
+    >>> dag.run(mark="?"), dag["person"]
+    ('Hello Ada?', 'Ada')
+    """
+
+    def __init__(
+        self,
+        name: str,
+        description: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        autowire: bool = False,
+    ) -> None:
+        super().__init__(name, description, metadata)
+        self.autowire = autowire
+        self._plans: dict[Any, tuple[Any, Plan]] = {}
+
+    # Building.
+
+    @property
+    def node(self) -> NodeDecorator:
+        """Decorator: a function becomes a node. Options: see `NodeOptions`, and `name`, `replace`.
+
+        >>> dag = DAG("demo")
+        >>> @dag.node(retry=2, description="adds")
+        ... def add(a, b=1):
+        ...     return a + b
+        >>> add(1), add.name
+        (2, 'add')
+        """
+        return NodeDecorator(self._graph, NodeType.NODE)
+
+    @property
+    def condition(self) -> NodeDecorator:
+        """Decorator: the function returns a bool or ConditionalReturn, and `.on_true` or `.on_false`
+        is taken."""
+        return NodeDecorator(self._graph, NodeType.CONDITION)
+
+    @property
+    def select(self) -> NodeDecorator:
+        """Decorator: the function returns a branch's name or SelectReturn, and `.branches[name]` is
+        taken, or `.branches["default"]`."""
+        return NodeDecorator(self._graph, NodeType.SELECT)
+
+    @property
+    def any(self) -> NodeDecorator:
+        """Decorator: the node runs once one of its edges is live; it joins branches. With `wait=True`
+        it waits until all its edges have ended."""
+        return NodeDecorator(self._graph, NodeType.ANY)
+
+    @property
+    def all(self) -> NodeDecorator:
+        """Decorator: the node runs once all of its edges are live. Several edges into one parameter
+        arrive as a dict by source; with `collect="parameter"` one edge does, too."""
+        return NodeDecorator(self._graph, NodeType.ALL)
+
+    def add_node(
+        self,
+        name: str | Node[..., Any] | Nestable,
+        func: Callable[..., Any] | Nestable | None = None,
+        *,
+        type: NodeType | str | None = None,
+        replace: bool = False,
+        **options: Unpack[NodeOptions],
+    ) -> Self:
+        """Add a function, a Node or a whole workflow under a name; returns the DAG, for chains.
+
+        A Node or workflow may stand alone: `add_node(Node(f))` takes its own name. A Node that
+        belongs to a DAG already lends its function and options to a new one.
+
+        >>> DAG("demo").add_node("double", lambda x: 2 * x).add_node("half", lambda x: x / 2)
+        <DAG 'demo': 2 nodes, 0 edges>
+        """
+        made = _as_node(name, func, type, options)
+        self._graph.add(made, replace=replace)
+        return self
+
+    def replace_node(
+        self,
+        name: str,
+        func: Callable[..., Any] | Nestable,
+        *,
+        type: NodeType | str | None = None,
+        **options: Unpack[NodeOptions],
+    ) -> Self:
+        """Put another function in the place of node `name`; its edges stay, where they fit.
+
+        Raises ValidationError, and changes nothing, where an edge fits the new function no more.
+        """
+        self._graph.node(name)
+        self._graph.add(_as_node(name, func, type, options), replace=True)
+        return self
+
+    def remove_node(self, node: str | Node[..., Any]) -> Self:
+        """Remove a node and its edges."""
+        self._graph.remove(node)
+        return self
+
+    def connect(
+        self,
+        source: str | Node[..., Any] | Branch,
+        target: str | Node[..., Any],
+        output: str | None = None,
+        input: str | Literal[False] | None = None,
+    ) -> Self:
+        """Connect two nodes.
+
+        Parameters
+        ----------
+        source, target:
+            Nodes or their names; the source may be a branch, `check.on_true`.
+        output:
+            The part of the value that flows: a key of a mapping, an attribute, or an element of a tuple
+            that the source names with `outputs=`. None: all of it.
+        input:
+            The parameter that is fed. None: the one named like `output`, else like the source, else
+            the first that no edge feeds. False: none; the edge only orders.
+
+        Raises ValidationError where a name is unknown or no parameter is left.
+
+        >>> dag = DAG("demo").add_node("load", lambda: {"n": 3}).add_node("double", lambda n: 2 * n)
+        >>> dag.connect("load", "double", output="n").run()
+        6
+        """
+        self._graph.connect(source, target, output, input)
+        return self
+
+    def disconnect(
+        self,
+        source: str | Node[..., Any] | Branch,
+        target: str | Node[..., Any],
+        output: str | None = None,
+        input: str | None = None,
+    ) -> Self:
+        """Remove the edges between two nodes, or those of a branch, output or parameter only."""
+        self._graph.disconnect(source, target, output, input)
+        return self
+
+    def clone(self, name: str | None = None) -> DAG:
+        """A DAG of its own with the same functions, options and edges."""
+        twin = DAG(name or self.name, self.description, self.metadata, self.autowire)
+        self._graph.copy_into(twin._graph)
+        return twin
+
+    def __repr__(self) -> str:
+        edges = sum(1 for _ in self._graph.edges())
+        return f"<DAG {self.name!r}: {len(self)} nodes, {edges} edges>"
+
+    # Checking.
+
+    def validate(
+        self, allow_disconnected: bool = False, check_types: bool = False
+    ) -> list[ValidationError]:
+        """Everything that is wrong with the graph, as error objects; an empty list where nothing is.
+
+        `allow_disconnected` accepts nodes without any edge, as runs do. `check_types` compares the
+        annotations at both ends of each edge, where these are plain classes or unions of them.
+
+        >>> dag = DAG("demo").add_node("a", lambda x: x).add_node("b", lambda x: x)
+        >>> [str(problem) for problem in dag.connect("a", "b").connect("b", "a").validate()]
+        ["'demo' has a cycle: a -> b -> a; remove one of these edges with disconnect()"]
+        """
+        return problems(
+            self._topology(), allow_disconnected=allow_disconnected, check_types=check_types
+        )
+
+    def validate_or_raise(
+        self, allow_disconnected: bool = False, check_types: bool = False
+    ) -> None:
+        """Raise what `validate` finds: the one problem, or a ValidationError with all of them."""
+        found = self.validate(allow_disconnected, check_types)
+        if found:
+            raise ValidationError.of(found, repr(self.name))
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether `validate()` finds nothing."""
+        return not self.validate()
+
+    @property
+    def entry_points(self) -> list[str]:
+        """The names of the nodes without an edge into them."""
+        topology = self._topology()
+        return [
+            name for name, edges in zip(topology.names, topology.incoming, strict=True) if not edges
+        ]
+
+    @property
+    def execution_order(self) -> list[str]:
+        """The names of the nodes as a sequential run takes them; raises CycleError."""
+        topology = self._topology()
+        for problem in problems(topology, allow_disconnected=True):
+            if topology.cycles:
+                raise problem
+        return [topology.names[index] for index in topology.order]
+
+    def _topology(self, given: Collection[str] = ()) -> Topology:
+        return Topology.of(self._graph, given, autowire=self.autowire)
+
+    # Running.
+
+    def _request(
+        self,
+        /,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        context: Context | None = None,
+        mode: ExecutionMode | Literal["sequential"] = "sequential",
+        error_strategy: Literal["fail_fast", "continue"] = "fail_fast",
+        error_handler: Callable[[str, Exception, Context], str] | None = None,
+        outputs: Sequence[str] | None = None,
+        **more_inputs: Any,
+    ) -> Request:
+        """The options that every way of running takes; see `execute`."""
+        settings = Settings(mode, error_strategy, error_handler)
+        return Request(_merged(self.name, inputs, more_inputs), context, outputs, settings)
+
+    @_takes_what(_request)
+    def execute(self, /, *args: Any, **options: Any) -> Run:
+        """Run the workflow; return the whole `Run`, also where nodes failed.
+
+        Parameters
+        ----------
+        inputs, more_inputs:
+            Values by the name of the parameters they fill, on any node.
+        context:
+            The Context to work in; a new one when not given.
+        mode:
+            Where nodes run; see `ExecutionMode`.
+        error_strategy:
+            "fail_fast" starts nothing more after a failure; "continue" runs all that does not depend
+            on one.
+        error_handler:
+            `f(node_name, error, context)`, once per failed node; returns "stop" or "continue".
+        outputs:
+            Run only what these nodes need; the value is a dict of those that completed.
+
+        Raises ValidationError for what is wrong before any node runs.
+
+        >>> dag = DAG("demo").add_node("inverse", lambda x: 1 / x)
+        >>> run = dag.execute(x=0)
+        >>> run.status, run.errors
+        ('failed', {'inverse': ZeroDivisionError('division by zero')})
+        """
+        return self._driven(self._request(*args, **options))
+
+    @_takes_what(_request)
+    def run(self, /, *args: Any, **options: Any) -> Any:
+        """Run the workflow; return the value of the last sink that completed, None where none did.
+
+        Takes what `execute` does. Raises ExecutionError where a node's failure ended the run, with the
+        user's exception as its cause, and ValidationError for what is wrong before any node runs.
+
+        >>> DAG("demo").add_node("double", lambda x: 2 * x).run(x=2)
+        4
+        """
+        return _value_of(self._driven(self._request(*args, **options)))
+
+    @_takes_what(_request)
+    async def execute_async(self, /, *args: Any, **options: Any) -> Run:
+        """`execute` for code that runs in an event loop, which it does not block: sync nodes run in
+        worker threads."""
+        return await self._driven_async(self._request(*args, **options))
+
+    @_takes_what(_request)
+    async def run_async(self, /, *args: Any, **options: Any) -> Any:
+        """`run` for code that runs in an event loop.
+
+        >>> import asyncio
+        >>> dag = DAG("demo")
+        >>> @dag.node
+        ... async def double(x):
+        ...     return 2 * x
+        >>> asyncio.run(dag.run_async(x=2))
+        4
+        """
+        return _value_of(await self._driven_async(self._request(*args, **options)))
+
+    # Running a part.
+
+    def run_from(
+        self,
+        node: str | Node[..., Any],
+        /,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        run: Run | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run a node and everything below it; return the last sink's value.
+
+        The results of other nodes that it needs come from `run`, an earlier Run, or from `context`, else
+        from the run that finished last, and so do the inputs that are not given anew. `options` are
+        those of `run`. Raises MissingInputError where such a result is missing.
+
+        >>> dag = DAG("demo").add_node("load", lambda: 20).add_node("add", lambda x, y: x + y)
+        >>> dag.connect("load", "add").run(y=1), dag.run_from("add", y=2)
+        (21, 22)
+        """
+        return _value_of(self._driven(*self._from(node, inputs, run, options)))
+
+    async def run_from_async(
+        self,
+        node: str | Node[..., Any],
+        /,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        run: Run | None = None,
+        **options: Any,
+    ) -> Any:
+        """`run_from` for code that runs in an event loop."""
+        return _value_of(await self._driven_async(*self._from(node, inputs, run, options)))
+
+    def run_until(
+        self,
+        node: str | Node[..., Any],
+        /,
+        inputs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run a node and everything it depends on; return its value. `options` are those of `run`.
+
+        >>> dag = DAG("demo").add_node("load", lambda: 20).add_node("fail", lambda x: x / 0)
+        >>> dag.connect("load", "fail").run_until("load")
+        20
+        """
+        return _value_of(self._driven(*self._until(node, inputs, options)))
+
+    async def run_until_async(
+        self,
+        node: str | Node[..., Any],
+        /,
+        inputs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """`run_until` for code that runs in an event loop."""
+        return _value_of(await self._driven_async(*self._until(node, inputs, options)))
+
+    def run_between(
+        self,
+        start: str | Node[..., Any],
+        end: str | Node[..., Any],
+        /,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        run: Run | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run the nodes on the paths from one node to another; return the value of the latter.
+
+        Values from outside come as in `run_from`. Raises MissingConnectionError where there is no path.
+        """
+        return _value_of(self._driven(*self._between(start, end, inputs, run, options)))
+
+    async def run_between_async(
+        self,
+        start: str | Node[..., Any],
+        end: str | Node[..., Any],
+        /,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        run: Run | None = None,
+        **options: Any,
+    ) -> Any:
+        """`run_between` for code that runs in an event loop."""
+        return _value_of(await self._driven_async(*self._between(start, end, inputs, run, options)))
+
+    def _from(self, node: Any, inputs: Any, run: Run | None, options: Any) -> _PartialRequest:
+        part = Part(start=self._graph.node(node).name)
+        return self._request(inputs, **options), part, run
+
+    def _until(self, node: Any, inputs: Any, options: Any) -> _PartialRequest:
+        part = Part(end=self._graph.node(node).name)
+        return self._request(inputs, **options), part, None
+
+    def _between(
+        self, start: Any, end: Any, inputs: Any, run: Run | None, options: Any
+    ) -> _PartialRequest:
+        part = Part(self._graph.node(start).name, self._graph.node(end).name)
+        return self._request(inputs, **options), part, run
+
+    # From a request to a run.
+
+    def _driven(self, request: Request, part: Part = WHOLE, stored: Run | None = None) -> Run:
+        run = self._made_run(request, part, stored)
+        try:
+            inline.drive(run)
+        finally:
+            if run.status != "running":
+                self._last_run = run
+        return run
+
+    async def _driven_async(
+        self, request: Request, part: Part = WHOLE, stored: Run | None = None
+    ) -> Run:
+        from fast_dag.drivers import aio  # asyncio is slow to import
+
+        run = self._made_run(request, part, stored)
+        try:
+            await aio.drive(run)
+        finally:
+            if run.status != "running":
+                self._last_run = run
+        return run
+
+    def _made_run(self, request: Request, part: Part, stored: Run | None) -> Run:
+        inputs, context = request.inputs, request.context
+        if part.start is not None and context is None:
+            stored = stored or self._last_run
+        if stored is not None:
+            if stored.graph is not self._graph:
+                raise ValidationError(f"run= is a run of {stored.name!r}, not of {self.name!r}")
+            inputs = {**stored.inputs, **inputs}
+        outputs = request.outputs
+        if outputs is not None:
+            if isinstance(outputs, str) or not outputs:
+                raise ValidationError(f"outputs is a list of node names, not {outputs!r}")
+            outputs = [self._graph.node(name).name for name in outputs]
+            part = part._replace(outputs=tuple(outputs))
+        plan = self._plan(frozenset(inputs), part)
+        plan.refuse_missing()
+        if context is None:
+            context = _context_after(stored)
+        return Run(
+            self._graph, plan, inputs, context, request.settings, outputs=outputs, stored=stored
+        )
+
+    def _nested_run(self, parent: Run, prefix: str, inputs: dict[str, Any]) -> Run:
+        """The run of this workflow as a node of another."""
+        plan = self._plan(frozenset(inputs), WHOLE)
+        plan.refuse_missing()
+        context = Context(metadata=parent.context.metadata)
+        return Run(
+            self._graph, plan, inputs, context, parent.settings, parent=parent, prefix=prefix
+        )
+
+    @property
+    def version(self) -> tuple[Any, ...]:
+        """Changes with every edit, here and in nested workflows."""
+        graph = self._graph
+        inner = [node.workflow for node in graph.nodes.values() if node.workflow is not None]
+        return (graph.version, self.autowire, *(each.version for each in inner))
+
+    def _plan(self, inputs: frozenset[str], part: Part) -> Plan:
+        version = self.version
+        key = (inputs, part)
+        cached = self._plans.get(key)
+        if cached is not None and cached[0] == version:
+            return cached[1]
+        topology = self._topology(inputs)
+        found = problems(topology, allow_disconnected=True)
+        if found:
+            raise ValidationError.of(found, repr(self.name))
+        plan = Plan(topology, inputs)
+        plan.refuse_unknown(_option_names())
+        narrowed = part.of(topology)
+        if narrowed is not topology:
+            plan = Plan(narrowed, inputs)
+        if len(self._plans) >= _MOST_PLANS:
+            self._plans = {}
+        self._plans[key] = (version, plan)
+        return plan
+
+    @property
+    def signature(self) -> Signature:
+        """As a node: the parameters that nothing in here feeds; those with defaults may be left out."""
+        topology = self._topology()
+        plan = Plan(topology)
+        optional: dict[str, bool] = {}
+        for name, parameter in plan.unfed():
+            optional[name] = optional.get(name, True) and parameter.optional
+        signatures = [node.signature for node in topology.nodes]
+        return Signature(
+            [
+                Parameter(name, Kind.KEYWORD_ONLY, optional=may_lack)
+                for name, may_lack in optional.items()
+            ],
+            origin=self,
+            var_keyword="inputs" if any(each.var_keyword for each in signatures) else None,
+            is_async=any(each.is_async for each in signatures),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_plans": {}}
+
+
+def _option_names() -> set[str]:
+    code = DAG._request.__code__
+    return set(code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount])
+
+
+def _value_of(run: Run) -> Any:
+    if run.status == "failed":
+        run.raise_for_error()
+    return run.value
+
+
+def _as_node(
+    name: str | Node[..., Any] | Nestable,
+    func: Any,
+    type: NodeType | str | None,
+    options: Any,
+) -> Node[..., Any]:
+    own: str | None = None
+    if func is None and not isinstance(name, str):
+        func = name
+    else:
+        own = name  # type: ignore[assignment]
+    if type is None:
+        type = func.type if isinstance(func, Node) else NodeType.NODE
+    if isinstance(func, Node) and func.graph is None and own is None and not options:
+        return func
+    return Node(func, own, type=type, **options)
+
+
+def _merged(name: str, inputs: Mapping[str, Any] | None, more: dict[str, Any]) -> Mapping[str, Any]:
+    if inputs is None:
+        return more
+    if not isinstance(inputs, Mapping):
+        raise ValidationError(f"inputs of {name!r} is a mapping of names to values, not {inputs!r}")
+    twice = sorted(set(inputs) & set(more))
+    if twice:
+        raise ValidationError(f"{name!r} was given twice: {names(twice)}")
+    return {**inputs, **more}
+
+
+def _context_after(stored: Run | None) -> Context:
+    """A new Context that goes on with the user's metadata of an earlier run."""
+    if stored is None:
+        return Context()
+    engine = ("run_id", "execution_status", "errors")
+    return Context(
+        metadata={key: value for key, value in stored.context.metadata.items() if key not in engine}
+    )

@@ -1,0 +1,168 @@
+"""Sequential mode: the caller's thread, one node at a time."""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+from heapq import heapify, heappop, heappush
+from time import perf_counter, sleep
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Final
+
+from fast_dag.call.attempts import Outcome, attempts, interpret
+from fast_dag.errors import ValidationError
+from fast_dag.run import ONE_SHOT, current_run
+
+if TYPE_CHECKING:
+    from asyncio import Runner
+    from collections.abc import Coroutine
+
+    from fast_dag.run import Run
+
+_LOOKED_AT: Final = ONE_SHOT | {CoroutineType}
+"""Results that are not simply stored."""
+
+
+def drive(run: Run) -> None:
+    """Execute a run from its start to its end, in a copy of the caller's contextvars."""
+    with Waiter() as waiter:
+        if run.plan.needs_loop:
+            waiter.refuse_running_loop(run.name)
+        copy_context().run(_drive, run, waiter)
+
+
+def _drive(run: Run, waiter: Waiter) -> None:
+    run.open()
+    token = current_run.set(run)
+    try:
+        if run.plan.is_straight:
+            _go_straight(run, waiter)
+        else:
+            _go_by_schedule(run, waiter, run.begin(eager=False))
+    except BaseException:
+        run.close("cancelled")
+        raise
+    finally:
+        current_run.reset(token)
+    run.close()
+
+
+def _go_straight(run: Run, waiter: Waiter) -> None:
+    """Call each node in order: no statuses to keep, for each node ran or did not."""
+    results, stamps, clock = run.results, run.record.stamps, perf_counter
+    stamp, looked_at = stamps.append, _LOOKED_AT
+    stamp(clock())
+    try:
+        for name, func, arity, first, second, keys, binding in run.plan.steps:
+            if arity == 1:
+                value = func(results[first])
+            elif arity == 2:
+                value = func(results[first], results[second])
+            elif arity == 0:
+                value = func()
+            elif arity > 0:
+                value = func(*[results[key] for key in keys])
+            else:
+                args, kwargs = binding.gather(run)
+                value = func(*args, **kwargs)
+            if value.__class__ in looked_at:
+                if value.__class__ is CoroutineType:
+                    value = waiter.wait(value)
+                if value.__class__ in ONE_SHOT:
+                    run.refuse_sharing(run.plan.topology.index[name], value)
+            results[name] = value
+            stamp(clock())
+    except Exception as error:
+        failed, started = run.leave_straight(), stamps[-1]
+        error = _told_apart(run, failed, error)
+        run.settle(failed, Outcome(False, error), started)
+        if not run.stopped:
+            _go_by_schedule(run, waiter, run.ready())
+
+
+def _told_apart(run: Run, index: int, error: Exception) -> Exception:
+    """A KeyError of the line's own lookup means that a result was deleted."""
+    traceback = error.__traceback__
+    if isinstance(error, KeyError) and traceback is not None and traceback.tb_next is None:
+        try:
+            run.plan.bindings[index].gather(run)
+        except KeyError as told:
+            return told
+    return error
+
+
+def _go_by_schedule(run: Run, waiter: Waiter, ready: list[int]) -> None:
+    """Of the ready nodes always the one defined first."""
+    heapify(ready)
+    while ready and not run.stopped:
+        index = heappop(ready)
+        started = perf_counter()
+        for each in run.settle(index, _perform(run, index, waiter), started):
+            heappush(ready, each)
+
+
+def _perform(run: Run, index: int, waiter: Waiter) -> Outcome:
+    try:
+        args, kwargs = run.start(index)
+    except Exception as error:
+        return Outcome(False, error, attempts=0)
+    node = run.plan.nodes[index]
+
+    def call() -> Outcome:
+        try:
+            if node.workflow is not None:
+                value = _nested(run.child(index, kwargs), waiter)
+            else:
+                value = node.func(*args, **kwargs)
+                if value.__class__ is CoroutineType or node.signature.is_async:
+                    value = waiter.wait(value)
+        except Exception as error:
+            return Outcome(False, error)
+        return Outcome(True, value)
+
+    return interpret(attempts(node), call, sleep) if node.retry else call()
+
+
+def _nested(child: Run, waiter: Waiter) -> Any:
+    _drive(child, waiter)
+    if child.stopped:
+        error = child.exception()
+        assert error is not None
+        raise error
+    return child.value
+
+
+class Waiter:
+    """Runs coroutines for a thread that has no event loop: one loop, made when first needed."""
+
+    def __init__(self) -> None:
+        self._runner: Runner | None = None
+
+    def __enter__(self) -> Waiter:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._runner is not None:
+            self._runner.close()
+
+    def refuse_running_loop(self, name: str) -> None:
+        """Raise ValidationError inside a running event loop, which cannot be waited in."""
+        import asyncio  # slow to import, and sync workflows do without
+
+        if self._runner is None and asyncio._get_running_loop() is not None:
+            raise ValidationError(
+                f"{name!r} has async nodes and was run inside a running event loop, which would "
+                "block it; use `await dag.run_async(...)` here"
+            )
+
+    def wait(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """The coroutine's result."""
+        if self._runner is None:
+            import asyncio
+
+            try:
+                self.refuse_running_loop("this workflow")
+            except ValidationError:
+                coroutine.close()
+                raise
+            self._runner = asyncio.Runner()
+        return self._runner.run(coroutine, context=copy_context())

@@ -1,0 +1,212 @@
+"""Everything fast_dag raises.
+
+    FastDAGError
+    ├── ValidationError (ValueError)        a definition or a call that cannot work; nothing has run
+    │   ├── CycleError                      .cycle
+    │   ├── DisconnectedNodeError           .nodes
+    │   ├── MissingConnectionError          .source .target
+    │   ├── MissingInputError               .missing
+    │   └── InvalidNodeError                .node
+    │       └── UnknownNodeError (KeyError) .node .suggestion
+    ├── MissingResultError (KeyError)       .node .reason
+    └── ExecutionError (RuntimeError)       .node_name .attempts .run
+        ├── TimeoutError (builtins.TimeoutError)
+        ├── InvalidTransitionError          .state .target
+        └── MaxCyclesError                  .max_cycles
+
+Every error keeps its facts as attributes beside the sentence, and survives pickling with its cause.
+"""
+
+from __future__ import annotations
+
+import builtins
+import pickle
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from fast_dag.run import Run
+
+
+class FastDAGError(Exception):
+    """Base of all errors of this package.
+
+    Parameters
+    ----------
+    message:
+        What is wrong, where, and what to do about it.
+    facts:
+        The same as data; each becomes an attribute.
+
+    >>> error = FastDAGError("node 'a' is odd", node="a")
+    >>> error.node
+    'a'
+    """
+
+    # Set where a live object hangs on the error that cannot or should not travel with it.
+    _left_out: tuple[str, ...] = ()
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        self.__dict__.update(facts)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __str__(self) -> str:
+        # KeyError would show the message's repr.
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {key: value for key, value in self.__dict__.items() if key not in self._left_out}
+        cause = self.__cause__
+        if cause is not None:
+            if _travels(cause):
+                state["__cause__"] = cause
+            else:
+                note = f"cause (could not be pickled): {type(cause).__name__}: {cause}"
+                state["__notes__"] = [*state.get("__notes__", ()), note]
+        return type(self), self.args, state
+
+
+def _travels(error: BaseException) -> bool:
+    """Whether an exception comes back from pickling; many classes of users do not."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return False
+    return True
+
+
+class ValidationError(FastDAGError, ValueError):
+    """Raised when a definition, or the call that wants to run it, cannot work. Nothing has run.
+
+    `problems` lists everything that is wrong; an error that stands for one problem lists itself.
+
+    >>> ValidationError("the DAG has no nodes").problems
+    (ValidationError('the DAG has no nodes'),)
+    """
+
+    _problems: tuple[ValidationError, ...] = ()
+
+    @property
+    def problems(self) -> tuple[ValidationError, ...]:
+        return self._problems or (self,)
+
+    @classmethod
+    def of(cls, problems: Sequence[ValidationError], where: str) -> ValidationError:
+        """The one problem itself, or one error that carries them all."""
+        if len(problems) == 1:
+            return problems[0]
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        message = f"{where} has {len(problems)} problems:{lines}"
+        return ValidationError(message, _problems=tuple(problems))
+
+
+class CycleError(ValidationError):
+    """Raised when nodes depend on each other in a circle. `cycle` starts and ends at one node."""
+
+    cycle: tuple[str, ...]
+
+
+class DisconnectedNodeError(ValidationError):
+    """Raised by `validate_or_raise()` when nodes have no edge at all. `nodes` names them."""
+
+    nodes: tuple[str, ...]
+
+
+class MissingConnectionError(ValidationError):
+    """Raised when an edge or a path that is needed or named does not exist."""
+
+    source: str | None
+    target: str | None
+
+
+class MissingInputError(ValidationError):
+    """Raised when a run lacks values. `missing` lists each as a pair (node, parameter)."""
+
+    missing: tuple[tuple[str, str], ...]
+
+
+class InvalidNodeError(ValidationError):
+    """Raised when something cannot become, or be used as, the node it is meant to be."""
+
+    node: str | None
+
+
+class UnknownNodeError(InvalidNodeError, KeyError):
+    """Raised when no node has the given name. `suggestion` is the closest one, or None."""
+
+    suggestion: str | None
+
+    @classmethod
+    def named(cls, name: str, known: Iterable[str], where: str) -> UnknownNodeError:
+        suggestion, hint = closest(name, known)
+        message = f"{where} has no node {name!r}{hint}"
+        return cls(message, node=name, suggestion=suggestion)
+
+
+class MissingResultError(FastDAGError, KeyError):
+    """Raised when a node has no result to show. `reason` is one of "not run", "skipped", "failed",
+    "deleted"."""
+
+    node: str
+    reason: str
+
+
+class ExecutionError(FastDAGError, RuntimeError):
+    """Raised when a node failed; the user's exception is the `__cause__`.
+
+    `node_name` is the node (`"sub.inner"` inside a nested workflow), `attempts` how often its
+    function was called, `run` the `Run` with everything that was computed (None after pickling).
+    """
+
+    _left_out = ("run",)
+
+    node_name: str | None = None
+    attempts: int = 0
+    run: Run | None = None
+
+
+class TimeoutError(ExecutionError, builtins.TimeoutError):
+    """Raised when a run or a node did not end in its time. Also a builtin TimeoutError."""
+
+    timeout: float | None = None
+
+
+class InvalidTransitionError(ExecutionError):
+    """Raised when a state machine cannot tell where to go next."""
+
+    state: str
+    target: str | None
+
+
+class MaxCyclesError(ExecutionError):
+    """Raised when a state machine ran more states than `max_cycles`."""
+
+    max_cycles: int
+
+
+def closest(name: object, known: Iterable[object]) -> tuple[str | None, str]:
+    """The known name most like `name`, and the words that suggest it ('' where none is close).
+
+    >>> closest("lod", ["load", "save"])
+    ('load', "; did you mean 'load'?")
+    """
+    from difflib import get_close_matches  # slow to import, needed only for errors
+
+    matches = get_close_matches(str(name), [str(each) for each in known], n=1)
+    return (matches[0], f"; did you mean {matches[0]!r}?") if matches else (None, "")
+
+
+def names(items: Iterable[object], most: int = 10) -> str:
+    """A readable list of names for a message, cut where it grows long.
+
+    >>> names(["a", "b"])
+    "'a', 'b'"
+    """
+    shown = [repr(item) for item in items]
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more

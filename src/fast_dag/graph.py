@@ -1,0 +1,383 @@
+"""Nodes and edges, and the rule that tells which parameter an edge feeds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from fast_dag.errors import (
+    InvalidNodeError,
+    MissingConnectionError,
+    UnknownNodeError,
+    ValidationError,
+    closest,
+    names,
+)
+from fast_dag.node import Branch, Node
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+    from fast_dag.signature import Signature
+
+
+class Edge:
+    """From one node to a parameter of another.
+
+    `output` picks a part of the source's value, None takes it whole. `input` is the parameter,
+    None where the edge only orders; an edge into `*args` has the name with its star. `branch` is
+    the choice of the source that makes the edge live, None where every choice does. `asked` is what
+    `connect` was given as `input`.
+    """
+
+    __slots__ = ("asked", "branch", "input", "output", "source", "target")
+
+    def __init__(
+        self,
+        source: str,
+        target: str,
+        output: str | None,
+        input: str | None,
+        branch: bool | str | None = None,
+        asked: str | Literal[False] | None = None,
+    ) -> None:
+        self.source = source
+        self.target = target
+        self.output = output
+        self.input = input
+        self.branch = branch
+        self.asked = asked
+
+    @property
+    def origin(self) -> str:
+        """The source as messages and collected dicts name it: `source` or `source.output`."""
+        return self.source if self.output is None else f"{self.source}.{self.output}"
+
+    def __repr__(self) -> str:
+        branch = "" if self.branch is None else f"[{self.branch}]"
+        port = "" if self.input is None else f".{self.input}"
+        return f"<edge {self.origin}{branch} -> {self.target}{port}>"
+
+
+class Graph:
+    """A mutable graph of named nodes. `version` changes with every edit.
+
+    >>> graph = Graph("demo")
+    >>> _ = graph.add(Node(lambda: 1, "one"))
+    >>> _ = graph.add(Node(lambda x: x + 1, "two"))
+    >>> graph.connect("one", "two")
+    >>> graph.incoming("two")
+    [<edge one -> two.x>]
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.version = 0
+        self.nodes: dict[str, Node[..., Any]] = {}
+        self._incoming: dict[str, list[Edge]] = {}
+        self._outgoing: dict[str, list[Edge]] = {}
+        # The fed parameters of nodes with many edges, so that each further edge costs the same.
+        self._fed: dict[str, set[str | None]] = {}
+
+    # Nodes.
+
+    def node(self, node: str | Node[..., Any]) -> Node[..., Any]:
+        """The node itself or the one of that name; raises InvalidNodeError or UnknownNodeError."""
+        if isinstance(node, Node):
+            if node.graph is not self:
+                other = "no DAG" if node.graph is None else repr(node.graph.name)
+                raise InvalidNodeError(
+                    f"node {node.name!r} belongs to {other}, not to {self.name!r}; "
+                    "add it there first (its function and options are lent to a new node)",
+                    node=node.name,
+                )
+            return node
+        found = self.nodes.get(node)
+        if found is None:
+            raise UnknownNodeError.named(node, self.nodes, repr(self.name))
+        return found
+
+    def add(self, node: Node[..., Any], *, replace: bool = False) -> Node[..., Any]:
+        """Take a node in, or a copy of it where it belongs elsewhere; returns the one taken."""
+        if node.graph is not None:
+            node = Node(node, node.name, type=node.type)
+        if node.name in self.nodes:
+            if replace:
+                return self._replace(node)
+            raise InvalidNodeError(
+                f"{self.name!r} already has a node {node.name!r}; to define it anew (in a "
+                f"notebook, say) pass replace=True or call replace_node({node.name!r}, ...)",
+                node=node.name,
+            )
+        self._refuse_itself(node)
+        self.nodes[node.name] = node
+        self._incoming[node.name] = []
+        self._outgoing[node.name] = []
+        node.graph = self
+        self.version += 1
+        return node
+
+    def _refuse_itself(self, node: Node[..., Any]) -> None:
+        inside: list[Any] = [node]
+        seen: set[int] = set()
+        while inside:
+            workflow = inside.pop().workflow
+            if workflow is not None and id(workflow.graph) not in seen:
+                if workflow.graph is self:
+                    raise InvalidNodeError(
+                        f"{self.name!r} cannot be a node inside itself (as {node.name!r})",
+                        node=node.name,
+                    )
+                seen.add(id(workflow.graph))
+                inside.extend(workflow.graph.nodes.values())
+
+    def _replace(self, node: Node[..., Any]) -> Node[..., Any]:
+        """Put `node` where one of its name is; the edges stay, placed anew where `connect` placed
+        them. Nothing changes where one of them does not fit."""
+        name = node.name
+        self._refuse_itself(node)
+        old, old_incoming = self.nodes[name], self._incoming[name]
+        if not node.type.decides or node.type is not old.type:
+            branched = [edge for edge in self._outgoing[name] if edge.branch is not None]
+            if branched:
+                raise InvalidNodeError(
+                    f"the new {name!r} is no {old.type.value}, but has branches to "
+                    f"{names(edge.target for edge in branched)}; disconnect them first",
+                    node=name,
+                )
+        self.nodes[name] = node
+        self._incoming[name] = []
+        self._fed.pop(name, None)
+        try:
+            for edge in old_incoming:
+                fed = self._placed(edge.source, node, edge.output, edge.asked)
+                self._incoming[name].append(
+                    Edge(edge.source, name, edge.output, fed, edge.branch, edge.asked)
+                )
+        except ValidationError:
+            self.nodes[name], self._incoming[name] = old, old_incoming
+            self._fed.pop(name, None)
+            raise
+        for edge, new in zip(old_incoming, self._incoming[name], strict=True):
+            siblings = self._outgoing[edge.source]
+            siblings[siblings.index(edge)] = new
+        old.graph, node.graph = None, self
+        self.version += 1
+        return node
+
+    def remove(self, node: str | Node[..., Any]) -> None:
+        """Take a node and its edges out."""
+        gone = self.node(node)
+        for edge in self._incoming.pop(gone.name):
+            self._outgoing[edge.source].remove(edge)
+        for edge in self._outgoing.pop(gone.name):
+            if edge.target != gone.name:
+                self._incoming[edge.target].remove(edge)
+                self._fed.pop(edge.target, None)
+        self._fed.pop(gone.name, None)
+        del self.nodes[gone.name]
+        gone.graph = None
+        self.version += 1
+
+    # Edges.
+
+    def connect(
+        self,
+        source: str | Node[..., Any] | Branch,
+        target: str | Node[..., Any],
+        output: str | None = None,
+        input: str | Literal[False] | None = None,
+    ) -> None:
+        """Add an edge; see `DAG.connect`."""
+        branch: bool | str | None = None
+        if isinstance(source, Branch):
+            branch, source = source.choice, source.node
+        start, end = self.node(source), self.node(target)
+        if output is not None:
+            _check_output(start, end, output)
+        fed = self._placed(start.name, end, output, input)
+        edge = Edge(start.name, end.name, output, fed, branch, input)
+        self._incoming[end.name].append(edge)
+        self._outgoing[start.name].append(edge)
+        if end.name in self._fed:
+            self._fed[end.name].add(fed)
+        self.version += 1
+
+    def disconnect(
+        self,
+        source: str | Node[..., Any] | Branch,
+        target: str | Node[..., Any],
+        output: str | None = None,
+        input: str | None = None,
+    ) -> None:
+        """Remove the edges between two nodes, or those of one branch, output or parameter."""
+        branch: bool | str | None = None
+        if isinstance(source, Branch):
+            branch, source = source.choice, source.node
+        start, end = self.node(source), self.node(target)
+        gone = [
+            edge
+            for edge in self._incoming[end.name]
+            if edge.source == start.name
+            and branch in (None, edge.branch)
+            and output in (None, edge.output)
+            and input in (None, edge.input)
+        ]
+        if not gone:
+            raise MissingConnectionError(
+                f"{self.name!r} has no such edge from {start.name!r} to {end.name!r}",
+                source=start.name,
+                target=end.name,
+            )
+        for edge in gone:
+            self._incoming[end.name].remove(edge)
+            self._outgoing[start.name].remove(edge)
+        self._fed.pop(end.name, None)
+        self.version += 1
+
+    def incoming(self, name: str) -> list[Edge]:
+        """The edges into a node, in the order they were made."""
+        return self._incoming[name]
+
+    def outgoing(self, name: str) -> list[Edge]:
+        """The edges out of a node, in the order they were made."""
+        return self._outgoing[name]
+
+    def edges(self) -> Iterator[Edge]:
+        """All edges, by target."""
+        for edges in self._incoming.values():
+            yield from edges
+
+    # Ports.
+
+    def _placed(
+        self, source: str, target: Node[..., Any], output: str | None, asked: str | bool | None
+    ) -> str | None:
+        """The parameter that a new edge feeds, None where it only orders."""
+        if asked is False:
+            return None
+        signature = target.signature
+        if isinstance(asked, str):
+            return self._asked_for(source, target, signature, asked)
+        if asked is not None:
+            raise ValidationError(
+                f"input={asked!r} of the edge {source!r} -> {target.name!r}: give a "
+                "parameter's name, or False for an edge that only orders"
+            )
+        inputs = signature.inputs
+        if not inputs:
+            if signature.var_positional:
+                return "*" + signature.var_positional
+            if signature.var_keyword:
+                return self._asked_for(source, target, signature, source)
+            return None
+        fed = self._fed_parameters(target.name)
+        for wanted in (output, source):
+            if wanted in inputs and wanted not in fed:
+                return wanted
+        for each in inputs:
+            if each not in fed:
+                return each
+        if signature.var_positional:
+            return "*" + signature.var_positional
+        if signature.var_keyword:
+            return self._asked_for(source, target, signature, source)
+        if target.type.joins and len(inputs) == 1:
+            return inputs[0]
+        raise self._no_room(source, target, inputs)
+
+    def _asked_for(
+        self, source: str, target: Node[..., Any], signature: Signature, asked: str
+    ) -> str:
+        inputs = signature.inputs
+        if asked in inputs or (signature.var_keyword and asked.isidentifier()):
+            if not target.type.joins and asked in self._fed_parameters(target.name):
+                raise self._taken(source, target, asked)
+            context = [each.name for each in signature.parameters if each.is_context]
+            if asked not in context:
+                return asked
+            raise ValidationError(
+                f"the parameter {asked!r} of {target.name!r} is filled by the engine; "
+                "no edge can feed it",
+                node=target.name,
+                parameter=asked,
+            )
+        if signature.var_positional and asked.lstrip("*") == signature.var_positional:
+            return "*" + signature.var_positional
+        hint = closest(asked, inputs)[1]
+        takes = f"it takes {names(inputs)}" if inputs else "it takes no value at all"
+        raise ValidationError(
+            f"{target.name!r} has no parameter {asked!r} for the edge from {source!r}; "
+            f"{takes}{hint}",
+            node=target.name,
+            parameter=asked,
+        )
+
+    def _fed_parameters(self, name: str) -> Collection[str | None]:
+        fed = self._fed.get(name)
+        if fed is None:
+            edges = self._incoming[name]
+            fed = {edge.input for edge in edges}
+            if len(edges) > 8:
+                self._fed[name] = fed
+        return fed
+
+    def _feeders(self, name: str, parameter: str) -> list[str]:
+        return [edge.origin for edge in self._incoming[name] if edge.input == parameter]
+
+    def _taken(self, source: str, target: Node[..., Any], parameter: str) -> ValidationError:
+        feeders = self._feeders(target.name, parameter)
+        return ValidationError(
+            f"{source!r} cannot feed the parameter {parameter!r} of {target.name!r}: "
+            f"{names(feeders)} does already. Disconnect that edge, or join several "
+            "sources in an @dag.any or @dag.all node",
+            node=target.name,
+            parameter=parameter,
+            sources=(*feeders, source),
+        )
+
+    def _no_room(
+        self, source: str, target: Node[..., Any], inputs: Iterable[str]
+    ) -> ValidationError:
+        fed = {each: names(self._feeders(target.name, each)) for each in inputs}
+        taken = ", ".join(f"{each!r} by {by}" for each, by in fed.items())
+        advice = (
+            "say which with connect(..., input=)"
+            if target.type.joins
+            else "disconnect one, or pass input=False for an edge that only orders"
+        )
+        return ValidationError(
+            f"no parameter of {target.name!r} is left for {source!r} (fed: {taken}); {advice}",
+            node=target.name,
+            parameter=None,
+            sources=(source,),
+        )
+
+    def copy_into(self, other: Graph) -> None:
+        """Give an empty graph copies of all nodes and edges."""
+        for name, node in self.nodes.items():
+            other.add(Node(node, name, type=node.type))
+        other._incoming = {key: list(edges) for key, edges in self._incoming.items()}
+        other._outgoing = {key: list(edges) for key, edges in self._outgoing.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fed": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for node in self.nodes.values():
+            node.graph = self
+
+
+def _check_output(source: Node[..., Any], target: Node[..., Any], output: str) -> None:
+    if not isinstance(output, str) or not output:
+        raise ValidationError(
+            f"output={output!r} of the edge {source.name!r} -> {target.name!r} is no name"
+        )
+    declared = () if source.type.decides else source.outputs
+    if declared and output not in declared:
+        hint = closest(output, source.outputs)[1]
+        raise MissingConnectionError(
+            f"{source.name!r} has no output {output!r}; it declares {names(source.outputs)}{hint}",
+            source=source.name,
+            target=target.name,
+        )

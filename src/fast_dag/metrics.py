@@ -1,0 +1,82 @@
+"""What a run records while it runs, and the views of it that are built when somebody looks."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from fast_dag.schedule.dag import DagSchedule, NodeStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fast_dag.topology import Topology
+
+_EXECUTED = (NodeStatus.COMPLETED, NodeStatus.FAILED)
+
+
+class Record:
+    """Clock readings and the schedule; holds no value and not the run, so it outlives neither.
+
+    While a run goes straight through its nodes, `stamps` gets one reading at the start and one
+    after each node, in sequential order. Otherwise `spans` gets (node, start, end).
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        self.schedule: DagSchedule | None = None
+        self.stamps: list[float] = []
+        self.spans: list[tuple[int, float, float]] = []
+        self.began = 0.0
+        self.ended: float | None = None
+        self.retries = 0
+
+    def leave_straight(self, schedule: DagSchedule) -> None:
+        """From here on the schedule tells what has run."""
+        self.spans = list(self.executed())
+        self.stamps = []
+        self.schedule = schedule
+
+    def executed(self) -> Iterator[tuple[int, float, float]]:
+        """(node, start, end) of each node that ran, in the order in which they ended."""
+        yield from self.spans
+        for index, start, end in zip(
+            self.topology.order, self.stamps, self.stamps[1:], strict=False
+        ):
+            yield index, start, end
+
+    def status(self, index: int) -> NodeStatus:
+        """How one node stands."""
+        if self.schedule is not None:
+            return self.schedule.status[index]
+        return self.statuses()[self.topology.names[index]]
+
+    def statuses(self) -> dict[str, NodeStatus]:
+        """How every node stands, in the order of definition."""
+        names = self.topology.names
+        if self.schedule is not None:
+            return dict(zip(names, self.schedule.status, strict=True))
+        statuses = dict.fromkeys(names, NodeStatus.NOT_RUN)
+        for index, _, _ in self.executed():
+            statuses[names[index]] = NodeStatus.COMPLETED
+        return statuses
+
+    def times(self) -> dict[str, float]:
+        """Seconds each node took, by name, in the order in which they ended."""
+        names = self.topology.names
+        return {names[index]: end - start for index, start, end in self.executed()}
+
+    def measure(self) -> dict[str, Any]:
+        """The engine's part of `context.metrics`."""
+        times = self.times()
+        statuses = list(self.statuses().values())
+        ended = perf_counter() if self.ended is None else self.ended
+        return {
+            "execution_time": ended - self.began if self.began else 0.0,
+            "node_times": times,
+            "execution_order": list(times),
+            "nodes_executed": sum(status in _EXECUTED for status in statuses),
+            "nodes_failed": statuses.count(NodeStatus.FAILED),
+            "nodes_skipped": statuses.count(NodeStatus.SKIPPED),
+            "retries": self.retries,
+        }

@@ -1,0 +1,152 @@
+"""A frozen, validated snapshot of a definition with every argument bound: what a run executes."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fast_dag.binding import Binding
+from fast_dag.errors import MissingInputError, ValidationError, closest, names
+from fast_dag.node import NodeType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from fast_dag.topology import Topology
+
+
+class Step(NamedTuple):
+    """One call of the straight line, prepared: `arity` results called `keys`, or, where `arity` is
+    negative, whatever `binding` gathers."""
+
+    name: str
+    func: Callable[..., Any]
+    arity: int
+    first: Any
+    second: Any
+    keys: tuple[str, ...]
+    binding: Binding
+
+
+class Plan:
+    """What a run needs to know of its definition, compiled once for each set of input names.
+
+    Parameters
+    ----------
+    topology:
+        The nodes and edges, whole or narrowed.
+    inputs:
+        The names of the run inputs.
+    """
+
+    def __init__(self, topology: Topology, inputs: Collection[str] = ()) -> None:
+        self.topology = topology
+        self.name = topology.name
+        self.names = topology.names
+        self.nodes = topology.nodes
+        self.input_names = frozenset(inputs)
+        named = _named_parameters(topology) if inputs else ()
+        self.bindings = [
+            Binding(node, edges, topology, inputs, named)
+            for node, edges in zip(topology.nodes, topology.incoming, strict=True)
+        ]
+        self.missing = tuple(
+            (node.name, parameter)
+            for node, binding in zip(topology.nodes, self.bindings, strict=True)
+            for parameter in binding.missing
+        )
+
+    def refuse_missing(self) -> None:
+        """Raise MissingInputError where required parameters have no value, for all of them."""
+        if not self.missing:
+            return
+        lines = ", ".join(f"{parameter!r} of {node!r}" for node, parameter in self.missing)
+        hint = ""
+        if any(parameter == "self" for _, parameter in self.missing):
+            hint = (
+                " (for a method, make the node of the bound one: dag.add_node(name, object.method))"
+            )
+        raise MissingInputError(
+            f"{self.name!r} lacks values for required parameters: {lines}; pass them as inputs, "
+            f"connect a node to them, or give them defaults{hint}",
+            missing=self.missing,
+        )
+
+    def refuse_unknown(self, options: Iterable[str] = ()) -> None:
+        """Raise ValidationError for run inputs that fill no parameter of the whole graph; `options`
+        are further words that could have been meant."""
+        used: set[str] = set().union(*(binding.used for binding in self.bindings))
+        unknown = sorted(self.input_names - used)
+        if not unknown:
+            return
+        parameters = {name for node in self.nodes for name in node.signature.inputs}
+        lines = []
+        for name in unknown:
+            feeders = [
+                f"{edge.origin!r} feeds that of {edge.target!r}"
+                for edges in self.topology.incoming
+                for edge in edges
+                if edge.input == name
+            ]
+            if feeders:
+                shown = ", ".join(feeders[:5])
+                lines.append(f"{name!r}: edges feed every parameter of that name ({shown})")
+            else:
+                lines.append(f"{name!r}{closest(name, {*parameters, *options})[1]}")
+        word = "inputs that fill" if len(unknown) > 1 else "an input that fills"
+        free = sorted({name for name, _ in self.unfed()})
+        takes = f"it takes {names(free)}" if free else "it takes no inputs"
+        raise ValidationError(
+            f"{self.name!r} was given {word} no parameter: {', '.join(lines)}; {takes}",
+            inputs=tuple(unknown),
+        )
+
+    def unfed(self) -> Iterable[tuple[str, Any]]:
+        """The parameters that no edge feeds, as (name, Parameter)."""
+        for node, edges in zip(self.nodes, self.topology.incoming, strict=True):
+            fed = {edge.input for edge in edges}
+            for parameter in node.signature.parameters:
+                if not parameter.is_context and parameter.name not in fed:
+                    yield parameter.name, parameter
+
+    @cached_property
+    def is_straight(self) -> bool:
+        """Whether a run is nothing but calling each node in order: no decisions, no alternatives,
+        nothing around the calls."""
+        return not self.topology.external and not any(
+            node.type.decides or node.type is NodeType.ANY or node.retry or node.workflow
+            for node in self.nodes
+        )
+
+    @cached_property
+    def needs_loop(self) -> bool:
+        """Whether some node is known to be async, here or inside a nested workflow."""
+        return any(node.signature.is_async for node in self.nodes)
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """The straight line, in sequential order."""
+        steps = []
+        for index in self.topology.order:
+            node, binding = self.nodes[index], self.bindings[index]
+            keys = binding.keys
+            arity = -1 if keys is None else len(keys)
+            first, second = (*(keys or ()), None, None)[:2]
+            steps.append(Step(node.name, node.func, arity, first, second, keys or (), binding))
+        return steps
+
+    @cached_property
+    def decider_bindings(self) -> dict[str, Binding]:
+        """The bindings of deciders, those outside of a narrowed plan included."""
+        whole = self.topology.whole
+        named = _named_parameters(whole)
+        return {
+            node.name: Binding(node, edges, whole, self.input_names, named)
+            for node, edges in zip(whole.nodes, whole.incoming, strict=True)
+            if node.type.decides
+        }
+
+
+def _named_parameters(topology: Topology) -> set[str]:
+    """The parameters by name of the whole graph: what a `**kwargs` node leaves to others."""
+    return {name for node in topology.whole.nodes for name in node.signature.inputs}

@@ -1,0 +1,71 @@
+"""What a node returns to say more than a value: which branch, which next state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Written out, not dataclasses: importing those would cost more than the rest of the package, and
+# these are made once per decision or state.
+
+
+class _Return:
+    __slots__ = ()
+    __match_args__: tuple[str, ...] = ()
+
+    def _fields(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self.__match_args__)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._fields() == other._fields()
+
+    __hash__ = None  # type: ignore[assignment]  # values are compared, and may be unhashable
+
+    def __repr__(self) -> str:
+        fields = zip(self.__match_args__, self._fields(), strict=True)
+        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in fields)})"
+
+
+class ConditionalReturn(_Return):
+    """What a condition returns when its branches should get another value than it was given.
+
+    Parameters
+    ----------
+    condition:
+        Decides by its truth: `on_true` or `on_false`.
+    value:
+        What the edges of the condition carry.
+
+    >>> ConditionalReturn(True, value=3)
+    ConditionalReturn(condition=True, value=3)
+    """
+
+    __slots__ = ("condition", "value")
+    __match_args__ = ("condition", "value")
+
+    def __init__(self, condition: Any, value: Any = None) -> None:
+        self.condition = condition
+        self.value = value
+
+
+class SelectReturn(_Return):
+    """What a select returns when its branches should get another value than it was given.
+
+    Parameters
+    ----------
+    branch:
+        The name of the branch to take.
+    value:
+        What the edges of the select carry.
+
+    >>> SelectReturn("email", value="hello")
+    SelectReturn(branch='email', value='hello')
+    """
+
+    __slots__ = ("branch", "value")
+    __match_args__ = ("branch", "value")
+
+    def __init__(self, branch: str, value: Any = None) -> None:
+        self.branch = branch
+        self.value = value

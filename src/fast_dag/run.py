@@ -1,0 +1,578 @@
+"""One execution of a plan: what it was given, what came out, how every node stands."""
+
+from __future__ import annotations
+
+import os
+from contextvars import ContextVar
+from enum import StrEnum
+from time import perf_counter, time
+from types import AsyncGeneratorType, GeneratorType
+from typing import TYPE_CHECKING, Any, Final
+
+from fast_dag.binding import Binding
+from fast_dag.call.attempts import Outcome
+from fast_dag.errors import (
+    ExecutionError,
+    MissingInputError,
+    MissingResultError,
+    UnknownNodeError,
+    ValidationError,
+    names,
+)
+from fast_dag.metrics import Record
+from fast_dag.node import Node, NodeType
+from fast_dag.returns import ConditionalReturn, SelectReturn
+from fast_dag.schedule.dag import DagSchedule, NodeStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from fast_dag.context import Context
+    from fast_dag.graph import Edge, Graph
+    from fast_dag.plan import Plan
+
+current_run: ContextVar[Run | None] = ContextVar("fast_dag_run", default=None)
+"""The run in whose node, hook or handler the caller is."""
+
+ONE_SHOT: Final = frozenset({GeneratorType, AsyncGeneratorType, map, filter, zip})
+"""What can be gone through once only, so that one consumer may have it."""
+
+_PACKAGE = os.path.dirname(__file__)
+_MISSING: Final = object()
+
+
+class ExecutionMode(StrEnum):
+    """Where nodes run; equal to its string.
+
+    >>> ExecutionMode.SEQUENTIAL == "sequential"
+    True
+    """
+
+    SEQUENTIAL = "sequential"
+
+
+class Settings:
+    """The options of one run, inherited by the workflows nested in it."""
+
+    __slots__ = ("error_handler", "error_strategy", "mode")
+
+    def __init__(
+        self,
+        mode: str = "sequential",
+        error_strategy: str = "fail_fast",
+        error_handler: Callable[[str, Exception, Context], str] | None = None,
+    ) -> None:
+        if mode not in tuple(ExecutionMode):
+            known = names(each.value for each in ExecutionMode)
+            raise ValidationError(f"mode is one of {known}, not {mode!r}")
+        if error_strategy not in ("fail_fast", "continue"):
+            raise ValidationError(
+                f"error_strategy is 'fail_fast' or 'continue', not {error_strategy!r}"
+            )
+        if error_handler is not None and not callable(error_handler):
+            raise ValidationError(f"error_handler is not callable: {error_handler!r}")
+        self.mode = ExecutionMode(mode)
+        self.error_strategy = error_strategy
+        self.error_handler = error_handler
+
+
+class Run:
+    """One execution of a workflow, as `execute()` returns it.
+
+    `name` is the workflow's, `inputs` what it was given, `context` the Context it worked in,
+    `value` what `run()` would have returned, `status` one of running, completed,
+    completed_with_errors, failed, cancelled, timed_out. `errors` has the original exception of each
+    failed node by name (`"sub.inner"` in nested workflows); `children` the runs of nested ones.
+    `run["name"]` is a node's result, or a KeyError that says why there is none.
+
+    >>> from fast_dag import DAG
+    >>> dag = DAG("demo")
+    >>> @dag.node
+    ... def double(x: int) -> int:
+    ...     return 2 * x
+    >>> run = dag.execute(x=21)
+    >>> run.value, run.status, run.statuses
+    (42, 'completed', {'double': <NodeStatus.COMPLETED: 'completed'>})
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        plan: Plan,
+        inputs: Mapping[str, Any],
+        context: Context,
+        settings: Settings,
+        *,
+        outputs: Sequence[str] | None = None,
+        stored: Run | None = None,
+        parent: Run | None = None,
+        prefix: str = "",
+    ) -> None:
+        self.graph = graph
+        self.plan = plan
+        self.name = plan.name
+        self.inputs = inputs
+        self.context = context
+        self.settings = settings
+        self.parent = parent
+        self.results = context.results
+        self.status = "running"
+        self.value: Any = None
+        self.errors: dict[str, Exception] = {}
+        self.children: dict[str, Run] = {}
+        self.stopped = False
+        self._outputs = outputs
+        self._stored = stored
+        self._prefix = prefix
+        self._fatal: str | None = None
+        self._attempts: dict[str, int] = {}
+        self._exception: ExecutionError | None = None
+        self._carried: dict[str, Any] = {}
+        self._outside: dict[int, bool] = {}
+        self.record = Record(plan.topology)
+
+    # What users look at.
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, that of the outermost run in nested workflows."""
+        return str(self.context.metadata["run_id"])
+
+    @property
+    def statuses(self) -> dict[str, NodeStatus]:
+        """How every node of the run stands; each status equals its string ("skipped")."""
+        return self.record.statuses()
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds each node took, in the order in which they ended."""
+        return self.record.times()
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The same as `run.context.metrics`."""
+        return self.context.metrics
+
+    def raise_for_error(self) -> None:
+        """Raise the ExecutionError of the failure that ended the run, or, where it went on after
+        failures, of the first; return where nothing failed."""
+        error = self.exception()
+        if error is not None:
+            raise error
+
+    def exception(self) -> ExecutionError | None:
+        """What `raise_for_error` raises, or None."""
+        if self._exception is None and self.errors:
+            self._exception = self._make_exception()
+        return self._exception
+
+    def __getitem__(self, name: str) -> Any:
+        value = self.results.get(name, _MISSING)
+        if value is not _MISSING:
+            return value
+        first, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
+        if dot and first in self.children:
+            return self.children[first][rest]
+        whole = self.plan.topology.whole.index
+        if first not in whole or (dot and not self._node(first).workflow):
+            raise UnknownNodeError.named(name, whole, repr(self.name))
+        reason = self._why_missing(first)
+        raise MissingResultError(
+            f"{self.name!r} has no result of {name!r}: it {_REASONS[reason]}",
+            node=name,
+            reason=reason,
+        )
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The result of a node, `default` where there is none."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    def __repr__(self) -> str:
+        return f"<Run of {self.name!r}: {self.status}, {len(self.plan.names)} nodes>"
+
+    def _node(self, name: str) -> Node[..., Any]:
+        whole = self.plan.topology.whole
+        return whole.nodes[whole.index[name]]
+
+    def _why_missing(self, name: str) -> str:
+        index = self.plan.topology.index.get(name)
+        status = NodeStatus.NOT_RUN if index is None else self.record.status(index)
+        if status is NodeStatus.COMPLETED:
+            return "deleted"
+        return status.value if status.value in _REASONS else "not run"
+
+    # The life of a run, for drivers.
+
+    def open(self) -> None:
+        """Check what can only be checked now, take the context, and begin.
+
+        Raises ValidationError where the context serves another run, MissingInputError where a
+        narrowed run lacks the result of a node outside."""
+        self.context._enter_run(self.record.measure)
+        try:
+            if self.results:
+                for name in self.plan.names:
+                    self.results.pop(name, None)
+            self._take_stored()
+            self._end_outside()
+        except BaseException:
+            self.context._leave_run()
+            raise
+        if self.parent is None:
+            metadata = self.context.metadata
+            if metadata.get("run_id", self.context._own_run_id) == self.context._own_run_id:
+                metadata["run_id"] = self.context._own_run_id = os.urandom(16).hex()
+            metadata["execution_status"] = "running"
+        self.record.began = perf_counter()
+
+    def close(self, status: str | None = None) -> None:
+        """End the run with that status, else the one that its errors tell."""
+        self.record.ended = perf_counter()
+        if self.record.schedule is not None:
+            self.record.schedule.close()
+        if status is None:
+            status = "completed"
+            if self.errors:
+                status = "failed" if self.stopped else "completed_with_errors"
+        self.status = status
+        self.value = self._final_value()
+        self._carried.clear()
+        if self.parent is None:
+            self.context.metadata["execution_status"] = status
+        self.context._leave_run()
+
+    def _final_value(self) -> Any:
+        results, names_ = self.results, self.plan.names
+        if self._outputs is not None:
+            return {name: results[name] for name in self._outputs if name in results}
+        for index in reversed(self.plan.topology.sinks):
+            if names_[index] in results:
+                return results[names_[index]]
+        return None
+
+    def begin(self, *, eager: bool) -> list[int]:
+        """Make the schedule; the nodes that may start at once."""
+        self.record.schedule = DagSchedule(self.plan.topology, eager=eager)
+        return self.record.schedule.begin(
+            (target, self._outside[id(edge)]) for target, edge in self.plan.topology.external
+        )
+
+    def leave_straight(self) -> int:
+        """The straight line was left at some node: its index. The schedule takes over."""
+        done = len(self.record.stamps) - 1
+        schedule = DagSchedule(self.plan.topology, eager=False)
+        schedule.begin()
+        order = self.plan.topology.order
+        for index in order[:done]:
+            schedule.complete(index)
+        self.record.leave_straight(schedule)
+        return order[done]
+
+    def ready(self) -> list[int]:
+        """The nodes that may start, of a run that left the straight line."""
+        assert self.record.schedule is not None
+        statuses = enumerate(self.record.schedule.status)
+        return [index for index, status in statuses if status is NodeStatus.READY]
+
+    def start(self, index: int) -> tuple[list[Any], dict[str, Any]]:
+        """A node starts: its arguments. Raises what keeps them from being gathered."""
+        assert self.record.schedule is not None
+        self.record.schedule.start(index)
+        binding: Binding = self.plan.bindings[index]
+        arguments = binding.gather(self)
+        if self.plan.nodes[index].type.decides:
+            self._carried[self.plan.names[index]] = binding.fetch_given(self)
+        return arguments
+
+    def settle(self, index: int, outcome: Outcome, started: float) -> list[int]:
+        """A node ended: record how; the nodes that may start now."""
+        self.record.spans.append((index, started, perf_counter()))
+        self.record.retries += max(outcome.attempts - 1, 0)
+        name = self.plan.names[index]
+        child = self.children.get(name)
+        if child is not None:
+            self._adopt(name, child)
+        if not outcome.ok:
+            return self._settle_failure(index, outcome)
+        value, choice = outcome.value, None
+        try:
+            if value.__class__ in ONE_SHOT:
+                self.refuse_sharing(index, value)
+            if self.plan.nodes[index].type.decides:
+                choice = self._choice(name, value)
+        except Exception as error:
+            return self._settle_failure(index, Outcome(False, error, outcome.attempts))
+        self.results[name] = value
+        assert self.record.schedule is not None
+        started_now = self.record.schedule.complete(index, choice)
+        return [] if self.stopped else started_now
+
+    def _settle_failure(self, index: int, outcome: Outcome) -> list[int]:
+        assert self.record.schedule is not None
+        name, error = self.plan.names[index], outcome.value
+        inner = self.children.get(name)
+        if inner is not None and error is inner.exception():
+            # Its errors are here already, and have been decided about in there.
+            key, goes_on = f"{name}.{inner._fatal}", False
+        else:
+            key = name
+            error.__traceback__ = _user_traceback(error)
+            self.errors[key] = error
+            self._attempts[key] = outcome.attempts
+            goes_on = self._goes_on(key, error)
+        ready = self.record.schedule.fail(index)
+        if not goes_on and not self.stopped:
+            self.stopped = True
+            self._fatal = key
+        return [] if self.stopped else ready
+
+    def child(self, index: int, inputs: dict[str, Any]) -> Run:
+        """The run of a nested workflow, ready to be driven."""
+        name = self.plan.names[index]
+        workflow: Any = self.plan.nodes[index].workflow
+        child: Run = workflow._nested_run(self, f"{self._prefix}{name}.", inputs)
+        self.children[name] = child
+        return child
+
+    def _adopt(self, name: str, child: Run) -> None:
+        for key, error in child.errors.items():
+            self.errors[f"{name}.{key}"] = error
+            self._attempts[f"{name}.{key}"] = child._attempts.get(key, 1)
+
+    # Errors.
+
+    def _goes_on(self, key: str, error: Exception) -> bool:
+        """Whether the run continues after a failure."""
+        path = self._prefix + key
+        handler = self.settings.error_handler
+        if handler is not None:
+            return self._handled(handler, path, error)
+        if self.settings.error_strategy == "fail_fast":
+            return False
+        self.context.metadata.setdefault("errors", []).append(
+            {
+                "node": path,
+                "error": _text(error),
+                "type": type(error).__name__,
+                "timestamp": time(),
+            }
+        )
+        return True
+
+    def _handled(
+        self, handler: Callable[[str, Exception, Context], str], path: str, error: Exception
+    ) -> bool:
+        try:
+            answer = handler(path, error, self.context)
+        except Exception as raised:
+            error.add_note(f"error_handler raised for it: {type(raised).__name__}: {_text(raised)}")
+            return False
+        if answer not in ("stop", "continue"):
+            error.add_note(
+                f"error_handler returned {answer!r} for it; it must return 'stop' or 'continue'"
+            )
+            return False
+        return answer == "continue"
+
+    def _make_exception(self) -> ExecutionError:
+        key = self._fatal or next(iter(self.errors))
+        cause = self.errors[key]
+        path = self._prefix + key
+        attempts = self._attempts.get(key, 1)
+        tries = f" after {attempts} attempts" if attempts > 1 else ""
+        error = ExecutionError(
+            f"node {path!r} of {self.name!r} failed{tries}: {type(cause).__name__}: {_text(cause)}",
+            node_name=path,
+            attempts=attempts,
+            run=self,
+        )
+        error.__cause__ = cause
+        for note in getattr(cause, "__notes__", ()):
+            error.add_note(note)
+        for other, also in self.errors.items():
+            if other != key:
+                error.add_note(
+                    f"node {self._prefix + other!r} failed too: "
+                    f"{type(also).__name__}: {_text(also)}"
+                )
+        return error
+
+    def refuse_sharing(self, index: int, value: Any) -> None:
+        """Raise ValidationError where several nodes would share what only one can go through."""
+        clash = self.plan.topology.clashing_consumers(index)
+        if clash is not None:
+            name = self.plan.names[index]
+            raise ValidationError(
+                f"{name!r} returned a {type(value).__name__}, which can be gone through once only, "
+                f"but {names(clash)} take it; return a list, or connect one node",
+                node=name,
+                consumers=clash,
+            )
+
+    # Edges and deciders.
+
+    def is_live(self, edge: Edge) -> bool:
+        """Whether an edge has ended live by now."""
+        outside = self._outside.get(id(edge))
+        if outside is not None:
+            return outside
+        assert self.record.schedule is not None
+        return self.record.schedule.is_live(self.plan.topology.index[edge.source], edge.branch)
+
+    def carried(self, name: str) -> Any:
+        """What the edges of a decider carry that returned a plain bool or name: what it was given."""
+        carried, bindings = self._carried, self.plan.decider_bindings
+        todo = [] if name in carried else [name]
+        while todo:  # deciders outside of a narrowed plan, whose results are stored
+            given = bindings[todo[-1]].given
+            before = [
+                edge.source
+                for _, source in given
+                if (edge := getattr(source, "edge", None)) is not None
+                and edge.source in bindings
+                and edge.source not in carried
+                and not isinstance(self.results.get(edge.source), (ConditionalReturn, SelectReturn))
+            ]
+            if before:
+                todo.extend(before)
+            else:
+                carried[todo[-1]] = bindings[todo[-1]].fetch_given(self)
+                todo.pop()
+        return carried[name]
+
+    def _choice(self, name: str, value: Any) -> bool | str:
+        """The branch that a decider's result takes."""
+        node = self._node(name)
+        if node.type is NodeType.CONDITION:
+            return _truth(name, value)
+        branch = value.branch if isinstance(value, SelectReturn) else value
+        if branch is None:
+            raise ValidationError(
+                f"select {name!r} returned no branch (None); did it forget to return?", node=name
+            )
+        known = self.plan.topology.known_branches(name)
+        if not isinstance(branch, str):
+            raise ValidationError(
+                f"select {name!r} returned {branch!r}; a branch is named by a string: one of "
+                f"{names(known) or 'those you connect'}",
+                node=name,
+            )
+        if branch in known or not known:
+            return branch
+        if "default" in known:
+            return "default"
+        raise ValidationError(
+            f"select {name!r} chose the branch {branch!r}, which nothing is connected to; "
+            f"it has {names(known)} (connect branches['default'] to take all others)",
+            node=name,
+            branch=branch,
+            branches=tuple(known),
+        )
+
+    # Runs of a part: what comes from outside.
+
+    def _take_stored(self) -> None:
+        """Copy the results of the earlier run that this one does not compute itself."""
+        if self._stored is None:
+            return
+        inside = self.plan.topology.index
+        for name, value in self._stored.results.items():
+            if name not in inside and name not in self.results:
+                self.results[name] = value
+        for name, child in self._stored.children.items():
+            if name not in inside:
+                self.children.setdefault(name, child)
+
+    def _end_outside(self) -> None:
+        """How each edge from outside ended; raises MissingInputError for what is missing."""
+        missing: list[Edge] = []
+        topology = self.plan.topology
+        by_target: dict[int, list[Edge]] = {}
+        for target, edge in topology.external:
+            by_target.setdefault(target, []).append(edge)
+        for target, edges in by_target.items():
+            lost = []
+            for edge in edges:
+                live = self._stored_liveness(edge)
+                self._outside[id(edge)] = bool(live)
+                if live is None:
+                    lost.append(edge)
+            live_ones = sum(self._outside[id(edge)] for edge in edges)
+            if topology.nodes[target].type is NodeType.ANY:
+                only_outside = len(edges) == len(topology.incoming[target])
+                if not (only_outside and live_ones == 0):
+                    lost = []
+            elif live_ones + len(lost) < len(edges):  # one is dead: the node is skipped
+                lost = []
+            missing.extend(lost)
+        if missing:
+            lines = ", ".join(
+                f"{edge.target!r} needs the result of {edge.source!r}"
+                + ("" if edge.input is None else f" for its parameter {edge.input!r}")
+                for edge in missing
+            )
+            raise MissingInputError(
+                f"this part of {self.name!r} lacks results from outside of it: {lines}; "
+                "run the whole first, or pass run= or context= with those results",
+                missing=tuple((edge.target, edge.input or edge.source) for edge in missing),
+                sources=tuple(edge.source for edge in missing),
+            )
+
+    def _stored_liveness(self, edge: Edge) -> bool | None:
+        """Whether an edge from outside is live, by the stored results; None where they lack it."""
+        name = edge.source
+        if name in self.results:
+            if edge.branch is None:
+                return True
+            value = self.results[name]
+            return self._choice(name, value) == edge.branch
+        if self._stored is not None:
+            status = self._stored.statuses.get(name)
+            if status is NodeStatus.SKIPPED:
+                return False
+        return True if edge.input is None and edge.branch is None else None
+
+
+_REASONS = {
+    "not run": "has not run",
+    "running": "is still running",
+    "skipped": "was skipped, because an edge into it was not taken",
+    "failed": "failed",
+    "deleted": "ran, but its result was deleted from context.results",
+}
+
+
+def _truth(name: str, value: Any) -> bool:
+    if isinstance(value, ConditionalReturn):
+        value = value.condition
+    if value is None:
+        raise ValidationError(
+            f"condition {name!r} returned None; did it forget to return True or False?", node=name
+        )
+    try:
+        return bool(value)
+    except Exception as error:
+        raise ValidationError(
+            f"condition {name!r} returned a {type(value).__name__} that is neither true nor "
+            f"false ({_text(error)}); return a bool, with .all() or .any(), say",
+            node=name,
+        ) from error
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "<its message cannot be shown>"
+
+
+def _user_traceback(error: BaseException) -> Any:
+    """The traceback from the user's own code on."""
+    traceback = error.__traceback__
+    at = traceback
+    while at is not None and at.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        at = at.tb_next
+    return at or traceback

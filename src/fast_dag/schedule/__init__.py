@@ -1,0 +1,1 @@
+"""Pure bookkeeping: told what finished, they answer what may start."""

@@ -1,0 +1,129 @@
+"""Which nodes of a DAG may start: counters and statuses; no threads, clock, values or user code."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from fast_dag.node import NodeType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fast_dag.topology import Topology
+
+
+class NodeStatus(StrEnum):
+    """How a node stands in a run; equal to its string.
+
+    >>> NodeStatus.COMPLETED == "completed"
+    True
+    """
+
+    NOT_RUN = "not_run"
+    READY = "ready"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class DagSchedule:
+    """The one rule: every edge ends live (its source completed and chose it) or dead.
+
+    A node may start once all edges into it are live and is skipped once one is dead; an `any` node
+    may start once one is live and is skipped when all are dead. With `eager=False` an `any` waits
+    until all its edges have ended, as a node with `wait=True` always does. Final statuses do not
+    depend on the order in which nodes end.
+
+    >>> from fast_dag.graph import Graph
+    >>> from fast_dag.node import Node
+    >>> from fast_dag.topology import Topology
+    >>> graph = Graph("demo")
+    >>> a, b = graph.add(Node(lambda: 1, "a")), graph.add(Node(lambda x: x, "b"))
+    >>> _ = a >> b
+    >>> schedule = DagSchedule(Topology.of(graph), eager=True)
+    >>> schedule.begin(), schedule.complete(0), schedule.status[0]
+    ([0], [1], <NodeStatus.COMPLETED: 'completed'>)
+    """
+
+    __slots__ = ("_any", "_live", "_successors", "_waiting", "choices", "status")
+
+    def __init__(self, topology: Topology, *, eager: bool) -> None:
+        self._successors = topology.successors
+        self._waiting = [len(edges) for edges in topology.incoming]
+        self.status = [NodeStatus.NOT_RUN] * len(self._waiting)
+        # Of each `any`: whether it waits for all its edges; of how many it has seen a live one.
+        self._any = {
+            index: not eager or bool(node.options.get("wait"))
+            for index, node in enumerate(topology.nodes)
+            if node.type is NodeType.ANY and topology.incoming[index]
+        }
+        self._live = dict.fromkeys(self._any, 0)
+        self.choices: dict[int, bool | str] = {}
+
+    def begin(self, external: Iterable[tuple[int, bool]] = ()) -> list[int]:
+        """The nodes that may start at once, given how each edge from outside ended, as
+        (target, live)."""
+        ready = [index for index, count in enumerate(self._waiting) if not count]
+        for node in ready:
+            self.status[node] = NodeStatus.READY
+        for target, live in external:
+            self._end_edge(target, live, ready)
+        return ready
+
+    def start(self, node: int) -> None:
+        """`node` runs now."""
+        self.status[node] = NodeStatus.RUNNING
+
+    def close(self) -> None:
+        """Nothing more will start."""
+        self.status = [
+            NodeStatus.NOT_RUN if status is NodeStatus.READY else status for status in self.status
+        ]
+
+    def complete(self, node: int, choice: bool | str | None = None) -> list[int]:
+        """`node` completed, and chose that branch if it is a decider: what may start now."""
+        self.status[node] = NodeStatus.COMPLETED
+        if choice is not None:
+            self.choices[node] = choice
+        ready: list[int] = []
+        for target, branch in self._successors[node]:
+            self._end_edge(target, branch is None or branch == choice, ready)
+        return ready
+
+    def fail(self, node: int) -> list[int]:
+        """`node` failed: what may start now (an `any` that waited for it, say)."""
+        self.status[node] = NodeStatus.FAILED
+        ready: list[int] = []
+        for target, _ in self._successors[node]:
+            self._end_edge(target, False, ready)
+        return ready
+
+    def is_live(self, source: int, branch: bool | str | None) -> bool:
+        """Whether an edge has ended live by now."""
+        if self.status[source] is not NodeStatus.COMPLETED:
+            return False
+        return branch is None or self.choices.get(source) == branch
+
+    def _end_edge(self, target: int, live: bool, ready: list[int]) -> None:
+        waiting, status = self._waiting, self.status
+        ended = [(target, live)]
+        while ended:
+            target, live = ended.pop()
+            waiting[target] -= 1
+            if status[target] is not NodeStatus.NOT_RUN:
+                continue
+            if target in self._any:
+                self._live[target] += live
+                may_start = self._live[target] > 0 and not (waiting[target] and self._any[target])
+                skipped = not self._live[target] and not waiting[target]
+            else:
+                may_start = live and not waiting[target]
+                skipped = not live
+            if may_start:
+                status[target] = NodeStatus.READY
+                ready.append(target)
+            elif skipped:
+                status[target] = NodeStatus.SKIPPED
+                ended.extend((each, False) for each, _ in self._successors[target])

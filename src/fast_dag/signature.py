@@ -1,0 +1,381 @@
+"""Read a function once: its parameters, who fills them, whether it is async.
+
+Plain functions are read from their code object, in about a microsecond; everything else (partials,
+callables, classes, builtins, wrapped functions) goes through `inspect.signature`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from enum import IntEnum
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, UnionType
+from typing import TYPE_CHECKING, Any, Final, Union, get_origin
+
+from fast_dag.context import Context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+_VARARGS, _VARKEYWORDS, _COROUTINE, _ITERABLE_COROUTINE = 0x04, 0x08, 0x80, 0x100
+
+
+class _Absent:
+    """What stands where there is no value; None is a value like any other."""
+
+    def __repr__(self) -> str:
+        return "<absent>"
+
+    def __reduce__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT: Final = _Absent()
+
+
+class UnreadableSignatureError(Exception):
+    """Raised when Python cannot tell what a callable takes (many builtins)."""
+
+
+class Kind(IntEnum):
+    """How a parameter is passed."""
+
+    POSITIONAL_ONLY = 0
+    POSITIONAL = 1
+    KEYWORD_ONLY = 3  # 2 and 4 are *args and **kwargs, as in inspect
+
+
+class Parameter:
+    """One named parameter of a function.
+
+    `name` is how edges and inputs call it, `keyword` how the function does; they differ where a
+    node was given `inputs=`. `optional` parameters without a `default` are simply left out.
+    """
+
+    __slots__ = ("default", "is_context", "keyword", "kind", "name", "optional")
+
+    def __init__(
+        self,
+        name: str,
+        kind: int = Kind.POSITIONAL,
+        default: Any = ABSENT,
+        *,
+        is_context: bool = False,
+        optional: bool = False,
+        keyword: str | None = None,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.default = default
+        self.is_context = is_context
+        self.optional = optional or default is not ABSENT
+        self.keyword = keyword or name
+
+    def with_kind(self, kind: int) -> Parameter:
+        return Parameter(
+            self.name,
+            kind,
+            self.default,
+            is_context=self.is_context,
+            optional=self.optional,
+            keyword=self.keyword,
+        )
+
+
+class Signature:
+    """What a node's function takes.
+
+    `parameters` has the named ones in the order of the definition, `inputs` the names of those that
+    edges and run inputs may fill; `var_positional` and `var_keyword` are the names of `*args` and
+    `**kwargs`. `origin` is the function that was read: the innermost one behind wrappers that
+    hide it.
+    """
+
+    __slots__ = ("inputs", "is_async", "origin", "parameters", "var_keyword", "var_positional")
+
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        *,
+        origin: Any,
+        var_positional: str | None = None,
+        var_keyword: str | None = None,
+        is_async: bool = False,
+    ) -> None:
+        self.parameters = tuple(parameters)
+        self.inputs = tuple([each.name for each in parameters if not each.is_context])
+        self.origin = origin
+        self.var_positional = var_positional
+        self.var_keyword = var_keyword
+        self.is_async = is_async
+
+    @property
+    def takes_nothing(self) -> bool:
+        """No parameter that an edge could feed."""
+        return not (self.inputs or self.var_positional or self.var_keyword)
+
+    @property
+    def takes_context(self) -> bool:
+        return len(self.inputs) < len(self.parameters)
+
+    def keyword_of(self, name: str) -> str:
+        """What the function itself calls the parameter `name`."""
+        return next((each.keyword for each in self.parameters if each.name == name), name)
+
+    def annotation(self, name: str) -> Any:
+        """What the parameter is annotated as: ABSENT where it is not, or where that is a string
+        which cannot be resolved."""
+        return _resolved(self.origin, _annotations(self.origin).get(name, ABSENT))
+
+    def return_annotation(self) -> Any:
+        return self.annotation("return")
+
+    def renamed(self, names: Sequence[str]) -> Signature:
+        """The same with its first inputs called `names`. A function of `*args` takes any number.
+
+        Raises ValueError, with a sentence, where the names do not fit.
+        """
+        if len(set(names)) < len(names):
+            raise ValueError("a name stands twice")
+        if len(names) > len(self.inputs) and not self.var_positional:
+            raise ValueError(f"there are {len(names)} names for {len(self.inputs)} parameters")
+        for position, own in enumerate(self.inputs):
+            if own in names and names.index(own) != position:
+                raise ValueError(f"the names go by position, and {own!r} is at another one")
+        fresh: Iterator[str] = iter(names)
+        parameters = []
+        for each in self.parameters:
+            new = None if each.is_context else next(fresh, None)
+            parameters.append(
+                each
+                if new is None
+                else Parameter(
+                    new, each.kind, each.default, optional=each.optional, keyword=each.keyword
+                )
+            )
+        extra = [Parameter(name, Kind.POSITIONAL_ONLY) for name in fresh]
+        position = sum(each.kind != Kind.KEYWORD_ONLY for each in parameters)
+        parameters[position:position] = extra
+        return Signature(
+            parameters,
+            origin=self.origin,
+            var_positional=None if extra else self.var_positional,
+            var_keyword=self.var_keyword,
+            is_async=self.is_async,
+        )
+
+
+def read_signature(func: Callable[..., Any]) -> Signature:
+    """What `func` takes, however it was made.
+
+    Raises UnreadableSignatureError where Python itself cannot tell.
+
+    >>> def load(path, *, limit=10, context=None): ...
+    >>> read_signature(load).inputs
+    ('path', 'limit')
+    """
+    if type(func) is FunctionType and not _is_dressed(func):
+        signature = _from_code(func, func.__code__, bound=0)
+        if signature.var_positional and signature.var_keyword and not signature.parameters:
+            return _seen_through(func, signature)
+        return signature
+    if type(func) is MethodType:
+        inner = func.__func__
+        if type(inner) is FunctionType and not _is_dressed(inner):
+            return _from_code(inner, inner.__code__, bound=1)
+    return _from_inspect(func)
+
+
+def _is_dressed(func: Any) -> bool:
+    return hasattr(func, "__wrapped__") or hasattr(func, "__signature__")
+
+
+def _from_code(func: FunctionType, code: CodeType, bound: int) -> Signature:
+    """Read a plain function; the first `bound` positional parameters are already given."""
+    names = code.co_varnames
+    positional, keyword_only = code.co_argcount, code.co_kwonlyargcount
+    defaults = func.__defaults__ or ()
+    first_default = positional - len(defaults)
+    keyword_defaults = func.__kwdefaults__ or {}
+    annotations = _annotations(func)
+    parameters = []
+    for index in range(bound, positional + keyword_only):
+        name = names[index]
+        if index >= positional:
+            kind, default = Kind.KEYWORD_ONLY, keyword_defaults.get(name, ABSENT)
+        else:
+            only = index < code.co_posonlyargcount
+            kind = Kind.POSITIONAL_ONLY if only else Kind.POSITIONAL
+            default = defaults[index - first_default] if index >= first_default else ABSENT
+        is_context = name == "context" or name in annotations
+        if is_context:
+            is_context = _is_context(name, annotations.get(name, ABSENT), func)
+        parameters.append(Parameter(name, kind, default, is_context=is_context))
+    flags, after = code.co_flags, positional + keyword_only
+    var_positional = names[after] if flags & _VARARGS else None
+    var_keyword = names[after + bool(flags & _VARARGS)] if flags & _VARKEYWORDS else None
+    return Signature(
+        parameters,
+        origin=func,
+        var_positional=var_positional,
+        var_keyword=var_keyword,
+        is_async=_is_async(func),
+    )
+
+
+def _from_inspect(func: Callable[..., Any]) -> Signature:
+    import inspect  # slow to import, and plain functions do without
+
+    try:
+        spec = inspect.signature(func)
+    except (ValueError, TypeError) as error:
+        raise UnreadableSignatureError(str(error)) from error
+    origin = _origin(func)
+    parameters, var_positional, var_keyword = [], None, None
+    for each in spec.parameters.values():
+        if each.kind is each.VAR_POSITIONAL:
+            var_positional = each.name
+        elif each.kind is each.VAR_KEYWORD:
+            var_keyword = each.name
+        else:
+            default = ABSENT if each.default is each.empty else each.default
+            annotation = ABSENT if each.annotation is each.empty else each.annotation
+            is_context = _is_context(each.name, annotation, origin)
+            parameters.append(Parameter(each.name, int(each.kind), default, is_context=is_context))
+    if _takes_keywords_only(func, len(parameters)):
+        parameters = [each.with_kind(Kind.KEYWORD_ONLY) for each in parameters]
+    return Signature(
+        parameters,
+        origin=origin,
+        var_positional=var_positional,
+        var_keyword=var_keyword,
+        is_async=_is_async(func),
+    )
+
+
+def _takes_keywords_only(func: Any, wanted: int) -> bool:
+    """A `functools.wraps` wrapper shows another function's parameters; does it pass keywords only?"""
+    code = getattr(func, "__code__", None)
+    if code is None:
+        return False
+    takes_enough = code.co_flags & _VARARGS or code.co_argcount >= wanted
+    return bool(code.co_flags & _VARKEYWORDS) and not takes_enough
+
+
+_USUAL_NAMES = ("func", "fn", "f", "function", "wrapped")
+
+
+def _seen_through(wrapper: FunctionType, opaque: Signature) -> Signature:
+    """The parameters behind a `(*args, **kwargs)` wrapper made without `functools.wraps`."""
+    cells = {}
+    for name, cell in zip(wrapper.__code__.co_freevars, wrapper.__closure__ or (), strict=True):
+        try:
+            cells[name] = cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    functions = [value for value in cells.values() if _is_function(value)]
+    usual = [cells[name] for name in _USUAL_NAMES if callable(cells.get(name))]
+    inner = functions[0] if len(functions) == 1 else usual[0] if usual else None
+    if inner is None:
+        return opaque
+    try:
+        seen = read_signature(inner)
+    except UnreadableSignatureError:
+        return opaque
+    return Signature(
+        seen.parameters,
+        origin=seen.origin,
+        var_positional=seen.var_positional,
+        var_keyword=seen.var_keyword,
+        is_async=opaque.is_async,
+    )
+
+
+def _is_function(value: Any) -> bool:
+    kinds = (FunctionType, MethodType, BuiltinFunctionType, functools.partial)
+    return isinstance(value, kinds) or (callable(value) and hasattr(value, "__wrapped__"))
+
+
+def _origin(func: Any) -> Any:
+    """The function behind partials, methods, `functools.wraps` and callable objects."""
+    while True:
+        if isinstance(func, functools.partial):
+            func = func.func
+        elif hasattr(func, "__wrapped__"):
+            func = func.__wrapped__
+        elif isinstance(func, MethodType):
+            func = func.__func__
+        elif isinstance(func, type):
+            made_by = vars(func).get("__init__")
+            return made_by if isinstance(made_by, FunctionType) else func
+        elif isinstance(getattr(type(func), "__call__", None), FunctionType):  # noqa: B004
+            func = type(func).__call__
+        else:
+            return func
+
+
+def _is_async(func: Any) -> bool:
+    """Whether calling `func` gives a coroutine. A sync wrapper of an async function does not count:
+    what it returns is looked at when it returns."""
+    while isinstance(func, functools.partial):
+        func = func.func
+    if isinstance(func, MethodType):
+        func = func.__func__
+    code = getattr(func, "__code__", None)
+    if code is None and not isinstance(func, type):
+        code = getattr(type(func).__call__, "__code__", None)
+    if code is not None and code.co_flags & (_COROUTINE | _ITERABLE_COROUTINE):
+        return True
+    # The mark that inspect.markcoroutinefunction leaves (3.12 on).
+    return getattr(func, "_is_coroutine_mark", None) is not None
+
+
+def _annotations(func: Any) -> Mapping[str, Any]:
+    try:
+        return getattr(func, "__annotations__", None) or {}
+    except NameError:  # 3.14 evaluates them here, and a name may be missing at run time
+        return {}
+
+
+_CONTEXT_TEXT = re.compile(
+    r"""^\s*["']?\s*(?:(?:\w+\.)*Optional\[)?\s*["']?(?:None\s*\|\s*)?
+        (?:\w+\.)*(?:FSM)?Context
+        ["']?\s*(?:\|\s*None)?\s*\]?\s*["']?\s*$""",
+    re.VERBOSE,
+)
+
+
+def _is_context(name: str, annotation: Any, func: Any) -> bool:
+    """Whether the engine fills this parameter."""
+    if annotation is ABSENT:
+        return name == "context"
+    if isinstance(annotation, str):
+        if "Context" not in annotation:
+            return False
+        resolved = _resolved(func, annotation)
+        if resolved is ABSENT:  # imported for type checkers only, say
+            return bool(_CONTEXT_TEXT.match(annotation))
+        annotation = resolved
+    if isinstance(annotation, type):
+        return issubclass(annotation, Context)
+    members = [each for each in getattr(annotation, "__args__", ()) if each is not type(None)]
+    if len(members) != 1 or not _is_union(annotation):
+        return False
+    (member,) = members
+    inner = getattr(member, "__forward_arg__", member)  # Optional["Context"]
+    return _is_context(name, inner, func)
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, UnionType)
+
+
+def _resolved(func: Any, annotation: Any) -> Any:
+    """A string annotation as the object it names, in the function's module."""
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        # The user's own source text, as typing.get_type_hints does it.
+        return eval(annotation, getattr(func, "__globals__", {}), {})
+    except Exception:
+        return ABSENT

@@ -1,0 +1,138 @@
+"""What DAG and FSM have in common: nodes, and the views of the run in progress or finished last."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Unpack, overload
+
+from fast_dag.context import Context
+from fast_dag.errors import MissingResultError, UnknownNodeError, ValidationError
+from fast_dag.graph import Graph
+from fast_dag.node import Nestable, Node, NodeType
+from fast_dag.run import current_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from fast_dag.node import NodeOptions, P, R
+    from fast_dag.run import Run
+
+
+class Workflow(Nestable):
+    """A named graph with views of its runs; the base of `DAG`."""
+
+    def __init__(
+        self,
+        name: str,
+        description: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise ValidationError(f"a workflow's name is a non-empty string, not {name!r}")
+        self.description = description or ""
+        self.metadata: dict[str, Any] = dict(metadata or {})
+        self._graph = Graph(name)
+        self._last_run: Run | None = None
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self._graph.name
+
+    @property
+    def graph(self) -> Graph:
+        """The nodes and edges themselves."""
+        return self._graph
+
+    @property
+    def nodes(self) -> Mapping[str, Node[..., Any]]:
+        """The nodes by name, in the order of their definition; edited by the methods here."""
+        return MappingProxyType(self._graph.nodes)
+
+    def __len__(self) -> int:
+        return len(self._graph.nodes)
+
+    def __bool__(self) -> bool:
+        return True  # an empty workflow is still one
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._graph.nodes))
+
+    # Views of a run.
+
+    def _run_in_view(self) -> Run | None:
+        """The run in progress, from inside one of its nodes; else the one that finished last."""
+        run = current_run.get()
+        while run is not None:
+            if run.graph is self._graph:
+                return run
+            run = run.parent
+        return self._last_run
+
+    @property
+    def context(self) -> Context:
+        """The Context of the run in progress, from inside it; else of the run that finished last; an
+        empty one before the first."""
+        run = self._run_in_view()
+        return Context() if run is None else run.context
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """`context.results`: what each node returned, by name."""
+        return self.context.results
+
+    def __getitem__(self, name: str) -> Any:
+        """The result of a node; `"sub.inner"` looks into a nested workflow.
+
+        Raises a KeyError that says why there is none: unknown, not run, skipped, failed, deleted.
+        """
+        run = self._run_in_view()
+        if run is not None:
+            return run[name]
+        if name not in self._graph.nodes:
+            raise UnknownNodeError.named(name, self._graph.nodes, repr(self.name))
+        raise MissingResultError(
+            f"{self.name!r} has no result of {name!r}: it has not run yet",
+            node=name,
+            reason="not run",
+        )
+
+    def get_result(self, name: str) -> Any:
+        """The same as `workflow[name]`."""
+        return self[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The result of a node, `default` where there is none."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    # Pickling leaves out everything that belongs to runs.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last_run": None}
+
+
+class NodeDecorator:
+    """What `@dag.node` is: usable bare, or called with options first."""
+
+    __slots__ = ("_graph", "_type")
+
+    def __init__(self, graph: Graph, type: NodeType) -> None:
+        self._graph = graph
+        self._type = type
+
+    @overload
+    def __call__(self, func: Callable[P, R], /) -> Node[P, R]: ...
+    @overload
+    def __call__(
+        self, *, name: str | None = None, replace: bool = False, **options: Unpack[NodeOptions]
+    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
+    def __call__(self, /, *function: Any, **options: Any) -> Any:
+        name, replace = options.pop("name", None), options.pop("replace", False)
+
+        def decorate(func: Callable[..., Any]) -> Node[..., Any]:
+            node = Node(func, name, type=self._type, **options)
+            return self._graph.add(node, replace=replace)
+
+        return decorate(*function) if function else decorate
