@@ -184,7 +184,7 @@ def discover(root: str) -> tuple[list[Source], list[Unparsable]]:
     return files, unlisted
 
 
-def split(files: list[Source], shards: int) -> dict[str, list[Source]]:
+def split(shards: int, files: list[Source]) -> dict[str, list[Source]]:
     """Deal the files out, the biggest first, each to the shard that has least."""
     dealt: list[list[Source]] = [[] for _ in range(shards)]
     loads = [(0, shard) for shard in range(shards)]
@@ -353,13 +353,13 @@ def as_text(atlas: Atlas, top: int) -> str:
     for file in atlas["verdict"]["files"][:top]:
         lines.append(shortened(f"  {location(file)}: {file['reason']}", 79))
     lines += and_more(len(atlas["verdict"]["files"]) - top)
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 @workflow.node
 def as_json(atlas: Atlas) -> str:
     """Everything, for programs."""
-    return json.dumps(atlas, indent=1) + "\n"
+    return json.dumps(atlas, indent=1)
 
 
 @workflow.node
@@ -439,7 +439,7 @@ def build_atlas(shards: int = 8) -> DAG:
     if shards < 1:
         raise ValueError(f"an atlas needs at least one shard, not {shards}")
     dag = workflow.clone()
-    dag.add_node("split", partial(split, shards=shards))
+    dag.add_node("split", partial(split, shards))
     dag.connect("discover", "split", output="files", input="files")
     for shard in range(shards):
         dag.add_node(f"measure_{shard}", measure)
@@ -715,8 +715,7 @@ th, td {{ padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top;
 </style>
 <h1>{title}</h1>
 {body}
-</html>
-"""
+</html>"""
 
 
 def html_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -802,7 +801,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.timings:
             print(timings(run.context.metrics, options.top), file=sys.stderr)
     except ExecutionError as error:
-        return complain(error.__cause__ or error, 1)
+        cause = error.__cause__
+        return complain(cause if isinstance(cause, (OSError, ValueError)) else error, 1)
     except FastDAGError as error:  # the engine refused before anything ran
         return complain(error, 2)
     except KeyboardInterrupt:
@@ -819,11 +819,11 @@ def deliver(document: str, output: str | None) -> None:
     """Write the report to the file of that name, or to standard output."""
     if output is not None:
         with open(output, "w", encoding="utf-8") as file:
-            file.write(document)
+            print(document, file=file)
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack some letters
-    print(document, end="", flush=True)
+    print(document, flush=True)
 
 
 def complain(problem: object, status: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Self, TypeVar, Unpack, cast
 
 from fast_dag.context import Context
-from fast_dag.drivers import inline
+from fast_dag.drivers.pick import drive, drive_async
 from fast_dag.errors import MissingConnectionError, ValidationError, names
 from fast_dag.node import Branch, Nestable, Node, NodeType
 from fast_dag.plan import Plan
@@ -18,6 +18,7 @@ from fast_dag.workflow import NodeDecorator, Workflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
+    from concurrent.futures import Executor
 
     from fast_dag.node import NodeOptions
 
@@ -309,14 +310,17 @@ class DAG(Workflow):
         inputs: Mapping[str, Any] | None = None,
         *,
         context: Context | None = None,
-        mode: ExecutionMode | Literal["sequential"] = "sequential",
+        mode: ExecutionMode | Literal["sequential", "parallel", "process", "async"] = "sequential",
+        max_workers: int | None = None,
+        executor: Executor | None = None,
+        timeout: float | None = None,
         error_strategy: Literal["fail_fast", "continue"] = "fail_fast",
         error_handler: Callable[[str, Exception, Context], str] | None = None,
         outputs: Sequence[str] | None = None,
         **more_inputs: Any,
     ) -> Request:
         """The options that every way of running takes; see `execute`."""
-        settings = Settings(mode, error_strategy, error_handler)
+        settings = Settings(mode, max_workers, executor, timeout, error_strategy, error_handler)
         return Request(_merged(self.name, inputs, more_inputs), context, outputs, settings)
 
     @_takes_what(_request)
@@ -330,7 +334,16 @@ class DAG(Workflow):
         context:
             The Context to work in; a new one when not given.
         mode:
-            Where nodes run; see `ExecutionMode`.
+            "sequential": the caller's thread, one node at a time. "parallel": threads. "process": worker
+            processes (extra `process`). "async": an event loop, sync nodes in threads. Everywhere but in
+            the first a node starts the moment its inputs are there.
+        max_workers:
+            How many nodes run at once, at most. Where not given: for sync nodes the CPU count, in async
+            mode min(32, CPUs + 4); async nodes are unbounded.
+        executor:
+            Any `concurrent.futures.Executor`, left open: every sync node is one call submitted to it.
+        timeout:
+            Seconds for the whole run.
         error_strategy:
             "fail_fast" starts nothing more after a failure; "continue" runs all that does not depend
             on one.
@@ -364,7 +377,7 @@ class DAG(Workflow):
     async def execute_async(self, /, *args: Any, **options: Any) -> Run:
         """`execute` for code that runs in an event loop, which it does not block: sync nodes run in
         worker threads."""
-        return await self._driven_async(self._request(*args, **options))
+        return await self._driven_async(self._request(*args, **{"mode": "async", **options}))
 
     @_takes_what(_request)
     async def run_async(self, /, *args: Any, **options: Any) -> Any:
@@ -378,7 +391,9 @@ class DAG(Workflow):
         >>> asyncio.run(dag.run_async(x=2))
         4
         """
-        return _value_of(await self._driven_async(self._request(*args, **options)))
+        return _value_of(
+            await self._driven_async(self._request(*args, **{"mode": "async", **options}))
+        )
 
     # Running a part.
 
@@ -413,7 +428,9 @@ class DAG(Workflow):
         **options: Any,
     ) -> Any:
         """`run_from` for code that runs in an event loop."""
-        return _value_of(await self._driven_async(*self._from(node, inputs, run, options)))
+        return _value_of(
+            await self._driven_async(*self._from(node, inputs, run, {"mode": "async", **options}))
+        )
 
     def run_until(
         self,
@@ -438,7 +455,9 @@ class DAG(Workflow):
         **options: Any,
     ) -> Any:
         """`run_until` for code that runs in an event loop."""
-        return _value_of(await self._driven_async(*self._until(node, inputs, options)))
+        return _value_of(
+            await self._driven_async(*self._until(node, inputs, {"mode": "async", **options}))
+        )
 
     def run_between(
         self,
@@ -467,7 +486,11 @@ class DAG(Workflow):
         **options: Any,
     ) -> Any:
         """`run_between` for code that runs in an event loop."""
-        return _value_of(await self._driven_async(*self._between(start, end, inputs, run, options)))
+        return _value_of(
+            await self._driven_async(
+                *self._between(start, end, inputs, run, {"mode": "async", **options})
+            )
+        )
 
     def _from(self, node: Any, inputs: Any, run: Run | None, options: Any) -> _PartialRequest:
         part = Part(start=self._graph.node(node).name)
@@ -488,7 +511,7 @@ class DAG(Workflow):
     def _driven(self, request: Request, part: Part = WHOLE, stored: Run | None = None) -> Run:
         run = self._made_run(request, part, stored)
         try:
-            inline.drive(run)
+            drive(run)
         finally:
             if run.status != "running":
                 self._last_run = run
@@ -497,11 +520,9 @@ class DAG(Workflow):
     async def _driven_async(
         self, request: Request, part: Part = WHOLE, stored: Run | None = None
     ) -> Run:
-        from fast_dag.drivers import aio  # asyncio is slow to import
-
         run = self._made_run(request, part, stored)
         try:
-            await aio.drive(run)
+            await drive_async(run)
         finally:
             if run.status != "running":
                 self._last_run = run
@@ -594,14 +615,14 @@ def _option_names() -> set[str]:
 
 
 def _value_of(run: Run) -> Any:
-    if run.status == "failed":
+    if run.status in ("failed", "timed_out"):
         run.raise_for_error()
     return run.value
 
 
 def _as_node(
     name: str | Node[..., Any] | Nestable,
-    func: Any,
+    func: Any | None,
     type: NodeType | str | None,
     options: Any,
 ) -> Node[..., Any]:
@@ -614,7 +635,7 @@ def _as_node(
         type = func.type if isinstance(func, Node) else NodeType.NODE
     if isinstance(func, Node) and func.graph is None and own is None and not options:
         return func
-    return Node(func, own, type=type, **options)
+    return Node(cast("Callable[..., Any]", func), own, type=type, **options)
 
 
 def _merged(name: str, inputs: Mapping[str, Any] | None, more: dict[str, Any]) -> Mapping[str, Any]:

@@ -250,7 +250,11 @@ class Graph:
     # Ports.
 
     def _placed(
-        self, source: str, target: Node[..., Any], output: str | None, asked: str | bool | None
+        self,
+        source: str,
+        target: Node[..., Any],
+        output: str | None,
+        asked: str | Literal[False] | None,
     ) -> str | None:
         """The parameter that a new edge feeds, None where it only orders."""
         if asked is False:
@@ -258,7 +262,7 @@ class Graph:
         signature = target.signature
         if isinstance(asked, str):
             return self._asked_for(source, target, signature, asked)
-        if asked is not None:
+        if asked is not None:  # a caller without a type checker
             raise ValidationError(
                 f"input={asked!r} of the edge {source!r} -> {target.name!r}: give a "
                 "parameter's name, or False for an edge that only orders"

@@ -7,7 +7,17 @@ from enum import StrEnum
 from importlib import import_module
 from sys import modules
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypedDict, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    ParamSpec,
+    Self,
+    TypedDict,
+    TypeVar,
+    overload,
+)
 
 from fast_dag.errors import InvalidNodeError, ValidationError, closest
 from fast_dag.signature import Signature, UnreadableSignatureError, read_signature
@@ -58,6 +68,9 @@ class NodeOptions(TypedDict, total=False):
       first of them, times `retry_backoff` before each later one, at most `retry_max_delay`;
       `retry_jitter` (True, or a fraction from 0 to 1): each wait is shortened at random by up to that
       part; `retry_on`: exception types, or a predicate of the exception.
+    - `timeout` (seconds): for each attempt; a thread that is late is abandoned, a process is killed.
+    - `run_in`: "thread", "process" or "inline" (the thread that called `run()`, or the loop's in
+      `run_async`), whatever the mode.
     - `wait`: an `any` node waits for all its edges in every mode.
     - `collect`: the parameter of an `all` node that gets a dict of its edges even when there is one.
     """
@@ -77,6 +90,8 @@ class NodeOptions(TypedDict, total=False):
         | Callable[[BaseException], bool]
         | None
     )
+    timeout: float | None
+    run_in: Literal["thread", "process", "inline"] | None
     wait: bool
     collect: str | None
 
@@ -116,7 +131,7 @@ class Linkable:
         _link([self], target)
         return target
 
-    def __rrshift__(self, sources: Iterable[Linkable]) -> Linkable:
+    def __rrshift__(self, sources: Iterable[Any]) -> Self:
         """`[a, b] >> c` connects each of them to c, in their order."""
         _link(list(sources), self)
         return self
@@ -313,6 +328,18 @@ class Node(Linkable, Generic[P, R]):
         """How often a failed call is tried again."""
         return int(self.options.get("retry", 0))
 
+    @property
+    def timeout(self) -> float | None:
+        """Seconds each attempt may take; None: any time."""
+        given: float | None = self.options.get("timeout")
+        return given
+
+    @property
+    def run_in(self) -> str | None:
+        """Where its calls happen, whatever the mode; None: where the mode says."""
+        given: str | None = self.options.get("run_in")
+        return given
+
     # Edges.
 
     @property
@@ -366,7 +393,7 @@ class Node(Linkable, Generic[P, R]):
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key[0] != "_"}
         state["graph"] = None  # a DAG puts itself back
-        state["func"] = _by_name(self) or self.func
+        state["func"] = importable(self) or self.func
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -392,7 +419,8 @@ class _FunctionOfNode:
         return found.func if isinstance(found, Node) else found
 
 
-def _by_name(node: Node[..., Any]) -> _FunctionOfNode | None:
+def importable(node: Node[..., Any]) -> _FunctionOfNode | None:
+    """Where another process finds a node's function: in the module attribute that is now the node."""
     origin = node._origin
     module, qualname = getattr(origin, "__module__", None), getattr(origin, "__qualname__", None)
     if module is None or qualname is None or module not in modules:
@@ -458,6 +486,14 @@ def check_options(node: Node[..., Any]) -> None:
         value = options.get(key)
         if value is not None and (not isinstance(value, (int, float)) or not value >= 0):
             raise refuse(f"{key} is a number, zero or more, not {value!r}")
+    timeout = options.get("timeout")
+    if timeout is not None and (not isinstance(timeout, (int, float)) or not timeout > 0):
+        raise refuse(f"timeout is a number of seconds above 0, not {timeout!r}")
+    run_in = options.get("run_in")
+    if run_in not in (None, "thread", "process", "inline"):
+        raise refuse(f"run_in is 'thread', 'process' or 'inline', not {run_in!r}")
+    if run_in == "inline" and timeout is not None and not node.signature.is_async:
+        raise refuse("a call in the caller's own thread cannot be timed out; drop run_in='inline'")
     jitter = options.get("retry_jitter", False)
     if not isinstance(jitter, (bool, int, float)) or not 0 <= jitter <= 1:
         raise refuse(f"retry_jitter is True, False or a fraction from 0 to 1, not {jitter!r}")

@@ -12,6 +12,7 @@ from fast_dag.node import NodeType
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
+    from fast_dag.node import Node
     from fast_dag.topology import Topology
 
 
@@ -114,7 +115,7 @@ class Plan:
         """Whether a run is nothing but calling each node in order: no decisions, no alternatives,
         nothing around the calls."""
         return not self.topology.external and not any(
-            node.type.decides or node.type is NodeType.ANY or node.retry or node.workflow
+            node.type.decides or node.type is NodeType.ANY or node.options or node.workflow
             for node in self.nodes
         )
 
@@ -122,6 +123,16 @@ class Plan:
     def needs_loop(self) -> bool:
         """Whether some node is known to be async, here or inside a nested workflow."""
         return any(node.signature.is_async for node in self.nodes)
+
+    @cached_property
+    def goes_elsewhere(self) -> bool:
+        """Whether some node, here or in a nested workflow, cannot be called by the caller's thread."""
+        return _some(self.nodes, lambda node: node.timeout or node.run_in in ("thread", "process"))
+
+    @cached_property
+    def needs_coordinator(self) -> bool:
+        """Whether a concurrent run needs a thread that keeps the time or waits for inline nodes."""
+        return _some(self.nodes, lambda node: node.timeout or node.retry or node.run_in)
 
     @cached_property
     def steps(self) -> list[Step]:
@@ -150,3 +161,10 @@ class Plan:
 def _named_parameters(topology: Topology) -> set[str]:
     """The parameters by name of the whole graph: what a `**kwargs` node leaves to others."""
     return {name for node in topology.whole.nodes for name in node.signature.inputs}
+
+
+def _some(nodes: Iterable[Node[..., Any]], asks: Callable[[Node[..., Any]], Any]) -> bool:
+    return any(
+        _some(node.workflow.graph.nodes.values(), asks) if node.workflow else asks(node)
+        for node in nodes
+    )

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from enum import StrEnum
 from time import perf_counter, time
 from types import AsyncGeneratorType, GeneratorType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fast_dag.binding import Binding
 from fast_dag.call.attempts import Outcome
@@ -15,6 +15,7 @@ from fast_dag.errors import (
     ExecutionError,
     MissingInputError,
     MissingResultError,
+    TimeoutError,
     UnknownNodeError,
     ValidationError,
     names,
@@ -26,6 +27,7 @@ from fast_dag.schedule.dag import DagSchedule, NodeStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Executor
 
     from fast_dag.context import Context
     from fast_dag.graph import Edge, Graph
@@ -49,22 +51,34 @@ class ExecutionMode(StrEnum):
     """
 
     SEQUENTIAL = "sequential"
+    PARALLEL = "parallel"
+    PROCESS = "process"
+    ASYNC = "async"
 
 
 class Settings:
     """The options of one run, inherited by the workflows nested in it."""
 
-    __slots__ = ("error_handler", "error_strategy", "mode")
+    __slots__ = ("error_handler", "error_strategy", "executor", "max_workers", "mode", "timeout")
 
     def __init__(
         self,
         mode: str = "sequential",
+        max_workers: int | None = None,
+        executor: Executor | None = None,
+        timeout: float | None = None,
         error_strategy: str = "fail_fast",
         error_handler: Callable[[str, Exception, Context], str] | None = None,
     ) -> None:
         if mode not in tuple(ExecutionMode):
             known = names(each.value for each in ExecutionMode)
             raise ValidationError(f"mode is one of {known}, not {mode!r}")
+        if max_workers is not None and (not isinstance(max_workers, int) or max_workers < 1):
+            raise ValidationError(f"max_workers is a count of at least 1, not {max_workers!r}")
+        if timeout is not None and (not isinstance(timeout, (int, float)) or not timeout > 0):
+            raise ValidationError(f"timeout is a number of seconds above 0, not {timeout!r}")
+        if executor is not None and not callable(getattr(executor, "submit", None)):
+            raise ValidationError(f"executor is a concurrent.futures.Executor, not {executor!r}")
         if error_strategy not in ("fail_fast", "continue"):
             raise ValidationError(
                 f"error_strategy is 'fail_fast' or 'continue', not {error_strategy!r}"
@@ -72,8 +86,21 @@ class Settings:
         if error_handler is not None and not callable(error_handler):
             raise ValidationError(f"error_handler is not callable: {error_handler!r}")
         self.mode = ExecutionMode(mode)
+        self.max_workers = max_workers
+        self.executor = executor
+        self.timeout = timeout
         self.error_strategy = error_strategy
         self.error_handler = error_handler
+
+
+class Verdict(NamedTuple):
+    """What a node's end means to its run: the branch it chose, or the `key` of its error, and whether
+    the run goes on after it."""
+
+    outcome: Outcome
+    key: str
+    choice: bool | str | None = None
+    goes_on: bool = True
 
 
 class Run:
@@ -120,7 +147,7 @@ class Run:
         self.value: Any = None
         self.errors: dict[str, Exception] = {}
         self.children: dict[str, Run] = {}
-        self.stopped = False
+        self._stopped = False
         self._outputs = outputs
         self._stored = stored
         self._prefix = prefix
@@ -162,9 +189,23 @@ class Run:
 
     def exception(self) -> ExecutionError | None:
         """What `raise_for_error` raises, or None."""
-        if self._exception is None and self.errors:
-            self._exception = self._make_exception()
+        if self._exception is None:
+            if self.status == "timed_out":
+                self._exception = self._make_timeout()
+            elif self.errors:
+                self._exception = self._make_exception()
         return self._exception
+
+    def _make_timeout(self) -> TimeoutError:
+        late = [name for name, status in self.statuses.items() if status == "cancelled"]
+        error = TimeoutError(
+            f"{self.name!r} did not end within its timeout of {self.settings.timeout:g} s; "
+            f"still running: {names(late) or 'nothing'}",
+            run=self,
+            timeout=self.settings.timeout,
+        )
+        self._note_others(error, None)
+        return error
 
     def __getitem__(self, name: str) -> Any:
         value = self.results.get(name, _MISSING)
@@ -236,7 +277,7 @@ class Run:
         if status is None:
             status = "completed"
             if self.errors:
-                status = "failed" if self.stopped else "completed_with_errors"
+                status = "failed" if self._stopped else "completed_with_errors"
         self.status = status
         self.value = self._final_value()
         self._carried.clear()
@@ -287,47 +328,69 @@ class Run:
             self._carried[self.plan.names[index]] = binding.fetch_given(self)
         return arguments
 
-    def settle(self, index: int, outcome: Outcome, started: float) -> list[int]:
-        """A node ended: record how; the nodes that may start now."""
+    def judge(self, index: int, outcome: Outcome) -> Verdict:
+        """What a node's end means. Calls user code (a handler, a value's truth), so drivers hold no
+        lock here."""
+        name = self.plan.names[index]
+        if outcome.ok:
+            value, choice = outcome.value, None
+            try:
+                if value.__class__ in ONE_SHOT:
+                    self.refuse_sharing(index, value)
+                if self.plan.nodes[index].type.decides:
+                    choice = self._choice(name, value)
+            except Exception as problem:
+                outcome = Outcome(False, problem, outcome.attempts)
+            else:
+                return Verdict(outcome, name, choice)
+        error = outcome.value
+        inner = self.children.get(name)
+        if inner is not None and error is inner.exception():
+            # Its errors are recorded and have been decided about in there.
+            return Verdict(outcome, f"{name}.{inner._fatal}", goes_on=False)
+        error.__traceback__ = _user_traceback(error)
+        return Verdict(outcome, name, goes_on=self._goes_on(name, error))
+
+    def settle(self, index: int, verdict: Verdict, started: float) -> list[int]:
+        """A node ended: record how; the nodes that may start now. One call at a time."""
+        outcome, schedule = verdict.outcome, self.record.schedule
+        assert schedule is not None
         self.record.spans.append((index, started, perf_counter()))
         self.record.retries += max(outcome.attempts - 1, 0)
         name = self.plan.names[index]
         child = self.children.get(name)
         if child is not None:
             self._adopt(name, child)
-        if not outcome.ok:
-            return self._settle_failure(index, outcome)
-        value, choice = outcome.value, None
-        try:
-            if value.__class__ in ONE_SHOT:
-                self.refuse_sharing(index, value)
-            if self.plan.nodes[index].type.decides:
-                choice = self._choice(name, value)
-        except Exception as error:
-            return self._settle_failure(index, Outcome(False, error, outcome.attempts))
-        self.results[name] = value
-        assert self.record.schedule is not None
-        started_now = self.record.schedule.complete(index, choice)
-        return [] if self.stopped else started_now
-
-    def _settle_failure(self, index: int, outcome: Outcome) -> list[int]:
-        assert self.record.schedule is not None
-        name, error = self.plan.names[index], outcome.value
-        inner = self.children.get(name)
-        if inner is not None and error is inner.exception():
-            # Its errors are here already, and have been decided about in there.
-            key, goes_on = f"{name}.{inner._fatal}", False
+        if outcome.ok:
+            self.results[name] = outcome.value
+            ready = schedule.complete(index, verdict.choice)
         else:
-            key = name
-            error.__traceback__ = _user_traceback(error)
-            self.errors[key] = error
-            self._attempts[key] = outcome.attempts
-            goes_on = self._goes_on(key, error)
-        ready = self.record.schedule.fail(index)
-        if not goes_on and not self.stopped:
-            self.stopped = True
-            self._fatal = key
+            if verdict.key == name:
+                self.errors[name] = outcome.value
+                self._attempts[name] = outcome.attempts
+            ready = schedule.fail(index)
+            if not verdict.goes_on and not self._stopped:
+                self._stopped = True
+                self._fatal = verdict.key
         return [] if self.stopped else ready
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a failure ended this run or one that it is nested in: nothing more starts."""
+        return self._stopped or (self.parent is not None and self.parent.stopped)
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether it was stopped by no failure of its own."""
+        return self.stopped and self._fatal is None
+
+    def stop(self) -> None:
+        """Nothing more starts."""
+        self._stopped = True
+
+    def path_of(self, index: int) -> str:
+        """A node's name, from the outermost run on: `"sub.inner"`."""
+        return self._prefix + self.plan.names[index]
 
     def child(self, index: int, inputs: dict[str, Any]) -> Run:
         """The run of a nested workflow, ready to be driven."""
@@ -382,6 +445,10 @@ class Run:
         cause = self.errors[key]
         path = self._prefix + key
         attempts = self._attempts.get(key, 1)
+        if isinstance(cause, TimeoutError):  # a node's; raised itself
+            cause.run, cause.attempts = self, attempts
+            self._note_others(cause, key)
+            return cause
         tries = f" after {attempts} attempts" if attempts > 1 else ""
         error = ExecutionError(
             f"node {path!r} of {self.name!r} failed{tries}: {type(cause).__name__}: {_text(cause)}",
@@ -392,13 +459,16 @@ class Run:
         error.__cause__ = cause
         for note in getattr(cause, "__notes__", ()):
             error.add_note(note)
+        self._note_others(error, key)
+        return error
+
+    def _note_others(self, error: ExecutionError, key: str | None) -> None:
         for other, also in self.errors.items():
             if other != key:
                 error.add_note(
                     f"node {self._prefix + other!r} failed too: "
                     f"{type(also).__name__}: {_text(also)}"
                 )
-        return error
 
     def refuse_sharing(self, index: int, value: Any) -> None:
         """Raise ValidationError where several nodes would share what only one can go through."""

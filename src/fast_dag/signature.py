@@ -180,7 +180,7 @@ def read_signature(func: Callable[..., Any]) -> Signature:
             return _seen_through(func, signature)
         return signature
     if type(func) is MethodType:
-        inner = func.__func__
+        inner: Any = func.__func__
         if type(inner) is FunctionType and not _is_dressed(inner):
             return _from_code(inner, inner.__code__, bound=1)
     return _from_inspect(func)
@@ -319,8 +319,7 @@ def _is_async(func: Any) -> bool:
     what it returns is looked at when it returns."""
     while isinstance(func, functools.partial):
         func = func.func
-    if isinstance(func, MethodType):
-        func = func.__func__
+    func = getattr(func, "__func__", func)  # of a method
     code = getattr(func, "__code__", None)
     if code is None and not isinstance(func, type):
         code = getattr(type(func).__call__, "__code__", None)

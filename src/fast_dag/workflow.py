@@ -128,7 +128,8 @@ class NodeDecorator:
     def __call__(
         self, *, name: str | None = None, replace: bool = False, **options: Unpack[NodeOptions]
     ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
-    def __call__(self, /, *function: Any, **options: Any) -> Any:
+    # mypy compares an unpacked TypedDict with **options: Any and finds them different.
+    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
         name, replace = options.pop("name", None), options.pop("replace", False)
 
         def decorate(func: Callable[..., Any]) -> Node[..., Any]:

@@ -1,130 +1,87 @@
-"""On a running event loop: async nodes on it, sync nodes in worker threads."""
+"""The coordinator of a run that is awaited: the caller's loop has the async nodes."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextvars import copy_context
-from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fast_dag.call.attempts import CALL, Outcome, Sleep, attempts
-from fast_dag.run import current_run
+from fast_dag.drivers.crew import Crew, Lane
+from fast_dag.drivers.lanes import Lanes, slots_of
+from fast_dag.drivers.loops import LoopLane
 
 if TYPE_CHECKING:
+    from fast_dag.drivers.crew import Job
     from fast_dag.run import Run
 
 
 async def drive(run: Run) -> None:
     """Execute a run from its start to its end, in copies of the caller's contextvars."""
-    task = asyncio.get_running_loop().create_task(_drive(run), context=copy_context())
-    await _ended(task)
+    await _Coordinator(run).drive()
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        task.cancel()
-        await asyncio.wait([task])
-        raise
-
-
-async def _drive(run: Run) -> None:
-    run.open()
-    current_run.set(run)
-    try:
-        await _Nodes(run).run_all()
-    except BaseException:
-        run.close("cancelled")
-        raise
-    run.close()
-
-
-class _Nodes:
-    """The nodes of one run as tasks: each task follows the chain it is on."""
+class _Coordinator(Lane):
+    """Waits on the loop, which keeps the time and runs inline nodes."""
 
     def __init__(self, run: Run) -> None:
+        slots, bounds_all = slots_of(run.settings)
         self.run = run
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.crew = Crew(
+            run,
+            lambda node: self.lanes.of(node),
+            variables=copy_context(),
+            slots=slots,
+            bounds_all=bounds_all,
+            ordered=run.settings.mode == "sequential",
+        )
+        loop = asyncio.get_running_loop()
+        self.loop = LoopLane(self.crew, loop, threading.get_ident())
+        self.lanes = Lanes(self.crew, run.settings, loop=self.loop, inline=self)
+        self.done = asyncio.Event()
+        self.crew.finish = lambda: self._soon(self.done.set)
+        self.crew.call_later = lambda seconds, function: self._soon(
+            loop.call_later, seconds, function
+        )
+        self.crew.adopt = self.loop.adopt
 
-    async def run_all(self) -> None:
-        self.follow_all(self.run.begin(eager=True))
+    def _soon(self, function: object, *args: object) -> None:
+        self.loop.loop.call_soon_threadsafe(function, *args)  # type: ignore[arg-type]
+
+    async def drive(self) -> None:
+        jobs = self.crew.begin()
         try:
-            while self.tasks:
-                done, _ = await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
-                self.tasks -= done
-                for task in done:
-                    task.result()
-        finally:
-            for task in self.tasks:
-                task.cancel()
-            if self.tasks:
-                await asyncio.wait(self.tasks)
+            self.crew.launch(jobs)
+            async with asyncio.timeout(self.run.settings.timeout):
+                await self.done.wait()
+            if self.crew.crash is not None:
+                raise self.crew.crash
+        except TimeoutError:
+            self.crew.abort("timed_out")
+            await self._end(abandon=True)
+        except BaseException:
+            self.crew.abort("cancelled")
+            await self._end(abandon=True)
+            raise
+        else:
+            await self._end(abandon=False)
 
-    def follow_all(self, ready: list[int]) -> None:
-        for index in ready:
-            self.tasks.add(asyncio.get_running_loop().create_task(self.follow(index)))
+    async def _end(self, *, abandon: bool) -> None:
+        await self.loop.cancel_all()
+        self.lanes.close(abandon=abandon)
 
-    async def follow(self, index: int) -> None:
-        """Run a node, and then one of those that it made ready, until there is none."""
-        while not self.run.stopped:
-            started = perf_counter()
-            ready = self.run.settle(index, await self.perform(index), started)
-            if not ready:
-                return
-            index = ready[0]
-            self.follow_all(ready[1:])
+    # As the lane of inline nodes.
 
-    async def perform(self, index: int) -> Outcome:
+    def launch(self, job: Job) -> None:
+        self._soon(self._run_inline, job)
+
+    def _run_inline(self, job: Job | None) -> None:
+        variables = self.crew.variables.copy()
         try:
-            args, kwargs = self.run.start(index)
-        except Exception as error:
-            return Outcome(False, error, attempts=0)
-        node = self.run.plan.nodes[index]
-        if not node.retry:
-            return await self.call(index, args, kwargs)
-        effects = attempts(node)
-        answer: Outcome | None = None
-        while True:
-            try:
-                effect = effects.send(answer)
-            except StopIteration as stop:
-                outcome: Outcome = stop.value
-                return outcome
-            if effect is CALL:
-                answer = await self.call(index, args, kwargs)
-            elif isinstance(effect, Sleep):
-                await asyncio.sleep(effect.seconds)
-                answer = None
+            while job is not None:
+                job = variables.run(self.crew.run_here, job, self)
+        except BaseException as error:
+            self.crew.fail(error)
 
-    async def call(self, index: int, args: list[Any], kwargs: dict[str, Any]) -> Outcome:
-        node = self.run.plan.nodes[index]
-        try:
-            if node.workflow is not None:
-                return Outcome(True, await _nested(self.run.child(index, kwargs)))
-            if node.signature.is_async:
-                value: Any = node.func(*args, **kwargs)
-            else:
-                value = await asyncio.to_thread(_sync, node.func, args, kwargs)
-            if asyncio.iscoroutine(value) and not hasattr(value, "gi_frame"):
-                value = await value
-        except Exception as error:
-            return Outcome(False, error)
-        return Outcome(True, value)
-
-
-def _sync(func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    try:
-        return func(*args, **kwargs)
-    except StopIteration as error:
-        # A future cannot carry it.
-        raise RuntimeError("StopIteration") from error
-
-
-async def _nested(child: Run) -> Any:
-    await asyncio.get_running_loop().create_task(_drive(child))
-    if child.stopped:
-        error = child.exception()
-        assert error is not None
-        raise error
-    return child.value
+    def close(self, *, abandon: bool) -> None:
+        """The caller's loop is not ended."""

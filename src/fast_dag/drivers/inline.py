@@ -25,8 +25,6 @@ _LOOKED_AT: Final = ONE_SHOT | {CoroutineType}
 def drive(run: Run) -> None:
     """Execute a run from its start to its end, in a copy of the caller's contextvars."""
     with Waiter() as waiter:
-        if run.plan.needs_loop:
-            waiter.refuse_running_loop(run.name)
         copy_context().run(_drive, run, waiter)
 
 
@@ -74,7 +72,7 @@ def _go_straight(run: Run, waiter: Waiter) -> None:
     except Exception as error:
         failed, started = run.leave_straight(), stamps[-1]
         error = _told_apart(run, failed, error)
-        run.settle(failed, Outcome(False, error), started)
+        run.settle(failed, run.judge(failed, Outcome(False, error)), started)
         if not run.stopped:
             _go_by_schedule(run, waiter, run.ready())
 
@@ -96,7 +94,8 @@ def _go_by_schedule(run: Run, waiter: Waiter, ready: list[int]) -> None:
     while ready and not run.stopped:
         index = heappop(ready)
         started = perf_counter()
-        for each in run.settle(index, _perform(run, index, waiter), started):
+        verdict = run.judge(index, _perform(run, index, waiter))
+        for each in run.settle(index, verdict, started):
             heappush(ready, each)
 
 
@@ -144,25 +143,26 @@ class Waiter:
         if self._runner is not None:
             self._runner.close()
 
-    def refuse_running_loop(self, name: str) -> None:
-        """Raise ValidationError inside a running event loop, which cannot be waited in."""
-        import asyncio  # slow to import, and sync workflows do without
-
-        if self._runner is None and asyncio._get_running_loop() is not None:
-            raise ValidationError(
-                f"{name!r} has async nodes and was run inside a running event loop, which would "
-                "block it; use `await dag.run_async(...)` here"
-            )
-
     def wait(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """The coroutine's result."""
         if self._runner is None:
-            import asyncio
+            import asyncio  # slow to import, and sync workflows do without
 
             try:
-                self.refuse_running_loop("this workflow")
+                refuse_running_loop("this workflow")
             except ValidationError:
                 coroutine.close()
                 raise
             self._runner = asyncio.Runner()
         return self._runner.run(coroutine, context=copy_context())
+
+
+def refuse_running_loop(name: str) -> None:
+    """Raise ValidationError inside a running event loop, which a run that waits would block."""
+    import asyncio
+
+    if asyncio._get_running_loop() is not None:
+        raise ValidationError(
+            f"{name!r} has async nodes and was run inside a running event loop, which that would "
+            "block; use `await dag.run_async(...)` here"
+        )

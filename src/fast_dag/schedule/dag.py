@@ -26,6 +26,7 @@ class NodeStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     SKIPPED = "skipped"
+    CANCELLED = "cancelled"
 
 
 class DagSchedule:
@@ -77,10 +78,9 @@ class DagSchedule:
         self.status[node] = NodeStatus.RUNNING
 
     def close(self) -> None:
-        """Nothing more will start."""
-        self.status = [
-            NodeStatus.NOT_RUN if status is NodeStatus.READY else status for status in self.status
-        ]
+        """Nothing more starts, and what still runs is given up."""
+        ended = {NodeStatus.READY: NodeStatus.NOT_RUN, NodeStatus.RUNNING: NodeStatus.CANCELLED}
+        self.status = [ended.get(status, status) for status in self.status]
 
     def complete(self, node: int, choice: bool | str | None = None) -> list[int]:
         """`node` completed, and chose that branch if it is a decider: what may start now."""

@@ -1,0 +1,80 @@
+"""Which lane a node's calls go to, by mode and by the node's own wish."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fast_dag.drivers.crew import cpu_count
+from fast_dag.drivers.threads import ThreadLane
+from fast_dag.run import ExecutionMode
+
+if TYPE_CHECKING:
+    from fast_dag.drivers.crew import Crew, Lane
+    from fast_dag.node import Node
+    from fast_dag.run import Settings
+
+
+def slots_of(settings: Settings) -> tuple[int, bool]:
+    """How many jobs may run at once, and whether those of async nodes count."""
+    if settings.mode is ExecutionMode.SEQUENTIAL and settings.executor is None:
+        return 1, True
+    if settings.max_workers is not None:
+        return settings.max_workers, True
+    cpus = cpu_count()
+    return (min(32, cpus + 4) if settings.mode is ExecutionMode.ASYNC else cpus), False
+
+
+class Lanes:
+    """The lanes of one run; those for other processes are made when first needed."""
+
+    def __init__(self, crew: Crew, settings: Settings, *, loop: Lane, inline: Lane) -> None:
+        self.crew = crew
+        self.settings = settings
+        self.threads = ThreadLane(crew)
+        self.loop = loop
+        self.inline = inline
+        self._processes: Lane | None = None
+        self._executor: Lane | None = None
+
+    def of(self, node: Node[..., Any]) -> Lane:
+        """Where a node's calls happen."""
+        if node.signature.is_async:
+            return self.loop
+        where = node.run_in
+        if where == "inline":
+            return self.inline
+        if where == "thread":
+            return self.threads
+        if where == "process":
+            return self.processes
+        if self.settings.executor is not None:
+            return self.executor(node)
+        if self.settings.mode is ExecutionMode.PROCESS and not node.signature.takes_context:
+            return self.processes
+        return self.threads
+
+    @property
+    def processes(self) -> Lane:
+        """Worker processes of this run's own."""
+        if self._processes is None:
+            from fast_dag.drivers.remote import ProcessLane  # needs the extra `process`
+
+            self._processes = ProcessLane(self.crew, slots_of(self.settings)[0])
+        return self._processes
+
+    def executor(self, node: Node[..., Any]) -> Lane:
+        """The executor the caller gave; what takes the context stays home, unless that is threads."""
+        from fast_dag.drivers.remote import ExecutorLane
+
+        if self._executor is None:
+            self._executor = ExecutorLane(self.crew, self.settings.executor)
+        assert isinstance(self._executor, ExecutorLane)
+        if node.signature.takes_context and not self._executor.shares_memory:
+            return self.threads
+        return self._executor
+
+    def close(self, *, abandon: bool) -> None:
+        """End what was started."""
+        for lane in (self._processes, self._executor, self.threads, self.loop):
+            if lane is not None:
+                lane.close(abandon=abandon)

@@ -1,0 +1,164 @@
+"""Event loops: async nodes as tasks, each of which follows the chain it is on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+from fast_dag.call.attempts import Outcome
+from fast_dag.drivers.crew import Lane, timed_out
+from fast_dag.run import current_run
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from fast_dag.drivers.crew import Crew, Job
+
+
+class LoopLane(Lane):
+    """Tasks on a running loop, which may belong to another thread than the one that launches."""
+
+    def __init__(self, crew: Crew, loop: asyncio.AbstractEventLoop, thread: int) -> None:
+        self.crew = crew
+        self.loop = loop
+        self._thread = thread
+        self._tasks: dict[Job, asyncio.Task[None]] = {}
+
+    def launch(self, job: Job) -> None:
+        self._soon(self._start, job, self._follow(job))
+
+    def adopt(self, job: Job, attempt: int, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Await what a sync function returned, as the end of its call."""
+        self._soon(self._start, job, self._end_of(job, attempt, coroutine))
+
+    def _soon(self, function: Any, *args: Any) -> None:
+        if threading.get_ident() == self._thread:
+            function(*args)
+        else:
+            self.loop.call_soon_threadsafe(function, *args)
+
+    def _start(self, job: Job, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(coroutine, context=self.crew.variables.copy())
+        self._tasks[job] = task
+
+    async def _follow(self, job: Job) -> None:
+        """Run a job, and then those of this lane that it made ready."""
+        crew = self.crew
+        following: Job | None = job
+        while following is not None:
+            job = following
+            refused = crew.bind(job)
+            attempt = job.attempt
+            if refused is None:
+                outcome = await self._outcome(job, attempt, None)
+                if outcome is None:
+                    return
+            else:
+                outcome = refused
+            following = crew.go_on(crew.ended(job, attempt, outcome), self)
+            task = self._tasks.pop(job, None)
+            if following is not None and task is not None:
+                self._tasks[following] = task
+
+    async def _end_of(self, job: Job, attempt: int, coroutine: Coroutine[Any, Any, Any]) -> None:
+        outcome = await self._outcome(job, attempt, coroutine)
+        self._tasks.pop(job, None)
+        if outcome is not None:
+            self.crew.launch(self.crew.ended(job, attempt, outcome))
+
+    async def _outcome(
+        self, job: Job, attempt: int, coroutine: Coroutine[Any, Any, Any] | None
+    ) -> Outcome | None:
+        """How an async call ends; None where nobody wants to know any more."""
+        current_run.set(job.run)
+        node = job.node
+        # A coroutine of a sync function is watched since its call began.
+        timeout = None if coroutine is not None else node.timeout
+        try:
+            async with asyncio.timeout(timeout) as scope:
+                if coroutine is None:
+                    coroutine = node.func(*job.args, **job.kwargs)
+                return Outcome(True, await coroutine)
+        except Exception as error:
+            if isinstance(error, TimeoutError) and scope.expired():
+                error = timed_out(job)
+            return Outcome(False, error)
+        except BaseException as error:
+            if not self.crew.over and job.attempt == attempt:
+                self.crew.fail(error)
+            return None
+
+    def give_up(self, job: Job) -> None:
+        self._soon(self._cancel, job)
+
+    def _cancel(self, job: Job) -> None:
+        task = self._tasks.pop(job, None)
+        if task is not None:
+            task.cancel()
+
+    async def cancel_all(self) -> None:
+        """Cancel the tasks and wait for them."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def close(self, *, abandon: bool) -> None:
+        """The owner of the loop awaits `cancel_all`."""
+
+
+class ThreadedLoopLane(Lane):
+    """A loop of the run's own, in a thread that starts when it is first needed."""
+
+    def __init__(self, crew: Crew) -> None:
+        self.crew = crew
+        self._lock = threading.Lock()
+        self._lane: LoopLane | None = None
+        self._thread: threading.Thread | None = None
+
+    def launch(self, job: Job) -> None:
+        self._started().launch(job)
+
+    def adopt(self, job: Job, attempt: int, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Await what a sync function returned, as the end of its call."""
+        self._started().adopt(job, attempt, coroutine)
+
+    def give_up(self, job: Job) -> None:
+        self._started().give_up(job)
+
+    def _started(self) -> LoopLane:
+        with self._lock:
+            if self._lane is None:
+                ready = threading.Event()
+                self._thread = threading.Thread(
+                    target=self._run, args=(ready,), name="fast_dag loop", daemon=True
+                )
+                self._thread.start()
+                ready.wait()
+            assert self._lane is not None
+            return self._lane
+
+    def _run(self, ready: threading.Event) -> None:
+        with asyncio.Runner() as runner:
+            runner.run(self._serve(ready))
+
+    async def _serve(self, ready: threading.Event) -> None:
+        loop = asyncio.get_running_loop()
+        self._closing = asyncio.Event()
+        self._lane = LoopLane(self.crew, loop, threading.get_ident())
+        ready.set()
+        await self._closing.wait()
+        await self._lane.cancel_all()
+
+    def close(self, *, abandon: bool) -> None:
+        with self._lock:
+            if self._lane is None or self._thread is None:
+                return
+        self._lane.loop.call_soon_threadsafe(self._closing.set)
+        # A loop that an async node blocks cannot be cancelled: it is abandoned like a thread.
+        self._thread.join(_GRACE if abandon else None)
+
+
+_GRACE = 1.0  # seconds

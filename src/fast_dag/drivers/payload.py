@@ -1,0 +1,121 @@
+"""What travels to another process and back: one call, and how it ended."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from fast_dag.call.attempts import Outcome
+from fast_dag.context import Context
+from fast_dag.errors import ExecutionError
+from fast_dag.extras import needed
+from fast_dag.node import importable
+
+if TYPE_CHECKING:
+    from fast_dag.drivers.crew import Job
+
+
+def pack(job: Job) -> bytes:
+    """A job's call as bytes. Raises ExecutionError that names what cannot be pickled."""
+    func: Any = importable(job.node) or job.node.func
+    context = _places_of_context(job)
+    call = (func, _without_results(job.args), _without_results(job.kwargs), context)
+    try:
+        packed = _dumps(call)
+    except Exception as error:
+        raise _unpicklable(job, func, error) from error
+    return packed
+
+
+def run_packed(packed: bytes) -> bytes:
+    """In the other process: unpack, call, pack what came of it."""
+    try:
+        func, args, kwargs, takes_context = pickle.loads(packed)
+        find = getattr(func, "find", None)
+        func = func if find is None else find()
+        context = next(
+            (each for each in (*args, *kwargs.values()) if isinstance(each, Context)), None
+        )
+        before = dict(context.metadata) if takes_context and context is not None else {}
+        value = func(*args, **kwargs)
+    except Exception as error:
+        error.add_note("In the worker process:\n" + traceback.format_exc())
+        return _packed_error(error)
+    changed = {}
+    if takes_context and context is not None:
+        changed = {
+            key: new
+            for key, new in context.metadata.items()
+            if key not in before or before[key] is not new
+        }
+    try:
+        result = _dumps((True, value, changed))
+    except Exception as error:
+        problem = f"its result, a {type(value).__name__}, cannot be pickled: {error}"
+        return _dumps((None, problem, {}))
+    return result
+
+
+def _packed_error(error: Exception) -> bytes:
+    cause = error.__cause__
+    try:
+        packed = _dumps((False, error, {"cause": cause}))
+        pickle.loads(packed)
+    except Exception:
+        text = f"{type(error).__name__}: {error}\n" + "\n".join(getattr(error, "__notes__", ()))
+        return _dumps((None, f"it raised an exception that cannot be pickled: {text}", {}))
+    return packed
+
+
+def unpack(job: Job, packed: bytes) -> Outcome:
+    """The outcome of a job's call."""
+    try:
+        ok, value, extra = pickle.loads(packed)
+    except Exception as error:
+        lost = ExecutionError(f"the outcome of node {job.path!r} cannot be unpickled: {error}")
+        lost.__cause__ = error
+        return Outcome(False, lost)
+    if ok is None:
+        return Outcome(False, ExecutionError(f"node {job.path!r}: {value}", node_name=job.path))
+    if ok:
+        job.run.context.metadata.update(extra)
+    else:
+        value.__cause__ = extra["cause"]
+    return Outcome(ok, value)
+
+
+def _dumps(value: Any) -> bytes:
+    packed: bytes = needed("cloudpickle", extra="process", purpose="other processes").dumps(value)
+    return packed
+
+
+def _places_of_context(job: Job) -> bool:
+    return job.node.signature.takes_context
+
+
+def _without_results(values: Any) -> Any:
+    """The arguments, with a context of metadata only in the place of the run's own."""
+    if isinstance(values, dict):
+        return {key: _sent(value) for key, value in values.items()}
+    return [_sent(value) for value in values]
+
+
+def _sent(value: Any) -> Any:
+    return Context(metadata=dict(value.metadata)) if isinstance(value, Context) else value
+
+
+def _unpicklable(job: Job, func: Any, error: Exception) -> ExecutionError:
+    named = list(enumerate(job.args, start=1)) + list(job.kwargs.items())
+    what = "its function"
+    for name, value in named:
+        try:
+            _dumps(_sent(value))
+        except Exception:
+            what = f"its argument {name!r}, a {type(value).__name__},"
+            break
+    return ExecutionError(
+        f"node {job.path!r} cannot be sent to another process: {what} cannot be pickled ({error}); "
+        "run it at home with run_in='thread'",
+        node_name=job.path,
+    )

@@ -1,0 +1,177 @@
+"""Calls that happen elsewhere: worker processes of the run's own, or an executor of the caller's."""
+
+from __future__ import annotations
+
+import threading
+from abc import abstractmethod
+from contextvars import copy_context
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from fast_dag.call.attempts import Outcome
+from fast_dag.drivers import payload
+from fast_dag.drivers.crew import Lane, call
+from fast_dag.errors import ExecutionError, ValidationError
+from fast_dag.extras import needed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor, Future
+
+    from fast_dag.drivers.crew import Crew, Job
+
+
+class RemoteLane(Lane):
+    """Submits each job as one call of a top-level function.
+
+    A courier thread packs the arguments and takes the outcomes in, so that neither the caller's loop
+    nor the pool's own threads are held up by that.
+    """
+
+    def __init__(self, crew: Crew) -> None:
+        self.crew = crew
+        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._futures: dict[Job, Future[Any]] = {}
+        self._courier = threading.Thread(
+            target=crew.variables.copy().run,
+            args=(self._work,),
+            name="fast_dag courier",
+            daemon=True,
+        )
+        self._courier.start()
+
+    def _work(self) -> None:
+        while (task := self._inbox.get()) is not None:
+            try:
+                task()
+            except BaseException as error:
+                self.crew.fail(error)
+
+    def launch(self, job: Job) -> None:
+        self._inbox.put(lambda: self._send(job))
+
+    def _send(self, job: Job) -> None:
+        refused = self.crew.bind(job)
+        attempt = job.attempt
+        if refused is None:
+            try:
+                future = self._submit(job)
+            except Exception as error:
+                refused = Outcome(False, error)
+            else:
+                self._futures[job] = future
+                future.add_done_callback(
+                    lambda done: self._inbox.put(lambda: self._receive(job, attempt, done))
+                )
+                self.crew.watch(job)
+                return
+        self.crew.launch(self.crew.ended(job, attempt, refused))
+
+    def _receive(self, job: Job, attempt: int, future: Future[Any]) -> None:
+        self._futures.pop(job, None)
+        if future.cancelled():
+            outcome = Outcome(False, ExecutionError(f"the executor cancelled {job.path!r}"))
+        else:
+            outcome = self._outcome(job, future)
+        self.crew.launch(self.crew.ended(job, attempt, outcome))
+
+    def give_up(self, job: Job) -> None:
+        future = self._futures.pop(job, None)
+        if future is not None:
+            future.cancel()
+
+    def close(self, *, abandon: bool) -> None:
+        if abandon:
+            for future in list(self._futures.values()):
+                future.cancel()
+        self._inbox.put(None)
+        self._courier.join()
+
+    @abstractmethod
+    def _submit(self, job: Job) -> Future[Any]: ...
+
+    @abstractmethod
+    def _outcome(self, job: Job, future: Future[Any]) -> Outcome: ...
+
+
+class ProcessLane(RemoteLane):
+    """Worker processes, started on demand. One that dies or is killed costs its own node only."""
+
+    def __init__(self, crew: Crew, workers: int) -> None:
+        import multiprocessing
+
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise ValidationError(
+                "a worker process is importing the main script, which runs a workflow in processes: "
+                "put that run under `if __name__ == '__main__':`"
+            )
+        pebble = needed("pebble", extra="process", purpose="worker processes")
+        needed("cloudpickle", extra="process", purpose="worker processes")
+        # Not fork: this process has threads, whose locks a forked child would find held for ever.
+        methods = multiprocessing.get_all_start_methods()
+        method = "forkserver" if "forkserver" in methods else "spawn"
+        self._pool = pebble.ProcessPool(
+            max_workers=workers, context=multiprocessing.get_context(method)
+        )
+        super().__init__(crew)
+
+    def _submit(self, job: Job) -> Future[Any]:
+        packed = payload.pack(job)
+        future: Future[Any] = self._pool.schedule(payload.run_packed, args=(packed,))
+        return future
+
+    def _outcome(self, job: Job, future: Future[Any]) -> Outcome:
+        error = future.exception()
+        if error is None:
+            return payload.unpack(job, future.result())
+        code = getattr(error, "exitcode", None)
+        died = ExecutionError(
+            f"the worker process of node {job.path!r} died before the call ended"
+            + ("" if code is None else f" (exit code {code})"),
+            node_name=job.path,
+        )
+        died.__cause__ = error
+        return Outcome(False, died)
+
+    def close(self, *, abandon: bool) -> None:
+        super().close(abandon=abandon)
+        if abandon:
+            self._pool.stop()
+        else:
+            self._pool.close()
+        self._pool.join()
+
+
+class ExecutorLane(RemoteLane):
+    """An executor that the caller gave, and that is left open."""
+
+    def __init__(self, crew: Crew, executor: Executor | None) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        assert executor is not None
+        self._executor = executor
+        self.shares_memory = isinstance(executor, ThreadPoolExecutor)
+        if not self.shares_memory:
+            needed("cloudpickle", extra="process", purpose="an executor of other processes")
+        super().__init__(crew)
+
+    def _submit(self, job: Job) -> Future[Any]:
+        if self.shares_memory:
+            return self._executor.submit(copy_context().run, call, job)
+        return self._executor.submit(payload.run_packed, payload.pack(job))
+
+    def _outcome(self, job: Job, future: Future[Any]) -> Outcome:
+        error = future.exception()
+        if error is not None:
+            if not isinstance(error, Exception):
+                self.crew.fail(error)
+            lost = ExecutionError(
+                f"the executor lost node {job.path!r}: {type(error).__name__}: {error}",
+                node_name=job.path,
+            )
+            lost.__cause__ = error
+            return Outcome(False, lost)
+        if self.shares_memory:
+            outcome: Outcome = future.result()
+            return outcome
+        return payload.unpack(job, future.result())

@@ -1,0 +1,84 @@
+"""Worker threads: started on demand, ended with the run, abandoned where a call does not end."""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from fast_dag.drivers.crew import Lane
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fast_dag.drivers.crew import Crew, Job
+
+
+class ThreadLane(Lane):
+    """Hands each job to an idle worker, or to a new one; the crew's slots bound how many there are."""
+
+    def __init__(self, crew: Crew) -> None:
+        self.crew = crew
+        self._lock = threading.Lock()
+        self._idle: list[Callable[[Job | None], None]] = []
+        self._workers: set[_Worker] = set()
+        self._closed = False
+
+    def launch(self, job: Job) -> None:
+        with self._lock:
+            if self._idle:
+                take = self._idle.pop()
+            else:
+                worker = _Worker(self)
+                self._workers.add(worker)
+                take = worker.inbox.put
+        take(job)
+
+    def rest(self, take: Callable[[Job | None], None]) -> None:
+        """A worker, or the coordinator that helps out, has nothing to do."""
+        with self._lock:
+            self._idle.append(take)
+
+    def give_up(self, job: Job) -> None:
+        with self._lock:
+            for worker in self._workers:
+                if worker.job is job:
+                    worker.abandoned = True
+                    self._workers.discard(worker)
+                    return
+
+    def close(self, *, abandon: bool) -> None:
+        with self._lock:
+            workers = list(self._workers)
+        for worker in workers:
+            worker.inbox.put(None)
+        for worker in workers:
+            if not (abandon and worker.job is not None):
+                worker.thread.join()
+
+
+class _Worker:
+    def __init__(self, lane: ThreadLane) -> None:
+        self.lane = lane
+        self.inbox: SimpleQueue[Job | None] = SimpleQueue()
+        self.job: Job | None = None
+        self.abandoned = False
+        variables = lane.crew.variables.copy()
+        self.thread = threading.Thread(
+            target=variables.run, args=(self._work,), name="fast_dag worker", daemon=True
+        )
+        self.thread.start()
+
+    def _work(self) -> None:
+        crew = self.lane.crew
+        while (job := self.inbox.get()) is not None:
+            try:
+                while job is not None and not self.abandoned:
+                    self.job = job
+                    job = crew.run_here(job, self.lane)
+            except BaseException as error:
+                crew.fail(error)
+            self.job = None
+            if self.abandoned:
+                return
+            self.lane.rest(self.inbox.put)

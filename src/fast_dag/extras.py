@@ -1,0 +1,32 @@
+"""Optional dependencies, imported when first needed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+class MissingExtraError(ImportError):
+    """Raised when a feature needs a package that is not installed. `extra` names what to install."""
+
+    def __init__(self, message: str, *, name: str, extra: str) -> None:
+        super().__init__(message, name=name)
+        self.extra = extra
+
+
+def needed(module: str, *, extra: str, purpose: str) -> Any:
+    """The module; raises MissingExtraError that says how to get it.
+
+    >>> needed("no_such_module", extra="process", purpose="worker processes")
+    Traceback (most recent call last):
+    ...
+    fast_dag.extras.MissingExtraError: worker processes need no_such_module: pip install 'fast-dag[process]'
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise MissingExtraError(
+            f"{purpose} need {module}: pip install 'fast-dag[{extra}]'", name=module, extra=extra
+        ) from None
