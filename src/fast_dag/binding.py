@@ -228,7 +228,8 @@ class Binding:
         )
 
     def fetch_given(self, run: Run) -> Any:
-        """What a decider was given: its one input, else a dict of them, None where it takes none."""
+        """What a decider was given: its one input, else a dict of them, None where it takes
+        none."""
         if len(self.given) == 1:
             return self.given[0][1].fetch(run)
         values: dict[str, Any] = {}
@@ -295,7 +296,8 @@ def _part(value: Any, edge: Edge, producer: Node[..., Any]) -> Any:
         if isinstance(value, tuple):
             there += "; name the elements of a tuple with outputs=[...] on the producer"
     raise MissingResultError(
-        f"{edge.target!r} needs the output {output!r} of {edge.source!r}, which is not there: {there}",
+        f"{edge.target!r} needs the output {output!r} of {edge.source!r}, which is not there: "
+        f"{there}",
         node=edge.source,
         consumer=edge.target,
         parameter=edge.input,

@@ -25,8 +25,9 @@ class Choices:
     >>> choices = Choices()
     >>> yes = choices.add("check", True, None)
     >>> both = choices.either(yes, choices.add("route", "a", None))
-    >>> [(each.decider, each.branch) for each in contradiction(both, choices.add("check", False, None))]
-    [('check', True), ('check', False)]
+    >>> one, other = contradiction(both, choices.add("check", False, None))
+    >>> one.decider, one.branch, other.branch
+    ('check', True, False)
     """
 
     def __init__(self) -> None:

@@ -137,8 +137,8 @@ class DAG(Workflow):
 
     @property
     def condition(self) -> NodeDecorator:
-        """Decorator: the function returns a bool or ConditionalReturn, and `.on_true` or `.on_false`
-        is taken."""
+        """Decorator: the function returns a bool or ConditionalReturn, and `.on_true` or
+        `.on_false` is taken."""
         return NodeDecorator(self._graph, NodeType.CONDITION)
 
     @property
@@ -149,8 +149,8 @@ class DAG(Workflow):
 
     @property
     def any(self) -> NodeDecorator:
-        """Decorator: the node runs once one of its edges is live; it joins branches. With `wait=True`
-        it waits until all its edges have ended."""
+        """Decorator: the node runs once one of its edges is live; it joins branches. With
+        `wait=True` it waits until all its edges have ended."""
         return NodeDecorator(self._graph, NodeType.ANY)
 
     @property
@@ -215,8 +215,8 @@ class DAG(Workflow):
         source, target:
             Nodes or their names; the source may be a branch, `check.on_true`.
         output:
-            The part of the value that flows: a key of a mapping, an attribute, or an element of a tuple
-            that the source names with `outputs=`. None: all of it.
+            The part of the value that flows: a key of a mapping, an attribute, or an element of a
+            tuple that the source names with `outputs=`. None: all of it.
         input:
             The parameter that is fed. None: the one named like `output`, else like the source, else
             the first that no edge feeds. False: none; the edge only orders.
@@ -256,7 +256,8 @@ class DAG(Workflow):
     def validate(
         self, allow_disconnected: bool = False, check_types: bool = False
     ) -> list[ValidationError]:
-        """Everything that is wrong with the graph, as error objects; an empty list where nothing is.
+        """Everything that is wrong with the graph, as error objects; an empty list where nothing
+        is.
 
         `allow_disconnected` accepts nodes without any edge, as runs do. `check_types` compares the
         annotations at both ends of each edge, where these are plain classes or unions of them.
@@ -334,19 +335,20 @@ class DAG(Workflow):
         context:
             The Context to work in; a new one when not given.
         mode:
-            "sequential": the caller's thread, one node at a time. "parallel": threads. "process": worker
-            processes (extra `process`). "async": an event loop, sync nodes in threads. Everywhere but in
-            the first a node starts the moment its inputs are there.
+            "sequential": the caller's thread, one node at a time. "parallel": threads. "process":
+            worker processes (extra `process`). "async": an event loop, sync nodes in threads.
+            Everywhere but in the first a node starts the moment its inputs are there.
         max_workers:
-            How many nodes run at once, at most. Where not given: for sync nodes the CPU count, in async
-            mode min(32, CPUs + 4); async nodes are unbounded.
+            How many nodes run at once, at most. Where not given: for sync nodes the CPU count, in
+            async mode min(32, CPUs + 4); async nodes are unbounded.
         executor:
-            Any `concurrent.futures.Executor`, left open: every sync node is one call submitted to it.
+            Any `concurrent.futures.Executor`, left open: every sync node is one call submitted to
+            it.
         timeout:
             Seconds for the whole run.
         error_strategy:
-            "fail_fast" starts nothing more after a failure; "continue" runs all that does not depend
-            on one.
+            "fail_fast" starts nothing more after a failure; "continue" runs all that does not
+            depend on one.
         error_handler:
             `f(node_name, error, context)`, once per failed node; returns "stop" or "continue".
         outputs:
@@ -365,8 +367,9 @@ class DAG(Workflow):
     def run(self, /, *args: Any, **options: Any) -> Any:
         """Run the workflow; return the value of the last sink that completed, None where none did.
 
-        Takes what `execute` does. Raises ExecutionError where a node's failure ended the run, with the
-        user's exception as its cause, and ValidationError for what is wrong before any node runs.
+        Takes what `execute` does. Raises ExecutionError where a node's failure ended the run, with
+        the user's exception as its cause, and ValidationError for what is wrong before any node
+        runs.
 
         >>> DAG("demo").add_node("double", lambda x: 2 * x).run(x=2)
         4
@@ -408,9 +411,9 @@ class DAG(Workflow):
     ) -> Any:
         """Run a node and everything below it; return the last sink's value.
 
-        The results of other nodes that it needs come from `run`, an earlier Run, or from `context`, else
-        from the run that finished last, and so do the inputs that are not given anew. `options` are
-        those of `run`. Raises MissingInputError where such a result is missing.
+        The results of other nodes that it needs come from `run`, an earlier Run, or from `context`,
+        else from the run that finished last, and so do the inputs that are not given anew.
+        `options` are those of `run`. Raises MissingInputError where such a result is missing.
 
         >>> dag = DAG("demo").add_node("load", lambda: 20).add_node("add", lambda x, y: x + y)
         >>> dag.connect("load", "add").run(y=1), dag.run_from("add", y=2)
@@ -471,7 +474,8 @@ class DAG(Workflow):
     ) -> Any:
         """Run the nodes on the paths from one node to another; return the value of the latter.
 
-        Values from outside come as in `run_from`. Raises MissingConnectionError where there is no path.
+        Values from outside come as in `run_from`. Raises MissingConnectionError where there is no
+        path.
         """
         return _value_of(self._driven(*self._between(start, end, inputs, run, options)))
 
@@ -588,7 +592,8 @@ class DAG(Workflow):
 
     @property
     def signature(self) -> Signature:
-        """As a node: the parameters that nothing in here feeds; those with defaults may be left out."""
+        """As a node: the parameters that nothing in here feeds; those with defaults may be left
+        out."""
         topology = self._topology()
         plan = Plan(topology)
         optional: dict[str, bool] = {}

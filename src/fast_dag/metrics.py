@@ -40,10 +40,7 @@ class Record:
     def executed(self) -> Iterator[tuple[int, float, float]]:
         """(node, start, end) of each node that ran, in the order in which they ended."""
         yield from self.spans
-        for index, start, end in zip(
-            self.topology.order, self.stamps, self.stamps[1:], strict=False
-        ):
-            yield index, start, end
+        yield from zip(self.topology.order, self.stamps, self.stamps[1:], strict=False)
 
     def status(self, index: int) -> NodeStatus:
         """How one node stands."""

@@ -66,13 +66,15 @@ class NodeOptions(TypedDict, total=False):
     - `outputs`: names for the elements of a returned tuple, for `connect(..., output=)`.
     - `retry` (count): further attempts after the first; `retry_delay` (seconds) before the
       first of them, times `retry_backoff` before each later one, at most `retry_max_delay`;
-      `retry_jitter` (True, or a fraction from 0 to 1): each wait is shortened at random by up to that
-      part; `retry_on`: exception types, or a predicate of the exception.
-    - `timeout` (seconds): for each attempt; a thread that is late is abandoned, a process is killed.
+      `retry_jitter` (True, or a fraction from 0 to 1): each wait is shortened at random by up to
+      that part; `retry_on`: exception types, or a predicate of the exception.
+    - `timeout` (seconds): for each attempt; a thread that is late is abandoned, a process is
+      killed.
     - `run_in`: "thread", "process" or "inline" (the thread that called `run()`, or the loop's in
       `run_async`), whatever the mode.
     - `wait`: an `any` node waits for all its edges in every mode.
-    - `collect`: the parameter of an `all` node that gets a dict of its edges even when there is one.
+    - `collect`: the parameter of an `all` node that gets a dict of its edges even when there is
+      one.
     """
 
     description: str | None
@@ -420,7 +422,8 @@ class _FunctionOfNode:
 
 
 def importable(node: Node[..., Any]) -> _FunctionOfNode | None:
-    """Where another process finds a node's function: in the module attribute that is now the node."""
+    """Where another process finds a node's function: in the module attribute that is now the
+    node."""
     origin = node._origin
     module, qualname = getattr(origin, "__module__", None), getattr(origin, "__qualname__", None)
     if module is None or qualname is None or module not in modules:

@@ -126,7 +126,8 @@ class Plan:
 
     @cached_property
     def goes_elsewhere(self) -> bool:
-        """Whether some node, here or in a nested workflow, cannot be called by the caller's thread."""
+        """Whether some node, here or in a nested workflow, cannot be called by the caller's
+        thread."""
         return _some(self.nodes, lambda node: node.timeout or node.run_in in ("thread", "process"))
 
     @cached_property

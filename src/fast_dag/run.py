@@ -94,8 +94,8 @@ class Settings:
 
 
 class Verdict(NamedTuple):
-    """What a node's end means to its run: the branch it chose, or the `key` of its error, and whether
-    the run goes on after it."""
+    """What a node's end means to its run: the branch it chose, or the `key` of its error, and
+    whether the run goes on after it."""
 
     outcome: Outcome
     key: str
@@ -493,7 +493,8 @@ class Run:
         return self.record.schedule.is_live(self.plan.topology.index[edge.source], edge.branch)
 
     def carried(self, name: str) -> Any:
-        """What the edges of a decider carry that returned a plain bool or name: what it was given."""
+        """What the edges of a decider carry that returned a plain bool or name: what it was
+        given."""
         carried, bindings = self._carried, self.plan.decider_bindings
         todo = [] if name in carried else [name]
         while todo:  # deciders outside of a narrowed plan, whose results are stored

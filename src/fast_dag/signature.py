@@ -179,7 +179,7 @@ def read_signature(func: Callable[..., Any]) -> Signature:
         if signature.var_positional and signature.var_keyword and not signature.parameters:
             return _seen_through(func, signature)
         return signature
-    if type(func) is MethodType:
+    if isinstance(func, MethodType):
         inner: Any = func.__func__
         if type(inner) is FunctionType and not _is_dressed(inner):
             return _from_code(inner, inner.__code__, bound=1)
@@ -254,7 +254,8 @@ def _from_inspect(func: Callable[..., Any]) -> Signature:
 
 
 def _takes_keywords_only(func: Any, wanted: int) -> bool:
-    """A `functools.wraps` wrapper shows another function's parameters; does it pass keywords only?"""
+    """A `functools.wraps` wrapper shows another function's parameters; does it pass keywords
+    only?"""
     code = getattr(func, "__code__", None)
     if code is None:
         return False

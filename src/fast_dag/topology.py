@@ -20,8 +20,9 @@ class Topology:
 
     Nodes are known by their index, in the order of their definition. `incoming` has the edges of
     each node as they were made; `successors` those that stay inside, as (target, branch);
-    `external` the edges that come from outside of a narrowed part; `order` the nodes as a sequential
-    run takes them, shorter than `nodes` where there are cycles; `whole` is the unnarrowed shape.
+    `external` the edges that come from outside of a narrowed part; `order` the nodes as a
+    sequential run takes them, shorter than `nodes` where there are cycles; `whole` is the
+    unnarrowed shape.
     """
 
     def __init__(
@@ -96,8 +97,8 @@ class Topology:
 
     @cached_property
     def cycles(self) -> list[tuple[str, ...]]:
-        """Cycles that share no node, at least one where there are any; each starts and ends with its
-        node that was defined first."""
+        """Cycles that share no node, at least one where there are any; each starts and ends with
+        its node that was defined first."""
         stuck = set(range(len(self.nodes))).difference(self.order)
         # Each stuck node has a stuck predecessor: walking back from any of them meets a cycle.
         back = {

@@ -70,8 +70,8 @@ class Workflow(Nestable):
 
     @property
     def context(self) -> Context:
-        """The Context of the run in progress, from inside it; else of the run that finished last; an
-        empty one before the first."""
+        """The Context of the run in progress, from inside it; else of the run that finished last;
+        an empty one before the first."""
         run = self._run_in_view()
         return Context() if run is None else run.context
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextvars import copy_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fast_dag.drivers.crew import Crew, Lane
 from fast_dag.drivers.lanes import Lanes, slots_of
@@ -13,6 +13,7 @@ from fast_dag.drivers.loops import LoopLane
 
 if TYPE_CHECKING:
     from fast_dag.drivers.crew import Job
+    from fast_dag.node import Node
     from fast_dag.run import Run
 
 
@@ -29,7 +30,7 @@ class _Coordinator(Lane):
         self.run = run
         self.crew = Crew(
             run,
-            lambda node: self.lanes.of(node),
+            self._lane_of,
             variables=copy_context(),
             slots=slots,
             bounds_all=bounds_all,
@@ -69,6 +70,9 @@ class _Coordinator(Lane):
     async def _end(self, *, abandon: bool) -> None:
         await self.loop.cancel_all()
         self.lanes.close(abandon=abandon)
+
+    def _lane_of(self, node: Node[..., Any]) -> Lane:
+        return self.lanes.of(node)
 
     # As the lane of inline nodes.
 

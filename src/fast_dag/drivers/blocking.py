@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from itertools import count
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fast_dag.drivers.crew import Crew, Lane
 from fast_dag.drivers.lanes import Lanes, slots_of
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fast_dag.drivers.crew import Job
+    from fast_dag.node import Node
     from fast_dag.run import Run
 
 
@@ -25,7 +26,8 @@ def drive(run: Run) -> None:
 
 
 class _Coordinator(Lane):
-    """Keeps the time and runs inline nodes; where there is no time to keep, it is one of the workers."""
+    """Keeps the time and runs inline nodes; where there is no time to keep, it is one of the
+    workers."""
 
     def __init__(self, run: Run) -> None:
         from fast_dag.drivers.loops import ThreadedLoopLane  # asyncio is slow to import
@@ -34,7 +36,7 @@ class _Coordinator(Lane):
         self.run = run
         self.crew = Crew(
             run,
-            lambda node: self.lanes.of(node),
+            self._lane_of,
             variables=copy_context(),
             slots=slots,
             bounds_all=bounds_all,
@@ -96,6 +98,9 @@ class _Coordinator(Lane):
 
     def _take(self, job: Job | None) -> None:
         self._inbox.put(lambda: self._work(job))
+
+    def _lane_of(self, node: Node[..., Any]) -> Lane:
+        return self.lanes.of(node)
 
     # As the lane of inline nodes.
 

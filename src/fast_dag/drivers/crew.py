@@ -1,13 +1,14 @@
 """What all concurrent ways of running share: jobs, slots, lanes, attempts, timers and the end.
 
 A *job* is a node on its way through its attempts. A *lane* is a place where calls happen: worker
-threads, an event loop, processes, the caller's own thread. Whoever finishes a job, wherever that is,
-tells the crew; it settles the node under one lock, and gives back a job to go on with. The
-*coordinator* is the caller: it waits for the end, keeps the time, and lends its thread to inline nodes.
+threads, an event loop, processes, the caller's own thread. Whoever finishes a job, wherever that
+is, tells the crew; it settles the node under one lock, and gives back a job to go on with. The
+*coordinator* is the caller: it waits for the end, keeps the time, and lends its thread to inline
+nodes.
 
 One lock guards all that is shared between threads (the schedules, results, counters and queues of a
-run and of those nested in it), so nothing here relies on the interpreter's own lock. No user code is
-called while it is held, but what reading a value may trigger (an attribute named by `output=`).
+run and of those nested in it), so nothing here relies on the interpreter's own lock. No user code
+is called while it is held, but what reading a value may trigger (an attribute named by `output=`).
 """
 
 from __future__ import annotations
@@ -154,7 +155,8 @@ class Crew:
         return self._continue(parent, outcome)
 
     def fail(self, error: BaseException) -> None:
-        """Something that is no node's failure came up (SystemExit in a worker, say): end the run."""
+        """Something that is no node's failure came up (SystemExit in a worker, say): end the
+        run."""
         with self.lock:
             if self.over:
                 return
@@ -209,7 +211,8 @@ class Crew:
         return picked
 
     def bind(self, job: Job) -> Outcome | None:
-        """Gather a job's arguments before its first attempt; what keeps it from running, if anything."""
+        """Gather a job's arguments before its first attempt; what keeps it from running, if
+        anything."""
         with self.lock:
             if self.over or job.run.stopped:
                 return _STOPPED

@@ -63,7 +63,8 @@ class Lanes:
         return self._processes
 
     def executor(self, node: Node[..., Any]) -> Lane:
-        """The executor the caller gave; what takes the context stays home, unless that is threads."""
+        """The executor the caller gave; what takes the context stays home, unless that is
+        threads."""
         from fast_dag.drivers.remote import ExecutorLane
 
         if self._executor is None:

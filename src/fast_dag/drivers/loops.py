@@ -74,12 +74,13 @@ class LoopLane(Lane):
         current_run.set(job.run)
         node = job.node
         # A coroutine of a sync function is watched since its call began.
-        timeout = None if coroutine is not None else node.timeout
+        scope = asyncio.timeout(None if coroutine is not None else node.timeout)
         try:
-            async with asyncio.timeout(timeout) as scope:
+            async with scope:
+                awaited: Any = coroutine
                 if coroutine is None:
-                    coroutine = node.func(*job.args, **job.kwargs)
-                return Outcome(True, await coroutine)
+                    awaited = node.func(*job.args, **job.kwargs)
+                return Outcome(True, await awaited)
         except Exception as error:
             if isinstance(error, TimeoutError) and scope.expired():
                 error = timed_out(job)

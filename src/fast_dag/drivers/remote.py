@@ -1,4 +1,5 @@
-"""Calls that happen elsewhere: worker processes of the run's own, or an executor of the caller's."""
+"""Calls that happen elsewhere: worker processes of the run's own, or an executor of the
+caller's."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 class RemoteLane(Lane):
     """Submits each job as one call of a top-level function.
 
-    A courier thread packs the arguments and takes the outcomes in, so that neither the caller's loop
-    nor the pool's own threads are held up by that.
+    A courier thread packs the arguments and takes the outcomes in, so that neither the caller's
+    loop nor the pool's own threads are held up by that.
     """
 
     def __init__(self, crew: Crew) -> None:
@@ -102,7 +103,8 @@ class ProcessLane(RemoteLane):
 
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             raise ValidationError(
-                "a worker process is importing the main script, which runs a workflow in processes: "
+                "a worker process is importing the main script, which runs a workflow in "
+                "processes: "
                 "put that run under `if __name__ == '__main__':`"
             )
         pebble = needed("pebble", extra="process", purpose="worker processes")

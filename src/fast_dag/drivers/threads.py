@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class ThreadLane(Lane):
-    """Hands each job to an idle worker, or to a new one; the crew's slots bound how many there are."""
+    """Hands each job to an idle worker, or to a new one; the crew's slots bound how many there
+    are."""
 
     def __init__(self, crew: Crew) -> None:
         self.crew = crew
