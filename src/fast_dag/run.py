@@ -92,6 +92,11 @@ class Settings:
         self.error_strategy = error_strategy
         self.error_handler = error_handler
 
+    @property
+    def ordered(self) -> bool:
+        """One node at a time, in the order of a sequential run."""
+        return self.mode is ExecutionMode.SEQUENTIAL and self.executor is None
+
 
 class Verdict(NamedTuple):
     """What a node's end means to its run: the branch it chose, or the `key` of its error, and
@@ -151,6 +156,8 @@ class Run:
         self._outputs = outputs
         self._stored = stored
         self._prefix = prefix
+        # Whose node this run was started in, so that views from in here find that run, too.
+        self.outer: Run | None = current_run.get() if parent is None else parent
         self._fatal: str | None = None
         self._attempts: dict[str, int] = {}
         self._exception: ExecutionError | None = None
@@ -281,6 +288,7 @@ class Run:
         self.status = status
         self.value = self._final_value()
         self._carried.clear()
+        self.outer = self.parent
         if self.parent is None:
             self.context.metadata["execution_status"] = status
         self.context._leave_run()
@@ -428,11 +436,14 @@ class Run:
     def _handled(
         self, handler: Callable[[str, Exception, Context], str], path: str, error: Exception
     ) -> bool:
+        token = current_run.set(self)
         try:
             answer = handler(path, error, self.context)
         except Exception as raised:
             error.add_note(f"error_handler raised for it: {type(raised).__name__}: {_text(raised)}")
             return False
+        finally:
+            current_run.reset(token)
         if answer not in ("stop", "continue"):
             error.add_note(
                 f"error_handler returned {answer!r} for it; it must return 'stop' or 'continue'"
@@ -445,7 +456,7 @@ class Run:
         cause = self.errors[key]
         path = self._prefix + key
         attempts = self._attempts.get(key, 1)
-        if isinstance(cause, TimeoutError):  # a node's; raised itself
+        if isinstance(cause, TimeoutError) and cause.node_name == path:  # raised itself
             cause.run, cause.attempts = self, attempts
             self._note_others(cause, key)
             return cause

@@ -65,7 +65,7 @@ class Workflow(Nestable):
         while run is not None:
             if run.graph is self._graph:
                 return run
-            run = run.parent
+            run = run.outer
         return self._last_run
 
     @property

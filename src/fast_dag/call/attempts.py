@@ -5,7 +5,6 @@ A user call never raises through the generator: it is answered with an `Outcome`
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -73,7 +72,12 @@ def wait_after(attempt: int, options: dict[str, Any]) -> float:
     if most is not None:
         wait = min(wait, float(most))
     jitter = options.get("retry_jitter", False)
-    return wait * (1 - random.random() * jitter) if jitter else wait
+    if not jitter:
+        return wait
+    import random  # slow to import
+
+    shortened: float = wait * (1 - random.random() * jitter)
+    return shortened
 
 
 def _is_retried(node: Node[..., Any], error: BaseException) -> bool:

@@ -12,6 +12,8 @@ from fast_dag.drivers.lanes import Lanes, slots_of
 from fast_dag.drivers.loops import LoopLane
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fast_dag.drivers.crew import Job
     from fast_dag.node import Node
     from fast_dag.run import Run
@@ -34,7 +36,7 @@ class _Coordinator(Lane):
             variables=copy_context(),
             slots=slots,
             bounds_all=bounds_all,
-            ordered=run.settings.mode == "sequential",
+            ordered=run.settings.ordered,
         )
         loop = asyncio.get_running_loop()
         self.loop = LoopLane(self.crew, loop, threading.get_ident())
@@ -42,17 +44,23 @@ class _Coordinator(Lane):
         self.done = asyncio.Event()
         self.crew.finish = lambda: self._soon(self.done.set)
         self.crew.call_later = lambda seconds, function: self._soon(
-            loop.call_later, seconds, function
+            loop.call_later, seconds, self._guarded, function
         )
         self.crew.adopt = self.loop.adopt
 
     def _soon(self, function: object, *args: object) -> None:
         self.loop.loop.call_soon_threadsafe(function, *args)  # type: ignore[arg-type]
 
+    def _guarded(self, function: Callable[[], None]) -> None:
+        try:
+            function()
+        except BaseException as error:
+            self.crew.fail(error)
+
     async def drive(self) -> None:
         jobs = self.crew.begin()
         try:
-            self.crew.launch(jobs)
+            self.crew.go_on(jobs)
             async with asyncio.timeout(self.run.settings.timeout):
                 await self.done.wait()
             if self.crew.crash is not None:

@@ -40,7 +40,7 @@ class _Coordinator(Lane):
             variables=copy_context(),
             slots=slots,
             bounds_all=bounds_all,
-            ordered=run.settings.mode == "sequential",
+            ordered=run.settings.ordered,
         )
         self.loop = ThreadedLoopLane(self.crew)
         self.lanes = Lanes(self.crew, run.settings, loop=self.loop, inline=self)
@@ -60,7 +60,7 @@ class _Coordinator(Lane):
             if self._helps:
                 self._work(self.crew.go_on(jobs, self.lanes.threads))
             else:
-                self.crew.launch(jobs)
+                self.crew.go_on(jobs)
             self._coordinate(deadline)
             if self.crew.crash is not None:
                 raise self.crew.crash

@@ -229,16 +229,21 @@ class Crew:
             next(job.effects)
         return None
 
-    def launch(self, jobs: list[Job]) -> None:
-        """Start jobs where they belong."""
+    def go_on(self, jobs: list[Job], lane: Lane | None = None) -> Job | None:
+        """Launch jobs where they belong, but the first of `lane`, which the caller goes on with."""
+        mine = None
+        jobs.reverse()
         while jobs:
             job = jobs.pop()
             if job.run.stopped:
-                jobs.extend(self.ended(job, job.attempt, _STOPPED))
+                jobs.extend(reversed(self.ended(job, job.attempt, _STOPPED)))
             elif job.lane is None:
-                jobs.extend(self._launch_nested(job))
+                jobs.extend(reversed(self._launch_nested(job)))
+            elif job.lane is lane and mine is None:
+                mine = job
             else:
                 job.lane.launch(job)
+        return mine
 
     def _launch_nested(self, job: Job) -> list[Job]:
         refused = self.bind(job)
@@ -259,25 +264,18 @@ class Crew:
         if refused is None:
             if job.node.timeout is not None:
                 self.watch(job)
-            outcome = call(job)
-            if outcome.ok and (
-                job.node.signature.is_async or outcome.value.__class__ is CoroutineType
-            ):
-                self.adopt(job, attempt, outcome.value)
-                return None
-        else:
-            outcome = refused
-        return self.go_on(self.ended(job, attempt, outcome), lane)
+            return self.go_on(self.called(job, attempt, call(job)), lane)
+        return self.go_on(self.ended(job, attempt, refused), lane)
 
-    def go_on(self, jobs: list[Job], lane: Lane) -> Job | None:
-        """Launch the jobs but the first of `lane`, which the caller goes on with."""
-        mine = None
-        for position, job in enumerate(jobs):
-            if job.lane is lane:
-                mine = jobs.pop(position)
-                break
-        self.launch(jobs)
-        return mine
+    def called(self, job: Job, attempt: int, outcome: Outcome) -> list[Job]:
+        """A sync call returned; where it returned a coroutine, the attempt ends with that."""
+        if outcome.ok and outcome.value.__class__ is CoroutineType:
+            if self.over or job.attempt != attempt:
+                outcome.value.close()
+            else:
+                self.adopt(job, attempt, outcome.value)
+            return []
+        return self.ended(job, attempt, outcome)
 
     def watch(self, job: Job) -> None:
         """Give the attempt that begins now up at its node's timeout."""
@@ -289,7 +287,7 @@ class Crew:
     def _time_out(self, job: Job, attempt: int) -> None:
         if self._claim(job, attempt):
             self._give_up(job)
-            self.launch(self._concluded(job, Outcome(False, timed_out(job))))
+            self.go_on(self._concluded(job, Outcome(False, timed_out(job))))
 
     def _give_up(self, job: Job) -> None:
         """What a late attempt still does is of no interest any more."""
@@ -303,7 +301,7 @@ class Crew:
         for each, attempt in inner:
             if self._claim(each, attempt):
                 self._give_up(each)
-                self.launch(self._concluded(each, _STOPPED))
+                self.go_on(self._concluded(each, _STOPPED))
 
     def _claim(self, job: Job, attempt: int) -> bool:
         """Whether the caller is the one to say how this attempt ended."""
@@ -392,7 +390,7 @@ class Crew:
             else:
                 self._queue([job])
                 picked = self._picked()
-        self.launch(picked)
+        self.go_on(picked)
 
 
 def _nothing() -> None: ...

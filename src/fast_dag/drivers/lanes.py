@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
 def slots_of(settings: Settings) -> tuple[int, bool]:
     """How many jobs may run at once, and whether those of async nodes count."""
-    if settings.mode is ExecutionMode.SEQUENTIAL and settings.executor is None:
+    if settings.ordered:
         return 1, True
     if settings.max_workers is not None:
         return settings.max_workers, True
     cpus = cpu_count()
+    if settings.executor is not None:
+        # Those of the standard library and loky know how many they serve.
+        return getattr(settings.executor, "_max_workers", None) or min(32, cpus + 4), False
     return (min(32, cpus + 4) if settings.mode is ExecutionMode.ASYNC else cpus), False
 
 

@@ -11,7 +11,7 @@ from fast_dag.drivers.crew import Lane, timed_out
 from fast_dag.run import current_run
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from fast_dag.drivers.crew import Crew, Job
 
@@ -26,11 +26,11 @@ class LoopLane(Lane):
         self._tasks: dict[Job, asyncio.Task[None]] = {}
 
     def launch(self, job: Job) -> None:
-        self._soon(self._start, job, self._follow(job))
+        self._soon(self._start, job, self._follow, job)
 
     def adopt(self, job: Job, attempt: int, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Await what a sync function returned, as the end of its call."""
-        self._soon(self._start, job, self._end_of(job, attempt, coroutine))
+        self._soon(self._start, job, self._end_of, job, attempt, coroutine)
 
     def _soon(self, function: Any, *args: Any) -> None:
         if threading.get_ident() == self._thread:
@@ -38,9 +38,15 @@ class LoopLane(Lane):
         else:
             self.loop.call_soon_threadsafe(function, *args)
 
-    def _start(self, job: Job, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = self.loop.create_task(coroutine, context=self.crew.variables.copy())
+    def _start(self, job: Job, function: Callable[..., Any], *args: Any) -> None:
+        task = self.loop.create_task(function(*args), context=self.crew.variables.copy())
+        task.add_done_callback(self._check)
         self._tasks[job] = task
+
+    def _check(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.crew.fail(error)
 
     async def _follow(self, job: Job) -> None:
         """Run a job, and then those of this lane that it made ready."""
@@ -65,7 +71,7 @@ class LoopLane(Lane):
         outcome = await self._outcome(job, attempt, coroutine)
         self._tasks.pop(job, None)
         if outcome is not None:
-            self.crew.launch(self.crew.ended(job, attempt, outcome))
+            self.crew.go_on(self.crew.ended(job, attempt, outcome))
 
     async def _outcome(
         self, job: Job, attempt: int, coroutine: Coroutine[Any, Any, Any] | None
@@ -103,8 +109,11 @@ class LoopLane(Lane):
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        while not all(task.done() for task in tasks):
+            try:
+                await asyncio.wait(tasks)
+            except asyncio.CancelledError:
+                continue  # being cancelled once more does not end the wait for them
 
     def close(self, *, abandon: bool) -> None:
         """The owner of the loop awaits `cancel_all`."""

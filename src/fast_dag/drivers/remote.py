@@ -66,7 +66,7 @@ class RemoteLane(Lane):
                 )
                 self.crew.watch(job)
                 return
-        self.crew.launch(self.crew.ended(job, attempt, refused))
+        self.crew.go_on(self.crew.ended(job, attempt, refused))
 
     def _receive(self, job: Job, attempt: int, future: Future[Any]) -> None:
         self._futures.pop(job, None)
@@ -74,7 +74,7 @@ class RemoteLane(Lane):
             outcome = Outcome(False, ExecutionError(f"the executor cancelled {job.path!r}"))
         else:
             outcome = self._outcome(job, future)
-        self.crew.launch(self.crew.ended(job, attempt, outcome))
+        self.crew.go_on(self.crew.called(job, attempt, outcome))
 
     def give_up(self, job: Job) -> None:
         future = self._futures.pop(job, None)
