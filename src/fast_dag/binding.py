@@ -219,9 +219,6 @@ class Binding:
 
     def gather(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of the call."""
-        if self.keys is not None:
-            positional = [each.fetch(run) for each in self.positional]
-            return positional, {}
         return (
             [each.fetch(run) for each in self.positional],
             {key: each.fetch(run) for key, each in self.keyword},

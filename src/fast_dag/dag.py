@@ -547,7 +547,6 @@ class DAG(Workflow):
             outputs = [self._graph.node(name).name for name in outputs]
             part = part._replace(outputs=tuple(outputs))
         plan = self._plan(frozenset(inputs), part)
-        plan.refuse_missing()
         if context is None:
             context = _context_after(stored)
         return Run(
@@ -557,7 +556,6 @@ class DAG(Workflow):
     def _nested_run(self, parent: Run, prefix: str, inputs: dict[str, Any]) -> Run:
         """The run of this workflow as a node of another."""
         plan = self._plan(frozenset(inputs), WHOLE)
-        plan.refuse_missing()
         context = Context(metadata=parent.context.metadata)
         return Run(
             self._graph, plan, inputs, context, parent.settings, parent=parent, prefix=prefix

@@ -210,3 +210,15 @@ def names(items: Iterable[object], most: int = 10) -> str:
     shown = [repr(item) for item in items]
     more = f" and {len(shown) - most} more" if len(shown) > most else ""
     return ", ".join(shown[:most]) + more
+
+
+def text_of(error: BaseException) -> str:
+    """An exception's message; one whose `__str__` raises gets a stand-in.
+
+    >>> text_of(ValueError("too small"))
+    'too small'
+    """
+    try:
+        return str(error)
+    except Exception:
+        return "<its message cannot be shown>"

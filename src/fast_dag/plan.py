@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag.binding import Binding
-from fast_dag.errors import MissingInputError, ValidationError, closest, names
+from fast_dag.errors import ValidationError, closest, names
 from fast_dag.node import NodeType
 
 if TYPE_CHECKING:
@@ -55,22 +55,6 @@ class Plan:
             (node.name, parameter)
             for node, binding in zip(topology.nodes, self.bindings, strict=True)
             for parameter in binding.missing
-        )
-
-    def refuse_missing(self) -> None:
-        """Raise MissingInputError where required parameters have no value, for all of them."""
-        if not self.missing:
-            return
-        lines = ", ".join(f"{parameter!r} of {node!r}" for node, parameter in self.missing)
-        hint = ""
-        if any(parameter == "self" for _, parameter in self.missing):
-            hint = (
-                " (for a method, make the node of the bound one: dag.add_node(name, object.method))"
-            )
-        raise MissingInputError(
-            f"{self.name!r} lacks values for required parameters: {lines}; pass them as inputs, "
-            f"connect a node to them, or give them defaults{hint}",
-            missing=self.missing,
         )
 
     def refuse_unknown(self, options: Iterable[str] = ()) -> None:
@@ -125,6 +109,11 @@ class Plan:
         return any(node.signature.is_async for node in self.nodes)
 
     @cached_property
+    def node_count(self) -> int:
+        """How many functions there are, those in nested workflows included."""
+        return _count(self.nodes)
+
+    @cached_property
     def goes_elsewhere(self) -> bool:
         """Whether some node, here or in a nested workflow, cannot be called by the caller's
         thread."""
@@ -162,6 +151,10 @@ class Plan:
 def _named_parameters(topology: Topology) -> set[str]:
     """The parameters by name of the whole graph: what a `**kwargs` node leaves to others."""
     return {name for node in topology.whole.nodes for name in node.signature.inputs}
+
+
+def _count(nodes: Iterable[Node[..., Any]]) -> int:
+    return sum(_count(node.workflow.graph.nodes.values()) if node.workflow else 1 for node in nodes)
 
 
 def _some(nodes: Iterable[Node[..., Any]], asks: Callable[[Node[..., Any]], Any]) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fast_dag.binding import Binding
 from fast_dag.call.attempts import Outcome
+from fast_dag.decide import choice_of
 from fast_dag.errors import (
     ExecutionError,
     MissingInputError,
@@ -19,6 +20,7 @@ from fast_dag.errors import (
     UnknownNodeError,
     ValidationError,
     names,
+    text_of,
 )
 from fast_dag.metrics import Record
 from fast_dag.node import Node, NodeType
@@ -257,18 +259,14 @@ class Run:
     def open(self) -> None:
         """Check what can only be checked now, take the context, and begin.
 
-        Raises ValidationError where the context serves another run, MissingInputError where a
-        narrowed run lacks the result of a node outside."""
+        Raises MissingInputError for values that are missing, ValidationError where the context
+        serves another run."""
+        self._refuse_missing(self._end_outside())
         self.context._enter_run(self.record.measure)
-        try:
-            if self.results:
-                for name in self.plan.names:
-                    self.results.pop(name, None)
-            self._take_stored()
-            self._end_outside()
-        except BaseException:
-            self.context._leave_run()
-            raise
+        if self.results:
+            for name in self.plan.names:
+                self.results.pop(name, None)
+        self._take_stored()
         if self.parent is None:
             metadata = self.context.metadata
             if metadata.get("run_id", self.context._own_run_id) == self.context._own_run_id:
@@ -426,7 +424,7 @@ class Run:
         self.context.metadata.setdefault("errors", []).append(
             {
                 "node": path,
-                "error": _text(error),
+                "error": text_of(error),
                 "type": type(error).__name__,
                 "timestamp": time(),
             }
@@ -440,7 +438,9 @@ class Run:
         try:
             answer = handler(path, error, self.context)
         except Exception as raised:
-            error.add_note(f"error_handler raised for it: {type(raised).__name__}: {_text(raised)}")
+            error.add_note(
+                f"error_handler raised for it: {type(raised).__name__}: {text_of(raised)}"
+            )
             return False
         finally:
             current_run.reset(token)
@@ -462,7 +462,7 @@ class Run:
             return cause
         tries = f" after {attempts} attempts" if attempts > 1 else ""
         error = ExecutionError(
-            f"node {path!r} of {self.name!r} failed{tries}: {type(cause).__name__}: {_text(cause)}",
+            f"node {path!r} of {self.name!r} failed{tries}: {type(cause).__name__}: {text_of(cause)}",
             node_name=path,
             attempts=attempts,
             run=self,
@@ -478,7 +478,7 @@ class Run:
             if other != key:
                 error.add_note(
                     f"node {self._prefix + other!r} failed too: "
-                    f"{type(also).__name__}: {_text(also)}"
+                    f"{type(also).__name__}: {text_of(also)}"
                 )
 
     def refuse_sharing(self, index: int, value: Any) -> None:
@@ -527,32 +527,7 @@ class Run:
 
     def _choice(self, name: str, value: Any) -> bool | str:
         """The branch that a decider's result takes."""
-        node = self._node(name)
-        if node.type is NodeType.CONDITION:
-            return _truth(name, value)
-        branch = value.branch if isinstance(value, SelectReturn) else value
-        if branch is None:
-            raise ValidationError(
-                f"select {name!r} returned no branch (None); did it forget to return?", node=name
-            )
-        known = self.plan.topology.known_branches(name)
-        if not isinstance(branch, str):
-            raise ValidationError(
-                f"select {name!r} returned {branch!r}; a branch is named by a string: one of "
-                f"{names(known) or 'those you connect'}",
-                node=name,
-            )
-        if branch in known or not known:
-            return branch
-        if "default" in known:
-            return "default"
-        raise ValidationError(
-            f"select {name!r} chose the branch {branch!r}, which nothing is connected to; "
-            f"it has {names(known)} (connect branches['default'] to take all others)",
-            node=name,
-            branch=branch,
-            branches=tuple(known),
-        )
+        return choice_of(self._node(name), value, self.plan.topology.known_branches(name))
 
     # Runs of a part: what comes from outside.
 
@@ -568,8 +543,8 @@ class Run:
             if name not in inside:
                 self.children.setdefault(name, child)
 
-    def _end_outside(self) -> None:
-        """How each edge from outside ended; raises MissingInputError for what is missing."""
+    def _end_outside(self) -> list[Edge]:
+        """Find how each edge from outside ended; those whose source has no result that tells."""
         missing: list[Edge] = []
         topology = self.plan.topology
         by_target: dict[int, list[Edge]] = {}
@@ -590,32 +565,47 @@ class Run:
             elif live_ones + len(lost) < len(edges):  # one is dead: the node is skipped
                 lost = []
             missing.extend(lost)
-        if missing:
-            lines = ", ".join(
-                f"{edge.target!r} needs the result of {edge.source!r}"
-                + ("" if edge.input is None else f" for its parameter {edge.input!r}")
-                for edge in missing
-            )
-            raise MissingInputError(
-                f"this part of {self.name!r} lacks results from outside of it: {lines}; "
-                "run the whole first, or pass run= or context= with those results",
-                missing=tuple((edge.target, edge.input or edge.source) for edge in missing),
-                sources=tuple(edge.source for edge in missing),
-            )
+        return missing
 
     def _stored_liveness(self, edge: Edge) -> bool | None:
         """Whether an edge from outside is live, by the stored results; None where they lack it."""
-        name = edge.source
-        if name in self.results:
-            if edge.branch is None:
-                return True
-            value = self.results[name]
-            return self._choice(name, value) == edge.branch
-        if self._stored is not None:
-            status = self._stored.statuses.get(name)
-            if status is NodeStatus.SKIPPED:
+        name, stored = edge.source, self._stored
+        value = self.results.get(name, _MISSING)
+        if value is _MISSING and stored is not None:
+            value = stored.results.get(name, _MISSING)
+            if stored.statuses.get(name) is NodeStatus.SKIPPED:
                 return False
+        if value is not _MISSING:
+            return edge.branch is None or self._choice(name, value) == edge.branch
         return True if edge.input is None and edge.branch is None else None
+
+    def _refuse_missing(self, outside: list[Edge]) -> None:
+        """Raise MissingInputError for all that this run lacks."""
+        unfed = self.plan.missing
+        if not unfed and not outside:
+            return
+        told: list[str] = []
+        advice: list[str] = []
+        if unfed:
+            told.extend(f"{parameter!r} of {node!r}" for node, parameter in unfed)
+            advice.append("pass inputs, connect a node to them, or give them defaults")
+            if any(parameter == "self" for _, parameter in unfed):
+                advice.append(
+                    "make a method's node of the bound one: add_node(name, object.method)"
+                )
+        for edge in outside:
+            port = edge.input or "its order"
+            told.append(f"{port!r} of {edge.target!r} (the result of {edge.source!r})")
+        if outside:
+            advice.append(
+                "for results from outside of this part run the whole, or pass run= or context="
+            )
+        raise MissingInputError(
+            f"{self.name!r} lacks values for required parameters: {', '.join(told)}; "
+            f"{'; '.join(advice)}",
+            missing=(*unfed, *((edge.target, edge.input or edge.source) for edge in outside)),
+            sources=tuple(edge.source for edge in outside),
+        )
 
 
 _REASONS = {
@@ -625,30 +615,6 @@ _REASONS = {
     "failed": "failed",
     "deleted": "ran, but its result was deleted from context.results",
 }
-
-
-def _truth(name: str, value: Any) -> bool:
-    if isinstance(value, ConditionalReturn):
-        value = value.condition
-    if value is None:
-        raise ValidationError(
-            f"condition {name!r} returned None; did it forget to return True or False?", node=name
-        )
-    try:
-        return bool(value)
-    except Exception as error:
-        raise ValidationError(
-            f"condition {name!r} returned a {type(value).__name__} that is neither true nor "
-            f"false ({_text(error)}); return a bool, with .all() or .any(), say",
-            node=name,
-        ) from error
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return "<its message cannot be shown>"
 
 
 def _user_traceback(error: BaseException) -> Any:

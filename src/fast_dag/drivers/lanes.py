@@ -62,7 +62,9 @@ class Lanes:
         if self._processes is None:
             from fast_dag.drivers.remote import ProcessLane  # needs the extra `process`
 
-            self._processes = ProcessLane(self.crew, slots_of(self.settings)[0])
+            # The pool starts all its workers at once: no more than there are nodes.
+            workers = min(slots_of(self.settings)[0], self.crew.run.plan.node_count)
+            self._processes = ProcessLane(self.crew, workers)
         return self._processes
 
     def executor(self, node: Node[..., Any]) -> Lane:

@@ -109,6 +109,9 @@ class ProcessLane(RemoteLane):
             )
         pebble = needed("pebble", extra="process", purpose="worker processes")
         needed("cloudpickle", extra="process", purpose="worker processes")
+        # How often the pool looks for late and dead workers, in seconds: a deadline is to be met
+        # within 0.05, and the pool's own 0.1 is too coarse for that.
+        pebble.CONSTS.sleep_unit = min(pebble.CONSTS.sleep_unit, 0.01)
         # Not fork: this process has threads, whose locks a forked child would find held for ever.
         methods = multiprocessing.get_all_start_methods()
         method = "forkserver" if "forkserver" in methods else "spawn"
