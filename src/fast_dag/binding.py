@@ -219,6 +219,12 @@ class Binding:
 
     def gather(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of the call."""
+        if self.keys is not None:
+            results = run.results
+            try:
+                return [results[key] for key in self.keys], {}
+            except KeyError:
+                pass  # one was deleted: its source says so below
         return (
             [each.fetch(run) for each in self.positional],
             {key: each.fetch(run) for key, each in self.keyword},

@@ -19,7 +19,7 @@ def choice_of(node: Node[..., Any], value: Any, known: Sequence[bool | str]) -> 
 
     >>> choice_of(Node(len, "count", type="condition"), 3, [True, False])
     True
-    >>> choice_of(Node(str, "route", type="select"), "fax", ["email", "default"])
+    >>> choice_of(Node(len, "route", type="select"), "fax", ["email", "default"])
     'default'
     """
     if node.type is NodeType.CONDITION:

@@ -214,6 +214,9 @@ class Node(Linkable, Generic[P, R]):
     options: dict[str, Any]
     graph: Graph | None
     workflow: Nestable | None
+    retry: int
+    timeout: float | None
+    run_in: str | None
 
     def __init__(
         self,
@@ -236,6 +239,9 @@ class Node(Linkable, Generic[P, R]):
         self.type = NodeType(type)
         self.graph = None
         self.options = options
+        self.retry = options.get("retry", 0)
+        self.timeout = options.get("timeout")
+        self.run_in = options.get("run_in")
         self._signature = None if self.workflow else self._read(name)
         self.name = _checked_name(self._own_name() if name is None else name, func)
         self.__name__ = self.name if name is not None else self._own_name()
@@ -323,23 +329,6 @@ class Node(Linkable, Generic[P, R]):
     def metadata(self) -> dict[str, Any]:
         """The node's own dictionary."""
         given: dict[str, Any] = self.options.setdefault("metadata", {})
-        return given
-
-    @property
-    def retry(self) -> int:
-        """How often a failed call is tried again."""
-        return int(self.options.get("retry", 0))
-
-    @property
-    def timeout(self) -> float | None:
-        """Seconds each attempt may take; None: any time."""
-        given: float | None = self.options.get("timeout")
-        return given
-
-    @property
-    def run_in(self) -> str | None:
-        """Where its calls happen, whatever the mode; None: where the mode says."""
-        given: str | None = self.options.get("run_in")
         return given
 
     # Edges.

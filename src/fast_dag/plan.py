@@ -51,6 +51,9 @@ class Plan:
             Binding(node, edges, topology, inputs, named)
             for node, edges in zip(topology.nodes, topology.incoming, strict=True)
         ]
+        self.deciders = frozenset(
+            index for index, node in enumerate(topology.nodes) if node.type.decides
+        )
         self.missing = tuple(
             (node.name, parameter)
             for node, binding in zip(topology.nodes, self.bindings, strict=True)

@@ -330,7 +330,7 @@ class Run:
         self.record.schedule.start(index)
         binding: Binding = self.plan.bindings[index]
         arguments = binding.gather(self)
-        if self.plan.nodes[index].type.decides:
+        if index in self.plan.deciders:
             self._carried[self.plan.names[index]] = binding.fetch_given(self)
         return arguments
 
@@ -343,7 +343,7 @@ class Run:
             try:
                 if value.__class__ in ONE_SHOT:
                     self.refuse_sharing(index, value)
-                if self.plan.nodes[index].type.decides:
+                if index in self.plan.deciders:
                     choice = self._choice(name, value)
             except Exception as problem:
                 outcome = Outcome(False, problem, outcome.attempts)
@@ -461,8 +461,9 @@ class Run:
             self._note_others(cause, key)
             return cause
         tries = f" after {attempts} attempts" if attempts > 1 else ""
+        told = f"{type(cause).__name__}: {text_of(cause)}"
         error = ExecutionError(
-            f"node {path!r} of {self.name!r} failed{tries}: {type(cause).__name__}: {text_of(cause)}",
+            f"node {path!r} of {self.name!r} failed{tries}: {told}",
             node_name=path,
             attempts=attempts,
             run=self,

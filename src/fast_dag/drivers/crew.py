@@ -52,10 +52,12 @@ class Job:
         "takes_slot",
     )
 
-    def __init__(self, run: Run, index: int, lane: Lane | None, parent: Job | None) -> None:
+    def __init__(
+        self, run: Run, index: int, node: Node[..., Any], lane: Lane | None, parent: Job | None
+    ) -> None:
         self.run = run
         self.index = index
-        self.node: Node[..., Any] = run.plan.nodes[index]
+        self.node = node
         self.lane = lane
         self.parent = parent
         self.effects: Generator[Any, Outcome | None, Outcome] | None = None
@@ -176,24 +178,22 @@ class Crew:
     # Jobs.
 
     def _add(self, run: Run, ready: list[int], parent: Job | None) -> None:
-        jobs = []
-        for index in ready:
+        self._open[run] += len(ready)
+        # The first comes last, to the front: whoever made them ready goes on with it.
+        for index in reversed(ready):
             node = run.plan.nodes[index]
             lane = None if node.workflow is not None else self._lane_of(node)
-            job = Job(run, index, lane, parent)
+            job = Job(run, index, node, lane, parent)
             job.takes_slot = lane is not None and (self._bounds_all or not node.signature.is_async)
-            jobs.append(job)
-        self._open[run] += len(jobs)
-        self._queue(jobs)
+            self._queue(job)
 
-    def _queue(self, jobs: list[Job]) -> None:
+    def _queue(self, job: Job) -> None:
         if self._ordered:
-            for job in jobs:
-                heappush(self._heap, job)
-            return
-        # In front: whoever made them ready goes on with them.
-        self._waiting.extendleft(job for job in reversed(jobs) if job.takes_slot)
-        self._unbounded.extend(job for job in jobs if not job.takes_slot)
+            heappush(self._heap, job)
+        elif job.takes_slot:
+            self._waiting.appendleft(job)
+        else:
+            self._unbounded.append(job)
 
     def _picked(self) -> list[Job]:
         """Jobs that may start now; they have their slots."""
@@ -388,7 +388,7 @@ class Crew:
             if self._ordered:
                 picked = [job]
             else:
-                self._queue([job])
+                self._queue(job)
                 picked = self._picked()
         self.go_on(picked)
 

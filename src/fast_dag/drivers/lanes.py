@@ -36,11 +36,18 @@ class Lanes:
         self.threads = ThreadLane(crew)
         self.loop = loop
         self.inline = inline
+        self._known: dict[Node[..., Any], Lane] = {}
         self._processes: Lane | None = None
         self._executor: Lane | None = None
 
     def of(self, node: Node[..., Any]) -> Lane:
         """Where a node's calls happen."""
+        lane = self._known.get(node)
+        if lane is None:
+            lane = self._known[node] = self._find(node)
+        return lane
+
+    def _find(self, node: Node[..., Any]) -> Lane:
         if node.signature.is_async:
             return self.loop
         where = node.run_in

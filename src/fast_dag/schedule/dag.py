@@ -88,8 +88,15 @@ class DagSchedule:
         if choice is not None:
             self.choices[node] = choice
         ready: list[int] = []
+        waiting, status, alternatives = self._waiting, self.status, self._any
         for target, branch in self._successors[node]:
-            self._end_edge(target, branch is None or branch == choice, ready)
+            if target in alternatives or (branch is not None and branch != choice):
+                self._end_edge(target, branch is None or branch == choice, ready)
+                continue
+            waiting[target] -= 1
+            if not waiting[target] and status[target] is NodeStatus.NOT_RUN:
+                status[target] = NodeStatus.READY
+                ready.append(target)
         return ready
 
     def fail(self, node: int) -> list[int]:
