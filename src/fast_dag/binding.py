@@ -113,6 +113,18 @@ class Collected(Source):
         return {each.edge.origin: each.fetch(run) for each in self.edges}
 
 
+class Together(Source):
+    """What a decider of `*args` was given: all of it, as a tuple."""
+
+    __slots__ = ("sources",)
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+
+    def fetch(self, run: Run) -> Any:
+        return tuple([each.fetch(run) for each in self.sources])
+
+
 class Binding:
     """How one node's arguments are gathered.
 
@@ -201,14 +213,16 @@ class Binding:
     ) -> None:
         signature = node.signature
         if signature.var_positional is not None:
-            for each in feeds.pop("*" + signature.var_positional, ()):
-                source = _joined(node, None, [each], ABSENT)
-                self.positional.append(source)
-                self.given.append((signature.var_positional, source))
+            edges = feeds.pop("*" + signature.var_positional, [])
+            rest = [_joined(node, None, [each], ABSENT) for each in edges]
+            self.positional.extend(rest)
+            if rest:
+                together = rest[0] if len(rest) == 1 else Together(rest)
+                self.given.append((signature.var_positional, together))
         if signature.var_keyword is not None:
-            for key, edges in feeds.items():
+            for key, several in feeds.items():
                 assert key is not None
-                source = _joined(node, key, edges, ABSENT)
+                source = _joined(node, key, several, ABSENT)
                 self.keyword.append((key, source))
                 self.given.append((key, source))
             for key in inputs:
@@ -235,11 +249,7 @@ class Binding:
         none."""
         if len(self.given) == 1:
             return self.given[0][1].fetch(run)
-        values: dict[str, Any] = {}
-        for name, source in self.given:
-            value = source.fetch(run)
-            values[name] = (*values[name], value) if name in values else value
-        return values or None
+        return {name: source.fetch(run) for name, source in self.given} or None
 
 
 def _joined(

@@ -278,7 +278,8 @@ class Graph:
         for wanted in (output, source):
             if wanted in inputs and wanted not in fed:
                 return wanted
-        for each in inputs:
+        # Behind *args only names reach the parameters: its edges come in order.
+        for each in signature.positional if signature.var_positional else inputs:
             if each not in fed:
                 return each
         if signature.var_positional:

@@ -115,6 +115,15 @@ class Signature:
         return not (self.inputs or self.var_positional or self.var_keyword)
 
     @property
+    def positional(self) -> tuple[str, ...]:
+        """The inputs that can be passed by position."""
+        return tuple(
+            each.name
+            for each in self.parameters
+            if not each.is_context and each.kind != Kind.KEYWORD_ONLY
+        )
+
+    @property
     def takes_context(self) -> bool:
         return len(self.inputs) < len(self.parameters)
 
