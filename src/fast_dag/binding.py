@@ -129,12 +129,12 @@ class Binding:
     """How one node's arguments are gathered.
 
     `keys` names the results that are the arguments, one by one, where nothing else is wanted:
-    the common case, which drivers may take a shorter way for. `positional` and `keyword` have
-    all other cases. `missing` are required parameters that nothing fills, `used` the run inputs
-    that are taken.
+    the common case, which drivers may take a shorter way for. `positional`, `keyword` and `rest`
+    have all other cases. `missing` are required parameters that nothing fills, `used` the run
+    inputs that are taken.
     """
 
-    __slots__ = ("given", "keys", "keyword", "missing", "positional", "used")
+    __slots__ = ("given", "keys", "keyword", "missing", "positional", "rest", "used")
 
     def __init__(
         self,
@@ -152,6 +152,7 @@ class Binding:
         self.given: list[tuple[str, Source]] = []
         self.missing: list[str] = []
         self.used: set[str] = set()
+        self.rest: frozenset[str] = frozenset()  # inputs that go into **kwargs
         self.keys: tuple[str, ...] | None = None
         if not signature.parameters and not edges and not signature.var_keyword:
             self.keys = ()
@@ -164,7 +165,7 @@ class Binding:
         feeds.pop(None, None)
         self._bind_named(node, feeds, inputs)
         self._bind_rest(node, feeds, inputs, named)
-        if not self.keyword and all(_is_plain(each) for each in self.positional):
+        if not self.keyword and not self.rest and all(_is_plain(each) for each in self.positional):
             self.keys = tuple([each.edge.source for each in self.positional])  # type: ignore[attr-defined]
 
     def _bind_named(
@@ -225,11 +226,9 @@ class Binding:
                 source = _joined(node, key, several, ABSENT)
                 self.keyword.append((key, source))
                 self.given.append((key, source))
-            for key in inputs:
-                if key not in named and key not in feeds:
-                    self.used.add(key)
-                    self.keyword.append((key, FromInput(key)))
-                    self.given.append((key, FromInput(key)))
+            self.rest = frozenset(key for key in inputs if key not in named and key not in feeds)
+            self.used |= self.rest
+            self.given.extend((key, FromInput(key)) for key in sorted(self.rest))
 
     def gather(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of the call."""
@@ -241,8 +240,13 @@ class Binding:
                 pass  # one was deleted: its source says so below
         return (
             [each.fetch(run) for each in self.positional],
-            {key: each.fetch(run) for key, each in self.keyword},
+            {key: each.fetch(run) for key, each in self.keyword} | self._rest_of(run),
         )
+
+    def _rest_of(self, run: Run) -> dict[str, Any]:
+        if not self.rest:
+            return {}
+        return {key: value for key, value in run.inputs.items() if key in self.rest}
 
     def fetch_given(self, run: Run) -> Any:
         """What a decider was given: its one input, else a dict of them, None where it takes

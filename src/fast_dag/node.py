@@ -262,7 +262,7 @@ class Node(Linkable, Generic[P, R]):
                 f"Python cannot tell the parameters of {self.func!r}; "
                 "name them with inputs=[...], or wrap it in a function of your own",
                 node=name,
-            ) from error
+            ) from error.__cause__
         return signature if inputs is None else signature.renamed(_checked_inputs(self, signature))
 
     @property

@@ -117,6 +117,11 @@ class Plan:
         return _count(self.nodes)
 
     @cached_property
+    def has_timeouts(self) -> bool:
+        """Whether some node, here or in a nested workflow, has a timeout."""
+        return _some(self.nodes, lambda node: node.timeout)
+
+    @cached_property
     def goes_elsewhere(self) -> bool:
         """Whether some node, here or in a nested workflow, cannot be called by the caller's
         thread."""

@@ -353,7 +353,7 @@ class Run:
         inner = self.children.get(name)
         if inner is not None and error is inner.exception():
             # Its errors are recorded and have been decided about in there.
-            return Verdict(outcome, f"{name}.{inner._fatal}", goes_on=False)
+            return Verdict(outcome, f"{name}.{inner.first_error}", goes_on=inner._fatal is None)
         error.__traceback__ = _user_traceback(error)
         return Verdict(outcome, name, goes_on=self._goes_on(name, error))
 
@@ -451,8 +451,13 @@ class Run:
             return False
         return answer == "continue"
 
+    @property
+    def first_error(self) -> str:
+        """The node whose failure ended the run, else that of the first failure."""
+        return self._fatal or next(iter(self.errors))
+
     def _make_exception(self) -> ExecutionError:
-        key = self._fatal or next(iter(self.errors))
+        key = self.first_error
         cause = self.errors[key]
         path = self._prefix + key
         attempts = self._attempts.get(key, 1)
@@ -574,11 +579,32 @@ class Run:
         value = self.results.get(name, _MISSING)
         if value is _MISSING and stored is not None:
             value = stored.results.get(name, _MISSING)
-            if stored.statuses.get(name) is NodeStatus.SKIPPED:
+            if stored.was_left_out(name):
                 return False
         if value is not _MISSING:
             return edge.branch is None or self._choice(name, value) == edge.branch
         return True if edge.input is None and edge.branch is None else None
+
+    def was_left_out(self, name: str) -> bool:
+        """Whether a node was skipped since branches were not taken, and not since others failed."""
+        left_out: set[int] = set()
+        topology, schedule = self.plan.topology, self.record.schedule
+        wanted = topology.index.get(name)
+        if schedule is None or wanted is None:
+            return False
+        for index in topology.order:
+            if schedule.status[index] is NodeStatus.SKIPPED:
+                chosen_against = [
+                    (source := topology.index.get(edge.source)) is None
+                    or source in left_out
+                    or schedule.status[source] is NodeStatus.COMPLETED
+                    for edge in topology.incoming[index]
+                    if not self.is_live(edge)
+                ]
+                all_or_any = all if topology.nodes[index].type is NodeType.ANY else any
+                if all_or_any(chosen_against):
+                    left_out.add(index)
+        return wanted in left_out
 
     def _refuse_missing(self, outside: list[Edge]) -> None:
         """Raise MissingInputError for all that this run lacks."""
@@ -612,7 +638,7 @@ class Run:
 _REASONS = {
     "not run": "has not run",
     "running": "is still running",
-    "skipped": "was skipped, because an edge into it was not taken",
+    "skipped": "was skipped, because a branch was not taken or a node above it failed",
     "failed": "failed",
     "deleted": "ran, but its result was deleted from context.results",
 }

@@ -349,7 +349,7 @@ class Crew:
         run.close("cancelled" if cut_short else None)
         if cut_short:
             return _STOPPED
-        error = run.exception() if run.status == "failed" else None
+        error = run.exception()
         return Outcome(True, run.value) if error is None else Outcome(False, error)
 
     def _continue(self, parent: Job | None, outcome: Outcome | None) -> list[Job]:

@@ -123,10 +123,7 @@ def _perform(run: Run, index: int, waiter: Waiter) -> Outcome:
 
 def _nested(child: Run, waiter: Waiter) -> Any:
     _drive(child, waiter)
-    if child.stopped:
-        error = child.exception()
-        assert error is not None
-        raise error
+    child.raise_for_error()
     return child.value
 
 

@@ -36,6 +36,9 @@ class Lanes:
         self.threads = ThreadLane(crew)
         self.loop = loop
         self.inline = inline
+        # A sequential run stays in the caller's thread, unless that has a time to keep.
+        watched = settings.timeout is not None or crew.run.plan.has_timeouts
+        self._home = inline if settings.ordered and not watched else self.threads
         self._known: dict[Node[..., Any], Lane] = {}
         self._processes: Lane | None = None
         self._executor: Lane | None = None
@@ -61,7 +64,7 @@ class Lanes:
             return self.executor(node)
         if self.settings.mode is ExecutionMode.PROCESS and not node.signature.takes_context:
             return self.processes
-        return self.threads
+        return self._home
 
     @property
     def processes(self) -> Lane:

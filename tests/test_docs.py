@@ -1,0 +1,201 @@
+"""README.md and docs/ keep their word: every snippet runs, every link leads somewhere, nothing public
+is left out.
+
+The `python` blocks of a page run in their order, in one namespace, as a script of their own would. A
+statement may promise something in the comment at its end:
+
+    total([1, 2])  # -> 3                       its value has that repr
+    total(None)    # raises TypeError: 'None'   it raises that, with this somewhere in the message
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import fast_dag
+from fast_dag import DAG
+from fast_dag.node import NodeOptions
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ALL_PAGES = [*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+
+QUICK_START = [
+    "python3 -m venv .venv && .venv/bin/pip install -q . "
+    "&& .venv/bin/python examples/stdlib_atlas.py",
+    "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' "
+    "&& .venv/bin/python -m pytest -q",
+]
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, its text, and the line of the page on which that begins."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page."""
+    text = page.read_text(encoding="utf-8")
+    fences = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(each[1], each[2], text.count("\n", 0, each.start(2))) for each in fences]
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    text = page.read_text(encoding="utf-8")
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def relative(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+# Running snippets.
+
+
+def promises(code: str) -> dict[int, str]:
+    """The comments that promise something, by their line."""
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    return {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokens
+        if token.type == tokenize.COMMENT and re.match(r"# (->|raises) ", token.string)
+    }
+
+
+def perform(statement: ast.stmt, page: Path, namespace: dict[str, Any]) -> Any:
+    """Run one statement; the value, where it is an expression."""
+    if isinstance(statement, ast.Expr):
+        return eval(compile(ast.Expression(statement.value), page, "eval"), namespace)
+    exec(compile(ast.Module([statement], type_ignores=[]), page, "exec"), namespace)
+    return None
+
+
+def check(statement: ast.stmt, promise: str, page: Path, namespace: dict[str, Any]) -> None:
+    """Run one statement and compare it with what its comment says."""
+    where = f"{relative(page)}:{statement.lineno}"
+    kind, expected = promise.split(" ", 1)
+    if kind == "->":
+        assert isinstance(statement, ast.Expr), f"{where}: only an expression has a value"
+        assert repr(perform(statement, page, namespace)) == expected, where
+        return
+    name, _, message = expected.partition(": ")
+    try:
+        perform(statement, page, namespace)
+    except Exception as error:
+        if type(error).__name__ != name:
+            raise
+        assert message in str(error), where
+    else:
+        pytest.fail(f"{where}: does not raise {name}")
+
+
+def run_block(block: Block, page: Path, namespace: dict[str, Any]) -> None:
+    """Run one snippet; tracebacks show its place on the page."""
+    tree = ast.parse(block.text)
+    made = {line + block.line: text for line, text in promises(block.text).items()}
+    for statement in tree.body:
+        ast.increment_lineno(statement, block.line)
+        promise = made.pop(statement.end_lineno or 0, None)
+        if promise is None:
+            perform(statement, page, namespace)
+        else:
+            check(statement, promise, page, namespace)
+    assert not made, f"promises inside of statements are not checked: {relative(page)} {made}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_snippets_run_as_written(page: Path) -> None:
+    # By this name the main guard of a snippet holds, and worker processes get its functions whole.
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.language == "python":
+            run_block(block, page, namespace)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("1 + 1  # -> 3", AssertionError),
+        ("x = 2  # -> 2", AssertionError),
+        ("1 / 0  # raises KeyError", ZeroDivisionError),
+        ("1 / 0  # raises ArithmeticError", ZeroDivisionError),
+        ("1 / 0  # raises ZeroDivisionError: by one", AssertionError),
+        ("1 + 1  # raises ValueError", pytest.fail.Exception),
+        ("if True:\n    1 + 1  # -> 2\n    pass", AssertionError),
+    ],
+)
+def test_broken_promise_of_a_snippet_is_found(code: str, error: type[BaseException]) -> None:
+    with pytest.raises(error):
+        run_block(Block("python", code, 0), ROOT / "README.md", {})
+
+
+@pytest.mark.parametrize("code", ["1 + 1  # -> 2", "1 / 0  # raises ZeroDivisionError: division"])
+def test_kept_promise_of_a_snippet_passes(code: str) -> None:
+    run_block(Block("python", code, 0), ROOT / "README.md", {})
+
+
+# What stands on the pages.
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=relative)
+def test_fenced_blocks_are_closed_and_say_what_they_are(page: Path) -> None:
+    fences = re.findall(r"^\s*```.*$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(fences) == 2 * len(blocks(page))
+    assert {block.language for block in blocks(page)} <= {"python", "sh", "text"}
+
+
+def test_quick_start_has_its_two_commands() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (section,) = re.findall(r"^## Quick start\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^```sh\n(.*?)\n```$", section, re.MULTILINE | re.DOTALL) == QUICK_START
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=relative)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (page.parent / file).resolve() if file else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), target
+
+
+@pytest.fixture(scope="module")
+def documented() -> set[str]:
+    """Every word that the pages set as code."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    code = re.findall(r"^```.*?^```$|`[^`\n]+`", text, re.MULTILINE | re.DOTALL)
+    return set(re.findall(r"\w+", "\n".join(code)))
+
+
+def test_every_public_name_is_documented(documented: set[str]) -> None:
+    assert set(fast_dag.__all__) - documented == set()
+
+
+def test_every_method_of_a_dag_is_documented(documented: set[str]) -> None:
+    methods = {name for name in dir(DAG) if not name.startswith("_")}
+    assert methods - documented == set()
+
+
+def test_every_option_of_nodes_and_runs_is_documented(documented: set[str]) -> None:
+    code = DAG._request.__code__
+    options = code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]
+    assert {*NodeOptions.__annotations__, *options} - documented == set()
