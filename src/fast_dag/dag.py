@@ -245,6 +245,9 @@ class DAG(Workflow):
         """A DAG of its own with the same functions, options and edges."""
         twin = DAG(name or self.name, self.description, self.metadata, self.autowire)
         self._graph.copy_into(twin._graph)
+        twin._default_hooks = dict(self._default_hooks)
+        twin._node_hooks = dict(self._node_hooks)
+        twin._handlers = dict(self._handlers)
         return twin
 
     def __repr__(self) -> str:
@@ -578,11 +581,11 @@ class DAG(Workflow):
         found = problems(topology, allow_disconnected=True)
         if found:
             raise ValidationError.of(found, repr(self.name))
-        plan = Plan(topology, inputs)
+        plan = Plan(topology, inputs, self._surroundings)
         plan.refuse_unknown(_option_names())
         narrowed = part.of(topology)
         if narrowed is not topology:
-            plan = Plan(narrowed, inputs)
+            plan = Plan(narrowed, inputs, self._surroundings)
         if len(self._plans) >= _MOST_PLANS:
             self._plans = {}
         self._plans[key] = (version, plan)

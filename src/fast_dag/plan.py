@@ -12,6 +12,7 @@ from fast_dag.node import NodeType
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
+    from fast_dag.call.surround import Surroundings
     from fast_dag.node import Node
     from fast_dag.topology import Topology
 
@@ -38,14 +39,25 @@ class Plan:
         The nodes and edges, whole or narrowed.
     inputs:
         The names of the run inputs.
+    surroundings:
+        What was asked for around the calls of a node, if anything.
     """
 
-    def __init__(self, topology: Topology, inputs: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        inputs: Collection[str] = (),
+        surroundings: Callable[[Node[..., Any]], Surroundings | None] | None = None,
+    ) -> None:
         self.topology = topology
         self.name = topology.name
         self.names = topology.names
         self.nodes = topology.nodes
         self.input_names = frozenset(inputs)
+        self.around: dict[int, Surroundings] = {}
+        if surroundings is not None:
+            asked = ((index, surroundings(node)) for index, node in enumerate(topology.nodes))
+            self.around = {index: each for index, each in asked if each is not None}
         named = _named_parameters(topology) if inputs else ()
         self.bindings = [
             Binding(node, edges, topology, inputs, named)
@@ -101,9 +113,13 @@ class Plan:
     def is_straight(self) -> bool:
         """Whether a run is nothing but calling each node in order: no decisions, no alternatives,
         nothing around the calls."""
-        return not self.topology.external and not any(
-            node.type.decides or node.type is NodeType.ANY or node.options or node.workflow
-            for node in self.nodes
+        return (
+            not self.topology.external
+            and not self.around
+            and not any(
+                node.type.decides or node.type is NodeType.ANY or node.options or node.workflow
+                for node in self.nodes
+            )
         )
 
     @cached_property
@@ -130,7 +146,9 @@ class Plan:
     @cached_property
     def needs_coordinator(self) -> bool:
         """Whether a concurrent run needs a thread that keeps the time or waits for inline nodes."""
-        return _some(self.nodes, lambda node: node.timeout or node.retry or node.run_in)
+        return bool(self.around) or _some(
+            self.nodes, lambda node: node.timeout or node.retry or node.run_in
+        )
 
     @cached_property
     def steps(self) -> list[Step]:

@@ -10,7 +10,8 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fast_dag.binding import Binding
-from fast_dag.call.attempts import Outcome
+from fast_dag.call.arguments import named, unnamed
+from fast_dag.call.effects import Effect, Outcome
 from fast_dag.decide import choice_of
 from fast_dag.errors import (
     ExecutionError,
@@ -28,7 +29,7 @@ from fast_dag.returns import ConditionalReturn, SelectReturn
 from fast_dag.schedule.dag import DagSchedule, NodeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from concurrent.futures import Executor
 
     from fast_dag.context import Context
@@ -162,6 +163,7 @@ class Run:
         self.outer: Run | None = current_run.get() if parent is None else parent
         self._fatal: str | None = None
         self._attempts: dict[str, int] = {}
+        self._where: dict[str, str] = {}
         self._exception: ExecutionError | None = None
         self._carried: dict[str, Any] = {}
         self._outside: dict[int, bool] = {}
@@ -334,6 +336,20 @@ class Run:
             self._carried[self.plan.names[index]] = binding.fetch_given(self)
         return arguments
 
+    def surround(
+        self, index: int, args: list[Any], kwargs: dict[str, Any]
+    ) -> Generator[Effect, Any, Outcome] | None:
+        """A node's call as effects, where more than the bare function was asked for."""
+        around = self.plan.around.get(index)
+        if around is None:
+            return None
+        signature, context = self.plan.nodes[index].signature, self.context
+        return around.of_call(
+            named(signature, args, kwargs),
+            context,
+            lambda inputs: unnamed(signature, inputs, context),
+        )
+
     def judge(self, index: int, outcome: Outcome) -> Verdict:
         """What a node's end means. Calls user code (a handler, a value's truth), so drivers hold no
         lock here."""
@@ -374,6 +390,8 @@ class Run:
             if verdict.key == name:
                 self.errors[name] = outcome.value
                 self._attempts[name] = outcome.attempts
+                if outcome.where is not None:
+                    self._where[name] = outcome.where
             ready = schedule.fail(index)
             if not verdict.goes_on and not self._stopped:
                 self._stopped = True
@@ -410,6 +428,8 @@ class Run:
         for key, error in child.errors.items():
             self.errors[f"{name}.{key}"] = error
             self._attempts[f"{name}.{key}"] = child._attempts.get(key, 1)
+            if key in child._where:
+                self._where[f"{name}.{key}"] = child._where[key]
 
     # Errors.
 
@@ -466,6 +486,8 @@ class Run:
             self._note_others(cause, key)
             return cause
         tries = f" after {attempts} attempts" if attempts > 1 else ""
+        if key in self._where:
+            tries += f" (in its {self._where[key]} hook)"
         told = f"{type(cause).__name__}: {text_of(cause)}"
         error = ExecutionError(
             f"node {path!r} of {self.name!r} failed{tries}: {told}",

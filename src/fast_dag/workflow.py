@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
+from fast_dag.call.hooks import HANDLER, Hook, read_hooks
+from fast_dag.call.surround import Surroundings
 from fast_dag.context import Context
 from fast_dag.errors import MissingResultError, UnknownNodeError, ValidationError
 from fast_dag.graph import Graph
@@ -32,6 +34,9 @@ class Workflow(Nestable):
         self.description = description or ""
         self.metadata: dict[str, Any] = dict(metadata or {})
         self._graph = Graph(name)
+        self._default_hooks: dict[str, Hook] = {}
+        self._node_hooks: dict[str, dict[str, Hook]] = {}
+        self._handlers: dict[str, Hook] = {}
         self._last_run: Run | None = None
 
     @property
@@ -56,6 +61,67 @@ class Workflow(Nestable):
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._graph.nodes))
+
+    # What surrounds node calls.
+
+    def set_node_hooks(
+        self, node: str | Node[..., Any], /, **hooks: Callable[..., Any] | None
+    ) -> None:
+        """Set hooks around the calls of one node, phase by phase in place of the default ones.
+
+        - `pre_execute(node, inputs, context)`: may return new inputs.
+        - `post_execute(node, inputs, result, context)`: may return another result.
+        - `on_retry(node, inputs, error, context, attempt, delay)`: before each wait of `delay`
+          seconds.
+        - `on_error(node, inputs, error, context)`: after the last attempt failed.
+        - `cleanup(node, context)`: always, before the nodes that depend on this one start.
+
+        Hooks may take fewer trailing parameters, may be async, and run once per node. One that
+        returns None changes nothing; one that raises fails the node. None takes a hook away.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo").add_node("double", lambda x: 2 * x)
+        >>> dag.set_node_hooks("double", pre_execute=lambda node, inputs: {"x": inputs["x"] + 1})
+        >>> dag.run(x=1)
+        4
+        """
+        name = self._graph.node(node).name
+        self._node_hooks[name] = _updated(self._node_hooks.get(name, {}), hooks)
+        self._graph.version += 1
+
+    def set_default_hooks(self, **hooks: Callable[..., Any] | None) -> None:
+        """Set hooks around the calls of every node, of those added later, too; see
+        `set_node_hooks`."""
+        self._default_hooks = _updated(self._default_hooks, hooks)
+        self._graph.version += 1
+
+    def set_node_error_handler(
+        self, node: str | Node[..., Any], handler: Callable[..., Any] | None, /
+    ) -> None:
+        """Call `handler(node, inputs, error)` where a node failed for good.
+
+        What it returns becomes the node's result; None lets the error stand; what it raises
+        replaces the error.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo").add_node("inverse", lambda x: 1 / x)
+        >>> dag.set_node_error_handler("inverse", lambda node, inputs, error: float("inf"))
+        >>> dag.run(x=0)
+        inf
+        """
+        name = self._graph.node(node).name
+        self._handlers.pop(name, None)
+        if handler is not None:
+            self._handlers[name] = Hook.read(handler, HANDLER, "error handler")
+        self._graph.version += 1
+
+    def _surroundings(self, node: Node[..., Any]) -> Surroundings | None:
+        """What was asked for around the calls of a node; None where that is nothing."""
+        hooks = {**self._default_hooks, **self._node_hooks.get(node.name, {})}
+        handler = self._handlers.get(node.name)
+        if not (hooks or handler or node.retry):
+            return None
+        return Surroundings(node, hooks, handler)
 
     # Views of a run.
 
@@ -111,6 +177,11 @@ class Workflow(Nestable):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last_run": None}
+
+
+def _updated(hooks: dict[str, Hook], changes: Mapping[str, Any]) -> dict[str, Hook]:
+    kept = {phase: hook for phase, hook in hooks.items() if changes.get(phase, hook) is not None}
+    return {**kept, **read_hooks(changes)}
 
 
 class NodeDecorator:

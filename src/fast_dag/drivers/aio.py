@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fast_dag.drivers.crew import Crew, Lane
 from fast_dag.drivers.lanes import Lanes, slots_of
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fast_dag.drivers.crew import Job
-    from fast_dag.node import Node
     from fast_dag.run import Run
 
 
@@ -32,7 +31,6 @@ class _Coordinator(Lane):
         self.run = run
         self.crew = Crew(
             run,
-            self._lane_of,
             variables=copy_context(),
             slots=slots,
             bounds_all=bounds_all,
@@ -46,7 +44,7 @@ class _Coordinator(Lane):
         self.crew.call_later = lambda seconds, function: self._soon(
             loop.call_later, seconds, self._guarded, function
         )
-        self.crew.adopt = self.loop.adopt
+        self.crew.lanes = self.lanes
 
     def _soon(self, function: object, *args: object) -> None:
         self.loop.loop.call_soon_threadsafe(function, *args)  # type: ignore[arg-type]
@@ -78,9 +76,6 @@ class _Coordinator(Lane):
     async def _end(self, *, abandon: bool) -> None:
         await self.loop.cancel_all()
         self.lanes.close(abandon=abandon)
-
-    def _lane_of(self, node: Node[..., Any]) -> Lane:
-        return self.lanes.of(node)
 
     # As the lane of inline nodes.
 

@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from itertools import count
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fast_dag.drivers.crew import Crew, Lane
 from fast_dag.drivers.lanes import Lanes, slots_of
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fast_dag.drivers.crew import Job
-    from fast_dag.node import Node
     from fast_dag.run import Run
 
 
@@ -36,7 +35,6 @@ class _Coordinator(Lane):
         self.run = run
         self.crew = Crew(
             run,
-            self._lane_of,
             variables=copy_context(),
             slots=slots,
             bounds_all=bounds_all,
@@ -46,7 +44,7 @@ class _Coordinator(Lane):
         self.lanes = Lanes(self.crew, run.settings, loop=self.loop, inline=self)
         self.crew.finish = lambda: self._inbox.put(_wake)
         self.crew.call_later = self._call_later
-        self.crew.adopt = self.loop.adopt
+        self.crew.lanes = self.lanes
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._count = count()
@@ -98,9 +96,6 @@ class _Coordinator(Lane):
 
     def _take(self, job: Job | None) -> None:
         self._inbox.put(lambda: self._work(job))
-
-    def _lane_of(self, node: Node[..., Any]) -> Lane:
-        return self.lanes.of(node)
 
     # As the lane of inline nodes.
 

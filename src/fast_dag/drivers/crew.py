@@ -1,10 +1,11 @@
 """What all concurrent ways of running share: jobs, slots, lanes, attempts, timers and the end.
 
-A *job* is a node on its way through its attempts. A *lane* is a place where calls happen: worker
-threads, an event loop, processes, the caller's own thread. Whoever finishes a job, wherever that
-is, tells the crew; it settles the node under one lock, and gives back a job to go on with. The
-*coordinator* is the caller: it waits for the end, keeps the time, and lends its thread to inline
-nodes.
+A *job* is a node on its way through its call: one call of its function, or, where more was asked
+for, a generator of effects (hooks, attempts, waits) that is carried out step by step. A *lane* is a
+place where calls happen: worker threads, an event loop, processes, the caller's own thread. Whoever
+finishes a job, wherever that is, tells the crew; it settles the node under one lock, and gives back
+a job to go on with. The *coordinator* is the caller: it waits for the end, keeps the time, and
+lends its thread to inline nodes.
 
 One lock guards all that is shared between threads (the schedules, results, counters and queues of a
 run and of those nested in it), so nothing here relies on the interpreter's own lock. No user code
@@ -22,50 +23,62 @@ from time import perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.call.attempts import Outcome, Sleep, attempts
+from fast_dag.call.effects import Attempt, Effect, Invoke, Outcome, Sleep
 from fast_dag.errors import TimeoutError
 from fast_dag.run import current_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
     from contextvars import Context as Variables
 
+    from fast_dag.drivers.lanes import Lanes
     from fast_dag.node import Node
     from fast_dag.run import Run
 
 
 class Job:
-    """One node of one run. `attempt` changes with every attempt: what ends with an older number is
-    late and is dropped."""
+    """One node of one run. `func(*args, **kwargs)` is the call to be made next, in `lane`; None is
+    a nested workflow's. `turn` changes whenever a call begins or ends: what ends with an older
+    number is late and is dropped."""
 
     __slots__ = (
         "args",
-        "attempt",
         "effects",
+        "func",
         "index",
+        "is_async",
         "kwargs",
         "lane",
         "node",
         "parent",
+        "refused",
         "run",
         "started",
         "takes_slot",
+        "timeout",
+        "turn",
+        "variables",
+        "wakes",
     )
 
-    def __init__(
-        self, run: Run, index: int, node: Node[..., Any], lane: Lane | None, parent: Job | None
-    ) -> None:
+    def __init__(self, run: Run, index: int, node: Node[..., Any], parent: Job | None) -> None:
         self.run = run
         self.index = index
         self.node = node
-        self.lane = lane
         self.parent = parent
-        self.effects: Generator[Any, Outcome | None, Outcome] | None = None
-        self.args: list[Any] = []
+        self.lane: Lane | None = None
+        self.func: Callable[..., Any] = node.func
+        self.args: Sequence[Any] = ()
         self.kwargs: dict[str, Any] = {}
-        self.attempt = 0
+        self.timeout = node.timeout
+        self.is_async = False
+        self.effects: Generator[Effect, Any, Outcome] | None = None
+        self.variables: Variables | None = None
+        self.refused: Outcome | None = None
+        self.turn = 0
         self.started = 0.0
         self.takes_slot = False
+        self.wakes = False  # has waited for its next attempt
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -103,8 +116,6 @@ class Crew:
     ----------
     run:
         The outermost run.
-    lane_of:
-        Which lane a node's calls go to.
     ordered:
         One job at a time, in the order of a sequential run; waits between attempts keep the slot.
     slots, bounds_all:
@@ -114,7 +125,6 @@ class Crew:
     def __init__(
         self,
         run: Run,
-        lane_of: Callable[[Node[..., Any]], Lane],
         *,
         variables: Variables,
         slots: int,
@@ -126,7 +136,7 @@ class Crew:
         self.over = False
         self.crash: BaseException | None = None
         self.lock = Lock()
-        self._lane_of = lane_of
+        self.lanes: Lanes
         self._free = slots
         self._bounds_all = bounds_all
         self._ordered = ordered
@@ -137,7 +147,7 @@ class Crew:
         self._running: set[Job] = set()
         self.finish: Callable[[], None] = _nothing
         self.call_later: Callable[[float, Callable[[], None]], None] = _no_timer
-        self.adopt: Callable[[Job, int, Any], None] = _no_loop
+        self._sleeping: set[Job] = set()
 
     # Begin and end.
 
@@ -182,9 +192,11 @@ class Crew:
         # The first comes last, to the front: whoever made them ready goes on with it.
         for index in reversed(ready):
             node = run.plan.nodes[index]
-            lane = None if node.workflow is not None else self._lane_of(node)
-            job = Job(run, index, node, lane, parent)
-            job.takes_slot = lane is not None and (self._bounds_all or not node.signature.is_async)
+            job = Job(run, index, node, parent)
+            if node.workflow is None:
+                job.lane = self.lanes.of(node)
+                job.is_async = node.signature.is_async
+                job.takes_slot = self._bounds_all or not job.is_async
             self._queue(job)
 
     def _queue(self, job: Job) -> None:
@@ -196,38 +208,33 @@ class Crew:
             self._unbounded.append(job)
 
     def _picked(self) -> list[Job]:
-        """Jobs that may start now; they have their slots."""
+        """Jobs that may go on now; they have their slots, and their arguments are gathered."""
         if self._ordered:
-            if not self._heap or not self._free:
-                return []
-            job = heappop(self._heap)
-            self._free -= job.takes_slot
-            return [job]
-        picked, self._unbounded = self._unbounded, []
-        waiting = self._waiting
-        while waiting and (self._free > 0 or waiting[0].run.stopped):
-            self._free -= 1
-            picked.append(waiting.popleft())
+            picked = [heappop(self._heap)] if self._heap and self._free else []
+            for job in picked:
+                self._free -= job.takes_slot
+        else:
+            picked, self._unbounded = self._unbounded, []
+            waiting = self._waiting
+            while waiting and (self._free > 0 or waiting[0].run.stopped):
+                self._free -= 1
+                picked.append(waiting.popleft())
+        for job in picked:
+            self._start(job)
         return picked
 
-    def bind(self, job: Job) -> Outcome | None:
-        """Gather a job's arguments before its first attempt; what keeps it from running, if
-        anything."""
-        with self.lock:
-            if self.over or job.run.stopped:
-                return _STOPPED
-            if not job.started:
-                job.started = perf_counter()
-                try:
-                    job.args, job.kwargs = job.run.start(job.index)
-                except Exception as error:
-                    return Outcome(False, error, attempts=0)
-            job.attempt += 1
+    def _start(self, job: Job) -> None:
+        if job.wakes:
+            return
+        job.turn += 1
+        if job.run.stopped:
+            job.refused = STOPPED
+        else:
             self._running.add(job)
-        if job.node.retry and job.effects is None:
-            job.effects = attempts(job.node)
-            next(job.effects)
-        return None
+            try:
+                job.args, job.kwargs = job.run.start(job.index)
+            except Exception as error:
+                job.refused = Outcome(False, error, attempts=0)
 
     def go_on(self, jobs: list[Job], lane: Lane | None = None) -> Job | None:
         """Launch jobs where they belong, but the first of `lane`, which the caller goes on with."""
@@ -235,112 +242,173 @@ class Crew:
         jobs.reverse()
         while jobs:
             job = jobs.pop()
-            if job.run.stopped:
-                jobs.extend(reversed(self.ended(job, job.attempt, _STOPPED)))
+            if job.refused is None and job.effects is None:
+                self._surround(job)
+            if job.wakes:
+                job.wakes = False
+                more = self._advanced(job, not job.run.stopped)
+            elif job.refused is not None:
+                more = self.ended(job, job.turn, job.refused)
             elif job.lane is None:
-                jobs.extend(reversed(self._launch_nested(job)))
+                more = self._launch_nested(job)
             elif job.lane is lane and mine is None:
                 mine = job
+                continue
             else:
                 job.lane.launch(job)
+                continue
+            jobs.extend(reversed(more))
         return mine
 
+    def _surround(self, job: Job) -> None:
+        """Where more than the bare function was asked for, the call's first effect comes first."""
+        effects = job.run.surround(job.index, [*job.args], job.kwargs)
+        if effects is not None:
+            job.effects = effects
+            # Hooks and attempts of one call share a copy of the contextvars.
+            job.variables = self.variables.copy()
+            self._take(job, next(effects))
+
+    def _take(self, job: Job, effect: Effect) -> None:
+        """Make an effect that calls something the job's next call."""
+        if isinstance(effect, Attempt):
+            job.func, job.args, job.kwargs = job.node.func, effect.args, effect.kwargs
+            job.timeout = job.node.timeout
+            nested = job.node.workflow is not None
+            job.lane = None if nested else self.lanes.of(job.node)
+            job.is_async = not nested and job.node.signature.is_async
+        elif isinstance(effect, Invoke):
+            job.func, job.args, job.kwargs = effect.func, effect.args, {}
+            job.timeout = None
+            job.is_async = effect.is_async
+            job.lane = self.lanes.loop if effect.is_async else self.lanes.home
+
     def _launch_nested(self, job: Job) -> list[Job]:
-        refused = self.bind(job)
-        if refused is not None:
-            return self.ended(job, job.attempt, refused)
         try:
             child = job.run.child(job.index, job.kwargs)
             child.open()
         except Exception as error:
-            return self.ended(job, job.attempt, Outcome(False, error))
+            return self.ended(job, job.turn, Outcome(False, error))
+        job.started = job.started or perf_counter()
         self.watch(job)
         return self._opened(child, job)
 
-    def run_here(self, job: Job, lane: Lane) -> Job | None:
-        """Run a job of a sync function in this thread; another of the same lane to go on with."""
-        refused = self.bind(job)
-        attempt = job.attempt
-        if refused is None:
-            if job.node.timeout is not None:
-                self.watch(job)
-            return self.go_on(self.called(job, attempt, call(job)), lane)
-        return self.go_on(self.ended(job, attempt, refused), lane)
+    # Calls.
 
-    def called(self, job: Job, attempt: int, outcome: Outcome) -> list[Job]:
-        """A sync call returned; where it returned a coroutine, the attempt ends with that."""
+    def begins(self, job: Job) -> bool:
+        """A lane is about to make a job's call; False where the run is over by now."""
+        if self.over:
+            return False
+        if not job.started:
+            job.started = perf_counter()
+        return True
+
+    def run_here(self, job: Job, lane: Lane) -> Job | None:
+        """Make a sync call in this thread; another job of the same lane to go on with."""
+        turn = job.turn
+        if not self.begins(job):
+            return None
+        self.watch(job)
+        return self.go_on(self.called(job, turn, call(job)), lane)
+
+    def called(self, job: Job, turn: int, outcome: Outcome) -> list[Job]:
+        """A sync call returned; where it returned a coroutine, the call ends with that."""
         if outcome.ok and outcome.value.__class__ is CoroutineType:
-            if self.over or job.attempt != attempt:
+            if self.over or job.turn != turn:
                 outcome.value.close()
             else:
-                self.adopt(job, attempt, outcome.value)
+                self.lanes.loop.adopt(job, turn, outcome.value)
             return []
-        return self.ended(job, attempt, outcome)
+        return self.ended(job, turn, outcome)
 
     def watch(self, job: Job) -> None:
-        """Give the attempt that begins now up at its node's timeout."""
-        timeout = job.node.timeout
+        """Give the call that begins now up at its timeout."""
+        timeout = job.timeout
         if timeout is not None:
-            attempt = job.attempt
-            self.call_later(timeout, lambda: self._time_out(job, attempt))
+            turn = job.turn
+            self.call_later(timeout, lambda: self._time_out(job, turn))
 
-    def _time_out(self, job: Job, attempt: int) -> None:
-        if self._claim(job, attempt):
+    def _time_out(self, job: Job, turn: int) -> None:
+        if self._claim(job, turn):
             self._give_up(job)
             self.go_on(self._concluded(job, Outcome(False, timed_out(job))))
 
     def _give_up(self, job: Job) -> None:
-        """What a late attempt still does is of no interest any more."""
+        """What a late call still does is of no interest any more."""
+        if job.variables is not None:
+            job.variables = job.variables.copy()  # the late call is still inside of the old ones
         if job.lane is not None:
             job.lane.give_up(job)
+            if job.lane is not self.lanes.loop:
+                self.lanes.loop.give_up(job)  # it may have returned a coroutine
             return
         child = job.run.children[job.run.plan.names[job.index]]
         child.stop()
         with self.lock:
-            inner = [(each, each.attempt) for each in self._running if each.parent is job]
-        for each, attempt in inner:
-            if self._claim(each, attempt):
+            inner = [(each, each.turn) for each in self._running if each.parent is job]
+        for each, turn in inner:
+            if self._claim(each, turn):
+                with self.lock:
+                    if each in self._sleeping:  # without a slot, which its end gives back
+                        self._sleeping.discard(each)
+                        self._free -= each.takes_slot and not self._ordered
                 self._give_up(each)
-                self.go_on(self._concluded(each, _STOPPED))
+                self.go_on(self._concluded(each, STOPPED))
 
-    def _claim(self, job: Job, attempt: int) -> bool:
-        """Whether the caller is the one to say how this attempt ended."""
+    def _claim(self, job: Job, turn: int) -> bool:
+        """Whether the caller is the one to say how this call ended."""
         with self.lock:
-            if self.over or job.attempt != attempt:
+            if self.over or job.turn != turn:
                 return False
-            job.attempt += 1
-            self._running.discard(job)
+            job.turn += 1
             return True
 
-    def ended(self, job: Job, attempt: int, outcome: Outcome) -> list[Job]:
-        """An attempt of a job ended: the jobs to launch now, one of which the caller may take."""
-        if self._claim(job, attempt):
+    def ended(self, job: Job, turn: int, outcome: Outcome) -> list[Job]:
+        """A job's call ended: the jobs to launch now, one of which the caller may take."""
+        if self._claim(job, turn):
             return self._concluded(job, outcome)
         with self.lock:
             return [] if self.over else self._picked()
 
     def _concluded(self, job: Job, outcome: Outcome) -> list[Job]:
-        verdict = None
-        if outcome is not _STOPPED:
-            if job.effects is not None and outcome.attempts:
-                outcome, wait = self._next_effect(job, outcome)
-                if wait is not None:
-                    return self._wait(job, wait)
-            verdict = job.run.judge(job.index, outcome)
+        if job.effects is not None and outcome is not STOPPED:
+            return self._advanced(job, outcome)
+        return self._settled(job, outcome)
+
+    def _advanced(self, job: Job, answer: Any) -> list[Job]:
+        """A call that is a generator of effects takes its next step."""
+        assert job.effects is not None
+        try:
+            effect = job.effects.send(answer)
+        except StopIteration as stop:
+            return self._settled(job, stop.value)
+        if isinstance(effect, Sleep):
+            return self._put_to_sleep(job, effect.seconds)
+        self._take(job, effect)
+        return [job]
+
+    def _settled(self, job: Job, outcome: Outcome) -> list[Job]:
+        """The job is done."""
+        verdict = None if outcome is STOPPED else job.run.judge(job.index, outcome)
+        run = job.run
         with self.lock:
             if self.over:
                 return []
+            self._running.discard(job)
             self._free += job.takes_slot
-            run = job.run
             if verdict is not None:
                 self._add(run, run.settle(job.index, verdict, job.started), job.parent)
             self._open[run] -= 1
-            if self._open[run]:
-                return self._picked()
-            over = self._closed(run)
-        return self._continue(job.parent, over)
+            over = None if self._open[run] else self._closed(run)
+            picked = self._picked() if over is None else []
+            asleep = [each for each in self._sleeping if each.run.stopped] if run.stopped else []
+        for each in asleep:
+            picked.extend(self._woken(each, goes_on=False))
+        if over is not None:
+            picked.extend(self._continue(job.parent, over))
+        return picked
 
-    def _closed(self, run: Run) -> Outcome | None:
+    def _closed(self, run: Run) -> Outcome:
         """A run is over; as an outcome of the node that it is nested in."""
         del self._open[run]
         if run is self.run:
@@ -348,71 +416,74 @@ class Crew:
         cut_short = run.cut_short
         run.close("cancelled" if cut_short else None)
         if cut_short:
-            return _STOPPED
+            return STOPPED
         error = run.exception()
         return Outcome(True, run.value) if error is None else Outcome(False, error)
 
-    def _continue(self, parent: Job | None, outcome: Outcome | None) -> list[Job]:
+    def _continue(self, parent: Job | None, outcome: Outcome) -> list[Job]:
         if parent is None:
             self.finish()
             return []
-        assert outcome is not None
-        return self.ended(parent, parent.attempt, outcome)
+        return self.ended(parent, parent.turn, outcome)
 
-    # Attempts.
+    # Waits between attempts.
 
-    def _next_effect(self, job: Job, outcome: Outcome) -> tuple[Outcome, float | None]:
-        assert job.effects is not None
-        try:
-            effect = job.effects.send(outcome)
-        except StopIteration as stop:
-            return stop.value, None
-        assert isinstance(effect, Sleep)
-        return outcome, effect.seconds
-
-    def _wait(self, job: Job, seconds: float) -> list[Job]:
-        """Wait before the next attempt, without a slot, but in a sequential run."""
-        with self.lock:
-            if not self._ordered:
-                self._free += job.takes_slot
-            picked = [] if self._ordered else self._picked()
-        self.call_later(seconds, lambda: self._again(job))
-        return picked
-
-    def _again(self, job: Job) -> None:
-        assert job.effects is not None
-        next(job.effects)
+    def _put_to_sleep(self, job: Job, seconds: float) -> list[Job]:
+        """Wait without a slot, but in a sequential run; a stopped run does not wait."""
         with self.lock:
             if self.over:
-                return
-            if self._ordered:
-                picked = [job]
+                return []
+            stopped = job.run.stopped
+            if not stopped:
+                self._sleeping.add(job)
+            if self._ordered or stopped:
+                picked = []
             else:
-                self._queue(job)
+                self._free += job.takes_slot
                 picked = self._picked()
-        self.go_on(picked)
+        if stopped:
+            return self._advanced(job, False)
+        self.call_later(seconds, lambda: self._wake(job))
+        return picked
+
+    def _wake(self, job: Job) -> None:
+        self.go_on(self._woken(job, goes_on=True))
+
+    def _woken(self, job: Job, *, goes_on: bool) -> list[Job]:
+        with self.lock:
+            if self.over or job not in self._sleeping:
+                return []
+            self._sleeping.discard(job)
+            if goes_on and not self._ordered:
+                job.wakes = True
+                self._queue(job)
+                return self._picked()
+            self._free -= job.takes_slot and not self._ordered
+        return self._advanced(job, goes_on)
+
+
+STOPPED = Outcome(False, None, attempts=0)
+"""A job that was not run, since its run has been stopped."""
 
 
 def _nothing() -> None: ...
-
-
-def _no_loop(job: Job, attempt: int, coroutine: Any) -> None:
-    raise AssertionError("the coordinator has the loop")
 
 
 def _no_timer(seconds: float, function: Callable[[], None]) -> None:
     raise AssertionError("the coordinator keeps the time")
 
 
-_STOPPED = Outcome(False, None, attempts=0)
-"""A job that was not run, since its run has been stopped."""
-
-
 def call(job: Job) -> Outcome:
-    """Call a sync node's function here and now."""
+    """Make a job's sync call here and now."""
+    if job.variables is not None:
+        return job.variables.run(_call, job)
+    return _call(job)
+
+
+def _call(job: Job) -> Outcome:
     token = current_run.set(job.run)
     try:
-        return Outcome(True, job.node.func(*job.args, **job.kwargs))
+        return Outcome(True, job.func(*job.args, **job.kwargs))
     except Exception as error:
         return Outcome(False, error)
     finally:

@@ -8,13 +8,13 @@ from time import perf_counter, sleep
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_dag.call.attempts import Outcome, attempts, interpret
+from fast_dag.call.effects import Attempt, Invoke, Outcome, interpret
 from fast_dag.errors import ValidationError
 from fast_dag.run import ONE_SHOT, current_run
 
 if TYPE_CHECKING:
     from asyncio import Runner
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from fast_dag.run import Run
 
@@ -106,19 +106,35 @@ def _perform(run: Run, index: int, waiter: Waiter) -> Outcome:
         return Outcome(False, error, attempts=0)
     node = run.plan.nodes[index]
 
-    def call() -> Outcome:
-        try:
-            if node.workflow is not None:
-                value = _nested(run.child(index, kwargs), waiter)
-            else:
-                value = node.func(*args, **kwargs)
-                if value.__class__ is CoroutineType or node.signature.is_async:
-                    value = waiter.wait(value)
-        except Exception as error:
-            return Outcome(False, error)
-        return Outcome(True, value)
+    def attempt(*args: Any, **kwargs: Any) -> Any:
+        if node.workflow is not None:
+            return _nested(run.child(index, kwargs), waiter)
+        return waiter.value(node.func(*args, **kwargs), node.signature.is_async)
 
-    return interpret(attempts(node), call, sleep) if node.retry else call()
+    effects = run.surround(index, args, kwargs)
+    if effects is None:
+        return _outcome(attempt, args, kwargs)
+
+    def call(effect: Attempt | Invoke) -> Outcome:
+        if isinstance(effect, Attempt):
+            return _outcome(attempt, effect.args, effect.kwargs)
+        hook = effect
+        return _outcome(lambda: waiter.value(hook.func(*hook.args), hook.is_async), (), {})
+
+    # Hooks and attempts of one call share a copy of the contextvars.
+    variables = copy_context()
+    try:
+        return variables.run(interpret, effects, call, sleep)
+    except BaseException:
+        variables.run(interpret, run.plan.around[index].of_cancelled(run.context), call, sleep)
+        raise
+
+
+def _outcome(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Outcome:
+    try:
+        return Outcome(True, func(*args, **kwargs))
+    except Exception as error:
+        return Outcome(False, error)
 
 
 def _nested(child: Run, waiter: Waiter) -> Any:
@@ -139,6 +155,10 @@ class Waiter:
     def __exit__(self, *exc_info: object) -> None:
         if self._runner is not None:
             self._runner.close()
+
+    def value(self, value: Any, is_async: bool) -> Any:
+        """What a call returned, or, where that is a coroutine, what it comes to."""
+        return self.wait(value) if is_async or value.__class__ is CoroutineType else value
 
     def wait(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """The coroutine's result."""

@@ -10,6 +10,7 @@ from fast_dag.run import ExecutionMode
 
 if TYPE_CHECKING:
     from fast_dag.drivers.crew import Crew, Lane
+    from fast_dag.drivers.loops import LoopLane, ThreadedLoopLane
     from fast_dag.node import Node
     from fast_dag.run import Settings
 
@@ -30,15 +31,23 @@ def slots_of(settings: Settings) -> tuple[int, bool]:
 class Lanes:
     """The lanes of one run; those for other processes are made when first needed."""
 
-    def __init__(self, crew: Crew, settings: Settings, *, loop: Lane, inline: Lane) -> None:
+    def __init__(
+        self,
+        crew: Crew,
+        settings: Settings,
+        *,
+        loop: LoopLane | ThreadedLoopLane,
+        inline: Lane,
+    ) -> None:
         self.crew = crew
         self.settings = settings
         self.threads = ThreadLane(crew)
         self.loop = loop
         self.inline = inline
-        # A sequential run stays in the caller's thread, unless that has a time to keep.
+        # Where sync calls happen that nothing sends elsewhere, and hooks always:
+        # a sequential run stays in the caller's thread, unless that has a time to keep.
         watched = settings.timeout is not None or crew.run.plan.has_timeouts
-        self._home = inline if settings.ordered and not watched else self.threads
+        self.home = inline if settings.ordered and not watched else self.threads
         self._known: dict[Node[..., Any], Lane] = {}
         self._processes: Lane | None = None
         self._executor: Lane | None = None
@@ -64,7 +73,7 @@ class Lanes:
             return self.executor(node)
         if self.settings.mode is ExecutionMode.PROCESS and not node.signature.takes_context:
             return self.processes
-        return self._home
+        return self.home
 
     @property
     def processes(self) -> Lane:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.call.attempts import Outcome
+from fast_dag.call.effects import Outcome
 from fast_dag.drivers.crew import Lane, timed_out
 from fast_dag.run import current_run
 
@@ -28,9 +28,9 @@ class LoopLane(Lane):
     def launch(self, job: Job) -> None:
         self._soon(self._start, job, self._follow, job)
 
-    def adopt(self, job: Job, attempt: int, coroutine: Coroutine[Any, Any, Any]) -> None:
+    def adopt(self, job: Job, turn: int, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Await what a sync function returned, as the end of its call."""
-        self._soon(self._start, job, self._end_of, job, attempt, coroutine)
+        self._soon(self._start, job, self._end_of, job, turn, coroutine)
 
     def _soon(self, function: Any, *args: Any) -> None:
         if threading.get_ident() == self._thread:
@@ -39,7 +39,8 @@ class LoopLane(Lane):
             self.loop.call_soon_threadsafe(function, *args)
 
     def _start(self, job: Job, function: Callable[..., Any], *args: Any) -> None:
-        task = self.loop.create_task(function(*args), context=self.crew.variables.copy())
+        variables = job.variables or self.crew.variables.copy()
+        task = self.loop.create_task(function(*args), context=variables)
         task.add_done_callback(self._check)
         self._tasks[job] = task
 
@@ -49,50 +50,46 @@ class LoopLane(Lane):
             self.crew.fail(error)
 
     async def _follow(self, job: Job) -> None:
-        """Run a job, and then those of this lane that it made ready."""
+        """Make a job's call, and then those of the jobs of this lane that it made ready."""
         crew = self.crew
         following: Job | None = job
         while following is not None:
-            job = following
-            refused = crew.bind(job)
-            attempt = job.attempt
-            if refused is None:
-                outcome = await self._outcome(job, attempt, None)
-                if outcome is None:
-                    return
-            else:
-                outcome = refused
-            following = crew.go_on(crew.ended(job, attempt, outcome), self)
+            job, turn = following, following.turn
+            outcome = await self._outcome(job, turn, None) if crew.begins(job) else None
             task = self._tasks.pop(job, None)
+            if outcome is None:
+                return
+            following = crew.go_on(crew.ended(job, turn, outcome), self)
+            if following is not None and following.variables is not None:
+                self.launch(following)  # in its own contextvars
+                return
             if following is not None and task is not None:
                 self._tasks[following] = task
 
-    async def _end_of(self, job: Job, attempt: int, coroutine: Coroutine[Any, Any, Any]) -> None:
-        outcome = await self._outcome(job, attempt, coroutine)
+    async def _end_of(self, job: Job, turn: int, coroutine: Coroutine[Any, Any, Any]) -> None:
+        outcome = await self._outcome(job, turn, coroutine)
         self._tasks.pop(job, None)
         if outcome is not None:
-            self.crew.go_on(self.crew.ended(job, attempt, outcome))
+            self.crew.go_on(self.crew.ended(job, turn, outcome))
 
     async def _outcome(
-        self, job: Job, attempt: int, coroutine: Coroutine[Any, Any, Any] | None
+        self, job: Job, turn: int, coroutine: Coroutine[Any, Any, Any] | None
     ) -> Outcome | None:
         """How an async call ends; None where nobody wants to know any more."""
         current_run.set(job.run)
-        node = job.node
-        # A coroutine of a sync function is watched since its call began.
-        scope = asyncio.timeout(None if coroutine is not None else node.timeout)
+        # A coroutine of a sync function is watched since that was called.
+        scope = asyncio.timeout(None if coroutine is not None else job.timeout)
         try:
             async with scope:
                 awaited: Any = coroutine
                 if coroutine is None:
-                    awaited = node.func(*job.args, **job.kwargs)
+                    awaited = job.func(*job.args, **job.kwargs)
                 return Outcome(True, await awaited)
         except Exception as error:
-            if isinstance(error, TimeoutError) and scope.expired():
-                error = timed_out(job)
-            return Outcome(False, error)
+            late = isinstance(error, TimeoutError) and scope.expired()
+            return Outcome(False, timed_out(job) if late else error)
         except BaseException as error:
-            if not self.crew.over and job.attempt == attempt:
+            if not self.crew.over and job.turn == turn:
                 self.crew.fail(error)
             return None
 
@@ -131,12 +128,13 @@ class ThreadedLoopLane(Lane):
     def launch(self, job: Job) -> None:
         self._started().launch(job)
 
-    def adopt(self, job: Job, attempt: int, coroutine: Coroutine[Any, Any, Any]) -> None:
+    def adopt(self, job: Job, turn: int, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Await what a sync function returned, as the end of its call."""
-        self._started().adopt(job, attempt, coroutine)
+        self._started().adopt(job, turn, coroutine)
 
     def give_up(self, job: Job) -> None:
-        self._started().give_up(job)
+        if self._lane is not None:
+            self._lane.give_up(job)
 
     def _started(self) -> LoopLane:
         with self._lock:

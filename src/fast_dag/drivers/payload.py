@@ -6,7 +6,7 @@ import pickle
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.call.attempts import Outcome
+from fast_dag.call.effects import Outcome
 from fast_dag.context import Context
 from fast_dag.errors import ExecutionError
 from fast_dag.extras import needed

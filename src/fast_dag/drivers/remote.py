@@ -9,7 +9,7 @@ from contextvars import copy_context
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.call.attempts import Outcome
+from fast_dag.call.effects import Outcome
 from fast_dag.drivers import payload
 from fast_dag.drivers.crew import Lane, call
 from fast_dag.errors import ExecutionError, ValidationError
@@ -52,29 +52,27 @@ class RemoteLane(Lane):
         self._inbox.put(lambda: self._send(job))
 
     def _send(self, job: Job) -> None:
-        refused = self.crew.bind(job)
-        attempt = job.attempt
-        if refused is None:
-            try:
-                future = self._submit(job)
-            except Exception as error:
-                refused = Outcome(False, error)
-            else:
-                self._futures[job] = future
-                future.add_done_callback(
-                    lambda done: self._inbox.put(lambda: self._receive(job, attempt, done))
-                )
-                self.crew.watch(job)
-                return
-        self.crew.go_on(self.crew.ended(job, attempt, refused))
+        turn = job.turn
+        if not self.crew.begins(job):
+            return
+        try:
+            future = self._submit(job)
+        except Exception as error:
+            self.crew.go_on(self.crew.ended(job, turn, Outcome(False, error)))
+            return
+        self._futures[job] = future
+        self.crew.watch(job)
+        future.add_done_callback(
+            lambda done: self._inbox.put(lambda: self._receive(job, turn, done))
+        )
 
-    def _receive(self, job: Job, attempt: int, future: Future[Any]) -> None:
+    def _receive(self, job: Job, turn: int, future: Future[Any]) -> None:
         self._futures.pop(job, None)
         if future.cancelled():
             outcome = Outcome(False, ExecutionError(f"the executor cancelled {job.path!r}"))
         else:
             outcome = self._outcome(job, future)
-        self.crew.go_on(self.crew.called(job, attempt, outcome))
+        self.crew.go_on(self.crew.called(job, turn, outcome))
 
     def give_up(self, job: Job) -> None:
         future = self._futures.pop(job, None)

@@ -1,0 +1,70 @@
+"""The vocabulary between a node call and the driver that carries it out.
+
+A node call that is more than the bare function is a generator: it yields effects, and a driver
+answers each with how it ended. User code never raises through it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+
+class Outcome(NamedTuple):
+    """How a call ended: its value, or the exception it raised; `where` names the hook, if it was
+    one.
+
+    `attempts` counts the calls of the node's function.
+    """
+
+    ok: bool
+    value: Any
+    attempts: int = 1
+    where: str | None = None
+
+
+class Attempt(NamedTuple):
+    """Call the node's function; answered with an Outcome."""
+
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+
+class Invoke(NamedTuple):
+    """Call a hook or handler, at home; answered with an Outcome."""
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    is_async: bool
+
+
+class Sleep(NamedTuple):
+    """Wait; answered with True where the run goes on, with False where it was stopped meanwhile."""
+
+    seconds: float
+
+
+Effect = Attempt | Invoke | Sleep
+Effects = "Generator[Effect, Any, Outcome]"
+
+
+def interpret(
+    effects: Generator[Effect, Any, Outcome],
+    call: Callable[[Attempt | Invoke], Outcome],
+    sleep: Callable[[float], None],
+) -> Outcome:
+    """Carry effects out in this thread, to their end."""
+    answer: Any = None
+    try:
+        while True:
+            effect = effects.send(answer)
+            if isinstance(effect, Sleep):
+                sleep(effect.seconds)
+                answer = True
+            else:
+                answer = call(effect)
+    except StopIteration as stop:
+        outcome: Outcome = stop.value
+        return outcome

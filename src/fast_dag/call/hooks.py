@@ -1,0 +1,72 @@
+"""Functions that a user sets around node calls, read once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fast_dag.call.effects import Invoke
+from fast_dag.errors import InvalidNodeError, closest
+from fast_dag.signature import Kind, UnreadableSignatureError, read_signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+OFFERED = {
+    "pre_execute": ("node", "inputs", "context"),
+    "post_execute": ("node", "inputs", "result", "context"),
+    "on_error": ("node", "inputs", "error", "context"),
+    "on_retry": ("node", "inputs", "error", "context", "attempt", "delay"),
+    "cleanup": ("node", "context"),
+}
+"""What each phase's hook is offered, by position; it may take fewer."""
+
+HANDLER = ("node", "inputs", "error")
+
+
+class Hook(NamedTuple):
+    """A hook, how many of the arguments it takes, and whether it is async."""
+
+    func: Callable[..., Any]
+    takes: int
+    is_async: bool
+
+    @classmethod
+    def read(cls, func: Any, offered: tuple[str, ...], phase: str) -> Hook:
+        """Raises InvalidNodeError where `func` cannot be called with what it is offered."""
+        if not callable(func):
+            raise InvalidNodeError(f"the {phase} hook is not callable: {func!r}", node=None)
+        try:
+            signature = read_signature(func)
+        except UnreadableSignatureError:
+            return cls(func, len(offered), False)
+        positional = [each for each in signature.parameters if each.kind != Kind.KEYWORD_ONLY]
+        required = [each for each in signature.parameters if not each.optional]
+        takes = len(offered) if signature.var_positional else min(len(positional), len(offered))
+        too_many = [each for each in required if each not in positional[: len(offered)]]
+        if too_many:
+            raise InvalidNodeError(
+                f"the {phase} hook {func!r} wants {[each.name for each in required]}, but is "
+                f"offered ({', '.join(offered)})",
+                node=None,
+            )
+        return cls(func, takes, signature.is_async)
+
+    def invoke(self, *args: Any) -> Invoke:
+        """The effect that calls it."""
+        return Invoke(self.func, args[: self.takes], self.is_async)
+
+
+def read_hooks(hooks: Mapping[str, Any]) -> dict[str, Hook]:
+    """The hooks by phase. Raises InvalidNodeError for an unknown phase or an unusable hook."""
+    for phase in hooks:
+        if phase not in OFFERED:
+            raise InvalidNodeError(
+                f"there is no hook {phase!r}{closest(phase, OFFERED)[1]}; there are "
+                f"{', '.join(OFFERED)}",
+                node=None,
+            )
+    return {
+        phase: Hook.read(func, OFFERED[phase], phase)
+        for phase, func in hooks.items()
+        if func is not None
+    }

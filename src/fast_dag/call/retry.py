@@ -1,0 +1,51 @@
+"""Which failures are tried again, and after how long."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def wait_after(attempt: int, options: Mapping[str, Any]) -> float:
+    """Seconds to wait after the `attempt`-th failure: exponential backoff,
+    `retry_delay * retry_backoff ** (attempt - 1)`, at most `retry_max_delay`, then shortened at
+    random by up to the part `retry_jitter`.
+
+    >>> [wait_after(k, {"retry_delay": 1.0, "retry_max_delay": 3.0}) for k in (1, 2, 3)]
+    [1.0, 2.0, 3.0]
+    """
+    delay = options.get("retry_delay", 0.1)
+    most = options.get("retry_max_delay")
+    try:
+        wait = float(delay * options.get("retry_backoff", 2.0) ** (attempt - 1))
+    except OverflowError:
+        wait = float("inf")
+    if most is not None:
+        wait = min(wait, float(most))
+    jitter = options.get("retry_jitter", False)
+    if not jitter:
+        return wait
+    import random  # slow to import
+
+    shortened: float = wait * (1 - random.random() * jitter)
+    return shortened
+
+
+def is_retried(error: BaseException, options: Mapping[str, Any]) -> bool:
+    """Whether `retry_on` admits a failure. A predicate that raises does not, and leaves a note.
+
+    >>> is_retried(KeyError("x"), {"retry_on": LookupError})
+    True
+    """
+    wanted = options.get("retry_on")
+    if wanted is None:
+        return True
+    if isinstance(wanted, (type, tuple)):
+        return isinstance(error, wanted)
+    try:
+        return bool(wanted(error))
+    except Exception as raised:
+        error.add_note(f"retry_on raised for it: {type(raised).__name__}: {raised}")
+        return False

@@ -1,0 +1,179 @@
+"""What surrounds one node call, in its one order, each part only where it was asked for:
+
+inputs, pre_execute, cache, attempts (with on_retry and waits), cache again, post_execute; where
+that failed: on_error, the node's error handler; at the end, always: cleanup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fast_dag.call.effects import Attempt, Effect, Outcome, Sleep
+from fast_dag.call.retry import is_retried, wait_after
+from fast_dag.errors import text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from fast_dag.call.hooks import Hook
+    from fast_dag.context import Context
+    from fast_dag.node import Node
+
+    Steps = Generator[Effect, Any, Outcome]
+    Arguments = tuple[list[Any], dict[str, Any]]
+
+
+class Surroundings:
+    """What was asked for around the calls of one node.
+
+    >>> from fast_dag.context import Context
+    >>> from fast_dag.node import Node
+    >>> node = Node(lambda: 0, "flaky", retry=1, retry_delay=0.5)
+    >>> effects = Surroundings(node, {}, None).of_call({}, Context(), lambda inputs: ([], {}))
+    >>> next(effects)
+    Attempt(args=[], kwargs={})
+    >>> effects.send(Outcome(False, ValueError("not yet")))
+    Sleep(seconds=0.5)
+    """
+
+    __slots__ = ("handler", "hooks", "node")
+
+    def __init__(
+        self, node: Node[..., Any], hooks: Mapping[str, Hook], handler: Hook | None
+    ) -> None:
+        self.node = node
+        self.hooks = hooks
+        self.handler = handler
+
+    def of_call(
+        self,
+        inputs: dict[str, Any],
+        context: Context,
+        arguments: Callable[[Mapping[str, Any]], Arguments],
+    ) -> Steps:
+        """One call, as effects; `arguments` turns inputs by name into those of the function."""
+        call = _Call(self, inputs, context, arguments)
+        outcome = yield from call.succeed()
+        if not outcome.ok:
+            outcome = yield from call.fail(outcome)
+        return (yield from call.clean_up(outcome))
+
+    def of_cancelled(self, context: Context) -> Steps:
+        """What is left to do for a call that was cancelled."""
+        call = _Call(self, {}, context, lambda inputs: ([], {}))
+        return (yield from call.clean_up(Outcome(False, None)))
+
+
+class _Call:
+    def __init__(
+        self,
+        around: Surroundings,
+        inputs: dict[str, Any],
+        context: Context,
+        arguments: Callable[[Mapping[str, Any]], Arguments],
+    ) -> None:
+        self.node = around.node
+        self.hooks = around.hooks
+        self.handler = around.handler
+        self.inputs = inputs
+        self.context = context
+        self.arguments = arguments
+        self.attempts = 0
+
+    def succeed(self) -> Steps:
+        """Everything up to a result, or to the first failure."""
+        pre = self.hooks.get("pre_execute")
+        if pre is not None:
+            answer = yield pre.invoke(self.node, self.inputs, self.context)
+            if not answer.ok:
+                return self._failed(answer.value, "pre_execute")
+            if answer.value is not None:
+                if not isinstance(answer.value, Mapping):
+                    problem = TypeError(
+                        f"it returned a {type(answer.value).__name__}; return a mapping of inputs, "
+                        "or None to leave them"
+                    )
+                    return self._failed(problem, "pre_execute")
+                self.inputs = dict(answer.value)
+        outcome = yield from self._attempts()
+        if not outcome.ok:
+            return outcome
+        post = self.hooks.get("post_execute")
+        if post is not None:
+            answer = yield post.invoke(self.node, self.inputs, outcome.value, self.context)
+            if not answer.ok:
+                return self._failed(answer.value, "post_execute")
+            if answer.value is not None:
+                outcome = outcome._replace(value=answer.value)
+        return outcome
+
+    def _attempts(self) -> Steps:
+        options = self.node.options
+        try:
+            args, kwargs = self.arguments(self.inputs)
+        except Exception as error:
+            return self._failed(error, "pre_execute")
+        while True:
+            self.attempts += 1
+            outcome: Outcome = yield Attempt(args, kwargs)
+            outcome = Outcome(outcome.ok, outcome.value, self.attempts)
+            tried = self.attempts > self.node.retry
+            if outcome.ok or tried or not is_retried(outcome.value, options):
+                return outcome
+            delay = wait_after(self.attempts, options)
+            on_retry = self.hooks.get("on_retry")
+            if on_retry is not None:
+                offered = (
+                    self.node,
+                    self.inputs,
+                    outcome.value,
+                    self.context,
+                    self.attempts,
+                    delay,
+                )
+                answer = yield on_retry.invoke(*offered)
+                if not answer.ok:
+                    return self._failed(chained(answer.value, outcome.value), "on_retry")
+            if not (yield Sleep(delay)):
+                return outcome
+
+    def fail(self, outcome: Outcome) -> Steps:
+        """on_error and the node's handler, which may still give a result."""
+        on_error = self.hooks.get("on_error")
+        if on_error is not None:
+            answer = yield on_error.invoke(self.node, self.inputs, outcome.value, self.context)
+            if not answer.ok:
+                outcome = self._failed(chained(answer.value, outcome.value), "on_error")
+        if self.handler is not None:
+            answer = yield self.handler.invoke(self.node, self.inputs, outcome.value)
+            if not answer.ok:
+                return self._failed(chained(answer.value, outcome.value), "error handler")
+            if answer.value is not None:
+                return Outcome(True, answer.value, self.attempts)
+        return outcome
+
+    def clean_up(self, outcome: Outcome) -> Steps:
+        """cleanup, whatever happened before."""
+        cleanup = self.hooks.get("cleanup")
+        if cleanup is None:
+            return outcome
+        answer = yield cleanup.invoke(self.node, self.context)
+        if answer.ok:
+            return outcome
+        if outcome.ok:
+            return self._failed(answer.value, "cleanup")
+        if outcome.value is not None:
+            told = f"{type(answer.value).__name__}: {text_of(answer.value)}"
+            outcome.value.add_note(f"its cleanup hook raised, too: {told}")
+        return outcome
+
+    def _failed(self, error: Exception, where: str) -> Outcome:
+        return Outcome(False, error, self.attempts, where)
+
+
+def chained(raised: Exception, error: Exception) -> Exception:
+    """What a hook raised about an error, with that error as its cause."""
+    if raised is not error and raised.__cause__ is None:
+        raised.__cause__ = error
+    return raised
