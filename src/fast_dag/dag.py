@@ -14,7 +14,7 @@ from fast_dag.run import ExecutionMode, Run, Settings
 from fast_dag.signature import Kind, Parameter, Signature
 from fast_dag.topology import Topology
 from fast_dag.validate import problems
-from fast_dag.workflow import NodeDecorator, Workflow
+from fast_dag.workflow import CachedNodeDecorator, NodeDecorator, Workflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -134,6 +134,26 @@ class DAG(Workflow):
         (2, 'add')
         """
         return NodeDecorator(self._graph, NodeType.NODE)
+
+    @property
+    def cached_node(self) -> CachedNodeDecorator:
+        """Decorator: a node whose results are kept and looked up by its inputs.
+
+        Options besides those of `node`: `ttl`, how many seconds a result is good for; `cache_key`,
+        the parameters that count, all when not given; `max_entries` kept in memory, the least
+        recently used make room; `backend`, any object with get / set / delete / clear, shared with
+        others, and `version`, part of its keys. What several runs need at once is computed once.
+
+        >>> dag = DAG("demo")
+        >>> @dag.cached_node(ttl=60, cache_key=["user"])
+        ... def profile(user, verbose=False):
+        ...     return user.upper()
+        >>> dag.run(user="ada"), dag.run(user="ada", verbose=True)
+        ('ADA', 'ADA')
+        >>> dag.context.metrics["cache_hits"]
+        1
+        """
+        return CachedNodeDecorator(self._graph)
 
     @property
     def condition(self) -> NodeDecorator:

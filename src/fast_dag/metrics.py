@@ -10,6 +10,7 @@ from fast_dag.schedule.dag import DagSchedule, NodeStatus
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fast_dag.call.effects import Outcome
     from fast_dag.topology import Topology
 
 _EXECUTED = (NodeStatus.COMPLETED, NodeStatus.FAILED)
@@ -30,6 +31,15 @@ class Record:
         self.began = 0.0
         self.ended: float | None = None
         self.retries = 0
+        self.cache_hits = 0
+        self.cache_misses = 0
+
+    def count(self, outcome: Outcome) -> None:
+        """What a node's end adds to the counts."""
+        self.retries += max(outcome.attempts - 1, 0)
+        if outcome.cached is not None:
+            self.cache_hits += outcome.cached
+            self.cache_misses += not outcome.cached
 
     def leave_straight(self, schedule: DagSchedule) -> None:
         """From here on the schedule tells what has run."""
@@ -76,4 +86,6 @@ class Record:
             "nodes_failed": statuses.count(NodeStatus.FAILED),
             "nodes_skipped": statuses.count(NodeStatus.SKIPPED),
             "retries": self.retries,
+            "cache_hits": self.cache_hits,
+            "cache_misses": self.cache_misses,
         }

@@ -19,6 +19,7 @@ from typing import (
     overload,
 )
 
+from fast_dag.cache.store import NodeCache
 from fast_dag.errors import InvalidNodeError, ValidationError, closest
 from fast_dag.signature import Signature, UnreadableSignatureError, read_signature
 
@@ -217,6 +218,7 @@ class Node(Linkable, Generic[P, R]):
     retry: int
     timeout: float | None
     run_in: str | None
+    cache: NodeCache | None
 
     def __init__(
         self,
@@ -248,6 +250,9 @@ class Node(Linkable, Generic[P, R]):
         self.__doc__ = self._origin.__doc__
         if options:
             check_options(self)
+        # Its own: two graphs never share results by a name.
+        asked = options.get("cache")
+        self.cache = None if asked is None else NodeCache(self, **asked)
 
     _signature: Signature | None
 
@@ -385,6 +390,7 @@ class Node(Linkable, Generic[P, R]):
         state = {key: value for key, value in self.__dict__.items() if key[0] != "_"}
         state["graph"] = None  # a DAG puts itself back
         state["func"] = importable(self) or self.func
+        state["cache"] = None
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -394,6 +400,8 @@ class Node(Linkable, Generic[P, R]):
         self.__dict__.update(state)
         self._signature = None if self.workflow else self._read(self.name)
         self.__doc__ = self._origin.__doc__
+        asked = self.options.get("cache")
+        self.cache = None if asked is None else NodeCache(self, **asked)
 
 
 class _FunctionOfNode:
@@ -468,7 +476,7 @@ def check_options(node: Node[..., Any]) -> None:
         return InvalidNodeError(f"node {node.name!r}: {problem}", node=node.name)
 
     for key in options:
-        if key not in NodeOptions.__annotations__:
+        if key not in NodeOptions.__annotations__ and key != "cache":
             hint = closest(key, [*NodeOptions.__annotations__, "name", "replace"])[1]
             raise refuse(f"there is no option {key!r}{hint}")
     retry = options.get("retry", 0)

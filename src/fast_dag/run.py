@@ -6,12 +6,11 @@ import os
 from contextvars import ContextVar
 from enum import StrEnum
 from time import perf_counter, time
-from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fast_dag.binding import Binding
 from fast_dag.call.arguments import named, unnamed
-from fast_dag.call.effects import Effect, Outcome
+from fast_dag.call.effects import ONE_SHOT, Effect, Outcome
 from fast_dag.decide import choice_of
 from fast_dag.errors import (
     ExecutionError,
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
 
 current_run: ContextVar[Run | None] = ContextVar("fast_dag_run", default=None)
 """The run in whose node, hook or handler the caller is."""
-
-ONE_SHOT: Final = frozenset({GeneratorType, AsyncGeneratorType, map, filter, zip})
-"""What can be gone through once only, so that one consumer may have it."""
 
 _PACKAGE = os.path.dirname(__file__)
 _MISSING: Final = object()
@@ -345,6 +341,7 @@ class Run:
             return None
         signature, context = self.plan.nodes[index].signature, self.context
         return around.of_call(
+            self,
             named(signature, args, kwargs),
             context,
             lambda inputs: unnamed(signature, inputs, context),
@@ -378,7 +375,7 @@ class Run:
         outcome, schedule = verdict.outcome, self.record.schedule
         assert schedule is not None
         self.record.spans.append((index, started, perf_counter()))
-        self.record.retries += max(outcome.attempts - 1, 0)
+        self.record.count(outcome)
         name = self.plan.names[index]
         child = self.children.get(name)
         if child is not None:

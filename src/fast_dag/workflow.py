@@ -14,8 +14,9 @@ from fast_dag.node import Nestable, Node, NodeType
 from fast_dag.run import current_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from fast_dag.cache.memory import Backend
     from fast_dag.node import NodeOptions, P, R
     from fast_dag.run import Run
 
@@ -115,11 +116,40 @@ class Workflow(Nestable):
             self._handlers[name] = Hook.read(handler, HANDLER, "error handler")
         self._graph.version += 1
 
+    def invalidate_cache(self, name: str | Node[..., Any] | None = None, /, **inputs: Any) -> None:
+        """Forget cached results: of all nodes, of one, or of its calls with these inputs.
+
+        Raises UnknownNodeError, and ValidationError where a node is not cached.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo")
+        >>> @dag.cached_node
+        ... def double(x):
+        ...     return 2 * x
+        >>> dag.run(x=1), dag.run(x=1), dag.context.metrics["cache_hits"]
+        (2, 2, 1)
+        >>> dag.invalidate_cache("double", x=1)
+        >>> dag.run(x=1), dag.context.metrics["cache_hits"]
+        (2, 0)
+        """
+        if name is None:
+            if inputs:
+                raise ValidationError("invalidate_cache takes inputs for one node; name it first")
+            nodes = [node for node in self._graph.nodes.values() if node.cache is not None]
+        else:
+            nodes = [self._graph.node(name)]
+        for node in nodes:
+            if node.cache is None:
+                raise ValidationError(
+                    f"node {node.name!r} of {self.name!r} is not cached; see @dag.cached_node"
+                )
+            node.cache.invalidate(inputs)
+
     def _surroundings(self, node: Node[..., Any]) -> Surroundings | None:
         """What was asked for around the calls of a node; None where that is nothing."""
         hooks = {**self._default_hooks, **self._node_hooks.get(node.name, {})}
         handler = self._handlers.get(node.name)
-        if not (hooks or handler or node.retry):
+        if not (hooks or handler or node.retry or node.cache):
             return None
         return Surroundings(node, hooks, handler)
 
@@ -182,6 +212,36 @@ class Workflow(Nestable):
 def _updated(hooks: dict[str, Hook], changes: Mapping[str, Any]) -> dict[str, Hook]:
     kept = {phase: hook for phase, hook in hooks.items() if changes.get(phase, hook) is not None}
     return {**kept, **read_hooks(changes)}
+
+
+class CachedNodeDecorator:
+    """What `@dag.cached_node` is: usable bare, or called with options first."""
+
+    __slots__ = ("_graph",)
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    @overload
+    def __call__(self, func: Callable[P, R], /) -> Node[P, R]: ...
+    @overload
+    def __call__(
+        self,
+        *,
+        ttl: float | None = None,
+        cache_key: Sequence[str] | None = None,
+        version: str | int | None = None,
+        backend: Backend | None = None,
+        max_entries: int = 1024,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[NodeOptions],
+    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
+    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
+        keys = ("ttl", "cache_key", "version", "backend", "max_entries")
+        cache = {key: options.pop(key) for key in keys if key in options}
+        decorator: Any = NodeDecorator(self._graph, NodeType.NODE)
+        return decorator(*function, **options, cache=cache)
 
 
 class NodeDecorator:

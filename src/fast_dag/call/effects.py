@@ -6,23 +6,32 @@ answers each with how it ended. User code never raises through it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import AsyncGeneratorType, GeneratorType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+
+    from fast_dag.cache.flight import Flight
+
+
+ONE_SHOT: Final = frozenset({GeneratorType, AsyncGeneratorType, map, filter, zip})
+"""What can be gone through once only, so that one consumer may have it."""
 
 
 class Outcome(NamedTuple):
     """How a call ended: its value, or the exception it raised; `where` names the hook, if it was
     one.
 
-    `attempts` counts the calls of the node's function.
+    `attempts` counts the calls of the node's function; `cached` tells of a cached node whether the
+    value was there.
     """
 
     ok: bool
     value: Any
     attempts: int = 1
     where: str | None = None
+    cached: bool | None = None
 
 
 class Attempt(NamedTuple):
@@ -46,7 +55,13 @@ class Sleep(NamedTuple):
     seconds: float
 
 
-Effect = Attempt | Invoke | Sleep
+class Await(NamedTuple):
+    """Wait for a computation of another run; answered like Sleep."""
+
+    flight: Flight
+
+
+Effect = Attempt | Invoke | Sleep | Await
 Effects = "Generator[Effect, Any, Outcome]"
 
 
@@ -62,6 +77,9 @@ def interpret(
             effect = effects.send(answer)
             if isinstance(effect, Sleep):
                 sleep(effect.seconds)
+                answer = True
+            elif isinstance(effect, Await):
+                effect.flight.wait()
                 answer = True
             else:
                 answer = call(effect)

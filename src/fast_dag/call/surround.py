@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.call.effects import Attempt, Effect, Outcome, Sleep
+from fast_dag.call.effects import ONE_SHOT, Attempt, Await, Effect, Outcome, Sleep
 from fast_dag.call.retry import is_retried, wait_after
 from fast_dag.errors import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from fast_dag.cache.flight import Flight
+    from fast_dag.cache.store import NodeCache
     from fast_dag.call.hooks import Hook
     from fast_dag.context import Context
     from fast_dag.node import Node
+    from fast_dag.run import Run
 
     Steps = Generator[Effect, Any, Outcome]
     Arguments = tuple[list[Any], dict[str, Any]]
@@ -30,38 +33,41 @@ class Surroundings:
     >>> from fast_dag.context import Context
     >>> from fast_dag.node import Node
     >>> node = Node(lambda: 0, "flaky", retry=1, retry_delay=0.5)
-    >>> effects = Surroundings(node, {}, None).of_call({}, Context(), lambda inputs: ([], {}))
+    >>> effects = Surroundings(node, {}, None).of_call(None, {}, Context(), lambda inputs: ([], {}))
     >>> next(effects)
     Attempt(args=[], kwargs={})
     >>> effects.send(Outcome(False, ValueError("not yet")))
     Sleep(seconds=0.5)
     """
 
-    __slots__ = ("handler", "hooks", "node")
+    __slots__ = ("cache", "handler", "hooks", "node")
 
     def __init__(
         self, node: Node[..., Any], hooks: Mapping[str, Hook], handler: Hook | None
     ) -> None:
         self.node = node
+        self.cache = node.cache
         self.hooks = hooks
         self.handler = handler
 
     def of_call(
         self,
+        run: Run,
         inputs: dict[str, Any],
         context: Context,
         arguments: Callable[[Mapping[str, Any]], Arguments],
     ) -> Steps:
-        """One call, as effects; `arguments` turns inputs by name into those of the function."""
-        call = _Call(self, inputs, context, arguments)
+        """One call in `run`, as effects; `arguments` turns inputs by name into those of the
+        function."""
+        call = _Call(self, run, inputs, context, arguments)
         outcome = yield from call.succeed()
         if not outcome.ok:
             outcome = yield from call.fail(outcome)
         return (yield from call.clean_up(outcome))
 
-    def of_cancelled(self, context: Context) -> Steps:
+    def of_cancelled(self, run: Run, context: Context) -> Steps:
         """What is left to do for a call that was cancelled."""
-        call = _Call(self, {}, context, lambda inputs: ([], {}))
+        call = _Call(self, run, {}, context, lambda inputs: ([], {}))
         return (yield from call.clean_up(Outcome(False, None)))
 
 
@@ -69,6 +75,7 @@ class _Call:
     def __init__(
         self,
         around: Surroundings,
+        run: Run,
         inputs: dict[str, Any],
         context: Context,
         arguments: Callable[[Mapping[str, Any]], Arguments],
@@ -76,6 +83,8 @@ class _Call:
         self.node = around.node
         self.hooks = around.hooks
         self.handler = around.handler
+        self.cache = around.cache
+        self.run = run
         self.inputs = inputs
         self.context = context
         self.arguments = arguments
@@ -96,7 +105,7 @@ class _Call:
                     )
                     return self._failed(problem, "pre_execute")
                 self.inputs = dict(answer.value)
-        outcome = yield from self._attempts()
+        outcome = yield from (self._attempts() if self.cache is None else self._cached(self.cache))
         if not outcome.ok:
             return outcome
         post = self.hooks.get("post_execute")
@@ -107,6 +116,46 @@ class _Call:
             if answer.value is not None:
                 outcome = outcome._replace(value=answer.value)
         return outcome
+
+    def _cached(self, cache: NodeCache) -> Steps:
+        """The cached value, or the attempts; of several calls that miss one key, one computes."""
+        try:
+            key = cache.key(self.inputs)
+            if key is None:
+                return (yield from self._attempts())
+            while True:
+                found = yield from cache.read(key)
+                if found is not None:
+                    return Outcome(True, found[0], 0, None, True)
+                flight, is_own = cache.board(key, self.run)
+                if is_own:
+                    return (yield from self._computed(cache, key, flight))
+                if flight.is_part_of(self.run):
+                    return (yield from self._attempts())
+                if not (yield Await(flight)):
+                    return Outcome(False, RunStoppedError(), 0)
+                if flight.result is not None:
+                    return Outcome(True, flight.result[0], 0, None, True)
+        except Exception as error:
+            return self._failed(error, "cache")
+
+    def _computed(self, cache: NodeCache, key: Any, flight: Flight) -> Steps:
+        try:
+            outcome: Outcome = yield from self._attempts()
+            if outcome.ok and outcome.value.__class__ in ONE_SHOT:
+                return self._failed(
+                    TypeError(
+                        f"a cached node returned a {type(outcome.value).__name__}, which can be "
+                        "gone through once only; return a list"
+                    ),
+                    "cache",
+                )
+            if outcome.ok:
+                yield from cache.write(key, outcome.value)
+                flight.result = (outcome.value,)
+            return outcome._replace(cached=False)
+        finally:  # also where the call is given up
+            cache.land(key, flight)
 
     def _attempts(self) -> Steps:
         options = self.node.options
@@ -170,6 +219,10 @@ class _Call:
 
     def _failed(self, error: Exception, where: str) -> Outcome:
         return Outcome(False, error, self.attempts, where)
+
+
+class RunStoppedError(Exception):
+    """A call waited for a computation of another run when its own run was stopped."""
 
 
 def chained(raised: Exception, error: Exception) -> Exception:

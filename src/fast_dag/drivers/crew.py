@@ -23,7 +23,7 @@ from time import perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.call.effects import Attempt, Effect, Invoke, Outcome, Sleep
+from fast_dag.call.effects import Attempt, Await, Effect, Invoke, Outcome, Sleep
 from fast_dag.errors import TimeoutError
 from fast_dag.run import current_run
 
@@ -184,6 +184,9 @@ class Crew:
             for run in reversed(runs):
                 run.close(status)
             self._open.clear()
+            given_up = [job for job in self._running if job.effects is not None]
+        for job in given_up:
+            _close(job)
 
     # Jobs.
 
@@ -242,9 +245,9 @@ class Crew:
         jobs.reverse()
         while jobs:
             job = jobs.pop()
-            if job.refused is None and job.effects is None:
-                self._surround(job)
-            if job.wakes:
+            if job.refused is None and job.effects is None and self._surround(job):
+                more = self._advanced(job, None)
+            elif job.wakes:
                 job.wakes = False
                 more = self._advanced(job, not job.run.stopped)
             elif job.refused is not None:
@@ -260,14 +263,15 @@ class Crew:
             jobs.extend(reversed(more))
         return mine
 
-    def _surround(self, job: Job) -> None:
-        """Where more than the bare function was asked for, the call's first effect comes first."""
-        effects = job.run.surround(job.index, [*job.args], job.kwargs)
-        if effects is not None:
-            job.effects = effects
-            # Hooks and attempts of one call share a copy of the contextvars.
-            job.variables = self.variables.copy()
-            self._take(job, next(effects))
+    def _surround(self, job: Job) -> bool:
+        """Make a job's call a generator of effects, where more than the bare function was asked
+        for."""
+        job.effects = job.run.surround(job.index, [*job.args], job.kwargs)
+        if job.effects is None:
+            return False
+        # Hooks and attempts of one call share a copy of the contextvars.
+        job.variables = self.variables.copy()
+        return True
 
     def _take(self, job: Job, effect: Effect) -> None:
         """Make an effect that calls something the job's next call."""
@@ -382,8 +386,11 @@ class Crew:
             effect = job.effects.send(answer)
         except StopIteration as stop:
             return self._settled(job, stop.value)
-        if isinstance(effect, Sleep):
-            return self._put_to_sleep(job, effect.seconds)
+        if self.over:
+            _close(job)
+            return []
+        if isinstance(effect, (Sleep, Await)):
+            return self._put_to_sleep(job, effect)
         self._take(job, effect)
         return [job]
 
@@ -428,7 +435,7 @@ class Crew:
 
     # Waits between attempts.
 
-    def _put_to_sleep(self, job: Job, seconds: float) -> list[Job]:
+    def _put_to_sleep(self, job: Job, effect: Sleep | Await) -> list[Job]:
         """Wait without a slot, but in a sequential run; a stopped run does not wait."""
         with self.lock:
             if self.over:
@@ -443,7 +450,11 @@ class Crew:
                 picked = self._picked()
         if stopped:
             return self._advanced(job, False)
-        self.call_later(seconds, lambda: self._wake(job))
+        if isinstance(effect, Sleep):
+            self.call_later(effect.seconds, lambda: self._wake(job))
+        else:
+            # In this run's own coordinator, not in the thread of the run that computes.
+            effect.flight.when_landed(lambda: self.call_later(0, lambda: self._wake(job)))
         return picked
 
     def _wake(self, job: Job) -> None:
@@ -464,6 +475,15 @@ class Crew:
 
 STOPPED = Outcome(False, None, attempts=0)
 """A job that was not run, since its run has been stopped."""
+
+
+def _close(job: Job) -> None:
+    """End a call's effects, so that others who wait for what it computes take over."""
+    assert job.effects is not None
+    try:
+        job.effects.close()
+    except ValueError:
+        return  # it takes a step just now, in another thread, and ends with that
 
 
 def _nothing() -> None: ...

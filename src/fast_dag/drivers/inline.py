@@ -8,9 +8,9 @@ from time import perf_counter, sleep
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_dag.call.effects import Attempt, Invoke, Outcome, interpret
+from fast_dag.call.effects import ONE_SHOT, Attempt, Invoke, Outcome, interpret
 from fast_dag.errors import ValidationError
-from fast_dag.run import ONE_SHOT, current_run
+from fast_dag.run import current_run
 
 if TYPE_CHECKING:
     from asyncio import Runner
@@ -126,7 +126,8 @@ def _perform(run: Run, index: int, waiter: Waiter) -> Outcome:
     try:
         return variables.run(interpret, effects, call, sleep)
     except BaseException:
-        variables.run(interpret, run.plan.around[index].of_cancelled(run.context), call, sleep)
+        effects.close()
+        variables.run(interpret, run.plan.around[index].of_cancelled(run, run.context), call, sleep)
         raise
 
 

@@ -1,0 +1,78 @@
+"""The cache of one node in this process: bounded, least recently used out first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+
+class Backend(Protocol):
+    """Where cached results are kept. `get` gives None for a key that is not there."""
+
+    def get(self, key: Any, /) -> Any: ...
+    def set(self, key: Any, entry: Any, /) -> Any: ...
+    def delete(self, key: Any, /) -> Any: ...
+    def clear(self) -> Any: ...
+
+
+class MemoryBackend:
+    """At most `max_entries` entries; safe to use from many threads.
+
+    >>> backend = MemoryBackend(max_entries=1)
+    >>> backend.set("a", 1); backend.set("b", 2)
+    >>> backend.get("a"), backend.get("b")
+    (None, 2)
+    """
+
+    def __init__(self, max_entries: int = 1024) -> None:
+        self.max_entries = max_entries
+        self._entries: OrderedDict[Hashable, Any] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: Hashable, /) -> Any:
+        """The entry, which counts as used now; None where there is none."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._entries.move_to_end(key)
+            return entry
+
+    def set(self, key: Hashable, entry: Any, /) -> None:
+        """Keep an entry; the one that was not used for longest makes room."""
+        dropped = None
+        with self._lock:
+            self._entries[key] = entry
+            self._entries.move_to_end(key)
+            if len(self._entries) > self.max_entries:
+                dropped = self._entries.popitem(last=False)
+        del dropped  # outside of the lock: its end may run code of the user's
+
+    def delete(self, key: Hashable, /) -> None:
+        """Forget an entry, if it is there."""
+        with self._lock:
+            dropped = self._entries.pop(key, None)
+        del dropped
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            dropped, self._entries = self._entries, OrderedDict()
+        del dropped
+
+    def known(self) -> list[Any]:
+        """The keys of all entries."""
+        with self._lock:
+            return list(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"max_entries": self.max_entries}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]

@@ -1,0 +1,211 @@
+"""The cached results of one node."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from fast_dag.cache.flight import Flight
+from fast_dag.cache.keys import UnkeyableError, inputs_key, stable_text
+from fast_dag.cache.memory import MemoryBackend
+from fast_dag.call.effects import Invoke
+from fast_dag.errors import InvalidNodeError, ValidationError, closest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping, Sequence
+
+    from fast_dag.cache.memory import Backend
+    from fast_dag.call.effects import Effect
+    from fast_dag.node import Node
+    from fast_dag.run import Run
+
+
+class NodeCache:
+    """What `cached_node` was asked for, and what has been computed.
+
+    In memory the cache belongs to its node. In a backend that others share, keys have the
+    function's module, name and bytecode and the `version` in them.
+    """
+
+    def __init__(
+        self,
+        node: Node[..., Any],
+        *,
+        ttl: float | None = None,
+        cache_key: Sequence[str] | None = None,
+        version: str | int | None = None,
+        backend: Backend | None = None,
+        max_entries: int = 1024,
+    ) -> None:
+        self.node_name = node.name
+        self.ttl = ttl
+        self.cache_key = None if cache_key is None else tuple(cache_key)
+        self.shared = backend is not None
+        self.backend: Backend = MemoryBackend(max_entries) if backend is None else backend
+        self._check(node, max_entries)
+        self._base = _identity(node, version) if self.shared else ""
+        # A clock that others do not share means nothing to them.
+        self._clock = time.time if self.shared else time.monotonic
+        self._flights: dict[Any, Flight] = {}
+        self._lock = Lock()
+        self._warned = False
+
+    def _check(self, node: Node[..., Any], max_entries: int) -> None:
+        def refuse(problem: str) -> InvalidNodeError:
+            return InvalidNodeError(f"cached node {node.name!r}: {problem}", node=node.name)
+
+        if self.ttl is not None and not self.ttl > 0:
+            raise refuse(f"ttl is a number of seconds above 0, not {self.ttl!r}")
+        if not isinstance(max_entries, int) or max_entries < 1:
+            raise refuse(f"max_entries is a count of at least 1, not {max_entries!r}")
+        for name in self.cache_key or ():
+            if name not in node.inputs and not node.signature.var_keyword:
+                hint = closest(name, node.inputs)[1]
+                raise refuse(f"cache_key names {name!r}, which is no parameter of it{hint}")
+        for method in ("get", "set", "delete", "clear"):
+            if not callable(getattr(self.backend, method, None)):
+                raise refuse(f"the backend {self.backend!r} has no method {method}()")
+
+    # Keys.
+
+    def key(self, inputs: Mapping[str, Any]) -> Any:
+        """The key of a call; None, with one warning, where its inputs cannot be looked up by.
+
+        Raises ValidationError for that where the backend is shared."""
+        kept = inputs
+        if self.cache_key is not None:
+            kept = {name: inputs[name] for name in self.cache_key if name in inputs}
+        try:
+            key = inputs_key(kept)
+            if not self.shared:
+                return key
+            parts = sorted((name, stable_text(each, f"parameter {name!r}")) for name, each in key)
+        except UnkeyableError as error:
+            message = f"node {self.node_name!r} cannot be cached by these inputs: {error}"
+            if self.shared:
+                raise ValidationError(message, node=self.node_name) from None
+            if not self._warned:
+                self._warned = True
+                warnings.warn(f"{message}; it runs uncached", RuntimeWarning, stacklevel=2)
+            return None
+        return f"{self._base}:{_short(repr(parts))}"
+
+    # Reading and writing, as effects where the backend is not our own.
+
+    def _do(self, method: str, *args: Any) -> Generator[Effect, Any, Any]:
+        func = getattr(self.backend, method)
+        if not self.shared:
+            return func(*args)
+        answer = yield Invoke(func, args, False)
+        if not answer.ok:
+            raise answer.value
+        return answer.value
+
+    def _placed(self, key: Any) -> Generator[Effect, Any, Any]:
+        """Where a key is kept: `invalidate_cache` gives all of a node's keys another place."""
+        if not self.shared:
+            return key
+        place = yield from self._do("get", f"{self._base}:place")
+        return key if place is None else f"{key}:{place}"
+
+    def read(self, key: Any) -> Generator[Effect, Any, tuple[Any] | None]:
+        """The cached value in a tuple, or None."""
+        entry = yield from self._do("get", (yield from self._placed(key)))
+        if entry is None:
+            return None
+        value, expires = entry
+        if expires is not None and self._clock() >= expires:
+            return None
+        return (value,)
+
+    def write(self, key: Any, value: Any) -> Generator[Effect, Any, None]:
+        """Keep a value."""
+        expires = None if self.ttl is None else self._clock() + self.ttl
+        yield from self._do("set", (yield from self._placed(key)), (value, expires))
+
+    def invalidate(self, inputs: Mapping[str, Any]) -> None:
+        """Forget the calls with these inputs, all calls where there are none."""
+        if not self.shared:
+            self._forget(inputs)
+        elif inputs:
+            _finished(self._do("delete", _finished(self._placed(self.key(inputs)))))
+        else:
+            self.backend.set(f"{self._base}:place", str(time.time_ns()))
+
+    def _forget(self, inputs: Mapping[str, Any]) -> None:
+        backend = self.backend
+        assert isinstance(backend, MemoryBackend)
+        if not inputs:
+            backend.clear()
+            return
+        given = inputs_key(inputs)
+        for key in backend.known():
+            if given <= key:
+                backend.delete(key)
+
+    # Who computes.
+
+    def board(self, key: Any, run: Run) -> tuple[Flight, bool]:
+        """The flight that computes a key, and whether it is the caller's own, just begun."""
+        with self._lock:
+            flight = self._flights.get(key)
+            if flight is not None:
+                return flight, False
+            flight = self._flights[key] = Flight(run)
+            return flight, True
+
+    def land(self, key: Any, flight: Flight) -> None:
+        """The caller's computation ended, or was given up."""
+        with self._lock:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+        flight.land()
+
+
+def _finished(effects: Generator[Effect, Any, Any]) -> Any:
+    """Carry out reads and writes here and now."""
+    answer: Any = None
+    try:
+        while True:
+            effect: Any = effects.send(answer)
+            answer = _Answer(effect.func(*effect.args))
+    except StopIteration as stop:
+        return stop.value
+
+
+class _Answer:
+    ok = True
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _identity(node: Node[..., Any], version: str | int | None) -> str:
+    """What names a node's function to other processes."""
+    origin = node.signature.origin
+    code = getattr(origin, "__code__", None)
+    if version is None and (code is None or code.co_freevars):
+        why = "has no bytecode to tell versions by" if code is None else "has free variables"
+        raise InvalidNodeError(
+            f"cached node {node.name!r}: a function that {why} needs version= in a shared backend",
+            node=node.name,
+        )
+    name = f"{getattr(origin, '__module__', '')}.{getattr(origin, '__qualname__', node.name)}"
+    return f"fast_dag:{name}:{_short(_bytecode(code))}:{version}"
+
+
+def _bytecode(code: Any) -> str:
+    if code is None:
+        return ""
+    constants = [
+        _bytecode(each) if hasattr(each, "co_code") else repr(each) for each in code.co_consts
+    ]
+    return repr((code.co_code, code.co_names, constants))
+
+
+def _short(text: str) -> str:
+    from hashlib import blake2b  # slow to import
+
+    return blake2b(text.encode(), digest_size=16).hexdigest()
