@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from enum import StrEnum
 from importlib import import_module
+from sys import _getframe as getframe
 from sys import modules
 from types import MethodType
 from typing import (
@@ -389,7 +390,10 @@ class Node(Linkable, Generic[P, R]):
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key[0] != "_"}
         state["graph"] = None  # a DAG puts itself back
-        state["func"] = importable(self) or self.func
+        # cloudpickle sends what lives in __main__ by value, to processes with another __main__;
+        # that it is the one who asks shows only in the frame that called.
+        by_value = "cloudpickle" in getframe(1).f_globals.get("__name__", "")
+        state["func"] = importable(self, by_value=by_value) or self.func
         state["cache"] = None
         return state
 
@@ -418,11 +422,13 @@ class _FunctionOfNode:
         return found.func if isinstance(found, Node) else found
 
 
-def importable(node: Node[..., Any]) -> _FunctionOfNode | None:
+def importable(node: Node[..., Any], *, by_value: bool) -> _FunctionOfNode | None:
     """Where another process finds a node's function: in the module attribute that is now the
     node."""
     origin = node._origin
     module, qualname = getattr(origin, "__module__", None), getattr(origin, "__qualname__", None)
+    if module == "__main__" and by_value:
+        return None
     if module is None or qualname is None or module not in modules:
         return None
     there: Any = modules[module]

@@ -293,10 +293,10 @@ class Run:
         results, names_ = self.results, self.plan.names
         if self._outputs is not None:
             return {name: results[name] for name in self._outputs if name in results}
-        for index in reversed(self.plan.topology.sinks):
-            if names_[index] in results:
-                return results[names_[index]]
-        return None
+        done = [index for index in self.plan.topology.sinks if names_[index] in results]
+        if len(done) > 1 and self.record.schedule is not None:
+            done = self.record.schedule.in_order(done)
+        return results[names_[done[-1]]] if done else None
 
     def begin(self, *, eager: bool) -> list[int]:
         """Make the schedule; the nodes that may start at once."""

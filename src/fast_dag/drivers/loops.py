@@ -19,8 +19,15 @@ if TYPE_CHECKING:
 class LoopLane(Lane):
     """Tasks on a running loop, which may belong to another thread than the one that launches."""
 
-    def __init__(self, crew: Crew, loop: asyncio.AbstractEventLoop, thread: int) -> None:
+    def __init__(
+        self,
+        crew: Crew,
+        loop: asyncio.AbstractEventLoop,
+        thread: int,
+        known_as: Lane | None = None,
+    ) -> None:
         self.crew = crew
+        self._known_as = known_as or self  # the lane that jobs name
         self.loop = loop
         self._thread = thread
         self._tasks: dict[Job, asyncio.Task[None]] = {}
@@ -59,7 +66,7 @@ class LoopLane(Lane):
             task = self._tasks.pop(job, None)
             if outcome is None:
                 return
-            following = crew.go_on(crew.ended(job, turn, outcome), self)
+            following = crew.go_on(crew.ended(job, turn, outcome), self._known_as)
             if following is not None and following.variables is not None:
                 self.launch(following)  # in its own contextvars
                 return
@@ -155,7 +162,7 @@ class ThreadedLoopLane(Lane):
     async def _serve(self, ready: threading.Event) -> None:
         loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
-        self._lane = LoopLane(self.crew, loop, threading.get_ident())
+        self._lane = LoopLane(self.crew, loop, threading.get_ident(), known_as=self)
         ready.set()
         await self._closing.wait()
         await self._lane.cancel_all()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def pack(job: Job) -> bytes:
     """A job's call as bytes. Raises ExecutionError that names what cannot be pickled."""
-    func: Any = importable(job.node) or job.node.func
+    func: Any = importable(job.node, by_value=True) or job.node.func
     context = _places_of_context(job)
     call = (func, _without_results(job.args), _without_results(job.kwargs), context)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from fast_dag.node import NodeType
@@ -48,9 +49,20 @@ class DagSchedule:
     ([0], [1], <NodeStatus.COMPLETED: 'completed'>)
     """
 
-    __slots__ = ("_any", "_live", "_successors", "_waiting", "choices", "status")
+    __slots__ = (
+        "_any",
+        "_external",
+        "_live",
+        "_successors",
+        "_topology",
+        "_waiting",
+        "choices",
+        "status",
+    )
 
     def __init__(self, topology: Topology, *, eager: bool) -> None:
+        self._topology = topology
+        self._external: list[tuple[int, bool]] = []
         self._successors = topology.successors
         self._waiting = [len(edges) for edges in topology.incoming]
         self.status = [NodeStatus.NOT_RUN] * len(self._waiting)
@@ -69,7 +81,8 @@ class DagSchedule:
         ready = [index for index, count in enumerate(self._waiting) if not count]
         for node in ready:
             self.status[node] = NodeStatus.READY
-        for target, live in external:
+        self._external = list(external)
+        for target, live in self._external:
             self._end_edge(target, live, ready)
         return ready
 
@@ -106,6 +119,28 @@ class DagSchedule:
         for target, _ in self._successors[node]:
             self._end_edge(target, False, ready)
         return ready
+
+    def in_order(self, nodes: Iterable[int]) -> list[int]:
+        """`nodes`, all of them completed, as a sequential run would have taken them.
+
+        That differs from the order of the graph alone where an `any` could start early, since
+        something that it does not have to wait for was skipped."""
+        if not self._any or NodeStatus.SKIPPED not in self.status:
+            return list(nodes)
+        replay = DagSchedule(self._topology, eager=False)
+        ready, order = replay.begin(self._external), []
+        heapify(ready)
+        while ready:
+            node = heappop(ready)
+            if self.status[node] is NodeStatus.COMPLETED:
+                order.append(node)
+                ended = replay.complete(node, self.choices.get(node))
+            else:
+                ended = replay.fail(node)
+            for each in ended:
+                heappush(ready, each)
+        wanted = set(nodes)
+        return [node for node in order if node in wanted]
 
     def is_live(self, source: int, branch: bool | str | None) -> bool:
         """Whether an edge has ended live by now."""

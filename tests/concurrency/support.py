@@ -1,0 +1,167 @@
+"""What the tests of this directory share: ways to run, and events that reach other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.managers import SyncManager
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fast_dag import DAG, Run
+
+LONG = 20.0
+"""Seconds after which something that must happen, and at once, is taken to happen never."""
+
+
+def wait_for(event: Any) -> None:
+    """Wait for an event that must come."""
+    assert event.wait(LONG), "what the event stands for has not happened"
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    """Wait for what nothing signals: the death of a process, say."""
+    end = monotonic() + LONG
+    while not holds():
+        assert monotonic() < end, "it has not happened"
+        sleep(0.005)
+
+
+class Tally:
+    """Counts who is inside, and how many were at most."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._most = 0
+
+    def enter(self) -> None:
+        with self._lock:
+            self._inside += 1
+            self._most = max(self._most, self._inside)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+
+    def most(self) -> int:
+        return self._most
+
+
+class Shared(SyncManager):
+    """A process that owns events, barriers and lists which nodes in any process can use."""
+
+
+Shared.register("Tally", Tally)
+
+
+class Here:
+    """The same for nodes that are threads or tasks of this process."""
+
+    Event = threading.Event
+    Barrier = threading.Barrier
+    Tally = Tally
+    list = list
+
+
+class Way:
+    """A way to run a DAG."""
+
+    def __init__(self, execute: Callable[..., Run], shared: Any) -> None:
+        self.execute = execute
+        self.shared = shared
+
+    def __call__(self, dag: DAG, **options: Any) -> Any:
+        """What `run` returns."""
+        run = self.execute(dag, **options)
+        run.raise_for_error()
+        return run.value
+
+
+def execute_awaited(dag: DAG, **options: Any) -> Run:
+    return asyncio.run(dag.execute_async(**options))
+
+
+def execute_on_threads(dag: DAG, **options: Any) -> Run:
+    with ThreadPoolExecutor(4) as executor:
+        return dag.execute(executor=executor, **options)
+
+
+def execute_on_one_thread(dag: DAG, **options: Any) -> Run:
+    with ThreadPoolExecutor(1) as executor:
+        return dag.execute(executor=executor, **options)
+
+
+EXECUTE: dict[str, Callable[..., Run]] = {
+    "sequential": lambda dag, **options: dag.execute(**options),
+    "parallel": lambda dag, **options: dag.execute(mode="parallel", **options),
+    "process": lambda dag, **options: dag.execute(mode="process", **options),
+    "async": lambda dag, **options: dag.execute(mode="async", **options),
+    "run_async": execute_awaited,
+    "executor": execute_on_threads,
+    "one thread": execute_on_one_thread,
+}
+IN_THREADS = ("parallel", "async", "run_async", "executor")
+OVERLAPPING = (*IN_THREADS, "process")
+MODES = ("sequential", *OVERLAPPING)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists and has not ended (a zombie has)."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def children() -> set[int]:
+    """The processes below this one, of whatever generation, that are alive."""
+    below: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and is_alive(int(entry)):
+            try:
+                with open(f"/proc/{entry}/stat", encoding="utf-8") as stat:
+                    parent = int(stat.read().rpartition(")")[2].split()[1])
+                with open(f"/proc/{entry}/cmdline", encoding="utf-8") as line:
+                    if "resource_tracker" in line.read():
+                        continue  # multiprocessing and loky keep one each for the whole process
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            below.setdefault(parent, []).append(int(entry))
+    found: set[int] = set()
+    todo = [os.getpid()]
+    while todo:
+        mine = below.get(todo.pop(), [])
+        found.update(mine)
+        todo.extend(mine)
+    return found
+
+
+def threads_of_runs() -> set[threading.Thread]:
+    """The threads that the library, or the process pool below it, started and that are alive."""
+    return {
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith("fast_dag")
+        or (getattr(getattr(thread, "_target", None), "__module__", None) or "").startswith(
+            "pebble"
+        )
+    }
+
+
+def descriptors() -> int:
+    """How many files, sockets and pipes this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def end_of(threads: set[threading.Thread]) -> None:
+    """Wait until threads have ended that have been let go."""
+    for thread in threads:
+        thread.join(LONG)
+        assert not thread.is_alive(), thread
