@@ -399,7 +399,7 @@ class Node(Linkable, Generic[P, R]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         func = state["func"]
-        if isinstance(func, _FunctionOfNode):
+        if isinstance(func, FunctionOfNode):
             state = {**state, "func": func.find()}
         self.__dict__.update(state)
         self._signature = None if self.workflow else self._read(self.name)
@@ -408,7 +408,7 @@ class Node(Linkable, Generic[P, R]):
         self.cache = None if asked is None else NodeCache(self, **asked)
 
 
-class _FunctionOfNode:
+class FunctionOfNode:
     """Where an importable node's function is found again."""
 
     def __init__(self, module: str, qualname: str) -> None:
@@ -422,7 +422,7 @@ class _FunctionOfNode:
         return found.func if isinstance(found, Node) else found
 
 
-def importable(node: Node[..., Any], *, by_value: bool) -> _FunctionOfNode | None:
+def importable(node: Node[..., Any], *, by_value: bool) -> FunctionOfNode | None:
     """Where another process finds a node's function: in the module attribute that is now the
     node."""
     origin = node._origin
@@ -435,7 +435,7 @@ def importable(node: Node[..., Any], *, by_value: bool) -> _FunctionOfNode | Non
     for part in qualname.split("."):
         there = getattr(there, part, None)
     is_there = isinstance(there, Node) and there.func is node.func
-    return _FunctionOfNode(module, qualname) if is_there else None
+    return FunctionOfNode(module, qualname) if is_there else None
 
 
 def _advice(func: Any) -> str:

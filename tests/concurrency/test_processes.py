@@ -587,6 +587,23 @@ def test_failures_and_retries_are_the_same_on_an_executor(
     assert dag["flaky"] == "at last"
 
 
+def test_calls_that_look_alike_are_each_made_on_an_executor(
+    executor: Executor, tmp_path: Path
+) -> None:
+    """The same function with the same arguments, in two nodes and in two runs."""
+    log = tmp_path / "log"
+
+    def call(x: int) -> int:
+        with log.open("a", encoding="utf-8") as file:
+            file.write("called ")
+        return x
+
+    dag = DAG("twins").add_node("a", call).add_node("b", call)
+    for _ in range(2):
+        assert dag.execute(x=1, executor=executor).results == {"a": 1, "b": 1}
+    assert log.read_text(encoding="utf-8").split() == ["called"] * 4
+
+
 def test_values_that_cannot_be_pickled_are_named_on_an_executor(executor: Executor) -> None:
     dag = DAG("opaque").add_node("make", functions.Opaque, inputs=[], run_in="thread")
     dag.add_node("take", lambda thing: "taken").connect("make", "take")

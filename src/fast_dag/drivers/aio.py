@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
@@ -64,18 +65,24 @@ class _Coordinator(Lane):
             if self.crew.crash is not None:
                 raise self.crew.crash
         except TimeoutError:
-            self.crew.abort("timed_out")
-            await self._end(abandon=True)
+            await self._abort("timed_out")
         except BaseException:
-            self.crew.abort("cancelled")
-            await self._end(abandon=True)
+            await self._abort("cancelled")
             raise
         else:
-            await self._end(abandon=False)
+            await self.loop.cancel_all()
+            self.lanes.close(abandon=False)
 
-    async def _end(self, *, abandon: bool) -> None:
+    async def _abort(self, status: str) -> None:
+        hooks = self.crew.abort(status)
         await self.loop.cancel_all()
-        self.lanes.close(abandon=abandon)
+        for hook in hooks:
+            with suppress(Exception):  # the run's end is what its caller is told of
+                if hook.is_async:
+                    await hook.func(*hook.args)
+                else:
+                    await asyncio.to_thread(hook.func, *hook.args)
+        self.lanes.close(abandon=True)
 
     # As the lane of inline nodes.
 

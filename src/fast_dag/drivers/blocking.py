@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from contextvars import copy_context
 from heapq import heappop, heappush
 from itertools import count
@@ -10,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from fast_dag.drivers.crew import Crew, Lane
+from fast_dag.drivers.inline import Waiter
 from fast_dag.drivers.lanes import Lanes, slots_of
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ class _Coordinator(Lane):
             if self.crew.crash is not None:
                 raise self.crew.crash
         except BaseException:
-            self.crew.abort("cancelled")
+            self._abort("cancelled")
             self.lanes.close(abandon=True)
             raise
         self.lanes.close(abandon=self.run.status == "timed_out")
@@ -72,7 +74,7 @@ class _Coordinator(Lane):
         while not self.crew.over:
             now = monotonic()
             if deadline is not None and now >= deadline:
-                self.crew.abort("timed_out")
+                self._abort("timed_out")
                 return
             if self._timers and self._timers[0][0] <= now:
                 heappop(self._timers)[2]()
@@ -82,6 +84,12 @@ class _Coordinator(Lane):
                 self._inbox.get(timeout=min(ends) - now if ends else None)()
             except Empty:
                 continue
+
+    def _abort(self, status: str) -> None:
+        with Waiter() as waiter:
+            for hook in self.crew.abort(status):
+                with suppress(Exception):  # the run's end is what its caller is told of
+                    waiter.value(hook.func(*hook.args), hook.is_async)
 
     def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
         entry = (monotonic() + seconds, next(self._count), function)

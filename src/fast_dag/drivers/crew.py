@@ -28,7 +28,7 @@ from fast_dag.errors import TimeoutError
 from fast_dag.run import current_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from contextvars import Context as Variables
 
     from fast_dag.drivers.lanes import Lanes
@@ -176,8 +176,9 @@ class Crew:
             self.crash = error
         self.finish()
 
-    def abort(self, status: str) -> None:
-        """End the run now: nothing starts, and what still runs is given up."""
+    def abort(self, status: str) -> Iterator[Invoke]:
+        """End the run now: nothing starts, and what still runs is given up. The hooks that clean up
+        after it are the caller's to call, as they come."""
         with self.lock:
             self.over = True
             runs = list(self._open)
@@ -187,6 +188,7 @@ class Crew:
             given_up = [job for job in self._running if job.effects is not None]
         for job in given_up:
             _close(job)
+        return (effect for job in given_up if job.started for effect in _clean_up(job))
 
     # Jobs.
 
@@ -484,6 +486,19 @@ def _close(job: Job) -> None:
         job.effects.close()
     except ValueError:
         return  # it takes a step just now, in another thread, and ends with that
+
+
+def _clean_up(job: Job) -> Iterator[Invoke]:
+    """The calls that clean up after a job that was given up; what they raise changes nothing."""
+    effects = job.run.plan.around[job.index].of_cancelled(job.run, job.run.context)
+    try:
+        effect = next(effects)
+        while True:
+            assert isinstance(effect, Invoke)
+            yield effect
+            effect = effects.send(Outcome(True, None))
+    except StopIteration:
+        return
 
 
 def _nothing() -> None: ...

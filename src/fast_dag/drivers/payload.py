@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from fast_dag.call.arguments import named
 from fast_dag.call.effects import Outcome
 from fast_dag.context import Context
 from fast_dag.errors import ExecutionError
 from fast_dag.extras import needed
-from fast_dag.node import importable
+from fast_dag.node import FunctionOfNode, importable
 
 if TYPE_CHECKING:
     from fast_dag.drivers.crew import Job
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
 def pack(job: Job) -> bytes:
     """A job's call as bytes. Raises ExecutionError that names what cannot be pickled."""
     func: Any = importable(job.node, by_value=True) or job.node.func
-    context = _places_of_context(job)
-    call = (func, _without_results(job.args), _without_results(job.kwargs), context)
+    context = job.node.signature.takes_context
+    # No two submissions are alike: a cluster may give one outcome to all that look the same.
+    token = os.urandom(8)
+    call = (func, _without_results(job.args), _without_results(job.kwargs), context, token)
     try:
         packed = _dumps(call)
     except Exception as error:
@@ -31,9 +35,8 @@ def pack(job: Job) -> bytes:
 def run_packed(packed: bytes) -> bytes:
     """In the other process: unpack, call, pack what came of it."""
     try:
-        func, args, kwargs, takes_context = pickle.loads(packed)
-        find = getattr(func, "find", None)
-        func = func if find is None else find()
+        func, args, kwargs, takes_context, _ = pickle.loads(packed)
+        func = func.find() if isinstance(func, FunctionOfNode) else func
         context = next(
             (each for each in (*args, *kwargs.values()) if isinstance(each, Context)), None
         )
@@ -90,10 +93,6 @@ def _dumps(value: Any) -> bytes:
     return packed
 
 
-def _places_of_context(job: Job) -> bool:
-    return job.node.signature.takes_context
-
-
 def _without_results(values: Any) -> Any:
     """The arguments, with a context of metadata only in the place of the run's own."""
     if isinstance(values, dict):
@@ -106,13 +105,12 @@ def _sent(value: Any) -> Any:
 
 
 def _unpicklable(job: Job, func: Any, error: Exception) -> ExecutionError:
-    named = list(enumerate(job.args, start=1)) + list(job.kwargs.items())
     what = "its function"
-    for name, value in named:
+    for name, value in named(job.node.signature, job.args, job.kwargs).items():
         try:
             _dumps(_sent(value))
         except Exception:
-            what = f"its argument {name!r}, a {type(value).__name__},"
+            what = f"the value of its parameter {name!r}, a {type(value).__name__},"
             break
     return ExecutionError(
         f"node {job.path!r} cannot be sent to another process: {what} cannot be pickled ({error}); "

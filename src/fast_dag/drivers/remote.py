@@ -128,9 +128,14 @@ class ProcessLane(RemoteLane):
         if error is None:
             return payload.unpack(job, future.result())
         code = getattr(error, "exitcode", None)
+        why = f" (exit code {code})"
+        if code is None:
+            why = (
+                ", as all of them did: they import the main script, which must run nothing "
+                "outside of `if __name__ == '__main__':`"
+            )
         died = ExecutionError(
-            f"the worker process of node {job.path!r} died before the call ended"
-            + ("" if code is None else f" (exit code {code})"),
+            f"the worker process of node {job.path!r} died before the call ended{why}",
             node_name=job.path,
         )
         died.__cause__ = error

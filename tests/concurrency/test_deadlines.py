@@ -1,0 +1,567 @@
+"""Timeouts of runs and of nodes: met in every mode, and nothing happens behind their back.
+
+How far past its deadline each run ended is printed (`pytest -rP`) and recorded as the property
+`overshoot_ms`; what is asserted leaves room for a machine under load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+from typing import Any
+
+import pytest
+
+import fast_dag
+from fast_dag import DAG, ExecutionError, ValidationError
+from tests.concurrency.support import (
+    EXECUTE,
+    LONG,
+    MODES,
+    Way,
+    end_of,
+    is_alive,
+    wait_for,
+    wait_until,
+)
+
+LATE = 0.5
+"""Seconds a deadline may be missed by when the machine is busy; without load it is 0.05."""
+
+TIMED = tuple(mode for mode in MODES if mode != "executor")
+everywhere = pytest.mark.parametrize("way", TIMED, indirect=True)
+in_this_process = pytest.mark.parametrize(
+    "way", [mode for mode in TIMED if mode != "process"], indirect=True
+)
+Measure = Callable[[float], None]
+
+
+@pytest.fixture
+def overshoot(record_property: Callable[[str, object], None]) -> Measure:
+    """Say how far past its deadline something ended."""
+
+    def measure(seconds: float) -> None:
+        record_property("overshoot_ms", round(1000 * seconds, 1))
+        print(f"overshoot: {1000 * seconds:.1f} ms")
+        assert 0 <= seconds < LATE
+
+    return measure
+
+
+def time_for(way: Way) -> float:
+    """Seconds in which a run surely gets to the node that is held, worker processes included."""
+    return 1.0 if way is not None and way.shared.__class__.__name__ == "Shared" else 0.25
+
+
+class Held:
+    """A DAG whose second node ends when it is let go; it knows what has started, and in which
+    threads."""
+
+    def __init__(self, way: Way, *, inside: bool = False) -> None:
+        self.started, self.let_go = way.shared.list(), way.shared.Event()
+        self.threads: set[threading.Thread] = set()
+        started, let_go = self.started, self.let_go
+        threads = None if way.shared.__class__.__name__ == "Shared" else self.threads
+
+        def quick() -> int:
+            started.append("quick")
+            return 1
+
+        def held(quick: int) -> str:
+            if threads is not None:
+                threads.add(threading.current_thread())
+            started.append("held")
+            wait_for(let_go)
+            return "late"
+
+        def after(held: str) -> None:
+            started.append("after")
+
+        self.dag = DAG("held").add_node("quick", quick).add_node("held", held)
+        self.dag.add_node("after", after).connect("quick", "held").connect("held", "after")
+
+    def end(self) -> None:
+        """Let the held node go, and wait until its thread has ended."""
+        self.let_go.set()
+        end_of(self.threads)
+
+
+# The whole run.
+
+
+@everywhere
+def test_a_run_ends_at_its_deadline_and_nothing_starts_afterwards(
+    way: Way, overshoot: Measure
+) -> None:
+    held, timeout = Held(way), time_for(way)
+    began = monotonic()
+    run = way.execute(held.dag, timeout=timeout)
+    overshoot(monotonic() - began - timeout)
+    assert run.status == run.context.metadata["execution_status"] == "timed_out"
+    assert run.results == {"quick": 1}
+    assert run.statuses == {"quick": "completed", "held": "cancelled", "after": "not_run"}
+
+    held.end()
+    assert list(held.started) == ["quick", "held"]
+    assert run.results == {"quick": 1}
+    assert run.status == run.context.metadata["execution_status"] == "timed_out"
+    assert held.dag["quick"] == 1
+
+
+def test_a_run_on_an_executor_ends_at_its_deadline(overshoot: Measure) -> None:
+    from tests.concurrency.support import Here
+
+    held = Held(Way(EXECUTE["executor"], Here))
+    with ThreadPoolExecutor(2) as executor:
+        began = monotonic()
+        run = held.dag.execute(executor=executor, timeout=0.25)
+        overshoot(monotonic() - began - 0.25)
+        assert run.status == "timed_out"
+        held.let_go.set()
+        assert executor.submit(len, "open").result(LONG) == 4
+    assert list(held.started) == ["quick", "held"]
+    assert run.results == {"quick": 1}
+
+
+@everywhere
+def test_run_raises_a_timeout_error_where_execute_returns_the_run(way: Way) -> None:
+    held = Held(way)
+    with pytest.raises(fast_dag.TimeoutError, match="'held'") as caught:
+        way(held.dag, timeout=time_for(way))
+    error = caught.value
+    assert isinstance(error, builtins.TimeoutError)
+    assert isinstance(error, ExecutionError)
+    assert error.run is not None
+    assert error.run.status == "timed_out"
+    assert error.run.results == {"quick": 1}
+    assert error.timeout == time_for(way)
+    held.end()
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+def test_dag_run_raises_the_timeout_error(mode: Any) -> None:
+    never = threading.Event()
+    dag = DAG("never").add_node("node", lambda: never.wait(LONG) and None)
+    with pytest.raises(builtins.TimeoutError) as caught:
+        dag.run(mode=mode, timeout=0.1)
+    assert type(caught.value) is fast_dag.TimeoutError
+    never.set()
+
+
+async def _raises_when_awaited(dag: DAG) -> None:
+    with pytest.raises(fast_dag.TimeoutError):
+        await dag.run_async(timeout=0.1)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def test_run_async_raises_the_timeout_error_and_leaves_no_task() -> None:
+    async def node() -> None:
+        await asyncio.Event().wait()
+
+    asyncio.run(_raises_when_awaited(DAG("never").add_node("node", node)))
+
+
+@everywhere
+def test_async_nodes_are_cancelled_at_the_deadline_and_clean_up(
+    way: Way, overshoot: Measure
+) -> None:
+    seen: list[str] = []
+
+    async def held() -> None:
+        seen.append("started")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            seen.append("cleaned up")
+
+    dag = DAG("async").add_node("held", held).add_node("after", lambda held: seen.append("after"))
+    dag.connect("held", "after")
+    timeout, began = 0.2, monotonic()
+    run = way.execute(dag, timeout=timeout)
+    overshoot(monotonic() - began - timeout)
+    assert run.status == "timed_out"
+    assert run.statuses == {"held": "cancelled", "after": "not_run"}
+    assert seen == ["started", "cleaned up"]
+
+
+@everywhere
+def test_a_run_that_ends_in_time_is_not_touched_by_its_timeout(way: Way) -> None:
+    async def c(b: int) -> int:
+        return b + 1
+
+    dag = DAG("in time").add_node("a", lambda: 1).add_node("b", lambda a: a + 1).add_node("c", c)
+    dag.connect("a", "b").connect("b", "c")
+    run = way.execute(dag, timeout=LONG)
+    assert (run.status, run.value) == ("completed", 3)
+
+
+@everywhere
+def test_waits_between_attempts_end_at_the_deadline(way: Way, overshoot: Measure) -> None:
+    called = way.shared.list()
+    dag = DAG("retry").add_node(
+        "fails", lambda: called.append(1) or 1 / 0, retry=5, retry_delay=3600
+    )
+    timeout, began = time_for(way), monotonic()
+    run = way.execute(dag, timeout=timeout)
+    overshoot(monotonic() - began - timeout)
+    assert run.status == "timed_out"
+    assert list(called) == [1]
+
+
+@everywhere
+def test_a_deadline_reaches_into_nested_workflows(way: Way, overshoot: Measure) -> None:
+    held = Held(way)
+    outer = DAG("outer").add_node("sub", held.dag)
+    outer.add_node("below", lambda sub: held.started.append("below")).connect("sub", "below")
+    timeout, began = time_for(way), monotonic()
+    run = way.execute(outer, timeout=timeout)
+    overshoot(monotonic() - began - timeout)
+    assert run.status == "timed_out"
+    assert run.children["sub"].status in ("timed_out", "cancelled")
+    assert run["sub.quick"] == 1
+
+    held.end()
+    assert list(held.started) == ["quick", "held"]
+    assert "sub" not in run.results
+
+
+@in_this_process
+def test_a_context_is_free_again_after_a_deadline(way: Way) -> None:
+    held = Held(way)
+    context = fast_dag.Context()
+    run = way.execute(held.dag, timeout=0.2, context=context)
+    assert run.status == "timed_out"
+    held.let_go.set()
+    again = way.execute(held.dag, context=context)
+    assert again.status == "completed"
+    assert list(held.started) == ["quick", "held", "quick", "held", "after"]
+
+
+@pytest.mark.parametrize("mode", TIMED)
+@pytest.mark.parametrize("timeout", [0, -1, "soon"])
+def test_a_timeout_that_is_no_time_is_an_error(mode: str, timeout: Any) -> None:
+    ran: list[int] = []
+    with pytest.raises(ValidationError, match="timeout"):
+        EXECUTE[mode](DAG("odd").add_node("node", lambda: ran.append(1)), timeout=timeout)
+    with pytest.raises(ValidationError, match="timeout"):
+        DAG("odd").add_node("node", lambda: 1, timeout=timeout)
+    assert not ran
+
+
+# One node.
+
+
+@everywhere
+def test_a_late_node_fails_at_its_timeout_and_its_value_comes_to_nothing(
+    way: Way, overshoot: Measure
+) -> None:
+    held, timeout = Held(way), time_for(way)
+    late = held.dag.nodes["held"]
+    dag = DAG("late").add_node("quick", held.dag.nodes["quick"])
+    dag.add_node("late", late.func, timeout=timeout).add_node("after", held.dag.nodes["after"].func)
+    dag.connect("quick", "late").connect("late", "after")
+    dag.add_node("beside", lambda quick: quick + 1).connect("quick", "beside")
+    began = monotonic()
+    run = way.execute(dag, error_strategy="continue", max_workers=2)
+    # The node begins some time after the run.
+    ended = monotonic() - began
+    assert timeout <= ended
+    overshoot(run.timings["late"] - timeout)
+    assert run.status == "completed_with_errors"
+    assert run.statuses == {
+        "quick": "completed",
+        "late": "failed",
+        "after": "skipped",
+        "beside": "completed",
+    }
+    error = run.errors["late"]
+    assert type(error) is fast_dag.TimeoutError
+    assert (error.node_name, error.timeout) == ("late", timeout)
+
+    held.end()
+    assert "late" not in run.results
+    assert list(held.started) == ["quick", "held"]
+    assert run.statuses["late"] == "failed"
+
+
+@everywhere
+def test_a_node_timeout_that_ends_the_run_is_raised_itself(way: Way) -> None:
+    never = way.shared.Event()
+    dag = DAG("late").add_node("late", lambda: never.wait(LONG), timeout=0.3)
+    with pytest.raises(fast_dag.TimeoutError) as caught:
+        way(dag)
+    assert caught.value.node_name == "late"
+    assert caught.value.run is not None
+    assert caught.value.run.status == "failed"
+    never.set()
+
+
+@everywhere
+def test_a_late_async_node_is_cancelled_and_cleans_up_before_the_run_goes_on(
+    way: Way, overshoot: Measure
+) -> None:
+    seen: list[str] = []
+
+    async def late() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            seen.append("cleaned up")
+
+    dag = DAG("late").add_node("late", late, timeout=0.2)
+    dag.add_node("after", lambda: seen.append("after"), type="any")
+    dag.add_node("other", lambda: None, run_in="thread")
+    dag.connect("late", "after").connect("other", "after", input=False)
+    dag.add_node("last", lambda: seen.append("last"), type="any", wait=True, run_in="thread")
+    dag.connect("late", "last").connect("other", "last")
+    run = way.execute(dag, error_strategy="continue")
+    overshoot(run.timings["late"] - 0.2)
+    assert type(run.errors["late"]) is fast_dag.TimeoutError
+    assert "cleaned up" in seen
+    assert seen.index("cleaned up") < seen.index("last")
+
+
+@everywhere
+def test_a_timeout_error_of_the_users_own_is_an_ordinary_failure(way: Way) -> None:
+    async def own() -> None:
+        raise builtins.TimeoutError("the server said so")
+
+    def sync_own() -> None:
+        raise builtins.TimeoutError("the server said so")
+
+    dag = DAG("own").add_node("a", own, timeout=LONG).add_node("b", sync_own, timeout=LONG)
+    run = way.execute(dag, error_strategy="continue")
+    for name in "ab":
+        assert type(run.errors[name]) is builtins.TimeoutError
+        assert "the server said so" in str(run.errors[name])
+
+
+@everywhere
+def test_each_attempt_has_the_time_of_its_own(way: Way) -> None:
+    called, never = way.shared.list(), way.shared.Event()
+    dag = DAG("attempts").add_node(
+        "late",
+        lambda: called.append(1) or (len(called) < 3 and never.wait(LONG)) or "in time",
+        timeout=0.4,
+        retry=2,
+        retry_delay=0,
+    )
+    run = way.execute(dag)
+    assert run.value == "in time"
+    assert run.metrics["retries"] == 2
+    never.set()
+
+
+@in_this_process
+def test_the_late_value_of_an_abandoned_attempt_never_replaces_that_of_a_later_one(
+    way: Way,
+) -> None:
+    let_go, threads, called = threading.Event(), set[threading.Thread](), []
+
+    def node() -> str:
+        called.append(1)
+        if len(called) > 1:
+            return "second"
+        threads.add(threading.current_thread())
+        wait_for(let_go)
+        return "first"
+
+    dag = DAG("attempts").add_node("node", node, timeout=0.2, retry=1, retry_delay=0)
+    dag.add_node("after", lambda node: (node, let_go.set(), end_of(threads))[0])
+    dag.connect("node", "after")
+    dag.add_node("last", lambda after, context: (after, context["node"])).connect("after", "last")
+    assert way(dag, max_workers=2) == ("second", "second")
+
+
+@everywhere
+def test_a_nested_workflow_has_one_timeout_as_a_whole(way: Way, overshoot: Measure) -> None:
+    held, timeout = Held(way), time_for(way)
+    outer = DAG("outer").add_node("sub", held.dag, timeout=timeout)
+    outer.add_node("below", lambda sub: held.started.append("below")).connect("sub", "below")
+    outer.add_node("beside", lambda: "beside")
+    run = way.execute(outer, error_strategy="continue", max_workers=2)
+    overshoot(run.timings["sub"] - timeout)
+    assert run.statuses == {"sub": "failed", "below": "skipped", "beside": "completed"}
+    error = run.errors["sub"]
+    assert type(error) is fast_dag.TimeoutError
+    assert error.node_name == "sub"
+
+    held.end()
+    assert list(held.started) == ["quick", "held"]
+    assert "held" not in run.children["sub"].results
+
+
+@everywhere
+def test_a_late_nested_workflow_cancels_its_async_nodes(way: Way) -> None:
+    seen: list[str] = []
+
+    async def held() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            seen.append("cleaned up")
+
+    inner = DAG("inner").add_node("held", held)
+    inner.add_node("after", lambda held: seen.append("after")).connect("held", "after")
+    middle = DAG("middle").add_node("inner", inner)
+    outer = DAG("outer").add_node("middle", middle, timeout=0.2)
+    with pytest.raises(fast_dag.TimeoutError) as caught:
+        way(outer)
+    assert caught.value.node_name == "middle"
+    assert seen == ["cleaned up"]
+
+
+@in_this_process
+def test_a_nested_workflow_is_tried_again_as_a_whole_after_its_timeout(way: Way) -> None:
+    let_go, called, threads = threading.Event(), [], set[threading.Thread]()
+
+    def first() -> int:
+        called.append("first")
+        return len(called)
+
+    def second(first: int) -> str:
+        called.append("second")
+        if len(called) == 2:
+            threads.add(threading.current_thread())
+            wait_for(let_go)
+        return "done"
+
+    inner = DAG("inner").add_node("first", first).add_node("second", second)
+    inner.connect("first", "second")
+    outer = DAG("outer").add_node("sub", inner, timeout=0.3, retry=1, retry_delay=0)
+    assert way(outer) == "done"
+    assert called == ["first", "second"] * 2
+    let_go.set()
+    end_of(threads)
+
+
+# Threads.
+
+
+def idents(seen: dict[str, int], name: str) -> Callable[..., None]:
+    def node() -> None:
+        seen[name] = threading.get_ident()
+
+    return node
+
+
+def test_a_sequential_run_with_a_timeout_executes_whole_in_one_helper_thread() -> None:
+    seen: dict[str, int] = {}
+    inner = DAG("inner").add_node("c", idents(seen, "c"))
+    dag = DAG("helper")
+    dag.add_node("a", idents(seen, "a")).add_node("b", idents(seen, "b")).add_node("sub", inner)
+    dag.add_node("d", idents(seen, "d"), retry=1)
+    dag.run(timeout=LONG)
+    assert list(seen) == ["a", "b", "c", "d"]
+    assert len(set(seen.values())) == 1
+    assert threading.get_ident() not in seen.values()
+
+
+def test_a_sequential_run_takes_a_new_helper_only_after_an_abandoned_attempt() -> None:
+    seen: dict[str, int] = {}
+    let_go, threads = threading.Event(), set[threading.Thread]()
+
+    def late() -> None:
+        if "first attempt" not in seen:
+            seen["first attempt"] = threading.get_ident()
+            threads.add(threading.current_thread())
+            wait_for(let_go)
+        seen["second attempt"] = threading.get_ident()
+
+    dag = DAG("helpers").add_node("a", idents(seen, "a"))
+    dag.add_node("late", late, timeout=0.2, retry=1, retry_delay=0)
+    for name in ("b", "c"):
+        dag.add_node(name, idents(seen, name))
+    dag.run()
+    assert list(seen) == ["a", "first attempt", "second attempt", "b", "c"]
+    assert seen["a"] == seen["first attempt"]
+    assert seen["second attempt"] == seen["b"] == seen["c"] != seen["a"]
+    let_go.set()
+    end_of(threads)
+
+
+@in_this_process
+def test_abandoned_threads_are_daemonic(way: Way) -> None:
+    held = Held(way)
+    run = way.execute(held.dag, timeout=0.2)
+    assert run.status == "timed_out"
+    assert [thread.daemon for thread in held.threads] == [True]
+    held.end()
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+def test_a_program_ends_though_it_has_abandoned_threads(mode: str) -> None:
+    program = f"""
+        import threading
+        from fast_dag import DAG
+        never = threading.Event()
+        dag = DAG("held").add_node("node", never.wait, inputs=[])
+        print(dag.execute(mode={mode!r}, timeout=0.1).status)
+        dag = DAG("held").add_node("node", never.wait, inputs=[], timeout=0.1)
+        print(dag.execute(mode={mode!r}).status)
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("timed_out\nfailed\n", "", 0)
+
+
+@in_this_process
+def test_an_abandoned_thread_frees_its_worker(way: Way) -> None:
+    """With one worker, the others run on although the first node never ends."""
+    let_go, threads = threading.Event(), set[threading.Thread]()
+
+    def late() -> None:
+        threads.add(threading.current_thread())
+        wait_for(let_go)
+
+    dag = DAG("one").add_node("late", late, timeout=0.2)
+    for index in range(5):
+        dag.add_node(f"n{index}", lambda: "ran")
+    run = way.execute(dag, max_workers=1, error_strategy="continue")
+    assert run.statuses == {"late": "failed", **{f"n{index}": "completed" for index in range(5)}}
+    let_go.set()
+    end_of(threads)
+
+
+def test_processes_are_killed_at_the_deadline_of_the_run(shared: Any) -> None:
+    pids, never = shared.list(), shared.Event()
+    dag = DAG("processes")
+    for index in range(2):
+        dag.add_node(f"n{index}", lambda: pids.append(os.getpid()) or never.wait())
+    run = dag.execute(mode="process", max_workers=2, timeout=1.0)
+    assert run.status == "timed_out"
+    assert len(pids) == 2
+    wait_until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def test_a_timeout_on_an_inline_sync_node_is_refused() -> None:
+    with pytest.raises(ValidationError, match="inline"):
+        DAG("inline").add_node("node", lambda: 1, run_in="inline", timeout=1)
+
+
+@everywhere
+def test_many_node_timeouts_at_once_are_all_met(way: Way) -> None:
+    never = way.shared.Event()
+    workers = 2 if way.shared.__class__.__name__ == "Shared" else 20
+    dag = DAG("many")
+    for index in range(workers):
+        dag.add_node(f"n{index}", lambda: never.wait(LONG), timeout=0.3)
+    run = way.execute(dag, max_workers=workers, error_strategy="continue", timeout=LONG)
+    assert set(run.statuses.values()) == {"failed"}
+    assert all(type(error) is fast_dag.TimeoutError for error in run.errors.values())
+    assert run.metrics["execution_time"] < LONG
+    never.set()
