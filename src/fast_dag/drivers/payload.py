@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import traceback
+from functools import lru_cache
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.call.arguments import named
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 def pack(job: Job) -> bytes:
     """A job's call as bytes. Raises ExecutionError that names what cannot be pickled."""
-    func: Any = importable(job.node, by_value=True) or job.node.func
+    func: Any = importable(job.node, by_value=True) or _sendable(job.node.func)
     context = job.node.signature.takes_context
     # No two submissions are alike: a cluster may give one outcome to all that look the same.
     token = os.urandom(8)
@@ -36,12 +39,14 @@ def run_packed(packed: bytes) -> bytes:
     """In the other process: unpack, call, pack what came of it."""
     try:
         func, args, kwargs, takes_context, _ = pickle.loads(packed)
-        func = func.find() if isinstance(func, FunctionOfNode) else func
+        func = func.find() if isinstance(func, (FunctionOfNode, _LruCached)) else func
         context = next(
             (each for each in (*args, *kwargs.values()) if isinstance(each, Context)), None
         )
         before = dict(context.metadata) if takes_context and context is not None else {}
         value = func(*args, **kwargs)
+        if value.__class__ is CoroutineType:
+            value = asyncio.run(value)
     except Exception as error:
         error.add_note("In the worker process:\n" + traceback.format_exc())
         return _packed_error(error)
@@ -58,6 +63,27 @@ def run_packed(packed: bytes) -> bytes:
         problem = f"its result, a {type(value).__name__}, cannot be pickled: {error}"
         return _dumps((None, problem, {}))
     return result
+
+
+class _LruCached:
+    """A `functools.lru_cache`d function, which pickles by name only, as what it was made of."""
+
+    def __init__(self, func: Any) -> None:
+        self.wrapped = func.__wrapped__
+        self.parameters = func.cache_parameters()
+
+    def find(self) -> Any:
+        return lru_cache(**self.parameters)(self.wrapped)
+
+
+def _sendable(func: Any) -> Any:
+    if not hasattr(func, "cache_parameters"):
+        return func
+    try:
+        pickle.dumps(func)
+    except Exception:
+        return _LruCached(func)
+    return func
 
 
 def _packed_error(error: Exception) -> bytes:
