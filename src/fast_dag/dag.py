@@ -341,10 +341,21 @@ class DAG(Workflow):
         error_strategy: Literal["fail_fast", "continue"] = "fail_fast",
         error_handler: Callable[[str, Exception, Context], str] | None = None,
         outputs: Sequence[str] | None = None,
+        progress: Callable[[str, str, float], object] | bool | None = None,
+        track_memory: bool = False,
         **more_inputs: Any,
     ) -> Request:
         """The options that every way of running takes; see `execute`."""
-        settings = Settings(mode, max_workers, executor, timeout, error_strategy, error_handler)
+        settings = Settings(
+            mode,
+            max_workers,
+            executor,
+            timeout,
+            error_strategy,
+            error_handler,
+            progress,
+            track_memory,
+        )
         return Request(_merged(self.name, inputs, more_inputs), context, outputs, settings)
 
     @_takes_what(_request)
@@ -376,6 +387,11 @@ class DAG(Workflow):
             `f(node_name, error, context)`, once per failed node; returns "stop" or "continue".
         outputs:
             Run only what these nodes need; the value is a dict of those that completed.
+        progress:
+            `f(node_name, status, fraction_done)`, called at each node's start and end, never twice
+            at once; True shows a bar (extra `progress`). In place of `progress_callback`.
+        track_memory:
+            Measure the peak of traced memory, `context.metrics["memory_usage"]["peak_mb"]`; slow.
 
         Raises ValidationError for what is wrong before any node runs.
 
@@ -572,9 +588,11 @@ class DAG(Workflow):
         plan = self._plan(frozenset(inputs), part)
         if context is None:
             context = _context_after(stored)
-        return Run(
+        run = Run(
             self._graph, plan, inputs, context, request.settings, outputs=outputs, stored=stored
         )
+        run.observers = self._observers(run)
+        return run
 
     def _nested_run(self, parent: Run, prefix: str, inputs: dict[str, Any]) -> Run:
         """The run of this workflow as a node of another."""

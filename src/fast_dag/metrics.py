@@ -33,6 +33,7 @@ class Record:
         self.retries = 0
         self.cache_hits = 0
         self.cache_misses = 0
+        self.peak_mb: float | None = None
 
     def count(self, outcome: Outcome) -> None:
         """What a node's end adds to the counts."""
@@ -78,7 +79,9 @@ class Record:
         times = self.times()
         statuses = list(self.statuses().values())
         ended = perf_counter() if self.ended is None else self.ended
+        memory = {} if self.peak_mb is None else {"memory_usage": {"peak_mb": self.peak_mb}}
         return {
+            **memory,
             "execution_time": ended - self.began if self.began else 0.0,
             "node_times": times,
             "execution_order": list(times),

@@ -22,8 +22,10 @@ from fast_dag.errors import (
     names,
     text_of,
 )
+from fast_dag.memory import MemoryWatch
 from fast_dag.metrics import Record
 from fast_dag.node import Node, NodeType
+from fast_dag.observers import Event
 from fast_dag.returns import ConditionalReturn, SelectReturn
 from fast_dag.schedule.dag import DagSchedule, NodeStatus
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from fast_dag.context import Context
     from fast_dag.graph import Edge, Graph
+    from fast_dag.observers import Observers
     from fast_dag.plan import Plan
 
 current_run: ContextVar[Run | None] = ContextVar("fast_dag_run", default=None)
@@ -58,7 +61,16 @@ class ExecutionMode(StrEnum):
 class Settings:
     """The options of one run, inherited by the workflows nested in it."""
 
-    __slots__ = ("error_handler", "error_strategy", "executor", "max_workers", "mode", "timeout")
+    __slots__ = (
+        "error_handler",
+        "error_strategy",
+        "executor",
+        "max_workers",
+        "mode",
+        "progress",
+        "timeout",
+        "track_memory",
+    )
 
     def __init__(
         self,
@@ -68,7 +80,14 @@ class Settings:
         timeout: float | None = None,
         error_strategy: str = "fail_fast",
         error_handler: Callable[[str, Exception, Context], str] | None = None,
+        progress: Callable[[str, str, float], object] | bool | None = None,
+        track_memory: bool = False,
     ) -> None:
+        if not (progress is None or isinstance(progress, bool) or callable(progress)):
+            raise ValidationError(
+                f"progress is a function of (node_name, status, fraction_done), or True for a bar, "
+                f"not {progress!r}"
+            )
         if mode not in tuple(ExecutionMode):
             known = names(each.value for each in ExecutionMode)
             raise ValidationError(f"mode is one of {known}, not {mode!r}")
@@ -90,6 +109,8 @@ class Settings:
         self.timeout = timeout
         self.error_strategy = error_strategy
         self.error_handler = error_handler
+        self.progress = progress
+        self.track_memory = track_memory
 
     @property
     def ordered(self) -> bool:
@@ -157,6 +178,8 @@ class Run:
         self._prefix = prefix
         # Whose node this run was started in, so that views from in here find that run, too.
         self.outer: Run | None = current_run.get() if parent is None else parent
+        self.observers: Observers | None = None if parent is None else parent.observers
+        self._memory: MemoryWatch | None = None
         self._fatal: str | None = None
         self._attempts: dict[str, int] = {}
         self._where: dict[str, str] = {}
@@ -270,11 +293,15 @@ class Run:
             if metadata.get("run_id", self.context._own_run_id) == self.context._own_run_id:
                 metadata["run_id"] = self.context._own_run_id = os.urandom(16).hex()
             metadata["execution_status"] = "running"
+            if self.settings.track_memory:
+                self._memory = MemoryWatch()
         self.record.began = perf_counter()
 
     def close(self, status: str | None = None) -> None:
         """End the run with that status, else the one that its errors tell."""
         self.record.ended = perf_counter()
+        if self._memory is not None:
+            self.record.peak_mb = self._memory.stop()
         if self.record.schedule is not None:
             self.record.schedule.close()
         if status is None:
@@ -288,6 +315,8 @@ class Run:
         if self.parent is None:
             self.context.metadata["execution_status"] = status
         self.context._leave_run()
+        if self.observers is not None and self.parent is None:
+            self.observers.close(self)
 
     def _final_value(self) -> Any:
         results, names_ = self.results, self.plan.names
@@ -301,9 +330,12 @@ class Run:
     def begin(self, *, eager: bool) -> list[int]:
         """Make the schedule; the nodes that may start at once."""
         self.record.schedule = DagSchedule(self.plan.topology, eager=eager)
-        return self.record.schedule.begin(
+        ready = self.record.schedule.begin(
             (target, self._outside[id(edge)]) for target, edge in self.plan.topology.external
         )
+        if self.observers is not None:
+            self._note_skipped()
+        return ready
 
     def leave_straight(self) -> int:
         """The straight line was left at some node: its index. The schedule takes over."""
@@ -393,7 +425,31 @@ class Run:
             if not verdict.goes_on and not self._stopped:
                 self._stopped = True
                 self._fatal = verdict.key
+        if self.observers is not None:
+            error = None if outcome.ok else outcome.value
+            status = "completed" if outcome.ok else "failed"
+            self.observers.note(self, self.path_of(index), status, error, outcome.attempts)
+            self._note_skipped()
         return [] if self.stopped else ready
+
+    def note_start(self, index: int) -> None:
+        """Tell the observers, if there are any, that a node starts."""
+        if self.observers is not None:
+            self.observers.note(self, self.path_of(index), "running")
+
+    def tell_retry(self, name: str, error: Exception, attempt: int) -> None:
+        """Tell the observers, if there are any, that an attempt failed and another follows."""
+        if self.observers is not None:
+            event = Event(self, self._prefix + name, "retrying", self.observers.fraction)
+            self.observers.tell(event._replace(error=error, attempt=attempt))
+
+    def _note_skipped(self) -> None:
+        assert self.record.schedule is not None
+        assert self.observers is not None
+        skipped = self.record.schedule.skipped
+        for index in skipped:
+            self.observers.note(self, self.path_of(index), "skipped")
+        skipped.clear()
 
     @property
     def stopped(self) -> bool:

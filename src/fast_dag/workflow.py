@@ -11,6 +11,7 @@ from fast_dag.context import Context
 from fast_dag.errors import MissingResultError, UnknownNodeError, ValidationError
 from fast_dag.graph import Graph
 from fast_dag.node import Nestable, Node, NodeType
+from fast_dag.observers import Bar, Event, Observers, Progress, log_observer
 from fast_dag.run import current_run
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from fast_dag.cache.memory import Backend
     from fast_dag.node import NodeOptions, P, R
+    from fast_dag.observers import Observer
     from fast_dag.run import Run
 
 
@@ -38,6 +40,7 @@ class Workflow(Nestable):
         self._default_hooks: dict[str, Hook] = {}
         self._node_hooks: dict[str, dict[str, Hook]] = {}
         self._handlers: dict[str, Hook] = {}
+        self._progress_callback: Callable[[str, str, float], object] | None = None
         self._last_run: Run | None = None
 
     @property
@@ -192,6 +195,50 @@ class Workflow(Nestable):
             reason="not run",
         )
 
+    @property
+    def progress_callback(self) -> Callable[[str, str, float], object]:
+        """Called as `f(node_name, status, fraction_done)` when nodes start and end; set it to
+        yours.
+
+        Nodes may call it themselves; it does nothing until it is set. From inside a run it is what
+        that run was given as `progress=`, if anything.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo").add_node("double", lambda x: 2 * x)
+        >>> dag.progress_callback = lambda name, status, fraction: print(name, status, fraction)
+        >>> dag.run(x=1)
+        double running 0.0
+        double completed 1.0
+        2
+        """
+        run = self._run_in_view()
+        if run is not None and run.status == "running" and run.observers is not None:
+            observers, here = run.observers, run
+            return lambda name, status, fraction: observers.tell(
+                Event(here, name, status, fraction)
+            )
+        return self._progress_callback or _no_progress
+
+    @progress_callback.setter
+    def progress_callback(self, callback: Callable[[str, str, float], object] | None) -> None:
+        if callback is not None and not callable(callback):
+            raise ValidationError(f"progress_callback is not callable: {callback!r}")
+        self._progress_callback = callback
+
+    def _observers(self, run: Run) -> Observers | None:
+        """Those who watch a new run; None where nobody does."""
+        asked = run.settings.progress
+        callback = self._progress_callback if asked is None else asked
+        observers: list[Observer] = []
+        if callback is True:
+            observers.append(Progress(Bar(self.name)))
+        elif callable(callback):
+            observers.append(Progress(callback))
+        log = log_observer()
+        if log is not None:
+            observers.append(log)
+        return Observers(observers, len(run.plan.names)) if observers else None
+
     def get_result(self, name: str) -> Any:
         """The same as `workflow[name]`."""
         return self[name]
@@ -206,7 +253,10 @@ class Workflow(Nestable):
     # Pickling leaves out everything that belongs to runs.
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last_run": None}
+        return {**self.__dict__, "_last_run": None, "_progress_callback": None}
+
+
+def _no_progress(name: str, status: str, fraction: float) -> None: ...
 
 
 def _updated(hooks: dict[str, Hook], changes: Mapping[str, Any]) -> dict[str, Hook]:

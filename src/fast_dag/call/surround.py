@@ -36,8 +36,7 @@ class Surroundings:
     >>> effects = Surroundings(node, {}, None).of_call(None, {}, Context(), lambda inputs: ([], {}))
     >>> next(effects)
     Attempt(args=[], kwargs={})
-    >>> effects.send(Outcome(False, ValueError("not yet")))
-    Sleep(seconds=0.5)
+    >>> effects.close()
     """
 
     __slots__ = ("cache", "handler", "hooks", "node")
@@ -184,6 +183,7 @@ class _Call:
                 answer = yield on_retry.invoke(*offered)
                 if not answer.ok:
                     return self._failed(chained(answer.value, outcome.value), "on_retry")
+            self.run.tell_retry(self.node.name, outcome.value, self.attempts)
             if not (yield Sleep(delay)):
                 return outcome
 

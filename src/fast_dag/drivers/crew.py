@@ -295,7 +295,9 @@ class Crew:
             child.open()
         except Exception as error:
             return self.ended(job, job.turn, Outcome(False, error))
-        job.started = job.started or perf_counter()
+        if not job.started:
+            job.started = perf_counter()
+            self._tell_start(job)
         self.watch(job)
         return self._opened(child, job)
 
@@ -307,7 +309,15 @@ class Crew:
             return False
         if not job.started:
             job.started = perf_counter()
+            self._tell_start(job)
         return True
+
+    def _tell_start(self, job: Job) -> None:
+        observers = job.run.observers
+        if observers is not None:
+            with self.lock:
+                job.run.note_start(job.index)
+            observers.deliver()
 
     def run_here(self, job: Job, lane: Lane) -> Job | None:
         """Make a sync call in this thread; another job of the same lane to go on with."""
@@ -411,6 +421,8 @@ class Crew:
             over = None if self._open[run] else self._closed(run)
             picked = self._picked() if over is None else []
             asleep = [each for each in self._sleeping if each.run.stopped] if run.stopped else []
+        if run.observers is not None:
+            run.observers.deliver()
         for each in asleep:
             picked.extend(self._woken(each, goes_on=False))
         if over is not None:

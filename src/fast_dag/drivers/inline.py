@@ -32,7 +32,7 @@ def _drive(run: Run, waiter: Waiter) -> None:
     run.open()
     token = current_run.set(run)
     try:
-        if run.plan.is_straight:
+        if run.plan.is_straight and run.observers is None:
             _go_straight(run, waiter)
         else:
             _go_by_schedule(run, waiter, run.begin(eager=False))
@@ -77,6 +77,12 @@ def _go_straight(run: Run, waiter: Waiter) -> None:
             _go_by_schedule(run, waiter, run.ready())
 
 
+def deliver(run: Run) -> None:
+    """Tell a run's observers, if it has any, what was noted for them."""
+    if run.observers is not None:
+        run.observers.deliver()
+
+
 def _told_apart(run: Run, index: int, error: Exception) -> Exception:
     """A KeyError of the line's own lookup means that a result was deleted."""
     traceback = error.__traceback__
@@ -94,9 +100,12 @@ def _go_by_schedule(run: Run, waiter: Waiter, ready: list[int]) -> None:
     while ready and not run.stopped:
         index = heappop(ready)
         started = perf_counter()
+        run.note_start(index)
+        deliver(run)
         verdict = run.judge(index, _perform(run, index, waiter))
         for each in run.settle(index, verdict, started):
             heappush(ready, each)
+        deliver(run)
 
 
 def _perform(run: Run, index: int, waiter: Waiter) -> Outcome:

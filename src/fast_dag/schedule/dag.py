@@ -57,6 +57,7 @@ class DagSchedule:
         "_topology",
         "_waiting",
         "choices",
+        "skipped",
         "status",
     )
 
@@ -74,6 +75,7 @@ class DagSchedule:
         }
         self._live = dict.fromkeys(self._any, 0)
         self.choices: dict[int, bool | str] = {}
+        self.skipped: list[int] = []
 
     def begin(self, external: Iterable[tuple[int, bool]] = ()) -> list[int]:
         """The nodes that may start at once, given how each edge from outside ended, as
@@ -168,4 +170,5 @@ class DagSchedule:
                 ready.append(target)
             elif skipped:
                 status[target] = NodeStatus.SKIPPED
+                self.skipped.append(target)
                 ended.extend((each, False) for each, _ in self._successors[target])

@@ -1,0 +1,183 @@
+"""Who is told how a run goes: a progress callback, and the log. What nobody asked for costs
+nothing.
+
+Drivers note events while they hold their lock, and deliver them when they do not, one at a time.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from threading import RLock
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from fast_dag.errors import text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fast_dag.run import Run
+
+ProgressCallback = "Callable[[str, str, float], object]"
+
+
+class Event(NamedTuple):
+    """Something happened to a node: `path` is its name, from the outermost run on."""
+
+    run: Run
+    path: str
+    status: str
+    fraction: float
+    error: BaseException | None = None
+    attempt: int = 1
+
+
+class Observer(Protocol):
+    """Something that is told of events, and of the end."""
+
+    def tell(self, event: Event) -> None: ...
+    def close(self, run: Run) -> None: ...
+
+
+class Observers:
+    """All that watch one outermost run and those nested in it.
+
+    `total` is how many nodes the outermost run has; the fraction done counts those that ended.
+    """
+
+    def __init__(self, observers: list[Observer], total: int) -> None:
+        self._observers = observers
+        self._events: deque[Event] = deque()
+        self._total = total
+        self._ended = 0
+        # Reentrant: a callback may cause the next event itself.
+        self._lock = RLock()
+        self._broken: set[int] = set()
+
+    def note(
+        self,
+        run: Run,
+        path: str,
+        status: str,
+        error: BaseException | None = None,
+        attempt: int = 1,
+    ) -> None:
+        """Remember an event. Calls are serialised by the driver."""
+        if run.parent is None and status in ("completed", "failed", "skipped"):
+            self._ended += 1
+        self._events.append(Event(run, path, status, self.fraction, error, attempt))
+
+    @property
+    def fraction(self) -> float:
+        """How much of the outermost run is done."""
+        return self._ended / self._total
+
+    def deliver(self) -> None:
+        """Tell of what was noted."""
+        while self._events:
+            with self._lock:
+                if self._events:
+                    self.tell(self._events.popleft())
+
+    def tell(self, event: Event) -> None:
+        """Tell of one event now; an observer that raises does no harm and is logged once."""
+        with self._lock:
+            for observer in self._observers:
+                try:
+                    observer.tell(event)
+                except Exception:
+                    self._log_once(observer, event.run, event.path)
+
+    def close(self, run: Run) -> None:
+        """The run ended."""
+        self.deliver()
+        for observer in self._observers:
+            try:
+                observer.close(run)
+            except Exception:
+                self._log_once(observer, run, None)
+
+    def _log_once(self, observer: Observer, run: Run, node: str | None) -> None:
+        if id(observer) not in self._broken:
+            self._broken.add(id(observer))
+            extra = _extra(run, node, None)
+            logger().exception("the progress callback raised; the run goes on", extra=extra)
+
+
+class Progress:
+    """Calls `f(node_name, status, fraction_done)`."""
+
+    def __init__(self, callback: Callable[[str, str, float], object]) -> None:
+        self.callback = callback
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on."""
+        self.callback(event.path, event.status, event.fraction)
+
+    def close(self, run: Run) -> None:
+        """End a callback that shows something until then."""
+        close = getattr(self.callback, "close", None)
+        if isinstance(self.callback, Bar) and close is not None:
+            close()
+
+
+class Bar:
+    """A progress bar in a terminal or notebook, by rich; silent where the output is neither."""
+
+    def __init__(self, name: str) -> None:
+        from fast_dag.extras import needed
+
+        progress: Any = needed("rich.progress", extra="progress", purpose="progress bars")
+        self._bar = progress.Progress(transient=True)
+        self._task = self._bar.add_task(name, total=1.0)
+        self._bar.start()
+
+    def __call__(self, node: str, status: str, fraction: float) -> None:
+        self._bar.update(self._task, completed=fraction, description=f"{node}: {status}")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+
+class Log:
+    """Writes to the logger `fast_dag`: nodes at DEBUG, failures and retries at INFO."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+
+    def tell(self, event: Event) -> None:
+        """Write an event down."""
+        extra = _extra(event.run, event.path, event.attempt)
+        if event.error is None:
+            self._log.debug("node %s: %s", event.path, event.status, extra=extra)
+        else:
+            told = f"{type(event.error).__name__}: {text_of(event.error)}"
+            self._log.info("node %s: %s: %s", event.path, event.status, told, extra=extra)
+
+    def close(self, run: Run) -> None:
+        """Write the end down."""
+        self._log.info("run of %s: %s", run.name, run.status, extra=_extra(run, None, None))
+
+
+def _extra(run: Run, node: str | None, attempt: int | None) -> dict[str, Any]:
+    return {"run_id": run.context.metadata.get("run_id"), "node": node, "attempt": attempt}
+
+
+def logger() -> Any:
+    """The logger `fast_dag`, silent unless configured."""
+    import logging  # slow to import
+
+    log = logging.getLogger("fast_dag")
+    if not any(isinstance(each, logging.NullHandler) for each in log.handlers):
+        log.addHandler(logging.NullHandler())
+    return log
+
+
+def log_observer() -> Log | None:
+    """What writes the log, where somebody has configured one that would take it."""
+    logging: Any = sys.modules.get("logging")
+    if logging is None:  # nobody can have configured it
+        return None
+    log = logger()
+    return Log(log) if log.isEnabledFor(logging.INFO) else None
