@@ -294,18 +294,17 @@ class Graph:
         self, source: str, target: Node[..., Any], signature: Signature, asked: str
     ) -> str:
         inputs = signature.inputs
-        if asked in inputs or (signature.var_keyword and asked.isidentifier()):
-            if not target.type.joins and asked in self._fed_parameters(target.name):
-                raise self._taken(source, target, asked)
-            context = [each.name for each in signature.parameters if each.is_context]
-            if asked not in context:
-                return asked
+        if any(each.is_context and each.name == asked for each in signature.parameters):
             raise ValidationError(
                 f"the parameter {asked!r} of {target.name!r} is filled by the engine; "
                 "no edge can feed it",
                 node=target.name,
                 parameter=asked,
             )
+        if asked in inputs or (signature.var_keyword and asked.isidentifier()):
+            if not target.type.joins and asked in self._fed_parameters(target.name):
+                raise self._taken(source, target, asked)
+            return asked
         if signature.var_positional and asked.lstrip("*") == signature.var_positional:
             return "*" + signature.var_positional
         hint = closest(asked, inputs)[1]

@@ -185,6 +185,6 @@ def _count(nodes: Iterable[Node[..., Any]]) -> int:
 
 def _some(nodes: Iterable[Node[..., Any]], asks: Callable[[Node[..., Any]], Any]) -> bool:
     return any(
-        _some(node.workflow.graph.nodes.values(), asks) if node.workflow else asks(node)
+        asks(node) or (node.workflow and _some(node.workflow.graph.nodes.values(), asks))
         for node in nodes
     )

@@ -381,10 +381,10 @@ def _is_union(annotation: Any) -> bool:
 
 def _resolved(func: Any, annotation: Any) -> Any:
     """A string annotation as the object it names, in the function's module."""
-    if not isinstance(annotation, str):
-        return annotation
     try:
-        # The user's own source text, as typing.get_type_hints does it.
-        return eval(annotation, getattr(func, "__globals__", {}), {})
+        while isinstance(annotation, str):  # a quoted one is text twice over
+            # The user's own source text, as typing.get_type_hints does it.
+            annotation = eval(annotation, getattr(func, "__globals__", {}), {})
     except Exception:
         return ABSENT
+    return annotation

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from fast_dag import DAG
 
 
-
 def start_in(mode: str, dag: DAG, method: str, /, *args: Any, **options: Any) -> Any:
     return getattr(dag, method)(*args, **{"mode": mode, **options})
 

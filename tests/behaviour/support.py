@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Boom(Exception):
+class BoomError(Exception):
     """What a node raises that is told to fail."""
 
 
 def boom(*args: Any, **kwargs: Any) -> Any:
-    raise Boom("no luck")
+    raise BoomError("no luck")
 
 
 def add(a: Any, b: Any) -> Any:

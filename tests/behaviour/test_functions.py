@@ -12,7 +12,7 @@ import pytest
 
 from fast_dag import DAG, Node
 from tests.behaviour.support import (
-    Boom,
+    BoomError,
     Breaker,
     Point,
     Scale,
@@ -260,7 +260,7 @@ def test_state_of_a_circuit_breaker_lasts_from_run_to_run(run: Any) -> None:
         with pytest.raises(RuntimeError) as caught:
             run(dag)
         causes.append(type(caught.value.__cause__))
-    assert causes == [Boom, Boom, ConnectionError]
+    assert causes == [BoomError, BoomError, ConnectionError]
 
 
 def test_coroutine_of_a_sync_function_is_awaited(run: Any) -> None:
@@ -270,11 +270,11 @@ def test_coroutine_of_a_sync_function_is_awaited(run: Any) -> None:
 
 def test_failure_of_a_coroutine_of_a_sync_function_is_the_nodes(run: Any) -> None:
     async def fail():
-        raise Boom("late")
+        raise BoomError("late")
 
     with pytest.raises(RuntimeError, match="late") as caught:
         run(DAG("d").add_node("a", lambda: fail()))
-    assert isinstance(caught.value.__cause__, Boom)
+    assert isinstance(caught.value.__cause__, BoomError)
 
 
 def test_async_nodes_see_each_others_loop(run: Any) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from fast_dag import DAG, Run
 
-LONG = 20.0
+LONG = 10.0
 """Seconds after which something that must happen, and at once, is taken to happen never."""
 
 
@@ -75,6 +75,7 @@ class Way:
     def __init__(self, execute: Callable[..., Run], shared: Any) -> None:
         self.execute = execute
         self.shared = shared
+        self.has_processes = shared is not Here
 
     def __call__(self, dag: DAG, **options: Any) -> Any:
         """What `run` returns."""

@@ -144,6 +144,7 @@ class Crew:
         self._unbounded: list[Job] = []  # that need none
         self._heap: list[Job] = []  # both, where the order counts
         self._open: dict[Run, int] = {}  # of each open run, how many of its jobs have not ended
+        self._turns: dict[Run, int] = {}  # of each open run, that of its node when it was launched
         self._running: set[Job] = set()
         self.finish: Callable[[], None] = _nothing
         self.call_later: Callable[[float, Callable[[], None]], None] = _no_timer
@@ -154,17 +155,18 @@ class Crew:
     def begin(self) -> list[Job]:
         """Open the run; the jobs to launch."""
         self.run.open()
-        return self._opened(self.run, None)
+        return self._opened(self.run, None, 0)
 
-    def _opened(self, run: Run, parent: Job | None) -> list[Job]:
+    def _opened(self, run: Run, parent: Job | None, turn: int) -> list[Job]:
         ready = run.begin(eager=not self._ordered)
         with self.lock:
             self._open[run] = 0
+            self._turns[run] = turn
             self._add(run, ready, parent)
             if self._open[run]:
                 return self._picked()
-            outcome = self._closed(run)
-        return self._continue(parent, outcome)
+            outcome, turn = self._closed(run)
+        return self._continue(parent, turn, outcome)
 
     def fail(self, error: BaseException) -> None:
         """Something that is no node's failure came up (SystemExit in a worker, say): end the
@@ -290,16 +292,17 @@ class Crew:
             job.lane = self.lanes.loop if effect.is_async else self.lanes.home
 
     def _launch_nested(self, job: Job) -> list[Job]:
+        turn = job.turn
         try:
             child = job.run.child(job.index, job.kwargs)
             child.open()
         except Exception as error:
-            return self.ended(job, job.turn, Outcome(False, error))
+            return self.ended(job, turn, Outcome(False, error))
         if not job.started:
             job.started = perf_counter()
             self._tell_start(job)
         self.watch(job)
-        return self._opened(child, job)
+        return self._opened(child, job, turn)
 
     # Calls.
 
@@ -426,26 +429,28 @@ class Crew:
         for each in asleep:
             picked.extend(self._woken(each, goes_on=False))
         if over is not None:
-            picked.extend(self._continue(job.parent, over))
+            outcome, turn = over
+            picked.extend(self._continue(job.parent, turn, outcome))
         return picked
 
-    def _closed(self, run: Run) -> Outcome:
-        """A run is over; as an outcome of the node that it is nested in."""
+    def _closed(self, run: Run) -> tuple[Outcome, int]:
+        """A run is over; as an outcome of the node that it is nested in, and the turn of that."""
         del self._open[run]
+        turn = self._turns.pop(run)
         if run is self.run:
             self.over = True
         cut_short = run.cut_short
         run.close("cancelled" if cut_short else None)
         if cut_short:
-            return STOPPED
+            return STOPPED, turn
         error = run.exception()
-        return Outcome(True, run.value) if error is None else Outcome(False, error)
+        return Outcome(error is None, run.value if error is None else error), turn
 
-    def _continue(self, parent: Job | None, outcome: Outcome) -> list[Job]:
+    def _continue(self, parent: Job | None, turn: int, outcome: Outcome) -> list[Job]:
         if parent is None:
             self.finish()
             return []
-        return self.ended(parent, parent.turn, outcome)
+        return self.ended(parent, turn, outcome)
 
     # Waits between attempts.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import pickle
+import sys
 import traceback
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 def pack(job: Job) -> bytes:
     """A job's call as bytes. Raises ExecutionError that names what cannot be pickled."""
-    func: Any = importable(job.node, by_value=True) or _sendable(job.node.func)
+    func: Any = importable(job.node, by_value=True) or job.node.func
     context = job.node.signature.takes_context
     # No two submissions are alike: a cluster may give one outcome to all that look the same.
     token = os.urandom(8)
@@ -39,7 +41,7 @@ def run_packed(packed: bytes) -> bytes:
     """In the other process: unpack, call, pack what came of it."""
     try:
         func, args, kwargs, takes_context, _ = pickle.loads(packed)
-        func = func.find() if isinstance(func, (FunctionOfNode, _LruCached)) else func
+        func = func.find() if isinstance(func, FunctionOfNode) else func
         context = next(
             (each for each in (*args, *kwargs.values()) if isinstance(each, Context)), None
         )
@@ -63,27 +65,6 @@ def run_packed(packed: bytes) -> bytes:
         problem = f"its result, a {type(value).__name__}, cannot be pickled: {error}"
         return _dumps((None, problem, {}))
     return result
-
-
-class _LruCached:
-    """A `functools.lru_cache`d function, which pickles by name only, as what it was made of."""
-
-    def __init__(self, func: Any) -> None:
-        self.wrapped = func.__wrapped__
-        self.parameters = func.cache_parameters()
-
-    def find(self) -> Any:
-        return lru_cache(**self.parameters)(self.wrapped)
-
-
-def _sendable(func: Any) -> Any:
-    if not hasattr(func, "cache_parameters"):
-        return func
-    try:
-        pickle.dumps(func)
-    except Exception:
-        return _LruCached(func)
-    return func
 
 
 def _packed_error(error: Exception) -> bytes:
@@ -115,8 +96,38 @@ def unpack(job: Job, packed: bytes) -> Outcome:
 
 
 def _dumps(value: Any) -> bytes:
-    packed: bytes = needed("cloudpickle", extra="process", purpose="other processes").dumps(value)
-    return packed
+    buffer = io.BytesIO()
+    _pickler()(buffer).dump(value)
+    return buffer.getvalue()
+
+
+@cache
+def _pickler() -> Any:
+    """cloudpickle's pickler, and functions with an `lru_cache`, which pickle by name only, by what
+    they were made of where their name leads elsewhere (to a node, say)."""
+    cloudpickle = needed("cloudpickle", extra="process", purpose="other processes")
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, _LRU_CACHED) and not _leads_to(obj):
+                return _cached_again, (obj.__wrapped__, obj.cache_parameters())
+            return super().reducer_override(obj)
+
+    return Pickler
+
+
+_LRU_CACHED = type(cache(lambda: None))
+
+
+def _leads_to(func: Any) -> bool:
+    there: Any = sys.modules.get(func.__module__)
+    for part in func.__qualname__.split("."):
+        there = getattr(there, part, None)
+    return there is func and func.__module__ != "__main__"
+
+
+def _cached_again(func: Any, parameters: dict[str, Any]) -> Any:
+    return lru_cache(**parameters)(func)
 
 
 def _without_results(values: Any) -> Any:

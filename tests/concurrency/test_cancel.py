@@ -1,0 +1,529 @@
+"""Cancellation at every point of a run, KeyboardInterrupt and SystemExit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from typing import Any
+
+import pytest
+
+from fast_dag import DAG, Context
+from tests.concurrency.support import (
+    EXECUTE,
+    LONG,
+    Way,
+    end_of,
+    is_alive,
+    threads_of_runs,
+    wait_for,
+    wait_until,
+)
+
+
+class Watched:
+    """A DAG of all kinds of nodes, each of which tells when it starts and when it ends.
+
+    At the event number `stop_at` it calls `reached`; a sync node that brought that about then waits
+    until it is let go, and an async one for ever, as do all async nodes that start afterwards.
+    """
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at = stop_at
+        self.lock = threading.Lock()
+        self.events: list[str] = []
+        self.open_async: set[str] = set()
+        self.threads: set[threading.Thread] = set()
+        self.let_go = threading.Event()
+        self.failed_once = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.task: asyncio.Task[Any] | None = None
+        self.dag = self._dag()
+
+    @property
+    def started(self) -> list[str]:
+        return [event for event in self.events if event.startswith("start")]
+
+    def _is_stopped_by(self, event: str) -> bool:
+        with self.lock:
+            self.events.append(event)
+            reached = len(self.events)
+        if self.stop_at is None or reached < self.stop_at:
+            return False
+        if reached == self.stop_at:
+            assert self.loop is not None
+            assert self.task is not None
+            self.loop.call_soon_threadsafe(self.task.cancel)
+        return True
+
+    def sync(self, name: str, value: Any) -> Any:
+        self.threads.add(threading.current_thread())
+        if self._is_stopped_by(f"start {name}"):
+            wait_for(self.let_go)
+        if self._is_stopped_by(f"end {name}"):
+            wait_for(self.let_go)
+        return value
+
+    async def asynchronous(self, name: str, value: Any) -> Any:
+        self.open_async.add(name)
+        try:
+            if self._is_stopped_by(f"start {name}"):
+                await asyncio.Event().wait()
+            await asyncio.sleep(0)
+            if self._is_stopped_by(f"end {name}"):
+                await asyncio.Event().wait()
+            return value
+        finally:
+            await asyncio.sleep(0)  # cleaning up may take a while
+            self.open_async.discard(name)
+
+    def _dag(self) -> DAG:
+        async def asynchronous(root: int) -> int:
+            return await self.asynchronous("async", root + 1)
+
+        async def inner_async(above: int) -> int:
+            return await self.asynchronous("inner async", above + 1)
+
+        async def flaky(root: int) -> int:
+            value = await self.asynchronous("flaky", root)
+            if not self.failed_once:
+                self.failed_once = True
+                raise OSError("once")
+            return int(value)
+
+        inner = DAG("inner")
+        inner.add_node("above", lambda above: self.sync("inner sync", above))
+        inner.add_node("below", inner_async).connect("above", "below")
+        dag = DAG("watched")
+        dag.add_node("root", lambda: self.sync("root", 1))
+        dag.add_node("sync", lambda root: self.sync("sync", root + 1))
+        dag.add_node("async", asynchronous)
+        dag.add_node("inner", inner)
+        dag.add_node("flaky", flaky, retry=1, retry_delay=0.001)
+        dag.add_node("check", lambda root: self.sync("check", True), type="condition")
+        dag.add_node("yes", lambda x: self.sync("yes", "yes"))
+        dag.add_node("no", lambda x: self.sync("no", "no"))
+        dag.add_node("word", lambda x: self.sync("word", x), type="any")
+        dag.add_node("inline", lambda word: self._tell("inline", word), run_in="inline")
+        dag.add_node("timed", lambda sync: self.sync("timed", sync), timeout=LONG)
+        dag.add_node("end", lambda **given: self.sync("end", given))
+        for name in ("sync", "async", "inner", "flaky", "check"):
+            dag.connect("root", name)
+        dag.nodes["check"].on_true >> dag.nodes["yes"] >> dag.nodes["word"]
+        dag.nodes["check"].on_false >> dag.nodes["no"] >> dag.nodes["word"]
+        dag.connect("sync", "timed").connect("word", "inline")
+        for name in ("timed", "async", "inner", "flaky", "inline"):
+            dag.connect(name, "end")
+        return dag
+
+    def _tell(self, name: str, value: Any) -> Any:
+        """An inline node cannot be held: it has the loop's own thread."""
+        self._is_stopped_by(f"start {name}")
+        self._is_stopped_by(f"end {name}")
+        return value
+
+    def end(self) -> None:
+        """Let the held nodes go, and wait until their threads have ended."""
+        self.let_go.set()
+        end_of({thread for thread in self.threads if thread is not threading.main_thread()})
+
+
+EXPECTED = {"timed": 2, "async": 2, "inner": 2, "flaky": 1, "inline": "yes"}
+
+
+async def cancelled_at(watched: Watched, context: Context, **options: Any) -> None:
+    """Run it, be cancelled by it, and check all that must hold then."""
+    watched.loop = asyncio.get_running_loop()
+    watched.task = asyncio.create_task(watched.dag.run_async(context=context, **options))
+    with pytest.raises(asyncio.CancelledError):
+        await watched.task
+    assert not watched.open_async, "async nodes that were not waited for"
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert context.metadata["execution_status"] == "cancelled"
+    started, results = watched.started, dict(context.results)
+
+    await asyncio.to_thread(watched.end)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert watched.started == started, "nodes that started after the cancellation"
+    assert context.results == results, "results that came after the cancellation"
+    assert context.metadata["execution_status"] == "cancelled"
+
+    watched.stop_at = None
+    assert await watched.dag.run_async(context=context) == EXPECTED
+    assert context.metadata["execution_status"] == "completed"
+
+
+async def _uncancelled(options: dict[str, Any]) -> int:
+    watched = Watched()
+    assert await watched.dag.run_async(**options) == EXPECTED
+    return len(watched.events)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"max_workers": 1}, {"max_workers": 2, "mode": "parallel"}, {"timeout": LONG}],
+    ids=str,
+)
+def test_a_run_can_be_cancelled_at_every_point(options: dict[str, Any]) -> None:
+    events = asyncio.run(_uncancelled(options))
+    assert events == 26
+    for stop_at in range(1, events + 1):
+        asyncio.run(cancelled_at(Watched(stop_at), Context(), **options))
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_run_can_be_cancelled_in_its_first_turns_on_the_loop(turns: int) -> None:
+    async def main() -> None:
+        watched = Watched()
+        task = asyncio.create_task(watched.dag.run_async())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        started = watched.started
+        await asyncio.to_thread(watched.end)
+        assert watched.started == started
+        assert not watched.open_async
+
+    asyncio.run(main())
+
+
+def test_execute_async_raises_the_cancellation_too() -> None:
+    async def main() -> None:
+        began = asyncio.Event()
+
+        async def node() -> None:
+            began.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(DAG("held").add_node("node", node).execute_async())
+        await began.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_run_can_be_looked_at_afterwards() -> None:
+    async def main() -> None:
+        began = asyncio.Event()
+
+        async def held(quick: int) -> None:
+            began.set()
+            await asyncio.Event().wait()
+
+        dag = DAG("looked at").add_node("quick", lambda: 1).add_node("held", held)
+        dag.add_node("after", lambda held: 1).connect("quick", "held").connect("held", "after")
+        task = asyncio.create_task(dag.run_async())
+        await began.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert dag["quick"] == 1
+        assert dag.get("held") is None
+        assert dag.context.metadata["execution_status"] == "cancelled"
+
+    asyncio.run(main())
+
+
+def test_cancelling_twice_does_not_leave_async_nodes_behind() -> None:
+    """The second cancellation comes while the nodes of the first are cleaning up."""
+
+    async def main() -> None:
+        began, cleaning, cleaned = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def node() -> None:
+            began.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cleaning.set()
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                cleaned.set()
+
+        task = asyncio.create_task(DAG("twice").add_node("node", node).run_async())
+        await began.wait()
+        task.cancel()
+        await cleaning.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert cleaned.is_set()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_one_of_many_runs_is_cancelled_alone() -> None:
+    async def main() -> None:
+        go, began = asyncio.Event(), asyncio.Barrier(4)
+
+        async def node(x: int) -> int:
+            await began.wait()
+            await go.wait()
+            return x
+
+        dag = DAG("many").add_node("node", node)
+        tasks = [asyncio.create_task(dag.run_async(x=x)) for x in range(3)]
+        await began.wait()
+        tasks[1].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[1]
+        go.set()
+        assert [await tasks[0], await tasks[2]] == [0, 2]
+
+    asyncio.run(main())
+
+
+def test_a_run_inside_of_a_timeout_of_asyncio_is_ended_by_it() -> None:
+    async def node() -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await DAG("held").add_node("node", node).run_async()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_a_node_that_raises_cancelled_error_itself_does_not_hang_the_run() -> None:
+    async def node() -> None:
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        dag = DAG("itself").add_node("node", node).add_node("after", lambda node: 1)
+        dag.connect("node", "after")
+        async with asyncio.timeout(LONG):
+            with pytest.raises(asyncio.CancelledError):
+                await dag.run_async()
+        assert dag.context.metadata["execution_status"] == "cancelled"
+
+    asyncio.run(main())
+
+
+def test_cancelling_kills_worker_processes(shared: Any) -> None:
+    pids, began, never = shared.list(), shared.Event(), shared.Event()
+    dag = DAG("process")
+    dag.add_node(
+        "held", lambda: pids.append(os.getpid()) or began.set() or never.wait(), run_in="process"
+    )
+
+    async def main() -> None:
+        task = asyncio.create_task(dag.run_async())
+        await asyncio.to_thread(wait_for, began)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    wait_until(lambda: not is_alive(pids[0]))
+
+
+def test_a_wait_between_attempts_ends_with_the_cancellation() -> None:
+    async def main() -> None:
+        began, called = threading.Event(), []
+
+        def node() -> None:
+            called.append(1)
+            began.set()
+            raise OSError("no")
+
+        dag = DAG("retry").add_node("node", node, retry=3, retry_delay=3600)
+        task = asyncio.create_task(dag.run_async())
+        await asyncio.to_thread(wait_for, began)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert called == [1]
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+# KeyboardInterrupt.
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from time import monotonic
+from fast_dag import DAG
+
+MODE, HOLDS = sys.argv[1:]
+started = []
+began, never = threading.Event(), threading.Event()
+
+def held(quick):
+    started.append("held")
+    if HOLDS != "process":
+        began.set()
+    while not never.wait(0.05):
+        pass
+
+async def held_async(quick):
+    import asyncio
+    started.append("held")
+    began.set()
+    try:
+        while True:
+            await asyncio.sleep(0.05)
+    finally:
+        started.append("cleaned up")
+
+def held_elsewhere(quick):
+    os.kill(int(os.environ["HOME_PID"]), signal.SIGUSR1)
+    time.sleep(1000)
+
+os.environ.setdefault("HOME_PID", str(os.getpid()))
+AT_HOME = {"run_in": "thread"} if MODE == "process" else {}
+dag = DAG("held")
+dag.add_node("quick", lambda: started.append("quick") or 1, **AT_HOME)
+if HOLDS == "async":
+    dag.add_node("held", held_async)
+elif HOLDS == "process":
+    dag.add_node("held", held_elsewhere, run_in="process")
+else:
+    dag.add_node("held", held, run_in="thread" if HOLDS == "thread" else None)
+dag.add_node("after", lambda held: started.append("after"), **AT_HOME)
+dag.connect("quick", "held").connect("held", "after")
+
+def interrupt():
+    global sent
+    began.wait()
+    sent = monotonic()
+    # As the terminal does it; some kernels would give a signal for the process to another thread.
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGUSR1, lambda *_: began.set())
+    threading.Thread(target=interrupt, daemon=True).start()
+    options = {"timeout": 1000} if MODE == "timed" else {}
+    try:
+        dag.run(mode="sequential" if MODE == "timed" else MODE, **options)
+    except KeyboardInterrupt:
+        prompt = monotonic() - sent < 2
+        print(dag.context.metadata["execution_status"], started, dag.get("quick"), prompt)
+"""
+INTERRUPTIONS = [
+    *(
+        (mode, holds)
+        for mode in ("sequential", "timed", "parallel", "async")
+        for holds in ("sync", "async")
+    ),
+    ("sequential", "thread"),
+    ("process", "thread"),
+    ("process", "async"),
+    ("process", "process"),
+    ("parallel", "process"),
+]
+
+
+@pytest.mark.parametrize(("mode", "holds"), INTERRUPTIONS)
+def test_keyboard_interrupt_ends_a_run_promptly(mode: str, holds: str, tmp_path: Any) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(INTERRUPTED), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", program, mode, holds],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    started = {
+        "async": ["quick", "held", "cleaned up"],
+        "process": ["quick"],
+    }.get(holds, ["quick", "held"])
+    assert done.stdout == f"cancelled {started} 1 True\n", done.stderr
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+# SystemExit and KeyboardInterrupt that nodes raise.
+
+
+@pytest.mark.parametrize(
+    "way", ["sequential", "parallel", "process", "async", "run_async", "executor"], indirect=True
+)
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_what_ends_programs_propagates_from_a_node(
+    way: Way, kind: type[BaseException], is_async: bool
+) -> None:
+    called, seen = way.shared.list(), []
+
+    def leaves() -> None:
+        called.append(1)
+        raise kind(7)
+
+    async def leaves_async() -> None:
+        called.append(1)
+        raise kind(7)
+
+    context = Context()
+    dag = DAG("leaves").add_node("node", leaves_async if is_async else leaves, retry=2)
+    dag.add_node("after", lambda node: called.append("after")).connect("node", "after")
+    with pytest.raises(kind) as caught:
+        way.execute(
+            dag,
+            context=context,
+            error_handler=lambda *given: seen.append(given) or "continue",
+        )
+    assert caught.value.args == (7,)
+    assert list(called) == [1], "it is neither retried nor swallowed"
+    assert not seen
+    assert context.metadata["execution_status"] == "cancelled"
+    assert way.execute(DAG("next").add_node("node", lambda: 1), context=context).value == 1
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+def test_what_ends_programs_propagates_from_a_nested_workflow(mode: str) -> None:
+    def leaves() -> None:
+        sys.exit(3)
+
+    inner = DAG("inner").add_node("node", leaves)
+    outer = DAG("outer").add_node("inner", inner, retry=1).add_node("after", lambda inner: 1)
+    outer.connect("inner", "after")
+    with pytest.raises(SystemExit) as caught:
+        EXECUTE[mode](outer)
+    assert caught.value.code == 3
+    assert outer.context.metadata["execution_status"] == "cancelled"
+
+
+@pytest.mark.parametrize("mode", ["async", "run_async"])
+def test_what_ends_programs_does_not_wait_for_other_nodes(mode: str) -> None:
+    held, never, ended = threading.Event(), threading.Event(), threading.Event()
+    before = threads_of_runs()
+
+    def holds() -> None:
+        held.set()
+        never.wait(LONG)
+        ended.set()
+
+    def leaves() -> None:
+        wait_for(held)
+        sys.exit(3)
+
+    dag = DAG("leaves").add_node("holds", holds).add_node("leaves", leaves)
+    with pytest.raises(SystemExit):
+        EXECUTE[mode](dag, max_workers=2)
+    assert not ended.is_set()
+    never.set()
+    end_of(threads_of_runs() - before)
+
+
+def test_an_interrupt_reaches_the_main_thread_of_pytest_as_of_any_program() -> None:
+    """Raised by the system itself, in the middle of a sequential node."""
+    dag = DAG("signal").add_node("node", lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        dag.run()
+    assert dag.context.metadata["execution_status"] == "cancelled"
