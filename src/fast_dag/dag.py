@@ -119,6 +119,7 @@ class DAG(Workflow):
         super().__init__(name, description, metadata)
         self.autowire = autowire
         self._plans: dict[Any, tuple[Any, Plan]] = {}
+        self._signature: tuple[Any, Signature] | None = None
 
     # Building.
 
@@ -633,6 +634,12 @@ class DAG(Workflow):
     def signature(self) -> Signature:
         """As a node: the parameters that nothing in here feeds; those with defaults may be left
         out."""
+        version = self.version
+        if self._signature is None or self._signature[0] != version:
+            self._signature = version, self._read_signature()
+        return self._signature[1]
+
+    def _read_signature(self) -> Signature:
         topology = self._topology()
         plan = Plan(topology)
         optional: dict[str, bool] = {}
@@ -650,7 +657,7 @@ class DAG(Workflow):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_plans": {}}
+        return {**super().__getstate__(), "_plans": {}, "_signature": None}
 
 
 def _option_names() -> set[str]:

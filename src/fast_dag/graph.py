@@ -96,6 +96,16 @@ class Graph:
             raise UnknownNodeError.named(node, self.nodes, repr(self.name))
         return found
 
+    def resolve(self, path: str) -> Node[..., Any]:
+        """The node that a path like `"sub.inner"` leads to; raises UnknownNodeError."""
+        first, _, rest = str(path).partition(".")
+        node = self.nodes.get(first)
+        if node is None or (rest and node.workflow is None):
+            raise UnknownNodeError.named(path, self.nodes, repr(self.name))
+        if not rest or node.workflow is None:
+            return node
+        return node.workflow.graph.resolve(rest)
+
     def add(self, node: Node[..., Any], *, replace: bool = False) -> Node[..., Any]:
         """Take a node in, or a copy of it where it belongs elsewhere; returns the one taken."""
         if node.graph is not None:

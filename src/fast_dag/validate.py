@@ -43,7 +43,8 @@ def problems(
 
 def _cycles(topology: Topology) -> Iterator[ValidationError]:
     for cycle in topology.cycles:
-        path = " -> ".join(cycle)
+        shown = cycle if len(cycle) < 20 else (*cycle[:8], f"({len(cycle) - 12} more)", *cycle[-4:])
+        path = " -> ".join(shown)
         yield CycleError(
             f"{topology.name!r} has a cycle: {path}; remove one of these edges with disconnect()",
             cycle=cycle,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 from fast_dag.call.hooks import HANDLER, Hook, read_hooks
 from fast_dag.call.surround import Surroundings
 from fast_dag.context import Context
-from fast_dag.errors import MissingResultError, UnknownNodeError, ValidationError
+from fast_dag.errors import MissingResultError, ValidationError
 from fast_dag.graph import Graph
 from fast_dag.node import Nestable, Node, NodeType
 from fast_dag.observers import Bar, Event, Observers, Progress, log_observer
@@ -187,8 +187,7 @@ class Workflow(Nestable):
         run = self._run_in_view()
         if run is not None:
             return run[name]
-        if name not in self._graph.nodes:
-            raise UnknownNodeError.named(name, self._graph.nodes, repr(self.name))
+        self._graph.resolve(name)
         raise MissingResultError(
             f"{self.name!r} has no result of {name!r}: it has not run yet",
             node=name,

@@ -429,7 +429,6 @@ def test_dag_may_run_itself_by_hand_from_a_node(run: Any) -> None:
         ({"max_workers": 0}, "at least 1"),
         ({"max_workers": -1}, "at least 1"),
         ({"max_workers": 2.5}, "at least 1"),
-        ({"max_workers": True}, "at least 1"),
         ({"timeout": 0}, "above 0"),
         ({"timeout": -1}, "above 0"),
         ({"timeout": float("nan")}, "above 0"),

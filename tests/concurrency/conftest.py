@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,10 +55,9 @@ def _nothing_outlives_a_run(shared: Any, request: pytest.FixtureRequest) -> Iter
         request.getfixturevalue("dask_executor")  # which outlives the test, as users have it
     threads, processes = threads_of_runs(), children()
     yield
-    left = threads_of_runs() - threads
-    for thread in left:
-        thread.join(1.0)  # one that was abandoned a moment ago, and has been let go since
-    left = threads_of_runs() - threads
+    end = monotonic() + 1.0  # for those that were abandoned, and have been let go since
+    while (left := threads_of_runs() - threads) and monotonic() < end:
+        next(iter(left)).join(0.1)
     assert not left, f"threads that outlived their run: {left}"
     # The fork server stays, as multiprocessing has it: `shared` has started it.
     strangers = children() - processes

@@ -49,7 +49,7 @@ def run_packed(packed: bytes) -> bytes:
         value = func(*args, **kwargs)
         if value.__class__ is CoroutineType:
             value = asyncio.run(value)
-    except Exception as error:
+    except BaseException as error:  # SystemExit, too, is for the run's caller
         error.add_note("In the worker process:\n" + traceback.format_exc())
         return _packed_error(error)
     changed = {}
@@ -67,7 +67,7 @@ def run_packed(packed: bytes) -> bytes:
     return result
 
 
-def _packed_error(error: Exception) -> bytes:
+def _packed_error(error: BaseException) -> bytes:
     cause = error.__cause__
     try:
         packed = _dumps((False, error, {"cause": cause}))
@@ -92,6 +92,8 @@ def unpack(job: Job, packed: bytes) -> Outcome:
         job.run.context.metadata.update(extra)
     else:
         value.__cause__ = extra["cause"]
+        if not isinstance(value, Exception):
+            raise value
     return Outcome(ok, value)
 
 

@@ -1,0 +1,365 @@
+"""100,000 nodes in one graph: no recursion limit, and no stage whose cost grows faster than the graph.
+
+What is compared are costs per node or edge of a large and of a small graph, in processor time; a
+comparison that fails is repeated, since other work on the machine may have disturbed it.
+"""
+
+from __future__ import annotations
+
+import pickle
+import statistics
+from itertools import pairwise
+from time import process_time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fast_dag import DAG, CycleError, Node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.stress
+
+MANY = 100_000
+FEW = 10_000
+FACTOR = 5.0
+"""How much more a node or an edge may cost in a graph ten times as large; what is quadratic costs
+ten times as much."""
+
+
+def one() -> int:
+    return 1
+
+
+def increment(x: int) -> int:
+    return x + 1
+
+
+def larger(x: int, y: int) -> int:
+    return 1 + max(x, y)
+
+
+def count(*values: int) -> int:
+    return len(values)
+
+
+def size(values: dict[str, int]) -> int:
+    return len(values)
+
+
+def fixed() -> str:
+    return "end"
+
+
+class Stages:
+    """Processor time of each stage, in seconds."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+        self._since = process_time()
+
+    def ended(self, stage: str) -> None:
+        now = process_time()
+        self.spent[stage] = now - self._since
+        self._since = process_time()
+
+
+Built = tuple[DAG, Any]
+
+
+def chain(nodes: int, stages: Stages) -> Built:
+    dag = DAG("chain").add_node("n0", one)
+    for index in range(1, nodes):
+        dag.add_node(f"n{index}", increment)
+    stages.ended("nodes")
+    for source, target in pairwise(list(dag.nodes.values())):
+        source >> target
+    stages.ended("edges")
+    return dag, nodes
+
+
+def fan(nodes: int, stages: Stages, end: Node[..., Any]) -> DAG:
+    """1 -> nodes -> 1."""
+    dag = DAG("fan").add_node("start", one)
+    middle = [dag.add_node(f"n{index}", increment).nodes[f"n{index}"] for index in range(nodes)]
+    dag.add_node(end)
+    stages.ended("nodes")
+    dag.nodes["start"] >> middle
+    middle >> end
+    stages.ended("edges")
+    return dag
+
+
+def fan_into_arguments(nodes: int, stages: Stages) -> Built:
+    return fan(nodes, stages, Node(count)), nodes
+
+
+def fan_into_all(nodes: int, stages: Stages) -> Built:
+    return fan(nodes, stages, Node(size, type="all")), nodes
+
+
+def fan_into_order(nodes: int, stages: Stages) -> Built:
+    return fan(nodes, stages, Node(fixed)), "end"
+
+
+def fan_into_any(nodes: int, stages: Stages) -> Built:
+    return fan(nodes, stages, Node(increment, type="any")), 3
+
+
+def layers(nodes: int, stages: Stages) -> Built:
+    """100 nodes a layer, each fed by two of the layer above."""
+    dag, width = DAG("layers"), 100
+    rows = [[f"n{row}_{column}" for column in range(width)] for row in range(nodes // width)]
+    for row, names in enumerate(rows):
+        for name in names:
+            dag.add_node(name, larger if row else one)
+    stages.ended("nodes")
+    for above, below in pairwise(rows):
+        for column, name in enumerate(below):
+            dag.connect(above[column], name)
+            dag.connect(above[column - 1], name)
+    stages.ended("edges")
+    return dag, len(rows)
+
+
+SHAPES = (chain, fan_into_arguments, fan_into_all, fan_into_order, fan_into_any, layers)
+
+
+def spent_on(shape: Callable[[int, Stages], Built], nodes: int) -> dict[str, float]:
+    """What each stage of building and running a graph costs, a node."""
+    stages = Stages()
+    dag, expected = shape(nodes, stages)
+    assert dag.validate() == []
+    stages.ended("validate")
+    assert len(dag.execution_order) == len(dag)
+    stages.ended("order")
+    assert dag.run() == expected
+    stages.ended("compile and run")
+    run = dag.execute()
+    stages.ended("run")
+    assert run.value == expected
+    assert set(run.statuses.values()) == {"completed"}
+    assert len(run.results) == len(dag)
+    return {stage: seconds / nodes for stage, seconds in stages.spent.items()}
+
+
+def growth(small: list[dict[str, float]], large: dict[str, float]) -> dict[str, float]:
+    """How much more each stage costs, against the median of several measurements."""
+    return {
+        stage: cost / statistics.median(each[stage] for each in small)
+        for stage, cost in large.items()
+    }
+
+
+def within(growths: Iterator[dict[str, float]]) -> None:
+    """Pass once every stage has kept to FACTOR in some try; fail with what has not."""
+    best = next(growths)
+    for again in growths:
+        if max(best.values()) <= FACTOR:
+            break
+        best = {stage: min(grew, again[stage]) for stage, grew in best.items()}
+    assert {stage: grew for stage, grew in best.items() if grew > FACTOR} == {}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cost_of_a_node_is_the_same_among_many(shape: Callable[[int, Stages], Built]) -> None:
+    within(
+        growth([spent_on(shape, FEW) for _ in range(3)], spent_on(shape, MANY)) for _ in range(3)
+    )
+
+
+# Connecting.
+
+
+def arrows(dag: DAG, sources: list[str], targets: list[str]) -> None:
+    nodes = dag.nodes
+    for source, target in zip(sources, targets, strict=True):
+        nodes[source] >> nodes[target]
+
+
+def connects(dag: DAG, sources: list[str], targets: list[str]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        dag.connect(source, target)
+
+
+@pytest.mark.parametrize("connect", [arrows, connects])
+@pytest.mark.parametrize(
+    ("end", "ends"),
+    [
+        (Node(increment, "end"), "many"),
+        (Node(count, "end"), "one"),
+        (Node(size, "end", type="all"), "one"),
+        (Node(fixed, "end"), "one"),
+    ],
+    ids=["apart", "into arguments", "into all", "into order"],
+)
+def test_last_edge_costs_what_the_first_does(
+    connect: Callable[[DAG, list[str], list[str]], None], end: Node[..., Any], ends: str
+) -> None:
+    def tries() -> Iterator[dict[str, float]]:
+        for _ in range(3):
+            dag = DAG("edges").add_node(end.name, end)
+            sources = [f"s{index}" for index in range(MANY)]
+            targets = [f"t{index}" if ends == "many" else "end" for index in range(MANY)]
+            for name in sources:
+                dag.add_node(name, one)
+            if ends == "many":
+                for name in targets:
+                    dag.add_node(name, increment)
+            batches = []
+            for begin in range(0, MANY, FEW):
+                since = process_time()
+                connect(dag, sources[begin : begin + FEW], targets[begin : begin + FEW])
+                batches.append(process_time() - since)
+            yield {"last batch": batches[-1] / batches[0]}
+
+    within(tries())
+
+
+# Branches.
+
+
+def holds(x: int = 0) -> bool:
+    return x >= 0
+
+
+def conditions(nodes: int, stages: Stages) -> Built:
+    dag = DAG("conditions")
+    for index in range(nodes):
+        dag.add_node(f"n{index}", holds, type="condition")
+    stages.ended("nodes")
+    for source, target in pairwise(list(dag.nodes.values())):
+        source.on_true >> target
+    stages.ended("edges")
+    return dag, True
+
+
+def diamonds(nodes: int, stages: Stages) -> Built:
+    """Conditions whose two branches an `any` joins, over which the next condition decides."""
+    dag = DAG("diamonds")
+    for index in range(nodes // 4):
+        dag.add_node(f"check{index}", holds, type="condition")
+        dag.add_node(f"yes{index}", increment).add_node(f"no{index}", increment)
+        dag.add_node(f"join{index}", increment, type="any")
+    stages.ended("nodes")
+    names, last = dag.nodes, None
+    for index in range(nodes // 4):
+        check = names[f"check{index}"]
+        if last is not None:
+            last >> check
+        check.on_true >> names[f"yes{index}"]
+        check.on_false >> names[f"no{index}"]
+        last = [names[f"yes{index}"], names[f"no{index}"]] >> names[f"join{index}"]
+    stages.ended("edges")
+    return dag, None
+
+
+def test_chain_of_conditions_costs_the_same_per_node_at_any_length() -> None:
+    within(
+        growth([spent_on(conditions, 2_000) for _ in range(3)], spent_on(conditions, 20_000))
+        for _ in range(3)
+    )
+
+
+def test_chain_of_diamonds_validates_and_runs() -> None:
+    dag, _ = diamonds(20_000, Stages())
+    assert dag.validate() == []
+    run = dag.execute(x=0)
+    taken = {
+        name.rstrip("0123456789") for name, status in run.statuses.items() if status != "skipped"
+    }
+    assert taken == {"check", "yes", "join"}
+    assert run.value == 10_000  # each diamond adds two
+
+
+def test_decider_of_many_branches_takes_one() -> None:
+    dag = DAG("branches")
+
+    @dag.select
+    def route(number: int) -> str:
+        return f"n{number}"
+
+    for index in range(FEW):
+        dag.add_node(f"n{index}", increment)
+        route.branches[f"n{index}"] >> dag.nodes[f"n{index}"]
+    dag.add_node("joined", increment, type="any")
+    [dag.nodes[f"n{index}"] for index in range(FEW)] >> dag.nodes["joined"]
+    run = dag.execute(number=7_000)
+    assert run.value == 7_002
+    ran = [name for name, status in run.statuses.items() if status == "completed"]
+    assert ran == ["route", "n7000", "joined"]
+
+
+# What is long or deep.
+
+
+@pytest.mark.parametrize("mode", ["parallel", "async"])
+def test_long_chain_runs_in_other_modes(mode: Any) -> None:
+    dag, expected = chain(MANY, Stages())
+    assert dag.run(mode=mode, max_workers=2) == expected
+
+
+@pytest.mark.parametrize("mode", ["parallel", "async"])
+def test_wide_graph_runs_in_other_modes(mode: Any) -> None:
+    dag, expected = fan_into_arguments(FEW, Stages())
+    assert dag.run(mode=mode, max_workers=2) == expected
+
+
+def test_long_cycle_is_named_whole() -> None:
+    dag = DAG("cycle")
+    for index in range(MANY):
+        dag.add_node(f"n{index}", increment)
+    nodes = list(dag.nodes.values())
+    for source, target in pairwise([*nodes, nodes[0]]):
+        source >> target
+    (problem,) = dag.validate()
+    assert isinstance(problem, CycleError)
+    assert problem.cycle == (*dag.nodes, "n0")
+    with pytest.raises(CycleError):
+        dag.run()
+
+
+def test_failure_at_the_head_of_a_long_chain_skips_all_below() -> None:
+    dag, _ = chain(MANY, Stages())
+    dag.replace_node("n0", lambda: 1 // 0)
+    run = dag.execute(error_strategy="continue")
+    assert list(run.errors) == ["n0"]
+    assert list(run.statuses.values()) == ["failed", *["skipped"] * (MANY - 1)]
+
+
+def test_parts_of_a_long_chain_run() -> None:
+    dag, _ = chain(MANY, Stages())
+    middle = f"n{MANY // 2}"
+    assert dag.run_until(middle) == MANY // 2 + 1
+    assert dag.run_from(middle) == MANY
+    assert dag.run_between("n10", "n20") == 21
+
+
+def test_long_chain_pickles_and_clones() -> None:
+    dag, expected = chain(FEW, Stages())
+    assert pickle.loads(pickle.dumps(dag)).run() == expected
+    assert dag.clone().run() == expected
+
+
+def nested(levels: int) -> DAG:
+    dag = DAG("level0").add_node("start", one)
+    for level in range(1, levels):
+        dag = DAG(f"level{level}").add_node("inner", dag).add_node("increment", increment)
+        dag.connect("inner", "increment")
+    return dag
+
+
+def test_workflows_nest_thirty_levels_deep() -> None:
+    dag = nested(30)
+    assert dag.validate() == []
+    assert dag.run() == 30
+    assert dag[".".join(["inner"] * 29) + ".start"] == 1
+
+
+def test_input_reaches_the_innermost_of_many_levels() -> None:
+    dag = DAG("level0").add_node("start", increment)
+    for level in range(1, 30):
+        dag = DAG(f"level{level}").add_node("inner", dag).add_node("after", increment)
+        dag.connect("inner", "after")
+    assert dag.run(x=5) == 35
