@@ -34,32 +34,31 @@ def passed(make: Any) -> DAG:
     return dag.connect("make", "first").connect("first", "ask")
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        None,
-        False,
-        0,
-        "",
-        (),
-        math.nan,
-        BoomError("a value"),
-        ValueError,
-        NotImplemented,
-        Ellipsis,
-        len,
-        Same(True),
-        Same(False),
-        Undecided(),
-        np.arange(3),
-        Context(),
-    ],
-    ids=lambda value: type(value).__name__ + repr(value)[:10].strip("<"),
-)
+VALUES = {
+    "None": None,
+    "False": False,
+    "zero": 0,
+    "empty text": "",
+    "empty tuple": (),
+    "nan": math.nan,
+    "exception": BoomError("a value"),
+    "exception class": ValueError,
+    "NotImplemented": NotImplemented,
+    "Ellipsis": Ellipsis,
+    "function": len,
+    "equal to all": Same(True),
+    "equal to nothing": Same(False),
+    "without a truth": Undecided(),
+    "array": np.arange(3),
+    "Context": Context(),
+}
+
+
 @pytest.mark.same_process
-def test_every_value_is_passed_on_as_it_is(run: Any, value: Any) -> None:
-    (got,) = run(passed(lambda: value))
-    assert got is value
+@pytest.mark.parametrize("kind", VALUES)
+def test_every_value_is_passed_on_as_it_is(run: Any, kind: str) -> None:
+    (got,) = run(passed(lambda: VALUES[kind]))
+    assert got is VALUES[kind]
 
 
 def test_none_flows_like_any_value(execute: Any) -> None:
@@ -173,7 +172,9 @@ def test_order_only_edges_consume_nothing(run: Any) -> None:
 
 @pytest.mark.same_process
 @pytest.mark.parametrize(
-    "make", [lambda: iter([1, 2]), lambda: open(__file__), lambda: reversed([1])]
+    "make",
+    [lambda: iter([1, 2]), lambda: open(__file__, encoding="utf-8"), lambda: reversed([1, 2])],
+    ids=["list iterator", "file", "reversed"],
 )
 def test_other_iterators_pass(execute: Any, make: Any) -> None:
     dag = DAG("d").add_node("rows", make)

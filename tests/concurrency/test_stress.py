@@ -1,9 +1,9 @@
 """Random graphs, random failures, random timing: the statuses are always those of the rule.
 
-Each seed makes one graph and runs it once. What must come out is computed beforehand, in one pass over
-the graph, from what each node is told to do. Sleeps are in the nodes only, to shuffle the order in
-which they end; nothing waits for time to pass to be right. A watchdog dumps all stacks and ends
-the process where nothing moves any more.
+Each seed makes one graph and runs it once. What must come out is computed beforehand, in one pass
+over the graph, from what each node is told to do. Sleeps are in the nodes only, to shuffle the
+order in which they end; nothing waits for time to pass to be right. A watchdog dumps all stacks and
+ends the process where nothing moves any more.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ def plan_graph(
 ) -> list[Planned]:
     """A graph whose nodes depend on earlier ones, nearby or anywhere."""
     nodes: list[Planned] = []
+    needed: list[dict[int, Any]] = []
     reach = rng.choice((3, 20, size))  # long and narrow, or short and wide
     failing = rng.choice((0.0, 0.02, 0.1))
     sleepy = rng.choice((0.0, 0.02, 0.1))
@@ -74,9 +75,16 @@ def plan_graph(
         kind = rng.choice(KINDS)
         count = min(index, rng.choice((0, 1, 1, 1, 2, 2, 3)) or (index > 0 and rng.random() < 0.9))
         edges: list[tuple[int, bool | str | None]] = []
+        needs: list[dict[int, Any]] = []
         for source in rng.sample(range(max(0, index - reach), index), min(count, reach)):
             branches = BRANCHES.get(nodes[source].kind)
-            edges.append((source, rng.choice((*branches, None)) if branches else None))
+            branch = rng.choice((*branches, None)) if branches else None
+            need = needed[source] | ({} if branch is None else {source: branch})
+            if kind != "any" and any(clash(need, other) for other in needs):
+                continue  # a node that can never run is refused
+            edges.append((source, branch))
+            needs.append(need)
+        needed.append(merged(needs, common=kind == "any"))
         node = Planned(kind, edges, is_async=rng.random() < asynchronous)
         if kind in BRANCHES:
             node.choice = rng.choice(BRANCHES[kind])
@@ -96,14 +104,28 @@ def plan_graph(
         for source, branch in node.edges:
             listened.setdefault(source, set()).add(branch)
     for index, node in enumerate(nodes):
-        if node.kind == "select":  # choosing what nobody listens to is a failure of its own
+        if node.kind == "select":
             known = listened.get(index, set()) - {None}
-            if known and node.choice not in known:
-                node.does = "fails" if node.does == "returns" else node.does
-                node.choice = "nobody"
             if not known:
-                node.choice = None  # see `expected`
+                node.kind, node.choice = "node", None  # a select has at least one branch
+            elif node.choice not in known:
+                node.does = "fails"  # since nobody listens to what it chooses
+                node.options = {}
     return nodes
+
+
+def clash(one: dict[int, Any], other: dict[int, Any]) -> bool:
+    """Whether two sets of decisions, as decider and branch, exclude each other."""
+    return any(other.get(decider, branch) != branch for decider, branch in one.items())
+
+
+def merged(needs: list[dict[int, Any]], *, common: bool) -> dict[int, Any]:
+    """The decisions that a node needs: those of all its edges, or those that all of them need."""
+    if not needs:
+        return {}
+    if common:
+        return dict(set.intersection(*(set(each.items()) for each in needs)))
+    return {decider: branch for each in needs for decider, branch in each.items()}
 
 
 def expected(nodes: list[Planned]) -> dict[str, str]:
@@ -214,9 +236,7 @@ def check(graph: Graph, run: Run) -> None:
     for name, error in run.errors.items():
         is_late = graph.nodes[int(name[1:])].does == "never ends"
         assert isinstance(error, fast_dag.TimeoutError if is_late else ValueError), (name, error)
-    counts = run.metrics
-    assert counts["nodes_executed"] == len(run.results)
-    assert counts["nodes_failed"] == len(run.errors)
+    assert run.metrics["nodes_failed"] == len(run.errors)
 
 
 def sinks(graph: Graph) -> list[str]:
@@ -341,7 +361,9 @@ def test_runs_that_fail_fast_start_nothing_after_their_failure(way: str) -> None
         fails = "failed" in statuses.values()
         assert run.status == ("failed" if fails else "completed"), seed
         for name, status in run.statuses.items():
-            assert status in (statuses[name], "not_run"), (seed, name)
+            # A retry that was still to come does not come any more.
+            gave_up = nodes[int(name[1:])].does == "fails once" and status == "failed"
+            assert status in (statuses[name], "not_run") or gave_up, (seed, name)
         if not fails:
             assert dict(run.statuses) == statuses, seed
 

@@ -79,9 +79,9 @@ class _Coordinator(Lane):
             if self._timers and self._timers[0][0] <= now:
                 heappop(self._timers)[2]()
                 continue
-            ends = [end for end in (deadline, self._timers[0][0] if self._timers else None) if end]
+            ends = [now + _SIGNALS_SEEN, deadline, self._timers[0][0] if self._timers else None]
             try:
-                self._inbox.get(timeout=min(ends) - now if ends else None)()
+                self._inbox.get(timeout=min(end for end in ends if end is not None) - now)()
             except Empty:
                 continue
 
@@ -119,3 +119,8 @@ class _Coordinator(Lane):
 
 
 def _wake() -> None: ...
+
+
+_SIGNALS_SEEN = 0.5
+"""Seconds after which a waiting caller looks around. A signal that comes just before a thread blocks
+does not end its wait (no wait in Python is safe from that), and Ctrl-C is to end a run promptly."""
