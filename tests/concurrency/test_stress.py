@@ -293,7 +293,7 @@ def run_seed(seed: int, way: str, size: int | None = None, timeouts: int | None 
 @pytest.mark.parametrize("block", range(4))
 @pytest.mark.usefixtures("_nothing_leaks")
 def test_random_graphs_end_as_the_rule_says(way: str, block: int) -> None:
-    for seed in range(20 * block, 20 * block + 20):
+    for seed in range(30 * block, 30 * block + 30):
         try:
             run_seed(seed, way)
         except BaseException as error:
@@ -351,6 +351,8 @@ def test_runs_that_fail_fast_start_nothing_after_their_failure(way: str) -> None
     for seed in range(40):
         rng = random.Random(seed)
         nodes = plan_graph(rng, 150, timeouts=0, asynchronous=rng.choice((0, 0.3)))
+        for node in nodes:  # retries that were still to come do not come any more
+            node.does = "returns" if node.does == "fails once" else node.does
         graph = Graph(nodes)
         workers = rng.randint(1, 8)
         if way == "run_async":
@@ -361,9 +363,7 @@ def test_runs_that_fail_fast_start_nothing_after_their_failure(way: str) -> None
         fails = "failed" in statuses.values()
         assert run.status == ("failed" if fails else "completed"), seed
         for name, status in run.statuses.items():
-            # A retry that was still to come does not come any more.
-            gave_up = nodes[int(name[1:])].does == "fails once" and status == "failed"
-            assert status in (statuses[name], "not_run") or gave_up, (seed, name)
+            assert status in (statuses[name], "not_run"), (seed, name)
         if not fails:
             assert dict(run.statuses) == statuses, seed
 

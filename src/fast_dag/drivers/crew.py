@@ -270,9 +270,9 @@ class Crew:
     def _surround(self, job: Job) -> bool:
         """Make a job's call a generator of effects, where more than the bare function was asked
         for."""
-        job.effects = job.run.surround(job.index, [*job.args], job.kwargs)
-        if job.effects is None:
+        if job.index not in job.run.plan.around:
             return False
+        job.effects = job.run.surround(job.index, [*job.args], job.kwargs)
         # Hooks and attempts of one call share a copy of the contextvars.
         job.variables = self.variables.copy()
         return True
@@ -307,8 +307,8 @@ class Crew:
     # Calls.
 
     def begins(self, job: Job) -> bool:
-        """A lane is about to make a job's call; False where the run is over by now."""
-        if self.over:
+        """A lane is about to make a job's call; False where it is to end as STOPPED instead."""
+        if self.over or (job.run.stopped and not job.started):
             return False
         if not job.started:
             job.started = perf_counter()
@@ -326,7 +326,7 @@ class Crew:
         """Make a sync call in this thread; another job of the same lane to go on with."""
         turn = job.turn
         if not self.begins(job):
-            return None
+            return self.go_on(self.ended(job, turn, STOPPED), lane)
         self.watch(job)
         return self.go_on(self.called(job, turn, call(job)), lane)
 

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.call.effects import Outcome
-from fast_dag.drivers.crew import Lane, timed_out
+from fast_dag.drivers.crew import STOPPED, Lane, timed_out
 from fast_dag.run import current_run
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class LoopLane(Lane):
         following: Job | None = job
         while following is not None:
             job, turn = following, following.turn
-            outcome = await self._outcome(job, turn, None) if crew.begins(job) else None
+            outcome = await self._outcome(job, turn, None) if crew.begins(job) else STOPPED
             task = self._tasks.pop(job, None)
             if outcome is None:
                 return

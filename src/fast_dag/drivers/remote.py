@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_dag.call.effects import Outcome
 from fast_dag.drivers import payload
-from fast_dag.drivers.crew import Lane, call
+from fast_dag.drivers.crew import STOPPED, Lane, call
 from fast_dag.errors import ExecutionError, ValidationError
 from fast_dag.extras import needed
 
@@ -54,6 +54,7 @@ class RemoteLane(Lane):
     def _send(self, job: Job) -> None:
         turn = job.turn
         if not self.crew.begins(job):
+            self.crew.go_on(self.crew.ended(job, turn, STOPPED))
             return
         try:
             future = self._submit(job)
