@@ -540,7 +540,7 @@ class Run:
             return cause
         tries = f" after {attempts} attempts" if attempts > 1 else ""
         if key in self._where:
-            tries += f" (in its {self._where[key]} hook)"
+            tries += f" (in its {self._where[key]})"
         told = f"{type(cause).__name__}: {text_of(cause)}"
         error = ExecutionError(
             f"node {path!r} of {self.name!r} failed{tries}: {told}",

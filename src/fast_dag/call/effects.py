@@ -34,6 +34,10 @@ class Outcome(NamedTuple):
     cached: bool | None = None
 
 
+STOPPED: Final = Outcome(False, None, attempts=0)
+"""How a call ends that was not made, since its run was stopped."""
+
+
 class Attempt(NamedTuple):
     """Call the node's function; answered with an Outcome."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.call.effects import ONE_SHOT, Attempt, Await, Effect, Outcome, Sleep
+from fast_dag.call.effects import ONE_SHOT, STOPPED, Attempt, Await, Effect, Outcome, Sleep
 from fast_dag.call.retry import is_retried, wait_after
 from fast_dag.errors import text_of
 
@@ -60,7 +60,7 @@ class Surroundings:
         function."""
         call = _Call(self, run, inputs, context, arguments)
         outcome = yield from call.succeed()
-        if not outcome.ok:
+        if not outcome.ok and outcome is not STOPPED:
             outcome = yield from call.fail(outcome)
         return (yield from call.clean_up(outcome))
 
@@ -95,14 +95,14 @@ class _Call:
         if pre is not None:
             answer = yield pre.invoke(self.node, self.inputs, self.context)
             if not answer.ok:
-                return self._failed(answer.value, "pre_execute")
+                return self._failed(answer.value, "pre_execute hook")
             if answer.value is not None:
                 if not isinstance(answer.value, Mapping):
                     problem = TypeError(
                         f"it returned a {type(answer.value).__name__}; return a mapping of inputs, "
                         "or None to leave them"
                     )
-                    return self._failed(problem, "pre_execute")
+                    return self._failed(problem, "pre_execute hook")
                 self.inputs = dict(answer.value)
         outcome = yield from (self._attempts() if self.cache is None else self._cached(self.cache))
         if not outcome.ok:
@@ -111,7 +111,7 @@ class _Call:
         if post is not None:
             answer = yield post.invoke(self.node, self.inputs, outcome.value, self.context)
             if not answer.ok:
-                return self._failed(answer.value, "post_execute")
+                return self._failed(answer.value, "post_execute hook")
             if answer.value is not None:
                 outcome = outcome._replace(value=answer.value)
         return outcome
@@ -132,7 +132,7 @@ class _Call:
                 if flight.is_part_of(self.run):
                     return (yield from self._attempts())
                 if not (yield Await(flight)):
-                    return Outcome(False, RunStoppedError(), 0)
+                    return STOPPED
                 if flight.result is not None:
                     return Outcome(True, flight.result[0], 0, None, True)
         except Exception as error:
@@ -161,7 +161,7 @@ class _Call:
         try:
             args, kwargs = self.arguments(self.inputs)
         except Exception as error:
-            return self._failed(error, "pre_execute")
+            return self._failed(error, "pre_execute hook")
         while True:
             self.attempts += 1
             outcome: Outcome = yield Attempt(args, kwargs)
@@ -182,7 +182,7 @@ class _Call:
                 )
                 answer = yield on_retry.invoke(*offered)
                 if not answer.ok:
-                    return self._failed(chained(answer.value, outcome.value), "on_retry")
+                    return self._failed(chained(answer.value, outcome.value), "on_retry hook")
             self.run.tell_retry(self.node.name, outcome.value, self.attempts)
             if not (yield Sleep(delay)):
                 return outcome
@@ -193,7 +193,7 @@ class _Call:
         if on_error is not None:
             answer = yield on_error.invoke(self.node, self.inputs, outcome.value, self.context)
             if not answer.ok:
-                outcome = self._failed(chained(answer.value, outcome.value), "on_error")
+                outcome = self._failed(chained(answer.value, outcome.value), "on_error hook")
         if self.handler is not None:
             answer = yield self.handler.invoke(self.node, self.inputs, outcome.value)
             if not answer.ok:
@@ -211,7 +211,7 @@ class _Call:
         if answer.ok:
             return outcome
         if outcome.ok:
-            return self._failed(answer.value, "cleanup")
+            return self._failed(answer.value, "cleanup hook")
         if outcome.value is not None:
             told = f"{type(answer.value).__name__}: {text_of(answer.value)}"
             outcome.value.add_note(f"its cleanup hook raised, too: {told}")
@@ -219,10 +219,6 @@ class _Call:
 
     def _failed(self, error: Exception, where: str) -> Outcome:
         return Outcome(False, error, self.attempts, where)
-
-
-class RunStoppedError(Exception):
-    """A call waited for a computation of another run when its own run was stopped."""
 
 
 def chained(raised: Exception, error: Exception) -> Exception:

@@ -122,5 +122,6 @@ def _wake() -> None: ...
 
 
 _SIGNALS_SEEN = 0.5
-"""Seconds after which a waiting caller looks around. A signal that comes just before a thread blocks
-does not end its wait (no wait in Python is safe from that), and Ctrl-C is to end a run promptly."""
+"""Seconds after which a waiting caller looks around. A signal that comes just before a thread
+blocks does not end its wait (no wait in Python is safe from that), and Ctrl-C is to end a run
+promptly."""

@@ -23,7 +23,7 @@ from time import perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.call.effects import Attempt, Await, Effect, Invoke, Outcome, Sleep
+from fast_dag.call.effects import STOPPED, Attempt, Await, Effect, Invoke, Outcome, Sleep
 from fast_dag.errors import TimeoutError
 from fast_dag.run import current_run
 
@@ -490,10 +490,6 @@ class Crew:
                 return self._picked()
             self._free -= job.takes_slot and not self._ordered
         return self._advanced(job, goes_on)
-
-
-STOPPED = Outcome(False, None, attempts=0)
-"""A job that was not run, since its run has been stopped."""
 
 
 def _close(job: Job) -> None:

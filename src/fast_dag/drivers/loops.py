@@ -6,8 +6,8 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.call.effects import Outcome
-from fast_dag.drivers.crew import STOPPED, Lane, timed_out
+from fast_dag.call.effects import STOPPED, Outcome
+from fast_dag.drivers.crew import Lane, timed_out
 from fast_dag.run import current_run
 
 if TYPE_CHECKING:

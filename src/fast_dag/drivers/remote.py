@@ -9,9 +9,9 @@ from contextvars import copy_context
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.call.effects import Outcome
+from fast_dag.call.effects import STOPPED, Outcome
 from fast_dag.drivers import payload
-from fast_dag.drivers.crew import STOPPED, Lane, call
+from fast_dag.drivers.crew import Lane, call
 from fast_dag.errors import ExecutionError, ValidationError
 from fast_dag.extras import needed
 
