@@ -134,7 +134,16 @@ class Binding:
     inputs that are taken.
     """
 
-    __slots__ = ("given", "keys", "keyword", "missing", "positional", "rest", "used")
+    __slots__ = (
+        "defaults",
+        "given",
+        "keys",
+        "keyword",
+        "missing",
+        "positional",
+        "rest",
+        "used",
+    )
 
     def __init__(
         self,
@@ -150,6 +159,7 @@ class Binding:
         self.keyword: list[tuple[str, Source]] = []
         # What edges and inputs feed, by parameter: what a decider was given.
         self.given: list[tuple[str, Source]] = []
+        self.defaults: list[tuple[str, Source]] = []  # of a decider
         self.missing: list[str] = []
         self.used: set[str] = set()
         self.rest: frozenset[str] = frozenset()  # inputs that go into **kwargs
@@ -193,6 +203,8 @@ class Binding:
             elif not parameter.optional:
                 self.missing.append(name)
                 continue
+            elif node.type.decides:
+                self.defaults.append((name, Constant(parameter.default)))
             if parameter.kind == Kind.KEYWORD_ONLY:
                 if source is not None:
                     self.keyword.append((parameter.keyword, source))
@@ -243,17 +255,23 @@ class Binding:
             {key: each.fetch(run) for key, each in self.keyword} | self._rest_of(run),
         )
 
+    @property
+    def keywords(self) -> frozenset[str]:
+        """The names of the arguments that are passed by name."""
+        return self.rest.union(key for key, _ in self.keyword)
+
     def _rest_of(self, run: Run) -> dict[str, Any]:
         if not self.rest:
             return {}
         return {key: value for key, value in run.inputs.items() if key in self.rest}
 
     def fetch_given(self, run: Run) -> Any:
-        """What a decider was given: its one input, else a dict of them, None where it takes
-        none."""
-        if len(self.given) == 1:
-            return self.given[0][1].fetch(run)
-        return {name: source.fetch(run) for name, source in self.given} or None
+        """What a decider was given: its one input, else a dict of them; its defaults, where nothing
+        feeds it; None where it takes none."""
+        given = self.given or self.defaults
+        if len(given) == 1:
+            return given[0][1].fetch(run)
+        return {name: source.fetch(run) for name, source in given} or None
 
 
 def _joined(

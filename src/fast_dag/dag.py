@@ -574,6 +574,8 @@ class DAG(Workflow):
 
     def _made_run(self, request: Request, part: Part, stored: Run | None) -> Run:
         inputs, context = request.inputs, request.context
+        if context is not None and not isinstance(context, Context):
+            raise ValidationError(f"context is a fast_dag.Context, not {context!r}")
         if part.start is not None and context is None:
             stored = stored or self._last_run
         if stored is not None:
@@ -595,9 +597,12 @@ class DAG(Workflow):
         run.observers = self._observers(run)
         return run
 
-    def _nested_run(self, parent: Run, prefix: str, inputs: dict[str, Any]) -> Run:
-        """The run of this workflow as a node of another."""
-        plan = self._plan(frozenset(inputs), WHOLE)
+    def _nested_run(
+        self, parent: Run, prefix: str, plan: Plan | None, inputs: dict[str, Any]
+    ) -> Run:
+        """The run of this workflow as a node of another, which has compiled it for some inputs."""
+        if plan is None or plan.input_names != inputs.keys():
+            plan = self._plan(frozenset(inputs), WHOLE)
         context = Context(metadata=parent.context.metadata)
         return Run(
             self._graph, plan, inputs, context, parent.settings, parent=parent, prefix=prefix
@@ -625,6 +630,10 @@ class DAG(Workflow):
         narrowed = part.of(topology)
         if narrowed is not topology:
             plan = Plan(narrowed, inputs, self._surroundings)
+        for index, node in enumerate(plan.nodes):
+            if isinstance(node.workflow, DAG):
+                # Now, so that an edit while the plan is executed changes nothing in it.
+                plan.nested[index] = node.workflow._plan(plan.bindings[index].keywords, WHOLE)
         if len(self._plans) >= _MOST_PLANS:
             self._plans = {}
         self._plans[key] = (version, plan)

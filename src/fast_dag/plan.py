@@ -63,6 +63,7 @@ class Plan:
             Binding(node, edges, topology, inputs, named)
             for node, edges in zip(topology.nodes, topology.incoming, strict=True)
         ]
+        self.nested: dict[int, Plan] = {}  # those of nested workflows
         self.deciders = frozenset(
             index for index, node in enumerate(topology.nodes) if node.type.decides
         )

@@ -42,6 +42,7 @@ current_run: ContextVar[Run | None] = ContextVar("fast_dag_run", default=None)
 """The run in whose node, hook or handler the caller is."""
 
 _PACKAGE = os.path.dirname(__file__)
+_ASYNCIO = os.path.join(os.path.dirname(os.__file__), "asyncio")
 _MISSING: Final = object()
 
 
@@ -473,7 +474,8 @@ class Run:
         """The run of a nested workflow, ready to be driven."""
         name = self.plan.names[index]
         workflow: Any = self.plan.nodes[index].workflow
-        child: Run = workflow._nested_run(self, f"{self._prefix}{name}.", inputs)
+        plan = self.plan.nested.get(index)
+        child: Run = workflow._nested_run(self, f"{self._prefix}{name}.", plan, inputs)
         self.children[name] = child
         return child
 
@@ -723,6 +725,6 @@ def _user_traceback(error: BaseException) -> Any:
     """The traceback from the user's own code on."""
     traceback = error.__traceback__
     at = traceback
-    while at is not None and at.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+    while at is not None and at.tb_frame.f_code.co_filename.startswith((_PACKAGE, _ASYNCIO)):
         at = at.tb_next
     return at or traceback

@@ -107,9 +107,9 @@ def test_missing_input(run: Any) -> None:
 def test_input_nobody_takes(run: Any) -> None:
     dag = DAG("price").add_node("net", lambda price, tax=0: price)
     with pytest.raises(ValidationError) as caught:
-        run(dag, price=1, taks=2)
-    assert caught.value.inputs == ("taks",)
-    assert "'taks'; did you mean 'tax'?" in str(caught.value)
+        run(dag, price=1, taxx=2)
+    assert caught.value.inputs == ("taxx",)
+    assert "'taxx'; did you mean 'tax'?" in str(caught.value)
     assert "it takes 'price', 'tax'" in str(caught.value)
 
 
@@ -325,16 +325,11 @@ def test_empty_dag(run: Any) -> None:
     assert caught.value.problems == (caught.value,)
 
 
-@pytest.mark.parametrize("name", ["", "a.b", ".", "a.", 3, None], ids=repr)
+@pytest.mark.parametrize("name", ["", "a.b", ".", "a.", 3, ("a",)], ids=repr)
 def test_name_that_no_node_can_have(name: Any) -> None:
-    def make():
-        if name is None:
-            return DAG("d").add_node(None, len)  # type: ignore[arg-type]
-        return DAG("d").node(name=name)(len)
-
     with pytest.raises(InvalidNodeError) as caught:
-        make()
-    assert caught.value.node in (name, None)
+        DAG("d").node(name=name)(len)
+    assert caught.value.node == (name if isinstance(name, str) else None)
 
 
 def test_dot_in_a_name_is_explained() -> None:

@@ -102,7 +102,7 @@ ONE_SHOT = {
     "generator expression": lambda: (each for each in (1, 2, 3)),
     "map": lambda: map(int, "123"),
     "filter": lambda: filter(None, [0, 1, 2, 3]),
-    "zip": lambda: (zip([1, 2, 3], strict=True)),
+    "zip": lambda: zip([1, 2, 3], strict=True),
 }
 
 

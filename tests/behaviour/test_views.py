@@ -256,9 +256,7 @@ def test_runs_in_two_threads_each_see_their_own() -> None:
     both_are_there = threading.Barrier(2)
     dag.add_node("look", lambda a: (both_are_there.wait(), dag["a"])[1]).connect("a", "look")
     got: dict[int, Any] = {}
-    threads = [
-        threading.Thread(target=lambda x=x: got.setdefault(x, dag.run(x=x))) for x in (1, 2)
-    ]
+    threads = [threading.Thread(target=lambda x=x: got.setdefault(x, dag.run(x=x))) for x in (1, 2)]
     for thread in threads:
         thread.start()
     for thread in threads:

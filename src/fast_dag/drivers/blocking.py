@@ -89,7 +89,9 @@ class _Coordinator(Lane):
         with Waiter() as waiter:
             for hook in self.crew.abort(status):
                 with suppress(Exception):  # the run's end is what its caller is told of
-                    waiter.value(hook.func(*hook.args), hook.is_async)
+                    value = hook.func(*hook.args)
+                    if hook.is_async:
+                        waiter.wait(value)
 
     def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
         entry = (monotonic() + seconds, next(self._count), function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from contextvars import copy_context
 from heapq import heapify, heappop, heappush
 from time import perf_counter, sleep
@@ -14,7 +15,8 @@ from fast_dag.run import current_run
 
 if TYPE_CHECKING:
     from asyncio import Runner
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Sequence
+    from contextvars import Context as Variables
 
     from fast_dag.run import Run
 
@@ -115,36 +117,47 @@ def _perform(run: Run, index: int, waiter: Waiter) -> Outcome:
         return Outcome(False, error, attempts=0)
     node = run.plan.nodes[index]
 
-    def attempt(*args: Any, **kwargs: Any) -> Any:
-        if node.workflow is not None:
-            return _nested(run.child(index, kwargs), waiter)
-        return waiter.value(node.func(*args, **kwargs), node.signature.is_async)
+    def nested(**inputs: Any) -> Any:
+        return _nested(run.child(index, inputs), waiter)
 
+    func: Callable[..., Any] = node.func if node.workflow is None else nested
     effects = run.surround(index, args, kwargs)
     if effects is None:
-        return _outcome(attempt, args, kwargs)
-
-    def call(effect: Attempt | Invoke) -> Outcome:
-        if isinstance(effect, Attempt):
-            return _outcome(attempt, effect.args, effect.kwargs)
-        hook = effect
-        return _outcome(lambda: waiter.value(hook.func(*hook.args), hook.is_async), (), {})
+        return _outcome(func, args, kwargs, waiter)
 
     # Hooks and attempts of one call share a copy of the contextvars.
     variables = copy_context()
+
+    def call(effect: Attempt | Invoke) -> Outcome:
+        if isinstance(effect, Attempt):
+            return _outcome(func, effect.args, effect.kwargs, waiter, variables)
+        return _outcome(effect.func, effect.args, {}, waiter, variables)
+
     try:
-        return variables.run(interpret, effects, call, sleep)
+        return interpret(effects, call, sleep)
     except BaseException:
         effects.close()
-        variables.run(interpret, run.plan.around[index].of_cancelled(run, run.context), call, sleep)
+        interpret(run.plan.around[index].of_cancelled(run, run.context), call, sleep)
         raise
 
 
-def _outcome(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Outcome:
+def _outcome(
+    func: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    waiter: Waiter,
+    variables: Variables | None = None,
+) -> Outcome:
     try:
-        return Outcome(True, func(*args, **kwargs))
+        if variables is None:
+            value = func(*args, **kwargs)
+        else:
+            value = variables.run(func, *args, **kwargs)
+        if isinstance(value, Coroutine):
+            value = waiter.wait(value, variables)
     except Exception as error:
         return Outcome(False, error)
+    return Outcome(True, value)
 
 
 def _nested(child: Run, waiter: Waiter) -> Any:
@@ -166,12 +179,9 @@ class Waiter:
         if self._runner is not None:
             self._runner.close()
 
-    def value(self, value: Any, is_async: bool) -> Any:
-        """What a call returned, or, where that is a coroutine, what it comes to."""
-        return self.wait(value) if is_async or value.__class__ is CoroutineType else value
-
-    def wait(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """The coroutine's result."""
+    def wait(self, coroutine: Coroutine[Any, Any, Any], variables: Variables | None = None) -> Any:
+        """The coroutine's result; `variables` are the contextvars it works in, a copy of the
+        thread's when not given."""
         if self._runner is None:
             import asyncio  # slow to import, and sync workflows do without
 
@@ -181,7 +191,7 @@ class Waiter:
                 coroutine.close()
                 raise
             self._runner = asyncio.Runner()
-        return self._runner.run(coroutine, context=copy_context())
+        return self._runner.run(coroutine, context=variables or copy_context())
 
 
 def refuse_running_loop(name: str) -> None:

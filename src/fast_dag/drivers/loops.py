@@ -131,20 +131,31 @@ class ThreadedLoopLane(Lane):
         self._lock = threading.Lock()
         self._lane: LoopLane | None = None
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     def launch(self, job: Job) -> None:
-        self._started().launch(job)
+        lane = self._started()
+        if lane is not None:
+            lane.launch(job)
 
     def adopt(self, job: Job, turn: int, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Await what a sync function returned, as the end of its call."""
-        self._started().adopt(job, turn, coroutine)
+        lane = self._started()
+        if lane is None:
+            coroutine.close()
+        else:
+            lane.adopt(job, turn, coroutine)
 
     def give_up(self, job: Job) -> None:
-        if self._lane is not None:
-            self._lane.give_up(job)
-
-    def _started(self) -> LoopLane:
         with self._lock:
+            if self._lane is not None and not self._closed:
+                self._lane.give_up(job)
+
+    def _started(self) -> LoopLane | None:
+        """The lane on the running loop; None where the run ended while a job was on its way."""
+        with self._lock:
+            if self._closed:
+                return None
             if self._lane is None:
                 ready = threading.Event()
                 self._thread = threading.Thread(
@@ -152,7 +163,6 @@ class ThreadedLoopLane(Lane):
                 )
                 self._thread.start()
                 ready.wait()
-            assert self._lane is not None
             return self._lane
 
     def _run(self, ready: threading.Event) -> None:
@@ -169,6 +179,7 @@ class ThreadedLoopLane(Lane):
 
     def close(self, *, abandon: bool) -> None:
         with self._lock:
+            self._closed = True
             if self._lane is None or self._thread is None:
                 return
         self._lane.loop.call_soon_threadsafe(self._closing.set)

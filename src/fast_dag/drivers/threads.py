@@ -27,6 +27,8 @@ class ThreadLane(Lane):
 
     def launch(self, job: Job) -> None:
         with self._lock:
+            if self._closed:  # the run ended while the job was on its way here
+                return
             if self._idle:
                 take = self._idle.pop()
             else:
@@ -50,6 +52,7 @@ class ThreadLane(Lane):
 
     def close(self, *, abandon: bool) -> None:
         with self._lock:
+            self._closed = True
             workers = list(self._workers)
         for worker in workers:
             worker.inbox.put(None)

@@ -1,0 +1,186 @@
+"""The mutable graph itself: edges on both sides, versions, and nothing half done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fast_dag import InvalidNodeError, Node, ValidationError
+from fast_dag.errors import UnknownNodeError
+from fast_dag.graph import Graph
+
+
+def graph(*names: str) -> Graph:
+    made = Graph("g")
+    for name in names:
+        made.add(Node(lambda x=0, y=0: x, name))
+    return made
+
+
+def seen(each: Graph) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """All edges as the nodes see them: into them, and out of them."""
+    return (
+        {name: [repr(edge) for edge in each.incoming(name)] for name in each.nodes},
+        {name: [repr(edge) for edge in each.outgoing(name)] for name in each.nodes},
+    )
+
+
+def consistent(each: Graph) -> bool:
+    """Every edge is known at both of its ends, as one object."""
+    into = [id(edge) for name in each.nodes for edge in each.incoming(name)]
+    out = [id(edge) for name in each.nodes for edge in each.outgoing(name)]
+    return sorted(into) == sorted(out) == sorted(id(edge) for edge in each.edges())
+
+
+def test_edge_is_known_at_both_ends() -> None:
+    g = graph("a", "b")
+    g.connect("a", "b")
+    (edge,) = g.edges()
+    assert g.outgoing("a") == [edge] == g.incoming("b")
+    assert (edge.source, edge.target, edge.input, edge.output, edge.branch) == (
+        "a",
+        "b",
+        "x",
+        None,
+        None,
+    )
+
+
+def test_repr_of_an_edge_tells_all_of_it() -> None:
+    g = graph("b")
+    check = g.add(Node(lambda x: x, "check", type="condition"))
+    g.connect(check.on_true, "b", output="p", input="y")
+    g.connect("check", "b", input=False)
+    assert [repr(edge) for edge in g.edges()] == [
+        "<edge check.p[True] -> b.y>",
+        "<edge check -> b>",
+    ]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda g: g.add(Node(len, "new")),
+        lambda g: g.add(Node(lambda x=0: x, "a"), replace=True),
+        lambda g: g.remove("a"),
+        lambda g: g.connect("b", "a"),
+        lambda g: g.disconnect("a", "b"),
+    ],
+    ids=["add", "replace", "remove", "connect", "disconnect"],
+)
+def test_every_edit_changes_the_version(edit: Any) -> None:
+    g = graph("a", "b")
+    g.connect("a", "b")
+    before = g.version
+    edit(g)
+    assert g.version > before
+    assert consistent(g)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda g: g.add(Node(len, "a")),
+        lambda g: g.add(Node(lambda: 1, "b"), replace=True),
+        lambda g: g.remove("c"),
+        lambda g: g.connect("a", "b", input="z"),
+        lambda g: g.connect("a", "c"),
+        lambda g: g.disconnect("b", "a"),
+        lambda g: g.connect("a", "b", output=""),
+    ],
+    ids=["add", "replace", "remove", "connect", "connect to", "disconnect", "output"],
+)
+def test_refused_edit_changes_nothing(edit: Any) -> None:
+    g = graph("a", "b")
+    g.connect("a", "b", input="y")
+    before, version, nodes = seen(g), g.version, dict(g.nodes)
+    with pytest.raises(ValidationError):
+        edit(g)
+    assert (seen(g), g.version, g.nodes) == (before, version, nodes)
+    assert consistent(g)
+
+
+def test_removed_node_leaves_no_edge_behind() -> None:
+    g = graph("a", "b", "c")
+    g.connect("a", "b")
+    g.connect("b", "c")
+    g.connect("b", "b")
+    g.remove("b")
+    assert seen(g) == ({"a": [], "c": []}, {"a": [], "c": []})
+
+
+def test_removed_node_belongs_to_no_graph() -> None:
+    g = graph("a")
+    node = g.nodes["a"]
+    g.remove(node)
+    assert node.graph is None
+    with pytest.raises(InvalidNodeError, match="belongs to no DAG"):
+        g.node(node)
+
+
+def test_replaced_node_belongs_to_no_graph() -> None:
+    g = graph("a")
+    old = g.nodes["a"]
+    new = g.add(Node(len, "a"), replace=True)
+    assert (old.graph, new.graph, g.nodes["a"]) == (None, g, new)
+
+
+def test_replacing_a_node_with_an_edge_to_itself_keeps_both_ends() -> None:
+    g = graph("a", "b")
+    g.connect("a", "a")
+    g.connect("a", "b")
+    g.add(Node(lambda p=0: p, "a"), replace=True)
+    assert consistent(g)
+    assert [repr(edge) for edge in g.edges()] == ["<edge a -> a.p>", "<edge a -> b.x>"]
+
+
+def test_two_like_edges_are_two() -> None:
+    g = graph("a", "b")
+    g.connect("a", "b", input=False)
+    g.connect("a", "b", input=False)
+    assert len(list(g.edges())) == 2
+    g.disconnect("a", "b")
+    assert list(g.edges()) == []
+    assert consistent(g)
+
+
+def test_parameters_stay_free_and_fed_with_many_edges() -> None:
+    names = [f"p{number}" for number in range(40)]
+    scope: dict[str, Any] = {}
+    exec(f"def f({', '.join(names)}): ...", scope)
+    g = Graph("g")
+    g.add(Node(scope["f"], "f"))
+    for number in range(40):
+        g.add(Node(lambda: 1, f"s{number}"))
+        g.connect(f"s{number}", "f")
+    assert [edge.input for edge in g.incoming("f")] == names
+    with pytest.raises(ValidationError, match="no parameter of 'f' is left"):
+        g.connect("s0", "f")
+    g.disconnect("s7", "f")
+    g.connect("s0", "f")
+    assert g.incoming("f")[-1].input == "p7"
+    g.remove("s3")
+    g.connect("s1", "f")
+    assert g.incoming("f")[-1].input == "p3"
+
+
+def test_nodes_are_found_by_name_and_by_themselves() -> None:
+    g = graph("a")
+    assert g.node("a") is g.node(g.nodes["a"]) is g.nodes["a"]
+    with pytest.raises(UnknownNodeError):
+        g.node("b")
+    with pytest.raises(InvalidNodeError, match="belongs to 'g', not to 'g'"):
+        g.node(graph("a").nodes["a"])
+
+
+def test_copy_shares_no_node_and_no_list() -> None:
+    g, other = graph("a", "b"), Graph("other")
+    g.connect("a", "b")
+    g.copy_into(other)
+    assert seen(other) == seen(g)
+    assert consistent(other)
+    other.disconnect("a", "b")
+    other.remove("a")
+    assert seen(g)[0]["b"] == ["<edge a -> b.x>"]
+    assert g.nodes["b"] is not other.nodes["b"]
