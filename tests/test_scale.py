@@ -19,13 +19,13 @@ from fast_dag import DAG, CycleError, Node
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.stress
+pytestmark = [pytest.mark.stress, pytest.mark.timeout(300)]
 
 MANY = 100_000
 FEW = 3_000
 FACTOR = 8.0
-"""How much more a node may cost among MANY than among FEW; what is quadratic costs 33 times as much.
-Caches that no longer hold the graph alone explain 2 to 5."""
+"""How much more a node may cost among MANY than among FEW. What is quadratic costs 33 times as
+much; processor caches that no longer hold the graph explain 2 to 5."""
 BATCH = 10_000
 
 

@@ -51,7 +51,7 @@ def by_string_with_bar(c: "Context | None"):
     return c.metadata["user"]
 
 
-def by_optional_string(c: Optional["Context"]):  # noqa: UP045
+def by_optional_string(c: Optional["Context"]):
     return c.metadata["user"]
 
 
@@ -75,7 +75,7 @@ def by_position_only(c: Context, /):
     return c.metadata["user"]
 
 
-def by_last_after_defaults(x=1, c: Context = None):  # noqa: RUF013
+def by_last_after_defaults(x=1, c: Context = None):
     return c.metadata["user"]
 
 

@@ -13,7 +13,6 @@ import pytest
 from fast_dag import (
     DAG,
     Context,
-    ExecutionError,
     ExecutionMode,
     FastDAGError,
     NodeStatus,

@@ -294,7 +294,7 @@ def test_deleted_result_of_a_sink_is_not_its_value(run: Any) -> None:
 def editing(edit: Any) -> DAG:
     """a -> edit -> c."""
     dag = DAG("editing").add_node("a", lambda: 1)
-    dag.add_node("edit", lambda a: edit(dag) and None or a).add_node("c", lambda x: ("c", x))
+    dag.add_node("edit", lambda a: (edit(dag) and None) or a).add_node("c", lambda x: ("c", x))
     return dag.connect("a", "edit").connect("edit", "c")
 
 
