@@ -251,6 +251,8 @@ class Node(Linkable, Generic[P, R]):
         self.__doc__ = self._origin.__doc__
         if options:
             check_options(self)
+            if options.get("metadata") is not None:
+                options["metadata"] = dict(options["metadata"])
         # Its own: two graphs never share results by a name.
         asked = options.get("cache")
         self.cache = None if asked is None else NodeCache(self, **asked)
@@ -492,6 +494,11 @@ def check_options(node: Node[..., Any]) -> None:
         value = options.get(key)
         if value is not None and (not isinstance(value, (int, float)) or not value >= 0):
             raise refuse(f"{key} is a number, zero or more, not {value!r}")
+    retry_on = options.get("retry_on")
+    kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
+    are_types = all(isinstance(each, type) and issubclass(each, BaseException) for each in kinds)
+    if not (retry_on is None or are_types or (callable(retry_on) and len(kinds) == 1)):
+        raise refuse(f"retry_on is exception types, or a predicate of one, not {retry_on!r}")
     timeout = options.get("timeout")
     if timeout is not None and (not isinstance(timeout, (int, float)) or not timeout > 0):
         raise refuse(f"timeout is a number of seconds above 0, not {timeout!r}")

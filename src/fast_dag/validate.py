@@ -112,8 +112,11 @@ def _nested(topology: Topology, *, check_types: bool) -> Iterator[ValidationErro
 def _mistyped(topology: Topology) -> Iterator[ValidationError]:
     whole = topology.index
     for index, target in enumerate(topology.nodes):
-        for edge in topology.incoming[index]:
+        edges = topology.incoming[index]
+        for edge in edges:
             source = topology.nodes[whole[edge.source]]
+            if target.type is NodeType.ALL and sum(edge.input == each.input for each in edges) > 1:
+                continue  # it gets a dict of them
             problem = _mismatch(source, target, edge)
             if problem is not None:
                 yield problem
@@ -146,6 +149,8 @@ def _classes(annotation: Any) -> tuple[type, ...] | None:
     """The classes of a plain annotation or union of plain ones; None where it is anything else."""
     if annotation is None:
         return (type(None),)
+    if annotation is Any:  # a class, as far as Python can tell
+        return None
     if get_origin(annotation) in (Union, UnionType):
         members = [_classes(each) for each in annotation.__args__]
         if any(each is None for each in members):

@@ -73,8 +73,8 @@ def _go_straight(run: Run, waiter: Waiter) -> None:
             stamp(clock())
     except Exception as error:
         failed, started = run.leave_straight(), stamps[-1]
-        error = _told_apart(run, failed, error)
-        run.settle(failed, run.judge(failed, Outcome(False, error)), started)
+        verdict = run.judge(failed, _told_apart(run, failed, error))
+        run.settle(failed, verdict, started)
         if not run.stopped:
             _go_by_schedule(run, waiter, run.ready())
 
@@ -85,15 +85,15 @@ def deliver(run: Run) -> None:
         run.observers.deliver()
 
 
-def _told_apart(run: Run, index: int, error: Exception) -> Exception:
-    """A KeyError of the line's own lookup means that a result was deleted."""
+def _told_apart(run: Run, index: int, error: Exception) -> Outcome:
+    """A KeyError of the line's own lookup means that a result was deleted, and nothing called."""
     traceback = error.__traceback__
     if isinstance(error, KeyError) and traceback is not None and traceback.tb_next is None:
         try:
             run.plan.bindings[index].gather(run)
         except KeyError as told:
-            return told
-    return error
+            return Outcome(False, told, attempts=0)
+    return Outcome(False, error)
 
 
 def _go_by_schedule(run: Run, waiter: Waiter, ready: list[int]) -> None:
