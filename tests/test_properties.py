@@ -53,7 +53,9 @@ in_every_mode = pytest.mark.parametrize("mode", MODES)
 def checked(examples: int) -> Any:
     """The settings of all properties here: what they find is reported, how long it took is not."""
     return settings(
-        max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        max_examples=max(8, examples // 3),
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
     )
 
 

@@ -154,6 +154,14 @@ async def generates():
     yield 1
 
 
+def dressed(func: Any) -> Any:
+    @functools.wraps(func)
+    def wrapper(*args, **kwargs):
+        return func(*args, **kwargs)
+
+    return wrapper
+
+
 ASYNC = {
     "function": later,
     "method": Later().method,
@@ -168,7 +176,7 @@ SYNC = {
     "builtin": len,
     "async generator": generates,
     "partial": functools.partial(every_kind, 1),
-    "sync wrapper of an async function": functools.wraps(later)(lambda *args: later(*args)),
+    "sync wrapper of an async function": dressed(later),
 }
 
 

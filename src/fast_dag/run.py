@@ -365,6 +365,11 @@ class Run:
             self._carried[self.plan.names[index]] = binding.fetch_given(self)
         return arguments
 
+    def take_back(self, index: int) -> None:
+        """A node that was to start did not, since the run was stopped."""
+        assert self.record.schedule is not None
+        self.record.schedule.take_back(index)
+
     def surround(
         self, index: int, args: list[Any], kwargs: dict[str, Any]
     ) -> Generator[Effect, Any, Outcome] | None:

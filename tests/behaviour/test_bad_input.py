@@ -130,7 +130,7 @@ def test_input_of_a_dag_without_any(run: Any) -> None:
 
 MISSING_OUTPUTS = {
     "key": (lambda: {"train": 1, "test": 2}, {}, "'train', 'test'"),
-    "attribute": (lambda: Context(), {}, "'results'"),
+    "attribute": (Context, {}, "'results'"),
     "element without declared outputs": (lambda: (1, 2), {}, "outputs="),
     "element of a tuple that is too short": (
         lambda: (1,),
@@ -141,6 +141,7 @@ MISSING_OUTPUTS = {
 }
 
 
+@pytest.mark.process_mode
 @pytest.mark.parametrize("kind", MISSING_OUTPUTS)
 def test_missing_output(execute: Any, kind: str) -> None:
     func, options, there = MISSING_OUTPUTS[kind]
@@ -246,9 +247,10 @@ def test_parameter_named_self_that_is_missing(run: Any) -> None:
     assert "add_node(name, object.method)" in str(caught.value)
 
 
+@pytest.mark.process_mode
 @pytest.mark.parametrize("make", [lambda: np.array([1, 2]), Undecided], ids=["array", "class"])
 def test_ambiguous_truth(run: Any, make: Any) -> None:
-    dag = DAG("d").add_node("check", lambda: make(), type="condition").add_node("then", lambda: 1)
+    dag = DAG("d").add_node("check", make, type="condition").add_node("then", lambda: 1)
     dag.connect(dag.nodes["check"].on_true, "then")
     with pytest.raises(ExecutionError) as caught:
         run(dag)
@@ -264,7 +266,7 @@ def test_ambiguous_truth(run: Any, make: Any) -> None:
 @pytest.mark.same_process
 def test_one_shot_iterator_with_two_consumers(run: Any) -> None:
     dag = DAG("d").add_node("rows", lambda: (row for row in [1, 2]))
-    dag.add_node("one", lambda rows: list(rows)).add_node("two", lambda rows: list(rows))
+    dag.add_node("one", lambda rows: [*rows]).add_node("two", lambda rows: [*rows])
     dag.connect("rows", "one").connect("rows", "two")
     with pytest.raises(ExecutionError) as caught:
         run(dag)

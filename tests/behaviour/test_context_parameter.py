@@ -221,6 +221,7 @@ def test_context_given_to_a_run_is_the_one_that_nodes_see() -> None:
     assert DAG("d").add_node("f", lambda context: context).run(context=context) is context
 
 
+@pytest.mark.process_mode
 def test_nodes_see_results_and_leave_metadata(run: Any) -> None:
     def note(x, context: Context):
         context.metadata.setdefault("audit", []).append(x)

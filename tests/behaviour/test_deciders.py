@@ -75,6 +75,7 @@ def test_result_of_a_condition_is_what_it_returned(execute: Any) -> None:
     assert execute(condition(lambda x: returned), x=1).results["check"] == returned
 
 
+@pytest.mark.process_mode
 @pytest.mark.parametrize("answer", [True, False, 1, []])
 def test_conditional_return_carries_its_value(run: Any, answer: Any) -> None:
     dag = condition(lambda x: ConditionalReturn(answer, value=x + 1))
@@ -179,6 +180,7 @@ def test_conditional_return_of_none_fails(run: Any) -> None:
         run(condition(lambda x: ConditionalReturn(None, value=3)), x=1)
 
 
+@pytest.mark.process_mode
 @pytest.mark.parametrize(
     "make",
     [
@@ -250,6 +252,7 @@ def test_edge_of_a_select_without_a_branch_is_live_either_way(run: Any) -> None:
     }
 
 
+@pytest.mark.process_mode
 def test_default_branch_takes_what_no_other_does(run: Any) -> None:
     dag = select(lambda x: x, "email", "default")
     assert run(dag, x="pigeon") == ("default", "pigeon")

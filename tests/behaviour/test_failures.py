@@ -21,6 +21,7 @@ def failing() -> DAG:
 # fail_fast
 
 
+@pytest.mark.process_mode
 @pytest.mark.parametrize("options", [{}, {"error_strategy": "fail_fast"}], ids=str)
 def test_failure_is_raised_with_its_facts(run: Any, options: Any) -> None:
     with pytest.raises(ExecutionError) as caught:
@@ -117,6 +118,7 @@ def test_continue_returns_as_usual(run: Any) -> None:
     assert run(failing(), error_strategy="continue") == "other good"
 
 
+@pytest.mark.process_mode
 def test_continue_notes_failures_as_plain_data(execute: Any) -> None:
     context = Context()
     execute(failing(), error_strategy="continue", context=context)
@@ -155,6 +157,7 @@ class CriticalError(Exception):
     pass
 
 
+@pytest.mark.process_mode
 def test_handler_gets_name_original_error_and_context(execute: Any) -> None:
     asked: list[Any] = []
     context = Context()
@@ -332,6 +335,7 @@ def test_interruption_of_a_node_ends_a_sequential_run(error: Any) -> None:
     assert DAG("d").add_node("a", lambda: 1).run(context=context) == 1
 
 
+@pytest.mark.process_mode
 def test_error_of_a_run_inside_of_a_node_is_its_cause(run: Any) -> None:
     def inner():
         return DAG("inner").add_node("deep", boom).run()
@@ -361,6 +365,7 @@ def test_same_error_object_raised_by_two_nodes_is_two_failures(execute: Any) -> 
     assert set(ran.errors) == {"a", "c"}
 
 
+@pytest.mark.process_mode
 def test_failed_attempts_are_counted(run: Any) -> None:
     with pytest.raises(ExecutionError, match="3 attempts") as caught:
         run(DAG("d").add_node("a", boom, retry=2, retry_delay=0))

@@ -130,6 +130,7 @@ def test_positional_only_parameters_take_edges_and_inputs(run: Any) -> None:
     assert run(DAG("d").add_node("f", func), a=1, c=3) == (1, 10, 3)
 
 
+@pytest.mark.process_mode
 def test_default_between_given_positional_only_parameters_is_kept(run: Any) -> None:
     dag = DAG("d").add_node("f", lambda a, b=5, c=6, /: (a, b, c))
     assert run(dag, a=1, c=3) == (1, 5, 3)
@@ -161,6 +162,7 @@ def test_keyword_only_parameter_behind_star_args_is_fed_by_its_name(run: Any) ->
     assert run(dag, outputs=["f"]) == {"f": ((1, 2), "-")}
 
 
+@pytest.mark.process_mode
 def test_star_kwargs_take_edges_by_the_name_of_their_source(run: Any) -> None:
     assert run(fed(lambda **values: values, 3, 1), outputs=["f"]) == {"f": {"s0": 3, "s1": 1}}
 
@@ -263,11 +265,13 @@ def test_state_of_a_circuit_breaker_lasts_from_run_to_run(run: Any) -> None:
     assert causes == [BoomError, BoomError, ConnectionError]
 
 
+@pytest.mark.process_mode
 def test_coroutine_of_a_sync_function_is_awaited(run: Any) -> None:
     dag = DAG("d").add_node("a", lambda: add_later(1, 2)).add_node("b", lambda a: a + 1)
     assert run(dag.connect("a", "b")) == 4
 
 
+@pytest.mark.process_mode
 def test_failure_of_a_coroutine_of_a_sync_function_is_the_nodes(run: Any) -> None:
     async def fail():
         raise BoomError("late")
@@ -286,6 +290,7 @@ def test_async_nodes_see_each_others_loop(run: Any) -> None:
     assert result["a"] == result["b"]
 
 
+@pytest.mark.process_mode
 def test_method_decorated_in_a_class_body_is_added_bound(run: Any) -> None:
     scale = Scale(7)
     dag = DAG("d")

@@ -22,6 +22,7 @@ def test_input_fills_every_parameter_of_its_name_that_no_edge_feeds(run: Any) ->
     assert run(dag, x=3) == (3, 3)
 
 
+@pytest.mark.process_mode
 def test_default_stands_where_nothing_else_does(run: Any) -> None:
     dag = DAG("d").add_node("f", lambda x, y=5, *, z=6: (x, y, z))
     assert run(dag, x=1) == (1, 5, 6)
@@ -135,6 +136,7 @@ def test_option_with_a_typo_is_suggested(typo: str, option: str) -> None:
 # Autowire.
 
 
+@pytest.mark.process_mode
 def test_autowire_connects_parameters_that_bear_the_name_of_a_node(run: Any) -> None:
     dag = DAG("d", autowire=True).add_node("total", lambda left, right: (left, right))
     dag.add_node("left", lambda: 1).add_node("right", lambda left: left + 1)

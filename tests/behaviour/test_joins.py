@@ -53,6 +53,7 @@ def test_skipping_goes_on_below(execute: Any) -> None:
     assert ran.status == "completed"
 
 
+@pytest.mark.process_mode
 def test_failure_skips_what_depends_on_it_and_nothing_else(execute: Any) -> None:
     dag = DAG("d").add_node("a", lambda: 1).add_node("bad", boom)
     dag.add_node("below", lambda x: x).add_node("lower", lambda x: x).add_node("side", lambda x: x)
@@ -98,6 +99,7 @@ def test_all_collects_several_edges_of_one_parameter_by_source(run: Any) -> None
     assert run(dag) == ({"a": 1, "b": {"p": 2, "q": 3}}, None)
 
 
+@pytest.mark.process_mode
 def test_all_names_edges_of_an_output_by_source_and_output(run: Any) -> None:
     dag = collector().connect("a", "t", input="values")
     dag.connect("b", "t", output="p", input="values").connect("b", "t", output="q", input="values")
@@ -133,6 +135,7 @@ def test_all_of_many_edges_collects_them_all(run: Any) -> None:
 # `any`.
 
 
+@pytest.mark.process_mode
 @pytest.mark.parametrize(("x", "expected"), [(1, "yes 1"), (0, "no 0")])
 def test_any_joins_branches(execute: Any, x: int, expected: str) -> None:
     dag = forked().add_node("t", lambda value: value, type="any")

@@ -96,6 +96,7 @@ def test_results_inside_are_read_by_path(execute: Any) -> None:
     assert ran["sub.strip"] == dag.get_result("sub.strip") == dag.get("sub.strip") == "Text"
 
 
+@pytest.mark.process_mode
 def test_two_levels_are_read_by_path(execute: Any) -> None:
     dag = DAG("top").add_node("mid", outer(clean()))
     ran = execute(dag)
@@ -135,6 +136,7 @@ def test_one_dag_nested_twice_has_two_sets_of_results(execute: Any) -> None:
     assert (ran["one.double"], ran["two.double"]) == (2, 4)
 
 
+@pytest.mark.process_mode
 def test_metadata_is_shared(run: Any) -> None:
     def note(x, context: Context):
         context.metadata["seen"].append((x, context.metadata["run_id"]))
@@ -192,6 +194,7 @@ def test_failure_inside_is_named_by_its_path(run: Any) -> None:
     assert caught.value.run.name == "outer"
 
 
+@pytest.mark.process_mode
 def test_failure_two_levels_down_is_one_error(run: Any) -> None:
     with pytest.raises(ExecutionError) as caught:
         run(DAG("top").add_node("mid", outer(broken())))
@@ -206,6 +209,7 @@ def test_failure_inside_fails_the_node(execute: Any) -> None:
     assert ran["sub.good"] == "  Text "
 
 
+@pytest.mark.process_mode
 def test_nested_run_inherits_the_error_strategy(execute: Any) -> None:
     context = Context()
     ran = execute(outer(broken()), error_strategy="continue", context=context)

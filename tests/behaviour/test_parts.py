@@ -77,6 +77,7 @@ def test_run_until_an_input_nobody_takes_is_an_error(run_until: Any) -> None:
 # run_from
 
 
+@pytest.mark.process_mode
 def test_run_from_takes_the_rest_from_the_last_run(run: Any, run_from: Any) -> None:
     dag = diamond()
     run(dag, x=4)
@@ -248,6 +249,7 @@ def test_stored_decision_carries_its_value(run: Any, run_from: Any) -> None:
     assert run_from(dag, "no") == ("no", "told")
 
 
+@pytest.mark.process_mode
 def test_stored_decision_carries_what_it_was_given_by_an_edge(run: Any, run_from: Any) -> None:
     dag = decided(lambda x: x > 0).add_node("load", lambda: 7).connect("load", "check")
     run(dag)
@@ -294,6 +296,7 @@ def test_run_between_runs_the_nodes_on_the_paths(run: Any, run_between: Any) -> 
     assert ran(dag) == ["join", "left", "load", "right"]
 
 
+@pytest.mark.process_mode
 def test_run_between_leaves_out_side_paths(run: Any, run_between: Any) -> None:
     dag = diamond()
     run(dag, x=1)

@@ -200,6 +200,7 @@ def test_after_takes_a_branch(run: Any) -> None:
     assert run(dag, x=1, outputs=["then"]) == {}
 
 
+@pytest.mark.process_mode
 def test_edge_that_only_orders_skips_when_its_source_failed(execute: Any) -> None:
     dag = DAG("d").add_node("a", lambda: 1 / 0).add_node("t", lambda: 1)
     dag.nodes["t"].after(dag.nodes["a"])
@@ -245,6 +246,7 @@ def test_output_prefers_a_key_to_an_attribute(run: Any) -> None:
     assert run(carried(lambda: {"items": 3}, "items")) == 3
 
 
+@pytest.mark.process_mode
 def test_output_takes_an_element_of_a_tuple_with_declared_outputs(run: Any) -> None:
     assert run(carried(lambda: (1, 2, 3), "q", outputs=["p", "q", "r"])) == 2
 
@@ -263,7 +265,9 @@ def test_output_that_is_none_is_a_value(run: Any) -> None:
 
 def test_outputs_go_to_several_consumers(run: Any) -> None:
     dag = DAG("d").add_node("split", lambda: ([1, 2], [3]), outputs=["train", "test"])
-    dag.add_node("fit", lambda train: sum(train)).add_node("score", lambda fit, test: (fit, test))
+    dag.add_node("fit", lambda train: sum(train, 0)).add_node(
+        "score", lambda fit, test: (fit, test)
+    )
     dag.connect("split", "fit", output="train").connect("split", "score", output="test")
     dag.connect("fit", "score")
     assert run(dag) == (3, [3])

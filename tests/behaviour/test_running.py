@@ -33,6 +33,7 @@ def line() -> DAG:
 # What comes back.
 
 
+@pytest.mark.process_mode
 def test_value_is_that_of_the_last_sink(run: Any) -> None:
     assert run(line()) == "6!"
 
@@ -73,6 +74,7 @@ def test_run_has_times_of_its_nodes(execute: Any) -> None:
     assert all(seconds >= 0 for seconds in ran.timings.values())
 
 
+@pytest.mark.process_mode
 def test_metrics_have_the_engines_entries(execute: Any) -> None:
     dag = line().add_node("bad", boom).add_node("below", lambda x: x).connect("bad", "below")
     context = Context(metrics={"mine": 1})
@@ -124,6 +126,7 @@ def test_outputs_gives_a_dict_in_the_order_asked_for(run: Any) -> None:
     assert list(got.items()) == [("show", "6!"), ("load", 3)]
 
 
+@pytest.mark.process_mode
 def test_outputs_runs_only_what_they_need(execute: Any) -> None:
     dag = line().add_node("other", boom)
     ran = execute(dag, outputs=["double"])
@@ -173,6 +176,7 @@ def test_run_without_a_context_has_one_of_its_own(execute: Any) -> None:
     assert one.results["show"] == "6!"
 
 
+@pytest.mark.process_mode
 def test_run_works_in_the_context_it_is_given(execute: Any) -> None:
     context = Context(metadata={"user_id": "123"})
     ran = execute(line(), context=context)
@@ -284,6 +288,7 @@ def test_execute_async_returns_the_run() -> None:
     assert (ran.status, ran.value) == ("completed", "6!")
 
 
+@pytest.mark.process_mode
 def test_async_nodes_run_in_every_mode(run: Any) -> None:
     dag = line().add_node("later", add_later).connect("double", "later")
     assert run(dag, b=4, outputs=["later"]) == {"later": 10}

@@ -1,7 +1,8 @@
-"""What is wrong with a definition: all of it, at once, as data; and what a graph tells of itself."""
+"""What is wrong with a definition, all at once; and what a graph tells of itself."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ def chain(*names: str) -> DAG:
     dag = DAG("chain")
     for name in names:
         dag.add_node(name, lambda x=0, y=0: x)
-    for source, target in zip(names, names[1:], strict=False):
+    for source, target in pairwise(names):
         dag.connect(source, target)
     return dag
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,10 +72,12 @@ def test_nan_flows(run: Any) -> None:
     assert math.isnan(run(passed(lambda: math.nan))[0])
 
 
+@pytest.mark.process_mode
 def test_array_flows(run: Any) -> None:
     assert np.array_equal(run(passed(lambda: np.arange(5)))[0], np.arange(5))
 
 
+@pytest.mark.process_mode
 def test_returned_exception_is_no_failure(execute: Any) -> None:
     ran = execute(passed(lambda: BoomError("a value")))
     assert ran.status == "completed"
@@ -109,7 +112,7 @@ ONE_SHOT = {
 def shared(make: Any, consumers: int = 2) -> DAG:
     dag = DAG("shared").add_node("rows", make)
     for number in range(consumers):
-        dag.add_node(f"c{number}", lambda rows: list(rows)).connect("rows", f"c{number}")
+        dag.add_node(f"c{number}", lambda rows: [*rows]).connect("rows", f"c{number}")
     return dag
 
 
@@ -153,7 +156,7 @@ def test_one_shot_iterator_of_exclusive_branches_is_fine(run: Any) -> None:
     dag = DAG("d").add_node("check", lambda x: x > 0, type="condition")
     dag.add_node("rows", generate)
     for name, branch in (("yes", "on_true"), ("no", "on_false")):
-        dag.add_node(name, lambda rows: list(rows)).connect("rows", name)
+        dag.add_node(name, lambda rows: [*rows]).connect("rows", name)
         dag.nodes[name].after(getattr(dag.nodes["check"], branch))
     assert run(dag, x=1, outputs=["yes", "no"]) == {"yes": [1, 2, 3]}
 
@@ -173,7 +176,7 @@ def test_order_only_edges_consume_nothing(run: Any) -> None:
 @pytest.mark.same_process
 @pytest.mark.parametrize(
     "make",
-    [lambda: iter([1, 2]), lambda: open(__file__, encoding="utf-8"), lambda: reversed([1, 2])],
+    [lambda: iter([1, 2]), Path(__file__).open, lambda: reversed([1, 2])],
     ids=["list iterator", "file", "reversed"],
 )
 def test_other_iterators_pass(execute: Any, make: Any) -> None:
@@ -200,6 +203,7 @@ def deleting(name: str = "load") -> DAG:
     return dag
 
 
+@pytest.mark.process_mode
 def test_consumer_of_a_deleted_result_fails_with_both_names(execute: Any) -> None:
     ran = execute(deleting())
     assert ran.statuses == {"load": "completed", "eat": "completed", "late": "failed"}
@@ -294,7 +298,7 @@ def test_deleted_result_of_a_sink_is_not_its_value(run: Any) -> None:
 def editing(edit: Any) -> DAG:
     """a -> edit -> c."""
     dag = DAG("editing").add_node("a", lambda: 1)
-    dag.add_node("edit", lambda a: (edit(dag) and None) or a).add_node("c", lambda x: ("c", x))
+    dag.add_node("edit", lambda a: (edit(dag), a)[1]).add_node("c", lambda x: ("c", x))
     return dag.connect("a", "edit").connect("edit", "c")
 
 

@@ -83,6 +83,7 @@ def test_skipped_node_says_so(execute: Any) -> None:
     assert reason(dag, "then") == reason(ran, "then") == "skipped"
 
 
+@pytest.mark.process_mode
 def test_failed_node_says_so_and_what_is_below_was_skipped(execute: Any) -> None:
     dag = DAG("d").add_node("bad", boom).add_node("below", lambda bad: bad).connect("bad", "below")
     ran = execute(dag)

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import fast_dag
-from fast_dag import DAG, ExecutionError, ValidationError
+from fast_dag import DAG, ExecutionError, Run, ValidationError
 from tests.concurrency.support import (
     EXECUTE,
     LONG,
@@ -59,8 +59,8 @@ def overshoot(record_property: Callable[[str, object], None]) -> Measure:
 
 
 def time_for(way: Way) -> float:
-    """Seconds in which a run surely gets to the node that is held, worker processes included."""
-    return 1.0 if way.has_processes else 0.25
+    """Seconds in which a run gets to the node that is held, unless the machine is busy."""
+    return 0.6 if way.has_processes else 0.2
 
 
 class Held:
@@ -96,6 +96,27 @@ class Held:
         end_of(self.threads)
 
 
+def held_at_the_deadline(
+    way: Way, wrap: Callable[[Held], DAG] = lambda held: held.dag
+) -> tuple[Held, Run, float]:
+    """Run until a deadline that comes while the node is held; how far past it the run ended.
+
+    On a busy machine the deadline may come before the node starts: then there is another try.
+    """
+    timeout = time_for(way)
+    while True:
+        held = Held(way)
+        dag = wrap(held)
+        began = monotonic()
+        run = way.execute(dag, timeout=timeout)
+        late = monotonic() - began - timeout
+        if "held" in held.started:
+            return held, run, late
+        assert timeout < LONG
+        timeout *= 2
+        held.end()
+
+
 # The whole run.
 
 
@@ -103,10 +124,8 @@ class Held:
 def test_a_run_ends_at_its_deadline_and_nothing_starts_afterwards(
     way: Way, overshoot: Measure
 ) -> None:
-    held, timeout = Held(way), time_for(way)
-    began = monotonic()
-    run = way.execute(held.dag, timeout=timeout)
-    overshoot(monotonic() - began - timeout)
+    held, run, late = held_at_the_deadline(way)
+    overshoot(late)
     assert run.status == run.context.metadata["execution_status"] == "timed_out"
     assert run.results == {"quick": 1}
     assert run.statuses == {"quick": "completed", "held": "cancelled", "after": "not_run"}
@@ -132,17 +151,17 @@ def test_a_run_on_an_executor_ends_at_its_deadline(overshoot: Measure) -> None:
 
 
 @everywhere
-def test_run_raises_a_timeout_error_where_execute_returns_the_run(way: Way) -> None:
-    held = Held(way)
+def test_a_run_that_was_late_has_a_timeout_error_to_raise(way: Way) -> None:
+    held, run, _ = held_at_the_deadline(way)
     with pytest.raises(fast_dag.TimeoutError, match="'held'") as caught:
-        way(held.dag, timeout=time_for(way))
+        run.raise_for_error()
     error = caught.value
     assert isinstance(error, builtins.TimeoutError)
     assert isinstance(error, ExecutionError)
-    assert error.run is not None
-    assert error.run.status == "timed_out"
-    assert error.run.results == {"quick": 1}
-    assert error.timeout == time_for(way)
+    assert error.run is run
+    assert run.status == "timed_out"
+    assert run.results == {"quick": 1}
+    assert error.timeout == run.settings.timeout
     held.end()
 
 
@@ -207,25 +226,31 @@ def test_a_run_that_ends_in_time_is_not_touched_by_its_timeout(way: Way) -> None
 
 @everywhere
 def test_waits_between_attempts_end_at_the_deadline(way: Way, overshoot: Measure) -> None:
-    called = way.shared.list()
+    called, timeout = way.shared.list(), time_for(way)
     dag = DAG("retry").add_node(
         "fails", lambda: called.append(1) or 1 / 0, retry=5, retry_delay=3600
     )
-    timeout, began = time_for(way), monotonic()
-    run = way.execute(dag, timeout=timeout)
-    overshoot(monotonic() - began - timeout)
+    while not called:  # a busy machine may need longer to get there
+        timeout *= 2
+        assert timeout < LONG
+        began = monotonic()
+        run = way.execute(dag, timeout=timeout)
+        overshoot(monotonic() - began - timeout)
     assert run.status == "timed_out"
     assert list(called) == [1]
 
 
 @everywhere
 def test_a_deadline_reaches_into_nested_workflows(way: Way, overshoot: Measure) -> None:
-    held = Held(way)
-    outer = DAG("outer").add_node("sub", held.dag)
-    outer.add_node("below", lambda sub: held.started.append("below")).connect("sub", "below")
-    timeout, began = time_for(way), monotonic()
-    run = way.execute(outer, timeout=timeout)
-    overshoot(monotonic() - began - timeout)
+
+    def nested(held: Held) -> DAG:
+        outer = DAG("outer").add_node("sub", held.dag)
+        below = held.started
+        outer.add_node("below", lambda sub: below.append("below")).connect("sub", "below")
+        return outer
+
+    held, run, late = held_at_the_deadline(way, nested)
+    overshoot(late)
     assert run.status == "timed_out"
     assert run.children["sub"].status in ("timed_out", "cancelled")
     assert run["sub.quick"] == 1
@@ -237,12 +262,9 @@ def test_a_deadline_reaches_into_nested_workflows(way: Way, overshoot: Measure) 
 
 @in_this_process
 def test_a_context_is_free_again_after_a_deadline(way: Way) -> None:
-    held = Held(way)
-    context = fast_dag.Context()
-    run = way.execute(held.dag, timeout=0.2, context=context)
-    assert run.status == "timed_out"
-    held.let_go.set()
-    again = way.execute(held.dag, context=context)
+    held, run, _ = held_at_the_deadline(way)
+    held.end()
+    again = way.execute(held.dag, context=run.context)
     assert again.status == "completed"
     assert list(held.started) == ["quick", "held", "quick", "held", "after"]
 
@@ -491,9 +513,7 @@ def test_a_sequential_run_takes_a_new_helper_only_after_an_abandoned_attempt() -
 
 @in_this_process
 def test_abandoned_threads_are_daemonic(way: Way) -> None:
-    held = Held(way)
-    run = way.execute(held.dag, timeout=0.2)
-    assert run.status == "timed_out"
+    held, _, _ = held_at_the_deadline(way)
     assert [thread.daemon for thread in held.threads] == [True]
     held.end()
 
@@ -538,13 +558,15 @@ def test_an_abandoned_thread_frees_its_worker(way: Way) -> None:
 
 
 def test_processes_are_killed_at_the_deadline_of_the_run(shared: Any) -> None:
-    pids, never = shared.list(), shared.Event()
+    pids, never, timeout = shared.list(), shared.Event(), 0.5
     dag = DAG("processes")
     for index in range(2):
         dag.add_node(f"n{index}", lambda: pids.append(os.getpid()) or never.wait())
-    run = dag.execute(mode="process", max_workers=2, timeout=1.0)
-    assert run.status == "timed_out"
-    assert len(pids) == 2
+    while not pids:  # a busy machine may need longer to get there
+        timeout *= 2
+        assert timeout < LONG
+        run = dag.execute(mode="process", max_workers=2, timeout=timeout)
+        assert run.status == "timed_out"
     wait_until(lambda: not any(is_alive(pid) for pid in pids))
 
 

@@ -420,6 +420,8 @@ class Crew:
             self._free += job.takes_slot
             if verdict is not None:
                 self._add(run, run.settle(job.index, verdict, job.started), job.parent)
+            elif not job.started:
+                run.take_back(job.index)
             self._open[run] -= 1
             over = None if self._open[run] else self._closed(run)
             picked = self._picked() if over is None else []

@@ -92,6 +92,10 @@ class DagSchedule:
         """`node` runs now."""
         self.status[node] = NodeStatus.RUNNING
 
+    def take_back(self, node: int) -> None:
+        """`node` was to start, but did not."""
+        self.status[node] = NodeStatus.NOT_RUN
+
     def close(self) -> None:
         """Nothing more starts, and what still runs is given up."""
         ended = {NodeStatus.READY: NodeStatus.NOT_RUN, NodeStatus.RUNNING: NodeStatus.CANCELLED}

@@ -1,0 +1,77 @@
+"""What type checkers must refuse. Never run: an ignore that is not needed is itself an error."""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
+from __future__ import annotations
+
+from fast_dag import DAG, Context, Node
+
+dag = DAG("refused")
+
+
+@dag.node
+def double(number: int, *, times: int = 1) -> int:
+    return 2 * number * times
+
+
+@dag.node(retry=1)
+async def later(number: int) -> str:
+    return str(number)
+
+
+def wrong_arguments_of_a_node() -> None:
+    double("3")  # type: ignore[arg-type]
+    double()  # type: ignore[call-arg]
+    double(3, 4)  # type: ignore[call-arg]
+    double(3, time=4)  # type: ignore[call-arg]
+
+
+def wrong_use_of_the_result_of_a_node() -> None:
+    text: str = double(3)  # type: ignore[assignment]
+    number: int = later(3)  # type: ignore[assignment]
+    wrong: Node[[str], int] = double  # type: ignore[assignment]
+    print(text, number, wrong)
+
+
+def wrong_options_of_a_node() -> None:
+    dag.node(retries=3)  # type: ignore[call-overload]
+    dag.node(retry="3")  # type: ignore[call-overload]
+    dag.node(timeout="1s")  # type: ignore[call-overload]
+    dag.node(run_in="cloud")  # type: ignore[call-overload]
+    dag.node(outputs=1)  # type: ignore[call-overload]
+    dag.node(retry_on="OSError")  # type: ignore[call-overload]
+    dag.node(3)  # type: ignore[call-overload]
+    dag.add_node("double", double, retry_delays=3)  # type: ignore[call-arg]
+
+
+def wrong_edges() -> None:
+    dag.connect(double, 3)  # type: ignore[arg-type]
+    dag.connect("double", "later", output=1)  # type: ignore[arg-type]
+    dag.connect("double", "later", input=True)  # type: ignore[arg-type]
+    dag.connect(double.func, later)  # type: ignore[arg-type]
+    double.branches[1] >> later  # type: ignore[index]
+
+
+def wrong_options_of_a_run() -> None:
+    dag.run(mode="sequentiel")  # type: ignore[arg-type]
+    dag.run(max_workers="4")  # type: ignore[arg-type]
+    dag.run(timeout="5 s")  # type: ignore[arg-type]
+    dag.run(error_strategy="ignore")  # type: ignore[arg-type]
+    dag.run(error_handler=lambda name: "stop")  # type: ignore[arg-type, misc]
+    dag.run(context={"user": "ada"})  # type: ignore[arg-type]
+    dag.run(inputs=[1, 2])  # type: ignore[arg-type]
+    dag.run(outputs=1)  # type: ignore[arg-type]
+    dag.execute(mode="sequentiel")  # type: ignore[arg-type]
+    dag.run_from(3)  # type: ignore[arg-type]
+    dag.run_until()  # type: ignore[call-arg]
+
+
+async def wrong_options_of_an_awaited_run() -> None:
+    await dag.run_async(timeout="5 s")  # type: ignore[arg-type]
+    await dag.execute_async(outputs=1)  # type: ignore[arg-type]
+
+
+def wrong_contexts() -> None:
+    Context(result={})  # type: ignore[call-arg]
+    Context({}, {}, {}, {})  # type: ignore[call-arg]
+    Context(metadata=[("user", "ada")])  # type: ignore[arg-type]
