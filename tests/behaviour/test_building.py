@@ -41,6 +41,14 @@ def test_decorator_works_with_empty_parentheses(kind: str) -> None:
     assert dag.nodes["double"] is made
 
 
+def test_cached_node_works_with_and_without_parentheses() -> None:
+    dag = DAG("d")
+    made = [dag.cached_node(add), dag.cached_node()(double), dag.cached_node(name="c")(double)]
+    assert list(dag.nodes.values()) == made
+    assert {node.type for node in made} == {NodeType.NODE}
+    assert made[0](1, 2) == 3
+
+
 @pytest.mark.parametrize("kind", DECORATORS)
 def test_decorator_takes_options(kind: str) -> None:
     dag = DAG("d")

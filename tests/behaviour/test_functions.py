@@ -327,3 +327,51 @@ def test_async_node_is_called_as_its_bare_function() -> None:
 def test_signature_that_names_do_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="3 names for 2 parameters"):
         DAG("d").add_node("f", add, inputs=["x", "y", "z"])
+
+
+def test_star_kwargs_take_any_name_of_a_source(run: Any) -> None:
+    dag = DAG("d").add_node("load-data", lambda: 1).add_node("f", lambda **values: values)
+    assert run(dag.connect("load-data", "f")) == {"load-data": 1}
+
+
+def test_star_args_and_star_kwargs_take_edges_and_inputs(run: Any) -> None:
+    dag = fed(lambda *args, **kwargs: (args, kwargs), 1, 2)
+    dag.add_node("named", lambda: 3).connect("named", "f", input="k")
+    assert run(dag, z=4, outputs=["f"]) == {"f": ((1, 2), {"k": 3, "z": 4})}
+
+
+@pytest.mark.parametrize("kind", ["any", "all"])
+def test_joins_of_star_args_take_edges_in_their_order(run: Any, kind: str) -> None:
+    dag = fed(lambda *values: values, 3, 1, type=kind, **({"wait": True} if kind == "any" else {}))
+    assert run(dag, outputs=["f"]) == {"f": (3, 1)}
+
+
+def test_all_of_star_kwargs_takes_edges_by_the_name_of_their_source(run: Any) -> None:
+    dag = fed(lambda **values: values, 3, 1, type="all")
+    assert run(dag, outputs=["f"]) == {"f": {"s0": 3, "s1": 1}}
+
+
+@functools.singledispatch
+def by_type(x):
+    return "anything"
+
+
+@by_type.register
+def _(x: int):
+    return "a number"
+
+
+def test_single_dispatch_function_is_a_node(run: Any) -> None:
+    assert run(DAG("d").add_node(Node(by_type)), x=1) == "a number"
+
+
+def test_static_method_decorated_in_a_class_body_is_a_node(run: Any) -> None:
+    dag = DAG("d")
+
+    class Tools:
+        @dag.node
+        @staticmethod
+        def twice(x):
+            return 2 * x
+
+    assert run(dag, x=2) == Tools.twice(2) == 4

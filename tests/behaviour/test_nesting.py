@@ -326,6 +326,17 @@ def test_empty_nested_dag_is_reported() -> None:
         DAG("outer").add_node("sub", DAG("inner")).run()
 
 
+def test_autowire_feeds_the_parameters_of_a_nested_dag(run: Any) -> None:
+    dag = DAG("outer", autowire=True).add_node("text", lambda: " T ").add_node("sub", clean())
+    assert run(dag) == "t"
+
+
+def test_output_takes_a_part_of_a_nested_dags_value(run: Any) -> None:
+    inner = DAG("inner").add_node("split", lambda: {"p": 1, "q": 2})
+    dag = DAG("outer").add_node("sub", inner).add_node("end", lambda x: x)
+    assert run(dag.connect("sub", "end", output="q")) == 2
+
+
 # A workflow inside itself.
 
 

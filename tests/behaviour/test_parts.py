@@ -369,3 +369,28 @@ def test_part_with_an_async_node(run_until: Any) -> None:
 
     dag = DAG("d").add_node("later", later).add_node("end", boom)
     assert run_until(dag.connect("later", "end", input=False), "later", x=1) == 1
+
+
+def test_inputs_of_the_earlier_run_that_nobody_takes_any_more_are_left_out(
+    run: Any, run_from: Any
+) -> None:
+    dag = DAG("d").add_node("a", lambda x: x).add_node("b", lambda a: a * 10).connect("a", "b")
+    assert run(dag, x=1) == 10
+    dag.replace_node("a", lambda: 5)
+    assert run_from(dag, "a") == 50
+    with pytest.raises(ValidationError, match="'x'"):
+        run_from(dag, "a", x=1)
+
+
+def test_run_from_after_the_source_is_gone_takes_an_input(run: Any, run_from: Any) -> None:
+    dag = DAG("d").add_node("a", lambda: 1).add_node("b", lambda a: a).add_node("c", lambda b: b)
+    run(dag.connect("a", "b").connect("b", "c"))
+    assert run_from(dag.remove_node("a"), "b", a=7) == 7
+
+
+def test_run_from_below_a_result_that_was_deleted_lacks_it(run: Any, run_from: Any) -> None:
+    dag = DAG("d").add_node("a", lambda: 1).add_node("b", lambda a: a).connect("a", "b")
+    run(dag)
+    del dag.results["a"]
+    with pytest.raises(MissingInputError, match="the result of 'a'"):
+        run_from(dag, "b")

@@ -275,6 +275,20 @@ def test_context_of_a_refused_run_is_left_alone(run: Any) -> None:
     assert context.to_dict() == Context(results={"a": "old"}).to_dict()
 
 
+def test_context_serves_one_of_two_threads() -> None:
+    context, inside, refused = Context(), threading.Event(), threading.Event()
+    dag = DAG("d").add_node("wait", lambda: inside.set() or refused.wait(20))
+    first = threading.Thread(target=dag.run, kwargs={"context": context})
+    first.start()
+    assert inside.wait(20)
+    with pytest.raises(ValidationError, match="already serves a run"):
+        line().run(context=context)
+    refused.set()
+    first.join()
+    assert context.results == {"wait": True}
+    assert line().run(context=context) == "6!"
+
+
 # Async.
 
 

@@ -188,6 +188,26 @@ def test_other_iterators_pass(execute: Any, make: Any) -> None:
     getattr(ran["rows"], "close", int)()
 
 
+@pytest.mark.same_process
+def test_one_shot_iterator_carried_to_two_nodes_by_a_decider_fails(execute: Any) -> None:
+    dag = DAG("d").add_node("rows", generate)
+    dag.add_node("check", lambda rows: True, type="condition").connect("rows", "check")
+    for name in ("one", "two"):
+        dag.add_node(name, lambda rows: [*rows]).connect(dag.nodes["check"].on_true, name)
+    ran = execute(dag)
+    assert ran.status == "failed"
+    assert all(name in str(ran.exception()) for name in ("'one'", "'two'", "once only"))
+
+
+@pytest.mark.same_process
+def test_one_shot_iterator_of_two_consumers_inside_of_a_nested_dag_fails(execute: Any) -> None:
+    inner = DAG("inner").add_node("one", lambda rows: [*rows]).add_node("two", lambda rows: [*rows])
+    dag = DAG("outer").add_node("rows", generate).add_node("sub", inner).connect("rows", "sub")
+    ran = execute(dag)
+    assert ran.status == "failed"
+    assert "once only" in str(ran.exception())
+
+
 # Deleting and replacing results.
 
 

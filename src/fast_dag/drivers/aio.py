@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
-from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from fast_dag.drivers.crew import Crew, Lane
-from fast_dag.drivers.lanes import Lanes, slots_of
+from fast_dag.drivers.lanes import Lanes
 from fast_dag.drivers.loops import LoopLane
 
 if TYPE_CHECKING:
@@ -28,15 +27,8 @@ class _Coordinator(Lane):
     """Waits on the loop, which keeps the time and runs inline nodes."""
 
     def __init__(self, run: Run) -> None:
-        slots, bounds_all = slots_of(run.settings)
         self.run = run
-        self.crew = Crew(
-            run,
-            variables=copy_context(),
-            slots=slots,
-            bounds_all=bounds_all,
-            ordered=run.settings.ordered,
-        )
+        self.crew = Crew(run)
         loop = asyncio.get_running_loop()
         self.loop = LoopLane(self.crew, loop, threading.get_ident())
         self.lanes = Lanes(self.crew, run.settings, loop=self.loop, inline=self)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fast_dag.drivers.crew import Crew, Lane
 from fast_dag.drivers.inline import Waiter
-from fast_dag.drivers.lanes import Lanes, slots_of
+from fast_dag.drivers.lanes import Lanes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,15 +33,8 @@ class _Coordinator(Lane):
     def __init__(self, run: Run) -> None:
         from fast_dag.drivers.loops import ThreadedLoopLane  # asyncio is slow to import
 
-        slots, bounds_all = slots_of(run.settings)
         self.run = run
-        self.crew = Crew(
-            run,
-            variables=copy_context(),
-            slots=slots,
-            bounds_all=bounds_all,
-            ordered=run.settings.ordered,
-        )
+        self.crew = Crew(run)
         self.loop = ThreadedLoopLane(self.crew)
         self.lanes = Lanes(self.crew, run.settings, loop=self.loop, inline=self)
         self.crew.finish = lambda: self._inbox.put(_wake)

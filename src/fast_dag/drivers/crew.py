@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import deque
+from contextvars import copy_context
 from heapq import heappop, heappush
 from threading import Lock
 from time import perf_counter
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_dag.call.effects import STOPPED, Attempt, Await, Effect, Invoke, Outcome, Sleep
 from fast_dag.errors import TimeoutError
-from fast_dag.run import current_run
+from fast_dag.run import ExecutionMode, current_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from fast_dag.drivers.lanes import Lanes
     from fast_dag.node import Node
-    from fast_dag.run import Run
+    from fast_dag.run import Run, Settings
 
 
 class Job:
@@ -115,31 +116,21 @@ class Crew:
     Parameters
     ----------
     run:
-        The outermost run.
-    ordered:
-        One job at a time, in the order of a sequential run; waits between attempts keep the slot.
-    slots, bounds_all:
-        How many jobs run at once, and whether those of async nodes count.
+        The outermost run. Made in the context whose contextvars its nodes are to see.
+
+    The coordinator gives it its `lanes` and its ways to `finish` and to `call_later` (in seconds).
     """
 
-    def __init__(
-        self,
-        run: Run,
-        *,
-        variables: Variables,
-        slots: int,
-        bounds_all: bool,
-        ordered: bool = False,
-    ) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
-        self.variables = variables
+        self.variables = copy_context()
         self.over = False
         self.crash: BaseException | None = None
         self.lock = Lock()
         self.lanes: Lanes
-        self._free = slots
-        self._bounds_all = bounds_all
-        self._ordered = ordered
+        self._free, self._bounds_all = slots_of(run.settings)
+        # One job at a time, and waits between attempts keep the slot.
+        self._ordered = run.settings.ordered
         self._waiting: deque[Job] = deque()  # for a slot
         self._unbounded: list[Job] = []  # that need none
         self._heap: list[Job] = []  # both, where the order counts
@@ -546,6 +537,19 @@ def timed_out(job: Job) -> TimeoutError:
         node_name=job.path,
         timeout=job.node.timeout,
     )
+
+
+def slots_of(settings: Settings) -> tuple[int, bool]:
+    """How many jobs may run at once, and whether those of async nodes count."""
+    if settings.ordered:
+        return 1, True
+    if settings.max_workers is not None:
+        return settings.max_workers, True
+    cpus = cpu_count()
+    if settings.executor is not None:
+        # Those of the standard library and loky know how many they serve.
+        return getattr(settings.executor, "_max_workers", None) or min(32, cpus + 4), False
+    return (min(32, cpus + 4) if settings.mode is ExecutionMode.ASYNC else cpus), False
 
 
 def cpu_count() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.drivers.crew import cpu_count
+from fast_dag.drivers.crew import slots_of
 from fast_dag.drivers.threads import ThreadLane
 from fast_dag.run import ExecutionMode
 
@@ -13,19 +13,6 @@ if TYPE_CHECKING:
     from fast_dag.drivers.loops import LoopLane, ThreadedLoopLane
     from fast_dag.node import Node
     from fast_dag.run import Settings
-
-
-def slots_of(settings: Settings) -> tuple[int, bool]:
-    """How many jobs may run at once, and whether those of async nodes count."""
-    if settings.ordered:
-        return 1, True
-    if settings.max_workers is not None:
-        return settings.max_workers, True
-    cpus = cpu_count()
-    if settings.executor is not None:
-        # Those of the standard library and loky know how many they serve.
-        return getattr(settings.executor, "_max_workers", None) or min(32, cpus + 4), False
-    return (min(32, cpus + 4) if settings.mode is ExecutionMode.ASYNC else cpus), False
 
 
 class Lanes:
