@@ -195,6 +195,17 @@ def split(shards: int, files: list[Source]) -> dict[str, list[Source]]:
     return {f"shard_{shard}": each for shard, each in enumerate(dealt)}
 
 
+def parsed(source: bytes) -> ast.Module:
+    """The syntax tree of a file. Python 3.11's parser counts its depth for all threads at once, and
+    gives up with a SystemError where they meet: then it is asked again."""
+    for _ in range(20):
+        try:
+            return ast.parse(source, PARSED_AS)
+        except SystemError:
+            continue
+    return ast.parse(source, PARSED_AS)
+
+
 def measure(files: list[Source], root: str) -> Survey:
     """Parse and measure the files of one shard."""
     silence_parser()
@@ -531,7 +542,7 @@ def measure_source(source: bytes, file: Source) -> Module:
     package = file["module"].split(".")
     if not file["path"].endswith("__init__.py"):
         package.pop()
-    for node, deferred in statements(ast.parse(source, PARSED_AS)):
+    for node, deferred in statements(parsed(source)):
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 functions += 1

@@ -20,7 +20,9 @@ SLOW = {"asyncio", "concurrent", "dataclasses", "inspect", "logging", "multiproc
 SLOW_OR_OPTIONAL = (
     *SLOW,
     "difflib",
+    "hashlib",
     "random",
+    "tracemalloc",
     # They import asyncio, or what an extra brings.
     "fast_dag.drivers.aio",
     "fast_dag.drivers.blocking",

@@ -12,6 +12,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from fast_dag.errors import text_of
+from fast_dag.extras import needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,8 +126,6 @@ class Bar:
     """A progress bar in a terminal or notebook, by rich; silent where the output is neither."""
 
     def __init__(self, name: str) -> None:
-        from fast_dag.extras import needed
-
         progress: Any = needed("rich.progress", extra="progress", purpose="progress bars")
         self._bar = progress.Progress(transient=True)
         self._task = self._bar.add_task(name, total=1.0)

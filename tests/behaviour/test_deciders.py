@@ -112,6 +112,19 @@ def test_plain_answer_of_a_condition_that_takes_nothing_carries_none(run: Any) -
     assert run(condition(lambda: True)) == ("yes", None)
 
 
+def test_plain_answer_to_star_args_carries_what_edges_gave(run: Any) -> None:
+    dag = condition(lambda *values: len(values) > 1).add_node("one", lambda: 1)
+    assert run(dag.connect("one", "check")) == ("no", 1)
+    dag.add_node("two", lambda: 2).connect("two", "check")
+    assert run(dag) == ("yes", (1, 2))
+
+
+def test_plain_answer_to_star_kwargs_carries_a_dict_of_them(run: Any) -> None:
+    dag = condition(lambda **values: len(values) > 1)
+    assert run(dag, p=1) == ("no", 1)
+    assert run(dag, p=1, q=2) == ("yes", {"p": 1, "q": 2})
+
+
 def test_carried_dict_can_be_taken_apart(run: Any) -> None:
     dag = DAG("d").add_node("check", lambda x, y: x > y, type="condition")
     dag.add_node("then", lambda p, q: (p, q))
@@ -339,3 +352,24 @@ def test_returns_of_deciders_are_plain_values_elsewhere(run: Any) -> None:
     dag = DAG("d").add_node("a", lambda: ConditionalReturn(True, value=3))
     dag.add_node("b", lambda a: a.value).connect("a", "b")
     assert run(dag) == 3
+
+
+# What deciders return.
+
+
+@pytest.mark.parametrize("kind", [ConditionalReturn, SelectReturn])
+def test_returns_of_deciders_are_compared_and_shown(kind: Any) -> None:
+    assert kind("a", value=[1]) == kind("a", [1])
+    assert kind("a", value=[1]) != kind("a", [2])
+    assert kind("a", value=[1]) != kind("b", [1])
+    assert kind("a") != ("a", None)
+    assert kind("a").value is None
+    assert f"{kind.__name__}(" in repr(kind("a", 3))
+    assert "value=3" in repr(kind("a", 3))
+
+
+def test_returns_of_deciders_are_matched_and_told_apart() -> None:
+    match ConditionalReturn(True, 3):
+        case ConditionalReturn(condition, value):
+            assert (condition, value) == (True, 3)
+    assert ConditionalReturn("a", 3) != SelectReturn("a", 3)

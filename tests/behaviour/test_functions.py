@@ -291,7 +291,7 @@ def test_async_nodes_see_each_others_loop(run: Any) -> None:
 
 
 @pytest.mark.process_mode
-def test_method_decorated_in_a_class_body_is_added_bound(run: Any) -> None:
+def test_bound_method_is_decorated_by_hand(run: Any) -> None:
     scale = Scale(7)
     dag = DAG("d")
     dag.node(scale.method)

@@ -133,6 +133,16 @@ def test_option_with_a_typo_is_suggested(typo: str, option: str) -> None:
         DAG("d").add_node("f", lambda: 1).run({}, **{typo: 1})
 
 
+def test_one_dag_runs_with_many_sets_of_inputs(run: Any) -> None:
+    names = [f"p{number}" for number in range(40)]
+    scope: dict[str, Any] = {}
+    exec(f"def f({', '.join(f'{name}=0' for name in names)}): return locals()", scope)
+    dag = DAG("d").add_node("f", scope["f"])
+    for number in (*range(40), *range(0, 40, 7)):
+        given = dict.fromkeys(names[: number + 1], number)
+        assert run(dag, given) == dict.fromkeys(names, 0) | given
+
+
 # Autowire.
 
 

@@ -10,9 +10,9 @@ from fast_dag import DAG, ValidationError
 from tests.behaviour.support import boom
 
 
-def forked(x_type: str = "condition") -> DAG:
+def forked() -> DAG:
     """check -> yes on true, no on false; both say what they are."""
-    dag = DAG("forked").add_node("check", lambda x: x > 0, type=x_type)
+    dag = DAG("forked").add_node("check", lambda x: x > 0, type="condition")
     dag.add_node("yes", lambda x: f"yes {x}").add_node("no", lambda x: f"no {x}")
     check, yes, no = dag.nodes.values()
     check.on_true >> yes

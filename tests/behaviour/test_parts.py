@@ -266,6 +266,21 @@ def test_stored_selection_tells_the_branch(run: Any, run_from: Any) -> None:
     assert run_from(dag, "to a") is None
 
 
+def test_stored_decisions_carry_along_their_chain(run: Any, run_from: Any) -> None:
+    dag = DAG("d").add_node("load", lambda: 7)
+    above = dag.nodes["load"]
+    for number in range(4):
+        dag.add_node(f"check{number}", lambda value: value > 0, type="condition")
+        check = dag.nodes[f"check{number}"]
+        above >> check
+        above = check.on_true
+    dag.add_node("end", lambda value: ("end", value))
+    above >> dag.nodes["end"]
+    assert run(dag) == ("end", 7)
+    assert run_from(dag, "end") == ("end", 7)
+    assert run_from(dag, "check2") == ("end", 7)
+
+
 def test_join_below_stored_branches_takes_the_live_one(run: Any, run_from: Any) -> None:
     dag = decided(lambda x: x > 0)
     run(dag, x=3)

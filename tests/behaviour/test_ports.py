@@ -59,7 +59,7 @@ def test_input_says_which(run: Any) -> None:
     assert value(run, dag) == ("a", "x")
 
 
-def test_named_parameter_may_be_told_after_it_was_passed_over(run: Any) -> None:
+def test_first_parameter_that_nothing_feeds_may_stand_before_a_fed_one(run: Any) -> None:
     dag = into(lambda p, q: (p, q), "a", "b").connect("a", "t", input="q").connect("b", "t")
     assert value(run, dag) == ("b", "a")
 

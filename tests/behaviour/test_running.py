@@ -56,6 +56,12 @@ def test_value_is_none_where_no_sink_completed(execute: Any) -> None:
     assert (ran.value, ran.status) == (None, "completed_with_errors")
 
 
+def test_value_skips_sinks_that_did_not_complete(run: Any) -> None:
+    dag = DAG("d").add_node("a", lambda: "a").add_node("b", lambda: "b").add_node("c", boom)
+    dag.add_node("d", lambda c: "d").connect("c", "d")
+    assert run(dag, error_strategy="continue") == "b"
+
+
 def test_execute_returns_the_run(execute: Any) -> None:
     ran = execute(line(), x=5)
     assert isinstance(ran, Run)
@@ -267,7 +273,6 @@ def test_context_is_free_again_after_a_run_that_did_not_begin(run: Any) -> None:
     assert context.metadata["execution_status"] == "completed"
 
 
-@pytest.mark.same_process
 def test_context_of_a_refused_run_is_left_alone(run: Any) -> None:
     context = Context(results={"a": "old"})
     with pytest.raises(ValidationError):

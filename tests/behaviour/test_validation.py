@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -278,6 +278,20 @@ def test_types_inside_of_a_nested_dag_are_compared() -> None:
     dag = DAG("outer").add_node("sub", typed(int, str))
     (problem,) = dag.validate(check_types=True)
     assert "in 'sub'" in str(problem)
+
+
+class Quacks(Protocol):
+    def quack(self) -> str: ...
+
+
+def test_types_that_cannot_be_asked_pass() -> None:
+    assert typed(int, Quacks).validate(check_types=True) == []
+
+
+def test_types_at_the_edge_of_a_nested_dag_are_not_compared() -> None:
+    dag = DAG("outer").add_node("sub", typed(int, int))
+    dag.add_node("after", lambda x: x).connect("sub", "after")
+    assert dag.validate(check_types=True) == []
 
 
 # Edges that do not exist.

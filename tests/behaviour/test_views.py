@@ -13,7 +13,7 @@ from tests.behaviour.support import boom
 
 
 def branched() -> DAG:
-    """load -> check -> then (on true), bad, below bad, eater deletes load's result."""
+    """load -> check -> then, on true."""
     dag = DAG("views").add_node("load", lambda x: x)
     dag.add_node("check", lambda load: load > 0, type="condition").connect("load", "check")
     dag.add_node("then", lambda got: got).connect(dag.nodes["check"].on_true, "then")
@@ -21,6 +21,8 @@ def branched() -> DAG:
 
 
 def eaten() -> DAG:
+    """load -> eat, which deletes what it was given."""
+
     def eat(load, context: Context):
         del context.results["load"]
 

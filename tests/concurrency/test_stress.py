@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import gc
+import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -342,6 +344,21 @@ def test_random_graphs_in_processes_end_as_the_rule_says(seed: int) -> None:
         graph.dag.replace_node(f"n{index}", Told(node.does, value), type=node.kind)
     run = graph.dag.execute(mode="process", max_workers=2, error_strategy="continue")
     check(graph, run)
+
+
+@pytest.mark.usefixtures("_nothing_leaks")
+def test_workers_that_are_killed_the_moment_they_begin_cost_one_node_each() -> None:
+    """More workers than processors, dying all the time."""
+    dag = DAG("massacre")
+    for index in range(30):
+        dag.add_node(f"dies{index}", lambda: os.kill(os.getpid(), signal.SIGKILL))
+        dag.add_node(f"lives{index}", lambda index=index: index)
+    run = dag.execute(mode="process", max_workers=6, error_strategy="continue", timeout=25)
+    told = {name: repr(error) for name, error in run.errors.items() if name.startswith("lives")}
+    assert run.status == "completed_with_errors", told
+    assert run.results == {f"lives{index}": index for index in range(30)}, told
+    assert set(run.errors) == {f"dies{index}" for index in range(30)}
+    assert all(f"dies{index}" in str(run.errors[f"dies{index}"]) for index in range(30))
 
 
 @pytest.mark.parametrize("way", WAYS)
