@@ -400,14 +400,18 @@ def test_a_killed_node_is_run_again_where_it_asks_for_it(tmp_path: Path) -> None
 
 
 def test_a_node_timeout_kills_the_process_and_no_other(shared: Any) -> None:
-    pids, never = shared.list(), shared.Event()
+    pids, never, timeout = shared.list(), shared.Event(), 0.2
 
     def late() -> None:
         pids.append(os.getpid())
         never.wait()
 
-    dag = DAG("late").add_node("late", late, timeout=0.3).add_node("good", lambda: "good")
-    run = dag.execute(mode="process", max_workers=2, error_strategy="continue")
+    while not pids:  # a busy machine may need longer to start a worker
+        timeout *= 2
+        assert timeout < LONG
+        dag = DAG("late").add_node("late", late, timeout=timeout)
+        dag.add_node("good", lambda: "good")
+        run = dag.execute(mode="process", max_workers=2, error_strategy="continue")
     assert run.statuses == {"late": "failed", "good": "completed"}
     assert isinstance(run.errors["late"], TimeoutError)
     assert len(pids) == 1
