@@ -311,7 +311,7 @@ class Graph:
                 node=target.name,
                 parameter=asked,
             )
-        if asked in inputs or (signature.var_keyword and asked.isidentifier()):
+        if asked in inputs or (signature.var_keyword and not asked.startswith("*")):
             if not target.type.joins and asked in self._fed_parameters(target.name):
                 raise self._taken(source, target, asked)
             return asked
