@@ -256,7 +256,7 @@ class DAG(Workflow):
         source: str | Node[..., Any] | Branch,
         target: str | Node[..., Any],
         output: str | None = None,
-        input: str | None = None,
+        input: str | Literal[False] | None = None,
     ) -> Self:
         """Remove the edges between two nodes, or those of a branch, output or parameter only."""
         self._graph.disconnect(source, target, output, input)
@@ -581,7 +581,8 @@ class DAG(Workflow):
         if stored is not None:
             if stored.graph is not self._graph:
                 raise ValidationError(f"run= is a run of {stored.name!r}, not of {self.name!r}")
-            inputs = {**stored.inputs, **inputs}
+            kept = {key: stored.inputs[key] for key in stored.inputs if self._could_take(key)}
+            inputs = {**kept, **inputs}
         outputs = request.outputs
         if outputs is not None:
             if isinstance(outputs, str) or not outputs:
@@ -596,6 +597,15 @@ class DAG(Workflow):
         )
         run.observers = self._observers(run)
         return run
+
+    def _could_take(self, name: str) -> bool:
+        """Whether some node has a parameter for a run input, as the graph is now."""
+        for node in self._graph.nodes.values():
+            fed = {edge.input for edge in self._graph.incoming(node.name)}
+            signature = node.signature
+            if signature.var_keyword or (name in signature.inputs and name not in fed):
+                return True
+        return False
 
     def _nested_run(
         self, parent: Run, prefix: str, plan: Plan | None, inputs: dict[str, Any]

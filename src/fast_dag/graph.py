@@ -217,7 +217,7 @@ class Graph:
         source: str | Node[..., Any] | Branch,
         target: str | Node[..., Any],
         output: str | None = None,
-        input: str | None = None,
+        input: str | Literal[False] | None = None,
     ) -> None:
         """Remove the edges between two nodes, or those of one branch, output or parameter."""
         branch: bool | str | None = None
@@ -230,7 +230,7 @@ class Graph:
             if edge.source == start.name
             and branch in (None, edge.branch)
             and output in (None, edge.output)
-            and input in (None, edge.input)
+            and (input is None or edge.input == (input or None))
         ]
         if not gone:
             raise MissingConnectionError(

@@ -239,7 +239,12 @@ class Node(Linkable, Generic[P, R]):
             raise InvalidNodeError(
                 f"{func!r} is not callable, so it cannot be a node{_advice(func)}", node=name
             )
-        self.type = NodeType(type)
+        try:
+            self.type = NodeType(type)
+        except ValueError:
+            kinds = ", ".join(each.value for each in NodeType)
+            problem = f"the type of node {name!r} is one of {kinds}, not {type!r}"
+            raise InvalidNodeError(problem, node=name) from None
         self.graph = None
         self.options = options
         self.retry = options.get("retry", 0)

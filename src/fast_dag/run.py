@@ -284,6 +284,7 @@ class Run:
         Raises MissingInputError for values that are missing, ValidationError where the context
         serves another run."""
         self._refuse_missing(self._end_outside())
+        self._refuse_shared_inputs()
         self.context._enter_run(self.record.measure)
         if self.results:
             for name in self.plan.names:
@@ -396,6 +397,10 @@ class Run:
                     self.refuse_sharing(index, value)
                 if index in self.plan.deciders:
                     choice = self._choice(name, value)
+                    passed_on = self._carried.get(name)
+                    returns = (ConditionalReturn, SelectReturn)
+                    if passed_on.__class__ in ONE_SHOT and not isinstance(value, returns):
+                        self.refuse_sharing(index, passed_on)
             except Exception as problem:
                 outcome = Outcome(False, problem, outcome.attempts)
             else:
@@ -573,13 +578,18 @@ class Run:
         """Raise ValidationError where several nodes would share what only one can go through."""
         clash = self.plan.topology.clashing_consumers(index)
         if clash is not None:
-            name = self.plan.names[index]
-            raise ValidationError(
-                f"{name!r} returned a {type(value).__name__}, which can be gone through once only, "
-                f"but {names(clash)} take it; return a list, or connect one node",
-                node=name,
-                consumers=clash,
-            )
+            raise _shared(self.plan.names[index], "returned", value, clash)
+
+    def _refuse_shared_inputs(self) -> None:
+        for name, value in self.inputs.items():
+            if value.__class__ in ONE_SHOT:
+                takers = [
+                    node.name
+                    for node, binding in zip(self.plan.nodes, self.plan.bindings, strict=True)
+                    if name in binding.used
+                ]
+                if len(takers) > 1:
+                    raise _shared(name, "is", value, takers)
 
     # Edges and deciders.
 
@@ -724,6 +734,15 @@ _REASONS = {
     "failed": "failed",
     "deleted": "ran, but its result was deleted from context.results",
 }
+
+
+def _shared(name: str, does: str, value: Any, takers: Sequence[str]) -> ValidationError:
+    return ValidationError(
+        f"{name!r} {does} a {type(value).__name__}, which can be gone through once only, but "
+        f"{names(takers)} take it; make it a list, or connect one node",
+        node=name,
+        consumers=tuple(takers),
+    )
 
 
 def _user_traceback(error: BaseException) -> Any:
