@@ -27,6 +27,7 @@ SLOW_OR_OPTIONAL = (
     "fast_dag.drivers.aio",
     "fast_dag.drivers.blocking",
     "fast_dag.drivers.loops",
+    "fast_dag.drivers.processes",
     "fast_dag.drivers.remote",
 )
 

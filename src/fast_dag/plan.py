@@ -129,11 +129,6 @@ class Plan:
         return any(node.signature.is_async for node in self.nodes)
 
     @cached_property
-    def node_count(self) -> int:
-        """How many functions there are, those in nested workflows included."""
-        return _count(self.nodes)
-
-    @cached_property
     def has_timeouts(self) -> bool:
         """Whether some node, here or in a nested workflow, has a timeout."""
         return _some(self.nodes, lambda node: node.timeout)
@@ -178,10 +173,6 @@ class Plan:
 def _named_parameters(topology: Topology) -> set[str]:
     """The parameters by name of the whole graph: what a `**kwargs` node leaves to others."""
     return {name for node in topology.whole.nodes for name in node.signature.inputs}
-
-
-def _count(nodes: Iterable[Node[..., Any]]) -> int:
-    return sum(_count(node.workflow.graph.nodes.values()) if node.workflow else 1 for node in nodes)
 
 
 def _some(nodes: Iterable[Node[..., Any]], asks: Callable[[Node[..., Any]], Any]) -> bool:

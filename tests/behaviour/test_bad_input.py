@@ -274,7 +274,7 @@ def test_one_shot_iterator_with_two_consumers(run: Any) -> None:
     problem = caught.value.__cause__
     assert (problem.node, problem.consumers) == ("rows", ("one", "two"))
     assert "generator, which can be gone through once only" in str(problem)
-    assert "'one', 'two' take it; return a list" in str(problem)
+    assert "'one', 'two' take it" in str(problem)
 
 
 def test_node_that_deletes_a_result_that_is_needed(run: Any) -> None:

@@ -208,6 +208,15 @@ def test_one_shot_iterator_of_two_consumers_inside_of_a_nested_dag_fails(execute
     assert "once only" in str(ran.exception())
 
 
+@pytest.mark.same_process
+def test_one_shot_iterator_as_an_input_has_one_consumer(run: Any) -> None:
+    dag = DAG("d").add_node("one", lambda rows: [*rows]).add_node("two", lambda rows: [*rows])
+    with pytest.raises(ValidationError, match="'one', 'two' take it") as caught:
+        run(dag, rows=generate())
+    assert (caught.value.node, caught.value.consumers) == ("rows", ("one", "two"))
+    assert run(dag, rows=generate(), outputs=["two"]) == {"two": [1, 2, 3]}
+
+
 # Deleting and replacing results.
 
 

@@ -313,13 +313,15 @@ class Crew:
                 job.run.note_start(job.index)
             observers.deliver()
 
-    def run_here(self, job: Job, lane: Lane) -> Job | None:
-        """Make a sync call in this thread; another job of the same lane to go on with."""
+    def run_here(
+        self, job: Job, lane: Lane, call: Callable[[Job], Outcome] | None = None
+    ) -> Job | None:
+        """Make a call from this thread; another job of the same lane to go on with."""
         turn = job.turn
         if not self.begins(job):
             return self.go_on(self.ended(job, turn, STOPPED), lane)
         self.watch(job)
-        return self.go_on(self.called(job, turn, call(job)), lane)
+        return self.go_on(self.called(job, turn, (call or call_here)(job)), lane)
 
     def called(self, job: Job, turn: int, outcome: Outcome) -> list[Job]:
         """A sync call returned; where it returned a coroutine, the call ends with that."""
@@ -514,7 +516,7 @@ def _no_timer(seconds: float, function: Callable[[], None]) -> None:
     raise AssertionError("the coordinator keeps the time")
 
 
-def call(job: Job) -> Outcome:
+def call_here(job: Job) -> Outcome:
     """Make a job's sync call here and now."""
     if job.variables is not None:
         return job.variables.run(_call, job)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.drivers.crew import slots_of
 from fast_dag.drivers.threads import ThreadLane
 from fast_dag.run import ExecutionMode
 
@@ -66,11 +65,9 @@ class Lanes:
     def processes(self) -> Lane:
         """Worker processes of this run's own."""
         if self._processes is None:
-            from fast_dag.drivers.remote import ProcessLane  # needs the extra `process`
+            from fast_dag.drivers.processes import ProcessLane  # needs the extra `process`
 
-            # The pool starts all its workers at once: no more than there are nodes.
-            workers = min(slots_of(self.settings)[0], self.crew.run.plan.node_count)
-            self._processes = ProcessLane(self.crew, workers)
+            self._processes = ProcessLane(self.crew)
         return self._processes
 
     def executor(self, node: Node[..., Any]) -> Lane:

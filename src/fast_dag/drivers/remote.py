@@ -1,5 +1,4 @@
-"""Calls that happen elsewhere: worker processes of the run's own, or an executor of the
-caller's."""
+"""Calls that are submitted to an executor of the caller's."""
 
 from __future__ import annotations
 
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fast_dag.call.effects import STOPPED, Outcome
 from fast_dag.drivers import payload
-from fast_dag.drivers.crew import Lane, call
-from fast_dag.errors import ExecutionError, ValidationError
+from fast_dag.drivers.crew import Lane, call_here
+from fast_dag.errors import ExecutionError
 from fast_dag.extras import needed
 
 if TYPE_CHECKING:
@@ -94,63 +93,6 @@ class RemoteLane(Lane):
     def _outcome(self, job: Job, future: Future[Any]) -> Outcome: ...
 
 
-class ProcessLane(RemoteLane):
-    """Worker processes, started on demand. One that dies or is killed costs its own node only."""
-
-    def __init__(self, crew: Crew, workers: int) -> None:
-        import multiprocessing
-
-        if getattr(multiprocessing.current_process(), "_inheriting", False):
-            raise ValidationError(
-                "a worker process is importing the main script, which runs a workflow in "
-                "processes: "
-                "put that run under `if __name__ == '__main__':`"
-            )
-        pebble = needed("pebble", extra="process", purpose="worker processes")
-        needed("cloudpickle", extra="process", purpose="worker processes")
-        # How often the pool looks for late and dead workers, in seconds: a deadline is to be met
-        # within 0.05, and the pool's own 0.1 is too coarse for that.
-        pebble.CONSTS.sleep_unit = min(pebble.CONSTS.sleep_unit, 0.01)
-        # Not fork: this process has threads, whose locks a forked child would find held for ever.
-        methods = multiprocessing.get_all_start_methods()
-        method = "forkserver" if "forkserver" in methods else "spawn"
-        self._pool = pebble.ProcessPool(
-            max_workers=workers, context=multiprocessing.get_context(method)
-        )
-        super().__init__(crew)
-
-    def _submit(self, job: Job) -> Future[Any]:
-        packed = payload.pack(job)
-        future: Future[Any] = self._pool.schedule(payload.run_packed, args=(packed,))
-        return future
-
-    def _outcome(self, job: Job, future: Future[Any]) -> Outcome:
-        error = future.exception()
-        if error is None:
-            return payload.unpack(job, future.result())
-        code = getattr(error, "exitcode", None)
-        why = f" (exit code {code})"
-        if code is None:
-            why = (
-                ", as all of them did: they import the main script, which must run nothing "
-                "outside of `if __name__ == '__main__':`"
-            )
-        died = ExecutionError(
-            f"the worker process of node {job.path!r} died before the call ended{why}",
-            node_name=job.path,
-        )
-        died.__cause__ = error
-        return Outcome(False, died)
-
-    def close(self, *, abandon: bool) -> None:
-        super().close(abandon=abandon)
-        if abandon:
-            self._pool.stop()
-        else:
-            self._pool.close()
-        self._pool.join()
-
-
 class ExecutorLane(RemoteLane):
     """An executor that the caller gave, and that is left open."""
 
@@ -166,7 +108,7 @@ class ExecutorLane(RemoteLane):
 
     def _submit(self, job: Job) -> Future[Any]:
         if self.shares_memory:
-            return self._executor.submit(copy_context().run, call, job)
+            return self._executor.submit(copy_context().run, call_here, job)
         return self._executor.submit(payload.run_packed, payload.pack(job))
 
     def _outcome(self, job: Job, future: Future[Any]) -> Outcome:

@@ -6,11 +6,12 @@ import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from fast_dag.drivers.crew import Lane
+from fast_dag.drivers.crew import Lane, call_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fast_dag.call.effects import Outcome
     from fast_dag.drivers.crew import Crew, Job
 
 
@@ -22,7 +23,7 @@ class ThreadLane(Lane):
         self.crew = crew
         self._lock = threading.Lock()
         self._idle: list[Callable[[Job | None], None]] = []
-        self._workers: set[_Worker] = set()
+        self._workers: set[Worker] = set()
         self._closed = False
 
     def launch(self, job: Job) -> None:
@@ -32,10 +33,14 @@ class ThreadLane(Lane):
             if self._idle:
                 take = self._idle.pop()
             else:
-                worker = _Worker(self)
+                worker = self.new_worker()
                 self._workers.add(worker)
                 take = worker.inbox.put
         take(job)
+
+    def new_worker(self) -> Worker:
+        """One more worker, which waits for its first job."""
+        return Worker(self)
 
     def rest(self, take: Callable[[Job | None], None]) -> None:
         """A worker, or the coordinator that helps out, has nothing to do."""
@@ -46,8 +51,8 @@ class ThreadLane(Lane):
         with self._lock:
             for worker in self._workers:
                 if worker.job is job:
-                    worker.abandoned = True
                     self._workers.discard(worker)
+                    worker.abandon()
                     return
 
     def close(self, *, abandon: bool) -> None:
@@ -57,11 +62,15 @@ class ThreadLane(Lane):
         for worker in workers:
             worker.inbox.put(None)
         for worker in workers:
-            if not (abandon and worker.job is not None):
+            if abandon and worker.job is not None:
+                worker.abandon()
+            else:
                 worker.thread.join()
 
 
-class _Worker:
+class Worker:
+    """A thread that makes the calls of one job after another."""
+
     def __init__(self, lane: ThreadLane) -> None:
         self.lane = lane
         self.inbox: SimpleQueue[Job | None] = SimpleQueue()
@@ -79,10 +88,20 @@ class _Worker:
             try:
                 while job is not None and not self.abandoned:
                     self.job = job
-                    job = crew.run_here(job, self.lane)
+                    job = crew.run_here(job, self.lane, self.call)
+                if job is not None:  # for another worker, where this one came too late
+                    self.lane.launch(job)
             except BaseException as error:
                 crew.fail(error)
             self.job = None
             if self.abandoned:
                 return
             self.lane.rest(self.inbox.put)
+
+    def call(self, job: Job) -> Outcome:
+        """Make a job's call."""
+        return call_here(job)
+
+    def abandon(self) -> None:
+        """Wait for it no more: a thread cannot be ended from outside."""
+        self.abandoned = True
