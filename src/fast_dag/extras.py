@@ -5,14 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from fast_dag.errors import FastDAGError
 
-class MissingExtraError(ImportError):
+
+class MissingExtraError(FastDAGError, ImportError):
     """Raised when a feature needs a package that is not installed. `extra` names what to
     install."""
 
-    def __init__(self, message: str, *, name: str, extra: str) -> None:
-        super().__init__(message, name=name)
-        self.extra = extra
+    extra: str
 
 
 def needed(module: str, *, extra: str, purpose: str) -> Any:
@@ -27,5 +27,5 @@ def needed(module: str, *, extra: str, purpose: str) -> Any:
         if error.name != module:
             raise
         raise MissingExtraError(
-            f"{purpose} need {module}: pip install 'fast-dag[{extra}]'", name=module, extra=extra
+            f"{purpose} need {module}: pip install 'fast-dag[{extra}]'", extra=extra
         ) from None

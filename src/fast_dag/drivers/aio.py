@@ -49,9 +49,8 @@ class _Coordinator(Lane):
             self.crew.fail(error)
 
     async def drive(self) -> None:
-        jobs = self.crew.begin()
         try:
-            self.crew.go_on(jobs)
+            self.crew.go_on(self.crew.begin())
             async with asyncio.timeout(self.run.settings.timeout):
                 await self.done.wait()
             if self.crew.crash is not None:

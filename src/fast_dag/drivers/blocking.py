@@ -48,8 +48,8 @@ class _Coordinator(Lane):
     def drive(self) -> None:
         timeout = self.run.settings.timeout
         deadline = None if timeout is None else monotonic() + timeout
-        jobs = self.crew.begin()
         try:
+            jobs = self.crew.begin()
             if self._helps:
                 self._work(self.crew.go_on(jobs, self.lanes.threads))
             else:
