@@ -107,9 +107,9 @@ class Shape:
         nodes = [replace(spec, wait=spec.kind == "any") for spec in self.nodes]
         return Shape(tuple(nodes), self.edges)
 
-    def carrying(self) -> Shape:
-        """The same without its order-only edges."""
-        edges = [edge for edge in self.edges if edge.parameter is not None]
+    def asking(self) -> Shape:
+        """The same without the edges that ask neither a value nor a branch of their source."""
+        edges = [edge for edge in self.edges if (edge.parameter, edge.branch) != (None, None)]
         return Shape(self.nodes, tuple(edges))
 
     def worlds(self) -> Iterator[World]:

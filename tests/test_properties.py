@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fast_dag import DAG, ExecutionError, MissingConnectionError, ValidationError
+from fast_dag import DAG, ExecutionError, MissingConnectionError, MissingInputError, ValidationError
 from fast_dag.schedule.dag import DagSchedule, NodeStatus
 from fast_dag.topology import Topology
 from tests.model import (
@@ -437,6 +437,30 @@ def missing_sources(shape: Shape, part: set[str], first: Model) -> set[str]:
         if not enough:
             missing |= lost
     return missing
+
+
+@checked(200)
+@given(shaped_worlds(), st.data())
+def test_run_from_after_failures_names_all_sources_that_are_missing(
+    drawn: tuple[Shape, World], data: st.DataObject
+) -> None:
+    shape, world = drawn[0].asking(), drawn[1]
+    first = Model(shape, world)
+    start = data.draw(st.sampled_from(sorted(shape.by_name)))
+    second = Model(shape, world, shape.below(start), first)
+    missing = missing_sources(shape, second.part, first)
+    ran: list[str] = []
+    dag = make_dag(shape, world, ran)
+    earlier = dag.execute(error_strategy="continue")
+    ran.clear()
+    if missing:
+        with pytest.raises(MissingInputError) as caught:
+            dag.run_from(start, run=earlier, error_strategy="continue")
+        assert set(caught.value.sources) == missing
+        assert not ran
+    else:
+        dag.run_from(start, run=earlier, error_strategy="continue")
+        assert ran == second.order
 
 
 # Validation.
