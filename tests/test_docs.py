@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 import pytest
 
 import fast_dag
-from fast_dag import DAG
+from fast_dag import DAG, FastDAGError
+from fast_dag.cache.store import NodeCache
+from fast_dag.extras import MissingExtraError
 from fast_dag.node import NodeOptions
 
 ROOT = Path(__file__).parents[1]
@@ -198,3 +200,24 @@ def test_every_option_of_nodes_and_runs_is_documented(documented: set[str]) -> N
     code = DAG._request.__code__
     options = code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]
     assert {*NodeOptions.__annotations__, *options} - documented == set()
+
+
+def test_every_option_of_cached_nodes_is_documented(documented: set[str]) -> None:
+    code = NodeCache.__init__.__code__
+    options = code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]
+    assert {"ttl", *options} - documented == set()
+
+
+def test_every_metric_is_documented(documented: set[str]) -> None:
+    run = DAG("measured").add_node("one", lambda: 1).execute(track_memory=True)
+    assert {*run.metrics, *run.metrics["memory_usage"]} - documented == set()
+
+
+def errors_below(base: type[Exception]) -> set[type[Exception]]:
+    return {base}.union(*(errors_below(each) for each in base.__subclasses__()))
+
+
+def test_every_error_is_documented(documented: set[str]) -> None:
+    own = {each for each in errors_below(FastDAGError) if each.__module__.startswith("fast_dag")}
+    assert MissingExtraError in own
+    assert {each.__name__ for each in own} - documented == set()
