@@ -21,6 +21,7 @@ class Flight:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.result: tuple[Any] | None = None
+        self.is_stale = False  # the cache was invalidated since it began
         self._landed = Event()
         self._lock = Lock()
         self._callbacks: list[Callable[[], None]] = []

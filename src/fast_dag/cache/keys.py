@@ -56,7 +56,7 @@ def _key(value: Any) -> Hashable:
     if kind in _PLAIN:
         return (kind, value)
     if kind is float:
-        return (kind, "nan" if isnan(value) else value)
+        return (kind, "nan" if isnan(value) else value + 0.0)  # -0.0 equals 0.0
     if isinstance(value, (list, tuple)):
         return (kind, tuple([_key(each) for each in value]))
     if isinstance(value, OrderedDict):  # its order is part of what it equals
@@ -88,14 +88,30 @@ def _array_key(value: Any) -> Hashable | None:
     root = type(value).__module__.partition(".")[0]
     if root == "numpy" and hasattr(value, "tobytes"):
         if value.dtype.hasobject:
-            return (value.dtype.str, value.shape, _key(value.tolist()))
-        return (value.dtype.str, value.shape, _digest(value.tobytes()))
-    if root == "pandas" and hasattr(value, "to_numpy"):
-        if hasattr(value, "columns"):
-            columns = [value.iloc[:, place].to_numpy() for place in range(value.shape[1])]
-            return _key([list(value.columns), value.index.to_numpy(), columns])
-        return _key([getattr(value, "name", None), str(value.dtype), value.to_numpy()])
+            return (repr(value.dtype), value.shape, _key(value.tolist()))
+        return (repr(value.dtype), value.shape, _digest(value.tobytes()))
+    if root != "pandas":
+        return None
+    if hasattr(value, "columns"):
+        parts = [value.iloc[:, place] for place in range(value.shape[1])]
+        return (
+            _key(value.columns),
+            _key(value.index),
+            tuple([_values_key(each) for each in parts]),
+        )
+    if hasattr(value, "iloc"):
+        return (_key(value.name), _key(value.index), _values_key(value))
+    if hasattr(value, "to_numpy") and hasattr(value, "dtype"):  # an index; a Timestamp has none
+        return (_key(list(value.names)), _values_key(value))
     return None
+
+
+def _values_key(column: Any) -> Hashable:
+    """The values of a series or index, told apart by their dtype and its categories, if any."""
+    categories = getattr(column.dtype, "categories", None)
+    ordered = getattr(column.dtype, "ordered", None)
+    kept = None if categories is None else _key(list(categories))
+    return (str(column.dtype), kept, ordered, _key(column.to_numpy()))
 
 
 def _digest(data: bytes) -> bytes:

@@ -41,6 +41,13 @@ class NodeCache:
     ) -> None:
         self.node_name = node.name
         self.ttl = ttl
+        self._inputs = node.inputs
+        self._takes_any = node.signature.var_keyword is not None
+        if isinstance(cache_key, str):
+            raise InvalidNodeError(
+                f"cached node {node.name!r}: cache_key is a list of names, not {cache_key!r}",
+                node=node.name,
+            )
         self.cache_key = None if cache_key is None else tuple(cache_key)
         self.shared = backend is not None
         self.backend: Backend = MemoryBackend(max_entries) if backend is None else backend
@@ -127,6 +134,15 @@ class NodeCache:
 
     def invalidate(self, inputs: Mapping[str, Any]) -> None:
         """Forget the calls with these inputs, all calls where there are none."""
+        for name in inputs:
+            known = self.cache_key or self._inputs
+            if name not in known and not (self._takes_any and self.cache_key is None):
+                raise ValidationError(
+                    f"{name!r} is no part of the cache key of {self.node_name!r}"
+                    f"{closest(name, known)[1]}",
+                    node=self.node_name,
+                )
+        self._outdate(inputs)
         if not self.shared:
             self._forget(inputs)
         elif inputs:
@@ -134,13 +150,30 @@ class NodeCache:
         else:
             self.backend.set(f"{self._base}:place", str(time.time_ns()))
 
+    def _outdate(self, inputs: Mapping[str, Any]) -> None:
+        """What is being computed now must not be kept either."""
+        with self._lock:
+            for key, flight in list(self._flights.items()):
+                if not inputs or self.shared or self._key_of(inputs) <= key:
+                    flight.is_stale = True
+                    del self._flights[key]
+
+    def _key_of(self, inputs: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
+        try:
+            return inputs_key(inputs)
+        except UnkeyableError as error:
+            raise ValidationError(
+                f"node {self.node_name!r} cannot be cached by these inputs: {error}",
+                node=self.node_name,
+            ) from None
+
     def _forget(self, inputs: Mapping[str, Any]) -> None:
         backend = self.backend
         assert isinstance(backend, MemoryBackend)
         if not inputs:
             backend.clear()
             return
-        given = inputs_key(inputs)
+        given = self._key_of(inputs)
         for key in backend.known():
             if given <= key:
                 backend.delete(key)
@@ -199,10 +232,18 @@ def _identity(node: Node[..., Any], version: str | int | None) -> str:
 def _bytecode(code: Any) -> str:
     if code is None:
         return ""
-    constants = [
-        _bytecode(each) if hasattr(each, "co_code") else repr(each) for each in code.co_consts
-    ]
-    return repr((code.co_code, code.co_names, constants))
+    return repr((code.co_code, code.co_names, [_constant(each) for each in code.co_consts]))
+
+
+def _constant(value: Any) -> str:
+    """A constant as the same text in every process: sets have another order in each."""
+    if hasattr(value, "co_code"):
+        return _bytecode(value)
+    if isinstance(value, tuple):
+        return f"({','.join([_constant(each) for each in value])})"
+    if isinstance(value, frozenset):
+        return f"{{{','.join(sorted([_constant(each) for each in value]))}}}"
+    return repr(value)
 
 
 def _short(text: str) -> str:

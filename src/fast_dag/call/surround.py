@@ -150,7 +150,8 @@ class _Call:
                     "cache",
                 )
             if outcome.ok:
-                yield from cache.write(key, outcome.value)
+                if not flight.is_stale:
+                    yield from cache.write(key, outcome.value)
                 flight.result = (outcome.value,)
             return outcome._replace(cached=False)
         finally:  # also where the call is given up
