@@ -19,6 +19,7 @@ PACKAGE = ROOT / "src" / "fast_dag"
 SLOW = {"asyncio", "concurrent", "dataclasses", "inspect", "logging", "multiprocessing"}
 SLOW_OR_OPTIONAL = (
     *SLOW,
+    "contextlib",
     "difflib",
     "hashlib",
     "random",

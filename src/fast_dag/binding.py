@@ -73,6 +73,15 @@ class TheContext(Source):
         return run.context
 
 
+class TheResource(Source):
+    """A resource of the run, which is opened later, when the function is about to be called."""
+
+    __slots__ = ()
+
+    def fetch(self, run: Run) -> Any:
+        return ABSENT
+
+
 class Constant(Source):
     """A default."""
 
@@ -131,7 +140,7 @@ class Binding:
     `keys` names the results that are the arguments, one by one, where nothing else is wanted:
     the common case, which drivers may take a shorter way for. `positional`, `keyword` and `rest`
     have all other cases. `missing` are required parameters that nothing fills, `used` the run
-    inputs that are taken.
+    inputs that are taken, `resources` the parameters that resources of the run fill.
     """
 
     __slots__ = (
@@ -141,6 +150,7 @@ class Binding:
         "keyword",
         "missing",
         "positional",
+        "resources",
         "rest",
         "used",
     )
@@ -152,6 +162,7 @@ class Binding:
         topology: Topology,
         inputs: Collection[str],
         named: Collection[str],
+        resources: Collection[str] = (),
     ) -> None:
         """`inputs` are the names of the run inputs, `named` those that some parameter names."""
         signature = node.signature
@@ -162,6 +173,7 @@ class Binding:
         self.defaults: list[tuple[str, Source]] = []  # of a decider
         self.missing: list[str] = []
         self.used: set[str] = set()
+        self.resources: list[str] = []
         self.rest: frozenset[str] = frozenset()  # inputs that go into **kwargs
         self.keys: tuple[str, ...] | None = None
         if not signature.parameters and not edges and not signature.var_keyword:
@@ -173,7 +185,7 @@ class Binding:
             source = whole.nodes[whole.index[edge.source]]
             feeds.setdefault(edge.input, []).append(FromEdge(edge, source))
         feeds.pop(None, None)
-        self._bind_named(node, feeds, inputs)
+        self._bind_named(node, feeds, inputs, resources)
         self._bind_rest(node, feeds, inputs, named)
         if not self.keyword and not self.rest and all(_is_plain(each) for each in self.positional):
             self.keys = tuple([each.edge.source for each in self.positional])  # type: ignore[attr-defined]
@@ -183,6 +195,7 @@ class Binding:
         node: Node[..., Any],
         feeds: dict[str | None, list[FromEdge]],
         inputs: Collection[str],
+        resources: Collection[str],
     ) -> None:
         skipped: list[Any] = []  # positional parameters left out, wanted if a later one is not
         star = node.signature.var_positional
@@ -200,6 +213,9 @@ class Binding:
                 source = FromInput(name)
                 self.used.add(name)
                 self.given.append((name, source))
+            elif name in resources:
+                source = TheResource()
+                self.resources.append(name)
             elif not parameter.optional:
                 self.missing.append(name)
                 continue

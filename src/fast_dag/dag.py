@@ -269,6 +269,7 @@ class DAG(Workflow):
         twin._default_hooks = dict(self._default_hooks)
         twin._node_hooks = dict(self._node_hooks)
         twin._handlers = dict(self._handlers)
+        twin._resources = self._resources
         return twin
 
     def __repr__(self) -> str:
@@ -290,9 +291,10 @@ class DAG(Workflow):
         >>> [str(problem) for problem in dag.connect("a", "b").connect("b", "a").validate()]
         ["'demo' has a cycle: a -> b -> a; remove one of these edges with disconnect()"]
         """
-        return problems(
+        found = problems(
             self._topology(), allow_disconnected=allow_disconnected, check_types=check_types
         )
+        return found + self._resource_problems()
 
     def validate_or_raise(
         self, allow_disconnected: bool = False, check_types: bool = False
@@ -632,14 +634,14 @@ class DAG(Workflow):
         if cached is not None and cached[0] == version:
             return cached[1]
         topology = self._topology(inputs)
-        found = problems(topology, allow_disconnected=True)
+        found = problems(topology, allow_disconnected=True) + self._resource_problems()
         if found:
             raise ValidationError.of(found, repr(self.name))
-        plan = Plan(topology, inputs, self._surroundings)
+        plan = Plan(topology, inputs, self._surroundings, self._resources)
         plan.refuse_unknown(_option_names())
         narrowed = part.of(topology)
         if narrowed is not topology:
-            plan = Plan(narrowed, inputs, self._surroundings)
+            plan = Plan(narrowed, inputs, self._surroundings, self._resources)
         for index, node in enumerate(plan.nodes):
             if isinstance(node.workflow, DAG):
                 # Now, so that an edit while the plan is executed changes nothing in it.
@@ -660,7 +662,7 @@ class DAG(Workflow):
 
     def _read_signature(self) -> Signature:
         topology = self._topology()
-        plan = Plan(topology)
+        plan = Plan(topology, resources=self._resources)
         optional: dict[str, bool] = {}
         for name, parameter in plan.unfed():
             optional[name] = optional.get(name, True) and parameter.optional

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag.binding import Binding
@@ -10,8 +11,9 @@ from fast_dag.errors import ValidationError, closest, names
 from fast_dag.node import NodeType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from fast_dag.call.hooks import Hook
     from fast_dag.call.surround import Surroundings
     from fast_dag.node import Node
     from fast_dag.topology import Topology
@@ -40,29 +42,36 @@ class Plan:
     inputs:
         The names of the run inputs.
     surroundings:
-        What was asked for around the calls of a node, if anything.
+        What was asked for around the calls of a node, given the names of the resources it takes,
+        if anything.
+    resources:
+        What opens each resource, by name.
     """
 
     def __init__(
         self,
         topology: Topology,
         inputs: Collection[str] = (),
-        surroundings: Callable[[Node[..., Any]], Surroundings | None] | None = None,
+        surroundings: Callable[[Node[..., Any], Sequence[str]], Surroundings | None] | None = None,
+        resources: Mapping[str, Hook] = MappingProxyType({}),
     ) -> None:
         self.topology = topology
         self.name = topology.name
         self.names = topology.names
         self.nodes = topology.nodes
         self.input_names = frozenset(inputs)
-        self.around: dict[int, Surroundings] = {}
-        if surroundings is not None:
-            asked = ((index, surroundings(node)) for index, node in enumerate(topology.nodes))
-            self.around = {index: each for index, each in asked if each is not None}
+        self.resources = resources
         named = _named_parameters(topology) if inputs else ()
         self.bindings = [
-            Binding(node, edges, topology, inputs, named)
+            Binding(node, edges, topology, inputs, named, resources)
             for node, edges in zip(topology.nodes, topology.incoming, strict=True)
         ]
+        self.around: dict[int, Surroundings] = {}
+        if surroundings is not None:
+            for index, node in enumerate(topology.nodes):
+                around = surroundings(node, self.bindings[index].resources)
+                if around is not None:
+                    self.around[index] = around
         self.nested: dict[int, Plan] = {}  # those of nested workflows
         self.deciders = frozenset(
             index for index, node in enumerate(topology.nodes) if node.type.decides
@@ -103,11 +112,12 @@ class Plan:
         )
 
     def unfed(self) -> Iterable[tuple[str, Any]]:
-        """The parameters that no edge feeds, as (name, Parameter)."""
+        """The parameters that neither an edge nor a resource feeds, as (name, Parameter)."""
         for node, edges in zip(self.nodes, self.topology.incoming, strict=True):
             fed = {edge.input for edge in edges}
             for parameter in node.signature.parameters:
-                if not parameter.is_context and parameter.name not in fed:
+                name = parameter.name
+                if not parameter.is_context and name not in fed and name not in self.resources:
                     yield parameter.name, parameter
 
     @cached_property

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from fast_dag.binding import Binding
 from fast_dag.call.arguments import named, unnamed
 from fast_dag.call.effects import ONE_SHOT, Effect, Outcome
+from fast_dag.call.resources import Resources
 from fast_dag.decide import choice_of
 from fast_dag.errors import (
     ExecutionError,
@@ -188,6 +189,7 @@ class Run:
         self._carried: dict[str, Any] = {}
         self._outside: dict[int, bool] = {}
         self.record = Record(plan.topology)
+        self.resources = Resources(plan.resources, context) if plan.resources else None
 
     # What users look at.
 
@@ -299,6 +301,25 @@ class Run:
                 self._memory = MemoryWatch()
         self.record.began = perf_counter()
 
+    def release(self, status: str = "completed") -> Generator[Effect, Any, Outcome] | None:
+        """Close the run's resources, as effects; None where none is open."""
+        if self.resources is None or not self.resources.end():
+            return None
+        ended_by: BaseException | None = None
+        if self._stopped and self._fatal is not None:
+            ended_by = self.errors[self._fatal]
+        elif status != "completed" or self.stopped:
+            ended_by = ExecutionError(f"{self.name!r} was cut short: {status}", run=self)
+        return self.resources.close(ended_by, self._tell_unclosed)
+
+    def _tell_unclosed(self, name: str, error: Exception) -> None:
+        if self._fatal is not None:
+            told = f"{type(error).__name__}: {text_of(error)}"
+            self.errors[self._fatal].add_note(f"resource {name!r} could not be closed: {told}")
+            return
+        self.errors[name], self._where[name] = error, _CLOSING
+        self._stopped, self._fatal = True, name
+
     def close(self, status: str | None = None) -> None:
         """End the run with that status, else the one that its errors tell."""
         self.record.ended = perf_counter()
@@ -379,9 +400,12 @@ class Run:
         if around is None:
             return None
         signature, context = self.plan.nodes[index].signature, self.context
+        inputs = named(signature, args, kwargs)
+        for name in around.resources:  # opened later, and no part of a cache's key
+            del inputs[name]
         return around.of_call(
             self,
-            named(signature, args, kwargs),
+            inputs,
             context,
             lambda inputs: unnamed(signature, inputs, context),
         )
@@ -551,11 +575,13 @@ class Run:
             self._note_others(cause, key)
             return cause
         tries = f" after {attempts} attempts" if attempts > 1 else ""
-        if key in self._where:
-            tries += f" (in its {self._where[key]})"
+        where = self._where.get(key)
+        if where is not None:
+            tries += f" (in its {where})"
         told = f"{type(cause).__name__}: {text_of(cause)}"
+        kind = "resource" if where == _CLOSING else "node"
         error = ExecutionError(
-            f"node {path!r} of {self.name!r} failed{tries}: {told}",
+            f"{kind} {path!r} of {self.name!r} failed{tries}: {told}",
             node_name=path,
             attempts=attempts,
             run=self,
@@ -726,6 +752,8 @@ class Run:
             sources=tuple(edge.source for edge in outside),
         )
 
+
+_CLOSING = "closing"
 
 _REASONS = {
     "not run": "has not run",

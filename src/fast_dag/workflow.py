@@ -6,9 +6,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from fast_dag.call.hooks import HANDLER, Hook, read_hooks
+from fast_dag.call.resources import read_factory
 from fast_dag.call.surround import Surroundings
 from fast_dag.context import Context
-from fast_dag.errors import MissingResultError, ValidationError
+from fast_dag.errors import InvalidNodeError, MissingResultError, ValidationError
 from fast_dag.graph import Graph
 from fast_dag.node import Nestable, Node, NodeType
 from fast_dag.observers import Bar, Event, Observers, Progress, log_observer
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from fast_dag.cache.memory import Backend
-    from fast_dag.node import NodeOptions, P, R
+    from fast_dag.node import NodeOptions, P, R, T
     from fast_dag.observers import Observer
     from fast_dag.run import Run
 
@@ -40,6 +41,7 @@ class Workflow(Nestable):
         self._default_hooks: dict[str, Hook] = {}
         self._node_hooks: dict[str, dict[str, Hook]] = {}
         self._handlers: dict[str, Hook] = {}
+        self._resources: Mapping[str, Hook] = {}
         self._progress_callback: Callable[[str, str, float], object] | None = None
         self._last_run: Run | None = None
 
@@ -148,13 +150,75 @@ class Workflow(Nestable):
                 )
             node.cache.invalidate(inputs)
 
-    def _surroundings(self, node: Node[..., Any]) -> Surroundings | None:
+    @overload
+    def resource(self, name: str, factory: Callable[..., T], /) -> Callable[..., T]: ...
+    @overload
+    def resource(self, name: str, /) -> Callable[[Callable[..., T]], Callable[..., T]]: ...
+    def resource(self, name: str, factory: Any = None, /) -> Any:
+        """Open something at its first use in a run, and close it when the run ends.
+
+        Every node with a parameter `name` that neither an edge nor a run input feeds is given what
+        the context manager gives that `factory(context)` makes, the same to all nodes of a run.
+        `context` may be left out. Both may be async. A generator function that yields once will do,
+        and so will this as its decorator. The context manager is told of the failure that ended the
+        run, if one did, but cannot undo it.
+
+        Raises InvalidNodeError where the factory cannot be called.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo")
+        >>> @dag.resource("connection")
+        ... def connect():
+        ...     print("open")
+        ...     yield "connection 1"
+        ...     print("close")
+        >>> @dag.node
+        ... def query(connection):
+        ...     return f"asked {connection}"
+        >>> dag.run()
+        open
+        close
+        'asked connection 1'
+        """
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValidationError(f"a resource's name is that of a parameter, not {name!r}")
+
+        def add(factory: Any) -> Any:
+            self._resources = {**self._resources, name: read_factory(name, factory)}
+            self._graph.version += 1
+            return factory
+
+        return add if factory is None else add(factory)
+
+    def _resource_problems(self) -> list[ValidationError]:
+        """What is wrong with the resources."""
+        found = [
+            ValidationError(
+                f"{name!r} of {self.name!r} is both a node and a resource; rename one", node=name
+            )
+            for name in self._resources
+            if name in self._graph.nodes
+        ]
+        for node in self._graph.nodes.values():
+            taken = [name for name in node.inputs if name in self._resources]
+            fed = {edge.input for edge in self._graph.incoming(node.name)}
+            if node.run_in == "process" and not fed.issuperset(taken):
+                found.append(
+                    InvalidNodeError(
+                        f"node {node.name!r} has run_in='process' and takes the resource "
+                        f"{taken[0]!r}, which is open in this process only",
+                        node=node.name,
+                    )
+                )
+        return found
+
+    def _surroundings(self, node: Node[..., Any], resources: Sequence[str]) -> Surroundings | None:
         """What was asked for around the calls of a node; None where that is nothing."""
         hooks = {**self._default_hooks, **self._node_hooks.get(node.name, {})}
         handler = self._handlers.get(node.name)
-        if not (hooks or handler or node.retry or node.cache):
+        if not (hooks or handler or node.retry or node.cache or resources):
             return None
-        return Surroundings(node, hooks, handler)
+        return Surroundings(node, hooks, handler, resources)
 
     # Views of a run.
 

@@ -1,12 +1,14 @@
 """What surrounds one node call, in its one order, each part only where it was asked for:
 
-inputs, pre_execute, cache, attempts (with on_retry and waits), cache again, post_execute; where
-that failed: on_error, the node's error handler; at the end, always: cleanup.
+inputs, pre_execute, cache, attempts (of opening resources and calling the function, with on_retry
+and waits), cache again, post_execute; where that failed: on_error, the node's error handler; at the
+end, always: cleanup.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Attempt, Await, Effect, Outcome, Sleep
@@ -14,7 +16,7 @@ from fast_dag.call.retry import is_retried, wait_after
 from fast_dag.errors import text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from fast_dag.cache.flight import Flight
     from fast_dag.cache.store import NodeCache
@@ -39,15 +41,20 @@ class Surroundings:
     >>> effects.close()
     """
 
-    __slots__ = ("cache", "handler", "hooks", "node")
+    __slots__ = ("cache", "handler", "hooks", "node", "resources")
 
     def __init__(
-        self, node: Node[..., Any], hooks: Mapping[str, Hook], handler: Hook | None
+        self,
+        node: Node[..., Any],
+        hooks: Mapping[str, Hook],
+        handler: Hook | None,
+        resources: Sequence[str] = (),
     ) -> None:
         self.node = node
         self.cache = node.cache
         self.hooks = hooks
         self.handler = handler
+        self.resources = resources
 
     def of_call(
         self,
@@ -70,6 +77,9 @@ class Surroundings:
         return (yield from call.clean_up(Outcome(False, None)))
 
 
+_NO_RESOURCES = Outcome(True, MappingProxyType({}))
+
+
 class _Call:
     def __init__(
         self,
@@ -83,6 +93,7 @@ class _Call:
         self.hooks = around.hooks
         self.handler = around.handler
         self.cache = around.cache
+        self.resources = around.resources
         self.run = run
         self.inputs = inputs
         self.context = context
@@ -159,14 +170,20 @@ class _Call:
 
     def _attempts(self) -> Steps:
         options = self.node.options
-        try:
-            args, kwargs = self.arguments(self.inputs)
-        except Exception as error:
-            return self._failed(error, "pre_execute hook")
         while True:
+            outcome = _NO_RESOURCES
+            if self.resources:
+                outcome = yield from self._opened()
+            if outcome is STOPPED:
+                return outcome
+            if outcome.ok:
+                try:
+                    args, kwargs = self.arguments({**outcome.value, **self.inputs})
+                except Exception as error:
+                    return self._failed(error, "pre_execute hook")
+                outcome = yield Attempt(args, kwargs)
             self.attempts += 1
-            outcome: Outcome = yield Attempt(args, kwargs)
-            outcome = Outcome(outcome.ok, outcome.value, self.attempts)
+            outcome = Outcome(outcome.ok, outcome.value, self.attempts, outcome.where)
             tried = self.attempts > self.node.retry
             if outcome.ok or tried or not is_retried(outcome.value, options):
                 return outcome
@@ -187,6 +204,20 @@ class _Call:
             self.run.tell_retry(self.node.name, outcome.value, self.attempts)
             if not (yield Sleep(delay)):
                 return outcome
+
+    def _opened(self) -> Steps:
+        """The resources that the function takes, opened, by name."""
+        opened: dict[str, Any] = {}
+        for name in self.resources:
+            if name not in self.inputs:  # pre_execute may have given one
+                assert self.run.resources is not None
+                outcome = yield from self.run.resources.open(name, self.run)
+                if outcome is STOPPED:
+                    return outcome
+                if not outcome.ok:
+                    return self._failed(outcome.value, "resources")
+                opened[name] = outcome.value
+        return Outcome(True, opened)
 
     def fail(self, outcome: Outcome) -> Steps:
         """on_error and the node's handler, which may still give a result."""

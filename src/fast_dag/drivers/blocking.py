@@ -11,7 +11,6 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from fast_dag.drivers.crew import Crew, Lane
-from fast_dag.drivers.inline import Waiter
 from fast_dag.drivers.lanes import Lanes
 
 if TYPE_CHECKING:
@@ -79,12 +78,12 @@ class _Coordinator(Lane):
                 continue
 
     def _abort(self, status: str) -> None:
-        with Waiter() as waiter:
-            for hook in self.crew.abort(status):
-                with suppress(Exception):  # the run's end is what its caller is told of
-                    value = hook.func(*hook.args)
-                    if hook.is_async:
-                        waiter.wait(value)
+        for hook in self.crew.abort(status):
+            with suppress(Exception):  # the run's end is what its caller is told of
+                if hook.is_async:
+                    self.loop.wait_for(hook.func, hook.args)
+                else:
+                    hook.func(*hook.args)
 
     def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
         entry = (monotonic() + seconds, next(self._count), function)

@@ -159,6 +159,18 @@ class Crew:
             outcome, turn = self._closed(run)
         return self._continue(parent, turn, outcome)
 
+    def _closing(self, run: Run, parent: Job | None) -> Job | None:
+        """The job that closes a run's resources, the last of its jobs; None where none is open."""
+        effects = run.release()
+        if effects is None:
+            return None
+        job = Job(run, _NO_NODE, run.plan.nodes[0], parent)
+        job.effects = effects
+        job.variables = self.variables.copy()
+        job.started = perf_counter()
+        self._open[run] = 1
+        return job
+
     def fail(self, error: BaseException) -> None:
         """Something that is no node's failure came up (SystemExit in a worker, say): end the
         run."""
@@ -181,7 +193,9 @@ class Crew:
             given_up = [job for job in self._running if job.effects is not None]
         for job in given_up:
             _close(job)
-        return (effect for job in given_up if job.started for effect in _clean_up(job))
+        left = [_clean_up(job) for job in given_up if job.started]
+        left.extend(each for run in reversed(runs) if (each := run.release(status)) is not None)
+        return (effect for effects in left for effect in _answered(effects))
 
     # Jobs.
 
@@ -192,10 +206,14 @@ class Crew:
             node = run.plan.nodes[index]
             job = Job(run, index, node, parent)
             if node.workflow is None:
-                job.lane = self.lanes.of(node)
+                job.lane = self._lane_of(job)
                 job.is_async = node.signature.is_async
                 job.takes_slot = self._bounds_all or not job.is_async
             self._queue(job)
+
+    def _lane_of(self, job: Job) -> Lane:
+        around = job.run.plan.around.get(job.index)
+        return self.lanes.of(job.node, stays=around is not None and bool(around.resources))
 
     def _queue(self, job: Job) -> None:
         if self._ordered:
@@ -274,7 +292,7 @@ class Crew:
             job.func, job.args, job.kwargs = job.node.func, effect.args, effect.kwargs
             job.timeout = job.node.timeout
             nested = job.node.workflow is not None
-            job.lane = None if nested else self.lanes.of(job.node)
+            job.lane = None if nested else self._lane_of(job)
             job.is_async = not nested and job.node.signature.is_async
         elif isinstance(effect, Invoke):
             job.func, job.args, job.kwargs = effect.func, effect.args, {}
@@ -405,7 +423,7 @@ class Crew:
     def _settled(self, job: Job, outcome: Outcome) -> list[Job]:
         """The job is done."""
         verdict = None if outcome is STOPPED else job.run.judge(job.index, outcome)
-        run = job.run
+        run, over, closing = job.run, None, None
         with self.lock:
             if self.over:
                 return []
@@ -416,13 +434,17 @@ class Crew:
             elif not job.started:
                 run.take_back(job.index)
             self._open[run] -= 1
-            over = None if self._open[run] else self._closed(run)
+            if not self._open[run]:
+                closing = self._closing(run, job.parent)
+                over = self._closed(run) if closing is None else None
             picked = self._picked() if over is None else []
             asleep = [each for each in self._sleeping if each.run.stopped] if run.stopped else []
         if run.observers is not None:
             run.observers.deliver()
         for each in asleep:
             picked.extend(self._woken(each, goes_on=False))
+        if closing is not None:
+            picked.extend(self._advanced(closing, None))
         if over is not None:
             outcome, turn = over
             picked.extend(self._continue(job.parent, turn, outcome))
@@ -496,9 +518,16 @@ def _close(job: Job) -> None:
         return  # it takes a step just now, in another thread, and ends with that
 
 
-def _clean_up(job: Job) -> Iterator[Invoke]:
-    """The calls that clean up after a job that was given up; what they raise changes nothing."""
-    effects = job.run.plan.around[job.index].of_cancelled(job.run, job.run.context)
+_NO_NODE = -1
+
+
+def _clean_up(job: Job) -> Generator[Effect, Any, Outcome]:
+    """What cleans up after a job that was given up."""
+    return job.run.plan.around[job.index].of_cancelled(job.run, job.run.context)
+
+
+def _answered(effects: Generator[Effect, Any, Outcome]) -> Iterator[Invoke]:
+    """The calls that effects ask for; what these raise changes nothing."""
     try:
         effect = next(effects)
         while True:

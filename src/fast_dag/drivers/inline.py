@@ -38,12 +38,27 @@ def _drive(run: Run, waiter: Waiter) -> None:
             _go_straight(run, waiter)
         else:
             _go_by_schedule(run, waiter, run.begin(eager=False))
+        _release(run, waiter, "completed")
     except BaseException:
+        _release(run, waiter, "cancelled")
         run.close("cancelled")
         raise
     finally:
         current_run.reset(token)
     run.close()
+
+
+def _release(run: Run, waiter: Waiter, status: str) -> None:
+    """Close the run's resources, if any is open."""
+    effects = run.release(status)
+    if effects is not None:
+        variables = copy_context()
+        interpret(effects, lambda each: _called(each, waiter, variables), sleep)
+
+
+def _called(effect: Any, waiter: Waiter, variables: Variables) -> Outcome:
+    """What a hook gave."""
+    return _outcome(effect.func, effect.args, {}, waiter, variables)
 
 
 def _go_straight(run: Run, waiter: Waiter) -> None:
@@ -131,7 +146,7 @@ def _perform(run: Run, index: int, waiter: Waiter) -> Outcome:
     def call(effect: Attempt | Invoke) -> Outcome:
         if isinstance(effect, Attempt):
             return _outcome(func, effect.args, effect.kwargs, waiter, variables)
-        return _outcome(effect.func, effect.args, {}, waiter, variables)
+        return _called(effect, waiter, variables)
 
     try:
         return interpret(effects, call, sleep)

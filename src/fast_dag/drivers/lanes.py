@@ -38,8 +38,10 @@ class Lanes:
         self._processes: Lane | None = None
         self._executor: Lane | None = None
 
-    def of(self, node: Node[..., Any]) -> Lane:
-        """Where a node's calls happen."""
+    def of(self, node: Node[..., Any], *, stays: bool = False) -> Lane:
+        """Where a node's calls happen; with `stays`, not in another process."""
+        if stays and not node.signature.is_async and node.run_in != "inline":
+            return self.threads if node.run_in == "thread" else self.home
         lane = self._known.get(node)
         if lane is None:
             lane = self._known[node] = self._find(node)

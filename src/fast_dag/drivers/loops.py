@@ -146,6 +146,18 @@ class ThreadedLoopLane(Lane):
         else:
             lane.adopt(job, turn, coroutine)
 
+    def wait_for(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Call a coroutine function on the loop while this thread waits; raises TimeoutError where
+        something blocks the loop."""
+        lane = self._started()
+        if lane is None:
+            return None
+        responds = threading.Event()
+        lane.loop.call_soon_threadsafe(responds.set)
+        if not responds.wait(_GRACE):
+            raise TimeoutError("the event loop is blocked")
+        return asyncio.run_coroutine_threadsafe(func(*args), lane.loop).result()
+
     def give_up(self, job: Job) -> None:
         with self._lock:
             if self._lane is not None and not self._closed:
