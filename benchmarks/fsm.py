@@ -1,0 +1,83 @@
+"""State machines, next to a while-loop that looks the same functions up in a dict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from graphs import chain, straight_line
+from timing import Row, Skip, in_turn, per_node, ratios, same_results
+
+import fast_dag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from timing import Effort
+
+_CALLS = 1_000
+
+
+def _ring(transitions: int) -> dict[str, Callable[[int], Any]]:
+    """Three states that hand a count on in a ring until it is reached."""
+    made = fast_dag.FSMReturn
+
+    def red(count: int) -> Any:
+        return made(next_state="green", value=count + 1, stop=count == transitions)
+
+    def green(count: int) -> Any:
+        return made(next_state="yellow", value=count + 1, stop=count == transitions)
+
+    def yellow(count: int) -> Any:
+        return made(next_state="red", value=count + 1, stop=count == transitions)
+
+    return {"red": red, "green": green, "yellow": yellow}
+
+
+def fsm_ring(effort: Effort) -> Iterator[Row]:
+    """A million transitions in a ring of three states, the last 100 of them kept."""
+    if not hasattr(fast_dag, "FSM"):
+        raise Skip("this fast_dag has no FSM")
+    transitions = effort.of(1_000_000, 1_000)
+    states = _ring(transitions)
+    machine = fast_dag.FSM(
+        "ring", initial_state="red", max_cycles=transitions + 1, keep_history=100
+    )
+    for name, func in states.items():
+        machine.add_state(name, func)
+
+    def ours() -> Any:
+        return machine.run(count=0)
+
+    def loop() -> Any:
+        state, value = "red", 0
+        while True:
+            returned = states[state](value)
+            value = returned.value
+            if returned.stop:
+                return value
+            state = returned.next_state
+
+    same_results(ours, loop)
+    engine, by_hand = in_turn(ours, loop, rounds=effort.of(7, 2))
+    noted = f"{per_node('ours', engine, transitions)}, {per_node('loop', by_hand, transitions)}"
+    work = f"FSM, {transitions:,} transitions"
+    yield Row(work, ratios(engine, by_hand), "x while-loop", 2.5, f"us each: {noted}")
+
+
+def fsm_return(effort: Effort) -> Iterator[Row]:
+    """Making an FSMReturn, next to a call of L."""
+    if not hasattr(fast_dag, "FSMReturn"):
+        raise Skip("this fast_dag has no FSMReturn")
+    made = fast_dag.FSMReturn
+    line = straight_line(chain(_CALLS))
+
+    def thousand() -> None:
+        for _ in range(_CALLS):
+            made(next_state="green", value=1)
+
+    ours, by_hand = in_turn(thousand, line, rounds=effort.of(300, 3))
+    noted = f"us each: {per_node('ours', ours, _CALLS)}, {per_node('L', by_hand, _CALLS)}"
+    yield Row("making an FSMReturn", ratios(ours, by_hand), "x L", 0.3 / 0.08, noted)
+
+
+BENCHMARKS = (fsm_ring, fsm_return)
