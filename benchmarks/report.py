@@ -1,22 +1,21 @@
-"""Rows as a table in Markdown, printed as they come, and as JSON."""
+"""The command line: rows as a table in Markdown, printed as they come, and as JSON."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphs import chain, straight_line
-from timing import Row, Skip, in_turn, per_node
+from timing import Effort, Row, Skip, in_turn, per_node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
-
-    from timing import Effort
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     Benchmark = Callable[[Effort], Iterator[Row]]
 
@@ -76,8 +75,32 @@ def tabulate(benchmarks: Mapping[str, Benchmark], effort: Effort) -> Iterator[Ro
             print(_line(name, f"skipped: {reason}", *[""] * 5), flush=True)
 
 
-def save(rows: list[Row], file: Path) -> None:
-    """Write the rows with all their values as JSON."""
+def command_line(
+    benchmarks: Mapping[str, Benchmark],
+    description: str | None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Run the benchmarks that the command line names, by their names or those of groups of them."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=f"names: {', '.join([*benchmarks, *(groups or ())])}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", help="what to measure; everything when not given")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every value there, too")
+    parser.add_argument("--quick", action="store_true", help="a few rounds of small sizes")
+    asked = parser.parse_args()
+    names = {each for name in asked.names for each in (groups or {}).get(name, (name,))}
+    unknown = names - benchmarks.keys()
+    if unknown:
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; see --help")
+    chosen = {name: each for name, each in benchmarks.items() if not names or name in names}
+    rows = list(tabulate(chosen, Effort(quick=asked.quick)))
+    if asked.json is not None:
+        _save(rows, asked.json)
+
+
+def _save(rows: Sequence[Row], file: Path) -> None:
     told = [row._asdict() | {"median": row.median, "verdict": row.verdict} for row in rows]
     data = {"machine": machine(), "command": sys.argv, "rows": told}
     file.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
