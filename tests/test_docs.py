@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import fast_dag
-from fast_dag import DAG, FastDAGError
+from fast_dag import DAG, FSM, FastDAGError, Machine
 from fast_dag.cache.store import NodeCache
 from fast_dag.extras import MissingExtraError
 from fast_dag.node import NodeOptions
@@ -191,8 +191,9 @@ def test_every_public_name_is_documented(documented: set[str]) -> None:
     assert set(fast_dag.__all__) - documented == set()
 
 
-def test_every_method_of_a_dag_is_documented(documented: set[str]) -> None:
-    methods = {name for name in dir(DAG) if not name.startswith("_")}
+@pytest.mark.parametrize("kind", [DAG, FSM, Machine])
+def test_every_method_of_a_workflow_is_documented(kind: type, documented: set[str]) -> None:
+    methods = {name for name in dir(kind) if not name.startswith("_")}
     assert methods - documented == set()
 
 

@@ -13,7 +13,7 @@
 7
 """
 
-from fast_dag.context import Context
+from fast_dag.context import Context, FSMContext
 from fast_dag.dag import DAG
 from fast_dag.errors import (
     CycleError,
@@ -28,22 +28,28 @@ from fast_dag.errors import (
     TimeoutError,
     ValidationError,
 )
+from fast_dag.fsm import FSM
+from fast_dag.machine import Machine, Step
 from fast_dag.node import Node, NodeType
-from fast_dag.returns import ConditionalReturn, SelectReturn
+from fast_dag.returns import ConditionalReturn, FSMReturn, SelectReturn
 from fast_dag.run import ExecutionMode, Run
-from fast_dag.schedule.dag import NodeStatus
+from fast_dag.schedule.base import NodeStatus
 
 __all__ = [
     "DAG",
+    "FSM",
     "ConditionalReturn",
     "Context",
     "CycleError",
     "DisconnectedNodeError",
     "ExecutionError",
     "ExecutionMode",
+    "FSMContext",
+    "FSMReturn",
     "FastDAGError",
     "InvalidNodeError",
     "InvalidTransitionError",
+    "Machine",
     "MaxCyclesError",
     "MissingConnectionError",
     "MissingInputError",
@@ -52,6 +58,7 @@ __all__ = [
     "NodeType",
     "Run",
     "SelectReturn",
+    "Step",
     "TimeoutError",
     "ValidationError",
 ]

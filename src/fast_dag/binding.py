@@ -14,8 +14,8 @@ from fast_dag.signature import ABSENT, Kind
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from fast_dag.dag_run import DagRun
     from fast_dag.graph import Edge
-    from fast_dag.run import Run
     from fast_dag.topology import Topology
 
 
@@ -25,7 +25,7 @@ class Source(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def fetch(self, run: Run) -> Any:
+    def fetch(self, run: DagRun) -> Any:
         """The value; ABSENT leaves the parameter to its default."""
 
 
@@ -38,7 +38,7 @@ class FromEdge(Source):
         self.edge = edge
         self.source = source
 
-    def fetch(self, run: Run) -> Any:
+    def fetch(self, run: DagRun) -> Any:
         edge = self.edge
         try:
             value = run.results[edge.source]
@@ -60,7 +60,7 @@ class FromInput(Source):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def fetch(self, run: Run) -> Any:
+    def fetch(self, run: DagRun) -> Any:
         return run.inputs[self.name]
 
 
@@ -69,7 +69,7 @@ class TheContext(Source):
 
     __slots__ = ()
 
-    def fetch(self, run: Run) -> Any:
+    def fetch(self, run: DagRun) -> Any:
         return run.context
 
 
@@ -78,7 +78,7 @@ class TheResource(Source):
 
     __slots__ = ()
 
-    def fetch(self, run: Run) -> Any:
+    def fetch(self, run: DagRun) -> Any:
         return ABSENT
 
 
@@ -90,7 +90,7 @@ class Constant(Source):
     def __init__(self, value: Any) -> None:
         self.value = value
 
-    def fetch(self, run: Run) -> Any:
+    def fetch(self, run: DagRun) -> Any:
         return self.value
 
 
@@ -103,7 +103,7 @@ class FirstLive(Source):
         self.edges = edges
         self.default = None if default is ABSENT else default
 
-    def fetch(self, run: Run) -> Any:
+    def fetch(self, run: DagRun) -> Any:
         for each in self.edges:
             if run.is_live(each.edge):
                 return each.fetch(run)
@@ -118,7 +118,7 @@ class Collected(Source):
     def __init__(self, edges: Sequence[FromEdge]) -> None:
         self.edges = edges
 
-    def fetch(self, run: Run) -> Any:
+    def fetch(self, run: DagRun) -> Any:
         return {each.edge.origin: each.fetch(run) for each in self.edges}
 
 
@@ -130,7 +130,7 @@ class Together(Source):
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = sources
 
-    def fetch(self, run: Run) -> Any:
+    def fetch(self, run: DagRun) -> Any:
         return tuple([each.fetch(run) for each in self.sources])
 
 
@@ -258,7 +258,7 @@ class Binding:
             self.used |= self.rest
             self.given.extend((key, FromInput(key)) for key in sorted(self.rest))
 
-    def gather(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
+    def gather(self, run: DagRun) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of the call."""
         if self.keys is not None:
             results = run.results
@@ -276,12 +276,12 @@ class Binding:
         """The names of the arguments that are passed by name."""
         return self.rest.union(key for key, _ in self.keyword)
 
-    def _rest_of(self, run: Run) -> dict[str, Any]:
+    def _rest_of(self, run: DagRun) -> dict[str, Any]:
         if not self.rest:
             return {}
         return {key: value for key, value in run.inputs.items() if key in self.rest}
 
-    def fetch_given(self, run: Run) -> Any:
+    def fetch_given(self, run: DagRun) -> Any:
         """What a decider was given: its one input, else a dict of them; its defaults, where nothing
         feeds it; None where it takes none."""
         given = self.given or self.defaults

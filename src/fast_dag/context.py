@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from fast_dag.errors import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from fast_dag.walk import Walk
 
 
 class Context:
@@ -69,7 +71,7 @@ class Context:
     def __setitem__(self, name: str, value: Any) -> None:
         self.results[name] = value
 
-    def to_dict(self) -> dict[str, dict[str, Any]]:
+    def to_dict(self) -> dict[str, Any]:
         """Copies of the three dictionaries, JSON-able when the values in them are.
 
         >>> Context(results={"a": 1}).to_dict()
@@ -82,7 +84,7 @@ class Context:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Mapping[str, Any]]) -> Context:
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The Context that `to_dict` described.
 
         >>> Context.from_dict({"results": {"a": 1}})["a"]
@@ -115,3 +117,67 @@ class Context:
 
     def _leave_run(self) -> None:
         self._in_use.release()
+
+
+class FSMContext(Context):
+    """The Context of a machine: its results are the latest of each state.
+
+    Parameters
+    ----------
+    results, metadata, metrics:
+        As in `Context`.
+    state_history:
+        The visited states in order; a run in this context tells its own.
+
+    >>> from fast_dag import FSM
+    >>> fsm = FSM("lamp", initial_state="on", terminal_states=["off"])
+    >>> fsm = fsm.add_state("on", lambda: 1).add_state("off", lambda x: 0)
+    >>> context = FSMContext()
+    >>> fsm.add_transition("on", "off").run(context=context), context.state_history
+    (0, ['on', 'off'])
+    """
+
+    def __init__(
+        self,
+        results: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+        metrics: dict[str, Any] | None = None,
+        state_history: list[str] | None = None,
+    ) -> None:
+        super().__init__(results, metadata, metrics)
+        self._history = [] if state_history is None else state_history
+        self._walk: Walk | None = None
+
+    @property
+    def state_history(self) -> list[str]:
+        """The visited states in order, the running one included."""
+        return self._history if self._walk is None else self._walk.state_history
+
+    @property
+    def current_state(self) -> str | None:
+        """The running state, else the one visited last."""
+        history = self._history
+        if self._walk is None:
+            return history[-1] if history else None
+        return self._walk.current_state
+
+    @property
+    def cycle_count(self) -> int:
+        """How many states have been executed, the running one included."""
+        return len(self._history) if self._walk is None else self._walk.cycle_count
+
+    def to_dict(self) -> dict[str, Any]:
+        """The three dictionaries, and the history."""
+        return {**super().to_dict(), "state_history": list(self.state_history)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The FSMContext that `to_dict` described."""
+        context = super().from_dict(
+            {key: value for key, value in data.items() if key != "state_history"}
+        )
+        context._history = list(data.get("state_history", ()))
+        return context
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]

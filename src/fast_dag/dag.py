@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack
 
 from fast_dag.context import Context
-from fast_dag.drivers.pick import drive, drive_async
+from fast_dag.dag_run import DagRun
 from fast_dag.errors import MissingConnectionError, ValidationError, names
-from fast_dag.node import Branch, Nestable, Node, NodeType
+from fast_dag.node import Branch, Nestable, Node, NodeType, as_node
 from fast_dag.plan import Plan
 from fast_dag.run import ExecutionMode, Run, Settings
 from fast_dag.signature import Kind, Parameter, Signature
 from fast_dag.topology import Topology
 from fast_dag.validate import problems
-from fast_dag.workflow import CachedNodeDecorator, NodeDecorator, Workflow
+from fast_dag.workflow import (
+    CachedNodeDecorator,
+    NodeDecorator,
+    Workflow,
+    merged,
+    option_names,
+    takes_what,
+    value_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from concurrent.futures import Executor
 
     from fast_dag.node import NodeOptions
-
-Q = ParamSpec("Q")
-R = TypeVar("R")
-
-_MOST_PLANS = 16
-"""Compiled plans kept per DAG: one for each set of input names and each part that is run."""
-
-
-def _takes_what(template: Callable[Q, Any]) -> Callable[[Callable[..., R]], Callable[Q, R]]:
-    """Give a method the parameters of another, for type checkers and for `help()`."""
-
-    def dress(method: Callable[..., R]) -> Callable[Q, R]:
-        method.__wrapped__ = template  # type: ignore[attr-defined]
-        return cast("Callable[Q, R]", method)
-
-    return dress
 
 
 class Request(NamedTuple):
@@ -80,7 +72,6 @@ class Part(NamedTuple):
 
 
 WHOLE = Part()
-_PartialRequest = tuple[Request, Part, "Run | None"]
 
 
 class DAG(Workflow):
@@ -118,8 +109,6 @@ class DAG(Workflow):
     ) -> None:
         super().__init__(name, description, metadata)
         self.autowire = autowire
-        self._plans: dict[Any, tuple[Any, Plan]] = {}
-        self._signature: tuple[Any, Signature] | None = None
 
     # Building.
 
@@ -197,7 +186,7 @@ class DAG(Workflow):
         >>> DAG("demo").add_node("double", lambda x: 2 * x).add_node("half", lambda x: x / 2)
         <DAG 'demo': 2 nodes, 0 edges>
         """
-        made = _as_node(name, func, type, options)
+        made = as_node(name, func, type, options)
         self._graph.add(made, replace=replace)
         return self
 
@@ -214,7 +203,7 @@ class DAG(Workflow):
         Raises ValidationError, and changes nothing, where an edge fits the new function no more.
         """
         self._graph.node(name)
-        self._graph.add(_as_node(name, func, type, options), replace=True)
+        self._graph.add(as_node(name, func, type, options), replace=True)
         return self
 
     def remove_node(self, node: str | Node[..., Any]) -> Self:
@@ -265,11 +254,7 @@ class DAG(Workflow):
     def clone(self, name: str | None = None) -> DAG:
         """A DAG of its own with the same functions, options and edges."""
         twin = DAG(name or self.name, self.description, self.metadata, self.autowire)
-        self._graph.copy_into(twin._graph)
-        twin._default_hooks = dict(self._default_hooks)
-        twin._node_hooks = dict(self._node_hooks)
-        twin._handlers = dict(self._handlers)
-        twin._resources = self._resources
+        self._copy_into(twin)
         return twin
 
     def __repr__(self) -> str:
@@ -359,9 +344,9 @@ class DAG(Workflow):
             progress,
             track_memory,
         )
-        return Request(_merged(self.name, inputs, more_inputs), context, outputs, settings)
+        return Request(merged(self.name, inputs, more_inputs), context, outputs, settings)
 
-    @_takes_what(_request)
+    @takes_what(_request)
     def execute(self, /, *args: Any, **options: Any) -> Run:
         """Run the workflow; return the whole `Run`, also where nodes failed.
 
@@ -403,9 +388,9 @@ class DAG(Workflow):
         >>> run.status, run.errors
         ('failed', {'inverse': ZeroDivisionError('division by zero')})
         """
-        return self._driven(self._request(*args, **options))
+        return self._drive(self._made_run(self._request(*args, **options)))
 
-    @_takes_what(_request)
+    @takes_what(_request)
     def run(self, /, *args: Any, **options: Any) -> Any:
         """Run the workflow; return the value of the last sink that completed, None where none did.
 
@@ -416,15 +401,16 @@ class DAG(Workflow):
         >>> DAG("demo").add_node("double", lambda x: 2 * x).run(x=2)
         4
         """
-        return _value_of(self._driven(self._request(*args, **options)))
+        return value_of(self.execute(*args, **options))
 
-    @_takes_what(_request)
+    @takes_what(_request)
     async def execute_async(self, /, *args: Any, **options: Any) -> Run:
         """`execute` for code that runs in an event loop, which it does not block: sync nodes run in
         worker threads."""
-        return await self._driven_async(self._request(*args, **{"mode": "async", **options}))
+        request = self._request(*args, **{"mode": "async", **options})
+        return await self._drive_async(self._made_run(request))
 
-    @_takes_what(_request)
+    @takes_what(_request)
     async def run_async(self, /, *args: Any, **options: Any) -> Any:
         """`run` for code that runs in an event loop.
 
@@ -436,9 +422,7 @@ class DAG(Workflow):
         >>> asyncio.run(dag.run_async(x=2))
         4
         """
-        return _value_of(
-            await self._driven_async(self._request(*args, **{"mode": "async", **options}))
-        )
+        return value_of(await self.execute_async(*args, **options))
 
     # Running a part.
 
@@ -461,7 +445,7 @@ class DAG(Workflow):
         >>> dag.connect("load", "add").run(y=1), dag.run_from("add", y=2)
         (21, 22)
         """
-        return _value_of(self._driven(*self._from(node, inputs, run, options)))
+        return value_of(self._drive(self._from(node, inputs, run, options)))
 
     async def run_from_async(
         self,
@@ -473,9 +457,8 @@ class DAG(Workflow):
         **options: Any,
     ) -> Any:
         """`run_from` for code that runs in an event loop."""
-        return _value_of(
-            await self._driven_async(*self._from(node, inputs, run, {"mode": "async", **options}))
-        )
+        made = self._from(node, inputs, run, {"mode": "async", **options})
+        return value_of(await self._drive_async(made))
 
     def run_until(
         self,
@@ -490,7 +473,7 @@ class DAG(Workflow):
         >>> dag.connect("load", "fail").run_until("load")
         20
         """
-        return _value_of(self._driven(*self._until(node, inputs, options)))
+        return value_of(self._drive(self._until(node, inputs, options)))
 
     async def run_until_async(
         self,
@@ -500,9 +483,8 @@ class DAG(Workflow):
         **options: Any,
     ) -> Any:
         """`run_until` for code that runs in an event loop."""
-        return _value_of(
-            await self._driven_async(*self._until(node, inputs, {"mode": "async", **options}))
-        )
+        made = self._until(node, inputs, {"mode": "async", **options})
+        return value_of(await self._drive_async(made))
 
     def run_between(
         self,
@@ -519,7 +501,7 @@ class DAG(Workflow):
         Values from outside come as in `run_from`. Raises MissingConnectionError where there is no
         path.
         """
-        return _value_of(self._driven(*self._between(start, end, inputs, run, options)))
+        return value_of(self._drive(self._between(start, end, inputs, run, options)))
 
     async def run_between_async(
         self,
@@ -532,56 +514,31 @@ class DAG(Workflow):
         **options: Any,
     ) -> Any:
         """`run_between` for code that runs in an event loop."""
-        return _value_of(
-            await self._driven_async(
-                *self._between(start, end, inputs, run, {"mode": "async", **options})
-            )
-        )
+        made = self._between(start, end, inputs, run, {"mode": "async", **options})
+        return value_of(await self._drive_async(made))
 
-    def _from(self, node: Any, inputs: Any, run: Run | None, options: Any) -> _PartialRequest:
+    def _from(self, node: Any, inputs: Any, run: Run | None, options: Any) -> DagRun:
         part = Part(start=self._graph.node(node).name)
-        return self._request(inputs, **options), part, run
+        return self._made_run(self._request(inputs, **options), part, run)
 
-    def _until(self, node: Any, inputs: Any, options: Any) -> _PartialRequest:
+    def _until(self, node: Any, inputs: Any, options: Any) -> DagRun:
         part = Part(end=self._graph.node(node).name)
-        return self._request(inputs, **options), part, None
+        return self._made_run(self._request(inputs, **options), part)
 
-    def _between(
-        self, start: Any, end: Any, inputs: Any, run: Run | None, options: Any
-    ) -> _PartialRequest:
+    def _between(self, start: Any, end: Any, inputs: Any, run: Run | None, options: Any) -> DagRun:
         part = Part(self._graph.node(start).name, self._graph.node(end).name)
-        return self._request(inputs, **options), part, run
+        return self._made_run(self._request(inputs, **options), part, run)
 
     # From a request to a run.
 
-    def _driven(self, request: Request, part: Part = WHOLE, stored: Run | None = None) -> Run:
-        run = self._made_run(request, part, stored)
-        try:
-            drive(run)
-        finally:
-            if run.status != "running":
-                self._last_run = run
-        return run
-
-    async def _driven_async(
-        self, request: Request, part: Part = WHOLE, stored: Run | None = None
-    ) -> Run:
-        run = self._made_run(request, part, stored)
-        try:
-            await drive_async(run)
-        finally:
-            if run.status != "running":
-                self._last_run = run
-        return run
-
-    def _made_run(self, request: Request, part: Part, stored: Run | None) -> Run:
+    def _made_run(self, request: Request, part: Part = WHOLE, stored: Run | None = None) -> DagRun:
         inputs, context = request.inputs, request.context
         if context is not None and not isinstance(context, Context):
             raise ValidationError(f"context is a fast_dag.Context, not {context!r}")
         if part.start is not None and context is None:
             stored = stored or self._last_run
         if stored is not None:
-            if stored.graph is not self._graph:
+            if not isinstance(stored, DagRun) or stored.graph is not self._graph:
                 raise ValidationError(f"run= is a run of {stored.name!r}, not of {self.name!r}")
             kept = {key: stored.inputs[key] for key in stored.inputs if self._could_take(key)}
             inputs = {**kept, **inputs}
@@ -594,7 +551,7 @@ class DAG(Workflow):
         plan = self._plan(frozenset(inputs), part)
         if context is None:
             context = _context_after(stored)
-        run = Run(
+        run = DagRun(
             self._graph, plan, inputs, context, request.settings, outputs=outputs, stored=stored
         )
         run.observers = self._observers(run)
@@ -609,56 +566,43 @@ class DAG(Workflow):
                 return True
         return False
 
+    def _nested_plan(self, inputs: frozenset[str]) -> Plan:
+        return self._plan(inputs, WHOLE)
+
     def _nested_run(
         self, parent: Run, prefix: str, plan: Plan | None, inputs: dict[str, Any]
-    ) -> Run:
+    ) -> DagRun:
         """The run of this workflow as a node of another, which has compiled it for some inputs."""
         if plan is None or plan.input_names != inputs.keys():
             plan = self._plan(frozenset(inputs), WHOLE)
         context = Context(metadata=parent.context.metadata)
-        return Run(
+        return DagRun(
             self._graph, plan, inputs, context, parent.settings, parent=parent, prefix=prefix
         )
 
     @property
     def version(self) -> tuple[Any, ...]:
         """Changes with every edit, here and in nested workflows."""
-        graph = self._graph
-        inner = [node.workflow for node in graph.nodes.values() if node.workflow is not None]
-        return (graph.version, self.autowire, *(each.version for each in inner))
+        return (self.autowire, *super().version)
 
     def _plan(self, inputs: frozenset[str], part: Part) -> Plan:
-        version = self.version
-        key = (inputs, part)
-        cached = self._plans.get(key)
-        if cached is not None and cached[0] == version:
-            return cached[1]
+        return self._kept_plan((inputs, part), lambda: self._compile(inputs, part))
+
+    def _compile(self, inputs: frozenset[str], part: Part) -> Plan:
         topology = self._topology(inputs)
         found = problems(topology, allow_disconnected=True) + self._resource_problems()
         if found:
             raise ValidationError.of(found, repr(self.name))
         plan = Plan(topology, inputs, self._surroundings, self._resources)
-        plan.refuse_unknown(_option_names())
+        plan.refuse_unknown(option_names(DAG._request))
         narrowed = part.of(topology)
         if narrowed is not topology:
             plan = Plan(narrowed, inputs, self._surroundings, self._resources)
         for index, node in enumerate(plan.nodes):
-            if isinstance(node.workflow, DAG):
+            if isinstance(node.workflow, Workflow):
                 # Now, so that an edit while the plan is executed changes nothing in it.
-                plan.nested[index] = node.workflow._plan(plan.bindings[index].keywords, WHOLE)
-        if len(self._plans) >= _MOST_PLANS:
-            self._plans = {}
-        self._plans[key] = (version, plan)
+                plan.nested[index] = node.workflow._nested_plan(plan.bindings[index].keywords)
         return plan
-
-    @property
-    def signature(self) -> Signature:
-        """As a node: the parameters that nothing in here feeds; those with defaults may be left
-        out."""
-        version = self.version
-        if self._signature is None or self._signature[0] != version:
-            self._signature = version, self._read_signature()
-        return self._signature[1]
 
     def _read_signature(self) -> Signature:
         topology = self._topology()
@@ -676,49 +620,6 @@ class DAG(Workflow):
             var_keyword="inputs" if any(each.var_keyword for each in signatures) else None,
             is_async=any(each.is_async for each in signatures),
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_plans": {}, "_signature": None}
-
-
-def _option_names() -> set[str]:
-    code = DAG._request.__code__
-    return set(code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount])
-
-
-def _value_of(run: Run) -> Any:
-    if run.status in ("failed", "timed_out"):
-        run.raise_for_error()
-    return run.value
-
-
-def _as_node(
-    name: str | Node[..., Any] | Nestable,
-    func: Any | None,
-    type: NodeType | str | None,
-    options: Any,
-) -> Node[..., Any]:
-    own: str | None = None
-    if func is None and not isinstance(name, str):
-        func = name
-    else:
-        own = name  # type: ignore[assignment]
-    if type is None:
-        type = func.type if isinstance(func, Node) else NodeType.NODE
-    if isinstance(func, Node) and func.graph is None and own is None and not options:
-        return func
-    return Node(cast("Callable[..., Any]", func), own, type=type, **options)
-
-
-def _merged(name: str, inputs: Mapping[str, Any] | None, more: dict[str, Any]) -> Mapping[str, Any]:
-    if inputs is None:
-        return more
-    if not isinstance(inputs, Mapping):
-        raise ValidationError(f"inputs of {name!r} is a mapping of names to values, not {inputs!r}")
-    twice = sorted(set(inputs) & set(more))
-    if twice:
-        raise ValidationError(f"{name!r} was given twice: {names(twice)}")
-    return {**inputs, **more}
 
 
 def _context_after(stored: Run | None) -> Context:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.schedule.dag import DagSchedule, NodeStatus
+from fast_dag.schedule.base import NodeStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fast_dag.call.effects import Outcome
+    from fast_dag.schedule.base import Schedule
     from fast_dag.topology import Topology
 
 _EXECUTED = (NodeStatus.COMPLETED, NodeStatus.FAILED)
@@ -25,7 +26,7 @@ class Record:
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
-        self.schedule: DagSchedule | None = None
+        self.schedule: Schedule | None = None
         self.stamps: list[float] = []
         self.spans: list[tuple[int, float, float]] = []
         self.began = 0.0
@@ -35,6 +36,17 @@ class Record:
         self.cache_misses = 0
         self.peak_mb: float | None = None
 
+    def begin(self) -> None:
+        """The run begins, or a machine goes on: the time that it stood still does not count."""
+        spent = 0.0 if self.ended is None else self.ended - self.began
+        self.began = perf_counter() - spent
+        self.ended = None
+
+    def add(self, index: int, started: float, outcome: Outcome) -> None:
+        """A node ended just now."""
+        self.spans.append((index, started, perf_counter()))
+        self.count(outcome)
+
     def count(self, outcome: Outcome) -> None:
         """What a node's end adds to the counts."""
         self.retries += max(outcome.attempts - 1, 0)
@@ -42,7 +54,7 @@ class Record:
             self.cache_hits += outcome.cached
             self.cache_misses += not outcome.cached
 
-    def leave_straight(self, schedule: DagSchedule) -> None:
+    def leave_straight(self, schedule: Schedule) -> None:
         """From here on the schedule tells what has run."""
         self.spans = list(self.executed())
         self.stamps = []

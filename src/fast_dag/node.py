@@ -17,6 +17,7 @@ from typing import (
     Self,
     TypedDict,
     TypeVar,
+    cast,
     overload,
 )
 
@@ -413,6 +414,25 @@ class Node(Linkable, Generic[P, R]):
         self.__doc__ = self._origin.__doc__
         asked = self.options.get("cache")
         self.cache = None if asked is None else NodeCache(self, **asked)
+
+
+def as_node(
+    name: str | Node[..., Any] | Nestable,
+    func: Any | None,
+    type: NodeType | str | None,
+    options: Any,
+) -> Node[..., Any]:
+    """What `add_node` was given as a Node: a name and a function, or either alone."""
+    own: str | None = None
+    if func is None and not isinstance(name, str):
+        func = name
+    else:
+        own = name  # type: ignore[assignment]
+    if type is None:
+        type = func.type if isinstance(func, Node) else NodeType.NODE
+    if isinstance(func, Node) and func.graph is None and own is None and not options:
+        return func
+    return Node(cast("Callable[..., Any]", func), own, type=type, **options)
 
 
 class FunctionOfNode:

@@ -69,3 +69,30 @@ class SelectReturn(_Return):
     def __init__(self, branch: str, value: Any = None) -> None:
         self.branch = branch
         self.value = value
+
+
+class FSMReturn(_Return):
+    """What a state returns to say where its machine goes next.
+
+    Parameters
+    ----------
+    next_state:
+        The name of the state to go to; None leaves that to the declared transitions.
+    value:
+        The state's value: what the next state is given.
+    stop:
+        True ends the machine here.
+
+    >>> FSMReturn("shipped", value=3)
+    FSMReturn(next_state='shipped', value=3, stop=False)
+    """
+
+    __slots__ = ("next_state", "stop", "value")
+    __match_args__ = ("next_state", "value", "stop")
+
+    def __init__(
+        self, next_state: str | None = None, value: Any = None, stop: bool = False
+    ) -> None:
+        self.next_state = next_state
+        self.value = value
+        self.stop = stop

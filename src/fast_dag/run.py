@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from contextvars import ContextVar
 from enum import StrEnum
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fast_dag.binding import Binding
 from fast_dag.call.arguments import named, unnamed
 from fast_dag.call.effects import ONE_SHOT, Effect, Outcome
 from fast_dag.call.resources import Resources
-from fast_dag.decide import choice_of
 from fast_dag.errors import (
     ExecutionError,
+    InvalidTransitionError,
+    MaxCyclesError,
     MissingInputError,
     MissingResultError,
     TimeoutError,
@@ -25,10 +26,8 @@ from fast_dag.errors import (
 )
 from fast_dag.memory import MemoryWatch
 from fast_dag.metrics import Record
-from fast_dag.node import Node, NodeType
 from fast_dag.observers import Event
-from fast_dag.returns import ConditionalReturn, SelectReturn
-from fast_dag.schedule.dag import DagSchedule, NodeStatus
+from fast_dag.schedule.base import NodeStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from fast_dag.context import Context
     from fast_dag.graph import Edge, Graph
+    from fast_dag.node import Node
     from fast_dag.observers import Observers
     from fast_dag.plan import Plan
 
@@ -44,7 +44,7 @@ current_run: ContextVar[Run | None] = ContextVar("fast_dag_run", default=None)
 
 _PACKAGE = os.path.dirname(__file__)
 _ASYNCIO = os.path.join(os.path.dirname(os.__file__), "asyncio")
-_MISSING: Final = object()
+MISSING: Final = object()
 
 
 class ExecutionMode(StrEnum):
@@ -121,16 +121,17 @@ class Settings:
 
 
 class Verdict(NamedTuple):
-    """What a node's end means to its run: the branch it chose, or the `key` of its error, and
-    whether the run goes on after it."""
+    """What a node's end means to its run: what it chose, or the `key` of its error, and whether the
+    run goes on after it. `fault` is what keeps a state that succeeded from leading on."""
 
     outcome: Outcome
     key: str
-    choice: bool | str | None = None
+    choice: Any = None
     goes_on: bool = True
+    fault: Exception | None = None
 
 
-class Run:
+class Run(ABC):
     """One execution of a workflow, as `execute()` returns it.
 
     `name` is the workflow's, `inputs` what it was given, `context` the Context it worked in,
@@ -149,6 +150,9 @@ class Run:
     (42, 'completed', {'double': <NodeStatus.COMPLETED: 'completed'>})
     """
 
+    noun = "node"
+    advice = "pass inputs, connect a node to them, or give them defaults"
+
     def __init__(
         self,
         graph: Graph,
@@ -157,8 +161,6 @@ class Run:
         context: Context,
         settings: Settings,
         *,
-        outputs: Sequence[str] | None = None,
-        stored: Run | None = None,
         parent: Run | None = None,
         prefix: str = "",
     ) -> None:
@@ -175,8 +177,6 @@ class Run:
         self.errors: dict[str, Exception] = {}
         self.children: dict[str, Run] = {}
         self._stopped = False
-        self._outputs = outputs
-        self._stored = stored
         self._prefix = prefix
         # Whose node this run was started in, so that views from in here find that run, too.
         self.outer: Run | None = current_run.get() if parent is None else parent
@@ -186,9 +186,7 @@ class Run:
         self._attempts: dict[str, int] = {}
         self._where: dict[str, str] = {}
         self._exception: ExecutionError | None = None
-        self._carried: dict[str, Any] = {}
-        self._outside: dict[int, bool] = {}
-        self.record = Record(plan.topology)
+        self.record = self._new_record()
         self.resources = Resources(plan.resources, context) if plan.resources else None
 
     # What users look at.
@@ -241,8 +239,8 @@ class Run:
         return error
 
     def __getitem__(self, name: str) -> Any:
-        value = self.results.get(name, _MISSING)
-        if value is not _MISSING:
+        value = self.results.get(name, MISSING)
+        if value is not MISSING:
             return value
         first, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
         if dot and first in self.children:
@@ -285,21 +283,53 @@ class Run:
 
         Raises MissingInputError for values that are missing, ValidationError where the context
         serves another run."""
-        self._refuse_missing(self._end_outside())
-        self._refuse_shared_inputs()
+        self._check()
         self.context._enter_run(self.record.measure)
-        if self.results:
-            for name in self.plan.names:
-                self.results.pop(name, None)
-        self._take_stored()
+        self._prepare_results()
         if self.parent is None:
             metadata = self.context.metadata
-            if metadata.get("run_id", self.context._own_run_id) == self.context._own_run_id:
+            if self._is_new:
                 metadata["run_id"] = self.context._own_run_id = os.urandom(16).hex()
             metadata["execution_status"] = "running"
             if self.settings.track_memory:
                 self._memory = MemoryWatch()
-        self.record.began = perf_counter()
+        self.record.begin()
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether it is given a new run_id: the user gave none."""
+        own = self.context._own_run_id
+        return bool(self.context.metadata.get("run_id", own) == own)
+
+    def _new_record(self) -> Record:
+        return Record(self.plan.topology)
+
+    def _check(self) -> None:
+        """Refuse what can only be found wrong now."""
+        self._refuse_missing()
+        self._refuse_shared_inputs()
+
+    def _prepare_results(self) -> None:
+        """Drop the results of what is about to run."""
+        if self.results:
+            for name in self.plan.names:
+                self.results.pop(name, None)
+
+    @abstractmethod
+    def _final_value(self) -> Any:
+        """What `run()` returns."""
+
+    @abstractmethod
+    def begin(self, *, eager: bool) -> list[int]:
+        """Make the schedule; the nodes that may start at once."""
+
+    @abstractmethod
+    def _gather(self, index: int) -> tuple[list[Any], dict[str, Any]]:
+        """A node's arguments. Raises what keeps them from being gathered."""
+
+    @abstractmethod
+    def _decide(self, index: int, outcome: Outcome) -> Verdict:
+        """What a node's success means. Raises what makes it a failure."""
 
     def release(self, status: str = "completed") -> Generator[Effect, Any, Outcome] | None:
         """Close the run's resources, as effects; None where none is open."""
@@ -333,7 +363,6 @@ class Run:
                 status = "failed" if self._stopped else "completed_with_errors"
         self.status = status
         self.value = self._final_value()
-        self._carried.clear()
         self.outer = self.parent
         if self.parent is None:
             self.context.metadata["execution_status"] = status
@@ -341,51 +370,11 @@ class Run:
         if self.observers is not None and self.parent is None:
             self.observers.close(self)
 
-    def _final_value(self) -> Any:
-        results, names_ = self.results, self.plan.names
-        if self._outputs is not None:
-            return {name: results[name] for name in self._outputs if name in results}
-        done = [index for index in self.plan.topology.sinks if names_[index] in results]
-        if len(done) > 1 and self.record.schedule is not None:
-            done = self.record.schedule.in_order(done)
-        return results[names_[done[-1]]] if done else None
-
-    def begin(self, *, eager: bool) -> list[int]:
-        """Make the schedule; the nodes that may start at once."""
-        self.record.schedule = DagSchedule(self.plan.topology, eager=eager)
-        ready = self.record.schedule.begin(
-            (target, self._outside[id(edge)]) for target, edge in self.plan.topology.external
-        )
-        if self.observers is not None:
-            self._note_skipped()
-        return ready
-
-    def leave_straight(self) -> int:
-        """The straight line was left at some node: its index. The schedule takes over."""
-        done = len(self.record.stamps) - 1
-        schedule = DagSchedule(self.plan.topology, eager=False)
-        schedule.begin()
-        order = self.plan.topology.order
-        for index in order[:done]:
-            schedule.complete(index)
-        self.record.leave_straight(schedule)
-        return order[done]
-
-    def ready(self) -> list[int]:
-        """The nodes that may start, of a run that left the straight line."""
-        assert self.record.schedule is not None
-        statuses = enumerate(self.record.schedule.status)
-        return [index for index, status in statuses if status is NodeStatus.READY]
-
     def start(self, index: int) -> tuple[list[Any], dict[str, Any]]:
         """A node starts: its arguments. Raises what keeps them from being gathered."""
         assert self.record.schedule is not None
         self.record.schedule.start(index)
-        binding: Binding = self.plan.bindings[index]
-        arguments = binding.gather(self)
-        if index in self.plan.deciders:
-            self._carried[self.plan.names[index]] = binding.fetch_given(self)
-        return arguments
+        return self._gather(index)
 
     def take_back(self, index: int) -> None:
         """A node that was to start did not, since the run was stopped."""
@@ -415,20 +404,10 @@ class Run:
         lock here."""
         name = self.plan.names[index]
         if outcome.ok:
-            value, choice = outcome.value, None
             try:
-                if value.__class__ in ONE_SHOT:
-                    self.refuse_sharing(index, value)
-                if index in self.plan.deciders:
-                    choice = self._choice(name, value)
-                    passed_on = self._carried.get(name)
-                    returns = (ConditionalReturn, SelectReturn)
-                    if passed_on.__class__ in ONE_SHOT and not isinstance(value, returns):
-                        self.refuse_sharing(index, passed_on)
+                return self._decide(index, outcome)
             except Exception as problem:
                 outcome = Outcome(False, problem, outcome.attempts)
-            else:
-                return Verdict(outcome, name, choice)
         error = outcome.value
         inner = self.children.get(name)
         if inner is not None and error is inner.exception():
@@ -441,8 +420,7 @@ class Run:
         """A node ended: record how; the nodes that may start now. One call at a time."""
         outcome, schedule = verdict.outcome, self.record.schedule
         assert schedule is not None
-        self.record.spans.append((index, started, perf_counter()))
-        self.record.count(outcome)
+        self.record.add(index, started, outcome)
         name = self.plan.names[index]
         child = self.children.get(name)
         if child is not None:
@@ -570,7 +548,9 @@ class Run:
         cause = self.errors[key]
         path = self._prefix + key
         attempts = self._attempts.get(key, 1)
-        if isinstance(cause, TimeoutError) and cause.node_name == path:  # raised itself
+        own = (TimeoutError, InvalidTransitionError, MaxCyclesError)
+        if isinstance(cause, own) and cause.node_name == path and key not in self._where:
+            # Raised itself.
             cause.run, cause.attempts = self, attempts
             self._note_others(cause, key)
             return cause
@@ -579,7 +559,7 @@ class Run:
         if where is not None:
             tries += f" (in its {where})"
         told = f"{type(cause).__name__}: {text_of(cause)}"
-        kind = "resource" if where == _CLOSING else "node"
+        kind = "resource" if where == _CLOSING else self.noun
         error = ExecutionError(
             f"{kind} {path!r} of {self.name!r} failed{tries}: {told}",
             node_name=path,
@@ -596,15 +576,9 @@ class Run:
         for other, also in self.errors.items():
             if other != key:
                 error.add_note(
-                    f"node {self._prefix + other!r} failed too: "
+                    f"{self.noun} {self._prefix + other!r} failed too: "
                     f"{type(also).__name__}: {text_of(also)}"
                 )
-
-    def refuse_sharing(self, index: int, value: Any) -> None:
-        """Raise ValidationError where several nodes would share what only one can go through."""
-        clash = self.plan.topology.clashing_consumers(index)
-        if clash is not None:
-            raise _shared(self.plan.names[index], "returned", value, clash)
 
     def _refuse_shared_inputs(self) -> None:
         for name, value in self.inputs.items():
@@ -615,116 +589,9 @@ class Run:
                     if name in binding.used
                 ]
                 if len(takers) > 1:
-                    raise _shared(name, "is", value, takers)
+                    raise shared_error(name, "is", value, takers)
 
-    # Edges and deciders.
-
-    def is_live(self, edge: Edge) -> bool:
-        """Whether an edge has ended live by now."""
-        outside = self._outside.get(id(edge))
-        if outside is not None:
-            return outside
-        assert self.record.schedule is not None
-        return self.record.schedule.is_live(self.plan.topology.index[edge.source], edge.branch)
-
-    def carried(self, name: str) -> Any:
-        """What the edges of a decider carry that returned a plain bool or name: what it was
-        given."""
-        carried, bindings = self._carried, self.plan.decider_bindings
-        todo = [] if name in carried else [name]
-        while todo:  # deciders outside of a narrowed plan, whose results are stored
-            given = bindings[todo[-1]].given
-            before = [
-                edge.source
-                for _, source in given
-                if (edge := getattr(source, "edge", None)) is not None
-                and edge.source in bindings
-                and edge.source not in carried
-                and not isinstance(self.results.get(edge.source), (ConditionalReturn, SelectReturn))
-            ]
-            if before:
-                todo.extend(before)
-            else:
-                carried[todo[-1]] = bindings[todo[-1]].fetch_given(self)
-                todo.pop()
-        return carried[name]
-
-    def _choice(self, name: str, value: Any) -> bool | str:
-        """The branch that a decider's result takes."""
-        return choice_of(self._node(name), value, self.plan.topology.known_branches(name))
-
-    # Runs of a part: what comes from outside.
-
-    def _take_stored(self) -> None:
-        """Copy the results of the earlier run that this one does not compute itself."""
-        if self._stored is None:
-            return
-        inside = self.plan.topology.index
-        for name, value in self._stored.results.items():
-            if name not in inside and name not in self.results:
-                self.results[name] = value
-        for name, child in self._stored.children.items():
-            if name not in inside:
-                self.children.setdefault(name, child)
-
-    def _end_outside(self) -> list[Edge]:
-        """Find how each edge from outside ended; those whose source has no result that tells."""
-        missing: list[Edge] = []
-        topology = self.plan.topology
-        by_target: dict[int, list[Edge]] = {}
-        for target, edge in topology.external:
-            by_target.setdefault(target, []).append(edge)
-        for target, edges in by_target.items():
-            lost = []
-            for edge in edges:
-                live = self._stored_liveness(edge)
-                self._outside[id(edge)] = bool(live)
-                if live is None:
-                    lost.append(edge)
-            live_ones = sum(self._outside[id(edge)] for edge in edges)
-            if topology.nodes[target].type is NodeType.ANY:
-                only_outside = len(edges) == len(topology.incoming[target])
-                if not (only_outside and live_ones == 0):
-                    lost = []
-            elif live_ones + len(lost) < len(edges):  # one is dead: the node is skipped
-                lost = []
-            missing.extend(lost)
-        return missing
-
-    def _stored_liveness(self, edge: Edge) -> bool | None:
-        """Whether an edge from outside is live, by the stored results; None where they lack it."""
-        name, stored = edge.source, self._stored
-        value = self.results.get(name, _MISSING)
-        if value is _MISSING and stored is not None:
-            value = stored.results.get(name, _MISSING)
-            if stored.was_left_out(name):
-                return False
-        if value is not _MISSING:
-            return edge.branch is None or self._choice(name, value) == edge.branch
-        return True if edge.input is None and edge.branch is None else None
-
-    def was_left_out(self, name: str) -> bool:
-        """Whether a node was skipped since branches were not taken, and not since others failed."""
-        left_out: set[int] = set()
-        topology, schedule = self.plan.topology, self.record.schedule
-        wanted = topology.index.get(name)
-        if schedule is None or wanted is None:
-            return False
-        for index in topology.order:
-            if schedule.status[index] is NodeStatus.SKIPPED:
-                chosen_against = [
-                    (source := topology.index.get(edge.source)) is None
-                    or source in left_out
-                    or schedule.status[source] is NodeStatus.COMPLETED
-                    for edge in topology.incoming[index]
-                    if not self.is_live(edge)
-                ]
-                all_or_any = all if topology.nodes[index].type is NodeType.ANY else any
-                if all_or_any(chosen_against):
-                    left_out.add(index)
-        return wanted in left_out
-
-    def _refuse_missing(self, outside: list[Edge]) -> None:
+    def _refuse_missing(self, outside: Sequence[Edge] = ()) -> None:
         """Raise MissingInputError for all that this run lacks."""
         unfed = self.plan.missing
         if not unfed and not outside:
@@ -733,7 +600,7 @@ class Run:
         advice: list[str] = []
         if unfed:
             told.extend(f"{parameter!r} of {node!r}" for node, parameter in unfed)
-            advice.append("pass inputs, connect a node to them, or give them defaults")
+            advice.append(self.advice)
             if any(parameter == "self" for _, parameter in unfed):
                 advice.append(
                     "make a method's node of the bound one: add_node(name, object.method)"
@@ -764,7 +631,7 @@ _REASONS = {
 }
 
 
-def _shared(name: str, does: str, value: Any, takers: Sequence[str]) -> ValidationError:
+def shared_error(name: str, does: str, value: Any, takers: Sequence[str]) -> ValidationError:
     return ValidationError(
         f"{name!r} {does} a {type(value).__name__}, which can be gone through once only, but "
         f"{names(takers)} take it; make it a list, or connect one node",

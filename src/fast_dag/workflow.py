@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, overload
 
 from fast_dag.call.hooks import HANDLER, Hook, read_hooks
 from fast_dag.call.resources import read_factory
 from fast_dag.call.surround import Surroundings
 from fast_dag.context import Context
-from fast_dag.errors import InvalidNodeError, MissingResultError, ValidationError
+from fast_dag.drivers.pick import drive, drive_async
+from fast_dag.errors import InvalidNodeError, MissingResultError, ValidationError, names
 from fast_dag.graph import Graph
 from fast_dag.node import Nestable, Node, NodeType
 from fast_dag.observers import Bar, Event, Observers, Progress, log_observer
-from fast_dag.run import current_run
+from fast_dag.run import Run, current_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from fast_dag.cache.memory import Backend
     from fast_dag.node import NodeOptions, P, R, T
     from fast_dag.observers import Observer
-    from fast_dag.run import Run
+    from fast_dag.plan import Plan
+    from fast_dag.signature import Signature
+
+PlanT = TypeVar("PlanT", bound="Plan")
+RunT = TypeVar("RunT", bound=Run)
+Q = ParamSpec("Q")
+V = TypeVar("V")
+
+_MOST_PLANS = 16
+"""Compiled plans kept per workflow: one for each set of input names and each part that is run."""
 
 
 class Workflow(Nestable):
@@ -44,6 +56,8 @@ class Workflow(Nestable):
         self._resources: Mapping[str, Hook] = {}
         self._progress_callback: Callable[[str, str, float], object] | None = None
         self._last_run: Run | None = None
+        self._plans: dict[Any, tuple[Any, Any]] = {}
+        self._signature: tuple[Any, Signature] | None = None
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -313,10 +327,114 @@ class Workflow(Nestable):
         except KeyError:
             return default
 
+    def _copy_into(self, twin: Workflow) -> None:
+        """Give a new workflow the same nodes, edges and surroundings."""
+        self._graph.copy_into(twin._graph)
+        twin._default_hooks = dict(self._default_hooks)
+        twin._node_hooks = dict(self._node_hooks)
+        twin._handlers = dict(self._handlers)
+        twin._resources = self._resources
+
+    # Plans, kept until an edit.
+
+    @property
+    def version(self) -> tuple[Any, ...]:
+        """Changes with every edit, here and in nested workflows."""
+        graph = self._graph
+        inner = [node.workflow for node in graph.nodes.values() if node.workflow is not None]
+        return (graph.version, *(each.version for each in inner))
+
+    def _kept_plan(self, key: Any, compile: Callable[[], PlanT]) -> PlanT:
+        version = self.version
+        kept = self._plans.get(key)
+        if kept is not None and kept[0] == version:
+            plan: PlanT = kept[1]
+            return plan
+        plan = compile()
+        if len(self._plans) >= _MOST_PLANS:
+            self._plans = {}
+        self._plans[key] = (version, plan)
+        return plan
+
+    @property
+    def signature(self) -> Signature:
+        """As a node: the parameters that nothing in here feeds; those with defaults may be left
+        out."""
+        version = self.version
+        if self._signature is None or self._signature[0] != version:
+            self._signature = version, self._read_signature()
+        return self._signature[1]
+
+    @abstractmethod
+    def _read_signature(self) -> Signature: ...
+
+    @abstractmethod
+    def _nested_plan(self, inputs: frozenset[str]) -> Plan:
+        """The plan of this workflow as a node that is given these inputs."""
+
+    # Running.
+
+    def _drive(self, run: RunT) -> RunT:
+        try:
+            drive(run)
+        finally:
+            if run.status != "running":
+                self._last_run = run
+        return run
+
+    async def _drive_async(self, run: RunT) -> RunT:
+        try:
+            await drive_async(run)
+        finally:
+            if run.status != "running":
+                self._last_run = run
+        return run
+
     # Pickling leaves out everything that belongs to runs.
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last_run": None, "_progress_callback": None}
+        without: dict[str, Any] = {
+            "_last_run": None,
+            "_progress_callback": None,
+            "_plans": {},
+            "_signature": None,
+        }
+        return {**self.__dict__, **without}
+
+
+def value_of(run: Run) -> Any:
+    """What `run()` returns; raises where the run failed or timed out."""
+    if run.status in ("failed", "timed_out"):
+        run.raise_for_error()
+    return run.value
+
+
+def merged(name: str, inputs: Mapping[str, Any] | None, more: dict[str, Any]) -> Mapping[str, Any]:
+    """A run's inputs, given as a mapping and by keyword."""
+    if inputs is None:
+        return more
+    if not isinstance(inputs, Mapping):
+        raise ValidationError(f"inputs of {name!r} is a mapping of names to values, not {inputs!r}")
+    twice = sorted(set(inputs) & set(more))
+    if twice:
+        raise ValidationError(f"{name!r} was given twice: {names(twice)}")
+    return {**inputs, **more}
+
+
+def takes_what(template: Callable[Q, Any]) -> Callable[[Callable[..., V]], Callable[Q, V]]:
+    """Give a method the parameters of another, for type checkers and for `help()`."""
+
+    def dress(method: Callable[..., V]) -> Callable[Q, V]:
+        method.__wrapped__ = template  # type: ignore[attr-defined]
+        return cast("Callable[Q, V]", method)
+
+    return dress
+
+
+def option_names(request: Callable[..., Any]) -> set[str]:
+    """The keywords that are options and no inputs."""
+    code = request.__code__
+    return set(code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount])
 
 
 def _no_progress(name: str, status: str, fraction: float) -> None: ...
@@ -325,6 +443,9 @@ def _no_progress(name: str, status: str, fraction: float) -> None: ...
 def _updated(hooks: dict[str, Hook], changes: Mapping[str, Any]) -> dict[str, Hook]:
     kept = {phase: hook for phase, hook in hooks.items() if changes.get(phase, hook) is not None}
     return {**kept, **read_hooks(changes)}
+
+
+CACHE_OPTIONS = ("ttl", "cache_key", "version", "backend", "max_entries")
 
 
 class CachedNodeDecorator:
@@ -351,8 +472,7 @@ class CachedNodeDecorator:
         **options: Unpack[NodeOptions],
     ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
     def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        keys = ("ttl", "cache_key", "version", "backend", "max_entries")
-        cache = {key: options.pop(key) for key in keys if key in options}
+        cache = {key: options.pop(key) for key in CACHE_OPTIONS if key in options}
         decorator: Any = NodeDecorator(self._graph, NodeType.NODE)
         return decorator(*function, **options, cache=cache)
 

@@ -103,7 +103,7 @@ def test_views_of_the_last_run_have_types() -> None:
     assert_type(dag.context.metadata, dict[str, Any])
     assert_type(dag.context.metrics, dict[str, Any])
     assert_type(dag.context.get("double", default={}), Any)
-    assert_type(dag.context.to_dict(), dict[str, dict[str, Any]])
+    assert_type(dag.context.to_dict(), dict[str, Any])
     assert_type(dag.results, dict[str, Any])
     assert_type(dag["double"], Any)
     assert_type(dag.get_result("double"), Any)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextvars import copy_context
 from heapq import heapify, heappop, heappush
+from itertools import repeat
 from time import perf_counter, sleep
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
 from fast_dag.call.effects import ONE_SHOT, Attempt, Invoke, Outcome, interpret
+from fast_dag.dag_run import DagRun
 from fast_dag.errors import ValidationError
+from fast_dag.fsm_run import FsmRun
+from fast_dag.returns import FSMReturn
 from fast_dag.run import current_run
 
 if TYPE_CHECKING:
@@ -22,6 +26,10 @@ if TYPE_CHECKING:
 
 _LOOKED_AT: Final = ONE_SHOT | {CoroutineType}
 """Results that are not simply stored."""
+_PLAIN: Final[frozenset[type]] = frozenset(
+    {int, float, complex, bool, str, bytes, tuple, list, set, frozenset}
+)
+"""Values that are no mappings: a state of one parameter takes them whole."""
 
 
 def drive(run: Run) -> None:
@@ -34,8 +42,10 @@ def _drive(run: Run, waiter: Waiter) -> None:
     run.open()
     token = current_run.set(run)
     try:
-        if run.plan.is_straight and run.observers is None:
+        if run.observers is None and run.plan.is_straight and isinstance(run, DagRun):
             _go_straight(run, waiter)
+        elif run.observers is None and run.plan.is_straight and isinstance(run, FsmRun):
+            _go_round(run, waiter)
         else:
             _go_by_schedule(run, waiter, run.begin(eager=False))
         _release(run, waiter, "completed")
@@ -61,7 +71,7 @@ def _called(effect: Any, waiter: Waiter, variables: Variables) -> Outcome:
     return _outcome(effect.func, effect.args, {}, waiter, variables)
 
 
-def _go_straight(run: Run, waiter: Waiter) -> None:
+def _go_straight(run: DagRun, waiter: Waiter) -> None:
     """Call each node in order: no statuses to keep, for each node ran or did not."""
     results, stamps, clock = run.results, run.record.stamps, perf_counter
     stamp, looked_at = stamps.append, _LOOKED_AT
@@ -94,13 +104,66 @@ def _go_straight(run: Run, waiter: Waiter) -> None:
             _go_by_schedule(run, waiter, run.ready())
 
 
+def _go_round(run: FsmRun, waiter: Waiter) -> None:
+    """Call one state after another. What leads on by itself is recorded and no more; the run judges
+    and settles what is to be decided about, the end, and failures."""
+    ready = run.begin(eager=False)
+    walk, inputs, context, results = run.walk, run.inputs, run.context, run.results
+    turns, intakes, find = run.plan.turns, run.plan.intakes, run.plan.topology.index.get
+    clock, plain = perf_counter, set(_PLAIN)
+    while ready and not run.stopped:
+        state, value, started, outcome = ready[0], walk.value, clock(), None
+        visited = walk.visits.append
+        try:
+            for _ in repeat(None, run.free_steps):
+                walk.running = state
+                name, func, takes_none, parameter, onward, is_last = turns[state]
+                if takes_none:
+                    result = func()
+                elif parameter is not None and value.__class__ in plain:
+                    result = func(value)
+                else:
+                    if value is not None and not isinstance(value, Mapping):
+                        plain.add(value.__class__)
+                    args, kwargs = intakes[state].gather(value, {}, inputs, context)
+                    result = func(*args, **kwargs)
+                kind = result.__class__
+                if kind is CoroutineType:
+                    result = waiter.wait(result)
+                    kind = result.__class__
+                if kind is FSMReturn:
+                    following = None if result.stop else find(result.next_state)
+                    passed_on = result.value
+                else:
+                    following = None if isinstance(result, FSMReturn) else onward
+                    passed_on = result
+                if following is None or is_last:
+                    outcome = Outcome(True, result)
+                    break
+                ended = clock()
+                visited((state, passed_on, started, ended))
+                results[name] = passed_on
+                state, value, started = following, passed_on, ended
+        except Exception as error:
+            outcome = Outcome(False, error)
+        walk.value, walk.next = value, state
+        walk.forget()
+        if outcome is None:
+            if run.free_steps:
+                ready = [state]
+                continue
+            started = clock()
+            outcome = _perform(run, state, waiter)
+        ready = run.settle(state, run.judge(state, outcome), started)
+
+
 def deliver(run: Run) -> None:
     """Tell a run's observers, if it has any, what was noted for them."""
     if run.observers is not None:
         run.observers.deliver()
 
 
-def _told_apart(run: Run, index: int, error: Exception) -> Outcome:
+def _told_apart(run: DagRun, index: int, error: Exception) -> Outcome:
     """A KeyError of the line's own lookup means that a result was deleted, and nothing called."""
     traceback = error.__traceback__
     if isinstance(error, KeyError) and traceback is not None and traceback.tb_next is None:

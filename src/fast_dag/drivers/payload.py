@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_dag.call.arguments import named
 from fast_dag.call.effects import Outcome
-from fast_dag.context import Context
+from fast_dag.context import Context, FSMContext
 from fast_dag.errors import ExecutionError
 from fast_dag.extras import needed
 from fast_dag.node import FunctionOfNode, importable
@@ -140,7 +140,10 @@ def _without_results(values: Any) -> Any:
 
 
 def _sent(value: Any) -> Any:
-    return Context(metadata=dict(value.metadata)) if isinstance(value, Context) else value
+    if not isinstance(value, Context):
+        return value
+    kind = FSMContext if isinstance(value, FSMContext) else Context
+    return kind(metadata=dict(value.metadata))
 
 
 def _unpicklable(job: Job, func: Any, error: Exception) -> ExecutionError:

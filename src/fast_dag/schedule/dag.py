@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from fast_dag.node import NodeType
+from fast_dag.schedule.base import NodeStatus, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,23 +14,7 @@ if TYPE_CHECKING:
     from fast_dag.topology import Topology
 
 
-class NodeStatus(StrEnum):
-    """How a node stands in a run; equal to its string.
-
-    >>> NodeStatus.COMPLETED == "completed"
-    True
-    """
-
-    NOT_RUN = "not_run"
-    READY = "ready"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    CANCELLED = "cancelled"
-
-
-class DagSchedule:
+class DagSchedule(Schedule):
     """The one rule: every edge ends live (its source completed and chose it) or dead.
 
     A node may start once all edges into it are live and is skipped once one is dead; an `any` node
@@ -57,16 +41,14 @@ class DagSchedule:
         "_topology",
         "_waiting",
         "choices",
-        "skipped",
-        "status",
     )
 
     def __init__(self, topology: Topology, *, eager: bool) -> None:
+        super().__init__(len(topology.nodes))
         self._topology = topology
         self._external: list[tuple[int, bool]] = []
         self._successors = topology.successors
         self._waiting = [len(edges) for edges in topology.incoming]
-        self.status = [NodeStatus.NOT_RUN] * len(self._waiting)
         # Of each `any`: whether it waits for all its edges; of how many it has seen a live one.
         self._any = {
             index: not eager or bool(node.options.get("wait"))
@@ -75,7 +57,6 @@ class DagSchedule:
         }
         self._live = dict.fromkeys(self._any, 0)
         self.choices: dict[int, bool | str] = {}
-        self.skipped: list[int] = []
 
     def begin(self, external: Iterable[tuple[int, bool]] = ()) -> list[int]:
         """The nodes that may start at once, given how each edge from outside ended, as
@@ -87,19 +68,6 @@ class DagSchedule:
         for target, live in self._external:
             self._end_edge(target, live, ready)
         return ready
-
-    def start(self, node: int) -> None:
-        """`node` runs now."""
-        self.status[node] = NodeStatus.RUNNING
-
-    def take_back(self, node: int) -> None:
-        """`node` was to start, but did not."""
-        self.status[node] = NodeStatus.NOT_RUN
-
-    def close(self) -> None:
-        """Nothing more starts, and what still runs is given up."""
-        ended = {NodeStatus.READY: NodeStatus.NOT_RUN, NodeStatus.RUNNING: NodeStatus.CANCELLED}
-        self.status = [ended.get(status, status) for status in self.status]
 
     def complete(self, node: int, choice: bool | str | None = None) -> list[int]:
         """`node` completed, and chose that branch if it is a decider: what may start now."""

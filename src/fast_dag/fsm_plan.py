@@ -1,0 +1,112 @@
+"""A machine compiled: its states with everything bound, and the ways between them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fast_dag.errors import InvalidTransitionError, closest, names
+from fast_dag.intake import Intake
+from fast_dag.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from fast_dag.call.hooks import Hook
+    from fast_dag.call.surround import Surroundings
+    from fast_dag.node import Node
+    from fast_dag.topology import Topology
+    from fast_dag.transitions import Transition
+
+
+class Turn(NamedTuple):
+    """One state, prepared: it takes nothing, or `parameter` only, or whatever its intake gathers;
+    then comes `onward`, where nothing is to be decided, unless it `is_last`."""
+
+    name: str
+    func: Callable[..., Any]
+    takes_none: bool
+    parameter: str | None
+    onward: int | None
+    is_last: bool
+
+
+class FsmPlan(Plan):
+    """What a run needs to know of a machine.
+
+    Parameters
+    ----------
+    topology, inputs, surroundings, resources:
+        As in `Plan`; states have no edges.
+    start, terminals, transitions:
+        Where it starts, which states end it, and the declared ways, in their order.
+    state_hooks:
+        Called at each transition.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        inputs: Collection[str],
+        surroundings: Callable[[Node[..., Any], Sequence[str]], Surroundings | None] | None,
+        resources: Mapping[str, Hook],
+        *,
+        start: str,
+        terminals: Collection[str],
+        transitions: Sequence[Transition],
+        state_hooks: Sequence[Hook],
+    ) -> None:
+        super().__init__(topology, inputs, surroundings, resources)
+        index = topology.index
+        self.start = index[start]
+        self.terminals = frozenset(index[name] for name in terminals)
+        self.state_hooks = tuple(state_hooks)
+        self.intakes = [
+            Intake(node, binding, inputs)
+            for node, binding in zip(topology.nodes, self.bindings, strict=True)
+        ]
+        # What a state after the first lacks, the states before it may give.
+        self.missing = tuple((start, name) for name in self.intakes[self.start].missing)
+        self.ways: list[list[Transition]] = [[] for _ in topology.nodes]
+        self.events: list[list[Transition]] = [[] for _ in topology.nodes]
+        for each in transitions:
+            (self.ways if each.event is None else self.events)[index[each.source]].append(each)
+
+    @cached_property
+    def is_straight(self) -> bool:
+        """Whether a run is nothing but calling one state after another."""
+        return not (
+            self.around or self.state_hooks or any(node.workflow is not None for node in self.nodes)
+        )
+
+    @cached_property
+    def turns(self) -> list[Turn]:
+        """The states, prepared for a run that is straight."""
+        index = self.topology.index
+        return [
+            Turn(
+                node.name,
+                node.func,
+                intake.takes_none,
+                intake.takes_one,
+                index[ways[0].target] if ways and ways[0].condition is None else None,
+                position in self.terminals,
+            )
+            for position, (node, intake, ways) in enumerate(
+                zip(self.nodes, self.intakes, self.ways, strict=True)
+            )
+        ]
+
+    def find(self, target: Any, source: int) -> int:
+        """The state of that name, to which `source` leads; raises InvalidTransitionError."""
+        target = getattr(target, "name", target)  # a state itself
+        found = self.topology.index.get(target) if isinstance(target, str) else None
+        if found is None:
+            raise InvalidTransitionError(
+                f"state {self.names[source]!r} of {self.name!r} leads to {target!r}, which is no "
+                f"state{closest(target, self.names)[1]}; there are {names(self.names)}",
+                node_name=self.names[source],
+                state=self.names[source],
+                target=target,
+            )
+        return found

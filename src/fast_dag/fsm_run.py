@@ -1,0 +1,362 @@
+"""One execution of a machine: what each state is given, where it leads, what was visited."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fast_dag.context import FSMContext
+from fast_dag.errors import InvalidTransitionError, MaxCyclesError, names
+from fast_dag.metrics import Record
+from fast_dag.returns import FSMReturn
+from fast_dag.run import Run, Verdict, current_run
+from fast_dag.schedule.base import NodeStatus
+from fast_dag.schedule.fsm import FsmSchedule
+from fast_dag.walk import FAILED, Walk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fast_dag.call.effects import Outcome
+    from fast_dag.context import Context
+    from fast_dag.fsm import FSM
+    from fast_dag.fsm_plan import FsmPlan
+    from fast_dag.run import Settings
+    from fast_dag.topology import Topology
+
+
+class FsmRecord(Record):
+    """What is recorded of a machine, over all the runs that its walk takes."""
+
+    def __init__(self, topology: Topology, walk: Walk) -> None:
+        super().__init__(topology)
+        self.walk = walk
+
+    def add(self, index: int, started: float, outcome: Outcome) -> None:
+        value = outcome.value if outcome.ok else FAILED
+        self.walk.visits.append((index, value, started, perf_counter()))
+        self.walk.forget()
+        self.count(outcome)
+
+    def executed(self) -> Iterator[tuple[int, float, float]]:
+        for state, _, started, ended in self.walk.kept:
+            yield state, started, ended
+
+    def status(self, index: int) -> NodeStatus:
+        return self.statuses()[self.topology.names[index]]
+
+    def statuses(self) -> dict[str, NodeStatus]:
+        topology = self.topology
+        statuses = [NodeStatus.NOT_RUN] * len(topology.names)
+        if self.schedule is not None:
+            statuses = list(self.schedule.status)
+        for state in self.walk.counts():
+            if statuses[state] in (NodeStatus.NOT_RUN, NodeStatus.READY):
+                statuses[state] = NodeStatus.COMPLETED
+        if self.walk.running is not None:
+            statuses[self.walk.running] = NodeStatus.RUNNING
+        return dict(zip(topology.names, statuses, strict=True))
+
+    def times(self) -> dict[str, float]:
+        return {self.topology.names[state]: spent for state, spent in self.walk.seconds().items()}
+
+    def measure(self) -> dict[str, Any]:
+        measured = super().measure()
+        return {
+            **measured,
+            "execution_order": [self.topology.names[state] for state, *_ in self.walk.kept],
+            "nodes_executed": self.walk.visited,
+        }
+
+
+class Limits(NamedTuple):
+    """How far one run of a machine goes: the most states of all its runs, and whether it is an
+    error to want more; how many states this run executes; whether it may wait for events."""
+
+    max_cycles: int
+    raises: bool
+    steps: int | None = None
+    may_wait: bool = False
+
+
+class Move(NamedTuple):
+    """Where a state leads: to `next`, or to a wait for events, or to the end; `halts` ends the run,
+    though there is a next."""
+
+    next: int | None = None
+    waits: bool = False
+    ended: bool = False
+    halts: bool = False
+
+
+class FsmRun(Run):
+    """The Run of a machine.
+
+    `record` is that of its `Machine`, `continues` tells that there were runs before; `event` is
+    what was sent to it, with its data.
+    """
+
+    plan: FsmPlan
+    noun = "state"
+    advice = "pass inputs, or give them defaults"
+
+    def __init__(
+        self,
+        fsm: FSM,
+        plan: FsmPlan,
+        inputs: Mapping[str, Any],
+        context: Context,
+        settings: Settings,
+        limits: Limits,
+        *,
+        record: FsmRecord | None = None,
+        continues: bool = False,
+        event: tuple[str, Mapping[str, Any]] | None = None,
+        parent: Run | None = None,
+        prefix: str = "",
+    ) -> None:
+        self.continues = continues
+        if record is None:
+            record = FsmRecord(plan.topology, Walk(plan.names, plan.start, fsm.keep_history))
+        self._record = record
+        self.walk = record.walk
+        super().__init__(fsm.graph, plan, inputs, context, settings, parent=parent, prefix=prefix)
+        self.fsm = fsm
+        self.limits = limits
+        self._event = event
+        self._steps = 0
+
+    def _new_record(self) -> Record:
+        return self._record
+
+    # What users look at.
+
+    @property
+    def state_history(self) -> list[str]:
+        """The visited states in order, as far as they are kept."""
+        return self.walk.state_history
+
+    @property
+    def current_state(self) -> str | None:
+        """The running state, else the one visited last."""
+        return self.walk.current_state
+
+    @property
+    def cycle_count(self) -> int:
+        """How many states have been executed, the running one included."""
+        return self.walk.cycle_count
+
+    @property
+    def is_terminated(self) -> bool:
+        """Whether a terminal state, or a return with `stop`, has ended the machine."""
+        return self.walk.ended
+
+    def __getitem__(self, name: str) -> Any:
+        first, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
+        state = self.plan.topology.index.get(first)
+        if dot and rest.isdecimal() and state is not None:
+            return self.walk.value_of(state, int(rest))
+        return super().__getitem__(name)
+
+    # The life of a run.
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether it is given a new run_id."""
+        return not self.continues and super()._is_new
+
+    def _check(self) -> None:
+        if not self.continues:
+            super()._check()
+
+    def _prepare_results(self) -> None:
+        if not self.continues:
+            super()._prepare_results()
+        if isinstance(self.context, FSMContext):
+            self.context._walk = self.walk
+
+    def _final_value(self) -> Any:
+        return self.walk.value
+
+    def close(self, status: str | None = None) -> None:
+        self.walk.running = None
+        super().close(status)
+
+    def begin(self, *, eager: bool) -> list[int]:
+        schedule = self.record.schedule
+        if not isinstance(schedule, FsmSchedule):
+            schedule = self.record.schedule = FsmSchedule(len(self.plan.names))
+        walk = self.walk
+        if self._event is not None:
+            assert walk.at is not None
+            try:
+                self._follow(self._by_event(walk.at, *self._event))
+                walk.data = self._event[1]
+            except Exception as fault:
+                self._tell_fault(walk.at, fault, self._goes_on(self.plan.names[walk.at], fault))
+                return []
+        return schedule.begin(walk.next)
+
+    def _gather(self, index: int) -> tuple[list[Any], dict[str, Any]]:
+        walk = self.walk
+        walk.running = index
+        return self.plan.intakes[index].gather(walk.value, walk.data, self.inputs, self.context)
+
+    def _decide(self, index: int, outcome: Outcome) -> Verdict:
+        result, name = outcome.value, self.plan.names[index]
+        value = result.value if isinstance(result, FSMReturn) else result
+        outcome = outcome._replace(value=value)
+        try:
+            move = self._move(index, result, value)
+        except Exception as fault:
+            return Verdict(outcome, name, None, self._goes_on(name, fault), fault)
+        return Verdict(outcome, name, move)
+
+    def settle(self, index: int, verdict: Verdict, started: float) -> list[int]:
+        walk, move = self.walk, verdict.choice
+        self._steps += 1
+        going = move.next if isinstance(move, Move) and not move.halts else None
+        ready = super().settle(index, verdict._replace(choice=going), started)
+        walk.running = None
+        walk.at = index
+        if verdict.outcome.ok:
+            walk.value = verdict.outcome.value
+            walk.data = {}
+        if verdict.fault is not None:
+            self._tell_fault(index, verdict.fault, verdict.goes_on)
+            self._follow(Move(waits=bool(self.plan.events[index])))
+        elif isinstance(move, Move):
+            self._follow(move)
+        return ready
+
+    def _follow(self, move: Move) -> None:
+        walk = self.walk
+        walk.next, walk.waits, walk.ended = move.next, move.waits, move.ended
+
+    def _tell_fault(self, index: int, fault: Exception, goes_on: bool) -> None:
+        """A state ran, but not what follows it."""
+        name = self.plan.names[index]
+        self.errors[name] = fault
+        if isinstance(fault, (InvalidTransitionError, MaxCyclesError)) and name not in self._where:
+            fault.node_name = self.path_of(index)
+        if not goes_on:
+            self._stopped, self._fatal = True, name
+
+    @property
+    def free_steps(self) -> int:
+        """How many states may be executed with no look at limits, events and the history."""
+        walk = self.walk
+        if walk.data or self.limits.steps is not None:
+            return 0
+        left = max(self.limits.max_cycles - walk.visited - 1, 0)
+        return left if walk.room is None else min(left, walk.room - len(walk.visits))
+
+    # Where a state leads.
+
+    def _move(self, index: int, result: Any, value: Any) -> Move:
+        """Raises what keeps the machine from going on."""
+        plan = self.plan
+        target: Any = None
+        if isinstance(result, FSMReturn):
+            if result.stop:
+                return Move(ended=True)
+            target = result.next_state
+        if index in plan.terminals:
+            return Move(ended=True)
+        token = current_run.set(self)
+        try:
+            if target is not None:
+                chosen = plan.find(target, index)
+            else:
+                way = self._first(plan.ways[index], index, value, {})
+                if way is None:
+                    if plan.events[index] and self.limits.may_wait:
+                        return Move(waits=True)
+                    raise self._stuck(index)
+                chosen = plan.topology.index[way]
+            if self.limits.steps is None or self._steps + 1 < self.limits.steps:
+                if self.walk.visited + 1 >= self.limits.max_cycles:
+                    if self.limits.raises:
+                        raise too_many(self.name, plan.names[index], self.limits.max_cycles)
+                    return Move(chosen, halts=True)
+                return Move(self._hooked(index, chosen, value))
+            return Move(self._hooked(index, chosen, value), halts=True)
+        finally:
+            current_run.reset(token)
+
+    def _by_event(self, index: int, event: str, data: Mapping[str, Any]) -> Move:
+        plan, name = self.plan, self.plan.names[index]
+        value = self.walk.value
+        heard = [each for each in plan.events[index] if each.event == event]
+        token = current_run.set(self)
+        try:
+            way = self._first(heard, index, value, data)
+            if way is None:
+                raise InvalidTransitionError(
+                    f"state {name!r} of {self.name!r} was sent {event!r}, but no condition of "
+                    f"{names([str(each) for each in heard])} holds",
+                    node_name=name,
+                    state=name,
+                    target=None,
+                )
+            chosen = plan.topology.index[way]
+            return Move(self._hooked(index, chosen, value))
+        finally:
+            current_run.reset(token)
+
+    def _first(self, ways: Any, index: int, value: Any, data: Mapping[str, Any]) -> str | None:
+        """The target of the first transition that holds."""
+        for each in ways:
+            try:
+                holds = each.holds(value, self.context, data)
+            except Exception:
+                self._where[self.plan.names[index]] = f"condition of {each}"
+                raise
+            if holds:
+                return str(each.target)
+        return None
+
+    def _hooked(self, index: int, chosen: int, value: Any) -> int:
+        """Where the state hooks let it go."""
+        plan = self.plan
+        name = plan.names[index]
+        for hook in plan.state_hooks:
+            try:
+                other = hook.func(*(self.fsm, name, plan.names[chosen], value)[: hook.takes])
+            except Exception:
+                self._where[name] = f"state hook of {name!r} -> {plan.names[chosen]!r}"
+                raise
+            if other is not None:
+                chosen = plan.find(other, index)
+        return chosen
+
+    def _stuck(self, index: int) -> InvalidTransitionError:
+        name, plan = self.plan.names[index], self.plan
+        if plan.events[index]:
+            heard = names(dict.fromkeys(each.event for each in plan.events[index]))
+            why = (
+                f"waits for an event ({heard}), which nobody can send in run(); drive the machine "
+                "with start() and send()"
+            )
+        else:
+            declared = ", ".join(map(str, plan.ways[index]))
+            reason = f"no condition of {declared} holds" if declared else "it has no transitions"
+            why = (
+                f"leads nowhere: it returned no next_state, and {reason}; return "
+                "FSMReturn(next_state=...), or end the machine there with terminal=True or "
+                "FSMReturn(stop=True)"
+            )
+        return InvalidTransitionError(
+            f"state {name!r} of {self.name!r} {why}", node_name=name, state=name, target=None
+        )
+
+
+def too_many(machine: str, state: str, most: int) -> MaxCyclesError:
+    """The error of a machine that wants to execute more states than it may."""
+    return MaxCyclesError(
+        f"{machine!r} executed {most} states, which is its max_cycles, and did not end; the last "
+        f"was {state!r}; raise max_cycles, or return what there is with on_max_cycles='stop'",
+        node_name=state,
+        max_cycles=most,
+    )
