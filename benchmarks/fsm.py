@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from graphs import chain, straight_line
-from timing import Row, Skip, in_turn, per_node, ratios, same_results
+from timing import Row, in_turn, per_node, ratios, same_results
 
-import fast_dag
+from fast_dag import FSM, FSMReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,29 +19,24 @@ _CALLS = 1_000
 
 def _ring(transitions: int) -> dict[str, Callable[[int], Any]]:
     """Three states that hand a count on in a ring until it is reached."""
-    made = fast_dag.FSMReturn
 
     def red(count: int) -> Any:
-        return made(next_state="green", value=count + 1, stop=count == transitions)
+        return FSMReturn(next_state="green", value=count + 1, stop=count == transitions)
 
     def green(count: int) -> Any:
-        return made(next_state="yellow", value=count + 1, stop=count == transitions)
+        return FSMReturn(next_state="yellow", value=count + 1, stop=count == transitions)
 
     def yellow(count: int) -> Any:
-        return made(next_state="red", value=count + 1, stop=count == transitions)
+        return FSMReturn(next_state="red", value=count + 1, stop=count == transitions)
 
     return {"red": red, "green": green, "yellow": yellow}
 
 
 def fsm_ring(effort: Effort) -> Iterator[Row]:
     """A million transitions in a ring of three states, the last 100 of them kept."""
-    if not hasattr(fast_dag, "FSM"):
-        raise Skip("this fast_dag has no FSM")
     transitions = effort.of(1_000_000, 1_000)
     states = _ring(transitions)
-    machine = fast_dag.FSM(
-        "ring", initial_state="red", max_cycles=transitions + 1, keep_history=100
-    )
+    machine = FSM("ring", initial_state="red", max_cycles=transitions + 1, keep_history=100)
     for name, func in states.items():
         machine.add_state(name, func)
 
@@ -66,14 +61,11 @@ def fsm_ring(effort: Effort) -> Iterator[Row]:
 
 def fsm_return(effort: Effort) -> Iterator[Row]:
     """Making an FSMReturn, next to a call of L."""
-    if not hasattr(fast_dag, "FSMReturn"):
-        raise Skip("this fast_dag has no FSMReturn")
-    made = fast_dag.FSMReturn
     line = straight_line(chain(_CALLS))
 
     def thousand() -> None:
         for _ in range(_CALLS):
-            made(next_state="green", value=1)
+            FSMReturn(next_state="green", value=1)
 
     ours, by_hand = in_turn(thousand, line, rounds=effort.of(300, 3))
     noted = f"us each: {per_node('ours', ours, _CALLS)}, {per_node('L', by_hand, _CALLS)}"
