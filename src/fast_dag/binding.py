@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from fast_dag.topology import Topology
 
 
+# Members of enums cost ten times a global.
+_NODE, _KEYWORD_ONLY = NodeType.NODE, Kind.KEYWORD_ONLY
+
+
 class Source(ABC):
     """Something that yields an argument at the moment a node starts."""
 
@@ -134,14 +138,106 @@ class Together(Source):
         return tuple([each.fetch(run) for each in self.sources])
 
 
-class Binding:
+def bind(
+    node: Node[..., Any],
+    edges: Sequence[Edge],
+    topology: Topology,
+    inputs: Collection[str],
+    named: Collection[str],
+    resources: Collection[str],
+) -> Binding:
+    """How a node's arguments are gathered; see `Binding`."""
+    keys = _plain_keys(node, edges, topology)
+    if keys is not None:
+        return PlainBinding(keys, edges)
+    return GeneralBinding(node, edges, topology, inputs, named, resources)
+
+
+def _plain_keys(
+    node: Node[..., Any], edges: Sequence[Edge], topology: Topology
+) -> tuple[str, ...] | None:
+    """The results that are all of a node's arguments, each as it is, by position; the common case,
+    and the first that is looked for."""
+    signature = node.signature
+    parameters = signature.parameters
+    if (
+        len(edges) != len(parameters)
+        or node.type is not _NODE
+        or signature.var_positional is not None
+        or signature.var_keyword is not None
+    ):
+        return None
+    keys = []
+    whole = topology.whole
+    nodes, index = whole.nodes, whole.index
+    for parameter, edge in zip(parameters, edges, strict=True):
+        if (
+            parameter.name != edge.input
+            or parameter.kind == _KEYWORD_ONLY
+            or parameter.is_context
+            or edge.output is not None
+            or nodes[index[edge.source]].type.decides
+        ):
+            return None
+        keys.append(edge.source)
+    return tuple(keys)
+
+
+class Binding(ABC):
     """How one node's arguments are gathered.
 
     `keys` names the results that are the arguments, one by one, where nothing else is wanted:
-    the common case, which drivers may take a shorter way for. `positional`, `keyword` and `rest`
-    have all other cases. `missing` are required parameters that nothing fills, `used` the run
-    inputs that are taken, `resources` the parameters that resources of the run fill.
+    drivers may take a shorter way for those. `missing` are required parameters that nothing fills,
+    `used` the run inputs that are taken, `resources` the parameters that resources of the run fill,
+    `given` what edges and inputs feed, by parameter.
     """
+
+    __slots__ = ()
+
+    keys: tuple[str, ...] | None
+    missing: Sequence[str]
+    used: Collection[str]
+    resources: Sequence[str]
+    rest: frozenset[str]
+    given: Sequence[tuple[str, Source]]
+
+    @property
+    def keywords(self) -> frozenset[str]:
+        """The names of the arguments that are passed by name."""
+        return frozenset()
+
+    @abstractmethod
+    def gather(self, run: DagRun) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of the call."""
+
+    def fetch_given(self, run: DagRun) -> Any:
+        """What a decider was given."""
+        raise NotImplementedError
+
+
+class PlainBinding(Binding):
+    """Results, one by one, are all arguments."""
+
+    __slots__ = ("edges", "keys")
+
+    missing = resources = used = given = ()
+    rest = frozenset()
+
+    def __init__(self, keys: tuple[str, ...], edges: Sequence[Edge]) -> None:
+        self.keys: tuple[str, ...] = keys
+        self.edges = edges
+
+    def gather(self, run: DagRun) -> tuple[list[Any], dict[str, Any]]:
+        results = run.results
+        try:
+            return [results[key] for key in self.keys], {}
+        except KeyError:
+            gone = next(edge for edge in self.edges if edge.source not in results)
+            raise missing_result(gone) from None
+
+
+class GeneralBinding(Binding):
+    """Everything else: `positional`, `keyword` and `rest` have the sources of all arguments."""
 
     __slots__ = (
         "defaults",
@@ -273,7 +369,6 @@ class Binding:
 
     @property
     def keywords(self) -> frozenset[str]:
-        """The names of the arguments that are passed by name."""
         return self.rest.union(key for key, _ in self.keyword)
 
     def _rest_of(self, run: DagRun) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from fast_dag.node import Branch, Node
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
+    from fast_dag.node import Nestable
     from fast_dag.signature import Signature
 
 
@@ -59,7 +60,8 @@ class Edge:
 
 
 class Graph:
-    """A mutable graph of named nodes. `version` changes with every edit.
+    """A mutable graph of named nodes. `version` changes with every edit; `nested` has the workflows
+    among them.
 
     >>> graph = Graph("demo")
     >>> _ = graph.add(Node(lambda: 1, "one"))
@@ -73,6 +75,7 @@ class Graph:
         self.name = name
         self.version = 0
         self.nodes: dict[str, Node[..., Any]] = {}
+        self.nested: dict[str, Nestable] = {}
         self._incoming: dict[str, list[Edge]] = {}
         self._outgoing: dict[str, list[Edge]] = {}
         # The fed parameters of nodes with many edges, so that each further edge costs the same.
@@ -118,7 +121,9 @@ class Graph:
                 f"notebook, say) pass replace=True or call replace_node({node.name!r}, ...)",
                 node=node.name,
             )
-        self._refuse_itself(node)
+        if node.workflow is not None:
+            self._refuse_itself(node)
+            self.nested[node.name] = node.workflow
         self.nodes[node.name] = node
         self._incoming[node.name] = []
         self._outgoing[node.name] = []
@@ -171,6 +176,9 @@ class Graph:
             siblings = self._outgoing[edge.source]
             siblings[siblings.index(edge)] = new
         old.graph, node.graph = None, self
+        self.nested.pop(name, None)
+        if node.workflow is not None:
+            self.nested[name] = node.workflow
         self.version += 1
         return node
 
@@ -185,6 +193,7 @@ class Graph:
                 self._fed.pop(edge.target, None)
         self._fed.pop(gone.name, None)
         del self.nodes[gone.name]
+        self.nested.pop(gone.name, None)
         gone.graph = None
         self.version += 1
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from importlib import import_module
 from sys import _getframe as getframe
 from sys import modules
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -51,12 +51,17 @@ class NodeType(StrEnum):
     @property
     def decides(self) -> bool:
         """Whether it chooses among branches."""
-        return self in (NodeType.CONDITION, NodeType.SELECT)
+        return self is _CONDITION or self is _SELECT
 
     @property
     def joins(self) -> bool:
         """Whether several edges may feed one of its parameters."""
-        return self in (NodeType.ANY, NodeType.ALL)
+        return self is _ANY or self is _ALL
+
+
+# Looked up for every node of a plan, where members of an enum cost ten times a global.
+_CONDITION, _SELECT = NodeType.CONDITION, NodeType.SELECT
+_ANY, _ALL = NodeType.ANY, NodeType.ALL
 
 
 class NodeOptions(TypedDict, total=False):
@@ -214,13 +219,15 @@ class Node(Linkable, Generic[P, R]):
 
     func: Callable[P, R]
     name: str
+    type: NodeType
     options: dict[str, Any]
-    graph: Graph | None
-    workflow: Nestable | None
-    retry: int
-    timeout: float | None
-    run_in: str | None
-    cache: NodeCache | None
+    graph: Graph | None = None
+    workflow: Nestable | None = None
+    retry: int = 0
+    timeout: float | None = None
+    run_in: str | None = None
+    cache: NodeCache | None = None
+    _signature: Signature | None
 
     def __init__(
         self,
@@ -235,35 +242,31 @@ class Node(Linkable, Generic[P, R]):
             name = func.name if name is None else name
             func = func.func
         self.func = func
-        self.workflow = func if isinstance(func, Nestable) else None
-        if not callable(func) and self.workflow is None:
-            raise InvalidNodeError(
-                f"{func!r} is not callable, so it cannot be a node{_advice(func)}", node=name
-            )
-        try:
-            self.type = NodeType(type)
-        except ValueError:
-            kinds = ", ".join(each.value for each in NodeType)
-            problem = f"the type of node {name!r} is one of {kinds}, not {type!r}"
-            raise InvalidNodeError(problem, node=name) from None
-        self.graph = None
+        if func.__class__ is not FunctionType:
+            if isinstance(func, Nestable):
+                self.workflow = func
+            elif not callable(func):
+                raise InvalidNodeError(
+                    f"{func!r} is not callable, so it cannot be a node{_advice(func)}", node=name
+                )
+        self.type = type if type.__class__ is NodeType else _checked_type(name, type)
         self.options = options
+        self._signature = None if self.workflow else self._read(name)
+        self.name = self.__name__ = _checked_name(self._own_name() if name is None else name, func)
+        self.__doc__ = self._origin.__doc__
+        if options:
+            self._take_options(options)
+
+    def _take_options(self, options: dict[str, Any]) -> None:
         self.retry = options.get("retry", 0)
         self.timeout = options.get("timeout")
         self.run_in = options.get("run_in")
-        self._signature = None if self.workflow else self._read(name)
-        self.name = _checked_name(self._own_name() if name is None else name, func)
-        self.__name__ = self.name if name is not None else self._own_name()
-        self.__doc__ = self._origin.__doc__
-        if options:
-            check_options(self)
-            if options.get("metadata") is not None:
-                options["metadata"] = dict(options["metadata"])
+        check_options(self)
+        if options.get("metadata") is not None:
+            options["metadata"] = dict(options["metadata"])
         # Its own: two graphs never share results by a name.
         asked = options.get("cache")
         self.cache = None if asked is None else NodeCache(self, **asked)
-
-    _signature: Signature | None
 
     def _read(self, name: str | None) -> Signature:
         inputs = self.options.get("inputs")
@@ -469,6 +472,16 @@ def _advice(func: Any) -> str:
     if isinstance(func, classmethod):
         return "; add the bound method instead: dag.add_node(name, Class.method)"
     return "; decorate a function, or give add_node(name, function) one"
+
+
+def _checked_type(name: str | None, type: str) -> NodeType:
+    try:
+        return NodeType(type)
+    except ValueError:
+        kinds = ", ".join(each.value for each in NodeType)
+        raise InvalidNodeError(
+            f"the type of node {name!r} is one of {kinds}, not {type!r}", node=name
+        ) from None
 
 
 def _checked_name(name: Any, func: Any) -> str:

@@ -6,7 +6,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fast_dag.binding import Binding
+from fast_dag.binding import Binding, bind
 from fast_dag.errors import ValidationError, closest, names
 from fast_dag.node import NodeType
 
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
     from fast_dag.topology import Topology
 
 
-class Step(NamedTuple):
-    """One call of the straight line, prepared: `arity` results called `keys`, or, where `arity` is
-    negative, whatever `binding` gathers."""
+MANY = 3
 
-    name: str
-    func: Callable[..., Any]
+
+class Stretch(NamedTuple):
+    """Calls of the straight line that follow each other and are made in the same way.
+
+    Where `arity` is 1 or 2, `steps` has (name, function, key of each result that it takes); where
+    it is `MANY`, or a function takes none, (name, function, keys); else
+    (name, function, Binding that gathers the arguments)."""
+
     arity: int
-    first: Any
-    second: Any
-    keys: tuple[str, ...]
-    binding: Binding
+    steps: list[tuple[Any, ...]]
 
 
 class Plan:
@@ -63,7 +64,7 @@ class Plan:
         self.resources = resources
         named = _named_parameters(topology) if inputs else ()
         self.bindings = [
-            Binding(node, edges, topology, inputs, named, resources)
+            bind(node, edges, topology, inputs, named, resources)
             for node, edges in zip(topology.nodes, topology.incoming, strict=True)
         ]
         self.around: dict[int, Surroundings] = {}
@@ -157,16 +158,27 @@ class Plan:
         )
 
     @cached_property
-    def steps(self) -> list[Step]:
+    def stretches(self) -> list[Stretch]:
         """The straight line, in sequential order."""
-        steps = []
+        stretches: list[Stretch] = []
+        last = None
+        nodes, bindings = self.nodes, self.bindings
         for index in self.topology.order:
-            node, binding = self.nodes[index], self.bindings[index]
+            node, binding = nodes[index], bindings[index]
             keys = binding.keys
-            arity = -1 if keys is None else len(keys)
-            first, second = (*(keys or ()), None, None)[:2]
-            steps.append(Step(node.name, node.func, arity, first, second, keys or (), binding))
-        return steps
+            step: tuple[Any, ...]
+            if keys is None:
+                arity, step = -1, (node.name, node.func, binding)
+            elif 1 <= len(keys) <= 2:
+                arity, step = len(keys), (node.name, node.func, *keys)
+            else:
+                arity, step = MANY, (node.name, node.func, keys)
+            if arity != last:
+                last = arity
+                steps: list[tuple[Any, ...]] = []
+                stretches.append(Stretch(arity, steps))
+            steps.append(step)
+        return stretches
 
     @cached_property
     def decider_bindings(self) -> dict[str, Binding]:
@@ -174,7 +186,7 @@ class Plan:
         whole = self.topology.whole
         named = _named_parameters(whole)
         return {
-            node.name: Binding(node, edges, whole, self.input_names, named)
+            node.name: bind(node, edges, whole, self.input_names, named, ())
             for node, edges in zip(whole.nodes, whole.incoming, strict=True)
             if node.type.decides
         }

@@ -17,7 +17,9 @@ from fast_dag.context import Context
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-_VARARGS, _VARKEYWORDS, _COROUTINE, _ITERABLE_COROUTINE = 0x04, 0x08, 0x80, 0x100
+_VARARGS, _VARKEYWORDS, _ANY_COROUTINE = 0x04, 0x08, 0x80 | 0x100
+_MARK = "_is_coroutine_mark"
+"""What inspect.markcoroutinefunction leaves (3.12 on)."""
 
 
 class _Absent:
@@ -43,6 +45,11 @@ class Kind(IntEnum):
     POSITIONAL_ONLY = 0
     POSITIONAL = 1
     KEYWORD_ONLY = 3  # 2 and 4 are *args and **kwargs, as in inspect
+
+
+# Looked up for every parameter, where members of an enum cost ten times a global.
+_POSITIONAL_ONLY, _POSITIONAL = Kind.POSITIONAL_ONLY, Kind.POSITIONAL
+_KEYWORD_ONLY = Kind.KEYWORD_ONLY
 
 
 class Parameter:
@@ -183,7 +190,7 @@ def read_signature(func: Callable[..., Any]) -> Signature:
     >>> read_signature(load).inputs
     ('path', 'limit')
     """
-    if type(func) is FunctionType and not _is_dressed(func):
+    if type(func) is FunctionType and not (func.__dict__ and _is_dressed(func)):
         signature = _from_code(func, func.__code__, bound=0)
         if signature.var_positional and signature.var_keyword and not signature.parameters:
             return _seen_through(func, signature)
@@ -203,32 +210,34 @@ def _from_code(func: FunctionType, code: CodeType, bound: int) -> Signature:
     """Read a plain function; the first `bound` positional parameters are already given."""
     names = code.co_varnames
     positional, keyword_only = code.co_argcount, code.co_kwonlyargcount
+    flags, after = code.co_flags, positional + keyword_only
     defaults = func.__defaults__ or ()
     first_default = positional - len(defaults)
-    keyword_defaults = func.__kwdefaults__ or {}
+    keyword_defaults = func.__kwdefaults__
     annotations = _annotations(func)
+    positional_only = code.co_posonlyargcount
     parameters = []
-    for index in range(bound, positional + keyword_only):
+    for index in range(bound, after):
         name = names[index]
+        default: Any = ABSENT
         if index >= positional:
-            kind, default = Kind.KEYWORD_ONLY, keyword_defaults.get(name, ABSENT)
+            kind = _KEYWORD_ONLY
+            if keyword_defaults:
+                default = keyword_defaults.get(name, ABSENT)
         else:
-            only = index < code.co_posonlyargcount
-            kind = Kind.POSITIONAL_ONLY if only else Kind.POSITIONAL
-            default = defaults[index - first_default] if index >= first_default else ABSENT
+            kind = _POSITIONAL_ONLY if index < positional_only else _POSITIONAL
+            if index >= first_default:
+                default = defaults[index - first_default]
         is_context = name == "context" or name in annotations
         if is_context:
             is_context = _is_context(name, annotations.get(name, ABSENT), func)
         parameters.append(Parameter(name, kind, default, is_context=is_context))
-    flags, after = code.co_flags, positional + keyword_only
-    var_positional = names[after] if flags & _VARARGS else None
-    var_keyword = names[after + bool(flags & _VARARGS)] if flags & _VARKEYWORDS else None
     return Signature(
         parameters,
         origin=func,
-        var_positional=var_positional,
-        var_keyword=var_keyword,
-        is_async=_is_async(func),
+        var_positional=names[after] if flags & _VARARGS else None,
+        var_keyword=names[after + bool(flags & _VARARGS)] if flags & _VARKEYWORDS else None,
+        is_async=bool(flags & _ANY_COROUTINE) or _MARK in func.__dict__,
     )
 
 
@@ -333,10 +342,9 @@ def _is_async(func: Any) -> bool:
     code = getattr(func, "__code__", None)
     if code is None and not isinstance(func, type):
         code = getattr(type(func).__call__, "__code__", None)
-    if code is not None and code.co_flags & (_COROUTINE | _ITERABLE_COROUTINE):
+    if code is not None and code.co_flags & _ANY_COROUTINE:
         return True
-    # The mark that inspect.markcoroutinefunction leaves (3.12 on).
-    return getattr(func, "_is_coroutine_mark", None) is not None
+    return getattr(func, _MARK, None) is not None
 
 
 def _annotations(func: Any) -> Mapping[str, Any]:

@@ -206,6 +206,8 @@ class Workflow(Nestable):
 
     def _resource_problems(self) -> list[ValidationError]:
         """What is wrong with the resources."""
+        if not self._resources:
+            return []
         found = [
             ValidationError(
                 f"{name!r} of {self.name!r} is both a node and a resource; rename one", node=name
@@ -341,8 +343,9 @@ class Workflow(Nestable):
     def version(self) -> tuple[Any, ...]:
         """Changes with every edit, here and in nested workflows."""
         graph = self._graph
-        inner = [node.workflow for node in graph.nodes.values() if node.workflow is not None]
-        return (graph.version, *(each.version for each in inner))
+        if not graph.nested:
+            return (graph.version,)
+        return (graph.version, *(each.version for each in graph.nested.values()))
 
     def _kept_plan(self, key: Any, compile: Callable[[], PlanT]) -> PlanT:
         version = self.version

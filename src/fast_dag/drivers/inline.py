@@ -14,6 +14,7 @@ from fast_dag.call.effects import ONE_SHOT, Attempt, Invoke, Outcome, interpret
 from fast_dag.dag_run import DagRun
 from fast_dag.errors import ValidationError
 from fast_dag.fsm_run import FsmRun
+from fast_dag.plan import MANY
 from fast_dag.returns import FSMReturn
 from fast_dag.run import current_run
 
@@ -71,31 +72,48 @@ def _called(effect: Any, waiter: Waiter, variables: Variables) -> Outcome:
     return _outcome(effect.func, effect.args, {}, waiter, variables)
 
 
-def _go_straight(run: DagRun, waiter: Waiter) -> None:
-    """Call each node in order: no statuses to keep, for each node ran or did not."""
+def _go_straight(run: DagRun, waiter: Waiter) -> None:  # noqa: PLR0912  see below
+    """Call each node in order: no statuses to keep, for each node ran or did not.
+
+    The loops are one and the same but for the call. Written out, the frequent ones take a fifth
+    less time than one that looks at each node's arity."""
     results, stamps, clock = run.results, run.record.stamps, perf_counter
     stamp, looked_at = stamps.append, _LOOKED_AT
+    plain: type | None = None  # the class of the last value that is simply stored
     stamp(clock())
     try:
-        for name, func, arity, first, second, keys, binding in run.plan.steps:
+        for arity, steps in run.plan.stretches:
             if arity == 1:
-                value = func(results[first])
+                for name, func, first in steps:
+                    value = func(results[first])
+                    if value.__class__ is not plain:
+                        plain = value.__class__
+                        if plain in looked_at:
+                            value, plain = _looked_at(run, waiter, name, value), None
+                    results[name] = value
+                    stamp(clock())
             elif arity == 2:
-                value = func(results[first], results[second])
-            elif arity == 0:
-                value = func()
-            elif arity > 0:
-                value = func(*[results[key] for key in keys])
+                for name, func, first, second in steps:
+                    value = func(results[first], results[second])
+                    if value.__class__ is not plain:
+                        plain = value.__class__
+                        if plain in looked_at:
+                            value, plain = _looked_at(run, waiter, name, value), None
+                    results[name] = value
+                    stamp(clock())
             else:
-                args, kwargs = binding.gather(run)
-                value = func(*args, **kwargs)
-            if value.__class__ in looked_at:
-                if value.__class__ is CoroutineType:
-                    value = waiter.wait(value)
-                if value.__class__ in ONE_SHOT:
-                    run.refuse_sharing(run.plan.topology.index[name], value)
-            results[name] = value
-            stamp(clock())
+                for name, func, where in steps:
+                    if arity == MANY:
+                        value = func(*[results[key] for key in where])
+                    else:
+                        args, kwargs = where.gather(run)
+                        value = func(*args, **kwargs)
+                    if value.__class__ is not plain:
+                        plain = value.__class__
+                        if plain in looked_at:
+                            value, plain = _looked_at(run, waiter, name, value), None
+                    results[name] = value
+                    stamp(clock())
     except Exception as error:
         failed, started = run.leave_straight(), stamps[-1]
         verdict = run.judge(failed, _told_apart(run, failed, error))
@@ -161,6 +179,15 @@ def deliver(run: Run) -> None:
     """Tell a run's observers, if it has any, what was noted for them."""
     if run.observers is not None:
         run.observers.deliver()
+
+
+def _looked_at(run: DagRun, waiter: Waiter, name: str, value: Any) -> Any:
+    """A result that is not simply stored: coroutines are waited for, iterators have one taker."""
+    if value.__class__ is CoroutineType:
+        value = waiter.wait(value)
+    if value.__class__ in ONE_SHOT:
+        run.refuse_sharing(run.plan.topology.index[name], value)
+    return value
 
 
 def _told_apart(run: DagRun, index: int, error: Exception) -> Outcome:
