@@ -146,7 +146,7 @@ def bind(
     named: Collection[str],
     resources: Collection[str],
 ) -> Binding:
-    """How a node's arguments are gathered; see `Binding`."""
+    """How a node's arguments are gathered."""
     keys = _plain_keys(node, edges, topology)
     if keys is not None:
         return PlainBinding(keys, edges)
@@ -183,51 +183,21 @@ def _plain_keys(
     return tuple(keys)
 
 
-class Binding(ABC):
-    """How one node's arguments are gathered.
-
-    `keys` names the results that are the arguments, one by one, where nothing else is wanted:
-    drivers may take a shorter way for those. `missing` are required parameters that nothing fills,
-    `used` the run inputs that are taken, `resources` the parameters that resources of the run fill,
-    `given` what edges and inputs feed, by parameter.
-    """
-
-    __slots__ = ()
-
-    keys: tuple[str, ...] | None
-    missing: Sequence[str]
-    used: Collection[str]
-    resources: Sequence[str]
-    rest: frozenset[str]
-    given: Sequence[tuple[str, Source]]
-
-    @property
-    def keywords(self) -> frozenset[str]:
-        """The names of the arguments that are passed by name."""
-        return frozenset()
-
-    @abstractmethod
-    def gather(self, run: DagRun) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments of the call."""
-
-    def fetch_given(self, run: DagRun) -> Any:
-        """What a decider was given."""
-        raise NotImplementedError
-
-
-class PlainBinding(Binding):
-    """Results, one by one, are all arguments."""
+class PlainBinding:
+    """Arguments that are results, one by one: those that `keys` names. See `GeneralBinding`."""
 
     __slots__ = ("edges", "keys")
 
-    missing = resources = used = given = ()
-    rest = frozenset()
+    missing = resources = used = ()
+    rest: frozenset[str] = frozenset()
+    keywords: frozenset[str] = frozenset()
 
     def __init__(self, keys: tuple[str, ...], edges: Sequence[Edge]) -> None:
-        self.keys: tuple[str, ...] = keys
+        self.keys = keys
         self.edges = edges
 
     def gather(self, run: DagRun) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of the call."""
         results = run.results
         try:
             return [results[key] for key in self.keys], {}
@@ -236,8 +206,14 @@ class PlainBinding(Binding):
             raise missing_result(gone) from None
 
 
-class GeneralBinding(Binding):
-    """Everything else: `positional`, `keyword` and `rest` have the sources of all arguments."""
+class GeneralBinding:
+    """How one node's arguments are gathered.
+
+    `keys` names the results that are the arguments, one by one, where nothing else is wanted:
+    drivers may take a shorter way for those. `positional`, `keyword` and `rest` have all other
+    cases. `missing` are required parameters that nothing fills, `used` the run inputs that are
+    taken, `resources` the parameters that resources of the run fill.
+    """
 
     __slots__ = (
         "defaults",
@@ -369,6 +345,7 @@ class GeneralBinding(Binding):
 
     @property
     def keywords(self) -> frozenset[str]:
+        """The names of the arguments that are passed by name."""
         return self.rest.union(key for key, _ in self.keyword)
 
     def _rest_of(self, run: DagRun) -> dict[str, Any]:
@@ -383,6 +360,9 @@ class GeneralBinding(Binding):
         if len(given) == 1:
             return given[0][1].fetch(run)
         return {name: source.fetch(run) for name, source in given} or None
+
+
+Binding = PlainBinding | GeneralBinding
 
 
 def _joined(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fast_dag.binding import GeneralBinding
 from fast_dag.call.effects import ONE_SHOT
 from fast_dag.decide import choice_of
 from fast_dag.node import NodeType
@@ -15,7 +16,6 @@ from fast_dag.schedule.dag import DagSchedule
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fast_dag.binding import Binding
     from fast_dag.call.effects import Outcome
     from fast_dag.context import Context
     from fast_dag.graph import Edge, Graph
@@ -106,9 +106,10 @@ class DagRun(Run):
         return [index for index, status in statuses if status is NodeStatus.READY]
 
     def _gather(self, index: int) -> tuple[list[Any], dict[str, Any]]:
-        binding: Binding = self.plan.bindings[index]
+        binding = self.plan.bindings[index]
         arguments = binding.gather(self)
         if index in self.plan.deciders:
+            assert isinstance(binding, GeneralBinding)
             self._carried[self.plan.names[index]] = binding.fetch_given(self)
         return arguments
 

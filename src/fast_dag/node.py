@@ -249,7 +249,7 @@ class Node(Linkable, Generic[P, R]):
                 raise InvalidNodeError(
                     f"{func!r} is not callable, so it cannot be a node{_advice(func)}", node=name
                 )
-        self.type = type if type.__class__ is NodeType else _checked_type(name, type)
+        self.type = type if isinstance(type, NodeType) else _checked_type(name, type)
         self.options = options
         self._signature = None if self.workflow else self._read(name)
         self.name = self.__name__ = _checked_name(self._own_name() if name is None else name, func)

@@ -6,7 +6,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fast_dag.binding import Binding, bind
+from fast_dag.binding import GeneralBinding, bind
 from fast_dag.errors import ValidationError, closest, names
 from fast_dag.node import NodeType
 
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from fast_dag.topology import Topology
 
 
-MANY = 3
+MANY, AROUND, GATHERED = 3, 4, 5
 
 
 class Stretch(NamedTuple):
     """Calls of the straight line that follow each other and are made in the same way.
 
     Where `arity` is 1 or 2, `steps` has (name, function, key of each result that it takes); where
-    it is `MANY`, or a function takes none, (name, function, keys); else
+    it is `MANY`, or a function takes none, (name, function, keys); `AROUND`, where more was asked
+    for than the bare function, (name, function, index); and where it is `GATHERED`
     (name, function, Binding that gathers the arguments)."""
 
     arity: int
@@ -123,15 +124,10 @@ class Plan:
 
     @cached_property
     def is_straight(self) -> bool:
-        """Whether a run is nothing but calling each node in order: no decisions, no alternatives,
-        nothing around the calls."""
-        return (
-            not self.topology.external
-            and not self.around
-            and not any(
-                node.type.decides or node.type is NodeType.ANY or node.options or node.workflow
-                for node in self.nodes
-            )
+        """Whether a run is nothing but calling each node in order: no decisions, no
+        alternatives."""
+        return not self.topology.external and not any(
+            node.type.decides or node.type is NodeType.ANY or node.workflow for node in self.nodes
         )
 
     @cached_property
@@ -161,32 +157,34 @@ class Plan:
     def stretches(self) -> list[Stretch]:
         """The straight line, in sequential order."""
         stretches: list[Stretch] = []
+        steps: list[tuple[Any, ...]] = []
         last = None
-        nodes, bindings = self.nodes, self.bindings
+        nodes, bindings, around = self.nodes, self.bindings, self.around
         for index in self.topology.order:
             node, binding = nodes[index], bindings[index]
             keys = binding.keys
             step: tuple[Any, ...]
-            if keys is None:
-                arity, step = -1, (node.name, node.func, binding)
+            if index in around:
+                arity, step = AROUND, (node.name, node.func, index)
+            elif keys is None:
+                arity, step = GATHERED, (node.name, node.func, binding)
             elif 1 <= len(keys) <= 2:
                 arity, step = len(keys), (node.name, node.func, *keys)
             else:
                 arity, step = MANY, (node.name, node.func, keys)
             if arity != last:
-                last = arity
-                steps: list[tuple[Any, ...]] = []
+                last, steps = arity, []
                 stretches.append(Stretch(arity, steps))
             steps.append(step)
         return stretches
 
     @cached_property
-    def decider_bindings(self) -> dict[str, Binding]:
+    def decider_bindings(self) -> dict[str, GeneralBinding]:
         """The bindings of deciders, those outside of a narrowed plan included."""
         whole = self.topology.whole
         named = _named_parameters(whole)
         return {
-            node.name: bind(node, edges, whole, self.input_names, named, ())
+            node.name: GeneralBinding(node, edges, whole, self.input_names, named)
             for node, edges in zip(whole.nodes, whole.incoming, strict=True)
             if node.type.decides
         }

@@ -382,9 +382,14 @@ class Run(ABC):
         self.record.schedule.take_back(index)
 
     def surround(
-        self, index: int, args: list[Any], kwargs: dict[str, Any]
+        self,
+        index: int,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        first: Outcome | None = None,
     ) -> Generator[Effect, Any, Outcome] | None:
-        """A node's call as effects, where more than the bare function was asked for."""
+        """A node's call as effects, where more than the bare function was asked for; `first` is how
+        the first attempt ended, where that was made already."""
         around = self.plan.around.get(index)
         if around is None:
             return None
@@ -397,6 +402,7 @@ class Run(ABC):
             inputs,
             context,
             lambda inputs: unnamed(signature, inputs, context),
+            first,
         )
 
     def judge(self, index: int, outcome: Outcome) -> Verdict:

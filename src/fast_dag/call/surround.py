@@ -41,7 +41,7 @@ class Surroundings:
     >>> effects.close()
     """
 
-    __slots__ = ("cache", "handler", "hooks", "node", "resources")
+    __slots__ = ("cache", "handler", "hooks", "node", "only_retries", "resources")
 
     def __init__(
         self,
@@ -55,6 +55,8 @@ class Surroundings:
         self.hooks = hooks
         self.handler = handler
         self.resources = resources
+        # So that nothing is to be done before a first attempt fails.
+        self.only_retries = not (hooks or handler or self.cache or resources)
 
     def of_call(
         self,
@@ -62,10 +64,11 @@ class Surroundings:
         inputs: dict[str, Any],
         context: Context,
         arguments: Callable[[Mapping[str, Any]], Arguments],
+        first: Outcome | None = None,
     ) -> Steps:
         """One call in `run`, as effects; `arguments` turns inputs by name into those of the
-        function."""
-        call = _Call(self, run, inputs, context, arguments)
+        function, `first` is how a first attempt ended that was made already."""
+        call = _Call(self, run, inputs, context, arguments, first)
         outcome = yield from call.succeed()
         if not outcome.ok and outcome is not STOPPED:
             outcome = yield from call.fail(outcome)
@@ -88,8 +91,10 @@ class _Call:
         inputs: dict[str, Any],
         context: Context,
         arguments: Callable[[Mapping[str, Any]], Arguments],
+        first: Outcome | None = None,
     ) -> None:
         self.node = around.node
+        self.first = first
         self.hooks = around.hooks
         self.handler = around.handler
         self.cache = around.cache
@@ -171,7 +176,7 @@ class _Call:
     def _attempts(self) -> Steps:
         options = self.node.options
         while True:
-            outcome = _NO_RESOURCES
+            outcome, self.first = self.first or _NO_RESOURCES, None
             if self.resources:
                 outcome = yield from self._opened()
             if outcome is STOPPED:

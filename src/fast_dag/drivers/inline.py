@@ -14,7 +14,7 @@ from fast_dag.call.effects import ONE_SHOT, Attempt, Invoke, Outcome, interpret
 from fast_dag.dag_run import DagRun
 from fast_dag.errors import ValidationError
 from fast_dag.fsm_run import FsmRun
-from fast_dag.plan import MANY
+from fast_dag.plan import AROUND, MANY
 from fast_dag.returns import FSMReturn
 from fast_dag.run import current_run
 
@@ -105,6 +105,12 @@ def _go_straight(run: DagRun, waiter: Waiter) -> None:  # noqa: PLR0912  see bel
                 for name, func, where in steps:
                     if arity == MANY:
                         value = func(*[results[key] for key in where])
+                    elif arity == AROUND:
+                        outcome = _surrounded(run, where, waiter)
+                        if not outcome.ok:
+                            raise _FailedError(outcome)
+                        run.record.count(outcome)
+                        value = outcome.value
                     else:
                         args, kwargs = where.gather(run)
                         value = func(*args, **kwargs)
@@ -116,7 +122,7 @@ def _go_straight(run: DagRun, waiter: Waiter) -> None:  # noqa: PLR0912  see bel
                     stamp(clock())
     except Exception as error:
         failed, started = run.leave_straight(), stamps[-1]
-        verdict = run.judge(failed, _told_apart(run, failed, error))
+        verdict = run.judge(failed, _outcome_of(run, failed, error))
         run.settle(failed, verdict, started)
         if not run.stopped:
             _go_by_schedule(run, waiter, run.ready())
@@ -150,8 +156,11 @@ def _go_round(run: FsmRun, waiter: Waiter) -> None:
                     result = waiter.wait(result)
                     kind = result.__class__
                 if kind is FSMReturn:
-                    following = None if result.stop else find(result.next_state)
-                    passed_on = result.value
+                    target, passed_on = result.next_state, result.value
+                    if result.stop or target.__class__ is not str:
+                        following = None
+                    else:
+                        following = find(target)
                 else:
                     following = None if isinstance(result, FSMReturn) else onward
                     passed_on = result
@@ -164,8 +173,11 @@ def _go_round(run: FsmRun, waiter: Waiter) -> None:
                 state, value, started = following, passed_on, ended
         except Exception as error:
             outcome = Outcome(False, error)
-        walk.value, walk.next = value, state
-        walk.forget()
+        except BaseException:
+            run.give_up(state)
+            raise
+        finally:
+            walk.move_to(state, value)
         if outcome is None:
             if run.free_steps:
                 ready = [state]
@@ -181,6 +193,13 @@ def deliver(run: Run) -> None:
         run.observers.deliver()
 
 
+class _FailedError(Exception):
+    """A call with something around it failed."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
 def _looked_at(run: DagRun, waiter: Waiter, name: str, value: Any) -> Any:
     """A result that is not simply stored: coroutines are waited for, iterators have one taker."""
     if value.__class__ is CoroutineType:
@@ -190,8 +209,10 @@ def _looked_at(run: DagRun, waiter: Waiter, name: str, value: Any) -> Any:
     return value
 
 
-def _told_apart(run: DagRun, index: int, error: Exception) -> Outcome:
+def _outcome_of(run: DagRun, index: int, error: Exception) -> Outcome:
     """A KeyError of the line's own lookup means that a result was deleted, and nothing called."""
+    if isinstance(error, _FailedError):
+        return error.outcome
     traceback = error.__traceback__
     if isinstance(error, KeyError) and traceback is not None and traceback.tb_next is None:
         try:
@@ -226,12 +247,37 @@ def _perform(run: Run, index: int, waiter: Waiter) -> Outcome:
         return _nested(run.child(index, inputs), waiter)
 
     func: Callable[..., Any] = node.func if node.workflow is None else nested
-    effects = run.surround(index, args, kwargs)
-    if effects is None:
-        return _outcome(func, args, kwargs, waiter)
+    if index in run.plan.around:
+        return _around(run, index, func, args, kwargs, waiter)
+    return _outcome(func, args, kwargs, waiter)
 
+
+def _surrounded(run: DagRun, index: int, waiter: Waiter) -> Outcome:
+    """A call on the straight line, with what surrounds it."""
+    try:
+        args, kwargs = run.plan.bindings[index].gather(run)
+    except Exception as error:
+        return Outcome(False, error, attempts=0)
+    return _around(run, index, run.plan.nodes[index].func, args, kwargs, waiter)
+
+
+def _around(
+    run: Run,
+    index: int,
+    func: Callable[..., Any],
+    args: list[Any],
+    kwargs: dict[str, Any],
+    waiter: Waiter,
+) -> Outcome:
     # Hooks and attempts of one call share a copy of the contextvars.
     variables = copy_context()
+    first = None
+    if run.plan.around[index].only_retries:
+        first = _outcome(func, args, kwargs, waiter, variables)
+        if first.ok:
+            return first
+    effects = run.surround(index, args, kwargs, first)
+    assert effects is not None
 
     def call(effect: Attempt | Invoke) -> Outcome:
         if isinstance(effect, Attempt):
