@@ -278,10 +278,11 @@ class FSM(Workflow):
         >>> [str(problem) for problem in fsm.validate()]
         ["initial state 'strat' of 'demo' is no state; did you mean 'start'?"]
         """
+        if not len(self):
+            problem = f"{self.name!r} has no states; add one with @fsm.state or add_state()"
+            return [ValidationError(problem)]
         topology = Topology.of(self._graph)
         found = problems(topology, allow_disconnected=True, check_types=check_types)
-        if not len(self):
-            return found
         found += self._problems()
         found += self._resource_problems()
         if not allow_disconnected and not found:
@@ -314,6 +315,15 @@ class FSM(Workflow):
                 suggestion, hint = closest(name, self._graph.nodes)
                 problem = f"{where} of {self.name!r} is no state{hint}"
                 found.append(UnknownNodeError(problem, node=name, suggestion=suggestion))
+        found += [
+            ValidationError(
+                f"{each.source!r} and {each.target!r} of {self.name!r} are connected like nodes of "
+                f"a DAG; say add_transition({each.source!r}, {each.target!r}) instead",
+                source=each.source,
+                target=each.target,
+            )
+            for each in self._graph.edges()
+        ]
         return found
 
     def _unreachable(self) -> list[ValidationError]:
@@ -538,6 +548,14 @@ class FSM(Workflow):
         run = self._run_in_view()
         assert run is None or isinstance(run, FsmRun)
         return run
+
+    def __getitem__(self, name: str) -> Any:
+        """The latest value of a state; `"s.0"` that of its first visit, `"sub.inner"` looks into a
+        nested workflow. Raises a KeyError that says why there is none."""
+        if self._run_in_view() is None and isinstance(name, str):
+            state, _, visit = name.partition(".")
+            name = state if visit.isdecimal() else name
+        return super().__getitem__(name)
 
     @property
     def context(self) -> Context:

@@ -93,8 +93,8 @@ class Move(NamedTuple):
 class FsmRun(Run):
     """The Run of a machine.
 
-    `record` is that of its `Machine`, `continues` tells that there were runs before; `event` is
-    what was sent to it, with its data.
+    `record` is that of its `Machine`, `continues` tells that there were runs before, of which
+    `children` are the nested ones; `event` is what was sent to it, with its data.
     """
 
     plan: FsmPlan
@@ -113,6 +113,7 @@ class FsmRun(Run):
         record: FsmRecord | None = None,
         continues: bool = False,
         event: tuple[str, Mapping[str, Any]] | None = None,
+        children: Mapping[str, Run] | None = None,
         parent: Run | None = None,
         prefix: str = "",
     ) -> None:
@@ -124,6 +125,7 @@ class FsmRun(Run):
         super().__init__(fsm.graph, plan, inputs, context, settings, parent=parent, prefix=prefix)
         self.fsm = fsm
         self.limits = limits
+        self.children.update(children or {})
         self._event = event
         self._steps = 0
 
@@ -180,7 +182,10 @@ class FsmRun(Run):
         return self.walk.value
 
     def close(self, status: str | None = None) -> None:
-        self.walk.running = None
+        walk, schedule = self.walk, self.record.schedule
+        if walk.running is not None and schedule is not None:  # cut short
+            schedule.start(walk.running)
+        walk.running = None
         super().close(status)
 
     def begin(self, *, eager: bool) -> list[int]:
@@ -207,10 +212,13 @@ class FsmRun(Run):
         result, name = outcome.value, self.plan.names[index]
         value = result.value if isinstance(result, FSMReturn) else result
         outcome = outcome._replace(value=value)
+        move: Move | None = None
         try:
             move = self._move(index, result, value)
+            if move.halts and self.limits.steps is None and self.limits.raises:
+                raise too_many(self.name, name, self.limits.max_cycles)
         except Exception as fault:
-            return Verdict(outcome, name, None, self._goes_on(name, fault), fault)
+            return Verdict(outcome, name, move, self._goes_on(name, fault), fault)
         return Verdict(outcome, name, move)
 
     def settle(self, index: int, verdict: Verdict, started: float) -> list[int]:
@@ -225,7 +233,9 @@ class FsmRun(Run):
             walk.data = {}
         if verdict.fault is not None:
             self._tell_fault(index, verdict.fault, verdict.goes_on)
-            self._follow(Move(waits=bool(self.plan.events[index])))
+            self._follow(
+                move if isinstance(move, Move) else Move(waits=bool(self.plan.events[index]))
+            )
         elif isinstance(move, Move):
             self._follow(move)
         return ready
@@ -275,13 +285,10 @@ class FsmRun(Run):
                         return Move(waits=True)
                     raise self._stuck(index)
                 chosen = plan.topology.index[way]
-            if self.limits.steps is None or self._steps + 1 < self.limits.steps:
-                if self.walk.visited + 1 >= self.limits.max_cycles:
-                    if self.limits.raises:
-                        raise too_many(self.name, plan.names[index], self.limits.max_cycles)
-                    return Move(chosen, halts=True)
-                return Move(self._hooked(index, chosen, value))
-            return Move(self._hooked(index, chosen, value), halts=True)
+            if self.walk.visited + 1 >= self.limits.max_cycles:
+                return Move(chosen, halts=True)
+            halts = self.limits.steps is not None and self._steps + 1 >= self.limits.steps
+            return Move(self._hooked(index, chosen, value), halts=halts)
         finally:
             current_run.reset(token)
 

@@ -58,7 +58,7 @@ class Intake:
             self.takes_one = self._sole
 
     def _find_sole(self, inputs: Collection[str]) -> str | None:
-        """The parameter that takes the whole value."""
+        """The parameter that takes the whole value, where these are named otherwise."""
         parameters = [
             each
             for each in self._signature.parameters
@@ -80,16 +80,18 @@ class Intake:
         context: Context,
     ) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of the call. Raises MissingInputError where a required one is missing."""
-        signature = self._signature
+        signature, sole = self._signature, self._sole
+        if data:
+            sole = self._find_sole({*inputs, *data})
         given: dict[str, Any] = {key: inputs[key] for key in self._inputs}
         taken = False
         if isinstance(value, Mapping):
             keys = self._keys(value)
             given.update((key, value[key]) for key in keys)
             taken = bool(keys)
-        if not taken and value is not None and self._sole is not None:
-            given[self._sole] = value if self._sole != signature.var_positional else (value,)
-        given.update(data)
+        if not taken and value is not None and sole is not None:
+            given[sole] = value if sole != signature.var_positional else (value,)
+        given.update((key, data[key]) for key in self._keys(data))
         missing = [
             each.name
             for each in signature.parameters
@@ -103,7 +105,7 @@ class Intake:
         return unnamed(signature, given, context)
 
     def _keys(self, value: Mapping[Any, Any]) -> list[str]:
-        """The keys of a value that parameters take."""
+        """The keys of a value, or of what an event brought, that parameters take."""
         signature = self._signature
         if signature.var_keyword:
             context = {each.name for each in signature.parameters if each.is_context}

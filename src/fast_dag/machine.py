@@ -63,7 +63,7 @@ class Machine:
         self._record = FsmRecord(plan.topology, self._walk)
         self._context: Context = FSMContext() if request.context is None else request.context
         self._last: FsmRun | None = None
-        self._begun = snapshot is not None
+        self._begun = False
         self._in_use = Lock()
         if snapshot is not None:
             self._load(snapshot)
@@ -90,18 +90,18 @@ class Machine:
         """Whether nothing is left to do: it has ended, leads nowhere, or has executed as many
         states as it may."""
         walk = self._walk
-        return not walk.waits and (walk.next is None or self._is_spent)
+        return self._is_spent or (walk.next is None and not walk.waits)
 
     @property
     def waiting(self) -> bool:
         """Whether it waits for an event."""
-        return self._walk.waits
+        return self._walk.waits and not self._is_spent
 
     @property
     def events(self) -> list[str]:
         """The events that are listened to in this state."""
         walk = self._walk
-        if walk.at is None or walk.ended or walk.next is not None:
+        if walk.at is None or walk.ended or walk.next is not None or self._is_spent:
             return []
         return list(dict.fromkeys(str(each.event) for each in self._plan.events[walk.at]))
 
@@ -127,7 +127,7 @@ class Machine:
 
     def __getitem__(self, name: str) -> Any:
         """The latest value of a state; `"s.0"` that of its first visit. Raises KeyError."""
-        return (self._last or self._made_run(None, None))[name]
+        return (self._last or self._made_run(None))[name]
 
     def __repr__(self) -> str:
         if self.done:
@@ -148,26 +148,26 @@ class Machine:
         """
         with self._exclusively():
             self._refuse_stepping()
-            return self._stepped(self._driven(self._made_run(1, None)))
+            return self._stepped(self._driven(self._next_run(1)))
 
     async def step_async(self) -> Step:
         """`step` for code that runs in an event loop."""
         with self._exclusively():
             self._refuse_stepping()
-            return self._stepped(await self._driven_async(self._made_run(1, None)))
+            return self._stepped(await self._driven_async(self._next_run(1)))
 
     def run(self) -> Any:
         """Execute states until it is done or waits for an event; return the last value."""
         with self._exclusively():
             if self._can_go_on:
-                self._driven(self._made_run(None, None))
+                self._driven(self._next_run(None))
             return self._walk.value
 
     async def run_async(self) -> Any:
         """`run` for code that runs in an event loop."""
         with self._exclusively():
             if self._can_go_on:
-                await self._driven_async(self._made_run(None, None))
+                await self._driven_async(self._next_run(None))
             return self._walk.value
 
     def send(
@@ -184,9 +184,9 @@ class Machine:
         """
         with self._exclusively():
             if self._can_go_on:
-                self._driven(self._made_run(None, None))
+                self._driven(self._next_run(None))
             if self._hears(event, on_unknown, data):
-                self._driven(self._made_run(None, (event, data)))
+                self._driven(self._next_run(None, (event, data)))
             return self._walk.value
 
     async def send_async(
@@ -195,9 +195,9 @@ class Machine:
         """`send` for code that runs in an event loop."""
         with self._exclusively():
             if self._can_go_on:
-                await self._driven_async(self._made_run(None, None))
+                await self._driven_async(self._next_run(None))
             if self._hears(event, on_unknown, data):
-                await self._driven_async(self._made_run(None, (event, data)))
+                await self._driven_async(self._next_run(None, (event, data)))
             return self._walk.value
 
     def __iter__(self) -> Iterator[Step]:
@@ -223,21 +223,35 @@ class Machine:
     def _exclusively(self) -> _Exclusively:
         return _Exclusively(self._in_use, self.fsm.name)
 
-    def _made_run(self, steps: int | None, event: tuple[str, Mapping[str, Any]] | None) -> FsmRun:
-        request, walk = self._request, self._walk
-        limits = request.limits
-        if walk.next is not None and limits.raises and walk.visited >= limits.max_cycles:
+    def _next_run(
+        self, steps: int | None, event: tuple[str, Mapping[str, Any]] | None = None
+    ) -> FsmRun:
+        """A run that goes on from here. Raises MaxCyclesError where that is not allowed."""
+        limits = self._request.limits
+        if limits.raises and self._walk.visited >= limits.max_cycles:
             raise too_many(self.fsm.name, self.state, limits.max_cycles)
+        run = self._made_run(steps, event)
+        run.observers = self.fsm._observers(run)
+        if run.observers is not None:
+            run.observers.count(self._plan.names[state] for state in self._walk.counts())
+        return run
+
+    def _made_run(
+        self, steps: int | None, event: tuple[str, Mapping[str, Any]] | None = None
+    ) -> FsmRun:
+        request, last = self._request, self._last
+        children = {} if last is None else last.children
         return FsmRun(
             self.fsm,
             self._plan,
             request.inputs,
             self._context,
             request.settings,
-            limits._replace(steps=steps, may_wait=True),
+            request.limits._replace(steps=steps, may_wait=True),
             record=self._record,
             event=event,
             continues=self._begun,
+            children={name: each for name, each in children.items() if not each.errors},
         )
 
     def _driven(self, run: FsmRun) -> FsmRun:
@@ -264,11 +278,11 @@ class Machine:
         if self._can_go_on:
             return
         walk = self._walk
-        if walk.waits:
+        if self.waiting:
             why = f"waits for an event; send one of {names(self.events)}"
         elif walk.ended:
             why = "has ended"
-        elif walk.next is not None:
+        elif self._is_spent:
             why = f"has executed its max_cycles, {self._request.limits.max_cycles} states"
         else:
             why = "leads nowhere from there"
@@ -291,6 +305,8 @@ class Machine:
             heard = f"it listens to {names(known)}" if known else "it listens to no events"
             if self._walk.ended:
                 heard = "it has ended"
+            elif self._is_spent:
+                heard = f"it has executed its max_cycles, {self._walk.visited} states"
             raise InvalidTransitionError(
                 f"this machine of {self.fsm.name!r}, in {self.state!r}, was sent {event!r}: "
                 f"{heard}{hint}",
@@ -359,12 +375,17 @@ class Machine:
                 f"{names(self._plan.names)}",
                 states=tuple(gone),
             )
-        self._walk.load(snapshot)
-        self._context.results.update(snapshot["results"])
-        self._context.metadata.update(snapshot["metadata"])
+        walk, context, record = self._walk, self._context, self._record
+        walk.load(snapshot)
+        self._begun = walk.at is not None
+        context.results.update(snapshot["results"])
+        context.metadata.update(snapshot["metadata"])
         for key in _COUNTS:
-            setattr(self._record, key, snapshot["metrics"][key])
-        self._record.ended = snapshot["metrics"]["execution_time"]
+            setattr(record, key, snapshot["metrics"][key])
+        record.began, record.ended = -snapshot["metrics"]["execution_time"], 0.0
+        context._measure = record.measure
+        if isinstance(context, FSMContext):
+            context._walk = walk
 
 
 class _Exclusively:

@@ -15,7 +15,7 @@ from fast_dag.errors import text_of
 from fast_dag.extras import needed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from fast_dag.run import Run
 
@@ -43,14 +43,15 @@ class Observer(Protocol):
 class Observers:
     """All that watch one outermost run and those nested in it.
 
-    `total` is how many nodes the outermost run has; the fraction done counts those that ended.
+    `total` is how many nodes the outermost run has; the fraction done counts those that ended,
+    each once.
     """
 
     def __init__(self, observers: list[Observer], total: int) -> None:
         self._observers = observers
         self._events: deque[Event] = deque()
         self._total = total
-        self._ended = 0
+        self._ended: set[str] = set()
         # Reentrant: a callback may cause the next event itself.
         self._lock = RLock()
         self._broken: set[int] = set()
@@ -65,13 +66,17 @@ class Observers:
     ) -> None:
         """Remember an event. Calls are serialised by the driver."""
         if run.parent is None and status in ("completed", "failed", "skipped"):
-            self._ended += 1
+            self._ended.add(path)
         self._events.append(Event(run, path, status, self.fraction, error, attempt))
+
+    def count(self, paths: Iterable[str]) -> None:
+        """These ended before the run began."""
+        self._ended.update(paths)
 
     @property
     def fraction(self) -> float:
         """How much of the outermost run is done."""
-        return self._ended / self._total
+        return len(self._ended) / self._total
 
     def deliver(self) -> None:
         """Tell of what was noted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag.call.hooks import Hook
@@ -38,11 +39,15 @@ class Transition(NamedTuple):
         return cls(source, target, guard, event)
 
     def holds(self, value: Any, context: Context, data: Any) -> bool:
-        """Whether it is taken."""
+        """Whether it is taken. Raises TypeError where the condition turns out to be async."""
         if self.condition is None:
             return True
         func, takes, _ = self.condition
-        return bool(func(*(value, context, data)[:takes]))
+        answer = func(*(value, context, data)[:takes])
+        if answer.__class__ is CoroutineType:
+            answer.close()
+            raise TypeError("it returned a coroutine, and cannot be async; await in the state")
+        return bool(answer)
 
     def __str__(self) -> str:
         event = "" if self.event is None else f" on {self.event!r}"

@@ -54,6 +54,13 @@ class Walk:
         """After how many visits more `forget` is to be called; None for never."""
         return None if self.keep is None else self.keep + _AT_ONCE
 
+    def move_to(self, state: int, value: Any) -> None:
+        """States were visited, and recorded in `visits` only: this one is next, given `value`."""
+        self.value, self.next = value, state
+        if self.visits:
+            self.at = self.visits[-1][0]
+        self.forget()
+
     def forget(self) -> None:
         """Cut the history back, where it is bounded."""
         visits = self.visits

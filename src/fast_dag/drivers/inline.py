@@ -157,10 +157,8 @@ def _go_round(run: FsmRun, waiter: Waiter) -> None:
                     kind = result.__class__
                 if kind is FSMReturn:
                     target, passed_on = result.next_state, result.value
-                    if result.stop or target.__class__ is not str:
-                        following = None
-                    else:
-                        following = find(target)
+                    leads = target.__class__ is str and not result.stop
+                    following = find(target) if leads else None
                 else:
                     following = None if isinstance(result, FSMReturn) else onward
                     passed_on = result
@@ -173,9 +171,6 @@ def _go_round(run: FsmRun, waiter: Waiter) -> None:
                 state, value, started = following, passed_on, ended
         except Exception as error:
             outcome = Outcome(False, error)
-        except BaseException:
-            run.give_up(state)
-            raise
         finally:
             walk.move_to(state, value)
         if outcome is None:
