@@ -14,6 +14,7 @@ from fast_dag.call.effects import ONE_SHOT, Attempt, Invoke, Outcome, interpret
 from fast_dag.dag_run import DagRun
 from fast_dag.errors import ValidationError
 from fast_dag.fsm_run import FsmRun
+from fast_dag.intake import Intake
 from fast_dag.plan import AROUND, MANY
 from fast_dag.returns import FSMReturn
 from fast_dag.run import current_run
@@ -170,7 +171,7 @@ def _go_round(run: FsmRun, waiter: Waiter) -> None:
                 results[name] = passed_on
                 state, value, started = following, passed_on, ended
         except Exception as error:
-            outcome = Outcome(False, error)
+            outcome = Outcome(False, error, attempts=int(not _was_gathering(error)))
         finally:
             walk.move_to(state, value)
         if outcome is None:
@@ -180,6 +181,12 @@ def _go_round(run: FsmRun, waiter: Waiter) -> None:
             started = clock()
             outcome = _perform(run, state, waiter)
         ready = run.settle(state, run.judge(state, outcome), started)
+
+
+def _was_gathering(error: Exception) -> bool:
+    """Whether a round failed before its state was called."""
+    below = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    return below is not None and below.tb_frame.f_code is Intake.gather.__code__
 
 
 def deliver(run: Run) -> None:
