@@ -128,6 +128,8 @@ class FsmRun(Run):
         self.children.update(children or {})
         self._event = event
         self._steps = 0
+        # The state whose way on is looked for, and its value: what conditions and hooks see.
+        self._deciding: tuple[int, Any] | None = None
 
     def _new_record(self) -> Record:
         return self._record
@@ -158,7 +160,7 @@ class FsmRun(Run):
         first, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
         state = self.plan.topology.index.get(first)
         if dot and rest.isdecimal() and state is not None:
-            return self.walk.value_of(state, int(rest))
+            return self.walk.value_of(state, int(rest), self._deciding)
         return super().__getitem__(name)
 
     # The life of a run.
@@ -213,6 +215,8 @@ class FsmRun(Run):
         value = result.value if isinstance(result, FSMReturn) else result
         outcome = outcome._replace(value=value)
         move: Move | None = None
+        if self.status == "running":
+            self.results[name], self._deciding = value, (index, value)
         try:
             move = self._move(index, result, value)
             if move.halts and self.limits.steps is None and self.limits.raises:
@@ -224,6 +228,7 @@ class FsmRun(Run):
     def settle(self, index: int, verdict: Verdict, started: float) -> list[int]:
         walk, move = self.walk, verdict.choice
         self._steps += 1
+        self._deciding = None
         going = move.next if isinstance(move, Move) and not move.halts else None
         ready = super().settle(index, verdict._replace(choice=going), started)
         walk.running = None

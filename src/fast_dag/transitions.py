@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag.call.hooks import Hook
 from fast_dag.errors import ValidationError
+from fast_dag.signature import UnreadableSignatureError, read_signature
 
 if TYPE_CHECKING:
     from fast_dag.context import Context
@@ -28,9 +29,7 @@ class Transition(NamedTuple):
             raise ValidationError(f"an event is named by a non-empty string, not {event!r}")
         guard = None
         if condition is not None:
-            guard = Hook.read(
-                condition, ("value", "context", "data"), "condition of a transition, a"
-            )
+            guard = _read_condition(condition)
             if guard.is_async:
                 raise ValidationError(
                     f"the condition of a transition cannot be async: {condition!r}; await in the "
@@ -52,3 +51,12 @@ class Transition(NamedTuple):
     def __str__(self) -> str:
         event = "" if self.event is None else f" on {self.event!r}"
         return f"{self.source!r} -> {self.target!r}{event}"
+
+
+def _read_condition(condition: Any) -> Hook:
+    if callable(condition):
+        try:
+            read_signature(condition)
+        except UnreadableSignatureError:  # of a builtin, say `bool`
+            return Hook(condition, 1, False)
+    return Hook.read(condition, ("value", "context", "data"), "condition of a transition, a")

@@ -118,11 +118,16 @@ class Walk:
             seconds[state] = seconds.get(state, 0.0) + ended - started
         return seconds
 
-    def value_of(self, state: int, number: int) -> Any:
-        """The value of the `number`-th visit (from 0) of a state; raises MissingResultError."""
+    def value_of(self, state: int, number: int, newest: tuple[int, Any] | None = None) -> Any:
+        """The value of the `number`-th visit (from 0) of a state; raises MissingResultError.
+
+        `newest` are the state and the value of a visit that has not been recorded yet."""
         name = self.names[state]
         there = [value for at, value, *_ in self.kept if at == state]
         in_all = self.counts().get(state, 0)
+        if newest is not None and newest[0] == state:
+            there.append(newest[1])
+            in_all += 1
         if number >= in_all:
             times = f"{in_all} time{'s' * (in_all != 1)}"
             why, reason = f"was visited {times}", "not run"
