@@ -80,6 +80,11 @@ class FsmPlan(Plan):
         )
 
     @cached_property
+    def plain(self) -> list[str | None]:
+        """None: after each state the run decides."""
+        return [None] * len(self.nodes)
+
+    @cached_property
     def turns(self) -> list[Turn]:
         """The states, prepared for a run that is straight."""
         index = self.topology.index

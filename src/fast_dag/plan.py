@@ -131,6 +131,21 @@ class Plan:
         )
 
     @cached_property
+    def plain(self) -> list[str | None]:
+        """For each node, whether its call is the bare function and its result simply stored:
+        "sync" or "async"; None where more is to be thought of."""
+        return [
+            None
+            if node.timeout
+            or node.run_in
+            or node.workflow is not None
+            or index in self.around
+            or index in self.deciders
+            else ("async" if node.signature.is_async else "sync")
+            for index, node in enumerate(self.nodes)
+        ]
+
+    @cached_property
     def needs_loop(self) -> bool:
         """Whether some node is known to be async, here or inside a nested workflow."""
         return any(node.signature.is_async for node in self.nodes)

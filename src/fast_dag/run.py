@@ -115,6 +115,11 @@ class Settings:
         self.track_memory = track_memory
 
     @property
+    def stays_here(self) -> bool:
+        """Whether sync nodes run in this process, unless they say otherwise."""
+        return self.executor is None and self.mode is not ExecutionMode.PROCESS
+
+    @property
     def ordered(self) -> bool:
         """One node at a time, in the order of a sequential run."""
         return self.mode is ExecutionMode.SEQUENTIAL and self.executor is None
@@ -450,6 +455,14 @@ class Run(ABC):
             self.observers.note(self, self.path_of(index), status, error, outcome.attempts)
             self._note_skipped()
         return [] if self.stopped else ready
+
+    def settle_plain(self, index: int, value: Any, started: float) -> list[int]:
+        """`settle` for a plain node that completed; see `Plan.plain`."""
+        schedule = self.record.schedule
+        assert schedule is not None
+        self.record.spans.append((index, started, perf_counter()))
+        self.results[self.plan.names[index]] = value
+        return schedule.complete(index)
 
     def note_start(self, index: int) -> None:
         """Tell the observers, if there are any, that a node starts."""

@@ -6,7 +6,7 @@ answers each with how it ended. User code never raises through it.
 
 from __future__ import annotations
 
-from types import AsyncGeneratorType, GeneratorType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 ONE_SHOT: Final = frozenset({GeneratorType, AsyncGeneratorType, map, filter, zip})
 """What can be gone through once only, so that one consumer may have it."""
+LOOKED_AT: Final = ONE_SHOT | {CoroutineType}
+"""Results that are not simply stored."""
 
 
 class Outcome(NamedTuple):

@@ -24,7 +24,7 @@ from time import perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.call.effects import STOPPED, Attempt, Await, Effect, Invoke, Outcome, Sleep
+from fast_dag.call.effects import LOOKED_AT, STOPPED, Attempt, Await, Effect, Invoke, Outcome, Sleep
 from fast_dag.errors import TimeoutError
 from fast_dag.run import ExecutionMode, current_run
 
@@ -48,6 +48,7 @@ class Job:
         "func",
         "index",
         "is_async",
+        "is_plain",
         "kwargs",
         "lane",
         "node",
@@ -73,6 +74,7 @@ class Job:
         self.kwargs: dict[str, Any] = {}
         self.timeout = node.timeout
         self.is_async = False
+        self.is_plain = False  # see `Plan.plain`
         self.effects: Generator[Effect, Any, Outcome] | None = None
         self.variables: Variables | None = None
         self.refused: Outcome | None = None
@@ -98,6 +100,8 @@ class Job:
 class Lane(ABC):
     """A place where the calls of jobs happen."""
 
+    calls_here = False  # in the thread that takes a job, by a mere call
+
     @abstractmethod
     def launch(self, job: Job) -> None:
         """Start the job's call, soon and without blocking; `crew.ended` is told the outcome."""
@@ -108,6 +112,9 @@ class Lane(ABC):
     @abstractmethod
     def close(self, *, abandon: bool) -> None:
         """End what was started for this lane; with `abandon`, though calls may still be running."""
+
+
+_Left = tuple[list[Job], list[Job], "Job | None", "tuple[Outcome, int] | None"]
 
 
 class Crew:
@@ -131,6 +138,8 @@ class Crew:
         self._free, self._bounds_all = slots_of(run.settings)
         # One job at a time, and waits between attempts keep the slot.
         self._ordered = run.settings.ordered
+        # Whether plain calls happen in this process, so that those after them can follow at once.
+        self._follows = not self._ordered and run.settings.stays_here
         self._waiting: deque[Job] = deque()  # for a slot
         self._unbounded: list[Job] = []  # that need none
         self._heap: list[Job] = []  # both, where the order counts
@@ -202,10 +211,16 @@ class Crew:
     def _add(self, run: Run, ready: list[int], parent: Job | None) -> None:
         self._open[run] += len(ready)
         # The first comes last, to the front: whoever made them ready goes on with it.
+        plain = run.plan.plain if self._follows and run.observers is None else None
         for index in reversed(ready):
             node = run.plan.nodes[index]
             job = Job(run, index, node, parent)
-            if node.workflow is None:
+            if plain is not None and plain[index] is not None:
+                job.is_plain = True
+                job.is_async = job.node.signature.is_async
+                job.takes_slot = self._bounds_all or not job.is_async
+                job.lane = self.lanes.loop if job.is_async else self.lanes.threads
+            elif node.workflow is None:
                 job.lane = self._lane_of(job)
                 job.is_async = node.signature.is_async
                 job.takes_slot = self._bounds_all or not job.is_async
@@ -338,8 +353,69 @@ class Crew:
         turn = job.turn
         if not self.begins(job):
             return self.go_on(self.ended(job, turn, STOPPED), lane)
+        if job.is_plain and lane.calls_here:
+            return self._follow(job, lane)
         self.watch(job)
         return self.go_on(self.called(job, turn, (call or call_here)(job)), lane)
+
+    def _follow(self, job: Job, lane: Lane) -> Job | None:
+        """Make the plain call of a job, and those that it leads to one by one, each with little
+        more than the call itself; another job of the same lane to go on with."""
+        token = current_run.set(job.run)
+        try:
+            while True:
+                turn = job.turn
+                try:
+                    value = job.func(*job.args, **job.kwargs)
+                except Exception as error:
+                    others = self.ended(job, turn, Outcome(False, error))
+                    break
+                if value.__class__ in LOOKED_AT:
+                    others = self.called(job, turn, Outcome(True, value))
+                    break
+                goes_on, others = self.went_on(job, turn, value)
+                if not goes_on:
+                    break
+                if others:
+                    self.go_on(others)
+        finally:
+            current_run.reset(token)
+        return self.go_on(others, lane)
+
+    def went_on(self, job: Job, turn: int, value: Any) -> tuple[bool, list[Job]]:
+        """A plain call returned. Whether the job goes on in the same place, with a node that is
+        ready now; and the jobs to launch."""
+        run = job.run
+        with self.lock:
+            if self.over:
+                return False, []
+            if job.turn != turn:
+                return False, self._picked()
+            job.turn += 1
+            ready = run.settle_plain(job.index, value, job.started)
+            if run.stopped:
+                ready = []
+            plain = run.plan.plain
+            if ready and plain[ready[0]] == plain[job.index] and self._step(job, ready[0]):
+                if len(ready) == 1:
+                    return True, []
+                self._add(run, ready[1:], job.parent)
+                return True, self._picked()
+            left = self._left(job, ready)
+        return False, self._after(job, *left)
+
+    def _step(self, job: Job, index: int) -> bool:
+        """Let a job go on with another node, in its slot, where that has its arguments."""
+        run = job.run
+        try:
+            job.args, job.kwargs = run.start(index)
+        except Exception:
+            return False  # as a job of its own it tells
+        job.index = index
+        job.node = node = run.plan.nodes[index]
+        job.func = node.func
+        job.started = perf_counter()
+        return True
 
     def called(self, job: Job, turn: int, outcome: Outcome) -> list[Job]:
         """A sync call returned; where it returned a coroutine, the call ends with that."""
@@ -423,22 +499,41 @@ class Crew:
     def _settled(self, job: Job, outcome: Outcome) -> list[Job]:
         """The job is done."""
         verdict = None if outcome is STOPPED else job.run.judge(job.index, outcome)
-        run, over, closing = job.run, None, None
         with self.lock:
             if self.over:
                 return []
-            self._running.discard(job)
-            self._free += job.takes_slot
+            ready: list[int] = []
             if verdict is not None:
-                self._add(run, run.settle(job.index, verdict, job.started), job.parent)
+                ready = job.run.settle(job.index, verdict, job.started)
             elif not job.started:
-                run.take_back(job.index)
-            self._open[run] -= 1
-            if not self._open[run]:
-                closing = self._closing(run, job.parent)
-                over = self._closed(run) if closing is None else None
-            picked = self._picked() if over is None else []
-            asleep = [each for each in self._sleeping if each.run.stopped] if run.stopped else []
+                job.run.take_back(job.index)
+            left = self._left(job, ready)
+        return self._after(job, *left)
+
+    def _left(self, job: Job, ready: list[int]) -> _Left:
+        """A job is settled: what is to be done now, some of it when the lock is given back."""
+        run, over, closing = job.run, None, None
+        self._running.discard(job)
+        self._free += job.takes_slot
+        self._add(run, ready, job.parent)
+        self._open[run] -= 1
+        if not self._open[run]:
+            closing = self._closing(run, job.parent)
+            over = self._closed(run) if closing is None else None
+        picked = self._picked() if over is None else []
+        asleep = [each for each in self._sleeping if each.run.stopped] if run.stopped else []
+        return picked, asleep, closing, over
+
+    def _after(
+        self,
+        job: Job,
+        picked: list[Job],
+        asleep: list[Job],
+        closing: Job | None,
+        over: tuple[Outcome, int] | None,
+    ) -> list[Job]:
+        """What `_left` found, done."""
+        run = job.run
         if run.observers is not None:
             run.observers.deliver()
         for each in asleep:

@@ -10,7 +10,7 @@ from time import perf_counter, sleep
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_dag.call.effects import ONE_SHOT, Attempt, Invoke, Outcome, interpret
+from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Attempt, Invoke, Outcome, interpret
 from fast_dag.dag_run import DagRun
 from fast_dag.errors import ValidationError
 from fast_dag.fsm_run import FsmRun
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from fast_dag.run import Run
 
-_LOOKED_AT: Final = ONE_SHOT | {CoroutineType}
-"""Results that are not simply stored."""
 _PLAIN: Final[frozenset[type]] = frozenset(
     {int, float, complex, bool, str, bytes, tuple, list, set, frozenset}
 )
@@ -79,7 +77,7 @@ def _go_straight(run: DagRun, waiter: Waiter) -> None:  # noqa: PLR0912  see bel
     The loops are one and the same but for the call. Written out, the frequent ones take a fifth
     less time than one that looks at each node's arity."""
     results, stamps, clock = run.results, run.record.stamps, perf_counter
-    stamp, looked_at = stamps.append, _LOOKED_AT
+    stamp, looked_at = stamps.append, LOOKED_AT
     plain: type | None = None  # the class of the last value that is simply stored
     stamp(clock())
     try:

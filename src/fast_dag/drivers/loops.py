@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.call.effects import STOPPED, Outcome
+from fast_dag.call.effects import ONE_SHOT, STOPPED, Outcome
 from fast_dag.drivers.crew import Lane, timed_out
 from fast_dag.run import current_run
 
@@ -33,11 +33,11 @@ class LoopLane(Lane):
         self._tasks: dict[Job, asyncio.Task[None]] = {}
 
     def launch(self, job: Job) -> None:
-        self._soon(self._start, job, self._follow, job)
+        self._soon(self._start, job)
 
     def adopt(self, job: Job, turn: int, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Await what a sync function returned, as the end of its call."""
-        self._soon(self._start, job, self._end_of, job, turn, coroutine)
+        self._soon(self._start, job, turn, coroutine)
 
     def _soon(self, function: Any, *args: Any) -> None:
         if threading.get_ident() == self._thread:
@@ -45,9 +45,16 @@ class LoopLane(Lane):
         else:
             self.loop.call_soon_threadsafe(function, *args)
 
-    def _start(self, job: Job, function: Callable[..., Any], *args: Any) -> None:
+    def _start(
+        self, job: Job, turn: int = 0, coroutine: Coroutine[Any, Any, Any] | None = None
+    ) -> None:
+        if self.crew.over:  # the run ended while this was on its way here
+            if coroutine is not None:
+                coroutine.close()
+            return
         variables = job.variables or self.crew.variables.copy()
-        task = self.loop.create_task(function(*args), context=variables)
+        call = self._follow(job) if coroutine is None else self._end_of(job, turn, coroutine)
+        task = self.loop.create_task(call, context=variables)
         task.add_done_callback(self._check)
         self._tasks[job] = task
 
@@ -61,17 +68,50 @@ class LoopLane(Lane):
         crew = self.crew
         following: Job | None = job
         while following is not None:
-            job, turn = following, following.turn
-            outcome = await self._outcome(job, turn, None) if crew.begins(job) else STOPPED
+            job = following
+            if not crew.begins(job):
+                jobs: list[Job] | None = crew.ended(job, job.turn, STOPPED)
+            elif job.is_plain:
+                jobs = await self._follow_plain(job)
+            else:
+                jobs = await self._called(job)
             task = self._tasks.pop(job, None)
-            if outcome is None:
+            if jobs is None:
                 return
-            following = crew.go_on(crew.ended(job, turn, outcome), self._known_as)
+            following = crew.go_on(jobs, self._known_as)
             if following is not None and following.variables is not None:
                 self.launch(following)  # in its own contextvars
                 return
             if following is not None and task is not None:
                 self._tasks[following] = task
+
+    async def _called(self, job: Job) -> list[Job] | None:
+        """Make a job's call; the jobs to launch, None where nobody wants to know any more."""
+        turn = job.turn
+        outcome = await self._outcome(job, turn, None)
+        return None if outcome is None else self.crew.ended(job, turn, outcome)
+
+    async def _follow_plain(self, job: Job) -> list[Job] | None:
+        """Make the plain call of a job, and those that it leads to one by one; the jobs to
+        launch."""
+        crew = self.crew
+        current_run.set(job.run)
+        while True:
+            turn = job.turn
+            try:
+                value = await job.func(*job.args, **job.kwargs)
+            except Exception as error:
+                return crew.ended(job, turn, Outcome(False, error))
+            except BaseException as error:
+                self._cut_off(job, turn, error)
+                return None
+            if value.__class__ in ONE_SHOT:
+                return crew.ended(job, turn, Outcome(True, value))
+            goes_on, jobs = crew.went_on(job, turn, value)
+            if not goes_on:
+                return jobs
+            if jobs:
+                crew.go_on(jobs)
 
     async def _end_of(self, job: Job, turn: int, coroutine: Coroutine[Any, Any, Any]) -> None:
         outcome = await self._outcome(job, turn, coroutine)
@@ -84,21 +124,25 @@ class LoopLane(Lane):
     ) -> Outcome | None:
         """How an async call ends; None where nobody wants to know any more."""
         current_run.set(job.run)
-        # A coroutine of a sync function is watched since that was called.
-        scope = asyncio.timeout(None if coroutine is not None else job.timeout)
+        scope: asyncio.Timeout | None = None
         try:
-            async with scope:
-                awaited: Any = coroutine
-                if coroutine is None:
-                    awaited = job.func(*job.args, **job.kwargs)
-                return Outcome(True, await awaited)
+            if coroutine is not None:  # watched since the sync function was called
+                return Outcome(True, await coroutine)
+            if job.timeout is None:
+                return Outcome(True, await job.func(*job.args, **job.kwargs))
+            async with asyncio.timeout(job.timeout) as scope:
+                return Outcome(True, await job.func(*job.args, **job.kwargs))
         except Exception as error:
-            late = isinstance(error, TimeoutError) and scope.expired()
+            late = scope is not None and isinstance(error, TimeoutError) and scope.expired()
             return Outcome(False, timed_out(job) if late else error)
         except BaseException as error:
-            if not self.crew.over and job.turn == turn:
-                self.crew.fail(error)
+            self._cut_off(job, turn, error)
             return None
+
+    def _cut_off(self, job: Job, turn: int, error: BaseException) -> None:
+        """A call was cancelled, which ends the run unless that asked for it."""
+        if not self.crew.over and job.turn == turn:
+            self.crew.fail(error)
 
     def give_up(self, job: Job) -> None:
         self._soon(self._cancel, job)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class ProcessLane(ThreadLane):
     """Workers are started on demand. One that dies or is killed costs its own node only."""
 
+    calls_here = False
+
     def __init__(self, crew: Crew) -> None:
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             raise ValidationError(

@@ -19,6 +19,8 @@ class ThreadLane(Lane):
     """Hands each job to an idle worker, or to a new one; the crew's slots bound how many there
     are."""
 
+    calls_here = True
+
     def __init__(self, crew: Crew) -> None:
         self.crew = crew
         self._lock = threading.Lock()
