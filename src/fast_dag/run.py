@@ -28,6 +28,7 @@ from fast_dag.memory import MemoryWatch
 from fast_dag.metrics import Record
 from fast_dag.observers import Event
 from fast_dag.schedule.base import NodeStatus
+from fast_dag.signature import ABSENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -401,7 +402,8 @@ class Run(ABC):
         signature, context = self.plan.nodes[index].signature, self.context
         inputs = named(signature, args, kwargs)
         for name in around.resources:  # opened later, and no part of a cache's key
-            del inputs[name]
+            if inputs[name] is ABSENT:
+                del inputs[name]
         return around.of_call(
             self,
             inputs,
@@ -456,13 +458,26 @@ class Run(ABC):
             self._note_skipped()
         return [] if self.stopped else ready
 
-    def settle_plain(self, index: int, value: Any, started: float) -> list[int]:
+    def start_plain(self, index: int) -> list[Any] | None:
+        """`start` for a node that takes results only, one by one; None where that cannot be."""
+        keys = self.plan.bindings[index].keys
+        results = self.results
+        try:
+            args = None if keys is None else [results[key] for key in keys]
+        except KeyError:
+            return None  # `start` tells why
+        if args is not None:
+            assert self.record.schedule is not None
+            self.record.schedule.start(index)
+        return args
+
+    def settle_plain(self, index: int, value: Any, started: float, ended: float) -> list[int]:
         """`settle` for a plain node that completed; see `Plan.plain`."""
-        schedule = self.record.schedule
-        assert schedule is not None
-        self.record.spans.append((index, started, perf_counter()))
+        record = self.record
+        record.spans.append((index, started, ended))
         self.results[self.plan.names[index]] = value
-        return schedule.complete(index)
+        assert record.schedule is not None
+        return record.schedule.complete(index)
 
     def note_start(self, index: int) -> None:
         """Tell the observers, if there are any, that a node starts."""

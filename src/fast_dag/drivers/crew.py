@@ -366,7 +366,8 @@ class Crew:
             while True:
                 turn = job.turn
                 try:
-                    value = job.func(*job.args, **job.kwargs)
+                    kwargs = job.kwargs
+                    value = job.func(*job.args, **kwargs) if kwargs else job.func(*job.args)
                 except Exception as error:
                     others = self.ended(job, turn, Outcome(False, error))
                     break
@@ -392,30 +393,24 @@ class Crew:
             if job.turn != turn:
                 return False, self._picked()
             job.turn += 1
-            ready = run.settle_plain(job.index, value, job.started)
+            now = perf_counter()
+            ready = run.settle_plain(job.index, value, job.started, now)
             if run.stopped:
                 ready = []
             plain = run.plan.plain
-            if ready and plain[ready[0]] == plain[job.index] and self._step(job, ready[0]):
-                if len(ready) == 1:
-                    return True, []
-                self._add(run, ready[1:], job.parent)
-                return True, self._picked()
+            if ready and plain[ready[0]] == plain[job.index]:
+                index = ready[0]
+                args = run.start_plain(index)
+                if args is not None:
+                    node = run.plan.nodes[index]
+                    job.index, job.node, job.func = index, node, node.func
+                    job.args, job.kwargs, job.started = args, _NO_KEYWORDS, now
+                    if len(ready) == 1:
+                        return True, []
+                    self._add(run, ready[1:], job.parent)
+                    return True, self._picked()
             left = self._left(job, ready)
         return False, self._after(job, *left)
-
-    def _step(self, job: Job, index: int) -> bool:
-        """Let a job go on with another node, in its slot, where that has its arguments."""
-        run = job.run
-        try:
-            job.args, job.kwargs = run.start(index)
-        except Exception:
-            return False  # as a job of its own it tells
-        job.index = index
-        job.node = node = run.plan.nodes[index]
-        job.func = node.func
-        job.started = perf_counter()
-        return True
 
     def called(self, job: Job, turn: int, outcome: Outcome) -> list[Job]:
         """A sync call returned; where it returned a coroutine, the call ends with that."""
@@ -614,6 +609,7 @@ def _close(job: Job) -> None:
 
 
 _NO_NODE = -1
+_NO_KEYWORDS: dict[str, Any] = {}
 
 
 def _clean_up(job: Job) -> Generator[Effect, Any, Outcome]:

@@ -23,6 +23,11 @@ class NodeStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+# Looked up for every node, where members of an enum cost several times a global.
+NOT_RUN, READY, RUNNING = NodeStatus.NOT_RUN, NodeStatus.READY, NodeStatus.RUNNING
+COMPLETED, FAILED, SKIPPED = NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED
+
+
 class Schedule(ABC):
     """Told what starts and ends, it answers what may start; it knows no thread, clock, value or
     user code. Nodes are known by their index."""
@@ -30,20 +35,20 @@ class Schedule(ABC):
     __slots__ = ("skipped", "status")
 
     def __init__(self, nodes: int) -> None:
-        self.status = [NodeStatus.NOT_RUN] * nodes
+        self.status = [NOT_RUN] * nodes
         self.skipped: list[int] = []
 
     def start(self, node: int) -> None:
         """`node` runs now."""
-        self.status[node] = NodeStatus.RUNNING
+        self.status[node] = RUNNING
 
     def take_back(self, node: int) -> None:
         """`node` was to start, but did not."""
-        self.status[node] = NodeStatus.NOT_RUN
+        self.status[node] = NOT_RUN
 
     def close(self) -> None:
         """Nothing more starts, and what still runs is given up."""
-        ended = {NodeStatus.READY: NodeStatus.NOT_RUN, NodeStatus.RUNNING: NodeStatus.CANCELLED}
+        ended = {READY: NOT_RUN, RUNNING: NodeStatus.CANCELLED}
         self.status = [ended.get(status, status) for status in self.status]
 
     @abstractmethod

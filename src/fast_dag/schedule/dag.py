@@ -6,7 +6,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from fast_dag.node import NodeType
-from fast_dag.schedule.base import NodeStatus, Schedule
+from fast_dag.schedule.base import COMPLETED, FAILED, NOT_RUN, READY, SKIPPED, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,7 +63,7 @@ class DagSchedule(Schedule):
         (target, live)."""
         ready = [index for index, count in enumerate(self._waiting) if not count]
         for node in ready:
-            self.status[node] = NodeStatus.READY
+            self.status[node] = READY
         self._external = list(external)
         for target, live in self._external:
             self._end_edge(target, live, ready)
@@ -71,7 +71,7 @@ class DagSchedule(Schedule):
 
     def complete(self, node: int, choice: bool | str | None = None) -> list[int]:
         """`node` completed, and chose that branch if it is a decider: what may start now."""
-        self.status[node] = NodeStatus.COMPLETED
+        self.status[node] = COMPLETED
         if choice is not None:
             self.choices[node] = choice
         ready: list[int] = []
@@ -81,14 +81,14 @@ class DagSchedule(Schedule):
                 self._end_edge(target, branch is None or branch == choice, ready)
                 continue
             waiting[target] -= 1
-            if not waiting[target] and status[target] is NodeStatus.NOT_RUN:
-                status[target] = NodeStatus.READY
+            if not waiting[target] and status[target] is NOT_RUN:
+                status[target] = READY
                 ready.append(target)
         return ready
 
     def fail(self, node: int) -> list[int]:
         """`node` failed: what may start now (an `any` that waited for it, say)."""
-        self.status[node] = NodeStatus.FAILED
+        self.status[node] = FAILED
         ready: list[int] = []
         for target, _ in self._successors[node]:
             self._end_edge(target, False, ready)
@@ -99,14 +99,14 @@ class DagSchedule(Schedule):
 
         That differs from the order of the graph alone where an `any` could start early, since
         something that it does not have to wait for was skipped."""
-        if not self._any or NodeStatus.SKIPPED not in self.status:
+        if not self._any or SKIPPED not in self.status:
             return list(nodes)
         replay = DagSchedule(self._topology, eager=False)
         ready, order = replay.begin(self._external), []
         heapify(ready)
         while ready:
             node = heappop(ready)
-            if self.status[node] is NodeStatus.COMPLETED:
+            if self.status[node] is COMPLETED:
                 order.append(node)
                 ended = replay.complete(node, self.choices.get(node))
             else:
@@ -118,7 +118,7 @@ class DagSchedule(Schedule):
 
     def is_live(self, source: int, branch: bool | str | None) -> bool:
         """Whether an edge has ended live by now."""
-        if self.status[source] is not NodeStatus.COMPLETED:
+        if self.status[source] is not COMPLETED:
             return False
         return branch is None or self.choices.get(source) == branch
 
@@ -128,7 +128,7 @@ class DagSchedule(Schedule):
         while ended:
             target, live = ended.pop()
             waiting[target] -= 1
-            if status[target] is not NodeStatus.NOT_RUN:
+            if status[target] is not NOT_RUN:
                 continue
             if target in self._any:
                 self._live[target] += live
@@ -138,9 +138,9 @@ class DagSchedule(Schedule):
                 may_start = live and not waiting[target]
                 skipped = not live
             if may_start:
-                status[target] = NodeStatus.READY
+                status[target] = READY
                 ready.append(target)
             elif skipped:
-                status[target] = NodeStatus.SKIPPED
+                status[target] = SKIPPED
                 self.skipped.append(target)
                 ended.extend((each, False) for each, _ in self._successors[target])

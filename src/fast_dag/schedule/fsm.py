@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fast_dag.schedule.base import NodeStatus, Schedule
+from fast_dag.schedule.base import COMPLETED, FAILED, READY, Schedule
 
 
 class FsmSchedule(Schedule):
@@ -20,15 +20,15 @@ class FsmSchedule(Schedule):
         return self._ready(state)
 
     def complete(self, node: int, choice: int | None = None) -> list[int]:
-        self.status[node] = NodeStatus.COMPLETED
+        self.status[node] = COMPLETED
         return self._ready(choice)
 
     def fail(self, node: int) -> list[int]:
-        self.status[node] = NodeStatus.FAILED
+        self.status[node] = FAILED
         return []
 
     def _ready(self, state: int | None) -> list[int]:
         if state is None:
             return []
-        self.status[state] = NodeStatus.READY
+        self.status[state] = READY
         return [state]
