@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from fast_dag.binding import Binding
 from fast_dag.call.arguments import unnamed
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from fast_dag.context import Context
     from fast_dag.node import Node
+
+_LATER: Final = object()
+"""Stands for a resource, which is opened when the function is about to be called."""
 
 
 class Intake:
@@ -101,8 +104,13 @@ class Intake:
         ]
         if missing:
             self._refuse(missing, value)
-        given.update(dict.fromkeys(self._resources.difference(given), ABSENT))
-        return unnamed(signature, given, context)
+        if not self._resources:
+            return unnamed(signature, given, context)
+        later = self._resources.difference(given)
+        args, kwargs = unnamed(signature, {**given, **dict.fromkeys(later, _LATER)}, context)
+        args = [ABSENT if each is _LATER else each for each in args]
+        kwargs = {key: ABSENT if each is _LATER else each for key, each in kwargs.items()}
+        return args, kwargs
 
     def _keys(self, value: Mapping[Any, Any]) -> list[str]:
         """The keys of a value, or of what an event brought, that parameters take."""
