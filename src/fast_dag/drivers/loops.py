@@ -53,14 +53,13 @@ class LoopLane(Lane):
                 coroutine.close()
             return
         variables = job.variables or self.crew.variables.copy()
-        call = self._follow(job) if coroutine is None else self._end_of(job, turn, coroutine)
-        task = self.loop.create_task(call, context=variables)
-        task.add_done_callback(self._check)
-        self._tasks[job] = task
+        call = self._work(job) if coroutine is None else self._end_of(job, turn, coroutine)
+        self._tasks[job] = self.loop.create_task(call, context=variables)
 
-    def _check(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
+    async def _work(self, job: Job) -> None:
+        try:
+            await self._follow(job)
+        except Exception as error:  # nobody else would see it
             self.crew.fail(error)
 
     async def _follow(self, job: Job) -> None:
@@ -117,7 +116,10 @@ class LoopLane(Lane):
         outcome = await self._outcome(job, turn, coroutine)
         self._tasks.pop(job, None)
         if outcome is not None:
-            self.crew.go_on(self.crew.ended(job, turn, outcome))
+            try:
+                self.crew.go_on(self.crew.ended(job, turn, outcome))
+            except Exception as error:  # nobody else would see it
+                self.crew.fail(error)
 
     async def _outcome(
         self, job: Job, turn: int, coroutine: Coroutine[Any, Any, Any] | None
