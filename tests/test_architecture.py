@@ -24,6 +24,8 @@ SLOW_OR_OPTIONAL = (
     "hashlib",
     "random",
     "tracemalloc",
+    # Pictures are drawn when somebody looks.
+    "fast_dag.draw",
     # They import asyncio, or what an extra brings.
     "fast_dag.drivers.aio",
     "fast_dag.drivers.blocking",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from concurrent.futures import Executor
 
+    from fast_dag.draw.shape import Shape
     from fast_dag.node import NodeOptions
 
 
@@ -99,6 +100,8 @@ class DAG(Workflow):
     >>> dag.run(mark="?"), dag["person"]
     ('Hello Ada?', 'Ada')
     """
+
+    _kind = "dag"
 
     def __init__(
         self,
@@ -310,6 +313,11 @@ class DAG(Workflow):
             if topology.cycles:
                 raise problem
         return [topology.names[index] for index in topology.order]
+
+    def _shape(self) -> Shape:
+        from fast_dag.draw.shape import Shape
+
+        return Shape(self.name, self._topology())
 
     def _topology(self, given: Collection[str] = ()) -> Topology:
         return Topology.of(self._graph, given, autowire=self.autowire)

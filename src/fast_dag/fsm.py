@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from fast_dag.cache.memory import Backend
+    from fast_dag.draw.shape import Shape
     from fast_dag.node import Nestable, NodeOptions, P, R
 
 
@@ -75,6 +76,8 @@ class FSM(Workflow):
     >>> fsm.run(n=3), fsm.state_history, fsm["count.0"]
     ('up', ['count', 'count', 'count', 'lift_off'], 2)
     """
+
+    _kind = "fsm"
 
     def __init__(
         self,
@@ -361,6 +364,14 @@ class FSM(Workflow):
     def is_valid(self) -> bool:
         """Whether it can be run."""
         return not self.validate(allow_disconnected=True)
+
+    def _shape(self) -> Shape:
+        from fast_dag.draw.shape import Shape
+
+        topology = Topology.of(self._graph)
+        return Shape(
+            self.name, topology, True, self._transitions, tuple(self._initial), set(self._terminal)
+        )
 
     # Running.
 

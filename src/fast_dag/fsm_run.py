@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from fast_dag.call.effects import Outcome
     from fast_dag.context import Context
+    from fast_dag.draw.shape import Shape
     from fast_dag.fsm import FSM
     from fast_dag.fsm_plan import FsmPlan
     from fast_dag.run import Settings
@@ -162,6 +163,27 @@ class FsmRun(Run):
         if dot and rest.isdecimal() and state is not None:
             return self.walk.value_of(state, int(rest), self._deciding)
         return super().__getitem__(name)
+
+    def _shape(self) -> Shape:
+        from fast_dag.draw.shape import Shape
+
+        plan = self.plan
+        ways = [
+            each
+            for here in zip(plan.ways, plan.events, strict=True)
+            for kind in here
+            for each in kind
+        ]
+        terminal = {plan.names[state] for state in plan.terminals}
+        return Shape(
+            self.name,
+            plan.topology,
+            True,
+            ways,
+            (plan.names[plan.start],),
+            terminal,
+            walk=self.walk,
+        )
 
     # The life of a run.
 

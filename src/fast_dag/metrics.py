@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fast_dag.errors import text_of
 from fast_dag.schedule.base import NodeStatus
 
 if TYPE_CHECKING:
@@ -17,12 +18,23 @@ if TYPE_CHECKING:
 _EXECUTED = (NodeStatus.COMPLETED, NodeStatus.FAILED)
 
 
+class Retry(NamedTuple):
+    """An attempt failed, and after `delay` seconds comes another."""
+
+    node: str
+    at: float
+    delay: float
+    error: str
+
+
 class Record:
     """Clock readings and the schedule; holds no value and not the run, so it outlives neither.
 
     While a run goes straight through its nodes, `stamps` gets one reading at the start and one
     after each node, in sequential order. Otherwise `spans` gets (node, start, end).
     """
+
+    retried: tuple[Retry, ...] = ()
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
@@ -53,6 +65,11 @@ class Record:
         if outcome.cached is not None:
             self.cache_hits += outcome.cached
             self.cache_misses += not outcome.cached
+
+    def note_retry(self, node: str, error: Exception, delay: float) -> None:
+        """An attempt failed just now, and there will be another."""
+        told = f"{type(error).__name__}: {text_of(error)}"
+        self.retried = (*self.retried, Retry(node, perf_counter(), delay, told))
 
     def leave_straight(self, schedule: Schedule) -> None:
         """From here on the schedule tells what has run."""

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from contextvars import ContextVar
 from enum import StrEnum
 from time import perf_counter, time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from fast_dag.call.arguments import named, unnamed
 from fast_dag.call.effects import ONE_SHOT, Effect, Outcome
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from fast_dag.context import Context
+    from fast_dag.draw.shape import Shape
+    from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.graph import Edge, Graph
     from fast_dag.node import Node
     from fast_dag.observers import Observers
@@ -271,6 +273,41 @@ class Run(ABC):
     def __repr__(self) -> str:
         return f"<Run of {self.name!r}: {self.status}, {len(self.plan.names)} nodes>"
 
+    def visualize(
+        self,
+        backend: Literal["mermaid", "graphviz", "svg"] = "mermaid",
+        filename: str | os.PathLike[str] | None = None,
+        format: str | None = None,
+        show_results: bool = False,
+        options: DrawingOptions | None = None,
+    ) -> str:
+        """Draw the workflow as this run left it: statuses, times, attempts, errors, which edges
+        and transitions were taken, and with `show_results` what each node returned. All else is
+        as in `DAG.visualize`.
+
+        >>> from fast_dag import DAG
+        >>> run = DAG("demo").add_node("answer", lambda: 42).execute()
+        >>> print(run.visualize(show_results=True, options={"details": False}))
+        flowchart TB
+            n0["answer"]
+            classDef completed fill:#e3f5e8,stroke:#2e8b4f,color:#111827
+            class n0 completed
+        <BLANKLINE>
+        """
+        from fast_dag.draw.visualize import visualize
+
+        return visualize(self._shape(), self, backend, filename, format, show_results, options)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """The picture in a notebook."""
+        from fast_dag.draw.visualize import mimebundle
+
+        return mimebundle(self, self)
+
+    @abstractmethod
+    def _shape(self) -> Shape:
+        """What is drawn of it."""
+
     def _node(self, name: str) -> Node[..., Any]:
         whole = self.plan.topology.whole
         return whole.nodes[whole.index[name]]
@@ -484,8 +521,10 @@ class Run(ABC):
         if self.observers is not None:
             self.observers.note(self, self.path_of(index), "running")
 
-    def tell_retry(self, name: str, error: Exception, attempt: int) -> None:
-        """Tell the observers, if there are any, that an attempt failed and another follows."""
+    def tell_retry(self, name: str, error: Exception, attempt: int, delay: float) -> None:
+        """Record, and tell the observers, if there are any, that an attempt failed and another
+        follows."""
+        self.record.note_retry(name, error, delay)
         if self.observers is not None:
             event = Event(self, self._prefix + name, "retrying", self.observers.fraction)
             self.observers.tell(event._replace(error=error, attempt=attempt))

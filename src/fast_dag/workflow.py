@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
 from fast_dag.call.hooks import HANDLER, Hook, read_hooks
 from fast_dag.call.resources import read_factory
@@ -20,8 +20,11 @@ from fast_dag.run import Run, current_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from os import PathLike
 
     from fast_dag.cache.memory import Backend
+    from fast_dag.draw.shape import Shape
+    from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.node import NodeOptions, P, R, T
     from fast_dag.observers import Observer
     from fast_dag.plan import Plan
@@ -336,6 +339,116 @@ class Workflow(Nestable):
         twin._node_hooks = dict(self._node_hooks)
         twin._handlers = dict(self._handlers)
         twin._resources = self._resources
+
+    # Pictures.
+
+    @abstractmethod
+    def _shape(self) -> Shape:
+        """What is drawn of it."""
+
+    def visualize(
+        self,
+        backend: Literal["mermaid", "graphviz", "svg"] = "mermaid",
+        filename: str | PathLike[str] | None = None,
+        format: str | None = None,
+        show_results: bool = False,
+        options: DrawingOptions | None = None,
+    ) -> str:
+        """Draw the workflow; the text is returned, and written to `filename` where one is given.
+
+        Parameters
+        ----------
+        backend:
+            "mermaid" and "graphviz" give the text of these languages. "svg" draws, with Graphviz
+            where it is installed, else with the extra `draw`.
+        filename, format:
+            Where to write it, and "svg", "png" or "pdf" to have Graphviz draw; without `format`
+            the end of the file's name decides.
+        show_results:
+            Draw the run in progress or finished last: statuses, times, errors, results.
+        options:
+            `direction` ("TB", "LR", "BT", "RL"), `depth` (how many levels of nested workflows are
+            opened), `details` (whether boxes have more than one line).
+
+        Raises ValidationError for what there is not, GraphvizError where Graphviz is needed and
+        missing, MissingExtraError where the extra is.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo").add_node("load", lambda: 1).add_node("double", lambda x: 2 * x)
+        >>> print(dag.connect("load", "double").visualize(options={"direction": "LR"}))
+        flowchart LR
+            n0["load"]
+            n1["double"]
+            n0 --> n1
+        <BLANKLINE>
+        """
+        from fast_dag.draw.visualize import visualize
+
+        run = self._run_in_view() if show_results else None
+        shape = self._shape() if run is None else run._shape()
+        return visualize(shape, run, backend, filename, format, show_results, options)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """The picture in a notebook."""
+        from fast_dag.draw.visualize import mimebundle
+
+        return mimebundle(self, None)
+
+    # Plans, kept until an edit.
+
+    @property
+    def version(self) -> tuple[Any, ...]:
+        """Changes with every edit, here and in nested workflows."""
+        graph = self._graph
+        if not graph.nested:
+            return (graph.version,)
+        return (graph.version, *(each.version for each in graph.nested.values()))
+
+    def _kept_plan(self, key: Any, compile: Callable[[], PlanT]) -> PlanT:
+        version = self.version
+        kept = self._plans.get(key)
+        if kept is not None and kept[0] == version:
+            plan: PlanT = kept[1]
+            return plan
+        plan = compile()
+        if len(self._plans) >= _MOST_PLANS:
+            self._plans = {}
+        self._plans[key] = (version, plan)
+        return plan
+
+    @property
+    def signature(self) -> Signature:
+        """As a node: the parameters that nothing in here feeds; those with defaults may be left
+        out."""
+        version = self.version
+        if self._signature is None or self._signature[0] != version:
+            self._signature = version, self._read_signature()
+        return self._signature[1]
+
+    @abstractmethod
+    def _read_signature(self) -> Signature: ...
+
+    @abstractmethod
+    def _nested_plan(self, inputs: frozenset[str]) -> Plan:
+        """The plan of this workflow as a node that is given these inputs."""
+
+    # Running.
+
+    def _drive(self, run: RunT) -> RunT:
+        try:
+            drive(run)
+        finally:
+            if run.status != "running":
+                self._last_run = run
+        return run
+
+    async def _drive_async(self, run: RunT) -> RunT:
+        try:
+            await drive_async(run)
+        finally:
+            if run.status != "running":
+                self._last_run = run
+        return run
 
     # Plans, kept until an edit.
 

@@ -28,7 +28,7 @@ class Told:
         self.retries: list[tuple[str, Exception, int]] = []
         self.outer = None
 
-    def tell_retry(self, name: str, error: Exception, attempt: int) -> None:
+    def tell_retry(self, name: str, error: Exception, attempt: int, delay: float) -> None:
         self.retries.append((name, error, attempt))
 
 

@@ -206,7 +206,7 @@ class _Call:
                 answer = yield on_retry.invoke(*offered)
                 if not answer.ok:
                     return self._failed(chained(answer.value, outcome.value), "on_retry hook")
-            self.run.tell_retry(self.node.name, outcome.value, self.attempts)
+            self.run.tell_retry(self.node.name, outcome.value, self.attempts, delay)
             if not (yield Sleep(delay)):
                 return outcome
 

@@ -1,0 +1,1 @@
+"""Pictures of workflows and runs: what is drawn is found once, then written anywhere."""

@@ -1,0 +1,168 @@
+"""A picture as the text of a Graphviz graph, and Graphviz itself."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+from fast_dag.draw.picture import TONES, Box, Cluster, Form
+from fast_dag.errors import FastDAGError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from fast_dag.draw.picture import Link, Picture
+
+FORMATS = ("svg", "png", "pdf")
+"""What Graphviz is asked for."""
+
+_FORMS = {
+    Form.BOX: "shape=box",
+    Form.ROUND: "shape=box",
+    Form.DIAMOND: 'shape=diamond margin="0.02,0.02"',
+    Form.HEXAGON: "shape=hexagon",
+    Form.STADIUM: "shape=box",
+    Form.DOUBLE: "shape=box peripheries=2",
+    Form.FRAMED: "shape=component",
+    Form.DOT: "shape=point width=0.14",
+}
+_ROUNDED = (Form.ROUND, Form.STADIUM, Form.DOUBLE)
+
+
+class GraphvizError(FastDAGError):
+    """Raised when the program `dot` is missing, or cannot draw a picture."""
+
+
+def dot(picture: Picture, sizes: Mapping[str, tuple[float, float]] | None = None) -> str:
+    """The text; with `sizes`, boxes get these (width and height in points) in place of their own.
+
+    >>> from fast_dag import DAG
+    >>> dag = DAG("demo").add_node("load", lambda: 1).add_node("double", lambda x: 2 * x)
+    >>> text = dag.connect("load", "double").visualize("graphviz")
+    >>> print(*text.splitlines()[-4:], sep="\\n")
+        n0 [label="load" shape=box tooltip="load"]
+        n1 [label="double" shape=box tooltip="double"]
+        n0 -> n1
+    }
+    """
+    lines = [
+        f"digraph {_quoted(picture.root.name)} {{",
+        f"    graph [rankdir={picture.direction} compound=true fontname=Helvetica fontsize=11 "
+        "nodesep=0.3 ranksep=0.45]",
+        '    node [fontname=Helvetica fontsize=11 style="filled" fillcolor="#f4f6fb" '
+        'color="#4b5b76" height=0.35 margin="0.14,0.06"]',
+        '    edge [fontname=Helvetica fontsize=9 color="#4b5b76" fontcolor="#4b5563" '
+        "arrowsize=0.7]",
+        *_cluster(picture.root, 1, sizes),
+    ]
+    ends = {each.id: each for each in picture.clusters()}
+    for number, link in enumerate(picture.links()):
+        known = "" if sizes is None else f"id=e{number}"
+        lines.append(f"    {_link(link, ends, known)}")
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def render(text: str, format: str, seconds: float | None = None) -> bytes:
+    """What `dot` makes of a text. Raises GraphvizError where it is missing, fails, or takes longer
+    than that."""
+    program = shutil.which("dot")
+    if program is None:
+        raise GraphvizError(
+            f"to make {format} the program dot of Graphviz is needed, and is not on PATH: install "
+            "it (apt install graphviz, brew install graphviz, winget install graphviz, conda "
+            "install graphviz), or use the backend 'svg' or 'mermaid'"
+        )
+    try:
+        done = subprocess.run(
+            [program, f"-T{format}"],
+            input=text.encode(),
+            capture_output=True,
+            check=False,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        raise GraphvizError(f"dot did not end within {seconds:g} s") from None
+    if done.returncode or not done.stdout:
+        raise GraphvizError(f"dot failed: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout
+
+
+def _cluster(
+    cluster: Cluster, level: int, sizes: Mapping[str, tuple[float, float]] | None
+) -> Iterator[str]:
+    indent = "    " * level
+    for item in cluster.items:
+        if isinstance(item, Box):
+            yield f"{indent}{item.id} [{_box(item, sizes)}]"
+            continue
+        tone = TONES[item.tone]
+        yield f"{indent}subgraph cluster_{item.id} {{"
+        yield f"{indent}    label={_label(item.name, item.lines)} tooltip={_quoted(item.tip)}"
+        style = "rounded,dashed" if tone.dashed else "rounded"
+        yield f'{indent}    style="{style}" color="{tone.border}" fontcolor="{tone.text}"'
+        yield from _cluster(item, level + 1, sizes)
+        yield f"{indent}}}"
+
+
+def _box(box: Box, sizes: Mapping[str, tuple[float, float]] | None) -> str:
+    if sizes is not None:
+        width, height = sizes[box.id]
+        size = f"width={width / 72:.3f} height={height / 72:.3f} fixedsize=true"
+        shape = box.form if box.form in (Form.DIAMOND, Form.HEXAGON) else Form.BOX
+        return f'label="" shape={shape} {size}'
+    if box.form is Form.DOT:
+        return f'label="" {_FORMS[box.form]} fillcolor="#4b5b76"'
+    tone = TONES[box.tone]
+    told = [f"label={_label(box.name, box.lines)}", _FORMS[box.form]]
+    styles = ["rounded"] * (box.form in _ROUNDED) + ["dashed"] * tone.dashed
+    if styles:
+        told.append(f'style="filled,{",".join(styles)}"')
+    if box.tone != "plain":
+        told.append(f'fillcolor="{tone.fill}" color="{tone.border}" fontcolor="{tone.text}"')
+    told.append(f"tooltip={_quoted(box.tip)}")
+    return " ".join(told)
+
+
+def _link(link: Link, clusters: Mapping[str, Cluster], known: str) -> str:
+    told = [known] if known else []
+    source, target = clusters.get(link.source), clusters.get(link.target)
+    start = link.source if source is None else _inner(source, last=True)
+    end = link.target if target is None else _inner(target, last=False)
+    if source is not None and source is not target:
+        told.append(f"ltail=cluster_{source.id}")
+    if target is not None and source is not target:
+        told.append(f"lhead=cluster_{target.id}")
+    if link.label:
+        told.append(f"label={_label(link.label)}")
+    if link.kind != "value":
+        told.append("style=dashed")
+    if link.taken is not None:
+        told.append('color="#2e8b4f" penwidth=1.6' if link.taken else 'color="#c3c8d0"')
+    return f"{start} -> {end}" + (f" [{' '.join(told)}]" if told else "")
+
+
+def _inner(cluster: Cluster, *, last: bool) -> str:
+    """The box in a cluster that a link out of it (with `last`) or into it is drawn at."""
+    taken = {each.source if last else each.target for each in cluster.links}
+    items = [
+        each for each in cluster.items if not (isinstance(each, Box) and each.form is Form.DOT)
+    ]
+    if last:
+        items.reverse()
+    item = next((each for each in items if each.id not in taken), items[0])
+    return _inner(item, last=last) if isinstance(item, Cluster) else item.id
+
+
+def _label(name: str, lines: tuple[str, ...] = ()) -> str:
+    # Graphviz reads entities in labels.
+    return _quoted("\n".join((name, *lines)).replace("&", "&amp;"))
+
+
+def _quoted(text: str) -> str:
+    r"""Text that stays what it is: no quote ends it, no backslash means anything.
+
+    >>> print(_quoted('a "b" \\N'))
+    "a \"b\" \\N"
+    """
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

@@ -1,0 +1,401 @@
+"""Where the boxes of a picture go: by Graphviz where it is there, else by grandalf."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fast_dag.draw.dot import GraphvizError, dot, render
+from fast_dag.draw.picture import Box, Cluster, Form
+from fast_dag.draw.words import width
+from fast_dag.extras import needed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fast_dag.draw.picture import Link, Picture
+
+Point = tuple[float, float]
+
+_PATIENCE = 20.0
+"""Seconds that Graphviz is given."""
+_GAP, _RISE = 24.0, 46.0
+"""Between boxes beside each other, and between layers."""
+_PADDING, _HEADER = 14.0, 17.0
+"""Inside of a cluster's frame, and each line of its label."""
+_LOOP = 26.0
+"""How far a link from a box to itself goes out."""
+
+
+class Area(NamedTuple):
+    """A rectangle, by its centre."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class Route(NamedTuple):
+    """The way of a link: where it starts, three points for each Bézier curve on it, and the middle
+    of its label."""
+
+    points: list[Point]
+    label: Point
+
+
+class Layout(NamedTuple):
+    """Where everything is, `y` downwards. `routes` are those of the picture's links, in their
+    order."""
+
+    width: float
+    height: float
+    areas: dict[str, Area]
+    routes: list[Route]
+
+
+def layout(picture: Picture) -> Layout:
+    """Find a place for everything. Raises MissingExtraError where nothing is there that could."""
+    if shutil.which("dot") is not None:
+        try:
+            return by_graphviz(picture)
+        except GraphvizError:
+            pass
+    return by_grandalf(picture)
+
+
+def size(box: Box) -> tuple[float, float]:
+    """How much room a box takes, in points.
+
+    >>> size(Box("n0", "load", "load", Form.BOX))
+    (60.0, 30.0)
+    """
+    if box.form is Form.DOT:
+        return 12.0, 12.0
+    text = max(7.0 * width(box.name), *(5.8 * width(each) for each in box.lines), 0)
+    wide, high = max(text + 24.0, 60.0), 30.0 + 13.0 * len(box.lines)
+    if box.form is Form.DIAMOND:
+        return wide * 1.3 + 16, high * 1.5 + 4
+    if box.form in (Form.HEXAGON, Form.FRAMED, Form.STADIUM, Form.DOUBLE):
+        return wide + 14, high + 4
+    return wide, high
+
+
+# Graphviz.
+
+
+def by_graphviz(picture: Picture) -> Layout:
+    """Ask `dot`. Raises GraphvizError."""
+    sizes = {box.id: size(box) for box in picture.boxes()}
+    drawn = json.loads(render(dot(picture, sizes), "json0", _PATIENCE))
+    left, bottom, right, top = map(float, drawn["bb"].split(","))
+    areas: dict[str, Area] = {}
+    for each in drawn.get("objects", ()):
+        name = each["name"]
+        if "bb" in each:
+            x0, y0, x1, y1 = map(float, each["bb"].split(","))
+            name = name.removeprefix("cluster_")
+            areas[name] = Area((x0 + x1) / 2, top - (y0 + y1) / 2, x1 - x0, y1 - y0)
+        elif name in sizes:
+            x, y = map(float, each["pos"].split(","))
+            areas[name] = Area(x, top - y, *sizes[name])
+    routes: dict[str, Route] = {}
+    for each in drawn.get("edges", ()):
+        points, end = [], None
+        for point in each["pos"].split(" "):
+            parts = point.split(",")
+            place = (float(parts[-2]), top - float(parts[-1]))
+            if parts[0] == "e":
+                end = place
+            elif parts[0] != "s":
+                points.append(place)
+        if end is not None:
+            points += [points[-1], end, end]
+        middle = points[len(points) // 2]
+        if "lp" in each:
+            x, y = map(float, each["lp"].split(","))
+            middle = (x, top - y)
+        routes[each["id"]] = Route(points, middle)
+    count = sum(1 for _ in picture.links())
+    return Layout(right - left, top - bottom, areas, [routes[f"e{n}"] for n in range(count)])
+
+
+# grandalf. Everything is laid out as if the links went down; `_Turn` turns it at the end.
+
+
+class _Turn(NamedTuple):
+    """From (across, along) the links to (x, y)."""
+
+    direction: str
+    across: float
+    along: float
+
+    def point(self, point: Point) -> Point:
+        across, along = point
+        if self.direction in ("BT", "RL"):
+            along = self.along - along
+        return (across, along) if self.direction in ("TB", "BT") else (along, across)
+
+    def area(self, area: Area) -> Area:
+        x, y = self.point((area.x, area.y))
+        if self.direction in ("TB", "BT"):
+            return Area(x, y, area.width, area.height)
+        return Area(x, y, area.height, area.width)
+
+
+class _Block(NamedTuple):
+    """A cluster laid out, from its own corner."""
+
+    width: float
+    height: float
+    areas: dict[str, Area]
+    routes: dict[int, Route]
+
+
+def by_grandalf(picture: Picture) -> Layout:
+    """Ask grandalf, cluster by cluster: the inner ones are boxes in the outer one.
+
+    Raises MissingExtraError where it is not installed."""
+    numbers = {id(link): number for number, link in enumerate(picture.links())}
+    block = _Grandalf(picture.direction, numbers).block(picture.root)
+    turn = _Turn(picture.direction, block.width, block.height)
+    routes = [
+        Route([turn.point(each) for each in route.points], turn.point(route.label))
+        for _, route in sorted(block.routes.items())
+    ]
+    areas = {name: turn.area(area) for name, area in block.areas.items()}
+    whole = turn.area(Area(0, 0, block.width, block.height))
+    return Layout(whole.width, whole.height, areas, routes)
+
+
+class _Grandalf:
+    def __init__(self, direction: str, numbers: dict[int, int]) -> None:
+        purpose = "pictures as SVG without Graphviz (the program dot)"
+        self.graphs: Any = needed("grandalf.graphs", extra="draw", purpose=purpose)
+        self.layouts: Any = needed("grandalf.layouts", extra="draw", purpose=purpose)
+        self.direction = direction
+        self.numbers = numbers
+
+    def block(self, cluster: Cluster) -> _Block:
+        """Lay out what is in a cluster."""
+        inner: dict[str, _Block] = {}
+        sizes: dict[str, tuple[float, float]] = {}
+        for item in cluster.items:
+            if isinstance(item, Cluster):
+                inner[item.id] = framed = self._framed(item)
+                sizes[item.id] = framed.width, framed.height
+            else:
+                across, along = size(item)
+                turned = self.direction in ("LR", "RL")
+                sizes[item.id] = (along, across) if turned else (across, along)
+        pairs = _acyclic(list(sizes), cluster.links)
+        parts = self._parts(sizes, pairs)
+        areas, bends, wide, high = _packed(parts, cluster.links, sizes)
+        routes = self._routes(cluster, areas, bends)
+        for name, block in inner.items():
+            corner = areas[name].x - block.width / 2, areas[name].y - block.height / 2
+            areas.update({each: _moved(area, corner) for each, area in block.areas.items()})
+            routes.update({n: _moved_route(each, corner) for n, each in block.routes.items()})
+        return _Block(wide, high, areas, routes)
+
+    def _framed(self, cluster: Cluster) -> _Block:
+        """A cluster with the room that its frame and label take."""
+        block = self.block(cluster)
+        header = _HEADER * (1 + len(cluster.lines))
+        text = 7.0 * max(map(width, (cluster.name, *cluster.lines)))
+        wide, high = block.width + 2 * _PADDING, block.height + 2 * _PADDING
+        shift = (_PADDING, _PADDING)
+        if self.direction in ("TB", "BT"):
+            spare = max(text + 2 * _PADDING - wide, 0)
+            top = header if self.direction == "TB" else 0
+            shift = (_PADDING + spare / 2, _PADDING + top)
+            wide, high = wide + spare, high + header
+        else:
+            spare = max(text + 2 * _PADDING - high, 0)
+            shift = (_PADDING + header, _PADDING + spare / 2)
+            wide, high = wide + header, high + spare
+        return _Block(
+            wide,
+            high,
+            {name: _moved(area, shift) for name, area in block.areas.items()},
+            {number: _moved_route(route, shift) for number, route in block.routes.items()},
+        )
+
+    def _parts(
+        self, sizes: dict[str, tuple[float, float]], pairs: Sequence[tuple[str, str]]
+    ) -> list[_Part]:
+        """The connected parts, each laid out."""
+        vertices = {name: self.graphs.Vertex(name) for name in sizes}
+        for name, vertex in vertices.items():
+            vertex.view = self.layouts.VertexViewer(*sizes[name])
+        edges = [self.graphs.Edge(vertices[a], vertices[b]) for a, b in pairs]
+        for edge in edges:
+            edge.view = _EdgeView()
+        graph = self.graphs.Graph(list(vertices.values()), edges)
+        return [self._part(core, sizes) for core in graph.C]
+
+    def _part(self, core: Any, sizes: dict[str, tuple[float, float]]) -> _Part:
+        names = [vertex.data for vertex in core.V()]
+        if len(names) == 1:
+            across, along = sizes[names[0]]
+            return _Part({names[0]: (across / 2, along / 2)}, {}, across, along)
+        sugiyama = self.layouts.SugiyamaLayout(core)
+        sugiyama.xspace, sugiyama.yspace = _GAP, _RISE
+        roots = [vertex for vertex in core.V() if not vertex.e_in()]
+        sugiyama.init_all(roots=roots, inverted_edges=[])
+        sugiyama.draw(8)
+        left = min(vertex.view.xy[0] - sizes[vertex.data][0] / 2 for vertex in core.V())
+        top = min(vertex.view.xy[1] - sizes[vertex.data][1] / 2 for vertex in core.V())
+        points = [x for edge in core.E() for x, _ in edge.view.points]
+        left = min([left, *points])
+        # Curves bend between layers only: in a layer they go straight past its boxes.
+        half = {layer[0].view.xy[1]: max(v.view.h for v in layer) / 2 for layer in sugiyama.layers}
+        bends = {
+            (edge.v[0].data, edge.v[1].data): [
+                (x - left, y - top + side * half[y])
+                for x, y in edge.view.points
+                for side in (-1, 1)
+            ][1:-1]
+            for edge in core.E()
+        }
+        centres = {
+            vertex.data: (vertex.view.xy[0] - left, vertex.view.xy[1] - top) for vertex in core.V()
+        }
+        across = max(x + sizes[name][0] / 2 for name, (x, _) in centres.items())
+        across = max([across, *(x - left for x in points)])
+        along = max(y + sizes[name][1] / 2 for name, (_, y) in centres.items())
+        return _Part(centres, bends, across, along)
+
+    def _routes(
+        self,
+        cluster: Cluster,
+        areas: dict[str, Area],
+        bends: dict[tuple[str, str], list[Point]],
+    ) -> dict[int, Route]:
+        beside: dict[frozenset[str], list[Link]] = {}
+        for link in cluster.links:
+            beside.setdefault(frozenset((link.source, link.target)), []).append(link)
+        routes: dict[int, Route] = {}
+        for links in beside.values():
+            for position, link in enumerate(links):
+                shift = 16.0 * (position - (len(links) - 1) / 2)
+                source, target = areas[link.source], areas[link.target]
+                if link.source == link.target:
+                    route = _loop(source, position)
+                elif (link.source, link.target) in bends:
+                    route = _way(source, bends[link.source, link.target], target, shift)
+                else:
+                    way = _way(target, bends[link.target, link.source], source, shift)
+                    route = Route(way.points[::-1], way.label)
+                routes[self.numbers[id(link)]] = route
+        return routes
+
+
+class _EdgeView:
+    """What grandalf tells the way of an edge."""
+
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+
+    def setpath(self, points: list[Point]) -> None:
+        self.points = list(points)
+
+
+class _Part(NamedTuple):
+    """A connected part, from its own corner: centres, and where edges bend between layers."""
+
+    centres: dict[str, Point]
+    bends: dict[tuple[str, str], list[Point]]
+    width: float
+    height: float
+
+
+def _acyclic(names: Sequence[str], links: Sequence[Link]) -> list[tuple[str, str]]:
+    """The pairs that links connect, each once, and turned where they would close a cycle."""
+    targets: dict[str, dict[str, None]] = {name: {} for name in names}
+    for link in links:
+        if link.source != link.target:
+            targets[link.source][link.target] = None
+    pairs: dict[tuple[str, str], None] = {}
+    state = dict.fromkeys(names, 0)  # 1: on the way down, 2: left
+    for name in names:
+        if state[name]:
+            continue
+        state[name] = 1
+        stack = [(name, iter(targets[name]))]
+        while stack:
+            at, rest = stack[-1]
+            target = next(rest, None)
+            if target is None:
+                state[at] = 2
+                stack.pop()
+                continue
+            pair = (target, at) if state[target] == 1 else (at, target)
+            pairs[pair] = None
+            if not state[target]:
+                state[target] = 1
+                stack.append((target, iter(targets[target])))
+    return list(pairs)
+
+
+def _packed(
+    parts: Sequence[_Part], links: Sequence[Link], sizes: dict[str, tuple[float, float]]
+) -> tuple[dict[str, Area], dict[tuple[str, str], list[Point]], float, float]:
+    """Parts beside each other, in rows."""
+    loops = {link.source for link in links if link.source == link.target}
+    total = sum((part.width + _GAP) * (part.height + _RISE) for part in parts)
+    row = max([1.5 * total**0.5, *(part.width for part in parts)])
+    areas: dict[str, Area] = {}
+    bends: dict[tuple[str, str], list[Point]] = {}
+    x = y = wide = high = 0.0
+    for part in parts:
+        across = part.width + (_LOOP * 2 if loops.intersection(part.centres) else 0)
+        if x and x + across > row:
+            x, y = 0.0, y + high + _RISE / 2
+            high = 0.0
+        for name, (cx, cy) in part.centres.items():
+            areas[name] = Area(x + cx, y + cy, *sizes[name])
+        for pair, points in part.bends.items():
+            bends[pair] = [(x + bx, y + by) for bx, by in points]
+        wide, high = max(wide, x + across), max(high, part.height)
+        x += across + _GAP
+    return areas, bends, wide, y + high
+
+
+def _way(source: Area, bends: Sequence[Point], target: Area, shift: float) -> Route:
+    """Down from one area to another, in curves that start and end straight down."""
+    stops = [
+        (source.x + shift, source.y + source.height / 2),
+        *((x + shift, y) for x, y in bends),
+        (target.x + shift, target.y - target.height / 2),
+    ]
+    points = [stops[0]]
+    for (x0, y0), (x1, y1) in pairwise(stops):
+        middle = (y0 + y1) / 2
+        points += [(x0, middle), (x1, middle), (x1, y1)]
+    (x0, y0), (x1, y1) = stops[1:3]  # between the first two layers
+    return Route(points, ((x0 + x1) / 2, (y0 + y1) / 2))
+
+
+def _loop(area: Area, position: int) -> Route:
+    """Out of the side of an area and in again."""
+    x, out = area.x + area.width / 2, _LOOP * (1 + position * 0.6)
+    high = area.height / 4
+    points = [
+        (x, area.y - high),
+        (x + out, area.y - high * 2),
+        (x + out, area.y + high * 2),
+        (x, area.y + high),
+    ]
+    return Route(points, (x + out * 0.8, area.y))
+
+
+def _moved(area: Area, by: Point) -> Area:
+    return area._replace(x=area.x + by[0], y=area.y + by[1])
+
+
+def _moved_route(route: Route, by: Point) -> Route:
+    points = [(x + by[0], y + by[1]) for x, y in route.points]
+    return Route(points, (route.label[0] + by[0], route.label[1] + by[1]))

@@ -1,0 +1,102 @@
+"""A picture as the text of a Mermaid flowchart."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from fast_dag.draw.picture import TONES, Box, Cluster, Form
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fast_dag.draw.picture import Link, Picture
+
+_FORMS = {
+    Form.BOX: ("[", "]"),
+    Form.ROUND: ("(", ")"),
+    Form.DIAMOND: ("{", "}"),
+    Form.HEXAGON: ("{{", "}}"),
+    Form.STADIUM: ("([", "])"),
+    Form.DOUBLE: ("(((", ")))"),
+    Form.FRAMED: ("[[", "]]"),
+    Form.DOT: ("((", "))"),
+}
+_PLAIN = re.compile(r"[^\w .,:;!?()\[\]{}=+/|'→…µ-]|_")
+
+
+def mermaid(picture: Picture) -> str:
+    """The text, for a renderer of version 10 or later.
+
+    >>> from fast_dag import DAG
+    >>> dag = DAG("demo").add_node("load", lambda: 1).add_node("double", lambda x: 2 * x)
+    >>> print(dag.connect("load", "double").visualize(), end="")
+    flowchart TB
+        n0["load"]
+        n1["double"]
+        n0 --> n1
+    """
+    lines = [f"flowchart {picture.direction}", *_cluster(picture.root, 1, picture.direction)]
+    lines += [f"    {_link(each)}" for each in picture.links()]
+    lines += _styles(picture)
+    return "\n".join(lines) + "\n"
+
+
+def _cluster(cluster: Cluster, level: int, direction: str) -> Iterator[str]:
+    indent = "    " * level
+    for item in cluster.items:
+        if isinstance(item, Box):
+            start, end = _FORMS[item.form]
+            text = _text(item.name, item.lines) if item.form is not Form.DOT else '" "'
+            yield f"{indent}{item.id}{start}{text}{end}"
+        else:
+            title = ", ".join((item.name, *item.lines))  # it has room for one line only
+            yield f"{indent}subgraph {item.id} [{_text(title)}]"
+            yield f"{indent}    direction {direction}"
+            yield from _cluster(item, level + 1, direction)
+            yield f"{indent}end"
+
+
+def _link(link: Link) -> str:
+    arrow = {"order": "-.->", "returned": "-.->"}.get(link.kind, "-->")
+    label = f"|{_text(link.label)}|" if link.label else ""
+    return f"{link.source} {arrow}{label} {link.target}"
+
+
+def _styles(picture: Picture) -> Iterator[str]:
+    toned: dict[str, list[str]] = {}
+    for cluster in picture.clusters():
+        if cluster is not picture.root:
+            toned.setdefault(cluster.tone, []).append(cluster.id)
+    for box in picture.boxes():
+        toned.setdefault("start" if box.form is Form.DOT else box.tone, []).append(box.id)
+    for name, ids in sorted(toned.items()):
+        if name == "start":
+            yield f"    classDef {name} fill:#4b5b76,stroke:#4b5b76"
+        elif name != "plain":
+            tone = TONES[name]
+            dashed = ",stroke-dasharray:4 3" if tone.dashed else ""
+            yield (
+                f"    classDef {name} fill:{tone.fill},stroke:{tone.border},color:{tone.text}"
+                + dashed
+            )
+        if name != "plain":
+            yield f"    class {','.join(ids)} {name}"
+    links = list(picture.links())
+    for taken, style in ((True, "stroke:#2e8b4f,stroke-width:2px"), (False, "stroke:#c3c8d0")):
+        numbers = [str(number) for number, link in enumerate(links) if link.taken is taken]
+        if numbers:
+            yield f"    linkStyle {','.join(numbers)} {style}"
+
+
+def _text(name: str, lines: tuple[str, ...] = ()) -> str:
+    return '"' + "<br>".join(escaped(each) for each in (name, *lines)) + '"'
+
+
+def escaped(text: str) -> str:
+    """Text of which Mermaid takes no character as more than that.
+
+    >>> print(escaped('"><b>'), escaped("load_data"))
+    #34;#62;#60;b#62; load#95;data
+    """
+    return _PLAIN.sub(lambda match: f"#{ord(match[0])};", text)

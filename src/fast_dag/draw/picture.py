@@ -1,0 +1,110 @@
+"""A picture as plain data: boxes, clusters of boxes, and links. All text in it is ready to be
+shown, but not yet escaped for any language."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+class Form(StrEnum):
+    """What a box looks like."""
+
+    BOX = "box"
+    ROUND = "round"
+    DIAMOND = "diamond"
+    HEXAGON = "hexagon"
+    STADIUM = "stadium"
+    DOUBLE = "double"  # a round one with two borders
+    FRAMED = "framed"  # a whole workflow, closed
+    DOT = "dot"
+
+
+class Tone(NamedTuple):
+    """Colours, and whether borders are dashed."""
+
+    fill: str
+    border: str
+    text: str = "#111827"
+    dashed: bool = False
+
+
+TONES = {
+    "plain": Tone("#f4f6fb", "#4b5b76"),
+    "completed": Tone("#e3f5e8", "#2e8b4f"),
+    "failed": Tone("#fde4e4", "#c62f2f"),
+    "skipped": Tone("#f3f4f6", "#9ca3af", "#6b7280", dashed=True),
+    "running": Tone("#e0eeff", "#2b6fd9"),
+    "cancelled": Tone("#fff1d6", "#c47a00"),
+    "not_run": Tone("#ffffff", "#9ca3af"),
+    "ready": Tone("#ffffff", "#9ca3af"),
+    "outside": Tone("#ffffff", "#d1d5db", "#9ca3af", dashed=True),
+    "missing": Tone("#ffffff", "#c62f2f", "#c62f2f", dashed=True),
+}
+"""By status, where there is a run."""
+
+
+class Box(NamedTuple):
+    """One node: `name` and `lines` are shown, `tip` when one points at it. `path` is its name from
+    the outermost workflow on."""
+
+    id: str
+    path: str
+    name: str
+    form: Form
+    tone: str = "plain"
+    lines: tuple[str, ...] = ()
+    tip: str = ""
+
+
+class Cluster(NamedTuple):
+    """A nested workflow, opened: a box around others."""
+
+    id: str
+    path: str
+    name: str
+    tone: str
+    lines: tuple[str, ...]
+    tip: str
+    items: Sequence[Box | Cluster]
+    links: Sequence[Link]
+
+
+class Link(NamedTuple):
+    """From one item of a cluster to another of the same. `kind` is "value", "order" (no value
+    flows) or "returned" (a state's return led there, no declared transition); `taken` whether a run
+    went along it, None where no run tells."""
+
+    source: str
+    target: str
+    label: str = ""
+    kind: str = "value"
+    taken: bool | None = None
+
+
+class Picture(NamedTuple):
+    """What is drawn: `root` is a cluster without a frame; `direction` is TB, BT, LR or RL."""
+
+    root: Cluster
+    direction: str = "TB"
+
+    def boxes(self) -> Iterator[Box]:
+        """All boxes, from the outermost in."""
+        for cluster in self.clusters():
+            yield from (each for each in cluster.items if isinstance(each, Box))
+
+    def clusters(self) -> Iterator[Cluster]:
+        """All clusters, the root first."""
+        todo = [self.root]
+        while todo:
+            cluster = todo.pop()
+            yield cluster
+            todo.extend(each for each in reversed(cluster.items) if isinstance(each, Cluster))
+
+    def links(self) -> Iterator[Link]:
+        """All links, cluster by cluster."""
+        for cluster in self.clusters():
+            yield from cluster.links

@@ -1,0 +1,81 @@
+"""The picture of a workflow or a run, in the language that was asked for, and into a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fast_dag.draw.dot import FORMATS, dot, render
+from fast_dag.draw.mermaid import mermaid
+from fast_dag.draw.sketch import read_options, sketch
+from fast_dag.draw.svg import svg
+from fast_dag.errors import ValidationError, closest
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from fast_dag.draw.shape import Shape
+    from fast_dag.run import Run
+    from fast_dag.workflow import Workflow
+
+_BACKENDS = {"mermaid": ("mmd",), "graphviz": ("dot", "gv", *FORMATS), "svg": ("svg",)}
+"""The formats of each, its own text first."""
+
+
+def visualize(
+    shape: Shape,
+    run: Run | None,
+    backend: str,
+    filename: str | os.PathLike[str] | None,
+    format: str | None,
+    show_results: bool,
+    options: Mapping[str, Any] | None,
+) -> str:
+    """See `Workflow.visualize`."""
+    if backend not in _BACKENDS:
+        hint = closest(backend, _BACKENDS)[1]
+        raise ValidationError(f"backend is 'mermaid', 'graphviz' or 'svg', not {backend!r}{hint}")
+    path = None if filename is None else Path(filename)
+    formats = _BACKENDS[backend]
+    if format is None:
+        ending = "" if path is None else path.suffix.lower().removeprefix(".")
+        format = ending if ending in formats else formats[0]
+    if format not in formats:
+        others = [each for each, known in _BACKENDS.items() if format in known]
+        hint = f"; the backend {others[0]!r} does" if others else ""
+        raise ValidationError(f"the backend {backend!r} does not make {format!r}{hint}")
+    picture = sketch(shape, run, results=show_results, options=read_options(options))
+    if backend == "mermaid":
+        text = mermaid(picture)
+    elif backend == "svg":
+        text = svg(picture)
+    else:
+        text = dot(picture)
+        if format in FORMATS:
+            if path is None and format != "svg":
+                raise ValidationError(f"a {format} is no text: say where to write it, filename=")
+            drawn = render(text, format)
+            if format == "svg":
+                text = drawn.decode()
+            elif path is not None:
+                path.write_bytes(drawn)
+                return text
+    if path is not None:
+        path.write_text(text, encoding="utf-8")
+    return text
+
+
+def mimebundle(shown: Workflow | Run, run: Run | None) -> dict[str, str]:
+    """The picture for a notebook: as SVG, else as Mermaid, which some notebooks draw; and as text,
+    for this never raises."""
+    bundle = {"text/plain": object.__repr__(shown)}
+    try:
+        bundle["text/plain"] = repr(shown)
+        picture = sketch(shown._shape(), run)
+        bundle["text/vnd.mermaid"] = mermaid(picture)
+        bundle["image/svg+xml"] = svg(picture)
+        del bundle["text/vnd.mermaid"]
+    except Exception:  # of SVG: neither Graphviz nor the extra is there, or they fail
+        pass
+    return bundle
