@@ -36,6 +36,9 @@ where `tokenize` of 3.11 does not:
 - Names may have all letters that they may have in Python, some of which `tokenize` does not know.
 - Source that the parser refuses for its characters, brackets, numbers or tabs is refused.
 
+Some releases of 3.12 (3.12.1, 3.12.4) are wrong about columns beside strings of several lines that
+are not all ASCII.
+
 `--check` tells of files that the lexer refuses and Python does not, or that `tokenize` alone
 refuses, and of each file with tokens that differ.
 """

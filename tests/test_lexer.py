@@ -88,6 +88,8 @@ def test_tokens_of_the_standard_library_are_those_of_tokenize() -> None:
             assert is_python(text), path
             continue
         is_same = tokens == expected
+        if not is_same and is_known_to_differ(text):
+            continue
         assert is_same, (path, program.difference(tokens, expected))
         compared += 1
     assert compared >= len(files) - 5
@@ -172,7 +174,9 @@ def test_tokens_of_newer_pythons_are_those_of_tokenize(text: str) -> None:
 
 
 def is_known_to_differ(text: str) -> bool:
-    """Whether tokenize of 3.11 has tokens that are not the parser's."""
+    """Whether this version of tokenize may have tokens that are not the parser's."""
+    if sys.version_info[:2] == (3, 12) and not text.isascii():
+        return True  # some releases count bytes for columns
     last = text.rpartition("\n")[2].strip()
     return not IS_SPLIT and (bool(re.search(r"^[ \t\f]*\\\n", text, re.M)) or last[:1] == "#")
 
