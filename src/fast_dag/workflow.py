@@ -450,62 +450,6 @@ class Workflow(Nestable):
                 self._last_run = run
         return run
 
-    # Plans, kept until an edit.
-
-    @property
-    def version(self) -> tuple[Any, ...]:
-        """Changes with every edit, here and in nested workflows."""
-        graph = self._graph
-        if not graph.nested:
-            return (graph.version,)
-        return (graph.version, *(each.version for each in graph.nested.values()))
-
-    def _kept_plan(self, key: Any, compile: Callable[[], PlanT]) -> PlanT:
-        version = self.version
-        kept = self._plans.get(key)
-        if kept is not None and kept[0] == version:
-            plan: PlanT = kept[1]
-            return plan
-        plan = compile()
-        if len(self._plans) >= _MOST_PLANS:
-            self._plans = {}
-        self._plans[key] = (version, plan)
-        return plan
-
-    @property
-    def signature(self) -> Signature:
-        """As a node: the parameters that nothing in here feeds; those with defaults may be left
-        out."""
-        version = self.version
-        if self._signature is None or self._signature[0] != version:
-            self._signature = version, self._read_signature()
-        return self._signature[1]
-
-    @abstractmethod
-    def _read_signature(self) -> Signature: ...
-
-    @abstractmethod
-    def _nested_plan(self, inputs: frozenset[str]) -> Plan:
-        """The plan of this workflow as a node that is given these inputs."""
-
-    # Running.
-
-    def _drive(self, run: RunT) -> RunT:
-        try:
-            drive(run)
-        finally:
-            if run.status != "running":
-                self._last_run = run
-        return run
-
-    async def _drive_async(self, run: RunT) -> RunT:
-        try:
-            await drive_async(run)
-        finally:
-            if run.status != "running":
-                self._last_run = run
-        return run
-
     # Pickling leaves out everything that belongs to runs.
 
     def __getstate__(self) -> dict[str, Any]:
