@@ -33,9 +33,8 @@ EVENTS = ("push", "pull", "ring")
 MOST = 25
 
 # A machine as data. A state adds its `adds` to the number it is given (that of an event first, else
-# that of the state before, else 0). It `goes` to a
-# state, "stops", or leaves that to the `ways`: (source, target, event, condition); a condition asks
-# whether the sum leaves that rest by 3.
+# that of the state before, else 0). It `goes` to a state, "stops", or leaves that to the `ways`:
+# (source, target, event, condition); a condition asks whether the sum leaves that rest by 3.
 Spec = dict[str, Any]
 
 names = st.sampled_from(NAMES)
