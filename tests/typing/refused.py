@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from fast_dag import DAG, Context, Node
+from fast_dag import DAG, FSM, Context, FSMReturn, Node
 
 dag = DAG("refused")
 
@@ -75,3 +75,27 @@ def wrong_contexts() -> None:
     Context(result={})  # type: ignore[call-arg]
     Context({}, {}, {}, {})  # type: ignore[call-arg]
     Context(metadata=[("user", "ada")])  # type: ignore[arg-type]
+
+
+fsm = FSM("refused")
+
+
+@fsm.state
+def state(number: int) -> FSMReturn:
+    return FSMReturn(3)  # type: ignore[arg-type]
+
+
+def wrong_uses_of_a_machine() -> None:
+    state("3")  # type: ignore[arg-type]
+    state()  # type: ignore[call-arg]
+    FSM("m", on_max_cycles="ignore")  # type: ignore[arg-type]
+    FSM("m", keep_history="10")  # type: ignore[arg-type]
+    fsm.state(inital=True)  # type: ignore[call-overload]
+    fsm.state(initial="yes")  # type: ignore[call-overload]
+    fsm.add_state("a", double, terminl=True)  # type: ignore[call-arg]
+    fsm.add_transition(1, "a")  # type: ignore[arg-type]
+    fsm.add_transition("a", "b", "n > 3")  # type: ignore[arg-type]
+    fsm.run(max_cycles="9")  # type: ignore[arg-type]
+    fsm.run(mode="sequentiel")  # type: ignore[arg-type]
+    fsm.start().send("push", on_unknown="drop")  # type: ignore[arg-type]
+    fsm.add_state_hook(lambda fsm: 3)  # type: ignore[arg-type, misc]
