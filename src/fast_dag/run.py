@@ -446,6 +446,7 @@ class Run(ABC):
             inputs,
             context,
             lambda inputs: unnamed(signature, inputs, context),
+            (args, kwargs),
             first,
         )
 

@@ -20,6 +20,8 @@ def named(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     >>> named(read_signature(lambda a, b=2, *rest, **more: 0), [1, 2, 3], {"k": 4})
     {'a': 1, 'b': 2, 'rest': (3,), 'k': 4}
     """
+    if not kwargs and len(args) == len(signature.parameters) == len(signature.inputs):
+        return dict(zip(signature.inputs, args, strict=True))
     inputs: dict[str, Any] = {}
     positional = [each for each in signature.parameters if each.kind != Kind.KEYWORD_ONLY]
     for parameter, value in zip(positional, args, strict=False):

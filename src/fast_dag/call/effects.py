@@ -81,14 +81,14 @@ def interpret(
     try:
         while True:
             effect = effects.send(answer)
+            if isinstance(effect, (Attempt, Invoke)):
+                answer = call(effect)
+                continue
             if isinstance(effect, Sleep):
                 sleep(effect.seconds)
-                answer = True
-            elif isinstance(effect, Await):
-                effect.flight.wait()
-                answer = True
             else:
-                answer = call(effect)
+                effect.flight.wait()
+            answer = True
     except StopIteration as stop:
         outcome: Outcome = stop.value
         return outcome

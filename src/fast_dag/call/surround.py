@@ -64,11 +64,13 @@ class Surroundings:
         inputs: dict[str, Any],
         context: Context,
         arguments: Callable[[Mapping[str, Any]], Arguments],
+        given: Arguments | None = None,
         first: Outcome | None = None,
     ) -> Steps:
         """One call in `run`, as effects; `arguments` turns inputs by name into those of the
-        function, `first` is how a first attempt ended that was made already."""
-        call = _Call(self, run, inputs, context, arguments, first)
+        function, `given` are those of these inputs, `first` is how a first attempt ended that was
+        made already."""
+        call = _Call(self, run, inputs, context, arguments, given, first)
         outcome = yield from call.succeed()
         if not outcome.ok and outcome is not STOPPED:
             outcome = yield from call.fail(outcome)
@@ -91,9 +93,13 @@ class _Call:
         inputs: dict[str, Any],
         context: Context,
         arguments: Callable[[Mapping[str, Any]], Arguments],
+        given: Arguments | None = None,
         first: Outcome | None = None,
     ) -> None:
         self.node = around.node
+        # Good as long as nobody else has had the inputs in hand, and nothing is to be added.
+        untouched = "pre_execute" not in around.hooks and not around.resources
+        self.given = given if untouched else None
         self.first = first
         self.hooks = around.hooks
         self.handler = around.handler
@@ -182,11 +188,13 @@ class _Call:
             if outcome is STOPPED:
                 return outcome
             if outcome.ok:
-                try:
-                    args, kwargs = self.arguments({**outcome.value, **self.inputs})
-                except Exception as error:
-                    return self._failed(error, "pre_execute hook")
-                outcome = yield Attempt(args, kwargs)
+                arguments, self.given = self.given, None
+                if arguments is None:
+                    try:
+                        arguments = self.arguments({**outcome.value, **self.inputs})
+                    except Exception as error:
+                        return self._failed(error, "pre_execute hook")
+                outcome = yield Attempt(*arguments)
             self.attempts += 1
             outcome = Outcome(outcome.ok, outcome.value, self.attempts, outcome.where)
             tried = self.attempts > self.node.retry

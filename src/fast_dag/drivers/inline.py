@@ -304,7 +304,7 @@ def _outcome(
             value = func(*args, **kwargs)
         else:
             value = variables.run(func, *args, **kwargs)
-        if isinstance(value, Coroutine):
+        if value.__class__ is CoroutineType:
             value = waiter.wait(value, variables)
     except Exception as error:
         return Outcome(False, error)
