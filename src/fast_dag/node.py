@@ -7,7 +7,7 @@ from enum import StrEnum
 from importlib import import_module
 from sys import _getframe as getframe
 from sys import modules
-from types import FunctionType, MethodType
+from types import FunctionType, MappingProxyType, MethodType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -60,7 +60,7 @@ class NodeType(StrEnum):
 
 
 # Looked up for every node of a plan, where members of an enum cost ten times a global.
-_CONDITION, _SELECT = NodeType.CONDITION, NodeType.SELECT
+_NODE, _CONDITION, _SELECT = NodeType.NODE, NodeType.CONDITION, NodeType.SELECT
 _ANY, _ALL = NodeType.ANY, NodeType.ALL
 
 
@@ -219,8 +219,9 @@ class Node(Linkable, Generic[P, R]):
 
     func: Callable[P, R]
     name: str
-    type: NodeType
-    options: dict[str, Any]
+    # Where nothing else was asked for, a node has these in its class, and so needs less memory.
+    type: NodeType = NodeType.NODE
+    options: Mapping[str, Any] = MappingProxyType({})
     graph: Graph | None = None
     workflow: Nestable | None = None
     retry: int = 0
@@ -249,8 +250,10 @@ class Node(Linkable, Generic[P, R]):
                 raise InvalidNodeError(
                     f"{func!r} is not callable, so it cannot be a node{_advice(func)}", node=name
                 )
-        self.type = type if isinstance(type, NodeType) else _checked_type(name, type)
-        self.options = options
+        if type is not _NODE:
+            self.type = type if isinstance(type, NodeType) else _checked_type(name, type)
+        if options:
+            self.options = options
         self._signature = None if self.workflow else self._read(name)
         self.name = self.__name__ = _checked_name(self._own_name() if name is None else name, func)
         self.__doc__ = self._origin.__doc__
@@ -345,7 +348,10 @@ class Node(Linkable, Generic[P, R]):
     @property
     def metadata(self) -> dict[str, Any]:
         """The node's own dictionary."""
-        given: dict[str, Any] = self.options.setdefault("metadata", {})
+        given: dict[str, Any] | None = self.options.get("metadata")
+        if given is None:
+            given = {}
+            self.options = {**self.options, "metadata": given}
         return given
 
     # Edges.
