@@ -339,6 +339,8 @@ class Graph:
         fed = self._fed.get(name)
         if fed is None:
             edges = self._incoming[name]
+            if not edges:
+                return ()
             fed = {edge.input for edge in edges}
             if len(edges) > 8:
                 self._fed[name] = fed
