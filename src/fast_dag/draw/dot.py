@@ -46,13 +46,15 @@ def dot(picture: Picture, sizes: Mapping[str, tuple[float, float]] | None = None
         n0 -> n1
     }
     """
+    packed = "" if any(picture.links()) else ' pack=20 packmode="array"'  # it loses labels of links
+    label_size = 9 if sizes is None else 11  # Graphviz keeps room for it
     lines = [
         f"digraph {_quoted(picture.root.name)} {{",
         f"    graph [rankdir={picture.direction} compound=true fontname=Helvetica fontsize=11 "
-        "nodesep=0.3 ranksep=0.45]",
+        f"nodesep=0.3 ranksep=0.45{packed}]",
         '    node [fontname=Helvetica fontsize=11 style="filled" fillcolor="#f4f6fb" '
         'color="#4b5b76" height=0.35 margin="0.14,0.06"]',
-        '    edge [fontname=Helvetica fontsize=9 color="#4b5b76" fontcolor="#4b5563" '
+        f'    edge [fontname=Helvetica fontsize={label_size} color="#4b5b76" fontcolor="#4b5563" '
         "arrowsize=0.7]",
         *_cluster(picture.root, 1, sizes),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter, defaultdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -188,17 +189,30 @@ class _Grandalf:
                 sizes[item.id] = framed.width, framed.height
             else:
                 across, along = size(item)
-                turned = self.direction in ("LR", "RL")
-                sizes[item.id] = (along, across) if turned else (across, along)
+                sizes[item.id] = (across, along) if self._is_upright else (along, across)
         pairs = _acyclic(list(sizes), cluster.links)
-        parts = self._parts(sizes, pairs)
-        areas, bends, wide, high = _packed(parts, cluster.links, sizes)
+        spare = self._room_for_loops(cluster)
+        room = {name: (wide + 2 * spare[name], high) for name, (wide, high) in sizes.items()}
+        centres, bends, wide, high = _packed(self._parts(room, pairs))
+        areas = {name: Area(x, y, *sizes[name]) for name, (x, y) in centres.items()}
         routes = self._routes(cluster, areas, bends)
         for name, block in inner.items():
             corner = areas[name].x - block.width / 2, areas[name].y - block.height / 2
             areas.update({each: _moved(area, corner) for each, area in block.areas.items()})
             routes.update({n: _moved_route(each, corner) for n, each in block.routes.items()})
         return _Block(wide, high, areas, routes)
+
+    @property
+    def _is_upright(self) -> bool:
+        return self.direction in ("TB", "BT")
+
+    def _room_for_loops(self, cluster: Cluster) -> defaultdict[str, float]:
+        """How much links from a box to itself, and their labels, need beside it."""
+        room: defaultdict[str, float] = defaultdict(float)
+        for link in cluster.links:
+            if link.source == link.target:
+                room[link.source] += _LOOP + (6 * width(link.label) if self._is_upright else 10)
+        return room
 
     def _framed(self, cluster: Cluster) -> _Block:
         """A cluster with the room that its frame and label take."""
@@ -207,7 +221,7 @@ class _Grandalf:
         text = 7.0 * max(map(width, (cluster.name, *cluster.lines)))
         wide, high = block.width + 2 * _PADDING, block.height + 2 * _PADDING
         shift = (_PADDING, _PADDING)
-        if self.direction in ("TB", "BT"):
+        if self._is_upright:
             spare = max(text + 2 * _PADDING - wide, 0)
             top = header if self.direction == "TB" else 0
             shift = (_PADDING + spare / 2, _PADDING + top)
@@ -242,9 +256,15 @@ class _Grandalf:
             across, along = sizes[names[0]]
             return _Part({names[0]: (across / 2, along / 2)}, {}, across, along)
         sugiyama = self.layouts.SugiyamaLayout(core)
-        sugiyama.xspace, sugiyama.yspace = _GAP, _RISE
+        sugiyama.xspace, sugiyama.yspace = _GAP if self._is_upright else _GAP / 2, _RISE
         roots = [vertex for vertex in core.V() if not vertex.e_in()]
-        sugiyama.init_all(roots=roots, inverted_edges=[])
+        sugiyama.alt_e = []
+        sugiyama.rank_all(roots)
+        _close_up(sugiyama)
+        for edge in core.E():
+            sugiyama.setdummies(edge)
+        for layer in sugiyama.layers:
+            layer.setup(sugiyama)
         sugiyama.draw(8)
         left = min(vertex.view.xy[0] - sizes[vertex.data][0] / 2 for vertex in core.V())
         top = min(vertex.view.xy[1] - sizes[vertex.data][1] / 2 for vertex in core.V())
@@ -278,17 +298,21 @@ class _Grandalf:
         for link in cluster.links:
             beside.setdefault(frozenset((link.source, link.target)), []).append(link)
         routes: dict[int, Route] = {}
+        loops: Counter[str] = Counter()
         for links in beside.values():
             for position, link in enumerate(links):
-                shift = 16.0 * (position - (len(links) - 1) / 2)
+                from_middle = position - (len(links) - 1) / 2
                 source, target = areas[link.source], areas[link.target]
                 if link.source == link.target:
-                    route = _loop(source, position)
+                    loops[link.source] += 1
+                    route = _loop(source, loops[link.source], self._is_upright * width(link.label))
                 elif (link.source, link.target) in bends:
-                    route = _way(source, bends[link.source, link.target], target, shift)
+                    way = bends[link.source, link.target]
+                    route = _way(source, way, target, from_middle, self._is_upright)
                 else:
-                    way = _way(target, bends[link.target, link.source], source, shift)
-                    route = Route(way.points[::-1], way.label)
+                    way = bends[link.target, link.source]
+                    back = _way(target, way, source, from_middle, self._is_upright)
+                    route = Route(back.points[::-1], back.label)
                 routes[self.numbers[id(link)]] = route
         return routes
 
@@ -310,6 +334,19 @@ class _Part(NamedTuple):
     bends: dict[tuple[str, str], list[Point]]
     width: float
     height: float
+
+
+def _close_up(sugiyama: Any) -> None:
+    """Move what has no fewer links on than links in to the layer before the next of these."""
+    rank, layers = sugiyama.grx, sugiyama.layers
+    for number in range(len(layers) - 2, -1, -1):
+        for vertex in list(layers[number]):
+            after = vertex.N(+1)
+            nearest = min((rank[each].rank for each in after), default=0) - 1
+            if nearest > number and len(after) >= len(vertex.N(-1)):
+                layers[number].remove(vertex)
+                layers[nearest].append(vertex)
+                rank[vertex].rank = nearest
 
 
 def _acyclic(names: Sequence[str], links: Sequence[Link]) -> list[tuple[str, str]]:
@@ -341,34 +378,38 @@ def _acyclic(names: Sequence[str], links: Sequence[Link]) -> list[tuple[str, str
 
 
 def _packed(
-    parts: Sequence[_Part], links: Sequence[Link], sizes: dict[str, tuple[float, float]]
-) -> tuple[dict[str, Area], dict[tuple[str, str], list[Point]], float, float]:
+    parts: Sequence[_Part],
+) -> tuple[dict[str, Point], dict[tuple[str, str], list[Point]], float, float]:
     """Parts beside each other, in rows."""
-    loops = {link.source for link in links if link.source == link.target}
     total = sum((part.width + _GAP) * (part.height + _RISE) for part in parts)
     row = max([1.5 * total**0.5, *(part.width for part in parts)])
-    areas: dict[str, Area] = {}
+    centres: dict[str, Point] = {}
     bends: dict[tuple[str, str], list[Point]] = {}
     x = y = wide = high = 0.0
     for part in parts:
-        across = part.width + (_LOOP * 2 if loops.intersection(part.centres) else 0)
-        if x and x + across > row:
+        if x and x + part.width > row:
             x, y = 0.0, y + high + _RISE / 2
             high = 0.0
         for name, (cx, cy) in part.centres.items():
-            areas[name] = Area(x + cx, y + cy, *sizes[name])
+            centres[name] = (x + cx, y + cy)
         for pair, points in part.bends.items():
             bends[pair] = [(x + bx, y + by) for bx, by in points]
-        wide, high = max(wide, x + across), max(high, part.height)
-        x += across + _GAP
-    return areas, bends, wide, y + high
+        wide, high = max(wide, x + part.width), max(high, part.height)
+        x += part.width + _GAP
+    return centres, bends, wide, y + high
 
 
-def _way(source: Area, bends: Sequence[Point], target: Area, shift: float) -> Route:
-    """Down from one area to another, in curves that start and end straight down."""
+def _way(
+    source: Area, bends: Sequence[Point], target: Area, from_middle: float, upright: bool
+) -> Route:
+    """Down from one area to another, in curves that start and end straight down; `from_middle`
+    counts the links between the same two beside it."""
+    shift = 18.0 * from_middle
     stops = [
         (source.x + shift, source.y + source.height / 2),
-        *((x + shift, y) for x, y in bends),
+        (source.x + shift, bends[0][1]),
+        *((x + shift, y) for x, y in bends[1:-1]),
+        (target.x + shift, bends[-1][1]),
         (target.x + shift, target.y - target.height / 2),
     ]
     points = [stops[0]]
@@ -376,12 +417,13 @@ def _way(source: Area, bends: Sequence[Point], target: Area, shift: float) -> Ro
         middle = (y0 + y1) / 2
         points += [(x0, middle), (x1, middle), (x1, y1)]
     (x0, y0), (x1, y1) = stops[1:3]  # between the first two layers
-    return Route(points, ((x0 + x1) / 2, (y0 + y1) / 2))
+    down = 13.0 * from_middle if upright else 0.0
+    return Route(points, ((x0 + x1) / 2, (y0 + y1) / 2 + down))
 
 
-def _loop(area: Area, position: int) -> Route:
+def _loop(area: Area, number: int, label: int) -> Route:
     """Out of the side of an area and in again."""
-    x, out = area.x + area.width / 2, _LOOP * (1 + position * 0.6)
+    x, out = area.x + area.width / 2, _LOOP * (0.5 + 0.5 * number)
     high = area.height / 4
     points = [
         (x, area.y - high),
@@ -389,7 +431,7 @@ def _loop(area: Area, position: int) -> Route:
         (x + out, area.y + high * 2),
         (x, area.y + high),
     ]
-    return Route(points, (x + out * 0.8, area.y))
+    return Route(points, (x + out * 0.75 + 3 * label, area.y))
 
 
 def _moved(area: Area, by: Point) -> Area:

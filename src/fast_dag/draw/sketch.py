@@ -273,7 +273,8 @@ def _edge_label(edge: Edge, shape: Shape) -> str:
     port = ""
     if edge.input is not None and edge.input not in (edge.source, edge.output):
         target = shape.topology.nodes[shape.topology.index[edge.target]]
-        port = f"→ {edge.input}" if len(target.inputs) != 1 else ""
+        several = len(target.inputs) > 1 or (target.inputs and edge.input[0] == "*")
+        port = f"→ {edge.input}" if several else ""
     told = " ".join(each for each in (edge.output or "", port) if each)
     return shown(": ".join(each for each in (branch, told) if each))
 
