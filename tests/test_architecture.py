@@ -22,6 +22,7 @@ SLOW_OR_OPTIONAL = (
     "contextlib",
     "difflib",
     "hashlib",
+    "json",
     "random",
     "tracemalloc",
     # Pictures are drawn when somebody looks.

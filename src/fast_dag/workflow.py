@@ -5,7 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from fast_dag.call.hooks import HANDLER, Hook, read_hooks
 from fast_dag.call.resources import read_factory
@@ -17,9 +28,12 @@ from fast_dag.graph import Graph
 from fast_dag.node import Nestable, Node, NodeType
 from fast_dag.observers import Bar, Event, Observers, Progress, log_observer
 from fast_dag.run import Run, current_run
+from fast_dag.serial.read import read
+from fast_dag.serial.texts import from_json, from_yaml, to_json, to_yaml
+from fast_dag.serial.write import written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from os import PathLike
 
     from fast_dag.cache.memory import Backend
@@ -41,6 +55,8 @@ _MOST_PLANS = 16
 
 class Workflow(Nestable):
     """A named graph with views of its runs; the base of `DAG`."""
+
+    _kind: ClassVar[str] = ""  # as files call it
 
     def __init__(
         self,
@@ -449,6 +465,80 @@ class Workflow(Nestable):
             if run.status != "running":
                 self._last_run = run
         return run
+
+    # As data and as text; docs/files.md has the format.
+
+    def to_dict(self, registry: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Everything but runs as plain data: nodes, edges, options, what surrounds the calls.
+
+        Functions go by where they are imported from, "module:name", or by their name in `registry`.
+        Raises ValidationError that names every node whose function has neither.
+
+        >>> from fast_dag import DAG
+        >>> from statistics import mean
+        >>> DAG("demo").add_node("mean", mean, retry=2).to_dict()["nodes"]
+        [{'name': 'mean', 'function': 'statistics:mean', 'retry': 2}]
+        """
+        return written(self, registry)
+
+    @classmethod
+    def from_dict(
+        cls,
+        data: Mapping[str, Any],
+        *,
+        allow: Iterable[str] | None = None,
+        registry: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """The workflow that `to_dict` made the data of.
+
+        Functions come from `registry`, by their names there, and are imported from the modules that
+        `allow` names, and those below these; nothing else is imported. Raises ValidationError with
+        all that is wrong, each with its place, such as `nodes[3].retry`.
+
+        >>> from fast_dag import DAG
+        >>> data = DAG("demo").add_node("f", abs).to_dict(registry={"absolute": abs})
+        >>> DAG.from_dict(data, registry={"absolute": abs}).run(x=-2)
+        2
+        """
+        kinds = {each._kind: each for each in Workflow.__subclasses__() if each._kind}
+        return cast("Self", read(data, cls, kinds, allow=allow, registry=registry))
+
+    def to_json(self, registry: Mapping[str, Any] | None = None, indent: int | None = 2) -> str:
+        """`to_dict` as JSON text."""
+        return to_json(self.to_dict(registry), indent)
+
+    @classmethod
+    def from_json(
+        cls,
+        text: str | bytes,
+        *,
+        allow: Iterable[str] | None = None,
+        registry: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """`from_dict` of JSON text.
+
+        >>> from fast_dag import DAG
+        >>> from statistics import mean
+        >>> text = DAG("demo").add_node("mean", mean).to_json()
+        >>> DAG.from_json(text, allow=["statistics"]).run(data=[1, 3])
+        2
+        """
+        return cls.from_dict(from_json(text), allow=allow, registry=registry)
+
+    def to_yaml(self, registry: Mapping[str, Any] | None = None) -> str:
+        """`to_dict` as YAML text (extra `yaml`)."""
+        return to_yaml(self.to_dict(registry))
+
+    @classmethod
+    def from_yaml(
+        cls,
+        text: str | bytes,
+        *,
+        allow: Iterable[str] | None = None,
+        registry: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """`from_dict` of YAML text (extra `yaml`)."""
+        return cls.from_dict(from_yaml(text), allow=allow, registry=registry)
 
     # Pickling leaves out everything that belongs to runs.
 

@@ -1,0 +1,340 @@
+"""A workflow from data that anybody may have written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from reprlib import repr as short_repr
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fast_dag.call.hooks import OFFERED
+from fast_dag.errors import ValidationError, closest, names
+from fast_dag.node import Branch, Node, NodeType
+from fast_dag.serial.plain import below, placed, plain, problem
+from fast_dag.serial.references import Finder
+from fast_dag.serial.write import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from fast_dag.workflow import Workflow
+
+
+class Kind(NamedTuple):
+    """What a value in a file must be, and the words for that."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+TEXT = Kind("a string", lambda value: isinstance(value, str))
+TEXTS = Kind("a list of strings", _is_texts)
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+COUNT = Kind("a whole number", lambda value: _is_number(value) and isinstance(value, int))
+NUMBER = Kind("a number", _is_number)
+LIST = Kind("a list", lambda value: isinstance(value, list))
+MAPPING = Kind("a mapping", lambda value: isinstance(value, Mapping))
+
+Fields = dict[str, Kind]
+
+NODE: Fields = {
+    "name": TEXT,
+    "function": TEXT,
+    "workflow": MAPPING,
+    "type": TEXT,
+    "description": TEXT,
+    "metadata": MAPPING,
+    "inputs": TEXTS,
+    "outputs": TEXTS,
+    "retry": COUNT,
+    "retry_delay": NUMBER,
+    "retry_backoff": NUMBER,
+    "retry_max_delay": NUMBER,
+    "retry_jitter": Kind("true, false or a number", lambda v: isinstance(v, bool) or _is_number(v)),
+    "retry_on": Kind(
+        "a string or a list of strings", lambda value: isinstance(value, str) or _is_texts(value)
+    ),
+    "timeout": NUMBER,
+    "run_in": TEXT,
+    "wait": FLAG,
+    "collect": TEXT,
+    "cache": MAPPING,
+    "hooks": MAPPING,
+    "error_handler": TEXT,
+}
+CACHE: Fields = {
+    "ttl": NUMBER,
+    "cache_key": TEXTS,
+    "version": Kind("a string or a whole number", lambda v: TEXT.fits(v) or COUNT.fits(v)),
+    "max_entries": COUNT,
+    "backend": TEXT,
+}
+EDGE: Fields = {
+    "source": TEXT,
+    "target": TEXT,
+    "branch": Kind("a branch's name, true or false", lambda value: isinstance(value, (str, bool))),
+    "output": TEXT,
+    "input": Kind("a parameter's name, or false", lambda v: v is False or isinstance(v, str)),
+}
+HOOKS: Fields = dict.fromkeys(OFFERED, TEXT)
+TRANSITION: Fields = {"source": TEXT, "target": TEXT, "condition": TEXT, "event": TEXT}
+
+_ANY_KIND: Fields = {
+    "fast_dag": COUNT,
+    "kind": TEXT,
+    "name": TEXT,
+    "description": TEXT,
+    "metadata": MAPPING,
+    "default_hooks": MAPPING,
+    "resources": MAPPING,
+}
+WORKFLOWS: dict[str, Fields] = {
+    "dag": {**_ANY_KIND, "autowire": FLAG, "nodes": LIST, "edges": LIST},
+    "fsm": {
+        **_ANY_KIND,
+        "initial_state": TEXT,
+        "terminal_states": TEXTS,
+        "max_cycles": COUNT,
+        "on_max_cycles": TEXT,
+        "keep_history": COUNT,
+        "states": LIST,
+        "transitions": LIST,
+        "state_hooks": TEXTS,
+    },
+}
+
+
+def read(
+    data: Any,
+    cls: type[Workflow],
+    kinds: Mapping[str, type[Workflow]],
+    *,
+    allow: Iterable[str] | None = None,
+    registry: Mapping[str, Any] | None = None,
+) -> Workflow:
+    """The workflow that `written` made such data of: a `cls`, and inside of it one of `kinds`.
+
+    Raises ValidationError with all that is wrong, each with its place.
+    """
+    reader = _Reader(Finder(allow, registry), kinds)
+    try:
+        version = data.get("fast_dag") if isinstance(data, Mapping) else VERSION
+        if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= VERSION:
+            told = "no version" if version is None else f"the version {short_repr(version)}"
+            raise problem(
+                "fast_dag", f"the file has {told}; this release reads version {VERSION} only"
+            )
+        workflow = reader.workflow(data, "", cls)
+    except RecursionError:
+        raise ValidationError("the file is nested too deeply to be read") from None
+    if reader.problems:
+        raise ValidationError.of(reader.problems, "the file")
+    return workflow
+
+
+def _fields(data: Any, place: str, known: Fields, required: Iterable[str] = ()) -> dict[str, Any]:
+    """The keys that are there; null is like none. Raises ValidationError for the first that is
+    wrong."""
+    if not isinstance(data, Mapping):
+        raise problem(place, f"{short_repr(data)} is no mapping")
+    found = {}
+    for key, value in data.items():
+        if not isinstance(key, str):
+            raise problem(place, f"the key {short_repr(key)} is no string")
+        if key not in known:
+            raise problem(below(place, key), f"there is no such key{closest(key, known)[1]}")
+        if value is None:
+            continue
+        if not known[key].fits(value):
+            words = known[key].words
+            raise problem(below(place, key), f"it is {words}, not {short_repr(value)}")
+        found[key] = plain(value, below(place, key)) if key == "metadata" else value
+    for key in required:
+        if key not in found:
+            raise problem(place, f"{key!r} is missing")
+    return found
+
+
+class _Reader:
+    """Reads what it can, and collects the problems with the rest."""
+
+    def __init__(self, finder: Finder, kinds: Mapping[str, type[Workflow]]) -> None:
+        self.finder = finder
+        self.kinds = kinds
+        self.problems: list[ValidationError] = []
+
+    def _each(self, items: Iterable[Any], place: str, read: Callable[[Any, str], object]) -> None:
+        for index, item in enumerate(items):
+            here = f"{place}[{index}]"
+            try:
+                read(item, here)
+            except ValueError as error:
+                self.problems.append(placed(error, here))
+
+    def _function(self, reference: str, place: str) -> Any:
+        try:
+            return self.finder.find(reference)
+        except ValidationError as error:
+            raise placed(error, place) from error.__cause__
+
+    def _hooks(self, data: Any, place: str) -> dict[str, Any]:
+        return {
+            phase: self._function(each, below(place, phase))
+            for phase, each in _fields(data, place, HOOKS).items()
+        }
+
+    # Workflows.
+
+    def workflow(self, data: Any, place: str, cls: type[Workflow] | None = None) -> Workflow:
+        """A workflow, as far as it can be read."""
+        if not isinstance(data, Mapping):
+            raise problem(place, f"{short_repr(data)} is no mapping")
+        kind = data.get("kind")
+        if not isinstance(kind, str) or kind not in self.kinds:
+            told = f"it is one of {names(self.kinds)}, not {short_repr(kind)}"
+            raise problem(below(place, "kind"), told)
+        if cls is None or not cls._kind:
+            cls = self.kinds[kind]
+        elif cls._kind != kind:
+            right = self.kinds[kind].__name__
+            raise problem(
+                below(place, "kind"),
+                f"the file has the {kind} {short_repr(data.get('name'))}; read it with {right}",
+            )
+        fields = _fields(data, place, WORKFLOWS[kind], ["name"])
+        try:
+            return self._dag(fields, place, cls) if kind == "dag" else self._fsm(fields, place, cls)
+        except ValueError as error:
+            raise placed(error, place) from error.__cause__
+
+    def _dag(self, fields: dict[str, Any], place: str, cls: Any) -> Workflow:
+        dag = cls(**_only(fields, "name", "description", "metadata", "autowire"))
+        before = len(self.problems)
+        self._nodes(fields, place, dag, "nodes")
+        if len(self.problems) == before:  # else edges between nodes that could not be read
+            self._each(
+                fields.get("edges", ()),
+                below(place, "edges"),
+                lambda edge, here: self._edge(edge, here, dag),
+            )
+        return self._surrounded(fields, place, dag)
+
+    def _fsm(self, fields: dict[str, Any], place: str, cls: Any) -> Workflow:
+        fsm = cls(
+            **_only(
+                fields,
+                "name",
+                "description",
+                "metadata",
+                "initial_state",
+                "terminal_states",
+                "max_cycles",
+                "on_max_cycles",
+                "keep_history",
+            )
+        )
+        self._nodes(fields, place, fsm, "states")
+
+        def transition(data: Any, here: str) -> None:
+            each = _fields(data, here, TRANSITION, ["source", "target"])
+            condition = each.get("condition")
+            if condition is not None:
+                condition = self._function(condition, below(here, "condition"))
+            fsm.add_transition(each["source"], each["target"], condition, event=each.get("event"))
+
+        self._each(fields.get("transitions", ()), below(place, "transitions"), transition)
+        self._each(
+            fields.get("state_hooks", ()),
+            below(place, "state_hooks"),
+            lambda reference, here: fsm.add_state_hook(self._function(reference, here)),
+        )
+        return self._surrounded(fields, place, fsm)
+
+    def _surrounded(self, fields: dict[str, Any], place: str, workflow: Any) -> Workflow:
+        hooks = fields.get("default_hooks", {})
+        workflow.set_default_hooks(**self._hooks(hooks, below(place, "default_hooks")))
+        for name, factory in fields.get("resources", {}).items():
+            here = below(below(place, "resources"), str(name))
+            if not isinstance(name, str) or not isinstance(factory, str):
+                raise problem(here, "a resource is a name with a function's")
+            workflow.resource(name, self._function(factory, here))
+        made: Workflow = workflow
+        return made
+
+    # Nodes and edges.
+
+    def _nodes(self, fields: dict[str, Any], place: str, workflow: Any, key: str) -> None:
+        self._each(
+            fields.get(key, ()),
+            below(place, key),
+            lambda node, here: self._node(node, here, workflow),
+        )
+
+    def _node(self, data: Any, place: str, workflow: Any) -> None:
+        fields = _fields(data, place, NODE, ["name"])
+        name = fields.pop("name")
+        hooks = self._hooks(fields.pop("hooks", {}), below(place, "hooks"))
+        handler = fields.pop("error_handler", None)
+        if handler is not None:
+            handler = self._function(handler, below(place, "error_handler"))
+        if "cache" in fields:
+            fields["cache"] = self._cache(fields["cache"], below(place, "cache"))
+        if "retry_on" in fields:
+            fields["retry_on"] = self._retry_on(fields["retry_on"], below(place, "retry_on"))
+        type_ = fields.pop("type", NodeType.NODE)
+        node: Node[..., Any] = Node(self._called(fields, place), name, type=type_, **fields)
+        workflow.graph.add(node)
+        if hooks:
+            workflow.set_node_hooks(node, **hooks)
+        workflow.set_node_error_handler(node, handler)
+
+    def _called(self, fields: dict[str, Any], place: str) -> Any:
+        """What a node calls: the function, or the workflow that is nested."""
+        if ("function" in fields) == ("workflow" in fields):
+            raise problem(place, "a node has either 'function' or 'workflow'")
+        if "function" in fields:
+            return self._function(fields.pop("function"), below(place, "function"))
+        return self.workflow(fields.pop("workflow"), below(place, "workflow"))
+
+    def _cache(self, data: Any, place: str) -> dict[str, Any]:
+        fields = _fields(data, place, CACHE)
+        if "backend" in fields:
+            try:
+                fields["backend"] = self.finder.find_value(fields["backend"])
+            except ValidationError as error:
+                raise placed(error, below(place, "backend")) from None
+        return fields
+
+    def _retry_on(self, references: str | list[str], place: str) -> Any:
+        try:
+            if isinstance(references, str):
+                return self.finder.find_error(references)
+            return tuple([self.finder.find_error(each) for each in references])
+        except ValidationError as error:
+            raise placed(error, place) from error.__cause__
+
+    def _edge(self, data: Any, place: str, dag: Any) -> None:
+        fields = _fields(data, place, EDGE, ["source", "target"])
+        source: Any = dag.graph.node(fields["source"])
+        branch = fields.get("branch")
+        if branch is not None:
+            if not source.type.decides:
+                told = f"{source.name!r} is a {source.type.value} and has no branches"
+                raise problem(below(place, "branch"), told)
+            right = TEXT if source.type is NodeType.SELECT else FLAG
+            if not right.fits(branch):
+                told = f"that of a {source.type.value} is {right.words}, not {branch!r}"
+                raise problem(below(place, "branch"), told)
+            source = Branch(source, branch)
+        dag.connect(source, fields["target"], fields.get("output"), fields.get("input"))
+
+
+def _only(fields: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: fields[key] for key in keys if key in fields}
