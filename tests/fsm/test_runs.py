@@ -242,7 +242,7 @@ def test_visit_numbers_stay_absolute(run: Any) -> None:
         fsm["tick.10"]
 
 
-@pytest.mark.parametrize("most", [998, 999, 1000, 1001, 1002, 2005, 3499])
+@pytest.mark.parametrize("most", [999, 1001, 2004])
 def test_a_bounded_history_tells_the_end_of_the_whole_one(run: Any, most: int) -> None:
     whole, last = counting(most), counting(most, keep_history=2)
     assert run(whole, max_cycles=9999) == run(last, max_cycles=9999) == most
@@ -295,9 +295,9 @@ def test_the_other_ways_take_constant_memory_too(options: dict[str, Any]) -> Non
     sizes: list[int] = []
 
     def tick(n: int = 0) -> Any:
-        if n % 1_500 == 0:
+        if n % 1_000 == 0:
             sizes.append(tracemalloc.get_traced_memory()[0])
-        return FSMReturn("tick" if n < 6_000 else "done", n + 1)
+        return FSMReturn("tick" if n < 4_000 else "done", n + 1)
 
     fsm = FSM("m", initial_state="tick", terminal_states=["done"], keep_history=10)
     fsm.add_state("tick", tick).add_state("done", lambda n: n)
@@ -329,7 +329,8 @@ def test_sums_of_a_bounded_history_are_those_of_all_visits(execute: Any) -> None
     spent: list[float] = []
 
     def hook(fsm: FSM) -> None:
-        spent.append(sum(fsm.context.metrics["node_times"].values()))
+        if fsm.cycle_count % 100 in (0, 99):
+            spent.append(sum(fsm.context.metrics["node_times"].values()))
 
     fsm = counting(1100, keep_history=1, max_cycles=2000)
     fsm.add_state_hook(hook)
