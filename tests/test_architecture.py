@@ -27,6 +27,7 @@ SLOW_OR_OPTIONAL = (
     "tracemalloc",
     # Pictures are drawn when somebody looks.
     "fast_dag.draw",
+    "fast_dag.report",
     # They import asyncio, or what an extra brings.
     "fast_dag.drivers.aio",
     "fast_dag.drivers.blocking",

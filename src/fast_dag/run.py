@@ -298,6 +298,32 @@ class Run(ABC):
 
         return visualize(self._shape(), self, backend, filename, format, show_results, options)
 
+    def summary(self) -> str:
+        """The run told for a terminal: how it ended, its timeline with attempts and waits, the
+        slowest nodes, what bounds it, errors, inputs.
+
+        >>> from fast_dag import DAG
+        >>> run = DAG("demo").add_node("double", lambda x: 2 * x).execute(x=21)
+        >>> print(run.summary().splitlines()[1])
+        1 node: 1 completed
+        """
+        from fast_dag.report.text import summary
+
+        return summary(self)
+
+    def report(self, filename: str | os.PathLike[str] | None = None) -> str:
+        """The same as one HTML page, with the picture and tracebacks, which needs no network; it is
+        returned, and written to `filename` where one is given.
+
+        >>> from fast_dag import DAG
+        >>> page = DAG("demo").add_node("double", lambda x: 2 * x).execute(x=21).report()
+        >>> page.startswith("<!doctype html>"), "completed" in page
+        (True, True)
+        """
+        from fast_dag.report.page import page
+
+        return page(self, filename)
+
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """The picture in a notebook."""
         from fast_dag.draw.visualize import mimebundle

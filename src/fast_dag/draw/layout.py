@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fast_dag.draw.dot import GraphvizError, dot, render
+from fast_dag.draw.dot import dot, render
 from fast_dag.draw.picture import Box, Cluster, Form
 from fast_dag.draw.words import width
 from fast_dag.extras import needed
@@ -58,13 +58,9 @@ class Layout(NamedTuple):
 
 
 def layout(picture: Picture) -> Layout:
-    """Find a place for everything. Raises MissingExtraError where nothing is there that could."""
-    if shutil.which("dot") is not None:
-        try:
-            return by_graphviz(picture)
-        except GraphvizError:
-            pass
-    return by_grandalf(picture)
+    """Find a place for everything. Raises MissingExtraError where nothing is there that could,
+    GraphvizError where Graphviz fails."""
+    return by_grandalf(picture) if shutil.which("dot") is None else by_graphviz(picture)
 
 
 def size(box: Box) -> tuple[float, float]:

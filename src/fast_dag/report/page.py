@@ -1,0 +1,215 @@
+"""What is told of a run, as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from hashlib import sha256
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fast_dag.draw.mermaid import mermaid
+from fast_dag.draw.picture import TONES
+from fast_dag.draw.sketch import sketch
+from fast_dag.draw.svg import svg
+from fast_dag.draw.words import counted, duration, shown
+from fast_dag.errors import FastDAGError, text_of
+from fast_dag.report.facts import facts
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from fast_dag.report.facts import Bar, Facts, Row
+    from fast_dag.run import Run
+
+_MOST_SHRUNK = 2_000
+"""A picture that is wider is better scrolled than shrunk to the page."""
+_MOST_BOXES, _MOST_BARS, _MOST_CHAIN = 1_500, 1_000, 60
+
+
+def page(run: Run, filename: str | os.PathLike[str] | None = None) -> str:
+    """See `Run.report`."""
+    told = facts(run)
+    script = _file("page.js")
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        # Nothing is fetched, and no script runs but the one below.
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        f"style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'\">",
+        f"<title>{escape(told.headline)}</title>",
+        f"<style>{_file('page.css')}{_tones()}</style></head><body>",
+        *_header(told),
+        *_section("Graph", _graph(run)),
+        *_section("What bounds the run", _bounds(told)),
+        *_section("Timeline", _timeline(told)),
+        *_section("Errors", _errors(told)),
+        *_section("Slowest nodes" if told.noun == "node" else "Slowest states", _rows(told)),
+        *_section("Inputs", _pairs(told.inputs)),
+        *_section("Metrics", _pairs(told.metrics)),
+        f"<script>{script}</script></body></html>",
+    ]
+    text = "\n".join(parts) + "\n"
+    if filename is not None:
+        Path(filename).write_text(text, encoding="utf-8")
+    return text
+
+
+def _file(name: str) -> str:
+    return files("fast_dag.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _tones() -> str:
+    return "".join(
+        f".{name}{{background:{tone.fill};border-color:{tone.border};color:{tone.text}}}"
+        for name, tone in TONES.items()
+    )
+
+
+def _section(title: str, body: Iterable[str]) -> Iterator[str]:
+    lines = list(body)
+    if lines:
+        yield f"<section><h2>{escape(title)}</h2>"
+        yield from lines
+        yield "</section>"
+
+
+def _header(told: Facts) -> Iterator[str]:
+    yield f'<header><h1>{escape(shown(told.name))} <span class="chip {_tone(told.status)}">'
+    yield f"{escape(told.status.replace('_', ' '))}</span></h1><p>"
+    yield escape(f"{duration(told.seconds)}, {told.how}. {told.tally}.")
+    yield "</p></header>"
+
+
+def _tone(status: str) -> str:
+    """The colours of a run's status."""
+    known = {"completed_with_errors": "failed", "timed_out": "failed", "not_run": "plain"}
+    return known.get(status, status)
+
+
+def _graph(run: Run) -> Iterator[str]:
+    picture = sketch(run._shape(), run)
+    try:
+        if sum(1 for _ in picture.boxes()) > _MOST_BOXES:
+            raise FastDAGError(f"it has more than {_MOST_BOXES:,} boxes")
+        drawn = svg(picture)
+    except FastDAGError as error:
+        yield f'<p class="note">The graph is not drawn: {escape(text_of(error))}.</p>'
+        yield "<details><summary>The graph as Mermaid text</summary>"
+        yield f"<pre>{escape(mermaid(picture))}</pre></details>"
+        return
+    wide = int(drawn.split('width="', 1)[1].split('"', 1)[0])
+    checked = " checked" if wide > _MOST_SHRUNK else ""
+    yield f'<input type="checkbox" id="full"{checked}><label for="full">full size</label>'
+    yield f'<div class="graph">{drawn}</div>'
+
+
+def _bounds(told: Facts) -> Iterator[str]:
+    for line in told.bounds:
+        yield f"<p>{escape(line)}</p>"
+    if told.critical:
+        share = told.share(told.critical_seconds)
+        yield (
+            f"<p>Critical path, {duration(told.critical_seconds)} ({share} of the run):</p>"
+            '<ol class="chain">'
+        )
+        yield from (
+            f'<li data-node="{escape(each)}" tabindex="0">{escape(shown(each))}</li>'
+            for each in told.critical[:_MOST_CHAIN]
+        )
+        more = len(told.critical) - _MOST_CHAIN
+        yield f"<li>and {more:,} more</li></ol>" if more > 0 else "</ol>"
+
+
+def _timeline(told: Facts) -> Iterator[str]:
+    bars: Sequence[Bar] = told.bars
+    if not bars:
+        return
+    if len(bars) > _MOST_BARS:
+        kept = set(sorted(bars, key=lambda bar: -bar.seconds)[:_MOST_BARS])
+        bars = [bar for bar in bars if bar in kept]
+        yield f'<p class="note">The {_MOST_BARS:,} longest of {len(told.bars):,}.</p>'
+    yield (
+        '<p class="legend"><i class="ran"></i> ran <i class="failed"></i> failed attempt '
+        '<i class="slept"></i> wait before the next <i class="queued"></i> wait for a worker</p>'
+    )
+    yield '<div class="timeline"><div class="row scale"><span></span><span class="track">'
+    for part in range(5):
+        yield (f'<b style="left:{part * 25}%">{escape(duration(told.seconds * part / 4))}</b>')
+    yield "</span></div>"
+    for bar in bars:
+        yield from _bar(bar, told)
+    yield "</div>"
+
+
+def _bar(bar: Bar, told: Facts) -> Iterator[str]:
+    name = bar.path.rpartition(".")[2] if bar.depth else bar.path
+    critical = " critical" if bar.path in told.critical else ""
+    yield (
+        f'<div class="row{critical}" data-node="{escape(bar.path)}" tabindex="0">'
+        f'<span class="name" style="padding-left:{bar.depth}em">{escape(shown(name, 40))}</span>'
+        '<span class="track">'
+    )
+    if bar.start - bar.ready > 0.002 * told.seconds:
+        waited = f"waited {duration(bar.start - bar.ready)} for a worker"
+        yield _piece("queued", bar.ready, bar.start, told, waited)
+    for piece in bar.pieces:
+        words = {"ran": "ran", "failed": "failed after", "slept": "waited"}[piece.kind]
+        told_of = f"{words} {duration(piece.end - piece.start)}"
+        yield _piece(piece.kind, piece.start, piece.end, told, told_of)
+    yield f"</span><em>{escape(duration(bar.seconds))}</em></div>"
+
+
+def _piece(kind: str, start: float, end: float, told: Facts, title: str) -> str:
+    whole = told.seconds or 1.0
+    left, wide = start / whole * 100, (end - start) / whole * 100
+    return (
+        f'<i class="{kind}" style="left:{left:.3f}%;width:{wide:.3f}%" title="{escape(title)}"></i>'
+    )
+
+
+def _errors(told: Facts) -> Iterator[str]:
+    if told.ended is not None:
+        yield f'<p class="ended">{escape(told.ended)}</p>'
+    for number, each in enumerate(told.failures):
+        tries = f", {counted(each.attempts, 'attempt')}" if each.attempts > 1 else ""
+        is_open = " open" if number == 0 else ""
+        yield (
+            f'<details data-node="{escape(each.path)}"{is_open}><summary>'
+            f"<strong>{escape(shown(each.path))}</strong>{tries}: {escape(each.message)}</summary>"
+            f"<pre>{escape(each.traceback)}</pre></details>"
+        )
+
+
+def _rows(told: Facts) -> Iterator[str]:
+    rows: Sequence[Row] = told.slowest
+    rest = [row for row in told.rows if row.seconds is None]
+    if not told.rows:
+        return
+    yield "<table><thead><tr><th>name</th><th>status</th><th>time</th><th>share</th>"
+    yield "<th>executions</th><th>attempts</th></tr></thead><tbody>"
+    for row in [*rows, *rest][:_MOST_BARS]:
+        seconds = "" if row.seconds is None else duration(row.seconds)
+        share = "" if row.seconds is None else told.share(row.seconds)
+        yield (
+            f'<tr data-node="{escape(row.path)}" tabindex="0"><td>{escape(shown(row.path))}</td>'
+            f'<td><span class="chip {_tone(row.status)}">{row.status.replace("_", " ")}</span></td>'
+            f"<td>{escape(seconds)}</td><td>{share}</td>"
+            f"<td>{row.visits or ''}</td><td>{row.attempts or ''}</td></tr>"
+        )
+    yield "</tbody></table>"
+    more = len(told.rows) - _MOST_BARS
+    if more > 0:
+        yield f'<p class="note">And {more:,} more.</p>'
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+    if pairs:
+        yield "<dl>"
+        for name, value in pairs:
+            yield f"<dt>{escape(name)}</dt><dd><code>{escape(value)}</code></dd>"
+        yield "</dl>"
