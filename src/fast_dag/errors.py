@@ -177,10 +177,16 @@ class TimeoutError(ExecutionError, builtins.TimeoutError):
 
 
 class InvalidTransitionError(ExecutionError):
-    """Raised when a state machine cannot tell where to go next."""
+    """Raised when a state machine cannot tell where to go next.
+
+    `target` is the state that was named, but is none; `event` what was sent, `events` those that
+    are listened to in this state.
+    """
 
     state: str
     target: str | None
+    event: str | None = None
+    events: tuple[str, ...] = ()
 
 
 class MaxCyclesError(ExecutionError):

@@ -129,6 +129,9 @@ class FsmRun(Run):
         self.children.update(children or {})
         self._event = event
         self._steps = 0
+        # An event that no condition lets through leaves the machine as it was.
+        self._is_refused = False
+        self._status_before: Any = None
         # The state whose way on is looked for, and its value: what conditions and hooks see.
         self._deciding: tuple[int, Any] | None = None
 
@@ -205,12 +208,18 @@ class FsmRun(Run):
     def _final_value(self) -> Any:
         return self.walk.value
 
+    def open(self) -> None:
+        self._status_before = self.context.metadata.get("execution_status")
+        super().open()
+
     def close(self, status: str | None = None) -> None:
         walk, schedule = self.walk, self.record.schedule
         if walk.running is not None and schedule is not None:  # cut short
             schedule.start(walk.running)
         walk.running = None
         super().close(status)
+        if self._is_refused and self._status_before is not None:
+            self.context.metadata["execution_status"] = self._status_before
 
     def begin(self, *, eager: bool) -> list[int]:
         schedule = self.record.schedule
@@ -223,6 +232,7 @@ class FsmRun(Run):
                 self._follow(self._by_event(walk.at, *self._event))
                 walk.data = self._event[1]
             except Exception as fault:
+                self._is_refused = True
                 self._tell_fault(walk.at, fault, self._goes_on(self.plan.names[walk.at], fault))
                 return []
         return schedule.begin(walk.next)
@@ -333,6 +343,8 @@ class FsmRun(Run):
                     node_name=name,
                     state=name,
                     target=None,
+                    event=event,
+                    events=tuple(dict.fromkeys(str(each.event) for each in plan.events[index])),
                 )
             chosen = plan.topology.index[way]
             return Move(self._hooked(index, chosen, value))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from fast_dag.context import FSMContext
 from fast_dag.errors import InvalidTransitionError, ValidationError, closest, names
 from fast_dag.fsm_run import FsmRecord, FsmRun, too_many
+from fast_dag.signature import ABSENT
 from fast_dag.walk import Walk
 
 if TYPE_CHECKING:
@@ -416,12 +417,42 @@ def check_snapshot(snapshot: Any) -> None:
             f"this snapshot has the format {snapshot['format']!r}; this version of fast_dag reads "
             f"{_FORMAT}"
         )
-    keys = ("machine", "at", "next", "waits", "ended", "value", "data", "history", "forgotten")
-    missing = [
-        key for key in (*keys, "inputs", "results", "metadata", "metrics") if key not in snapshot
-    ]
+    missing = [key for key in _SHAPE if key not in snapshot]
     if missing:
         raise ValidationError(f"this snapshot lacks {names(missing)}")
+    _check_shape("", snapshot, _SHAPE)
+    for position, visit in enumerate(snapshot["history"]):
+        _check_shape(f"history[{position}].", visit, {"state": str, "seconds": (int, float)})
+    for name, visits in snapshot["forgotten"].items():
+        _check_shape(f"forgotten[{name!r}].", visits, {"visits": int, "seconds": (int, float)})
+    counts = dict.fromkeys(("execution_time", *_COUNTS), (int, float))
+    _check_shape("metrics.", snapshot["metrics"], counts)
+
+
+_SHAPE: dict[str, Any] = {
+    "machine": str,
+    "at": (str, type(None)),
+    "next": (str, type(None)),
+    "waits": bool,
+    "ended": bool,
+    "value": object,
+    "data": Mapping,
+    "history": (list, tuple),
+    "forgotten": Mapping,
+    "inputs": Mapping,
+    "results": Mapping,
+    "metadata": Mapping,
+    "metrics": Mapping,
+}
+"""What a snapshot has."""
+
+
+def _check_shape(where: str, found: Any, wanted: Mapping[str, Any]) -> None:
+    for key, kind in wanted.items():
+        value = found.get(key, ABSENT) if isinstance(found, Mapping) else ABSENT
+        if not isinstance(value, kind):
+            had = "is missing" if value is ABSENT else f"is {value!r:.40}"
+            raise ValidationError(f"this snapshot is damaged: {where}{key} {had}")
 
 
 def _succeeded(run: FsmRun) -> FsmRun:

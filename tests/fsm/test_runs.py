@@ -290,7 +290,13 @@ def test_a_million_transitions_take_constant_memory() -> None:
     assert traced[0] < 400_000
 
 
-@pytest.mark.parametrize("options", OPTIONS[1:], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    OPTIONS[1:],
+    ids=lambda each: " ".join(
+        str(value) if isinstance(value, str) else key for key, value in each.items()
+    ),
+)
 def test_the_other_ways_take_constant_memory_too(options: dict[str, Any]) -> None:
     sizes: list[int] = []
 
