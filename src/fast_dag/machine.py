@@ -425,8 +425,8 @@ def check_snapshot(snapshot: Any) -> None:
         _check_shape(f"history[{position}].", visit, {"state": str, "seconds": (int, float)})
     for name, visits in snapshot["forgotten"].items():
         _check_shape(f"forgotten[{name!r}].", visits, {"visits": int, "seconds": (int, float)})
-    counts = dict.fromkeys(("execution_time", *_COUNTS), (int, float))
-    _check_shape("metrics.", snapshot["metrics"], counts)
+    counts: tuple[str, ...] = ("execution_time", *_COUNTS)
+    _check_shape("metrics.", snapshot["metrics"], dict.fromkeys(counts, (int, float)))
 
 
 _SHAPE: dict[str, Any] = {
