@@ -67,9 +67,14 @@ class Walk:
         if self.keep is None or len(visits) < self.keep + _AT_ONCE:
             return
         old = len(visits) - self.keep
+        counts, spent = [0] * len(self.names), [0.0] * len(self.names)
         for state, _, started, ended in visits[:old]:
-            count, seconds = self._forgotten.get(state, (0, 0.0))
-            self._forgotten[state] = count + 1, seconds + ended - started
+            counts[state] += 1
+            spent[state] += ended - started
+        for state, number in enumerate(counts):
+            if number:
+                count, seconds = self._forgotten.get(state, (0, 0.0))
+                self._forgotten[state] = count + number, seconds + spent[state]
         self._forgotten_in_all += old
         del visits[:old]
 
