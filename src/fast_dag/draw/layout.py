@@ -297,17 +297,21 @@ class _Grandalf:
         loops: Counter[str] = Counter()
         for links in beside.values():
             for position, link in enumerate(links):
-                from_middle = position - (len(links) - 1) / 2
                 source, target = areas[link.source], areas[link.target]
+                room = 0.7 * min(source.width, target.width) / len(links)
+                from_middle = position - (len(links) - 1) / 2
+                shift, down = min(18.0, room) * from_middle, 0.0
+                if self._is_upright:  # so that labels are not above each other
+                    down = 13.0 * from_middle
                 if link.source == link.target:
                     loops[link.source] += 1
                     route = _loop(source, loops[link.source], self._is_upright * width(link.label))
                 elif (link.source, link.target) in bends:
                     way = bends[link.source, link.target]
-                    route = _way(source, way, target, from_middle, self._is_upright)
+                    route = _way(source, way, target, shift, down)
                 else:
                     way = bends[link.target, link.source]
-                    back = _way(target, way, source, from_middle, self._is_upright)
+                    back = _way(target, way, source, shift, down)
                     route = Route(back.points[::-1], back.label)
                 routes[self.numbers[id(link)]] = route
         return routes
@@ -395,12 +399,9 @@ def _packed(
     return centres, bends, wide, y + high
 
 
-def _way(
-    source: Area, bends: Sequence[Point], target: Area, from_middle: float, upright: bool
-) -> Route:
-    """Down from one area to another, in curves that start and end straight down; `from_middle`
-    counts the links between the same two beside it."""
-    shift = 18.0 * from_middle
+def _way(source: Area, bends: Sequence[Point], target: Area, shift: float, down: float) -> Route:
+    """Down from one area to another, in curves that start and end straight down; `shift` and `down`
+    keep it and its label apart from others between the same two."""
     stops = [
         (source.x + shift, source.y + source.height / 2),
         (source.x + shift, bends[0][1]),
@@ -413,7 +414,6 @@ def _way(
         middle = (y0 + y1) / 2
         points += [(x0, middle), (x1, middle), (x1, y1)]
     (x0, y0), (x1, y1) = stops[1:3]  # between the first two layers
-    down = 13.0 * from_middle if upright else 0.0
     return Route(points, ((x0 + x1) / 2, (y0 + y1) / 2 + down))
 
 

@@ -22,7 +22,9 @@ _FORMS = {
     Form.FRAMED: ("[[", "]]"),
     Form.DOT: ("((", "))"),
 }
-_PLAIN = re.compile(r"[^\w .,:;!?()\[\]{}=+/|'→…µ-]|_")
+_MOST_LINKS = 500
+"""Mermaid refuses that many, unless its page says otherwise."""
+_PLAIN = re.compile(r"[^\w .,:;!?()\[\]{}=+/|'→…µ-]|_|(?<=fa):|(?<=fa[bklrs]):")
 
 
 def mermaid(picture: Picture) -> str:
@@ -37,7 +39,12 @@ def mermaid(picture: Picture) -> str:
         n0 --> n1
     """
     lines = [f"flowchart {picture.direction}", *_cluster(picture.root, 1, picture.direction)]
-    lines += [f"    {_link(each)}" for each in picture.links()]
+    links = [f"    {_link(each)}" for each in picture.links()]
+    if len(links) >= _MOST_LINKS:
+        lines.insert(
+            1, f"    %% {len(links)} links: call mermaid.initialize with maxEdges, or draw SVG"
+        )
+    lines += links
     lines += _styles(picture)
     return "\n".join(lines) + "\n"
 

@@ -152,7 +152,7 @@ class _Sketcher:
             below = None if run is None else run.children.get(node.name)
             inside = inner._shape() if below is None else below._shape()
             deeper = None if depth is None else depth - 1
-            items.append(self.cluster(own, f"{box.path}.", inside, below, deeper, box))
+            items.append(self.cluster(own, f"{place.path}{node.name}.", inside, below, deeper, box))
         if shape.is_machine:
             links = self._ways(place, ids, items)
         else:
@@ -189,7 +189,7 @@ class _Sketcher:
         shortened = lines if self.details else lines[: int(tone == "failed")]
         return Box(
             own_id,
-            place.path + name,
+            shown(place.path + name, None),
             shown(name),
             form,
             tone,
@@ -244,10 +244,8 @@ class _Sketcher:
         """The id of a state, or of a stand-in where there is none of that name."""
         if name not in ids:
             ids[name] = self._id()
-            tip = f"{shown(name)} is no state"
-            items.append(
-                Box(ids[name], place.path + name, shown(name), Form.ROUND, "missing", (), tip)
-            )
+            path, tip = shown(place.path + name, None), f"{shown(name)} is no state"
+            items.append(Box(ids[name], path, shown(name), Form.ROUND, "missing", (), tip))
         return ids[name]
 
 

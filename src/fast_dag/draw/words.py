@@ -20,6 +20,8 @@ def shown(text: str, most: int | None = 60) -> str:
     >>> print(shown("two\\nlines"), shown("a" * 70, 5))
     two\\nlines aaaa…
     """
+    if text.isspace():
+        return repr(text)
     if not text.isprintable():
         text = "".join(_seen(each) for each in text)
     return text if most is None or len(text) <= most else text[: most - 1] + "…"

@@ -63,6 +63,11 @@ def _file(name: str) -> str:
     return files("fast_dag.report").joinpath(name).read_text(encoding="utf-8")
 
 
+def _key(path: str) -> str:
+    """A node's path as boxes of the picture have it, too."""
+    return escape(shown(path, None))
+
+
 def _tones() -> str:
     return "".join(
         f".{name}{{background:{tone.fill};border-color:{tone.border};color:{tone.text}}}"
@@ -118,7 +123,7 @@ def _bounds(told: Facts) -> Iterator[str]:
             '<ol class="chain">'
         )
         yield from (
-            f'<li data-node="{escape(each)}" tabindex="0">{escape(shown(each))}</li>'
+            f'<li data-node="{_key(each)}" tabindex="0">{escape(shown(each))}</li>'
             for each in told.critical[:_MOST_CHAIN]
         )
         more = len(told.critical) - _MOST_CHAIN
@@ -150,7 +155,7 @@ def _bar(bar: Bar, told: Facts) -> Iterator[str]:
     name = bar.path.rpartition(".")[2] if bar.depth else bar.path
     critical = " critical" if bar.path in told.critical else ""
     yield (
-        f'<div class="row{critical}" data-node="{escape(bar.path)}" tabindex="0">'
+        f'<div class="row{critical}" data-node="{_key(bar.path)}" tabindex="0">'
         f'<span class="name" style="padding-left:{bar.depth}em">{escape(shown(name, 40))}</span>'
         '<span class="track">'
     )
@@ -179,7 +184,7 @@ def _errors(told: Facts) -> Iterator[str]:
         tries = f", {counted(each.attempts, 'attempt')}" if each.attempts > 1 else ""
         is_open = " open" if number == 0 else ""
         yield (
-            f'<details data-node="{escape(each.path)}"{is_open}><summary>'
+            f'<details data-node="{_key(each.path)}"{is_open}><summary>'
             f"<strong>{escape(shown(each.path))}</strong>{tries}: {escape(each.message)}</summary>"
             f"<pre>{escape(each.traceback)}</pre></details>"
         )
@@ -196,7 +201,7 @@ def _rows(told: Facts) -> Iterator[str]:
         seconds = "" if row.seconds is None else duration(row.seconds)
         share = "" if row.seconds is None else told.share(row.seconds)
         yield (
-            f'<tr data-node="{escape(row.path)}" tabindex="0"><td>{escape(shown(row.path))}</td>'
+            f'<tr data-node="{_key(row.path)}" tabindex="0"><td>{escape(shown(row.path))}</td>'
             f'<td><span class="chip {_tone(row.status)}">{row.status.replace("_", " ")}</span></td>'
             f"<td>{escape(seconds)}</td><td>{share}</td>"
             f"<td>{row.visits or ''}</td><td>{row.attempts or ''}</td></tr>"

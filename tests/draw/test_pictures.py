@@ -1,0 +1,396 @@
+"""What is drawn, in each language."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fast_dag import DAG, FSM, ValidationError
+from fast_dag.draw.dot import GraphvizError
+from fast_dag.draw.layout import by_grandalf, by_graphviz
+from fast_dag.draw.sketch import sketch
+from fast_dag.extras import MissingExtraError
+from tests.draw.conftest import at_times, needs_dot, retried
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Golden = Callable[[str, str], None]
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def texts(svg: str) -> list[str]:
+    return [each.text or "" for each in ET.fromstring(svg).iter(f"{SVG}text")]
+
+
+def nodes(svg: str) -> list[str]:
+    return [each.get("data-node", "") for each in ET.fromstring(svg).iter(f"{SVG}g")]
+
+
+# Definitions.
+
+
+def test_dag_as_mermaid(orders: DAG, golden: Golden) -> None:
+    golden("orders.mmd", orders.visualize())
+
+
+def test_dag_as_dot(orders: DAG, golden: Golden) -> None:
+    golden("orders.dot", orders.visualize("graphviz"))
+
+
+def test_machine_as_mermaid(order: FSM, golden: Golden) -> None:
+    golden("order.mmd", order.visualize())
+
+
+def test_machine_as_dot(order: FSM, golden: Golden) -> None:
+    golden("order.dot", order.visualize("graphviz"))
+
+
+def test_autowired_edges_are_drawn() -> None:
+    dag = DAG("demo", autowire=True).add_node("a", lambda: 1).add_node("b", lambda a: a)
+    assert "n0 --> n1" in dag.visualize()
+
+
+def test_definition_with_a_cycle_is_drawn(without_dot: None) -> None:
+    dag = DAG("demo").add_node("a", lambda x: x).add_node("b", lambda x: x)
+    dag.connect("a", "b").connect("b", "a")
+    assert dag.visualize().count("-->") == 2
+    assert nodes(dag.visualize("svg")) == ["a", "b"]
+
+
+def test_empty_workflow_is_drawn(without_dot: None) -> None:
+    assert DAG("empty").visualize() == "flowchart TB\n"
+    assert nodes(DAG("empty").visualize("svg")) == []
+    dag = DAG("outer").add_node("inner", DAG("inner"))
+    assert 'n0[["inner"]]' in dag.visualize()
+
+
+def test_state_that_is_missing_is_drawn() -> None:
+    fsm = FSM("demo", initial_state="a").add_state("a", lambda: 1).add_transition("a", "lost")
+    assert '("lost")' in fsm.visualize()
+    assert "missing" in fsm.visualize()
+
+
+def test_machine_in_a_dag_is_a_cluster(order: FSM) -> None:
+    dag = DAG("demo").add_node("n", lambda: 1).add_node("order", order)
+    dag.add_node("after", lambda order: order).connect("order", "after")
+    text = dag.visualize()
+    assert 'subgraph n1 ["order"]' in text
+    assert "n1 --> n8" in text
+
+
+def test_parameter_is_named_where_a_node_has_several() -> None:
+    dag = DAG("demo").add_node("a", lambda: 1).add_node("b", lambda x, y: x)
+    dag.add_node("c", lambda z: z)
+    dag.connect("a", "b", input="y").connect("b", "c")
+    assert dag.visualize().splitlines()[-2:] == ['    n0 -->|"→ y"| n1', "    n1 --> n2"]
+
+
+# Options.
+
+
+def test_depth_closes_nested_workflows(orders: DAG) -> None:
+    text = orders.visualize(options={"depth": 0})
+    assert '[["checks"]]' in text
+    assert "subgraph" not in text
+
+
+@pytest.mark.parametrize("direction", ["TB", "LR", "BT", "RL"])
+def test_direction_is_kept(direction: Any, orders: DAG) -> None:
+    assert orders.visualize(options={"direction": direction}).startswith(f"flowchart {direction}\n")
+    assert f"rankdir={direction}" in orders.visualize("graphviz", options={"direction": direction})
+
+
+def test_many_beside_each_other_are_drawn_below_each_other() -> None:
+    dag = DAG("wide").add_node("a", lambda: 1)
+    for number in range(30):
+        dag.add_node(f"b{number}", lambda a: a).connect("a", f"b{number}")
+    assert dag.visualize().startswith("flowchart LR")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"backend": "mermad"}, "did you mean 'mermaid'"),
+        ({"format": "png"}, "the backend 'graphviz' does"),
+        ({"backend": "graphviz", "format": "gif"}, "does not make 'gif'"),
+        ({"backend": "graphviz", "format": "png"}, "filename="),
+        ({"options": {"derection": "LR"}}, "did you mean 'direction'"),
+        ({"options": {"direction": "up"}}, "TB, LR, BT or RL"),
+        ({"options": {"depth": -1}}, "count of levels"),
+    ],
+)
+def test_what_there_is_not_is_refused(wrong: dict[str, Any], message: str, orders: DAG) -> None:
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        orders.visualize(**wrong)
+
+
+# Runs.
+
+TIMES = {
+    "load": (0.0, 0.1),
+    "enough": (0.1, 0.1),
+    "model": (0.1, 0.7),
+    "best": (0.7, 0.8),
+    "route": (0.8, 0.9),
+    "mail": (0.9, 1.0),
+    "checks": (1.0, 1.2),
+    "everything": (1.2, 1.25),
+}
+
+
+def test_run_as_mermaid(orders: DAG, golden: Golden) -> None:
+    run = at_times(orders.execute(error_strategy="continue"), TIMES, 1.25)
+    at_times(run.children["checks"], {"first": (1.0, 1.1), "second": (1.1, 1.2)}, 1.2)
+    retried(run, "model", 0.2, 0.1, "OSError: busy")
+    golden("orders-run.mmd", run.visualize(show_results=True))
+
+
+def test_run_as_dot(orders: DAG, golden: Golden) -> None:
+    run = at_times(orders.execute(error_strategy="continue"), TIMES, 1.25)
+    at_times(run.children["checks"], {"first": (1.0, 1.1), "second": (1.1, 1.2)}, 1.2)
+    golden("orders-run.dot", run.visualize("graphviz"))
+
+
+def test_run_of_a_machine_tells_how_often_each_way_was_taken(order: FSM) -> None:
+    text = order.execute().visualize(options={"details": False})
+    assert [line.strip() for line in text.splitlines() if "->" in line] == [
+        "n5 --> n0",
+        'n0 -->|"1x"| n1',
+        'n1 -->|"[paid] 1x"| n3',
+        'n1 -->|"[condition] 1x"| n1',
+        'n1 -->|"1x"| n2',
+        'n1 -->|"cancel"| n4',
+        'n2 -.->|"1x"| n1',
+    ]
+
+
+def test_machine_that_waits_is_drawn() -> None:
+    fsm = FSM("door", initial_state="closed")
+    fsm.add_state("closed", lambda: 1).add_state("opened", lambda: 2)
+    fsm.add_transition("closed", "opened", event="push")
+    machine = fsm.start()
+    machine.step()
+    assert "not run" in fsm.visualize(show_results=True)
+
+
+def test_part_of_a_graph_that_did_not_run_is_drawn_faintly(orders: DAG) -> None:
+    orders.run_until("enough")
+    text = orders.visualize(show_results=True)
+    assert "classDef outside" in text
+    assert "= (3, 4)" in text
+
+
+def test_results_without_a_run_are_none(orders: DAG) -> None:
+    assert orders.visualize(show_results=True) == orders.visualize()
+
+
+def test_attempts_are_counted(orders: DAG) -> None:
+    tries = []
+
+    @orders.node(retry=2, retry_delay=0)
+    def flaky() -> int:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OSError("busy")
+        return 1
+
+    run = orders.execute(error_strategy="continue", mode="parallel")
+    assert re.search(r'"flaky<br>[^"]*, 3 attempts"', run.visualize())
+
+
+def test_value_whose_repr_raises_is_drawn() -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    run = DAG("demo").add_node("odd", Odd).execute()
+    assert "= " in run.visualize(show_results=True)
+
+
+def test_run_in_progress_is_drawn() -> None:
+    dag, seen = DAG("demo"), []
+    dag.add_node("first", lambda: seen.append(dag.visualize(show_results=True)))
+    dag.add_node("second", lambda: 1, timeout=5)
+    dag.run(mode="parallel", max_workers=1)
+    assert "running" in seen[0]
+
+
+def test_run_that_was_cut_short_is_drawn() -> None:
+    dag = DAG("demo")
+
+    @dag.node
+    async def slow() -> None:
+        await asyncio.sleep(30)
+
+    run = dag.execute(timeout=0.01)
+    assert "cancelled" in run.visualize()
+
+
+# Names.
+
+NASTY = [
+    '"><script>alert(1)</script>',
+    "end",
+    "1) first",
+    "__init__",
+    "`tick`",
+    "#35;",
+    "&lt;",
+    "<br>",
+    "a\nb",
+    "\\N",
+    "|pipe|",
+    "\x00\x1b",
+    "\ud800",
+    "\u202eevil",
+    " ",
+    "x" * 200,
+    "日本語",
+]
+
+
+@pytest.fixture
+def nasty() -> DAG:
+    dag = DAG("</title><script>")
+    router = dag.select(lambda: NASTY[0], name="router")
+    for name in NASTY:
+        dag.add_node(name, lambda x: x)
+        router.branches[name] >> dag.nodes[name]
+    return dag
+
+
+def test_mermaid_takes_no_character_of_a_name_for_its_own(nasty: DAG) -> None:
+    lines = nasty.visualize().splitlines()
+    words = r"""[\w .,:;!?()\[\]{}=+/|'→…µ#-]*"""
+    shapes = rf'    (n\d+(\["{words}"\]|\{{\{{"{words}"\}}\}})|n0 -->\|"{words}"\| n\d+)'
+    assert all(re.fullmatch(shapes, line) for line in lines[1:])
+    assert len(lines) == 2 + 2 * len(NASTY)
+    assert "#34;#62;#60;script#62;" in lines[2]
+
+
+@pytest.mark.parametrize("placed", ["by dot", "by grandalf"])
+def test_svg_shows_names_as_they_are(
+    placed: str, nasty: DAG, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if placed == "by dot" and needs_dot.args[0]:
+        pytest.skip("Graphviz is not installed")
+    if placed == "by grandalf":
+        monkeypatch.setenv("PATH", "")
+    text = nasty.visualize("svg")
+    assert "<script" not in text
+    shown = texts(text)
+    for name in (*NASTY[:8], "a\\nb", "\\N", "\\x00\\x1b", "\\ud800", "\\u202eevil", "' '"):
+        assert shown.count(name) == 2  # the node and the branch
+    assert nodes(text)[1] == NASTY[0]
+
+
+@needs_dot
+def test_graphviz_shows_names_as_they_are(nasty: DAG) -> None:
+    text = nasty.visualize("graphviz", format="svg")
+    assert "<script" not in text
+    shown = texts(text)
+    for name in (*NASTY[:8], "a\\nb", "\\N", "\\x00\\x1b", "\\ud800", "' '"):
+        assert shown.count(name) == 2
+
+
+# Files and programs.
+
+
+def test_text_is_written_where_asked(tmp_path: Path, orders: DAG) -> None:
+    path = tmp_path / "orders.mmd"
+    assert orders.visualize(filename=path) == path.read_text(encoding="utf-8")
+    orders.visualize("graphviz", str(tmp_path / "orders.dot"))
+    assert (tmp_path / "orders.dot").read_text(encoding="utf-8").startswith("digraph")
+
+
+@needs_dot
+@pytest.mark.parametrize(
+    ("name", "start"), [("o.png", b"\x89PNG"), ("o.pdf", b"%PDF"), ("o.svg", b"<?xml")]
+)
+def test_graphviz_draws_what_the_name_of_the_file_says(
+    name: str, start: bytes, tmp_path: Path, orders: DAG
+) -> None:
+    text = orders.visualize("graphviz", tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(start)
+    assert text.startswith("<?xml" if name == "o.svg" else "digraph")
+
+
+def test_missing_graphviz_is_named(without_dot: None, tmp_path: Path, orders: DAG) -> None:
+    with pytest.raises(GraphvizError, match="apt install graphviz"):
+        orders.visualize("graphviz", tmp_path / "orders.png")
+
+
+def test_missing_extra_is_named(
+    without_dot: None, monkeypatch: pytest.MonkeyPatch, orders: DAG
+) -> None:
+    monkeypatch.setitem(sys.modules, "grandalf.graphs", None)
+    with pytest.raises(MissingExtraError, match=re.escape("fast-dag[draw]")):
+        orders.visualize("svg")
+
+
+# Notebooks.
+
+
+def test_notebook_gets_svg(orders: DAG, order: FSM) -> None:
+    for each in (orders, order, orders.execute(error_strategy="continue"), order.execute()):
+        bundle = each._repr_mimebundle_()
+        assert bundle["image/svg+xml"].startswith("<svg")
+        assert bundle["text/plain"] == repr(each)
+
+
+def test_notebook_gets_mermaid_where_nothing_can_draw(
+    without_dot: None, monkeypatch: pytest.MonkeyPatch, orders: DAG
+) -> None:
+    monkeypatch.setitem(sys.modules, "grandalf.graphs", None)
+    bundle = orders._repr_mimebundle_()
+    assert bundle["text/vnd.mermaid"].startswith("flowchart")
+    assert "image/svg+xml" not in bundle
+
+
+def test_notebook_always_gets_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(DAG):
+        def _shape(self) -> Any:
+            raise RuntimeError("broken")
+
+        def __repr__(self) -> str:
+            raise RuntimeError("broken")
+
+    assert "Broken" in Broken("demo")._repr_mimebundle_()["text/plain"]
+
+
+# Places.
+
+
+@pytest.mark.parametrize("direction", ["TB", "LR", "BT", "RL"])
+@pytest.mark.parametrize("place", [pytest.param(by_graphviz, marks=needs_dot), by_grandalf])
+def test_boxes_do_not_overlap_and_stay_inside(
+    place: Any, direction: Any, orders: DAG, order: FSM
+) -> None:
+    for workflow in (orders, order):
+        run = workflow.execute(error_strategy="continue")
+        picture = sketch(run._shape(), run, results=True, options={"direction": direction})
+        places = place(picture)
+        boxes = [places.areas[box.id] for box in picture.boxes()]
+        for position, one in enumerate(boxes):
+            assert one.x - one.width / 2 >= -0.5
+            assert one.x + one.width / 2 <= places.width + 0.5
+            assert one.y - one.height / 2 >= -0.5
+            assert one.y + one.height / 2 <= places.height + 0.5
+            for other in boxes[:position]:
+                apart_x = abs(one.x - other.x) >= (one.width + other.width) / 2 - 0.5
+                apart_y = abs(one.y - other.y) >= (one.height + other.height) / 2 - 0.5
+                assert apart_x or apart_y
+        for cluster in picture.clusters():
+            for item in cluster.items if cluster is not picture.root else ():
+                frame, inner = places.areas[cluster.id], places.areas[item.id]
+                assert abs(frame.x - inner.x) * 2 <= frame.width - inner.width + 1
+                assert abs(frame.y - inner.y) * 2 <= frame.height - inner.height + 1
+        assert len(places.routes) == sum(1 for _ in picture.links())
