@@ -29,6 +29,7 @@ SLOW_OR_OPTIONAL = (
     "fast_dag.draw",
     "fast_dag.report",
     # They import asyncio, or what an extra brings.
+    "fast_dag.cli",
     "fast_dag.drivers.aio",
     "fast_dag.drivers.blocking",
     "fast_dag.drivers.loops",

@@ -813,7 +813,7 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
         ("when: 2020-13-45", "no YAML"),
         ("a: 1\na: 2", "the key 'a' stands twice"),
         (BOMB, "aliases are not read"),
-        ("[" * 100_000, "nested too deeply|no YAML"),
+        ("[" * 5_000, "nested too deeply"),
         ("\x00", "no YAML"),
     ],
 )
@@ -889,7 +889,7 @@ def mutilated(draw: st.DrawFn, data: Any) -> Any:
     return draw(ANYTHING)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_no_file_raises_anything_but_validation_errors(data: st.DataObject) -> None:
     for cls, good in ((DAG, GOOD), (FSM, MACHINE)):

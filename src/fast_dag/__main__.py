@@ -1,0 +1,23 @@
+"""The command `fast-dag`, also as `python -m fast_dag`."""
+
+from __future__ import annotations
+
+import sys
+
+from fast_dag.extras import MissingExtraError, needed
+
+
+def main() -> None:
+    """Run the command that `sys.argv` has, and leave with its exit code."""
+    try:
+        needed("click", extra="cli", purpose="fast-dag's commands")
+    except MissingExtraError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    from fast_dag.cli.app import start  # click is there
+
+    sys.exit(start())
+
+
+if __name__ == "__main__":
+    main()

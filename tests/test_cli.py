@@ -1,0 +1,780 @@
+"""The command `fast-dag`, driven as a process: over good and bad input, with a terminal and
+without."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pexpect
+import pytest
+
+from fast_dag.cli.target import Target
+from fast_dag.cli.tree import tree
+from fast_dag.dag import DAG
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SHOP = """
+from fast_dag import DAG, ConditionalReturn
+
+dag = DAG("shop", description="Sells things")
+
+@dag.node
+def prices(basket=(3, 4), rate: float = 1.0):
+    print("asked for prices")
+    return [each * rate for each in basket]
+
+@dag.node(retry=1, retry_delay=0)
+def total(prices):
+    return sum(prices)
+
+@dag.node
+def text(total, currency="EUR"):
+    return f"{total} {currency}"
+
+prices >> total >> text
+"""
+SEVERAL = """
+from fast_dag import DAG, FSM
+inner = DAG("inner").add_node("double", lambda x: 2 * x)
+outer = DAG("outer").add_node("inner", inner)
+other = DAG("other", description="Another").add_node("one", lambda: 1)
+same = other
+_hidden = DAG("hidden")
+number = 3
+"""
+FAILING = """
+from fast_dag import DAG
+
+def helper(n):
+    return 1 / n
+
+dag = DAG("failing")
+@dag.node
+def load(n: int = 0):
+    return n
+@dag.node
+def inverse(load):
+    return helper(load)
+@dag.node
+def beside():
+    return "beside"
+@dag.node
+def after(inverse):
+    return inverse
+load >> inverse >> after
+"""
+GAME = """
+from fast_dag import FSM
+fsm = FSM("game", initial_state="draw", terminal_states=["won"])
+fsm.add_state("draw", lambda n=0: n + 1).add_state("won", lambda n: f"won by {n}")
+fsm.add_transition("draw", "won", lambda n: n > 2).add_transition("draw", "draw")
+"""
+INVALID = """
+from fast_dag import DAG
+dag = DAG("invalid").add_node("a", lambda x: x).add_node("b", lambda x: x)
+dag.connect("a", "b").connect("b", "a")
+fine = DAG("fine").add_node("one", lambda: 1)
+"""
+VALUES = """
+from fast_dag import DAG
+dag = DAG("values")
+@dag.node
+def given(x):
+    return x
+@dag.node
+def kind(given):
+    return type(given).__name__
+given >> kind
+odd = DAG("odd").add_node("odd", lambda: {1: {2.5, 2.5}, "nan": float("nan"), "pair": (1, None)})
+nothing = DAG("nothing").add_node("nothing", lambda: None)
+kinds = DAG("kinds").add_node("kinds", lambda **given: given)
+"""
+WAITING = """
+import asyncio, threading
+from fast_dag import DAG
+
+dag = DAG("waiting")
+@dag.node
+def first():
+    return 1
+@dag.node
+def wait(first):
+    print("waiting", flush=True)
+    threading.Event().wait()
+@dag.node
+def never(wait):
+    print("never")
+first >> wait >> never
+
+later = DAG("later")
+@later.node
+async def wait_for_it():
+    print("waiting", flush=True)
+    await asyncio.Event().wait()
+"""
+FILES = {
+    "shop.py": SHOP,
+    "several.py": SEVERAL,
+    "failing.py": FAILING,
+    "game.py": GAME,
+    "invalid.py": INVALID,
+    "values.py": VALUES,
+    "waiting.py": WAITING,
+    "nothing.py": "x = 1\n",
+    "loose.py": FAILING,
+    "broken.py": "import os\n\n1 / 0\n",
+    "syntax.py": "def f(:\n",
+    "leaving.py": "raise SystemExit(3)\n",
+    "needing.py": "import not_there_at_all\n",
+    "clash/json.py": SHOP,  # a name of the standard library
+    "my-flow.v2.py": SHOP,
+    "package/__init__.py": "",
+    "package/steps.py": "def one(): return 1\n",
+    "package/flow.py": (
+        "from fast_dag import DAG\nfrom .steps import one\ndag = DAG('flow').add_node('one', one)\n"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with workflows."""
+    directory = tmp_path_factory.mktemp("cli")
+    for name, text in FILES.items():
+        path = directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return directory
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("_FAST_DAG")}
+    return {**kept, "PYTHONDONTWRITEBYTECODE": "1", **more}
+
+
+class Done:
+    """A command that ended."""
+
+    def __init__(self, process: subprocess.CompletedProcess[str]) -> None:
+        self.code = process.returncode
+        self.out = process.stdout
+        self.err = process.stderr
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    def __repr__(self) -> str:
+        return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+
+class Cli:
+    """`python -m fast_dag` in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def __call__(self, *args: str, stdin: str = "", **env: str) -> Done:
+        done = subprocess.run(
+            [sys.executable, "-m", "fast_dag", *args],
+            cwd=self.directory,
+            env=environment(**env),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=30,
+            check=False,
+        )
+        assert "--traceback" in args or "Traceback" not in done.stderr, done.stderr
+        return Done(done)
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "fast_dag", *args],
+            cwd=self.directory,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def cli(here: Path) -> Cli:
+    return Cli(here)
+
+
+# run
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["shop.py", "shop.py:dag", "shop", "shop:dag", "./shop.py", "clash/json.py", "my-flow.v2.py"],
+)
+def test_file_or_module_is_run_and_its_value_printed(cli: Cli, target: str) -> None:
+    done = cli("run", target)
+    assert (done.code, done.out) == (0, "asked for prices\n7.0 EUR\n"), done
+    assert re.fullmatch(r"shop: completed in [\d.]+ \S+ \(3 completed\)\n", done.err)
+
+
+@pytest.mark.parametrize("target", ["package.flow", "package/flow.py", "package.flow:dag"])
+def test_module_of_a_package_is_run_in_its_package(cli: Cli, target: str) -> None:
+    assert cli("run", target, "-q").out == "1\n"
+
+
+def test_file_elsewhere_is_run_with_its_directory_to_import_from(
+    here: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "uses.py").write_text("from helper_of_mine import dag\n")
+    (tmp_path / "helper_of_mine.py").write_text(SHOP)
+    assert Cli(here)("run", str(tmp_path / "uses.py"), "-q").code == 0
+
+
+def test_inputs_are_json_where_they_parse_and_text_else(cli: Cli) -> None:
+    given = {"a": "3", "b": "[1, 2]", "c": "null", "d": "three", "e": '"3"', "f": "", "g": "a=b"}
+    options = [f"--input={name}={text}" for name, text in given.items()]
+    done = cli("run", "values.py:kinds", *options, "-i", "h=NaN", "--json")
+    expected = {"a": 3, "b": [1, 2], "c": None, "d": "three", "e": "3", "f": "", "g": "a=b"}
+    assert done.json["value"] == {**expected, "h": "NaN"}
+
+
+def test_inputs_come_from_a_file_or_stdin_and_single_ones_win(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "inputs.json"
+    file.write_text('{"basket": [1, 2], "currency": "CHF"}')
+    done = cli("run", "shop.py", "--input-json", str(file), "--input", "currency=£")
+    assert done.out.endswith("3.0 £\n")
+    done = cli("run", "shop.py", "--input-json", "-", stdin='{"rate": 2}')
+    assert done.out.endswith("14 EUR\n")
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "process"])
+def test_modes_give_the_same(cli: Cli, mode: str) -> None:
+    done = cli("run", "shop.py", "--mode", mode, "--workers", "2", "--json")
+    assert (done.code, done.json["value"]) == (0, "7.0 EUR"), done
+    assert "asked for prices" in done.err
+
+
+def test_json_is_one_document_with_everything(cli: Cli) -> None:
+    done = cli("run", "shop.py", "--json", "--quiet")
+    assert done.err == "asked for prices\n"
+    data = done.json
+    assert data["workflow"] == "shop"
+    assert data["status"] == "completed"
+    assert data["results"] == {"prices": [3.0, 4.0], "total": 7.0, "text": "7.0 EUR"}
+    assert data["statuses"] == dict.fromkeys(["prices", "total", "text"], "completed")
+    assert data["timings"].keys() == data["results"].keys()
+    assert (data["errors"], data["not_json"]) == ({}, {})
+
+
+def test_values_that_are_no_json_are_shown(cli: Cli) -> None:
+    data = cli("run", "values.py:odd", "--json").json
+    assert data["value"] == {"1": "{2.5}", "nan": "nan", "pair": [1, None]}
+    assert data["results"] == {}
+    assert data["not_json"].keys() == {"odd"}
+    assert cli("run", "values.py:odd", "-q").out == "{1: {2.5}, 'nan': nan, 'pair': (1, None)}\n"
+    assert cli("run", "values.py:nothing", "-q").out == ""
+
+
+def test_parts_of_a_dag_are_run(cli: Cli, tmp_path: Path) -> None:
+    assert cli("run", "shop.py", "--until", "total", "-q").out == "asked for prices\n7.0\n"
+    done = cli("run", "shop.py", "--outputs", "prices,total", "--json")
+    assert done.json["value"] == {"prices": [3.0, 4.0], "total": 7.0}
+    earlier = tmp_path / "run.json"
+    earlier.write_text(cli("run", "shop.py", "--json").out)
+    again = cli("run", "shop.py", "--from", "total", "--results", str(earlier), "-i", "currency=$")
+    assert again.out == "7.0 $\n"
+    earlier.write_text('{"prices": [1]}')
+    between = cli(
+        "run", "shop.py", "--from", "total", "--until", "total", "--results", str(earlier), "-q"
+    )
+    assert between.out == "1\n"
+    missing = cli("run", "shop.py", "--from", "total")
+    assert missing.code == 2
+    assert "the result of 'prices'" in missing.err
+
+
+def test_machine_is_run(cli: Cli) -> None:
+    assert cli("run", "game.py").out == "won by 3\n"
+    data = cli("run", "game.py", "--json", "--max-cycles", "9", "-i", "n=2").json
+    assert data["state_history"] == ["draw", "won"]
+    done = cli("run", "game.py", "--max-cycles", "2")
+    assert done.code == 1
+    assert "max_cycles" in done.err
+
+
+def test_failure_is_told_with_its_place_and_exit_code(cli: Cli) -> None:
+    done = cli("run", "failing.py")
+    assert (done.code, done.out) == (1, "")
+    assert "failing: failed in" in done.err
+    assert "'inverse' of 'failing' failed: ZeroDivisionError: division by zero" in done.err
+    assert "(failing.py, line 5)" in done.err
+    traced = cli("run", "failing.py", "--traceback")
+    assert traced.code == 1
+    assert "in helper" in traced.err
+
+
+def test_run_goes_on_after_a_failure_where_asked_to(cli: Cli) -> None:
+    done = cli("run", "failing.py", "--continue")
+    assert (done.code, done.out) == (1, "beside\n")
+    assert "1 skipped" in done.err
+    data = cli("run", "failing.py", "--continue", "--json").json
+    assert data["status"] == "completed_with_errors"
+    assert data["errors"]["inverse"]["type"] == "ZeroDivisionError"
+    assert data["error"]["node"] == "inverse"
+    assert data["results"] == {"load": 0, "beside": "beside"}
+
+
+def test_timeout_has_its_exit_code(cli: Cli) -> None:
+    done = cli("run", "waiting.py:dag", "--timeout", "0.2")
+    assert done.code == 124
+    assert "did not end within its timeout of 0.2 s" in done.err
+    assert (
+        cli("run", "waiting.py:later", "--timeout", "0.2", "--json").json["status"] == "timed_out"
+    )
+
+
+def test_report_is_written_or_told_to_be_missing(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "run.html"
+    done = cli("run", "shop.py", "--report", str(file))
+    if done.code == 2:
+        assert "no reports yet" in done.err
+        assert "asked for prices" not in done.out
+    else:
+        assert "shop" in file.read_text(encoding="utf-8")
+
+
+# What is wrong.
+
+WRONG = [
+    ([], "Usage: fast-dag"),
+    (["rnu", "shop.py"], "No such command"),
+    (["run"], "Missing argument"),
+    (["run", "shop.py", "--speed"], "No such option"),
+    (["run", "shop.py", "--mode", "magic"], "is not one of"),
+    (["run", "shop.py", "--workers", "0"], "max_workers is a count of at least 1"),
+    (["run", "shop.py", "--timeout", "-1"], "timeout is a number of seconds above 0"),
+    (["run", "shp.py"], "there is no file 'shp.py'; did you mean 'shop.py'?"),
+    (["run", "shp"], "there is no module 'shp'"),
+    (["run", "package.flaw"], "there is no module 'package.flaw'"),
+    (["run", "a-b"], "neither a file nor the name of a module"),
+    (["run", "shop.py:dga"], "has no 'dga'; it has 'dag'; did you mean 'dag'?"),
+    (["run", "shop.py:prices"], "'prices' of 'shop.py' is a Node, not a DAG or FSM"),
+    (["run", "several.py"], "has several workflows: 'outer', 'other'; say which"),
+    (["run", "nothing.py"], "'nothing.py' has no workflow"),
+    (["run", "broken.py"], "failed: ZeroDivisionError: division by zero (broken.py, line 3)"),
+    (["run", "syntax.py"], "failed: SyntaxError: invalid syntax (syntax.py, line 1)"),
+    (["run", "leaving.py"], "it ended the program"),
+    (["run", "needing"], "No module named 'not_there_at_all' (needing.py, line 1)"),
+    (["run", "invalid.py:dag"], "has a cycle: a -> b -> a"),
+    (["run", "shop.py", "-i", "rte=2"], "did you mean 'rate'?"),
+    (["run", "shop.py", "-i", "rate"], "--input 'rate' is not NAME=VALUE"),
+    (["run", "shop.py", "-i", "rate=1", "-i", "rate=2"], "--input gives 'rate' twice"),
+    (["run", "shop.py", "--input-json", "none.json"], "No such file or directory"),
+    (["run", "shop.py", "--input-json", "shop.py"], "--input-json: the file is no JSON"),
+    (["run", "shop.py", "--results", "shop.py"], "the file is no JSON"),
+    (["run", "values.py:dag"], "'x' of 'given'"),
+    (["run", "shop.py", "--until", "totl"], "did you mean 'total'?"),
+    (["run", "shop.py", "--outputs", "totl"], "did you mean 'total'?"),
+    (["run", "shop.py", "--max-cycles", "3"], "--max-cycles is for an FSM"),
+    (["run", "game.py", "--until", "won"], "--until is for a DAG; 'game' is a FSM"),
+    (["new", "shop.py"], "is there already; --force writes over it"),
+    (["new", "shop.txt"], "is no name for a Python file"),
+    (["new", "nowhere/shop.py"], "cannot be written"),
+    (["run", "nowhere.json"], "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("args", "words"), WRONG, ids=[" ".join(each) for each, _ in WRONG])
+def test_wrong_command_is_told_without_a_traceback(cli: Cli, args: list[str], words: str) -> None:
+    done = cli(*args)
+    assert (done.code, done.out) == (2, ""), done
+    assert words in done.err, done
+
+
+def test_traceback_of_an_import_is_shown_where_asked_for(cli: Cli) -> None:
+    done = cli("run", "broken.py", "--traceback")
+    assert done.code == 2
+    assert "Traceback" in done.err
+    assert "1 / 0" in done.err
+
+
+def test_errors_are_json_where_that_is_asked_for(cli: Cli) -> None:
+    done = cli("run", "shop.py:dga", "--json")
+    assert (done.code, done.err) == (2, "")
+    assert done.json["error"]["type"] == "ValidationError"
+    assert cli("run", "failing.py", "--json").json["error"]["node"] == "inverse"
+
+
+def test_missing_click_names_the_extra(here: Path) -> None:
+    code = "import sys; sys.modules['click'] = None\nfrom fast_dag.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "fast-dag's commands need click: pip install 'fast-dag[cli]'\n"
+
+
+# show, validate, list
+
+
+def test_show_prints_a_tree(cli: Cli) -> None:
+    assert cli("show", "shop.py").out == (
+        "shop (DAG): 3 nodes, 2 edges\n"
+        "Sells things\n"
+        "inputs: basket=(3, 4), rate=1.0, currency='EUR'\n"
+        "\n"
+        "prices\n"
+        "↓ total  (retry 1)\n"
+        "↓ text\n"
+    )
+    assert cli("show", "game.py").out == (
+        "game (FSM): 2 states, 2 transitions\n"
+        "inputs: n=0\n"
+        "\n"
+        "▶ draw\n"
+        "    → won if <lambda>\n"
+        "    → draw\n"
+        "■ won\n"
+    )
+
+
+def test_show_does_without_unicode(cli: Cli) -> None:
+    done = cli("show", "shop.py", PYTHONIOENCODING="ascii")
+    assert "v total  (retry 1)\n" in done.out
+
+
+def test_show_prints_pictures_as_text(cli: Cli) -> None:
+    assert cli("show", "shop.py", "--mermaid").out.startswith("flowchart")
+    assert cli("show", "game.py", "--dot").out.startswith("digraph")
+
+
+def test_show_describes_as_json(cli: Cli) -> None:
+    data = cli("show", "several.py:outer", "--json").json
+    assert data["inputs"] == ["x"]
+    assert [node["name"] for node in data["nodes"]] == ["inner"]
+    assert data["nodes"][0]["workflow"]["nodes"][0]["name"] == "double"
+    edge = {"source": "prices", "target": "total", "branch": None, "output": None}
+    assert cli("show", "shop.py", "--json").json["edges"][0] == {**edge, "input": "prices"}
+    assert cli("show", "game.py", "--json").json["terminal_states"] == ["won"]
+
+
+def test_validate_tells_all_problems_of_all_workflows(cli: Cli) -> None:
+    done = cli("validate", "invalid.py")
+    assert done.code == 2
+    assert done.out.startswith("dag:\n  'invalid' has a cycle: a -> b -> a")
+    assert done.out.endswith("fine: ok\n")
+    data = cli("validate", "invalid.py", "--json")
+    assert (data.code, data.json["fine"], len(data.json["dag"])) == (2, [], 1)
+    assert cli("validate", "invalid.py:fine").code == 0
+    assert cli("validate", "shop").out == "dag: ok\n"
+    strict = cli("validate", "loose.py", "--strict")
+    assert (strict.code, cli("validate", "loose.py").code) == (2, 0)
+    assert "'beside'" in strict.out
+
+
+def test_list_tells_the_workflows_of_a_module_once(cli: Cli) -> None:
+    assert cli("list", "several.py").out == (
+        "inner  inner (DAG): 1 node, 0 edges\n"
+        "outer  outer (DAG): 1 node, 0 edges\n"
+        "other  other (DAG): 1 node, 0 edges  Another\n"
+    )
+    (game,) = cli("list", "game", "--json").json
+    assert game == {
+        "variable": "fsm",
+        "name": "game",
+        "kind": "fsm",
+        "description": "",
+        "inputs": ["n=0"],
+    }
+
+
+# new
+
+
+@pytest.mark.parametrize("option", [[], ["--fsm"]])
+def test_new_file_runs_validates_and_shows(tmp_path: Path, option: list[str]) -> None:
+    cli = Cli(tmp_path)
+    done = cli("new", "first-try", *option)
+    assert (done.code, done.out) == (
+        0,
+        "Wrote first-try.py. Run it:\n\n    fast-dag run first-try.py\n",
+    )
+    run = cli("run", "first-try.py", "-q")
+    assert run.code == 0
+    assert run.out
+    itself = subprocess.run(
+        [sys.executable, "first-try.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert itself.stdout == run.out
+    assert cli("validate", "first-try.py", "--strict").code == 0
+    text = (tmp_path / "first-try.py").read_text()
+    for line in re.findall(r"^    fast-dag (.*)$", text, re.MULTILINE):
+        args = [each.replace('"', "") for each in re.findall(r'(?:[^\s"]|"[^"]*")+', line)]
+        assert cli(*args).code == 0
+    checked = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--isolated", "first-try.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0 or "B018" in checked.stdout
+
+
+def test_new_writes_pipeline_py_and_over_it_only_by_force(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    assert cli("new").code == 0
+    file = tmp_path / "pipeline.py"
+    file.write_text("mine")
+    assert cli("new").code == 2
+    assert file.read_text() == "mine"
+    assert cli("new", "--force").code == 0
+    assert "DAG" in file.read_text()
+
+
+# Files of data.
+
+
+def test_workflow_in_a_file_runs_what_is_allowed(cli: Cli, tmp_path: Path) -> None:
+    node = {"name": "one", "function": "package.steps:one"}
+    text = json.dumps({"fast_dag": 1, "kind": "dag", "name": "flow", "nodes": [node]})
+    for name in ("flow.json", "flow.yaml"):
+        file = tmp_path / name
+        file.write_text(text)
+        assert cli("run", str(file), "--allow", "package", "-q").out == "1\n"
+        refused = cli("run", str(file))
+        assert refused.code == 2
+        assert "nodes[0].function" in refused.err
+        assert "allow=" in refused.err
+    assert cli("list", str(file), "--allow", "package").out.startswith("flow  flow (DAG)")
+    assert "has one workflow" in cli("run", f"{file}:flow").err
+
+
+# Ctrl-C.
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["waiting.py:dag"],
+        ["waiting.py:dag", "--mode", "parallel"],
+        ["waiting.py:later"],
+        ["waiting.py:dag", "--timeout", "100"],
+    ],
+    ids=" ".join,
+)
+def test_interrupted_run_ends_cleanly(cli: Cli, args: list[str]) -> None:
+    process = cli.start("run", *args)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (130, ""), err
+    assert re.fullmatch(r"(waiting|later): interrupted in [^\n]*\n", err), err
+
+
+def test_interrupted_import_ends_cleanly(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "slow_import.py"
+    file.write_text("import threading\nprint('here', flush=True)\nthreading.Event().wait()\n")
+    process = cli.start("run", str(file))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "here\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+
+
+def test_interrupted_run_is_told_as_json(cli: Cli) -> None:
+    process = cli.start("run", "waiting.py:dag", "--json", "-q")
+    assert process.stderr is not None
+    assert process.stderr.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    data = json.loads(out)
+    assert (process.returncode, err) == (130, "")
+    assert (data["status"], data["results"]) == ("cancelled", {"first": 1})
+
+
+def test_reader_that_goes_away_is_no_error(cli: Cli) -> None:
+    with cli.start("show", "shop.py", "--json") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+# With a terminal.
+
+
+@pytest.fixture
+def in_terminal(here: Path) -> Iterator[Any]:
+    """Starts a command in a pseudo terminal of its own."""
+    opened: list[Any] = []
+
+    def start(*args: str) -> Any:
+        env = environment(TERM="xterm-256color")
+        command = ["-m", "fast_dag", *args]
+        opened.append(
+            pexpect.spawn(
+                sys.executable,
+                command,
+                cwd=here,
+                env=env,
+                timeout=20,
+                encoding="utf-8",
+                dimensions=(30, 100),
+            )
+        )
+        return opened[-1]
+
+    yield start
+    for each in opened:
+        each.close(force=True)
+
+
+def all_shown(terminal: Any) -> str:
+    """What it shows until its end."""
+    terminal.expect(pexpect.EOF)
+    shown: str = terminal.before
+    terminal.close()
+    return shown
+
+
+def test_terminal_shows_errors_in_colour(in_terminal: Any) -> None:
+    terminal = in_terminal("run", "failing.py")
+    assert "\x1b[31m\x1b[1merror:\x1b[0m node 'inverse'" in all_shown(terminal)
+    assert terminal.exitstatus == 1
+
+
+def test_terminal_shows_a_bar_where_asked_for(in_terminal: Any) -> None:
+    terminal = in_terminal("run", "shop.py", "--progress")
+    shown = all_shown(terminal)
+    assert "shop" in shown.partition("7.0 EUR")[0]
+    assert "\x1b[2K" in shown  # the bar goes when the run ends
+    assert shown.count("7.0 EUR") == 1
+    assert terminal.exitstatus == 0
+
+
+def test_pipe_shows_no_bar(cli: Cli) -> None:
+    done = cli("run", "shop.py", "--progress", "-q")
+    assert done.code == 0, done
+    assert "\x1b" not in done.out + done.err
+    assert done.out.splitlines()[-1] == "7.0 EUR"
+
+
+def test_key_ctrl_c_interrupts(in_terminal: Any) -> None:
+    terminal = in_terminal("run", "waiting.py:dag")
+    terminal.expect_exact("waiting")
+    terminal.sendintr()
+    shown = all_shown(terminal)
+    assert "waiting: interrupted in" in shown
+    assert "Traceback" not in shown
+    assert terminal.exitstatus == 130
+
+
+# Help and completion.
+
+
+def test_installed_command_is_the_same() -> None:
+    (entry,) = [
+        each
+        for each in importlib.metadata.entry_points(group="console_scripts", name="fast-dag")
+        if each.dist is not None and each.dist.name == "fast-dag"
+    ]
+    assert entry.value == "fast_dag.__main__:main"
+    script = Path(sys.executable).with_name("fast-dag")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"fast-dag, version {importlib.metadata.version('fast-dag')}\n"
+
+
+def test_help_names_commands_and_exit_codes(cli: Cli) -> None:
+    done = cli("--help")
+    assert done.code == 0
+    for words in ("run", "show", "validate", "list", "new", "completion", "124", "130"):
+        assert words in done.out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script_is_printed(cli: Cli, shell: str) -> None:
+    done = cli("completion", shell)
+    assert done.code == 0
+    assert "_FAST_DAG_COMPLETE" in done.out
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=done.out, text=True, check=True)
+
+
+def test_shell_completes_commands_options_and_files(cli: Cli) -> None:
+    def completed(words: str) -> list[str]:
+        env = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        return cli(_FAST_DAG_COMPLETE="bash_complete", **env).out.splitlines()
+
+    assert completed("fast-dag va") == ["plain,validate"]
+    assert completed("fast-dag run --time") == ["plain,--timeout"]
+    assert completed("fast-dag run shop.py --mode par") == ["plain,parallel"]
+    assert completed("fast-dag run sh") == ["file,sh"]
+
+
+# The parts that are no process.
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "name"),
+    [
+        ("a.b:c", "a.b", "c"),
+        ("a.py", "a.py", None),
+        ("a.py:", "a.py", None),
+        ("a.py:C.dag", "a.py", "C.dag"),
+        (r"C:\flows\a.py", r"C:\flows\a.py", None),
+        (r"C:\flows\a.py:dag", r"C:\flows\a.py", "dag"),
+    ],
+)
+def test_target_is_split_into_place_and_name(text: str, place: str, name: str | None) -> None:
+    assert Target.of(text) == (place, name)
+
+
+def test_tree_shows_branches_joins_nested_workflows_and_cycles() -> None:
+    inner = DAG("inner").add_node("a", lambda x: x).add_node("b", lambda x: x).connect("a", "b")
+    dag = DAG("demo").add_node("check", lambda n: n > 1, type="condition")
+    dag.add_node("yes", inner).add_node("no", lambda n: n, run_in="thread", timeout=2)
+    dag.add_node("either", lambda x: x, type="any").add_node("end", lambda x: x)
+    dag.connect(dag.nodes["check"].on_true, "yes").connect(dag.nodes["check"].on_false, "no")
+    dag.connect("yes", "either").connect("no", "either").connect("either", "end")
+    dag.cached_node(lambda: 1, name="alone")
+    assert list(tree(dag)) == [
+        "demo (DAG): 6 nodes, 5 edges",
+        "inputs: n",
+        "",
+        "check  (condition)",
+        "├─ [true] yes",
+        "│  ┆  a",
+        "│  ┆  ↓ b",
+        "│  └─ either  (any)",
+        "│     ↓ end",
+        "└─ [false] no  (timeout 2 s, in thread)",
+        "   └─ either  (any) (above)",
+        "alone  (cached)",
+    ]
+    circle = DAG("circle").add_node("a", lambda x: x).add_node("b", lambda x: x)
+    circle.connect("a", "b").connect("b", "a")
+    assert list(tree(circle))[-3:] == ["a", "↓ b", "└─ a (above)"]
+
+
+def test_tree_of_many_nodes_takes_no_recursion() -> None:
+    dag = DAG("long")
+    for index in range(5_000):
+        dag.add_node(f"n{index}", lambda x: x)
+        if index:
+            dag.connect(f"n{index - 1}", f"n{index}")
+    assert list(tree(dag))[-1] == "↓ n4999"
