@@ -60,9 +60,9 @@ def duration(seconds: float) -> str:
     if seconds < 0.0000005:
         return "0 s"
     for factor, unit in ((1e6, "µs"), (1e3, "ms"), (1, "s")):
-        if seconds * factor < 999.5 and (unit != "s" or seconds < 60):
+        if seconds * factor < 999.5 and (unit != "s" or seconds < 59.95):
             return f"{seconds * factor:.3g} {unit}"
-    if seconds < 3600:
+    if round(seconds) < 3600:
         minutes, rest = divmod(round(seconds), 60)
         return f"{minutes} min {rest} s"
     hours, rest = divmod(round(seconds / 60), 60)

@@ -1,0 +1,337 @@
+"""What is told of a run, as text and as a page."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fast_dag import DAG, FSM, FSMReturn
+from fast_dag.draw.words import duration
+from fast_dag.report.facts import facts
+from tests.draw.conftest import at_times, retried
+
+if TYPE_CHECKING:
+    from fast_dag import Run
+
+GOLDEN = Path(__file__).parent / "golden" / "summary.txt"
+
+
+def chain(*names: str) -> DAG:
+    dag = DAG("chain")
+    for name in names:
+        dag.add_node(name, lambda *values: 1)
+    for one, other in pairwise(names):
+        dag.connect(one, other)
+    return dag
+
+
+def diamond(mode: str, workers: int | None = None) -> Run:
+    """a, then b1 and b2, then c."""
+    dag = chain("a", "b1", "c").add_node("b2", lambda a: 1)
+    dag.connect("a", "b2").connect("b2", "c")
+    return dag.execute(mode=mode, max_workers=workers)  # type: ignore[arg-type]
+
+
+# The facts.
+
+
+def test_critical_path_is_the_longest_chain() -> None:
+    run = diamond("parallel")
+    at_times(run, {"a": (0, 1), "b1": (1, 2), "b2": (1, 4), "c": (4, 5)}, 5)
+    told = facts(run)
+    assert told.critical == ["a", "b2", "c"]
+    assert told.critical_seconds == pytest.approx(5)
+    assert "critical path" in told.bounds[1]
+
+
+def test_any_is_reached_by_its_first_source() -> None:
+    dag = DAG("demo").add_node("slow", lambda: 1).add_node("fast", lambda: 1)
+
+    @dag.any
+    def first(value: int) -> int:
+        return value
+
+    dag.connect("slow", "first").connect("fast", "first")
+    run = dag.execute(mode="parallel")
+    at_times(run, {"slow": (0, 2), "fast": (0, 1), "first": (1, 4)}, 4)
+    assert facts(run).critical == ["fast", "first"]
+
+
+def test_too_few_workers_bound_a_run() -> None:
+    dag = DAG("apart")
+    for number in range(8):
+        dag.add_node(f"n{number}", lambda: 1)
+    run = dag.execute(mode="parallel", max_workers=2)
+    times = {f"n{number}": (number // 2, number // 2 + 1.0) for number in range(8)}
+    told = facts(at_times(run, times, 4))
+    assert "What bounds it is workers: 2 workers need at least 4 s" in told.bounds[1]
+    assert [bar.ready for bar in told.bars] == [0.0] * 8
+
+
+def test_sequential_run_is_told_what_others_could_gain() -> None:
+    run = diamond("sequential")
+    at_times(run, {"a": (0, 1), "b1": (1, 3), "b2": (3, 5), "c": (5, 6)}, 6)
+    assert "the critical path (3 nodes, 4 s) would be the least" in facts(run).bounds[1]
+    run = chain("a", "b").execute()
+    at_times(run, {"a": (0, 1), "b": (1, 3)}, 3)
+    assert "other modes could gain little" in facts(run).bounds[1]
+
+
+def test_time_outside_of_nodes_is_told() -> None:
+    run = diamond("parallel", 4)
+    at_times(run, {"a": (3, 4), "b1": (4, 5), "b2": (4, 5), "c": (9, 10)}, 10)
+    assert "Neither" in facts(run).bounds[1]
+
+
+def test_wait_for_a_worker_begins_where_all_sources_have_ended() -> None:
+    run = diamond("parallel", 1)
+    at_times(run, {"a": (0, 1), "b1": (1, 3), "b2": (3, 5), "c": (5, 6)}, 6)
+    assert {bar.path: bar.start - bar.ready for bar in facts(run).bars} == pytest.approx(
+        {"a": 0, "b1": 0, "b2": 2, "c": 0}
+    )
+
+
+def test_attempts_and_waits_are_pieces_of_a_bar() -> None:
+    run = at_times(chain("a").execute(), {"a": (0, 4)}, 4)
+    retried(run, "a", 1, 0.5, "OSError: busy")
+    retried(run, "a", 2, 1, "OSError: busy")
+    (bar,) = facts(run).bars
+    assert [(each.kind, each.start, each.end) for each in bar.pieces] == [
+        ("failed", 0, 1),
+        ("slept", 1, 1.5),
+        ("failed", 1.5, 2),
+        ("slept", 2, 3),
+        ("ran", 3, 4),
+    ]
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+def test_retries_are_recorded_in_every_mode(mode: Any) -> None:
+    dag, tries = DAG("demo"), []
+
+    @dag.node(retry=2, retry_delay=0.001)
+    def flaky() -> int:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OSError("busy")
+        return 1
+
+    run = dag.execute(mode=mode)
+    (bar,) = facts(run).bars
+    kinds = [piece.kind for piece in bar.pieces]
+    assert kinds == ["failed", "slept", "failed", "slept", "ran"]
+    assert [retry.error for retry in run.record.retried] == ["OSError: busy"] * 2
+    assert all(piece.start <= piece.end for piece in bar.pieces)
+
+
+def test_retries_of_a_state_belong_to_their_visit() -> None:
+    fsm, tries = FSM("demo", initial_state="a", terminal_states=["b"]), []
+
+    @fsm.state(retry=1, retry_delay=0)
+    def a(n: int = 0) -> Any:
+        tries.append(n)
+        if tries == [0, 1]:
+            raise OSError("busy")
+        return FSMReturn("a" if n < 2 else "b", {"n": n + 1})
+
+    fsm.add_state("b", lambda: 1)
+    bars = facts(fsm.execute()).bars
+    assert [len(bar.pieces) for bar in bars] == [1, 3, 1, 1]
+
+
+def test_nested_nodes_stand_behind_their_workflow(orders: DAG) -> None:
+    told = facts(orders.execute(error_strategy="continue", mode="parallel"))
+    paths = [bar.path for bar in told.bars]
+    position = paths.index("checks")
+    assert paths[position : position + 3] == ["checks", "checks.first", "checks.second"]
+    assert [bar.depth for bar in told.bars][position : position + 3] == [0, 1, 1]
+    assert "checks.first" in [row.path for row in told.rows]
+
+
+def test_machine_is_told_by_its_visits(order: FSM) -> None:
+    told = facts(order.execute())
+    assert [bar.path for bar in told.bars][:3] == ["pending", "paying", "paying"]
+    assert told.critical == []
+    assert "one state at a time" in told.bounds[0]
+    paying = next(row for row in told.rows if row.path == "paying")
+    assert (paying.visits, paying.attempts) == (3, 3)
+
+
+def test_machine_restored_elsewhere_has_no_clock_for_earlier_visits(order: FSM) -> None:
+    machine = order.start()
+    machine.step()
+    again = order.restore(machine.snapshot())
+    again.run()
+    run = order._last_run
+    assert run is not None
+    told = facts(run)
+    assert "pending" not in [bar.path for bar in told.bars]
+    assert told.seconds < 60
+    run.summary()
+
+
+def test_run_in_progress_is_told() -> None:
+    dag, seen = DAG("demo"), []
+    dag.add_node("first", lambda: 1)
+    dag.add_node("second", lambda first: seen.append(dag._run_in_view().summary()))  # type: ignore[union-attr]
+    dag.connect("first", "second").run(mode="parallel")
+    assert "demo: running" in seen[0]
+
+
+# As text.
+
+
+def failing(orders: DAG) -> Run:
+    run = orders.execute(
+        {"path": "a" * 80}, error_strategy="continue", mode="parallel", max_workers=2
+    )
+    times = {
+        "load": (0.0, 0.1),
+        "enough": (0.1, 0.1),
+        "model": (0.1, 0.7),
+        "best": (0.7, 0.8),
+        "route": (0.8, 0.9),
+        "checks": (0.8, 1.0),
+        "mail": (1.0, 1.1),
+        "everything": (1.0, 1.25),
+    }
+    at_times(run, times, 1.25)
+    at_times(run.children["checks"], {"first": (0.8, 0.9), "second": (0.9, 1.0)}, 1.0)
+    return retried(run, "model", 0.2, 0.1, "OSError: busy")
+
+
+def test_summary_of_a_run(orders: DAG) -> None:
+    text = re.sub(r'File ".*?", line \d+', 'File "orders.py", line 1', failing(orders).summary())
+    if os.environ.get("GOLDEN") == "write":
+        GOLDEN.write_text(text + "\n", encoding="utf-8")
+    assert text + "\n" == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_summary_of_many_nodes_is_short() -> None:
+    names = [f"n{number}" for number in range(500)]
+    text = chain(*names).execute().summary()
+    assert len(text.splitlines()) < 50
+    assert "... 492 more ..." in text
+    assert "the 25 longest of 500" in text
+
+
+def test_summary_of_a_run_that_timed_out() -> None:
+    dag = DAG("demo")
+
+    @dag.node
+    async def slow() -> None:
+        await asyncio.sleep(30)
+
+    text = dag.execute(timeout=0.01).summary()
+    assert "demo: timed out" in text
+    assert "did not end within its timeout" in text
+
+
+def test_summary_of_nothing() -> None:
+    text = DAG("demo").add_node("a", lambda: 1).execute(mode="parallel").summary()
+    assert text.startswith("demo: completed in ")
+
+
+def test_durations_are_readable() -> None:
+    seconds = (0, 1e-6, 0.00099951, 0.9996, 59.99, 3599.7, 7261)
+    assert [duration(each) for each in seconds] == [
+        "0 s",
+        "1 µs",
+        "1 ms",
+        "1 s",
+        "1 min 0 s",
+        "1 h 0 min",
+        "2 h 1 min",
+    ]
+
+
+# As a page.
+
+
+class Page(HTMLParser):
+    """The elements of a page: those that load or run something, ids, and whether tags close."""
+
+    VOID = ("meta", "input", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_page_is_whole_and_loads_nothing(orders: DAG, tmp_path: Path) -> None:
+    path = tmp_path / "run.html"
+    text = failing(orders).report(path)
+    assert path.read_text(encoding="utf-8") == text
+    page = Page(text)
+    assert page.open == []
+    assert page.tags.count("script") == 1
+    assert not {"link", "img", "iframe", "object"}.intersection(page.tags)
+    names = {name for name, _ in page.attributes}
+    assert not {"src", "href"}.intersection(names)
+    assert not any(name.startswith("on") for name in names)
+    for section in ("Graph", "Timeline", "What bounds the run", "Errors", "Inputs", "Metrics"):
+        assert section in page.text
+    assert "OSError: no server" in page.text
+    assert "Traceback (most recent call last)" in page.text
+
+
+def test_page_names_nodes_alike_everywhere(orders: DAG) -> None:
+    page = Page(failing(orders).report())
+    keys = [value for name, value in page.attributes if name == "data-node"]
+    assert keys.count("checks.first") == 3  # graph, timeline, table
+    assert keys.count("mail") == 4  # and its error
+
+
+def test_page_shows_names_and_values_as_they_are() -> None:
+    evil = '"></code></pre><script>alert(1)</script>'
+
+    def raises(x: str) -> None:
+        raise ValueError(evil + x)
+
+    dag = DAG(evil).add_node(evil, raises).add_node("\x00\ud800", lambda: 1)
+    run = dag.execute({"x": evil}, error_strategy="continue")
+    page = Page(run.report())
+    assert page.tags.count("script") == 1
+    assert page.open == []
+    assert evil in page.text
+
+
+def test_page_without_a_way_to_draw_has_the_graph_as_text(
+    without_dot: None, monkeypatch: pytest.MonkeyPatch, orders: DAG
+) -> None:
+    monkeypatch.setitem(sys.modules, "grandalf.graphs", None)
+    page = Page(failing(orders).report())
+    assert "fast-dag[draw]" in page.text
+    assert "flowchart" in page.text
+
+
+def test_page_of_a_machine(order: FSM) -> None:
+    assert "Slowest states" in Page(order.execute().report()).text
