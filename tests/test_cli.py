@@ -344,14 +344,11 @@ def test_timeout_has_its_exit_code(cli: Cli) -> None:
     )
 
 
-def test_report_is_written_or_told_to_be_missing(cli: Cli, tmp_path: Path) -> None:
-    file = tmp_path / "run.html"
-    done = cli("run", "shop.py", "--report", str(file))
-    if done.code == 2:
-        assert "no reports yet" in done.err
-        assert "asked for prices" not in done.out
-    else:
-        assert "shop" in file.read_text(encoding="utf-8")
+def test_report_is_written_of_every_run(cli: Cli, tmp_path: Path) -> None:
+    for target, code in {"shop.py": 0, "failing.py": 1}.items():
+        file = tmp_path / f"{target}.html"
+        assert cli("run", target, "--report", str(file)).code == code
+        assert file.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 # What is wrong.
@@ -384,6 +381,7 @@ WRONG = [
     (["run", "shop.py", "--input-json", "shop.py"], "--input-json: the file is no JSON"),
     (["run", "shop.py", "--results", "shop.py"], "the file is no JSON"),
     (["run", "values.py:dag"], "'x' of 'given'"),
+    (["run", "shop.py", "--report", "nowhere/run.html"], "--report: there is no directory"),
     (["run", "shop.py", "--until", "totl"], "did you mean 'total'?"),
     (["run", "shop.py", "--outputs", "totl"], "did you mean 'total'?"),
     (["run", "shop.py", "--max-cycles", "3"], "--max-cycles is for an FSM"),

@@ -15,7 +15,7 @@ import functools
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
@@ -183,7 +183,11 @@ def main() -> None:
 )
 @click.option("--continue", "goes_on", is_flag=True, help="Run on after a failure, where possible.")
 @click.option("--max-cycles", type=int, metavar="N", help="FSM: how many states it executes.")
-@click.option("--report", type=click.Path(dir_okay=False), help="Write a report to this file.")
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write a report of the run, an HTML page, to this file.",
+)
 @click.option("--progress", is_flag=True, help="Show a bar (extra progress).")
 @click.option("-q", "--quiet", is_flag=True, help="Leave out the line about the run.")
 @allow_option
@@ -202,7 +206,7 @@ def run(
     results_file: Any,
     goes_on: bool,
     max_cycles: int | None,
-    report: str | None,
+    report: Path | None,
     progress: bool,
     quiet: bool,
     allow: tuple[str, ...],
@@ -213,8 +217,8 @@ def run(
     The value goes to stdout, a line about the run to stderr. With --json, stdout has one document
     with all results, and what nodes print goes to stderr.
     """
-    if report is not None and not hasattr(Run, "report"):
-        raise ValidationError("--report: this release of fast-dag has no reports yet")
+    if report is not None and not report.parent.is_dir():
+        raise ValidationError(f"--report: there is no directory {str(report.parent)!r}")
     workflow = found(target, allow)
     options: dict[str, Any] = {
         "mode": mode,
@@ -242,14 +246,13 @@ def run(
             raise
         if not quiet:
             say(summary(cut_short, "interrupted"), err=True)
+        _write_report(cut_short, report)
         return Answer(INTERRUPTED, as_document(cut_short) if as_data else None)
-    if report is not None:
-        write: Any = getattr(done, "report")  # noqa: B009  # not there in every release
-        write(report)
     if not quiet:
         say(summary(done), err=True)
     if not as_data and done.value is not None:
         say(as_text(done.value))
+    _write_report(done, report)
     return Answer(_code(done), as_document(done) if as_data else None, done.exception())
 
 
@@ -269,6 +272,15 @@ def _code(done: Run) -> int:
     if done.status == "timed_out":
         return TIMED_OUT
     return FAILED if done.errors else OK
+
+
+def _write_report(done: Run, report: Path | None) -> None:
+    if report is None:
+        return
+    try:
+        done.report(report)
+    except OSError as error:
+        raise ValidationError(f"--report: {str(report)!r}: {error.strerror or error}") from None
 
 
 def _refuse(asked: Mapping[str, Any], kind: str, workflow: Workflow) -> None:
@@ -328,7 +340,12 @@ def _results(data: Any) -> dict[str, Any]:
 @allow_option
 @json_option
 @command
-def show(target: str, backend: str | None, allow: tuple[str, ...], as_data: bool) -> Answer:
+def show(
+    target: str,
+    backend: Literal["mermaid", "graphviz", "svg"] | None,
+    allow: tuple[str, ...],
+    as_data: bool,
+) -> Answer:
     """Print a workflow as a tree, or as a picture's text."""
     workflow = found(target, allow)
     if as_data:
@@ -336,8 +353,7 @@ def show(target: str, backend: str | None, allow: tuple[str, ...], as_data: bool
     if backend is None:
         say("\n".join(tree(workflow)))
     else:
-        drawn: Any = workflow
-        say(str(drawn.visualize(backend=backend)).rstrip("\n"))
+        say(workflow.visualize(backend).rstrip("\n"))
     return Answer()
 
 
