@@ -96,6 +96,10 @@ def kind(given):
     return type(given).__name__
 given >> kind
 odd = DAG("odd").add_node("odd", lambda: {1: {2.5, 2.5}, "nan": float("nan"), "pair": (1, None)})
+class Silent:
+    def __repr__(self):
+        raise ValueError
+silent = DAG("silent").add_node("silent", Silent)
 nothing = DAG("nothing").add_node("nothing", lambda: None)
 kinds = DAG("kinds").add_node("kinds", lambda **given: given)
 """
@@ -284,6 +288,8 @@ def test_values_that_are_no_json_are_shown(cli: Cli) -> None:
     assert data["not_json"].keys() == {"odd"}
     assert cli("run", "values.py:odd", "-q").out == "{1: {2.5}, 'nan': nan, 'pair': (1, None)}\n"
     assert cli("run", "values.py:nothing", "-q").out == ""
+    assert cli("run", "values.py:silent", "-q").out.startswith("<Silent")  # it has no repr
+    assert cli("run", "values.py:silent", "--json").json["value"].startswith("<Silent")
 
 
 def test_parts_of_a_dag_are_run(cli: Cli, tmp_path: Path) -> None:

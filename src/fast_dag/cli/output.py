@@ -16,7 +16,7 @@ import click
 
 from fast_dag.cli.target import place_of
 from fast_dag.cli.tree import plainer
-from fast_dag.draw.words import counted, duration
+from fast_dag.draw.words import brief, counted, duration
 from fast_dag.errors import ExecutionError, ValidationError, text_of
 from fast_dag.fsm_run import FsmRun
 from fast_dag.serial.plain import plain
@@ -69,7 +69,19 @@ def as_text(value: Any) -> str:
     >>> as_text("done"), as_text({"a": 1})
     ('done', "{'a': 1}")
     """
-    return value if isinstance(value, str) else pformat(value, width=100, sort_dicts=False)
+    if isinstance(value, str):
+        return value
+    try:
+        return pformat(value, width=100, sort_dicts=False)
+    except Exception:  # of a `__repr__` in it
+        return brief(value)
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return brief(value)
 
 
 def is_plain(value: Any) -> bool:
@@ -93,21 +105,21 @@ def as_json(value: Any) -> Any:
     try:
         return _as_json(value)
     except RecursionError:
-        return repr(value)
+        return _repr(value)
 
 
 def _as_json(value: Any) -> Any:
     if value is None or isinstance(value, (bool, str, int)):
         return value
     if isinstance(value, float):
-        return value if isfinite(value) else repr(value)
+        return value if isfinite(value) else _repr(value)
     if isinstance(value, dict):
         return {
             key if isinstance(key, str) else str(key): _as_json(it) for key, it in value.items()
         }
     if isinstance(value, (list, tuple)):
         return [_as_json(each) for each in value]
-    return repr(value)
+    return _repr(value)
 
 
 # Runs.
@@ -127,7 +139,7 @@ def as_document(run: Run) -> dict[str, Any]:
         "timings": run.timings,
         "results": results,
         "not_json": {
-            name: repr(value) for name, value in run.results.items() if name not in results
+            name: _repr(value) for name, value in run.results.items() if name not in results
         },
         "errors": {name: as_error(each) for name, each in run.errors.items()},
     }
