@@ -33,6 +33,7 @@ class FsmRecord(Record):
     def __init__(self, topology: Topology, walk: Walk) -> None:
         super().__init__(topology)
         self.walk = walk
+        self.most_retried = walk.keep
 
     def add(self, index: int, started: float, outcome: Outcome) -> None:
         value = outcome.value if outcome.ok else FAILED

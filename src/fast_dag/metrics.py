@@ -9,7 +9,7 @@ from fast_dag.errors import text_of
 from fast_dag.schedule.base import NodeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from fast_dag.call.effects import Outcome
     from fast_dag.schedule.base import Schedule
@@ -34,7 +34,9 @@ class Record:
     after each node, in sequential order. Otherwise `spans` gets (node, start, end).
     """
 
-    retried: tuple[Retry, ...] = ()
+    retried: Sequence[Retry] = ()  # of a record's own once there was a retry
+
+    most_retried: int | None = None
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
@@ -69,7 +71,10 @@ class Record:
     def note_retry(self, node: str, error: Exception, delay: float) -> None:
         """An attempt failed just now, and there will be another."""
         told = f"{type(error).__name__}: {text_of(error)}"
-        self.retried = (*self.retried, Retry(node, perf_counter(), delay, told))
+        own: list[Retry] = vars(self).setdefault("retried", [])  # by several threads at once
+        own.append(Retry(node, perf_counter(), delay, told))
+        if self.most_retried is not None and len(own) > 2 * self.most_retried:
+            del own[: -self.most_retried]
 
     def leave_straight(self, schedule: Schedule) -> None:
         """From here on the schedule tells what has run."""

@@ -355,6 +355,13 @@ def test_notebook_gets_mermaid_where_nothing_can_draw(
     assert "image/svg+xml" not in bundle
 
 
+def test_notebook_gets_no_picture_of_thousands() -> None:
+    dag = DAG("large")
+    for number in range(1_001):
+        dag.add_node(f"n{number}", lambda: 1)
+    assert dag._repr_mimebundle_() == {"text/plain": repr(dag)}
+
+
 def test_notebook_always_gets_something(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(DAG):
         def _shape(self) -> Any:

@@ -147,6 +147,36 @@ def test_retries_of_a_state_belong_to_their_visit() -> None:
     assert [len(bar.pieces) for bar in bars] == [1, 3, 1, 1]
 
 
+def test_retries_of_a_machine_are_remembered_as_long_as_its_visits() -> None:
+    fsm = FSM("demo", initial_state="a", terminal_states=["b"], keep_history=5)
+
+    @fsm.state(retry=3, retry_delay=0)
+    def a(n: int = 0) -> Any:
+        seen.append(n)
+        if seen.count(n) < 3:
+            raise OSError("busy")
+        return FSMReturn("a" if n < 50 else "b", {"n": n + 1})
+
+    seen: list[int] = []
+    fsm.add_state("b", lambda: 1)
+    run = fsm.execute()
+    assert len(run.record.retried) <= 10
+    assert run.metrics["retries"] == 102
+    run.summary()
+
+
+def test_retries_at_once_are_all_recorded() -> None:
+    dag = DAG("demo")
+
+    def fails() -> None:
+        raise OSError("busy")
+
+    for number in range(50):
+        dag.add_node(f"n{number}", fails, retry=4, retry_delay=0)
+    run = dag.execute(mode="parallel", max_workers=8, error_strategy="continue")
+    assert len(run.record.retried) == 200
+
+
 def test_nested_nodes_stand_behind_their_workflow(orders: DAG) -> None:
     told = facts(orders.execute(error_strategy="continue", mode="parallel"))
     paths = [bar.path for bar in told.bars]

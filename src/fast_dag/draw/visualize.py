@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _BACKENDS = {"mermaid": ("mmd",), "graphviz": ("dot", "gv", *FORMATS), "svg": ("svg",)}
 """The formats of each, its own text first."""
+_MOST_BOXES = 1_000
+"""What is larger is drawn when asked for, and not because a notebook's cell ends with it."""
 
 
 def visualize(
@@ -73,6 +75,8 @@ def mimebundle(shown: Workflow | Run, run: Run | None) -> dict[str, str]:
     try:
         bundle["text/plain"] = repr(shown)
         picture = sketch(shown._shape(), run)
+        if sum(1 for _ in picture.boxes()) > _MOST_BOXES:
+            return bundle
         bundle["text/vnd.mermaid"] = mermaid(picture)
         bundle["image/svg+xml"] = svg(picture)
         del bundle["text/vnd.mermaid"]
