@@ -44,14 +44,16 @@ class Observers:
     """All that watch one outermost run and those nested in it.
 
     `total` is how many nodes the outermost run has; the fraction done counts those that ended,
-    each once.
+    each once, and not those that were cut off.
     """
 
     def __init__(self, observers: list[Observer], total: int) -> None:
         self._observers = observers
         self._events: deque[Event] = deque()
         self._total = total
+        self._running: dict[tuple[Run, str], None] = {}  # in order
         self._ended: set[str] = set()
+        self._over = False
         # Reentrant: a callback may cause the next event itself.
         self._lock = RLock()
         self._broken: set[int] = set()
@@ -65,6 +67,14 @@ class Observers:
         attempt: int = 1,
     ) -> None:
         """Remember an event. Calls are serialised by the driver."""
+        if self._over:  # a worker that was abandoned as it began
+            return
+        if status == "running":
+            self._running[run, path] = None
+        elif (run, path) in self._running:
+            del self._running[run, path]
+        elif status != "skipped":  # it ended before it was called: by a cache, or its inputs
+            self._events.append(Event(run, path, "running", self.fraction))
         if run.parent is None and status in ("completed", "failed", "skipped"):
             self._ended.add(path)
         self._events.append(Event(run, path, status, self.fraction, error, attempt))
@@ -88,6 +98,8 @@ class Observers:
     def tell(self, event: Event) -> None:
         """Tell of one event now; an observer that raises does no harm and is logged once."""
         with self._lock:
+            if self._over:
+                return
             for observer in self._observers:
                 try:
                     observer.tell(event)
@@ -95,13 +107,20 @@ class Observers:
                     self._log_once(observer, event.run, event.path)
 
     def close(self, run: Run) -> None:
-        """The run ended."""
-        self.deliver()
-        for observer in self._observers:
-            try:
-                observer.close(run)
-            except Exception:
-                self._log_once(observer, run, None)
+        """A run ended; those of its nodes that have not are cut off. With the outermost run all
+        ends, a callback in another thread included."""
+        for path in [path for its, path in self._running if its is run]:
+            self.note(run, path, "cancelled")
+        if run.parent is not None:
+            return
+        with self._lock:
+            self.deliver()
+            self._over = True
+            for observer in self._observers:
+                try:
+                    observer.close(run)
+                except Exception:
+                    self._log_once(observer, run, None)
 
     def _log_once(self, observer: Observer, run: Run, node: str | None) -> None:
         if id(observer) not in self._broken:
@@ -121,10 +140,9 @@ class Progress:
         self.callback(event.path, event.status, event.fraction)
 
     def close(self, run: Run) -> None:
-        """End a callback that shows something until then."""
-        close = getattr(self.callback, "close", None)
-        if isinstance(self.callback, Bar) and close is not None:
-            close()
+        """Take a bar away."""
+        if isinstance(self.callback, Bar):
+            self.callback.close()
 
 
 class Bar:
@@ -133,10 +151,12 @@ class Bar:
     def __init__(self, name: str) -> None:
         progress: Any = needed("rich.progress", extra="progress", purpose="progress bars")
         self._bar = progress.Progress(transient=True)
+        console = self._bar.console
+        self._bar.disable = not (console.is_interactive or console.is_jupyter)
         self._task = self._bar.add_task(name, total=1.0)
-        self._bar.start()
 
     def __call__(self, node: str, status: str, fraction: float) -> None:
+        self._bar.start()  # the first time; a run that is refused shows none
         self._bar.update(self._task, completed=fraction, description=f"{node}: {status}")
 
     def close(self) -> None:

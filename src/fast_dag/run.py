@@ -436,7 +436,7 @@ class Run(ABC):
         if self.parent is None:
             self.context.metadata["execution_status"] = status
         self.context._leave_run()
-        if self.observers is not None and self.parent is None:
+        if self.observers is not None:
             self.observers.close(self)
 
     def start(self, index: int) -> tuple[list[Any], dict[str, Any]]:
