@@ -106,13 +106,13 @@ class Observers:
                 except Exception:
                     self._log_once(observer, event.run, event.path)
 
-    def close(self, run: Run) -> None:
-        """A run ended; those of its nodes that have not are cut off. With the outermost run all
-        ends, a callback in another thread included."""
+    def cut_off(self, run: Run) -> None:
+        """A run ended: remember that those of its nodes that have not are cut off."""
         for path in [path for its, path in self._running if its is run]:
             self.note(run, path, "cancelled")
-        if run.parent is not None:
-            return
+
+    def close(self, run: Run) -> None:
+        """The outermost run ended, and with it all, a callback in another thread included."""
         with self._lock:
             self.deliver()
             self._over = True

@@ -437,6 +437,12 @@ class Run(ABC):
             self.context.metadata["execution_status"] = status
         self.context._leave_run()
         if self.observers is not None:
+            self.observers.cut_off(self)
+
+    def tell_end(self) -> None:
+        """Tell the observers, if there are any, that the outermost run ended; a driver does, when
+        it holds no lock any more."""
+        if self.observers is not None and self.parent is None and self.status != "running":
             self.observers.close(self)
 
     def start(self, index: int) -> tuple[list[Any], dict[str, Any]]:

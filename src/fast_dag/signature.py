@@ -267,7 +267,7 @@ def _from_inspect(func: Callable[..., Any]) -> Signature:
         origin=origin,
         var_positional=var_positional,
         var_keyword=var_keyword,
-        is_async=_is_async(func),
+        is_async=gives_coroutine(func),
     )
 
 
@@ -333,7 +333,7 @@ def _origin(func: Any) -> Any:
             return func
 
 
-def _is_async(func: Any) -> bool:
+def gives_coroutine(func: Any) -> bool:
     """Whether calling `func` gives a coroutine. A sync wrapper of an async function does not count:
     what it returns is looked at when it returns."""
     while isinstance(func, functools.partial):

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from fast_dag.run import Run
 
 
+_waiting_lock = Lock()
+_waiting: list[tuple[Run, Flight]] = []
+"""Which runs wait for which computations, in this process."""
+
+
 class Flight:
     """A computation in progress: who computes, and who is to be told of its end.
 
@@ -34,6 +39,26 @@ class Flight:
                 return True
             at = at.outer
         return False
+
+    def join(self, run: Run) -> bool:
+        """Whether `run` may wait; not where this computation, in the end, waits for `run`."""
+        with _waiting_lock:
+            todo, seen = [self], {self}
+            while todo:
+                flight = todo.pop()
+                if flight.is_part_of(run):
+                    return False
+                for waiter, awaited in _waiting:
+                    if awaited not in seen and flight.is_part_of(waiter):
+                        seen.add(awaited)
+                        todo.append(awaited)
+            _waiting.append((run, self))
+            return True
+
+    def leave(self, run: Run) -> None:
+        """`run`, which had joined, waits no more."""
+        with _waiting_lock:
+            _waiting.remove((run, self))
 
     def wait(self) -> None:
         """Block until it ends."""

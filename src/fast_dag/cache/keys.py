@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
+from enum import Enum
 from math import isnan
+from sys import modules
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -65,8 +67,12 @@ def _key(value: Any) -> Hashable:
         return (kind, frozenset([(_key(key), _key(each)) for key, each in value.items()]))
     if isinstance(value, (set, frozenset)):
         return (kind, frozenset([_key(each) for each in value]))
-    if isinstance(value, (bytearray, memoryview)):
+    if isinstance(value, Enum):
+        return (kind, value.name or _key(value.value))
+    if isinstance(value, bytearray):
         return (kind, bytes(value))
+    if isinstance(value, memoryview):
+        return (kind, value.format, value.shape, bytes(value))
     array = _array_key(value)
     if array is not None:
         return (kind, array)
@@ -126,10 +132,11 @@ def _fields(value: Any) -> dict[str, Any] | None:
     if hasattr(kind, "__dataclass_fields__"):
         if not kind.__dataclass_params__.eq:
             return None
-        fields = kind.__dataclass_fields__.values()
+        fields = modules["dataclasses"].fields(value)  # who has one has imported it
         return {each.name: getattr(value, each.name) for each in fields if each.compare}
     if hasattr(kind, "__pydantic_fields__") or hasattr(kind, "__pydantic_core_schema__"):
-        return dict(vars(value))
+        parts = ("__dict__", "__pydantic_extra__", "__pydantic_private__")
+        return {part: getattr(value, part, None) for part in parts}
     return None
 
 

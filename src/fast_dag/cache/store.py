@@ -8,10 +8,11 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.cache.flight import Flight
-from fast_dag.cache.keys import UnkeyableError, inputs_key, stable_text
+from fast_dag.cache.keys import UnkeyableError, inputs_key, key_of, stable_text
 from fast_dag.cache.memory import MemoryBackend
 from fast_dag.call.effects import Invoke
 from fast_dag.errors import InvalidNodeError, ValidationError, closest
+from fast_dag.signature import gives_coroutine
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -74,6 +75,11 @@ class NodeCache:
         for method in ("get", "set", "delete", "clear"):
             if not callable(getattr(self.backend, method, None)):
                 raise refuse(f"the backend {self.backend!r} has no method {method}()")
+            if gives_coroutine(getattr(self.backend, method)):
+                raise refuse(
+                    f"the backend {self.backend!r} has an async {method}(); give it sync methods: "
+                    "they are called in a thread, and block no event loop"
+                )
 
     # Keys.
 
@@ -135,11 +141,18 @@ class NodeCache:
     def invalidate(self, inputs: Mapping[str, Any]) -> None:
         """Forget the calls with these inputs, all calls where there are none."""
         for name in inputs:
-            known = self.cache_key or self._inputs
-            if name not in known and not (self._takes_any and self.cache_key is None):
+            if name not in self._inputs and not self._takes_any:
                 raise ValidationError(
-                    f"{name!r} is no part of the cache key of {self.node_name!r}"
-                    f"{closest(name, known)[1]}",
+                    f"{name!r} is no parameter of the cached node {self.node_name!r}"
+                    f"{closest(name, self._inputs)[1]}",
+                    node=self.node_name,
+                )
+        if inputs and self.cache_key is not None:
+            inputs = {name: inputs[name] for name in self.cache_key if name in inputs}
+            if not inputs:
+                raise ValidationError(
+                    f"none of these is part of the cache key of {self.node_name!r}, which is "
+                    f"{list(self.cache_key)!r}",
                     node=self.node_name,
                 )
         self._outdate(inputs)
@@ -219,14 +232,24 @@ def _identity(node: Node[..., Any], version: str | int | None) -> str:
     """What names a node's function to other processes."""
     origin = node.signature.origin
     code = getattr(origin, "__code__", None)
-    if version is None and (code is None or code.co_freevars):
-        why = "has no bytecode to tell versions by" if code is None else "has free variables"
+    defaults, why = "", None
+    if code is None:
+        why = "has no bytecode to tell versions by"
+    elif code.co_freevars:
+        why = "has free variables"
+    else:
+        try:
+            given = (origin.__defaults__, origin.__kwdefaults__)
+            defaults = stable_text(key_of(given), "a default")
+        except UnkeyableError:
+            why = "has defaults that mean nothing to another process"
+    if version is None and why is not None:
         raise InvalidNodeError(
             f"cached node {node.name!r}: a function that {why} needs version= in a shared backend",
             node=node.name,
         )
     name = f"{getattr(origin, '__module__', '')}.{getattr(origin, '__qualname__', node.name)}"
-    return f"fast_dag:{name}:{_short(_bytecode(code))}:{version}"
+    return f"fast_dag:{name}:{_short(_bytecode(code) + defaults)}:{version}"
 
 
 def _bytecode(code: Any) -> str:

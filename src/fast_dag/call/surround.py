@@ -151,9 +151,13 @@ class _Call:
                 flight, is_own = cache.board(key, self.run)
                 if is_own:
                     return (yield from self._computed(cache, key, flight))
-                if flight.is_part_of(self.run):
+                if not flight.join(self.run):  # which would be waiting for oneself
                     return (yield from self._attempts())
-                if not (yield Await(flight)):
+                try:
+                    goes_on = yield Await(flight)
+                finally:
+                    flight.leave(self.run)
+                if not goes_on:
                     return STOPPED
                 if flight.result is not None:
                     return Outcome(True, flight.result[0], 0, None, True)
@@ -162,6 +166,11 @@ class _Call:
 
     def _computed(self, cache: NodeCache, key: Any, flight: Flight) -> Steps:
         try:
+            # Another may have landed since this call looked.
+            found = yield from cache.read(key)
+            if found is not None:
+                flight.result = found
+                return Outcome(True, found[0], 0, None, True)
             outcome: Outcome = yield from self._attempts()
             if outcome.ok and outcome.value.__class__ in ONE_SHOT:
                 return self._failed(

@@ -63,6 +63,8 @@ class _Coordinator(Lane):
         else:
             await self.loop.cancel_all()
             self.lanes.close(abandon=False)
+        finally:
+            self.run.tell_end()
 
     async def _abort(self, status: str) -> None:
         hooks = self.crew.abort(status)

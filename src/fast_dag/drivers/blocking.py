@@ -60,7 +60,10 @@ class _Coordinator(Lane):
             self._abort("cancelled")
             self.lanes.close(abandon=True)
             raise
-        self.lanes.close(abandon=self.run.status == "timed_out")
+        else:
+            self.lanes.close(abandon=self.run.status == "timed_out")
+        finally:
+            self.run.tell_end()
 
     def _coordinate(self, deadline: float | None) -> None:
         while not self.crew.over:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import deque
+from contextlib import suppress
 from contextvars import copy_context
 from heapq import heappop, heappush
 from threading import Lock
@@ -337,7 +338,7 @@ class Crew:
         if not job.started:
             job.started = perf_counter()
             self._tell_start(job)
-        return True
+        return not self.over  # which it may be by now, where somebody was told
 
     def _tell_start(self, job: Job) -> None:
         observers = job.run.observers
@@ -580,8 +581,14 @@ class Crew:
             self.call_later(effect.seconds, lambda: self._wake(job))
         else:
             # In this run's own coordinator, not in the thread of the run that computes.
-            effect.flight.when_landed(lambda: self.call_later(0, lambda: self._wake(job)))
+            effect.flight.when_landed(lambda: self._landed(job))
         return picked
+
+    def _landed(self, job: Job) -> None:
+        """Called by another run, which must not come to harm where this one is over."""
+        if not self.over:
+            with suppress(RuntimeError):  # its loop was closed just now
+                self.call_later(0, lambda: self._wake(job))
 
     def _wake(self, job: Job) -> None:
         self.go_on(self._woken(job, goes_on=True))

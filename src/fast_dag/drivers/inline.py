@@ -34,8 +34,11 @@ _PLAIN: Final[frozenset[type]] = frozenset(
 
 def drive(run: Run) -> None:
     """Execute a run from its start to its end, in a copy of the caller's contextvars."""
-    with Waiter() as waiter:
-        copy_context().run(_drive, run, waiter)
+    try:
+        with Waiter() as waiter:
+            copy_context().run(_drive, run, waiter)
+    finally:
+        run.tell_end()
 
 
 def _drive(run: Run, waiter: Waiter) -> None:

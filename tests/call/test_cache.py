@@ -1,0 +1,1225 @@
+"""Cached nodes: what is looked up by what, who computes, and where results are kept."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import datetime
+import decimal
+import enum
+import gc
+import pickle
+import subprocess
+import sys
+import textwrap
+import threading
+import weakref
+from array import array
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import monotonic
+from typing import Any, ClassVar, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fast_dag import DAG, Context, ExecutionError, InvalidNodeError, Run, ValidationError
+from fast_dag.cache.keys import UnkeyableError, inputs_key, key_of, stable_text
+from fast_dag.cache.memory import MemoryBackend
+from tests.concurrency.support import EXECUTE, LONG, end_of, threads_of_runs, wait_for
+
+Execute = Callable[..., Run]
+
+
+# Keys.
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.sampled_from([0.0, 1.0, -1.5, 2.0])
+    | st.text("ab", max_size=2)
+    | st.binary(max_size=1)
+    | st.sampled_from([1j, 0j])
+)
+
+
+def compact(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """The same with a short repr: nested ones have reprs of many kilobytes."""
+
+    @st.composite
+    def value(draw: st.DrawFn) -> Any:
+        return draw(strategy)
+
+    return value()
+
+
+hashables = compact(
+    st.recursive(
+        scalars,
+        lambda inner: st.tuples(inner) | st.tuples(inner, inner) | st.frozensets(inner, max_size=3),
+        max_leaves=4,
+    )
+)
+plain = compact(
+    st.recursive(
+        hashables,
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.tuples(inner, inner)
+            | st.dictionaries(hashables, inner, max_size=3)
+            | st.sets(hashables, max_size=3)
+        ),
+        max_leaves=6,
+    )
+)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two plain values are equal and of the same types, all the way down."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return len(a) == len(b) and all(
+            any(same(key, other) and same(a[key], b[other]) for other in b) for key in a
+        )
+    if isinstance(a, (set, frozenset)):
+        return len(a) == len(b) and all(any(same(each, other) for other in b) for each in a)
+    return bool(a == b)
+
+
+@given(a=plain, b=plain)
+def test_keys_of_plain_data_are_equal_exactly_where_the_data_are(a: Any, b: Any) -> None:
+    assert (key_of(a) == key_of(b)) == same(a, b)
+    if same(a, b):
+        assert hash(key_of(a)) == hash(key_of(b))
+
+
+@given(value=plain)
+def test_a_copy_has_the_same_key_and_the_same_text(value: Any) -> None:
+    other = pickle.loads(pickle.dumps(value))
+    assert key_of(value) == key_of(other) == key_of(copy.deepcopy(value))
+    assert stable_text(key_of(value)) == stable_text(key_of(other))
+
+
+@given(a=plain, b=plain)
+def test_texts_of_keys_tell_apart_what_keys_tell_apart(a: Any, b: Any) -> None:
+    if key_of(a) != key_of(b):
+        assert stable_text(key_of(a)) != stable_text(key_of(b))
+
+
+@given(items=st.lists(st.tuples(hashables, scalars), max_size=5, unique_by=lambda item: item[0]))
+def test_the_order_of_dicts_and_sets_does_not_count(items: list[tuple[Any, Any]]) -> None:
+    assert key_of(dict(items)) == key_of(dict(reversed(items)))
+    assert key_of({k for k, _ in items}) == key_of({k for k, _ in reversed(items)})
+    if len(items) > 1:
+        assert key_of(OrderedDict(items)) != key_of(OrderedDict(reversed(items)))
+
+
+@given(
+    a=st.dictionaries(st.sampled_from("xyz"), plain),
+    b=st.dictionaries(st.sampled_from("xyz"), plain),
+)
+def test_keys_of_inputs_are_equal_exactly_where_the_inputs_are(a: Any, b: Any) -> None:
+    assert (inputs_key(a) == inputs_key(b)) == same(a, b)
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: list[int]
+
+
+@dataclasses.dataclass
+class Place:
+    x: int
+    y: list[int]
+
+
+@dataclasses.dataclass
+class Scaled:
+    """With what is no field, though dataclasses list it."""
+
+    x: int
+    factor: dataclasses.InitVar[int]
+    seen: ClassVar[list[int]] = []
+
+    def __post_init__(self, factor: int) -> None:
+        self.x *= factor
+
+
+@dataclasses.dataclass(eq=False)
+class ById:
+    x: int
+
+
+class Pair(NamedTuple):
+    a: int
+    b: int
+
+
+NOON = datetime.datetime(2026, 3, 1, 12)
+DIFFERENT: list[Any] = [
+    Colour.RED,
+    Colour.BLUE,
+    NOON,
+    NOON.date(),
+    NOON.replace(tzinfo=datetime.UTC),
+    datetime.timedelta(1),
+    decimal.Decimal("1.5"),
+    decimal.Decimal("2.5"),
+    1.5,
+    Path("a"),
+    "a",
+    b"a",
+    bytearray(b"a"),
+    Point(1, [2]),
+    Point(1, [3]),
+    Place(1, [2]),
+    Pair(1, 2),
+    (1, 2),
+    [1, 2],
+    {1, 2},
+    frozenset({1, 2}),
+    {"x": 1, "y": [2]},
+    OrderedDict(x=1, y=[2]),
+    defaultdict(list, x=1, y=[2]),
+    range(3),
+    float("nan"),
+    float("inf"),
+    int,
+    len,
+    ...,
+]
+
+
+@pytest.mark.parametrize("value", DIFFERENT, ids=repr)
+def test_values_of_many_types_are_keyed_by_what_they_are(value: Any) -> None:
+    is_function_or_type = callable(value) or value is ...
+    other = value if is_function_or_type else copy.deepcopy(value)
+    assert key_of(value) == key_of(other)
+    assert [each for each in DIFFERENT if key_of(each) == key_of(value)] == [value]
+
+
+def test_every_nan_is_the_same_input() -> None:
+    assert key_of([float("nan")]) == key_of([-float("nan")])
+
+
+def test_a_dataclass_is_keyed_by_its_fields_only() -> None:
+    key = key_of(Scaled(2, 3))
+    Scaled.seen.append(1)
+    assert key == key_of(Scaled(3, 2)) == key_of(Scaled(6, 1))
+    assert key != key_of(Scaled(7, 1))
+
+
+def test_values_that_compare_by_identity_are_keyed_by_it() -> None:
+    one, other = ById(1), ById(1)
+    assert key_of(one) == key_of(one) != key_of(other)
+    assert key_of([one]) == key_of([one]) != key_of([other])
+
+
+def test_views_of_memory_are_told_apart_by_what_they_show() -> None:
+    ints, four = memoryview(array("i", [1])), memoryview(array("i", [1])).cast("B")
+    assert ints != four
+    assert key_of(ints) != key_of(four)
+    assert key_of(ints) == key_of(memoryview(array("i", [1])))
+
+
+def test_what_contains_itself_cannot_be_keyed() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(UnkeyableError, match="itself"):
+        key_of(endless)
+
+
+@pytest.mark.parametrize("value", [array("i", [1]), [{"a": array("i", [1])}]], ids=str)
+def test_what_compares_by_value_and_has_no_hash_cannot_be_keyed(value: Any) -> None:
+    with pytest.raises(UnkeyableError, match="array"):
+        key_of(value)
+
+
+def test_arrays_are_keyed_by_type_shape_and_contents() -> None:
+    np = pytest.importorskip("numpy")
+    a = np.arange(6)
+    assert key_of(a) == key_of(a.copy()) == key_of(np.arange(12)[::2] // 2)
+    assert key_of(np.arange(6).reshape(2, 3)) == key_of(
+        np.asfortranarray(np.arange(6).reshape(2, 3))
+    )
+    different = [
+        a,
+        a + 1,
+        a.reshape(2, 3),
+        a.reshape(3, 2),
+        a.astype("int32"),
+        a.astype("float64"),
+        a.astype(">i8"),
+        list(range(6)),
+        np.array(["a", "b"], dtype=object),
+        np.array(["a", "c"], dtype=object),
+        np.array(["a", "b"]),
+        np.array(0),
+        np.int64(0),
+        np.float64(0),
+        0,
+        0.0,
+        np.array(["2026-01-01"], dtype="M8[D]"),
+        np.zeros(2, dtype=[("a", "i4")]),
+        np.zeros(2, dtype=[("a", "f4")]),
+        np.zeros(2, dtype=[("b", "i4")]),
+        np.ma.array([1, 2], mask=[False, True]),
+        np.ma.array([1, 2], mask=[False, False]),
+    ]
+    for one in range(len(different)):
+        for other in range(len(different)):
+            equal = key_of(different[one]) == key_of(different[other])
+            assert equal == (one == other), (different[one], different[other])
+
+
+def test_an_array_that_changes_in_place_has_another_key_than_before() -> None:
+    np = pytest.importorskip("numpy")
+    a = np.zeros(3)
+    before = key_of(a)
+    a[1] = 1
+    assert key_of(a) != before
+
+
+def test_data_frames_are_keyed_by_what_they_hold() -> None:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
+    different = [
+        *[
+            frame,
+            frame.rename(columns={"a": "c"}),
+            frame.set_index("b"),
+            frame.set_index([[5, 6]]),
+            frame.astype({"a": "float64"}),
+            frame.assign(a=[1, 3]),
+            frame[["b", "a"]],
+            frame["a"],
+            frame["a"].rename("z"),
+            frame["a"].set_axis([5, 6]),
+            frame["a"].astype("float64"),
+            frame["b"].astype("category"),
+            frame["b"],
+        ],
+        pd.Timestamp(NOON),
+    ]
+    for one in range(len(different)):
+        assert key_of(different[one]) == key_of(copy.deepcopy(different[one]))
+        for other in range(len(different)):
+            equal = key_of(different[one]) == key_of(different[other])
+            assert equal == (one == other), (different[one], different[other])
+
+
+def test_pydantic_models_are_keyed_by_their_fields() -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class User(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="allow")
+        name: str
+        tags: list[str]
+
+    one = User(name="a", tags=["t"])
+    assert key_of(one) == key_of(User(name="a", tags=["t"]))
+    assert key_of(one) != key_of(User(name="a", tags=["u"]))
+    assert key_of(one) != key_of(User(name="a", tags=["t"], more=1))
+
+
+# Hits and misses.
+
+
+class Counted:
+    """A cached node `double` of a dag that counts its calls."""
+
+    def __init__(self, **options: Any) -> None:
+        self.calls: list[Any] = []
+        self.dag = DAG("counted")
+
+        def double(x: Any) -> Any:
+            self.calls.append(x)
+            return [x, x]
+
+        self.dag.cached_node(**options)(double)
+
+
+def test_a_hit_is_the_same_object(execute: Execute) -> None:
+    counted = Counted()
+    first, second = execute(counted.dag, x=1), execute(counted.dag, x=1)
+    assert first.value is second.value
+    assert counted.calls == [1]
+    assert (first.metrics["cache_hits"], first.metrics["cache_misses"]) == (0, 1)
+    assert (second.metrics["cache_hits"], second.metrics["cache_misses"]) == (1, 0)
+    assert execute(counted.dag, x=2).value == [2, 2]
+    assert execute(counted.dag, x=1.0).value == [1.0, 1.0]
+    assert [type(each) for each in counted.calls] == [int, int, float]
+
+
+def test_a_hit_in_one_mode_is_a_hit_in_every_other() -> None:
+    counted = Counted()
+    for mode in ("sequential", "parallel", "async", "run_async", "executor"):
+        assert EXECUTE[mode](counted.dag, x=1).value == [1, 1]
+    assert counted.calls == [1]
+
+
+def test_a_result_computed_in_a_process_is_cached_at_home(tmp_path: Path) -> None:
+    calls = str(tmp_path / "calls")
+    dag = DAG("away")
+
+    @dag.cached_node
+    def away(x: int) -> int:
+        with open(calls, "a", encoding="utf-8") as file:
+            file.write("x")
+        return x + 1
+
+    first = dag.execute(x=1, mode="process")
+    second = dag.execute(x=1, mode="process")
+    assert (first.value, second.value, second.metrics["cache_hits"]) == (2, 2, 1)
+    assert Path(calls).read_text() == "x"
+
+
+def test_none_is_cached_like_any_value(execute: Execute) -> None:
+    calls: list[int] = []
+    dag = DAG("none")
+    dag.cached_node(name="none")(lambda x: calls.append(x))
+    assert execute(dag, x=1).value is None
+    assert execute(dag, x=1).metrics["cache_hits"] == 1
+    assert calls == [1]
+
+
+def test_failures_are_not_cached(execute: Execute) -> None:
+    left = [2]
+    dag = DAG("fails")
+
+    @dag.cached_node
+    def flaky(x: int) -> int:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise ValueError("not yet")
+        return x
+
+    statuses = [execute(dag, x=1).status for _ in range(4)]
+    assert statuses == ["failed", "failed", "completed", "completed"]
+    assert left == [-1]
+
+
+def test_async_nodes_are_cached(execute: Execute) -> None:
+    calls: list[int] = []
+    dag = DAG("async")
+
+    @dag.cached_node(ttl=60)
+    async def double(x: int) -> int:
+        await asyncio.sleep(0)
+        calls.append(x)
+        return 2 * x
+
+    assert [execute(dag, x=3).value for _ in range(3)] == [6, 6, 6]
+    assert calls == [3]
+
+
+def test_a_cached_condition_takes_the_same_branch_again(execute: Execute) -> None:
+    calls: list[int] = []
+    dag = DAG("decides")
+
+    @dag.condition
+    def is_big(x: int) -> bool:
+        return x > 10
+
+    @dag.cached_node
+    def big(x: int) -> str:
+        calls.append(x)
+        return f"big {x}"
+
+    is_big.on_true >> big
+    assert [execute(dag, x=11).value for _ in range(2)] == ["big 11", "big 11"]
+    assert calls == [11]
+
+
+def test_the_context_is_no_part_of_the_key(execute: Execute) -> None:
+    calls: list[int] = []
+    dag = DAG("context")
+
+    @dag.cached_node
+    def tells(x: int, context: Context) -> int:
+        calls.append(x)
+        return x
+
+    for user in ("a", "b"):
+        assert execute(dag, x=1, context=Context(metadata={"user": user})).value == 1
+    assert calls == [1]
+
+
+def test_inputs_that_cannot_be_keyed_run_uncached_with_one_warning() -> None:
+    counted = Counted()
+    odd = array("i", [1])
+    with pytest.warns(RuntimeWarning, match="'double'.*'x'.*uncached") as warned:
+        runs = [counted.dag.execute(x=odd) for _ in range(3)]
+    assert len(warned) == 1
+    assert len(counted.calls) == 3
+    assert all(run.value == [odd, odd] for run in runs)
+    assert all(not run.metrics["cache_hits"] for run in runs)
+
+
+def test_a_value_that_compares_by_identity_is_kept_alive_by_its_entry() -> None:
+    counted = Counted()
+    value = ById(1)
+    alive = weakref.ref(value)
+    dag = DAG("identity")
+    dag.cached_node(name="x_of")(lambda point: point.x)
+    dag.run(point=value)
+    dag.run(point=ById(2))  # which another object's id must not be taken for
+    del value, counted
+    gc.collect()
+    assert alive() is not None
+    dag.invalidate_cache()
+    gc.collect()
+    assert alive() is None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (each for each in "ab"),
+        lambda: map(str, "ab"),
+        lambda: filter(None, "ab"),
+        lambda: zip("ab", "cd", strict=True),
+    ],
+    ids=["generator", "map", "filter", "zip"],
+)
+def test_a_cached_node_that_returns_what_can_be_gone_through_once_fails(
+    execute: Execute, make: Callable[[], Any]
+) -> None:
+    dag = DAG("once")
+    dag.cached_node(name="once")(make)
+    with pytest.raises(ExecutionError, match="once only"):
+        execute(dag).raise_for_error()
+
+
+def test_entries_expire_after_their_ttl() -> None:
+    counted = Counted(ttl=0.02)
+    began = monotonic()
+    counted.dag.run(x=1)
+    while len(counted.calls) == 1 and monotonic() < began + LONG:
+        counted.dag.run(x=1)
+    assert len(counted.calls) == 2
+    assert monotonic() - began >= 0.02
+
+
+def test_entries_do_not_expire_before_their_ttl() -> None:
+    counted = Counted(ttl=3600)
+    for _ in range(3):
+        counted.dag.run(x=1)
+    assert counted.calls == [1]
+
+
+def test_the_least_recently_used_entry_makes_room() -> None:
+    counted = Counted(max_entries=2)
+    for x in (1, 2, 1, 3, 1, 2):
+        counted.dag.run(x=x)
+    assert counted.calls == [1, 2, 3, 2]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("gsd"), st.integers(0, 4)), max_size=40), st.integers(1, 4)
+)
+def test_the_memory_backend_is_a_bounded_mapping(steps: list[tuple[str, int]], size: int) -> None:
+    backend, model = MemoryBackend(size), OrderedDict[int, int]()
+    for number, (step, key) in enumerate(steps, 1):
+        if step == "g":
+            assert backend.get(key) == model.get(key)
+            if key in model:
+                model.move_to_end(key)
+        elif step == "s":
+            backend.set(key, number)
+            model.pop(key, None)
+            model[key] = number
+            if len(model) > size:
+                model.popitem(last=False)
+        else:
+            backend.delete(key)
+            model.pop(key, None)
+        assert backend.known() == list(model)
+    backend.clear()
+    assert len(backend) == 0
+
+
+# Options.
+
+
+def test_cache_key_names_the_inputs_that_count(execute: Execute) -> None:
+    calls: list[Any] = []
+    dag = DAG("subset")
+
+    @dag.cached_node(ttl=1800, cache_key=["user", "version"])
+    def calculated(user: str, version: int, data: Any) -> Any:
+        calls.append((user, version))
+        return data
+
+    odd = array("i", [1])  # which could not be keyed, and need not be
+    assert execute(dag, user="a", version=1, data=odd).value is odd
+    assert execute(dag, user="a", version=1, data={"other": 1}).value is odd
+    assert execute(dag, user="a", version=2, data=0).value == 0
+    assert calls == [("a", 1), ("a", 2)]
+
+
+class AsyncBackend:
+    def get(self, key: str) -> None: ...
+    def set(self, key: str, entry: Any) -> None: ...
+    async def delete(self, key: str) -> None: ...
+    def clear(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"cache_key": ["usr"]}, "user"),
+        ({"ttl": 0}, "ttl"),
+        ({"ttl": -1}, "ttl"),
+        ({"max_entries": 0}, "max_entries"),
+        ({"max_entries": 1.5}, "max_entries"),
+        ({"backend": object()}, "get"),
+        ({"backend": AsyncBackend()}, r"async delete\(\).*sync methods"),
+    ],
+)
+def test_options_without_meaning_are_refused_at_definition(
+    options: dict[str, Any], told: str
+) -> None:
+    dag = DAG("refuses")
+    with pytest.raises(InvalidNodeError, match=told):
+        dag.cached_node(name="f", **options)(lambda user: user)
+
+
+def test_cached_results_are_forgotten_on_demand() -> None:
+    counted = Counted()
+    dag, calls = counted.dag, counted.calls
+    dag.cached_node(name="other")(lambda double: calls.append("other"))
+    dag.connect("double", "other")
+
+    def recomputed() -> list[Any]:
+        calls.clear()
+        dag.run(x=1)
+        dag.run(x=2)
+        return calls
+
+    assert recomputed() == [1, "other", 2, "other"]
+    assert recomputed() == []
+    dag.invalidate_cache("double", x=1)
+    assert recomputed() == [1]
+    dag.invalidate_cache("double")
+    assert recomputed() == [1, 2]
+    dag.invalidate_cache(dag.nodes["other"])
+    assert recomputed() == ["other", "other"]
+    dag.invalidate_cache()
+    assert recomputed() == [1, "other", 2, "other"]
+    dag.invalidate_cache("double", x=99)
+    assert recomputed() == []
+
+
+def test_some_inputs_forget_all_calls_that_had_them() -> None:
+    calls: list[Any] = []
+    dag = DAG("some")
+    dag.cached_node(name="f")(lambda x, y: calls.append((x, y)))
+    for _ in range(2):
+        for x, y in ((1, 1), (1, 2), (2, 1)):
+            dag.run(x=x, y=y)
+        dag.invalidate_cache("f", x=1)
+    assert calls == [(1, 1), (1, 2), (2, 1), (1, 1), (1, 2)]
+
+
+def test_inputs_that_do_not_count_in_the_key_do_not_count_in_forgetting() -> None:
+    calls: list[Any] = []
+    dag = DAG("subset")
+    dag.cached_node(name="f", cache_key=["user"])(lambda user, data: calls.append(user))
+    dag.run(user="a", data=1)
+    dag.invalidate_cache("f", user="a", data=1)
+    dag.run(user="a", data=1)
+    assert calls == ["a", "a"]
+
+
+def test_what_cannot_be_forgotten_is_an_error() -> None:
+    dag = DAG("errors").add_node("plain", lambda x: x)
+    with pytest.raises(KeyError, match="plain"):
+        dag.invalidate_cache("plan")
+    with pytest.raises(ValidationError, match="not cached"):
+        dag.invalidate_cache("plain")
+    with pytest.raises(ValidationError, match="name"):
+        dag.invalidate_cache(x=1)
+
+
+def test_nodes_of_one_name_in_two_graphs_share_nothing() -> None:
+    one, two = Counted(), Counted()
+    assert one.dag.run(x=1) is not two.dag.run(x=1)
+    assert (one.calls, two.calls) == ([1], [1])
+
+
+def test_pickling_leaves_the_contents_behind() -> None:
+    dag = DAG("pickled")
+    dag.cached_node(name="f", ttl=60, cache_key=["values"])(sorted_copy)
+    first = dag.run(values=[2, 1])
+    other = pickle.loads(pickle.dumps(dag))
+    second = other.run(values=[2, 1])
+    assert second == first
+    assert second is not first
+    assert other.run(values=[2, 1]) is second
+    assert dag.run(values=[2, 1]) is first
+
+
+def sorted_copy(values: list[int]) -> list[int]:
+    return sorted(values)
+
+
+def test_a_clone_has_a_cache_of_its_own() -> None:
+    counted = Counted()
+    other = counted.dag.clone()
+    counted.dag.run(x=1)
+    other.run(x=1)
+    assert counted.calls == [1, 1]
+
+
+def test_a_nested_workflow_is_cached_as_a_whole(execute: Execute) -> None:
+    calls: list[str] = []
+    inner = DAG("inner").add_node("one", lambda x: calls.append("one") or x)
+    inner.add_node("two", lambda one: calls.append("two") or one + 1).connect("one", "two")
+    dag = DAG("outer")
+    dag.add_node("sub", inner, cache={})
+    dag.add_node("last", lambda sub: -sub)
+    dag.connect("sub", "last")
+    assert [execute(dag, x=1).value for _ in range(2)] == [-2, -2]
+    assert calls == ["one", "two"]
+
+
+def test_cached_nodes_inside_of_nested_workflows_keep_their_results(execute: Execute) -> None:
+    counted = Counted()
+    dag = DAG("outer").add_node("sub", counted.dag).add_node("again", counted.dag)
+    assert execute(dag, x=1).status == "completed"
+    assert execute(dag, x=1).status == "completed"
+    assert len(counted.calls) in (1, 2), "nodes of the two may each have a cache"
+
+
+# Backends that others share.
+
+
+class DictBackend:
+    """What a shared backend is, without a server."""
+
+    def __init__(self) -> None:
+        self.entries: dict[Any, Any] = {}
+        self.threads: set[int] = set()
+
+    def get(self, key: Any) -> Any:
+        self.threads.add(threading.get_ident())
+        return self.entries.get(key)
+
+    def set(self, key: Any, entry: Any) -> None:
+        self.entries[key] = entry
+
+    def delete(self, key: Any) -> None:
+        self.entries.pop(key, None)
+
+    def clear(self) -> None:
+        self.entries.clear()
+
+
+def shared_double(x: int) -> list[int]:
+    return [x, x]
+
+
+def shared_triple(x: int) -> list[int]:
+    return [x, x, x]
+
+
+def test_a_shared_backend_serves_other_nodes_of_the_same_function(execute: Execute) -> None:
+    backend = DictBackend()
+    one, two = DAG("one"), DAG("two")
+    one.cached_node(name="a", backend=backend)(shared_double)
+    two.cached_node(name="b", backend=backend)(shared_double)
+    two.cached_node(name="c", backend=backend)(shared_triple)
+    value = execute(one, x=1).value
+    run = execute(two, x=1)
+    assert run["b"] is value
+    assert run["c"] == [1, 1, 1]
+    assert (run.metrics["cache_hits"], run.metrics["cache_misses"]) == (1, 1)
+
+
+def test_versions_do_not_share() -> None:
+    backend = DictBackend()
+    dag = DAG("versions")
+    dag.cached_node(name="old", backend=backend, version=1)(shared_double)
+    dag.cached_node(name="new", backend=backend, version="2")(shared_double)
+    run = dag.execute(x=1)
+    assert run.metrics["cache_misses"] == 2
+    assert run["old"] is not run["new"]
+
+
+def test_functions_of_one_name_that_do_something_else_do_not_share() -> None:
+    backend, dag = DictBackend(), DAG("edited")
+
+    def define(source: str) -> Any:
+        scope: dict[str, Any] = {"__name__": "edited"}
+        exec(source, scope)
+        return scope["f"]
+
+    sources = [
+        "def f(x): return x + 1",
+        "def f(x): return x + 2",
+        "def f(x): return x - 1",
+        "def f(x): return abs(x)",
+        "def f(x): return str(x)",
+        "def f(x, y=1): return x + y",
+        "def f(x, y=2): return x + y",
+        "def f(x, *, y=1): return x + y",
+        "def f(x, *, y=2): return x + y",
+    ]
+    for number, source in enumerate(sources):
+        dag.cached_node(name=f"n{number}", backend=backend)(define(source))
+    dag.cached_node(name="same", backend=backend)(define(sources[0]))
+    run = dag.execute(x=5)
+    assert [run[f"n{number}"] for number in range(len(sources))] == [6, 7, 4, 5, "5", 6, 7, 6, 7]
+    assert (run.metrics["cache_misses"], run.metrics["cache_hits"]) == (len(sources), 1)
+
+
+def test_keys_in_a_shared_backend_mean_the_same_in_every_process() -> None:
+    program = """
+        from fast_dag import DAG
+        class Backend(dict):
+            def set(self, key, entry): self[key] = entry
+            def delete(self, key): self.pop(key, None)
+        backend = Backend()
+        dag = DAG("p")
+        @dag.cached_node(backend=backend)
+        def f(x):
+            return x in {"a", "b", "c", "d"}
+        dag.run(x={"a": {"p", "q", "r"}, "b": [1.5, None]})
+        print(*backend)
+    """.replace("x in {", '"a" in {')
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(seen) == 1
+    assert seen != {"\n"}
+
+
+def test_a_function_with_free_variables_must_give_its_version() -> None:
+    factor = 3
+    dag = DAG("free")
+    with pytest.raises(InvalidNodeError, match=r"'f'.*free variables.*version"):
+        dag.cached_node(name="f", backend=DictBackend())(lambda x: x * factor)
+    dag.cached_node(name="f", backend=DictBackend(), version=1)(lambda x: x * factor)
+    assert dag.run(x=2) == 6
+
+
+@pytest.mark.parametrize(
+    "value", [array("i", [1]), ById(1), object()], ids=lambda v: type(v).__name__
+)
+def test_what_cannot_be_keyed_for_others_is_an_error(execute: Execute, value: Any) -> None:
+    dag = DAG("shared")
+    dag.cached_node(name="f", backend=DictBackend())(shared_double)
+    with pytest.raises(ExecutionError, match=r"'f'.*'x'"):
+        execute(dag, x=value).raise_for_error()
+
+
+@pytest.mark.parametrize("value", [Colour.RED, {"colour": Colour.BLUE}, Path("a"), NOON], ids=repr)
+def test_members_of_enums_and_plain_objects_can_be_keyed_for_others(value: Any) -> None:
+    dag = DAG("shared")
+    dag.cached_node(name="f", backend=DictBackend())(shared_double)
+    assert dag.run(x=value) == [value, value]
+    assert dag.execute(x=value).metrics["cache_hits"] == 1
+
+
+def test_a_shared_backend_keeps_none_and_honours_the_ttl() -> None:
+    backend, dag = DictBackend(), DAG("shared")
+    dag.cached_node(name="f", backend=backend, ttl=3600)(returns_none)
+    dag.run(x=1)
+    assert dag.execute(x=1).metrics["cache_hits"] == 1
+    assert len(backend.entries) == 1
+    for key, (value, expires) in list(backend.entries.items()):
+        backend.entries[key] = (value, expires - 3601)
+    assert dag.execute(x=1).metrics["cache_hits"] == 0
+    assert dag.execute(x=1).metrics["cache_hits"] == 1
+
+
+def returns_none(x: Any) -> None: ...
+
+
+def test_results_in_a_shared_backend_are_forgotten_on_demand() -> None:
+    backend, dag = DictBackend(), DAG("shared")
+    dag.cached_node(name="f", backend=backend)(shared_double)
+    dag.cached_node(name="g", backend=backend)(shared_triple)
+
+    def misses(**inputs: Any) -> int:
+        return dag.execute(**inputs).metrics["cache_misses"]
+
+    assert [misses(x=1), misses(x=1), misses(x=2)] == [2, 0, 2]
+    dag.invalidate_cache("f", x=1)
+    assert [misses(x=1), misses(x=2)] == [1, 0]
+    dag.invalidate_cache("f")
+    assert [misses(x=1), misses(x=2), misses(x=1)] == [1, 1, 0]
+
+
+def test_a_sync_backend_never_blocks_the_loop() -> None:
+    class Slow(DictBackend):
+        """Answers when the loop has gone on."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked, self.answers = threading.Event(), threading.Event()
+
+        def get(self, key: Any) -> Any:
+            self.asked.set()
+            wait_for(self.answers)
+            return super().get(key)
+
+    backend, dag = Slow(), DAG("slow")
+
+    @dag.cached_node(backend=backend)
+    async def double(x: int) -> int:
+        return 2 * x
+
+    async def main() -> None:
+        run = asyncio.create_task(dag.run_async(x=1))
+        assert await asyncio.to_thread(backend.asked.wait, LONG)
+        backend.answers.set()
+        assert await run == 2
+        assert threading.get_ident() not in backend.threads
+
+    asyncio.run(main())
+
+
+# Who computes.
+
+
+class Flights:
+    """A cached node whose calls are held until they are let go, one by one."""
+
+    def __init__(self, **options: Any) -> None:
+        self.calls = 0
+        self.inside = 0
+        self.most = 0
+        self.lock = threading.Lock()
+        self.started = threading.Semaphore(0)
+        self.go_on = threading.Event()
+        self.fails: set[int] = set()
+        self.dag = DAG("flights")
+        self.dag.cached_node(name="held", **options)(self.held)
+
+    def held(self, x: int = 0) -> str:
+        with self.lock:
+            self.calls += 1
+            number = self.calls
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        self.started.release()
+        try:
+            wait_for(self.go_on)
+            if number in self.fails:
+                raise ValueError(f"call {number}")
+            return f"call {number}"
+        finally:
+            with self.lock:
+                self.inside -= 1
+
+
+@pytest.fixture(params=["sequential", "parallel", "async", "run_async"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_runs_that_miss_one_key_at_once_compute_it_once(mode: str) -> None:
+    flights = Flights()
+    ready = threading.Barrier(9)
+
+    def run() -> Run:
+        ready.wait(LONG)
+        return EXECUTE[mode](flights.dag)
+
+    with ThreadPoolExecutor(8) as pool:
+        runs = [pool.submit(run) for _ in range(8)]
+        ready.wait(LONG)
+        assert flights.started.acquire(timeout=LONG)
+        flights.go_on.set()
+        done = [run.result(LONG) for run in runs]
+    assert flights.calls == 1
+    assert {run.value for run in done} == {"call 1"}
+    assert sum(run.metrics["cache_misses"] for run in done) == 1
+    assert sum(run.metrics["cache_hits"] for run in done) == 7
+
+
+def test_runs_in_all_modes_at_once_share_one_computation() -> None:
+    flights = Flights()
+    modes = ["sequential", "parallel", "async", "run_async", "executor"] * 2
+    with ThreadPoolExecutor(len(modes)) as pool:
+        runs = [pool.submit(EXECUTE[mode], flights.dag) for mode in modes]
+        assert flights.started.acquire(timeout=LONG)
+        flights.go_on.set()
+        assert {run.result(LONG).value for run in runs} == {"call 1"}
+    assert flights.calls == 1
+
+
+def test_tasks_of_one_loop_share_one_computation_and_do_not_block_it() -> None:
+    calls: list[int] = []
+    dag = DAG("tasks")
+
+    async def main() -> None:
+        started, go_on = asyncio.Event(), asyncio.Event()
+
+        @dag.cached_node
+        async def slow(x: int) -> int:
+            calls.append(x)
+            started.set()
+            await go_on.wait()
+            return 2 * x
+
+        tasks = [asyncio.create_task(dag.run_async(x=1)) for _ in range(20)]
+        await asyncio.wait_for(started.wait(), LONG)
+        for _ in range(20):  # the loop runs while they wait
+            await asyncio.sleep(0)
+        go_on.set()
+        assert await asyncio.wait_for(asyncio.gather(*tasks), LONG) == [2] * 20
+
+    asyncio.run(main())
+    assert calls == [1]
+
+
+def test_where_the_computing_one_fails_one_waiter_takes_over(mode: str) -> None:
+    flights = Flights()
+    flights.fails = {1, 2}
+    with ThreadPoolExecutor(6) as pool:
+        runs = [pool.submit(EXECUTE[mode], flights.dag) for _ in range(6)]
+        assert flights.started.acquire(timeout=LONG)
+        flights.go_on.set()
+        done = [run.result(LONG) for run in runs]
+    assert sorted(run.status for run in done) == ["completed"] * 4 + ["failed"] * 2
+    assert {run.value for run in done if run.status == "completed"} == {"call 3"}
+    assert (flights.calls, flights.most) == (3, 1), "never two at once"
+
+
+def test_where_the_computing_one_is_cancelled_a_waiter_takes_over() -> None:
+    calls: list[int] = []
+    dag = DAG("cancelled")
+
+    async def main() -> None:
+        started, go_on = asyncio.Event(), asyncio.Event()
+
+        @dag.cached_node
+        async def slow() -> int:
+            calls.append(1)
+            number = len(calls)
+            started.set()
+            await go_on.wait()
+            return number
+
+        first = asyncio.create_task(dag.run_async())
+        await asyncio.wait_for(started.wait(), LONG)
+        others = [asyncio.create_task(dag.run_async()) for _ in range(3)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        started.clear()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await asyncio.wait_for(started.wait(), LONG)
+        go_on.set()
+        assert await asyncio.wait_for(asyncio.gather(*others), LONG) == [2] * 3
+
+    asyncio.run(main())
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("whose", ["node", "run"])
+def test_where_the_computing_one_is_abandoned_a_waiter_takes_over(mode: str, whose: str) -> None:
+    flights = Flights()
+    dag = flights.dag
+    before = threads_of_runs()
+    limited = {"timeout": 0.1} if whose == "run" else {}
+    if whose == "node":
+        dag.cached_node(name="held", timeout=0.1, replace=True)(flights.held)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(EXECUTE[mode], dag, **limited)
+        assert flights.started.acquire(timeout=LONG)
+        second = pool.submit(EXECUTE[mode], dag)
+        assert first.result(LONG).status in ("failed", "timed_out")
+        assert flights.started.acquire(timeout=LONG)
+        flights.go_on.set()
+        assert second.result(LONG).value == "call 2"
+    end_of(threads_of_runs() - before)
+    assert EXECUTE[mode](dag).value == "call 2", "not that of the late call"
+
+
+def test_a_waiter_that_is_cancelled_leaves_the_others_waiting() -> None:
+    flights = Flights()
+
+    async def main() -> None:
+        first = asyncio.create_task(flights.dag.run_async())
+        assert await asyncio.to_thread(flights.started.acquire, True, LONG)
+        others = [asyncio.create_task(flights.dag.run_async()) for _ in range(2)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        others[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await others[0]
+        flights.go_on.set()
+        assert await first == await others[1] == "call 1"
+
+    asyncio.run(main())
+    assert flights.calls == 1
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+def test_a_waiter_whose_time_is_up_does_not_wait_on(mode: str) -> None:
+    flights = Flights()
+    before = threads_of_runs()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(EXECUTE["parallel"], flights.dag)
+        assert flights.started.acquire(timeout=LONG)
+        began = monotonic()
+        run = EXECUTE[mode](flights.dag, timeout=0.1)
+        assert run.status == "timed_out"
+        assert monotonic() - began < LONG / 2
+        flights.go_on.set()
+        assert first.result(LONG).value == "call 1"
+    end_of(threads_of_runs() - before)
+
+
+@pytest.mark.parametrize("inner", ["sequential", "parallel", "async"])
+@pytest.mark.parametrize("outer", ["sequential", "parallel", "executor"])
+def test_a_cached_node_that_runs_its_own_dag_does_not_wait_for_itself(
+    outer: str, inner: str
+) -> None:
+    depth: list[int] = []
+    dag = DAG("recursive")
+
+    @dag.cached_node
+    def recursive(x: int) -> int:
+        depth.append(x)
+        if len(depth) < 3:
+            return dag.run(x=x, mode=inner) + 1
+        return 0
+
+    run = EXECUTE[outer](dag, x=1)
+    assert run.value == 2
+    assert depth == [1, 1, 1]
+
+
+def test_a_cached_async_node_that_awaits_its_own_dag_does_not_wait_for_itself() -> None:
+    depth: list[int] = []
+    dag = DAG("recursive")
+
+    @dag.cached_node
+    async def recursive(x: int) -> int:
+        depth.append(x)
+        return await dag.run_async(x=x) + 1 if len(depth) < 3 else 0
+
+    assert asyncio.run(asyncio.wait_for(dag.run_async(x=1), LONG)) == 2
+
+
+def test_two_that_need_each_others_results_do_not_wait_for_each_other_for_ever() -> None:
+    both = threading.Barrier(2)
+    one, two = DAG("one"), DAG("two")
+    first_calls: dict[str, bool] = {}
+
+    def needs(name: str, other: DAG) -> Callable[[], str]:
+        def call() -> str:
+            if name in first_calls:
+                return name
+            first_calls[name] = True
+            both.wait(LONG)
+            return name + other.run()
+
+        return call
+
+    one.cached_node(name="a")(needs("a", two))
+    two.cached_node(name="b")(needs("b", one))
+    results: list[str] = []
+    threads = [
+        threading.Thread(target=lambda dag=dag: results.append(dag.run()), daemon=True)
+        for dag in (one, two)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(3)
+    assert len(results) == 2, "they wait for each other"
+
+
+def test_a_call_that_missed_just_before_another_one_ended_takes_its_value() -> None:
+    missed, ended = threading.Event(), threading.Event()
+
+    class Racing(DictBackend):
+        """Keeps the answer of the second look-up back until the first run has ended."""
+
+        looks = 0
+
+        def get(self, key: Any) -> Any:
+            entry = super().get(key)
+            if "place" not in str(key) and threading.current_thread().name == "second":
+                Racing.looks += 1
+                if Racing.looks == 1:
+                    missed.set()
+                    wait_for(ended)
+            return entry
+
+    backend, dag, calls = Racing(), DAG("racing"), []
+
+    def once(x: int) -> int:
+        calls.append(x)
+        return x
+
+    dag.cached_node(name="f", backend=backend, version=1)(once)
+    thread = threading.Thread(target=lambda: dag.run(x=1), name="second")
+    thread.start()
+    wait_for(missed)
+    dag.run(x=1)
+    ended.set()
+    thread.join(LONG)
+    assert calls == [1]
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "run_async"])
+def test_one_computation_per_key_at_once_whatever_happens(mode: str) -> None:
+    inside: dict[int, int] = {}
+    most: list[int] = []
+    lock = threading.Lock()
+    dag = DAG("stress")
+
+    @dag.cached_node(max_entries=2)
+    def computed(x: int) -> int:
+        with lock:
+            inside[x] = inside.get(x, 0) + 1
+            most.append(inside[x])
+            fails = len(most) % 3 == 0
+        try:
+            for _ in range(50):
+                pass
+            if fails:
+                raise ValueError("each third")
+            return x
+        finally:
+            with lock:
+                inside[x] -= 1
+
+    def run(number: int) -> Run:
+        return EXECUTE[mode](dag, x=number % 3)
+
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(run, range(150)))
+    assert max(most) == 1
+    for number, done in enumerate(runs):
+        assert done.value == (number % 3 if done.status == "completed" else None)
