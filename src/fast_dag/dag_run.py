@@ -141,24 +141,24 @@ class DagRun(Run):
             return outside
         return self._schedule.is_live(self.plan.topology.index[edge.source], edge.branch)
 
-    def ended_live(self, edge: Edge) -> bool | None:
-        """Whether an edge ended live; None where it did not end, or is no part of this run."""
-        index = self.plan.topology.index
-        if edge.target not in index:
-            return None
-        if id(edge) in self._outside:
-            return self._outside[id(edge)]
-        status = self.record.status(index[edge.source])
-        if status in (NodeStatus.FAILED, NodeStatus.SKIPPED):
-            return False
-        if status is not NodeStatus.COMPLETED:
-            return None
-        return self.record.schedule is None or self.is_live(edge)
-
     def _shape(self) -> Shape:
         from fast_dag.draw.shape import Shape
 
-        return Shape(self.name, self.plan.topology.whole, ended=self.ended_live)
+        statuses = self.statuses  # read once, for all edges
+
+        def ended(edge: Edge) -> bool | None:
+            if edge.target not in statuses:
+                return None
+            if id(edge) in self._outside:
+                return self._outside[id(edge)]
+            status = statuses[edge.source]
+            if status in (NodeStatus.FAILED, NodeStatus.SKIPPED):
+                return False
+            if status is not NodeStatus.COMPLETED:
+                return None
+            return self.record.schedule is None or self.is_live(edge)
+
+        return Shape(self.name, self.plan.topology.whole, ended=ended)
 
     def carried(self, name: str) -> Any:
         """What the edges of a decider carry that returned a plain bool or name: what it was

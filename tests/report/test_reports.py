@@ -253,6 +253,12 @@ def test_summary_of_many_nodes_is_short() -> None:
     assert "the 25 longest of 500" in text
 
 
+def test_report_of_10_000_nodes_is_made_in_time() -> None:
+    run = chain(*[f"n{number}" for number in range(10_000)]).execute()
+    assert "10,000 nodes" in run.summary()
+    assert "more than 1,500 boxes" in run.report()
+
+
 def test_summary_of_a_run_that_timed_out() -> None:
     dag = DAG("demo")
 
