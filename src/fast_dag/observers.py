@@ -126,7 +126,10 @@ class Observers:
         if id(observer) not in self._broken:
             self._broken.add(id(observer))
             extra = _extra(run, node, None)
-            logger().exception("the progress callback raised; the run goes on", extra=extra)
+            try:
+                logger().exception("the progress callback raised; the run goes on", extra=extra)
+            except Exception:  # the log is what is broken: there is nobody left to tell
+                return
 
 
 class Progress:
