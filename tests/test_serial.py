@@ -398,7 +398,7 @@ def test_file_is_the_same_in_another_process(tmp_path: Path) -> None:
 
 
 def test_enum_tuple_and_text_beyond_ascii_are_written_as_plain_data() -> None:
-    metadata = {"größe": ("klein", 1), "emoji": "🙂", "lines": "a\n b: [c]\u2028"}
+    metadata = {"größe": ("klein", 1), "emoji": "🙂", "breaks": "a\n b\u2028\u2029\x85\r\ufeff\0"}
     dag = DAG("größe", metadata=metadata)
     plain = {**metadata, "größe": ["klein", 1]}
     assert DAG.from_json(dag.to_json()).metadata == plain
@@ -813,7 +813,7 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
         ("when: 2020-13-45", "no YAML"),
         ("a: 1\na: 2", "the key 'a' stands twice"),
         (BOMB, "aliases are not read"),
-        ("[" * 5_000, "nested too deeply"),
+        ("[" * 2_000, "nested too deeply"),
         ("\x00", "no YAML"),
     ],
 )

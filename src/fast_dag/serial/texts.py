@@ -8,6 +8,7 @@ from typing import Any
 from fast_dag.errors import ValidationError
 from fast_dag.extras import needed
 
+_ODD_BREAKS = frozenset("\x85\u2028\u2029")
 _DEEP = "the file is nested too deeply to be read"
 
 
@@ -54,8 +55,24 @@ def _yaml() -> Any:
 
 def to_yaml(data: dict[str, Any]) -> str:
     """YAML text, in the order of the data."""
-    text: str = _yaml().safe_dump(data, sort_keys=False, allow_unicode=True)
+    text: str = _yaml().dump(data, Dumper=_dumper(), sort_keys=False, allow_unicode=True)
     return text
+
+
+@cache
+def _dumper() -> Any:
+    """PyYAML's safe dumper, but for line breaks other than newlines, which it would change."""
+    yaml = _yaml()
+
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc,name-defined]  # it is loaded when needed
+        pass
+
+    def text_node(dumper: Any, text: str) -> Any:
+        style = None if _ODD_BREAKS.isdisjoint(text) else '"'
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+    Dumper.add_representer(str, text_node)
+    return Dumper
 
 
 def from_yaml(text: str | bytes) -> Any:
