@@ -43,7 +43,8 @@ class Flight:
     def join(self, run: Run) -> bool:
         """Whether `run` may wait; not where this computation, in the end, waits for `run`."""
         with _waiting_lock:
-            todo, seen = [self], {self}
+            todo: list[Flight] = [self]
+            seen: set[Flight] = {self}
             while todo:
                 flight = todo.pop()
                 if flight.is_part_of(run):
