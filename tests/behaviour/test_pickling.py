@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from typing import Any
 
 import cloudpickle
@@ -137,10 +138,12 @@ def test_execution_error_pickles_with_its_cause_and_without_its_run() -> None:
 
 
 class TwoPartError(Exception):
-    """Cannot be made again from its args."""
+    """Cannot be made again from its args, nor, where something taught pickle to do without
+    (distributed does), from its attributes."""
 
     def __init__(self, one, two):
         super().__init__(f"{one} and {two}")
+        self.lock = threading.Lock()
 
 
 def raise_two_parts():

@@ -114,7 +114,7 @@ def test_a_file_is_streamed_in_a_fraction_of_the_memory_that_it_takes_to_load_it
         small = tmp_path / "small.txt"
         small.write_text("a few words in a line\n" * 10_000)
         streamed.run(file_path=str(small), track_memory=True)
-        assert streamed.context.metrics["memory_usage"]["peak_mb"] < 0.2
+        assert streamed.context.metrics["memory_usage"]["peak_mb"] < 0.5
     assert loaded.run(file_path=str(file), mode=mode) == {"lines": 100_000}
 
 
