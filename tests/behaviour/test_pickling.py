@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import threading
 from typing import Any
 
 import cloudpickle
@@ -137,23 +136,17 @@ def test_execution_error_pickles_with_its_cause_and_without_its_run() -> None:
     assert str(twin.__cause__) == "no luck"
 
 
-class TwoPartError(Exception):
-    """Cannot be made again from its args, nor, where something taught pickle to do without
-    (distributed does), from its attributes."""
+def raise_local():
+    class LocalError(Exception):
+        """Nobody finds it by its name."""
 
-    def __init__(self, one, two):
-        super().__init__(f"{one} and {two}")
-        self.lock = threading.Lock()
-
-
-def raise_two_parts():
-    raise TwoPartError(1, 2)
+    raise LocalError("1 and 2")
 
 
 def test_cause_that_does_not_pickle_becomes_a_note() -> None:
-    twin = copied(failure(DAG("d").add_node("a", raise_two_parts)))
+    twin = copied(failure(DAG("d").add_node("a", raise_local)))
     assert twin.__cause__ is None
-    assert any("TwoPartError: 1 and 2" in note for note in twin.__notes__)
+    assert any("LocalError: 1 and 2" in note for note in twin.__notes__)
 
 
 def test_notes_survive_pickling() -> None:
