@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import pickle
 from typing import Any
 
@@ -143,7 +144,9 @@ def raise_local():
     raise LocalError("1 and 2")
 
 
-def test_cause_that_does_not_pickle_becomes_a_note() -> None:
+def test_cause_that_does_not_pickle_becomes_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    # distributed, once imported, has pickle take all causes along (tblib).
+    monkeypatch.delitem(copyreg.dispatch_table, ExecutionError, raising=False)
     twin = copied(failure(DAG("d").add_node("a", raise_local)))
     assert twin.__cause__ is None
     assert any("LocalError: 1 and 2" in note for note in twin.__notes__)
