@@ -32,8 +32,9 @@ class Flight:
         self._callbacks: list[Callable[[], None]] = []
 
     def is_part_of(self, run: Run) -> bool:
-        """Whether waiting in `run` would be waiting for oneself."""
-        at: Run | None = run
+        """Whether `run` was started by a node of the run that computes: to wait there may be to
+        wait for oneself. A node of the same run is none that the computation needs."""
+        at = run.outer
         while at is not None:
             if at is self.run:
                 return True
