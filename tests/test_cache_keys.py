@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -113,3 +114,52 @@ def test_keys_in_a_backend_are_the_same_in_every_process():
     }
     assert len(keys) == 1
     assert keys != {"\n"}
+
+
+class Times:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, x):
+        return self.factor * x
+
+    def method(self, x):
+        return self.factor * x
+
+
+def times(factor, x):
+    return factor * x
+
+
+def closure(factor):
+    return lambda x: factor * x
+
+
+def wrapped(func):
+    @functools.wraps(func)
+    def wrapper(*args):
+        return func(*args)
+
+    return wrapper
+
+
+MADE_OF_MORE_THAN_CODE = {
+    "closure": closure(3),
+    "object": Times(3),
+    "method": Times(3).method,
+    "partial": functools.partial(times, 3),
+    "wrapped": wrapped(lambda x: 3 * x),
+}
+
+
+@pytest.mark.parametrize("func", MADE_OF_MORE_THAN_CODE.values(), ids=MADE_OF_MORE_THAN_CODE)
+def test_what_code_does_not_tell_needs_a_version_in_a_shared_backend(func):
+    class Kept(dict):
+        set, delete = dict.__setitem__, dict.pop
+
+    dag, kept = DAG("d"), Kept()
+    with pytest.raises(InvalidNodeError, match=r"'f'.*needs version="):
+        dag.cached_node(name="f", backend=kept)(func)
+    dag.cached_node(name="f", backend=kept, version=3)(func)
+    assert [dag.run(x=2), dag.run(x=2)] == [6, 6]
+    assert dag.context.metrics["cache_hits"] == 1

@@ -237,6 +237,8 @@ def _identity(node: Node[..., Any], version: str | int | None) -> str:
         why = "has no bytecode to tell versions by"
     elif code.co_freevars:
         why = "has free variables"
+    elif origin is not node.func:
+        why = "is bound to values, or wrapped by another one,"
     else:
         try:
             given = (origin.__defaults__, origin.__kwdefaults__)
