@@ -23,6 +23,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+import pandas as pd
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -250,7 +253,6 @@ def test_what_compares_by_value_and_has_no_hash_cannot_be_keyed(value: Any) -> N
 
 
 def test_arrays_are_keyed_by_type_shape_and_contents() -> None:
-    np = pytest.importorskip("numpy")
     a = np.arange(6)
     assert key_of(a) == key_of(a.copy()) == key_of(np.arange(12)[::2] // 2)
     assert key_of(np.arange(6).reshape(2, 3)) == key_of(
@@ -287,7 +289,6 @@ def test_arrays_are_keyed_by_type_shape_and_contents() -> None:
 
 
 def test_an_array_that_changes_in_place_has_another_key_than_before() -> None:
-    np = pytest.importorskip("numpy")
     a = np.zeros(3)
     before = key_of(a)
     a[1] = 1
@@ -295,7 +296,6 @@ def test_an_array_that_changes_in_place_has_another_key_than_before() -> None:
 
 
 def test_data_frames_are_keyed_by_what_they_hold() -> None:
-    pd = pytest.importorskip("pandas")
     frame = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
     different = [
         *[
@@ -323,8 +323,6 @@ def test_data_frames_are_keyed_by_what_they_hold() -> None:
 
 
 def test_pydantic_models_are_keyed_by_their_fields() -> None:
-    pydantic = pytest.importorskip("pydantic")
-
     class User(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(extra="allow")
         name: str
@@ -825,8 +823,23 @@ def test_a_function_with_free_variables_must_give_its_version() -> None:
     assert dag.run(x=2) == 6
 
 
+class Unpicklable:
+    """Compares by value, and cannot be taken elsewhere."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Unpicklable)
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __reduce__(self) -> str:
+        raise RuntimeError("stays here")
+
+
 @pytest.mark.parametrize(
-    "value", [array("i", [1]), ById(1), object()], ids=lambda v: type(v).__name__
+    "value",
+    [array("i", [1]), ById(1), object(), Unpicklable()],
+    ids=lambda value: type(value).__name__,
 )
 def test_what_cannot_be_keyed_for_others_is_an_error(execute: Execute, value: Any) -> None:
     dag = DAG("shared")
@@ -871,6 +884,63 @@ def test_results_in_a_shared_backend_are_forgotten_on_demand() -> None:
     assert [misses(x=1), misses(x=2)] == [1, 0]
     dag.invalidate_cache("f")
     assert [misses(x=1), misses(x=2), misses(x=1)] == [1, 1, 0]
+
+
+def test_what_another_node_invalidated_meanwhile_is_not_kept() -> None:
+    flights = Flights(backend=DictBackend(), version=1)
+    other = DAG("other")
+    other.cached_node(name="same", backend=flights.dag.nodes["held"].cache.backend, version=1)(
+        flights.held
+    )
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(flights.dag.run)
+        assert flights.started.acquire(timeout=LONG)
+        other.invalidate_cache("same")
+        flights.go_on.set()
+        assert first.result(LONG) == "call 1"
+    assert other.run() == "call 2"
+    assert flights.dag.run() == "call 2"
+
+
+@pytest.mark.parametrize("inputs", [{}, {"x": 1}], ids=["all", "some"])
+def test_what_is_invalidated_while_it_is_written_is_not_kept(inputs: dict[str, Any]) -> None:
+    class Slow(DictBackend):
+        def __init__(self) -> None:
+            super().__init__()
+            self.writing, self.go_on = threading.Event(), threading.Event()
+
+        def set(self, key: Any, entry: Any) -> None:
+            if not key.endswith(":place"):
+                self.writing.set()
+                wait_for(self.go_on)
+            super().set(key, entry)
+
+    backend, dag = Slow(), DAG("slow")
+    dag.cached_node(name="f", backend=backend)(shared_double)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(dag.run, x=1)
+        wait_for(backend.writing)
+        dag.invalidate_cache("f", **inputs)
+        backend.go_on.set()
+        assert first.result(LONG) == [1, 1]
+    assert dag.execute(x=1).metrics["cache_misses"] == 1
+    assert dag.execute(x=1).metrics["cache_hits"] == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "inputs"), [("delete", {"x": 1}), ("set", {})], ids=["some", "all"]
+)
+def test_forgetting_by_a_method_that_would_have_to_be_awaited_is_an_error(
+    method: str, inputs: dict[str, Any]
+) -> None:
+    async def later() -> None: ...
+
+    backend, dag = DictBackend(), DAG("later")
+    dag.cached_node(name="f", backend=backend)(shared_double)
+    dag.run(x=1)
+    setattr(backend, method, lambda *args: later())  # which does not look async
+    with pytest.raises(ValidationError, match=r"returned a coroutine.*sync methods"):
+        dag.invalidate_cache("f", **inputs)
 
 
 def test_a_sync_backend_never_blocks_the_loop() -> None:

@@ -38,6 +38,10 @@ class MuteError(Exception):
         raise RuntimeError("no words")
 
 
+class LeavesError(BaseException):
+    """Of the user's own, and not to be handled."""
+
+
 class NeedsTwoError(Exception):
     """Comes back from pickling only by chance: its arguments are not those of its `__init__`."""
 
@@ -74,7 +78,11 @@ def test_exceptions_that_do_not_travel_are_told_all_the_same(
         run.raise_for_error()
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), LeavesError()],
+    ids=lambda error: type(error).__name__,
+)
 def test_what_is_no_exception_ends_the_run_and_comes_through(
     execute: Callable[..., Run], error: BaseException
 ) -> None:
@@ -92,6 +100,42 @@ def test_what_is_no_exception_ends_the_run_and_comes_through(
     end_of(threads_of_runs() - before)
     assert handled == []
     assert dag.context.metadata["execution_status"] == "cancelled"
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize(
+    "where",
+    ["pre_execute", "post_execute", "on_error", "on_retry", "cleanup", "handler", "get", "set"],
+)
+def test_what_is_no_exception_comes_through_from_anything_around_a_node(
+    mode: str, where: str
+) -> None:
+    leaves = True
+
+    def leave(*args: Any) -> Any:
+        if leaves:
+            raise LeavesError(where)
+
+    def func(x: int) -> int:
+        if leaves and where in ("on_error", "on_retry", "handler"):
+            raise ValueError(x)
+        return x
+
+    backend = BadBackend("")
+    dag = DAG("d")
+    retry = 1 if where == "on_retry" else 0
+    dag.cached_node(name="n", backend=backend, version=1, retry=retry, retry_delay=0)(func)
+    if where == "handler":
+        dag.set_node_error_handler("n", leave)
+    elif where in ("get", "set"):
+        setattr(backend, where, leave)
+    else:
+        dag.set_node_hooks("n", **{where: leave})
+    with pytest.raises(LeavesError, match=where):
+        EXECUTE[mode](dag, x=1)
+    assert dag.context.metadata["execution_status"] == "cancelled"
+    leaves = False
+    assert EXECUTE[mode](dag, x=1, timeout=LONG).value == 1, "nobody waits for the one that left"
 
 
 VALUES: list[Any] = [None, np.arange(3), ValueError("a value"), StopIteration(3), float("nan")]
@@ -249,6 +293,28 @@ def test_a_backend_that_fails_fails_the_node_and_says_where(
         run.raise_for_error()
     dag.set_node_error_handler("double", lambda node, inputs, error: "fallback")
     assert execute(dag, x=1).value == "fallback"
+
+
+def test_a_backend_that_fails_to_forget_says_so() -> None:
+    dag = DAG("d")
+    dag.cached_node(backend=BadBackend("delete"))(double)
+    with pytest.raises(ConnectionError, match="delete: no server"):
+        dag.invalidate_cache("double", x=1)
+
+
+@pytest.mark.parametrize("entry", [3, "ab", (1, 2, 3), (1, "soon"), b""], ids=repr)
+def test_a_backend_that_returns_what_it_was_not_given_fails_the_node(
+    execute: Callable[..., Run], entry: Any
+) -> None:
+    class Confused(BadBackend):
+        def get(self, key: str) -> Any:
+            return None if key.endswith(":place") else entry
+
+    dag = DAG("d")
+    dag.cached_node(backend=Confused(""))(double)
+    told = rf"in its cache.*type {type(entry).__name__}, not an entry"
+    with pytest.raises(ExecutionError, match=told):
+        execute(dag, x=1).raise_for_error()
 
 
 def test_a_log_handler_that_raises_harms_no_run(execute: Callable[..., Run]) -> None:

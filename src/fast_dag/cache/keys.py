@@ -152,7 +152,8 @@ def inputs_key(inputs: Mapping[str, Any]) -> frozenset[tuple[str, Hashable]]:
 
 
 def stable_text(key: Any, where: str = "it") -> str:
-    """A key as text that another process finds, too. Raises UnkeyableError for identities.
+    """A key as text that another process finds, too. Raises UnkeyableError for identities, and for
+    what cannot be pickled.
 
     >>> stable_text(key_of({"b": 1, "a": None})) == stable_text(key_of({"a": None, "b": 1}))
     True
@@ -170,4 +171,9 @@ def stable_text(key: Any, where: str = "it") -> str:
         return "{" + ",".join(sorted([stable_text(each, where) for each in key])) + "}"
     if type(key) in _PLAIN or isinstance(key, float):
         return repr(key)
-    return _digest(pickle.dumps(key, protocol=4)).hex()
+    try:
+        return _digest(pickle.dumps(key, protocol=4)).hex()
+    except Exception as error:  # of the value's own methods, too
+        raise UnkeyableError(
+            f"{where} is a {type(key).__name__}, which cannot be pickled: {error}"
+        ) from None

@@ -116,27 +116,36 @@ class NodeCache:
             raise answer.value
         return answer.value
 
-    def _placed(self, key: Any) -> Generator[Effect, Any, Any]:
-        """Where a key is kept: `invalidate_cache` gives all of a node's keys another place."""
+    def placed(self, key: Any) -> Generator[Effect, Any, Any]:
+        """Where a key is kept now: `invalidate_cache` gives all of a node's keys another place."""
         if not self.shared:
             return key
         place = yield from self._do("get", f"{self._base}:place")
         return key if place is None else f"{key}:{place}"
 
-    def read(self, key: Any) -> Generator[Effect, Any, tuple[Any] | None]:
-        """The cached value in a tuple, or None."""
-        entry = yield from self._do("get", (yield from self._placed(key)))
+    def read(self, place: Any) -> Generator[Effect, Any, tuple[Any] | None]:
+        """The value that is kept at a place, in a tuple, or None."""
+        entry = yield from self._do("get", place)
         if entry is None:
             return None
+        if self.shared and not _is_entry(entry):
+            raise TypeError(
+                f"get() of the backend returned an object of type {type(entry).__name__}, not an "
+                "entry as set() is given them: a tuple of the value and when it expires"
+            )
         value, expires = entry
         if expires is not None and self._clock() >= expires:
             return None
         return (value,)
 
-    def write(self, key: Any, value: Any) -> Generator[Effect, Any, None]:
-        """Keep a value."""
+    def write(self, place: Any, value: Any, flight: Flight) -> Generator[Effect, Any, None]:
+        """Keep a value that was computed, unless the cache was invalidated since that began."""
+        if flight.is_stale:
+            return
         expires = None if self.ttl is None else self._clock() + self.ttl
-        yield from self._do("set", (yield from self._placed(key)), (value, expires))
+        yield from self._do("set", place, (value, expires))
+        if flight.is_stale:  # while it was being written
+            yield from self._do("delete", place)
 
     def invalidate(self, inputs: Mapping[str, Any]) -> None:
         """Forget the calls with these inputs, all calls where there are none."""
@@ -159,9 +168,9 @@ class NodeCache:
         if not self.shared:
             self._forget(inputs)
         elif inputs:
-            _finished(self._do("delete", _finished(self._placed(self.key(inputs)))))
+            _finished(self._do("delete", _finished(self.placed(self.key(inputs)))))
         else:
-            self.backend.set(f"{self._base}:place", str(time.time_ns()))
+            _finished(self._do("set", f"{self._base}:place", str(time.time_ns())))
 
     def _outdate(self, inputs: Mapping[str, Any]) -> None:
         """What is being computed now must not be kept either."""
@@ -216,9 +225,23 @@ def _finished(effects: Generator[Effect, Any, Any]) -> Any:
     try:
         while True:
             effect: Any = effects.send(answer)
-            answer = _Answer(effect.func(*effect.args))
+            value = effect.func(*effect.args)
+            if hasattr(value, "__await__"):
+                if hasattr(value, "close"):
+                    value.close()
+                raise ValidationError(
+                    f"{effect.func!r} of a cache's backend returned a {type(value).__name__}, "
+                    "which nothing awaits here; give the backend sync methods"
+                )
+            answer = _Answer(value)
     except StopIteration as stop:
         return stop.value
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, (tuple, list)) or len(entry) != 2:  # JSON knows no tuples
+        return False
+    return entry[1] is None or isinstance(entry[1], (int, float))
 
 
 class _Answer:

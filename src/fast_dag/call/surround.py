@@ -145,7 +145,7 @@ class _Call:
             if key is None:
                 return (yield from self._attempts())
             while True:
-                found = yield from cache.read(key)
+                found = yield from cache.read((yield from cache.placed(key)))
                 if found is not None:
                     return Outcome(True, found[0], 0, None, True)
                 flight, is_own = cache.board(key, self.run)
@@ -167,7 +167,8 @@ class _Call:
     def _computed(self, cache: NodeCache, key: Any, flight: Flight) -> Steps:
         try:
             # Another may have landed since this call looked.
-            found = yield from cache.read(key)
+            place = yield from cache.placed(key)
+            found = yield from cache.read(place)
             if found is not None:
                 flight.result = found
                 return Outcome(True, found[0], 0, None, True)
@@ -181,8 +182,7 @@ class _Call:
                     "cache",
                 )
             if outcome.ok:
-                if not flight.is_stale:
-                    yield from cache.write(key, outcome.value)
+                yield from cache.write(place, outcome.value, flight)
                 flight.result = (outcome.value,)
             return outcome._replace(cached=False)
         finally:  # also where the call is given up
