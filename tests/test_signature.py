@@ -121,16 +121,6 @@ def test_builtin_that_tells_nothing_is_unreadable(func: Any) -> None:
         read_signature(func)
 
 
-def test_takes_nothing_is_about_edges() -> None:
-    def of_context(context): ...
-
-    assert read_signature(nothing).takes_nothing
-    assert read_signature(of_context).takes_nothing
-    assert not read_signature(only_args).takes_nothing
-    assert not read_signature(only_kwargs).takes_nothing
-    assert not read_signature(none_default).takes_nothing
-
-
 def test_context_is_no_input() -> None:
     def func(a, c: Context, context, b=1): ...
 

@@ -147,17 +147,20 @@ def bind(
     resources: Collection[str],
 ) -> Binding:
     """How a node's arguments are gathered."""
-    keys = _plain_keys(node, edges, topology)
-    if keys is not None:
-        return PlainBinding(keys, edges)
-    return GeneralBinding(node, edges, topology, inputs, named, resources)
+    keys = _keys_by_position(node, edges, topology)
+    if keys is None:
+        general = GeneralBinding(node, edges, topology, inputs, named, resources)
+        keys = None if node.type.decides else general.plain_keys()
+        if keys is None:
+            return general
+    return PlainBinding(keys, edges)
 
 
-def _plain_keys(
+def _keys_by_position(
     node: Node[..., Any], edges: Sequence[Edge], topology: Topology
 ) -> tuple[str, ...] | None:
-    """The results that are all of a node's arguments, each as it is, by position; the common case,
-    and the first that is looked for."""
+    """The results that are all of a node's arguments, where there is an edge for each parameter, in
+    their order: the common case, found without looking for others."""
     signature = node.signature
     parameters = signature.parameters
     if (
@@ -184,7 +187,8 @@ def _plain_keys(
 
 
 class PlainBinding:
-    """Arguments that are results, one by one: those that `keys` names. See `GeneralBinding`."""
+    """Arguments that are results, one by one: those that `keys` names. Drivers may take a shorter
+    way for those. See `GeneralBinding`."""
 
     __slots__ = ("edges", "keys")
 
@@ -202,23 +206,22 @@ class PlainBinding:
         try:
             return [results[key] for key in self.keys], {}
         except KeyError:
-            gone = next(edge for edge in self.edges if edge.source not in results)
+            gone = next(
+                edge for edge in self.edges if edge.input is not None and edge.source not in results
+            )
             raise missing_result(gone) from None
 
 
 class GeneralBinding:
-    """How one node's arguments are gathered.
+    """How one node's arguments are gathered, each from its source.
 
-    `keys` names the results that are the arguments, one by one, where nothing else is wanted:
-    drivers may take a shorter way for those. `positional`, `keyword` and `rest` have all other
-    cases. `missing` are required parameters that nothing fills, `used` the run inputs that are
-    taken, `resources` the parameters that resources of the run fill.
+    `missing` are required parameters that nothing fills, `used` the run inputs that are taken,
+    `resources` the parameters that resources of the run fill.
     """
 
     __slots__ = (
         "defaults",
         "given",
-        "keys",
         "keyword",
         "missing",
         "positional",
@@ -226,6 +229,8 @@ class GeneralBinding:
         "rest",
         "used",
     )
+
+    keys = None
 
     def __init__(
         self,
@@ -237,7 +242,6 @@ class GeneralBinding:
         resources: Collection[str] = (),
     ) -> None:
         """`inputs` are the names of the run inputs, `named` those that some parameter names."""
-        signature = node.signature
         self.positional: list[Source] = []
         self.keyword: list[tuple[str, Source]] = []
         # What edges and inputs feed, by parameter: what a decider was given.
@@ -247,10 +251,6 @@ class GeneralBinding:
         self.used: set[str] = set()
         self.resources: list[str] = []
         self.rest: frozenset[str] = frozenset()  # inputs that go into **kwargs
-        self.keys: tuple[str, ...] | None = None
-        if not signature.parameters and not edges and not signature.var_keyword:
-            self.keys = ()
-            return
         feeds: dict[str | None, list[FromEdge]] = {}
         whole = topology.whole
         for edge in edges:
@@ -259,8 +259,15 @@ class GeneralBinding:
         feeds.pop(None, None)
         self._bind_named(node, feeds, inputs, resources)
         self._bind_rest(node, feeds, inputs, named)
-        if not self.keyword and not self.rest and all(_is_plain(each) for each in self.positional):
-            self.keys = tuple([each.edge.source for each in self.positional])  # type: ignore[attr-defined]
+
+    def plain_keys(self) -> tuple[str, ...] | None:
+        """The results that are all of the arguments, each as it is, by position; None where more is
+        wanted."""
+        if self.keyword or self.rest or self.missing:
+            return None
+        if not all(_is_plain(each) for each in self.positional):
+            return None
+        return tuple([each.edge.source for each in self.positional])  # type: ignore[attr-defined]
 
     def _bind_named(
         self,
@@ -332,12 +339,6 @@ class GeneralBinding:
 
     def gather(self, run: DagRun) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of the call."""
-        if self.keys is not None:
-            results = run.results
-            try:
-                return [results[key] for key in self.keys], {}
-            except KeyError:
-                pass  # one was deleted: its source says so below
         return (
             [each.fetch(run) for each in self.positional],
             {key: each.fetch(run) for key, each in self.keyword} | self._rest_of(run),

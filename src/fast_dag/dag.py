@@ -146,7 +146,7 @@ class DAG(Workflow):
         >>> dag.context.metrics["cache_hits"]
         1
         """
-        return CachedNodeDecorator(self._graph)
+        return CachedNodeDecorator(self._graph, NodeType.NODE)
 
     @property
     def condition(self) -> NodeDecorator:

@@ -23,21 +23,21 @@ from fast_dag.topology import Topology
 from fast_dag.transitions import Transition
 from fast_dag.validate import problems
 from fast_dag.workflow import (
-    CACHE_OPTIONS,
     Workflow,
+    decorated,
     merged,
     option_names,
     takes_what,
     value_of,
+    with_cache,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor
 
-    from fast_dag.cache.memory import Backend
     from fast_dag.draw.shape import Shape
-    from fast_dag.node import Nestable, NodeOptions, P, R
+    from fast_dag.node import CachedNodeOptions, Nestable, NodeOptions, P, R
 
 
 class Request(NamedTuple):
@@ -622,22 +622,26 @@ class StateDecorator:
     ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
     # mypy compares an unpacked TypedDict with **options: Any and finds them different.
     def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        marks = {key: options.pop(key, False) for key in ("initial", "terminal", "replace")}
-        name = options.pop("name", None)
+        return decorated(self._add, function, options)
 
-        def decorate(func: Callable[..., Any]) -> Node[..., Any]:
-            return self._fsm._add(Node(func, name, **options), **marks)
+    def _add(
+        self,
+        func: Any,
+        name: str | None = None,
+        *,
+        initial: bool = False,
+        terminal: bool = False,
+        replace: bool = False,
+        **options: Any,
+    ) -> Node[..., Any]:
+        node = Node(func, name, **options)
+        return self._fsm._add(node, initial=initial, terminal=terminal, replace=replace)
 
-        return decorate(*function) if function else decorate
 
-
-class CachedStateDecorator:
+class CachedStateDecorator(StateDecorator):
     """What `@fsm.cached_state` is: usable bare, or called with options first."""
 
-    __slots__ = ("_fsm",)
-
-    def __init__(self, fsm: FSM) -> None:
-        self._fsm = fsm
+    __slots__ = ()
 
     @overload
     def __call__(self, func: Callable[P, R], /) -> Node[P, R]: ...
@@ -645,21 +649,14 @@ class CachedStateDecorator:
     def __call__(
         self,
         *,
-        ttl: float | None = None,
-        cache_key: Sequence[str] | None = None,
-        version: str | int | None = None,
-        backend: Backend | None = None,
-        max_entries: int = 1024,
         initial: bool = False,
         terminal: bool = False,
         name: str | None = None,
         replace: bool = False,
-        **options: Unpack[NodeOptions],
+        **options: Unpack[CachedNodeOptions],
     ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
     def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        cache = {key: options.pop(key) for key in CACHE_OPTIONS if key in options}
-        decorator: Any = StateDecorator(self._fsm)
-        return decorator(*function, **options, cache=cache)
+        return decorated(self._add, function, with_cache(options))
 
 
 def _check_count(what: str, value: Any) -> int:

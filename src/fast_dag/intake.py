@@ -36,7 +36,6 @@ class Intake:
         "_inputs",
         "_node",
         "_resources",
-        "_rest",
         "_signature",
         "_sole",
         "missing",
@@ -51,7 +50,6 @@ class Intake:
         self._signature = signature
         self._resources = frozenset(binding.resources)
         self._inputs = frozenset(binding.used)
-        self._rest = binding.rest
         self.missing = tuple(binding.missing)
         self._sole = self._find_sole(inputs)
         plain = not (signature.takes_context or signature.var_positional or signature.var_keyword)

@@ -28,6 +28,7 @@ from fast_dag.signature import Signature, UnreadableSignatureError, read_signatu
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from fast_dag.cache.memory import Backend
     from fast_dag.graph import Graph
 
 P = ParamSpec("P")
@@ -104,6 +105,21 @@ class NodeOptions(TypedDict, total=False):
     run_in: Literal["thread", "process", "inline"] | None
     wait: bool
     collect: str | None
+
+
+class CachedNodeOptions(NodeOptions, total=False):
+    """The options of `dag.cached_node` and `fsm.cached_state`: besides those of a node, `ttl`
+    (seconds), `cache_key`, `version`, `backend` and `max_entries` (count); see `DAG.cached_node`.
+    """
+
+    ttl: float | None
+    cache_key: Sequence[str] | None
+    version: str | int | None
+    backend: Backend | None
+    max_entries: int
+
+
+CACHE_OPTIONS = CachedNodeOptions.__annotations__.keys() - NodeOptions.__annotations__.keys()
 
 
 class Nestable(ABC):

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from fast_dag.run import Run
 
-ProgressCallback = "Callable[[str, str, float], object]"
-
 
 class Event(NamedTuple):
     """Something happened to a node: `path` is its name, from the outermost run on."""

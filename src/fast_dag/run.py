@@ -63,6 +63,9 @@ class ExecutionMode(StrEnum):
     ASYNC = "async"
 
 
+_MODES: Final = {each.value: each for each in ExecutionMode}
+
+
 class Settings:
     """The options of one run, inherited by the workflows nested in it."""
 
@@ -93,9 +96,8 @@ class Settings:
                 f"progress is a function of (node_name, status, fraction_done), or True for a bar, "
                 f"not {progress!r}"
             )
-        if mode not in tuple(ExecutionMode):
-            known = names(each.value for each in ExecutionMode)
-            raise ValidationError(f"mode is one of {known}, not {mode!r}")
+        if not isinstance(mode, str) or mode not in _MODES:
+            raise ValidationError(f"mode is one of {names(_MODES)}, not {mode!r}")
         if max_workers is not None and (not isinstance(max_workers, int) or max_workers < 1):
             raise ValidationError(f"max_workers is a count of at least 1, not {max_workers!r}")
         if timeout is not None and (not isinstance(timeout, (int, float)) or not timeout > 0):
@@ -108,7 +110,7 @@ class Settings:
             )
         if error_handler is not None and not callable(error_handler):
             raise ValidationError(f"error_handler is not callable: {error_handler!r}")
-        self.mode = ExecutionMode(mode)
+        self.mode = _MODES[mode]
         self.max_workers = max_workers
         self.executor = executor
         self.timeout = timeout
@@ -462,12 +464,10 @@ class Run(ABC):
         args: list[Any],
         kwargs: dict[str, Any],
         first: Outcome | None = None,
-    ) -> Generator[Effect, Any, Outcome] | None:
-        """A node's call as effects, where more than the bare function was asked for; `first` is how
-        the first attempt ended, where that was made already."""
-        around = self.plan.around.get(index)
-        if around is None:
-            return None
+    ) -> Generator[Effect, Any, Outcome]:
+        """The call of a node that has something around it, as effects; `first` is how the first
+        attempt ended, where that was made already."""
+        around = self.plan.around[index]
         signature, context = self.plan.nodes[index].signature, self.context
         inputs = named(signature, args, kwargs)
         for name in around.resources:  # opened later, and no part of a cache's key

@@ -117,11 +117,6 @@ class Signature:
         self.is_async = is_async
 
     @property
-    def takes_nothing(self) -> bool:
-        """No parameter that an edge could feed."""
-        return not (self.inputs or self.var_positional or self.var_keyword)
-
-    @property
     def positional(self) -> tuple[str, ...]:
         """The inputs that can be passed by position."""
         return tuple(

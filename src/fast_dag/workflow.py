@@ -25,7 +25,7 @@ from fast_dag.context import Context
 from fast_dag.drivers.pick import drive, drive_async
 from fast_dag.errors import InvalidNodeError, MissingResultError, ValidationError, names
 from fast_dag.graph import Graph
-from fast_dag.node import Nestable, Node, NodeType
+from fast_dag.node import CACHE_OPTIONS, Nestable, Node, NodeType
 from fast_dag.observers import Bar, Event, Observers, Progress, log_observer
 from fast_dag.run import Run, current_run
 from fast_dag.serial.read import read
@@ -36,10 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from os import PathLike
 
-    from fast_dag.cache.memory import Backend
     from fast_dag.draw.shape import Shape
     from fast_dag.draw.sketch import DrawingOptions
-    from fast_dag.node import NodeOptions, P, R, T
+    from fast_dag.node import CachedNodeOptions, NodeOptions, P, R, T
     from fast_dag.observers import Observer
     from fast_dag.plan import Plan
     from fast_dag.signature import Signature
@@ -595,36 +594,21 @@ def _updated(hooks: dict[str, Hook], changes: Mapping[str, Any]) -> dict[str, Ho
     return {**kept, **read_hooks(changes)}
 
 
-CACHE_OPTIONS = ("ttl", "cache_key", "version", "backend", "max_entries")
+def decorated(
+    add: Callable[..., Node[..., Any]], function: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
+    """What a decorator returns that is usable bare, or called with options first."""
+
+    def decorate(func: Callable[..., Any]) -> Node[..., Any]:
+        return add(func, **options)
+
+    return decorate(*function) if function else decorate
 
 
-class CachedNodeDecorator:
-    """What `@dag.cached_node` is: usable bare, or called with options first."""
-
-    __slots__ = ("_graph",)
-
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-
-    @overload
-    def __call__(self, func: Callable[P, R], /) -> Node[P, R]: ...
-    @overload
-    def __call__(
-        self,
-        *,
-        ttl: float | None = None,
-        cache_key: Sequence[str] | None = None,
-        version: str | int | None = None,
-        backend: Backend | None = None,
-        max_entries: int = 1024,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[NodeOptions],
-    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
-    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        cache = {key: options.pop(key) for key in CACHE_OPTIONS if key in options}
-        decorator: Any = NodeDecorator(self._graph, NodeType.NODE)
-        return decorator(*function, **options, cache=cache)
+def with_cache(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a cached node, those of its cache put together."""
+    cache = {key: options.pop(key) for key in CACHE_OPTIONS if key in options}
+    return {**options, "cache": cache}
 
 
 class NodeDecorator:
@@ -644,10 +628,28 @@ class NodeDecorator:
     ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
     # mypy compares an unpacked TypedDict with **options: Any and finds them different.
     def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        name, replace = options.pop("name", None), options.pop("replace", False)
+        return decorated(self._add, function, options)
 
-        def decorate(func: Callable[..., Any]) -> Node[..., Any]:
-            node = Node(func, name, type=self._type, **options)
-            return self._graph.add(node, replace=replace)
+    def _add(
+        self, func: Any, name: str | None = None, replace: bool = False, **options: Any
+    ) -> Node[..., Any]:
+        return self._graph.add(Node(func, name, type=self._type, **options), replace=replace)
 
-        return decorate(*function) if function else decorate
+
+class CachedNodeDecorator(NodeDecorator):
+    """What `@dag.cached_node` is: usable bare, or called with options first."""
+
+    __slots__ = ()
+
+    @overload
+    def __call__(self, func: Callable[P, R], /) -> Node[P, R]: ...
+    @overload
+    def __call__(
+        self,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[CachedNodeOptions],
+    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
+    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
+        return decorated(self._add, function, with_cache(options))

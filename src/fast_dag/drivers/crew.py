@@ -212,16 +212,12 @@ class Crew:
     def _add(self, run: Run, ready: list[int], parent: Job | None) -> None:
         self._open[run] += len(ready)
         # The first comes last, to the front: whoever made them ready goes on with it.
-        plain = run.plan.plain if self._follows and run.observers is None else None
+        follows = self._follows and run.observers is None
         for index in reversed(ready):
             node = run.plan.nodes[index]
             job = Job(run, index, node, parent)
-            if plain is not None and plain[index] is not None:
-                job.is_plain = True
-                job.is_async = job.node.signature.is_async
-                job.takes_slot = self._bounds_all or not job.is_async
-                job.lane = self.lanes.loop if job.is_async else self.lanes.threads
-            elif node.workflow is None:
+            if node.workflow is None:
+                job.is_plain = follows and run.plan.plain[index] is not None
                 job.lane = self._lane_of(job)
                 job.is_async = node.signature.is_async
                 job.takes_slot = self._bounds_all or not job.is_async

@@ -280,7 +280,6 @@ def _around(
         if first.ok:
             return first
     effects = run.surround(index, args, kwargs, first)
-    assert effects is not None
 
     def call(effect: Attempt | Invoke) -> Outcome:
         if isinstance(effect, Attempt):
