@@ -98,6 +98,21 @@ def dag_of(calls: Calls, **options: Any) -> DAG:
     return connect(define(calls, **options), calls)
 
 
+def hooked_dag(calls: Calls) -> DAG:
+    """The calls as nodes with a hook that does nothing."""
+    dag = dag_of(calls)
+    dag.set_default_hooks(pre_execute=lambda node, inputs: None)
+    return dag
+
+
+def cached_dag(calls: Calls) -> DAG:
+    """The calls as cached nodes."""
+    dag = DAG("cached")
+    for name, func, _ in calls:
+        dag.cached_node(name=name)(func)
+    return connect(dag, calls)
+
+
 # By hand.
 
 

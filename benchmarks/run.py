@@ -10,6 +10,7 @@ from __future__ import annotations
 import building
 import fsm
 import imports
+import instructions
 import loops
 import memory
 import processes
@@ -17,7 +18,7 @@ import sequential
 import threads
 from report import command_line
 
-THEMES = (sequential, building, memory, threads, loops, processes, imports, fsm)
+THEMES = (sequential, building, memory, threads, loops, processes, imports, fsm, instructions)
 
 if __name__ == "__main__":
     command_line(

@@ -7,9 +7,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from graphs import (
+    cached_dag,
     chain,
     dag_of,
     fan,
+    hooked_dag,
     keyword_loop,
     layered,
     measured_loop,
@@ -17,8 +19,6 @@ from graphs import (
     straight_line,
 )
 from timing import Row, added, in_turn, per_node, ratios, same_results
-
-from fast_dag import DAG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,9 +96,8 @@ def around_each_node(effort: Effort) -> Iterator[Row]:
     calls = chain(1_000)
     bare = dag_of(calls)
     retried = dag_of(calls, retry=2)
-    hooked = dag_of(calls)
-    hooked.set_default_hooks(pre_execute=lambda node, inputs: None)
-    cached = _cached(calls)
+    hooked = hooked_dag(calls)
+    cached = cached_dag(calls)
     same_results(bare.run, retried.run, hooked.run, cached.run)
     named = {"a retry policy": retried, "a hook": hooked, "a cache hit": cached}
     sides = [bare.run, *(dag.run for dag in named.values())]
@@ -111,16 +110,6 @@ def around_each_node(effort: Effort) -> Iterator[Row]:
     same_results(bare.run, watched.run)
     plain, asked_for = in_turn(bare.run, watched.run, rounds=effort.of(30, 2))
     yield Row("a timeout on every node: added", added(asked_for, plain, 1_000), "us a node")
-
-
-def _cached(calls: Calls) -> DAG:
-    dag = DAG("cached")
-    for name, func, _ in calls:
-        dag.cached_node(name=name)(func)
-    for name, _, sources in calls:
-        for source in sources:
-            dag.connect(source, name)
-    return dag
 
 
 BENCHMARKS = (

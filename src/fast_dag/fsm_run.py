@@ -246,7 +246,7 @@ class FsmRun(Run):
     def _decide(self, index: int, outcome: Outcome) -> Verdict:
         result, name = outcome.value, self.plan.names[index]
         value = result.value if isinstance(result, FSMReturn) else result
-        outcome = outcome._replace(value=value)
+        outcome.value = value
         move: Move | None = None
         if self.status == "running":
             self.results[name], self._deciding = value, (index, value)

@@ -63,7 +63,8 @@ class Record:
 
     def count(self, outcome: Outcome) -> None:
         """What a node's end adds to the counts."""
-        self.retries += max(outcome.attempts - 1, 0)
+        if outcome.attempts > 1:
+            self.retries += outcome.attempts - 1
         if outcome.cached is not None:
             self.cache_hits += outcome.cached
             self.cache_misses += not outcome.cached

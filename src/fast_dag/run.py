@@ -9,8 +9,7 @@ from enum import StrEnum
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from fast_dag.call.arguments import named, unnamed
-from fast_dag.call.effects import ONE_SHOT, Effect, Outcome
+from fast_dag.call.effects import ONE_SHOT, Outcome
 from fast_dag.call.resources import Resources
 from fast_dag.errors import (
     ExecutionError,
@@ -28,12 +27,12 @@ from fast_dag.memory import MemoryWatch
 from fast_dag.metrics import Record
 from fast_dag.observers import Event
 from fast_dag.schedule.base import NodeStatus
-from fast_dag.signature import ABSENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Executor
 
+    from fast_dag.call.effects import Effects
     from fast_dag.context import Context
     from fast_dag.draw.shape import Shape
     from fast_dag.draw.sketch import DrawingOptions
@@ -402,7 +401,7 @@ class Run(ABC):
     def _decide(self, index: int, outcome: Outcome) -> Verdict:
         """What a node's success means. Raises what makes it a failure."""
 
-    def release(self, status: str = "completed") -> Generator[Effect, Any, Outcome] | None:
+    def release(self, status: str = "completed") -> Effects | None:
         """Close the run's resources, as effects; None where none is open."""
         if self.resources is None or not self.resources.end():
             return None
@@ -461,26 +460,11 @@ class Run(ABC):
     def surround(
         self,
         index: int,
-        args: list[Any],
+        args: Sequence[Any],
         kwargs: dict[str, Any],
-        first: Outcome | None = None,
-    ) -> Generator[Effect, Any, Outcome]:
-        """The call of a node that has something around it, as effects; `first` is how the first
-        attempt ended, where that was made already."""
-        around = self.plan.around[index]
-        signature, context = self.plan.nodes[index].signature, self.context
-        inputs = named(signature, args, kwargs)
-        for name in around.resources:  # opened later, and no part of a cache's key
-            if inputs[name] is ABSENT:
-                del inputs[name]
-        return around.of_call(
-            self,
-            inputs,
-            context,
-            lambda inputs: unnamed(signature, inputs, context),
-            (args, kwargs),
-            first,
-        )
+    ) -> Effects:
+        """The call of a node that has something around it, as effects."""
+        return self.plan.around[index].of_call(self, (args, kwargs))
 
     def judge(self, index: int, outcome: Outcome) -> Verdict:
         """What a node's end means. Calls user code (a handler, a value's truth), so drivers hold no

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fast_dag import DAG, Context
-from fast_dag.call.arguments import unnamed
-from fast_dag.call.effects import STOPPED, Attempt, Await, Invoke, Outcome, Sleep, interpret
+from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised, Sleep, interpret
 from fast_dag.call.hooks import HANDLER, Hook, read_hooks
 from fast_dag.call.retry import is_retried, wait_after
 from fast_dag.call.surround import Surroundings
@@ -21,12 +20,16 @@ if TYPE_CHECKING:
     from fast_dag.call.effects import Effect
 
 
+CONTEXT = Context()
+
+
 class Told:
     """What a run is told by its calls."""
 
     def __init__(self) -> None:
         self.retries: list[tuple[str, Exception, int]] = []
         self.outer = None
+        self.context = CONTEXT
 
     def tell_retry(self, name: str, error: Exception, attempt: int, delay: float) -> None:
         self.retries.append((name, error, attempt))
@@ -49,7 +52,6 @@ HOOKS = {
     "on_retry": on_retry,
     "cleanup": cleanup,
 }
-CONTEXT = Context()
 ERROR = ValueError("first")
 AGAIN = ValueError("again")
 
@@ -67,12 +69,7 @@ def effects_of(
         read_hooks(hooks or {}),
         None if handles is None else Hook.read(handles, HANDLER, "error handler"),
     )
-    return around.of_call(
-        run or Told(),
-        {"x": 3},
-        CONTEXT,
-        lambda inputs: unnamed(node.signature, inputs, CONTEXT),
-    )
+    return around.of_call(run or Told(), ([3], {}))
 
 
 def played(effects: Any, *answers: Any) -> tuple[list[Effect], Outcome | None]:
@@ -89,15 +86,11 @@ def played(effects: Any, *answers: Any) -> tuple[list[Effect], Outcome | None]:
     return seen, None
 
 
-def done(value: Any = None) -> Outcome:
-    return Outcome(True, value)
+def done(value: Any = None) -> Any:
+    return value
 
 
-def failed(error: Exception) -> Outcome:
-    return Outcome(False, error)
-
-
-TRY = Attempt([3], {})
+TRY = ([3], {})
 
 
 def called(func: Callable[..., Any], *args: Any) -> Invoke:
@@ -108,7 +101,7 @@ def test_a_retried_call_is_attempts_and_waits() -> None:
     node = Node(double, retry=2, retry_delay=0.5, retry_backoff=3.0)
     run = Told()
     effects, outcome = played(
-        effects_of(node, run=run), failed(ERROR), True, failed(AGAIN), True, done(6)
+        effects_of(node, run=run), Raised(ERROR), True, Raised(AGAIN), True, done(6)
     )
     assert effects == [TRY, Sleep(0.5), TRY, Sleep(1.5), TRY]
     assert outcome == Outcome(True, 6, attempts=3)
@@ -117,7 +110,7 @@ def test_a_retried_call_is_attempts_and_waits() -> None:
 
 def test_the_last_failure_is_that_of_the_call() -> None:
     node = Node(double, retry=1)
-    effects, outcome = played(effects_of(node), failed(ERROR), True, failed(AGAIN))
+    effects, outcome = played(effects_of(node), Raised(ERROR), True, Raised(AGAIN))
     assert effects == [TRY, Sleep(0.1), TRY]
     assert outcome == Outcome(False, AGAIN, attempts=2)
 
@@ -140,10 +133,10 @@ def test_every_phase_of_a_failure_comes_in_its_order() -> None:
     effects, outcome = played(
         effects_of(node, HOOKS, handler),
         done(),
-        failed(ERROR),
+        Raised(ERROR),
         done(),
         True,
-        failed(AGAIN),
+        Raised(AGAIN),
         done(),
         done(),
         done(),
@@ -166,13 +159,13 @@ def test_new_inputs_are_what_everything_after_sees() -> None:
     node = Node(double)
     effects, _ = played(effects_of(node, HOOKS), done({"x": 5}), done(10))
     assert effects[1:] == [
-        Attempt([5], {}),
+        ([5], {}),
         called(post, node, {"x": 5}, 10, CONTEXT),
     ]
 
 
 def test_a_wait_that_the_end_of_the_run_cut_short_fails_with_the_attempt_before() -> None:
-    effects, outcome = played(effects_of(Node(double, retry=5)), failed(ERROR), False)
+    effects, outcome = played(effects_of(Node(double, retry=5)), Raised(ERROR), False)
     assert effects == [TRY, Sleep(0.1)]
     assert outcome == Outcome(False, ERROR, attempts=1)
 
@@ -224,7 +217,7 @@ def test_one_of_those_that_wait_takes_over(end: str) -> None:
     assert isinstance(next(third), Await)
     if end == "fails":
         with pytest.raises(StopIteration):
-            first.send(failed(ERROR))
+            first.send(Raised(ERROR))
     else:
         first.close()
     assert second.send(True) == TRY
@@ -256,7 +249,7 @@ def test_a_call_that_is_waited_for_no_longer_is_stopped() -> None:
 def test_a_hook_that_raises_is_named_and_not_retried(phase: str, answers: list[Any]) -> None:
     node = Node(double, retry=3)
     effects, outcome = played(
-        effects_of(node, {phase: HOOKS[phase]}), *answers, failed(ERROR), done()
+        effects_of(node, {phase: HOOKS[phase]}), *answers, Raised(ERROR), done()
     )
     assert sum(effect == TRY for effect in effects) == len(answers)
     assert outcome is not None
@@ -264,14 +257,14 @@ def test_a_hook_that_raises_is_named_and_not_retried(phase: str, answers: list[A
 
 
 def test_a_handler_gives_the_result_of_a_failed_node() -> None:
-    effects, outcome = played(effects_of(Node(double), None, handler), failed(ERROR), done(0))
+    effects, outcome = played(effects_of(Node(double), None, handler), Raised(ERROR), done(0))
     assert outcome == Outcome(True, 0, attempts=1)
     assert len(effects) == 2
 
 
 def test_an_error_of_the_handler_replaces_and_keeps_the_first() -> None:
     raised = RuntimeError("handler")
-    _, outcome = played(effects_of(Node(double), None, handler), failed(ERROR), failed(raised))
+    _, outcome = played(effects_of(Node(double), None, handler), Raised(ERROR), Raised(raised))
     assert outcome is not None
     assert (outcome.value, outcome.where) == (raised, "error handler")
     assert raised.__cause__ is ERROR
@@ -286,12 +279,12 @@ def test_waits_take_no_more_than_they_say_on_a_clock_of_our_own() -> None:
 
     calls: list[float] = []
 
-    def call(effect: Attempt | Invoke) -> Outcome:
+    def call(func: Callable[..., Any], *args: Any) -> Any:
         calls.append(now)
-        return failed(ERROR)
+        raise ERROR
 
     options = {"retry": 5, "retry_delay": 1.0, "retry_backoff": 2.0, "retry_max_delay": 5.0}
-    outcome = interpret(effects_of(Node(double, **options)), call, sleep)
+    outcome = interpret(effects_of(Node(double, **options)), double, call, done, sleep)
     assert calls == [0.0, 1.0, 3.0, 7.0, 12.0, 17.0]
     assert outcome == Outcome(False, ERROR, attempts=6)
 
@@ -344,7 +337,7 @@ def test_backoff_beyond_all_numbers_waits_for_the_cap() -> None:
     ],
 )
 def test_retry_on_tells_what_is_tried_again(retry_on: Any, error: Any, expected: bool) -> None:
-    effects, _ = played(effects_of(Node(double, retry=1, retry_on=retry_on)), failed(error))
+    effects, _ = played(effects_of(Node(double, retry=1, retry_on=retry_on)), Raised(error))
     assert effects == ([TRY, Sleep(0.1)] if expected else [TRY])
 
 
@@ -362,7 +355,6 @@ def test_a_plain_node_is_called_without_anything_around_it() -> None:
     run = dag.execute(x=3)
     called = [func for stretch in run.plan.stretches for _, func, *_ in stretch.steps]
     assert called == [double, double]
-    assert run.plan.around == {}
     assert run.plan.around == {}
     assert run.value == 12
 

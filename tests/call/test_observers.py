@@ -881,7 +881,8 @@ def test_a_run_cut_short_has_metrics() -> None:
     run, _ = cut_off(call, ("held", "running"))
     assert run.status == "timed_out"
     assert run.metrics["execution_order"] == ["a", "b"]
-    assert 0.1 <= run.metrics["execution_time"] < LONG
+    # The deadline counts from a moment before the run opens.
+    assert 0.05 <= run.metrics["execution_time"] < LONG
 
 
 # Memory.

@@ -142,8 +142,12 @@ def _fields(value: Any) -> dict[str, Any] | None:
 
 def inputs_key(inputs: Mapping[str, Any]) -> frozenset[tuple[str, Hashable]]:
     """The key of a call's inputs. Raises UnkeyableError that names the parameter."""
-    pairs = []
+    pairs: list[tuple[str, Hashable]] = []
     for name, value in inputs.items():
+        kind = type(value)
+        if kind in _PLAIN:
+            pairs.append((name, (kind, value)))
+            continue
         try:
             pairs.append((name, key_of(value)))
         except UnkeyableError as error:

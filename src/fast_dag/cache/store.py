@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fast_dag.cache.flight import Flight
 from fast_dag.cache.keys import UnkeyableError, inputs_key, key_of, stable_text
 from fast_dag.cache.memory import MemoryBackend
-from fast_dag.call.effects import Invoke
+from fast_dag.call.effects import Invoke, Raised
 from fast_dag.errors import InvalidNodeError, ValidationError, closest
 from fast_dag.signature import gives_coroutine
 
@@ -112,9 +112,9 @@ class NodeCache:
         if not self.shared:
             return func(*args)
         answer = yield Invoke(func, args, False)
-        if not answer.ok:
-            raise answer.value
-        return answer.value
+        if isinstance(answer, Raised):
+            raise answer.error
+        return answer
 
     def placed(self, key: Any) -> Generator[Effect, Any, Any]:
         """Where a key is kept now: `invalidate_cache` gives all of a node's keys another place."""
@@ -123,16 +123,28 @@ class NodeCache:
         place = yield from self._do("get", f"{self._base}:place")
         return key if place is None else f"{key}:{place}"
 
+    def fetch(self, key: Any) -> Generator[Effect, Any, tuple[Any] | None]:
+        """The value of a key, in a tuple, or None."""
+        return (yield from self.read((yield from self.placed(key))))
+
+    def at_hand(self, key: Any) -> tuple[Any] | None:
+        """`fetch`, where the memory is our own: nobody else is to be asked."""
+        return self._fresh(self.backend.get(key))
+
     def read(self, place: Any) -> Generator[Effect, Any, tuple[Any] | None]:
         """The value that is kept at a place, in a tuple, or None."""
         entry = yield from self._do("get", place)
-        if entry is None:
-            return None
-        if self.shared and not _is_entry(entry):
+        if entry is not None and self.shared and not _is_entry(entry):
             raise TypeError(
                 f"get() of the backend returned an object of type {type(entry).__name__}, not an "
                 "entry as set() is given them: a tuple of the value and when it expires"
             )
+        return self._fresh(entry)
+
+    def _fresh(self, entry: Any) -> tuple[Any] | None:
+        """What an entry keeps, unless it has expired."""
+        if entry is None:
+            return None
         value, expires = entry
         if expires is not None and self._clock() >= expires:
             return None
@@ -233,7 +245,7 @@ def _finished(effects: Generator[Effect, Any, Any]) -> Any:
                     f"{effect.func!r} of a cache's backend returned a {type(value).__name__}, "
                     "which nothing awaits here; give the backend sync methods"
                 )
-            answer = _Answer(value)
+            answer = value
     except StopIteration as stop:
         return stop.value
 
@@ -242,13 +254,6 @@ def _is_entry(entry: Any) -> bool:
     if not isinstance(entry, (tuple, list)) or len(entry) != 2:  # JSON knows no tuples
         return False
     return entry[1] is None or isinstance(entry[1], (int, float))
-
-
-class _Answer:
-    ok = True
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
 
 
 def _identity(node: Node[..., Any], version: str | int | None) -> str:

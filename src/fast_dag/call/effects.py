@@ -6,11 +6,12 @@ answers each with how it ended. User code never raises through it.
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     from fast_dag.cache.flight import Flight
 
@@ -21,73 +22,143 @@ LOOKED_AT: Final = ONE_SHOT | {CoroutineType}
 """Results that are not simply stored."""
 
 
-class Outcome(NamedTuple):
-    """How a call ended: its value, or the exception it raised; `where` names the hook, if it was
-    one.
+class _Record:
+    """Compares and shows itself by its fields."""
+
+    # A NamedTuple does so, too, and takes twice as long to make.
+    __slots__: tuple[str, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Record) and self._told() == other._told()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        name, fields = self._told()
+        return f"{name}({', '.join(f'{key}={value!r}' for key, value in fields.items())})"
+
+    def _told(self) -> tuple[str, dict[str, Any]]:
+        return type(self).__name__, {key: getattr(self, key) for key in self.__slots__}
+
+
+class Outcome(_Record):
+    """How a node's call ended: its value, or the exception it raised; `where` names the hook, if it
+    was one.
 
     `attempts` counts the calls of the node's function; `cached` tells of a cached node whether the
     value was there.
     """
 
-    ok: bool
-    value: Any
-    attempts: int = 1
-    where: str | None = None
-    cached: bool | None = None
+    __slots__ = ("attempts", "cached", "ok", "value", "where")
+
+    def __init__(
+        self,
+        ok: bool,
+        value: Any,
+        attempts: int = 1,
+        where: str | None = None,
+        cached: bool | None = None,
+    ) -> None:
+        self.ok = ok
+        self.value = value
+        self.attempts = attempts
+        self.where = where
+        self.cached = cached
+
+    def answer(self) -> Any:
+        """The same as the answer to an effect."""
+        return self.value if self.ok else Raised(self.value)
 
 
 STOPPED: Final = Outcome(False, None, attempts=0)
 """How a call ends that was not made, since its run was stopped."""
 
-
-class Attempt(NamedTuple):
-    """Call the node's function; answered with an Outcome."""
-
-    args: list[Any]
-    kwargs: dict[str, Any]
+Attempt = tuple[Sequence[Any], dict[str, Any]]
+"""Call the node's function with these arguments; answered with its value, or with Raised."""
 
 
-class Invoke(NamedTuple):
-    """Call a hook or handler, at home; answered with an Outcome."""
+class Invoke(_Record):
+    """Call a hook or handler, at home; answered like an Attempt."""
 
-    func: Callable[..., Any]
-    args: tuple[Any, ...]
-    is_async: bool
+    __slots__ = ("args", "func", "is_async")
+
+    def __init__(self, func: Callable[..., Any], args: tuple[Any, ...], is_async: bool) -> None:
+        self.func = func
+        self.args = args
+        self.is_async = is_async
 
 
-class Sleep(NamedTuple):
+class Sleep(_Record):
     """Wait; answered with True where the run goes on, with False where it was stopped meanwhile."""
 
-    seconds: float
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
 
 
-class Await(NamedTuple):
+class Await(_Record):
     """Wait for a computation of another run; answered like Sleep."""
 
-    flight: Flight
+    __slots__ = ("flight",)
+
+    def __init__(self, flight: Flight) -> None:
+        self.flight = flight
 
 
 Effect = Attempt | Invoke | Sleep | Await
+Effects = Generator[Effect, Any, Outcome]
+
+
+class Raised(_Record):
+    """The answer to a call that raised."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 def interpret(
-    effects: Generator[Effect, Any, Outcome],
-    call: Callable[[Attempt | Invoke], Outcome],
+    effects: Effects,
+    func: Callable[..., Any],
+    call: Callable[..., Any],
+    wait: Callable[[Any], Any],
     sleep: Callable[[float], None],
 ) -> Outcome:
-    """Carry effects out in this thread, to their end."""
+    """Carry effects out in this thread, to their end.
+
+    `func` is the node's function. `call(f, *args, **kwargs)` calls it and the hooks, `wait` gives
+    the result of a coroutine that these return, `sleep` waits for so many seconds.
+    """
     answer: Any = None
+    args: Sequence[Any]
     try:
         while True:
             effect = effects.send(answer)
-            if isinstance(effect, (Attempt, Invoke)):
-                answer = call(effect)
-                continue
-            if isinstance(effect, Sleep):
-                sleep(effect.seconds)
+            if isinstance(effect, Invoke):
+                called, args, kwargs = effect.func, effect.args, _NO_KEYWORDS
+            elif isinstance(effect, tuple):
+                called, (args, kwargs) = func, effect
             else:
-                effect.flight.wait()
-            answer = True
+                if isinstance(effect, Sleep):
+                    sleep(effect.seconds)
+                else:
+                    effect.flight.wait()
+                answer = True
+                continue
+            try:
+                answer = call(called, *args, **kwargs)
+                if answer.__class__ is CoroutineType:
+                    answer = wait(answer)
+            except Exception as error:
+                answer = Raised(error)
     except StopIteration as stop:
         outcome: Outcome = stop.value
         return outcome
+    except BaseException:
+        effects.close()
+        raise
+
+
+_NO_KEYWORDS: Final[dict[str, Any]] = {}

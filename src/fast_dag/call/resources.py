@@ -7,7 +7,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.cache.flight import Flight
-from fast_dag.call.effects import STOPPED, Await, Effect, Invoke, Outcome
+from fast_dag.call.effects import STOPPED, Await, Effect, Invoke, Outcome, Raised
 from fast_dag.call.hooks import Hook
 from fast_dag.errors import InvalidNodeError
 
@@ -73,10 +73,9 @@ class Resources:
                 return STOPPED
 
     def _enter(self, name: str) -> Steps:
-        made: Outcome = yield self._factories[name].invoke(self._context)
-        if not made.ok:
-            return made
-        manager = made.value
+        manager = yield self._factories[name].invoke(self._context)
+        if isinstance(manager, Raised):
+            return Outcome(False, manager.error)
         entering = _method(manager, "__enter__", "__aenter__")
         leaving = _method(manager, "__exit__", "__aexit__")
         if entering is None or leaving is None:
@@ -102,8 +101,10 @@ class Resources:
             return value
 
         # Noted where it is entered: the call may be given up before its outcome is looked at.
-        outcome: Outcome = yield Invoke(entered_async if is_async else entered, (), is_async)
-        return outcome
+        answer = yield Invoke(entered_async if is_async else entered, (), is_async)
+        if isinstance(answer, Raised):
+            return Outcome(False, answer.error)
+        return Outcome(True, answer)
 
     def _is_late(self, name: str, manager: Any, value: Any) -> bool:
         """Keep what was opened, unless nobody is there any more to close it."""
@@ -121,7 +122,7 @@ class Resources:
 
     def close(
         self, error: BaseException | None, told: Callable[[str, Exception], None]
-    ) -> Generator[Invoke, Outcome, Outcome]:
+    ) -> Generator[Invoke, Any, Outcome]:
         """Close what is open, last opened first, as effects; `error` is what ended the run.
 
         What a closing raises is `told` of, and keeps nothing else from being closed.
@@ -136,10 +137,10 @@ class Resources:
             assert leaving is not None
             leave, is_async = leaving
             given = (None if error is None else type(error), error, _traceback(error))
-            outcome = yield Invoke(leave, given, is_async)
-            if not outcome.ok and outcome is not STOPPED and outcome.value is not error:
-                error = outcome.value  # as in nested `with` statements
-                told(name, outcome.value)
+            answer = yield Invoke(leave, given, is_async)
+            if isinstance(answer, Raised) and answer.error is not error:
+                error = answer.error  # as in nested `with` statements
+                told(name, answer.error)
         return STOPPED
 
 

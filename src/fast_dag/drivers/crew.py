@@ -25,7 +25,7 @@ from time import perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.call.effects import LOOKED_AT, STOPPED, Attempt, Await, Effect, Invoke, Outcome, Sleep
+from fast_dag.call.effects import LOOKED_AT, STOPPED, Await, Effect, Invoke, Outcome, Sleep
 from fast_dag.errors import TimeoutError
 from fast_dag.run import ExecutionMode, current_run
 
@@ -293,15 +293,15 @@ class Crew:
         for."""
         if job.index not in job.run.plan.around:
             return False
-        job.effects = job.run.surround(job.index, [*job.args], job.kwargs)
+        job.effects = job.run.surround(job.index, job.args, job.kwargs)
         # Hooks and attempts of one call share a copy of the contextvars.
         job.variables = self.variables.copy()
         return True
 
     def _take(self, job: Job, effect: Effect) -> None:
         """Make an effect that calls something the job's next call."""
-        if isinstance(effect, Attempt):
-            job.func, job.args, job.kwargs = job.node.func, effect.args, effect.kwargs
+        if isinstance(effect, tuple):
+            job.func, (job.args, job.kwargs) = job.node.func, effect
             job.timeout = job.node.timeout
             nested = job.node.workflow is not None
             job.lane = None if nested else self._lane_of(job)
@@ -470,7 +470,7 @@ class Crew:
 
     def _concluded(self, job: Job, outcome: Outcome) -> list[Job]:
         if job.effects is not None and outcome is not STOPPED:
-            return self._advanced(job, outcome)
+            return self._advanced(job, outcome.answer())
         return self._settled(job, outcome)
 
     def _advanced(self, job: Job, answer: Any) -> list[Job]:
@@ -617,7 +617,7 @@ _NO_KEYWORDS: dict[str, Any] = {}
 
 def _clean_up(job: Job) -> Generator[Effect, Any, Outcome]:
     """What cleans up after a job that was given up."""
-    return job.run.plan.around[job.index].of_cancelled(job.run, job.run.context)
+    return job.run.plan.around[job.index].of_cancelled(job.run)
 
 
 def _answered(effects: Generator[Effect, Any, Outcome]) -> Iterator[Invoke]:
@@ -627,7 +627,7 @@ def _answered(effects: Generator[Effect, Any, Outcome]) -> Iterator[Invoke]:
         while True:
             assert isinstance(effect, Invoke)
             yield effect
-            effect = effects.send(Outcome(True, None))
+            effect = effects.send(None)
     except StopIteration:
         return
 

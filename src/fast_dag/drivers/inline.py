@@ -10,7 +10,7 @@ from time import perf_counter, sleep
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Attempt, Invoke, Outcome, interpret
+from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
 from fast_dag.dag_run import DagRun
 from fast_dag.errors import ValidationError
 from fast_dag.fsm_run import FsmRun
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextvars import Context as Variables
 
+    from fast_dag.call.effects import Effects
     from fast_dag.run import Run
 
 _PLAIN: Final[frozenset[type]] = frozenset(
@@ -65,13 +66,7 @@ def _release(run: Run, waiter: Waiter, status: str) -> None:
     """Close the run's resources, if any is open."""
     effects = run.release(status)
     if effects is not None:
-        variables = copy_context()
-        interpret(effects, lambda each: _called(each, waiter, variables), sleep)
-
-
-def _called(effect: Any, waiter: Waiter, variables: Variables) -> Outcome:
-    """What a hook gave."""
-    return _outcome(effect.func, effect.args, {}, waiter, variables)
+        waiter.carry_out(effects, _no_function, copy_context())
 
 
 def _go_straight(run: DagRun, waiter: Waiter) -> None:  # noqa: PLR0912  see below
@@ -108,10 +103,11 @@ def _go_straight(run: DagRun, waiter: Waiter) -> None:  # noqa: PLR0912  see bel
                     if arity == MANY:
                         value = func(*[results[key] for key in where])
                     elif arity == AROUND:
-                        outcome = _surrounded(run, where, waiter)
+                        outcome = _surrounded(run, where, func, waiter)
                         if not outcome.ok:
                             raise _FailedError(outcome)
-                        run.record.count(outcome)
+                        if outcome.attempts != 1 or outcome.cached is not None:
+                            run.record.count(outcome)
                         value = outcome.value
                     else:
                         args, kwargs = where.gather(run)
@@ -255,13 +251,13 @@ def _perform(run: Run, index: int, waiter: Waiter) -> Outcome:
     return _outcome(func, args, kwargs, waiter)
 
 
-def _surrounded(run: DagRun, index: int, waiter: Waiter) -> Outcome:
+def _surrounded(run: DagRun, index: int, func: Callable[..., Any], waiter: Waiter) -> Outcome:
     """A call on the straight line, with what surrounds it."""
     try:
         args, kwargs = run.plan.bindings[index].gather(run)
     except Exception as error:
         return Outcome(False, error, attempts=0)
-    return _around(run, index, run.plan.nodes[index].func, args, kwargs, waiter)
+    return _around(run, index, func, args, kwargs, waiter)
 
 
 def _around(
@@ -272,26 +268,17 @@ def _around(
     kwargs: dict[str, Any],
     waiter: Waiter,
 ) -> Outcome:
+    around = run.plan.around[index]
     # Hooks and attempts of one call share a copy of the contextvars.
     variables = copy_context()
-    first = None
-    if run.plan.around[index].only_retries:
-        first = _outcome(func, args, kwargs, waiter, variables)
-        if first.ok:
-            return first
-    effects = run.surround(index, args, kwargs, first)
-
-    def call(effect: Attempt | Invoke) -> Outcome:
-        if isinstance(effect, Attempt):
-            return _outcome(func, effect.args, effect.kwargs, waiter, variables)
-        return _called(effect, waiter, variables)
-
     try:
-        return interpret(effects, call, sleep)
+        return around.made_here(run, (args, kwargs), func, variables, waiter)
     except BaseException:
-        effects.close()
-        interpret(run.plan.around[index].of_cancelled(run, run.context), call, sleep)
+        waiter.carry_out(around.of_cancelled(run), func, variables)
         raise
+
+
+def _no_function() -> None: ...
 
 
 def _outcome(
@@ -345,6 +332,12 @@ class Waiter:
                 raise
             self._runner = asyncio.Runner()
         return self._runner.run(coroutine, context=variables or copy_context())
+
+    def carry_out(
+        self, effects: Effects, func: Callable[..., Any], variables: Variables
+    ) -> Outcome:
+        """Carry the effects of a call of `func` out in this thread, in those contextvars."""
+        return interpret(effects, func, variables.run, lambda it: self.wait(it, variables), sleep)
 
 
 def refuse_running_loop(name: str) -> None:
