@@ -6,18 +6,26 @@ may promise something in the comment at its end:
 
     total([1, 2])  # -> 3                       its value has that repr
     total(None)    # raises TypeError: 'None'   it raises that, with this somewhere in the message
+
+On docs/start.md the commands run, too, and `text` is what the block above it prints.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
+import os
 import re
+import shlex
+import subprocess
+import sys
 import tokenize
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 import fast_dag
 from fast_dag import DAG, FSM, FastDAGError, Machine
@@ -26,8 +34,11 @@ from fast_dag.extras import MissingExtraError
 from fast_dag.node import NodeOptions
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-ALL_PAGES = [*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+REFERENCE = sorted((DOCS / "api").glob("*.md"))
+OTHERS = [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+ALL_PAGES = [*PAGES, *REFERENCE, *OTHERS]
 
 QUICK_START = [
     "python3 -m venv .venv && .venv/bin/pip install -q . "
@@ -146,6 +157,42 @@ def test_kept_promise_of_a_snippet_passes(code: str) -> None:
     run_block(Block("python", code, 0), ROOT / "README.md", {})
 
 
+def printed_by(commands: str, where: Path) -> str:
+    """What the commands of a `sh` block print. What they would install is there already."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    lines = [line for line in commands.splitlines() if not line.startswith("pip install ")]
+    done = [
+        subprocess.run(
+            shlex.split(line),
+            cwd=where,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+            timeout=30,
+        )
+        for line in lines
+    ]
+    return "".join(each.stdout for each in done)
+
+
+def test_start_page_shows_what_is_printed(tmp_path: Path) -> None:
+    page = DOCS / "start.md"
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    printed, compared = "", 0
+    for block in blocks(page):
+        if block.language == "text":
+            assert printed.rstrip() == block.text.rstrip(), f"{relative(page)}:{block.line}"
+            compared += 1
+        elif block.language == "sh":
+            printed = printed_by(block.text, tmp_path)
+        else:
+            with contextlib.redirect_stdout(io.StringIO()) as output:
+                run_block(block, page, namespace)
+            printed = output.getvalue()
+    assert compared
+
+
 # What stands on the pages.
 
 
@@ -177,6 +224,26 @@ def test_links_lead_somewhere(page: Path) -> None:
         there = (page.parent / file).resolve() if file else page
         assert there.exists(), target
         assert not anchor or anchor in anchors(there), target
+
+
+def named_in(navigation: Any) -> set[str]:
+    """The pages that a navigation of mkdocs leads to."""
+    if isinstance(navigation, str):
+        return {navigation}
+    inner = navigation.values() if isinstance(navigation, dict) else navigation
+    return set().union(*map(named_in, inner))
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    pages = {each.relative_to(DOCS).as_posix() for each in DOCS.rglob("*.md")}
+    assert pages - named_in(site["nav"]) == set()
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE)
+    shown = re.findall(r"^::: fast_dag\.(\w+)$", text, re.MULTILINE)
+    assert sorted(shown) == sorted(fast_dag.__all__)
 
 
 @pytest.fixture(scope="module")
