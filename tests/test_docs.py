@@ -7,7 +7,8 @@ may promise something in the comment at its end:
     total([1, 2])  # -> 3                       its value has that repr
     total(None)    # raises TypeError: 'None'   it raises that, with this somewhere in the message
 
-On docs/start.md the commands run, too, and `text` is what the block above it prints.
+On docs/start.md the commands run, too, and `text` is what the block above it prints. The blocks of
+docs/testing.md are one module of tests, which pass.
 """
 
 from __future__ import annotations
@@ -191,6 +192,22 @@ def test_start_page_shows_what_is_printed(tmp_path: Path) -> None:
                 run_block(block, page, namespace)
             printed = output.getvalue()
     assert compared
+
+
+def test_testing_page_is_a_test_module_that_passes(tmp_path: Path) -> None:
+    text = "\n\n".join(each.text for each in blocks(DOCS / "testing.md"))
+    (tmp_path / "test_weather.py").write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env={key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
 
 
 # What stands on the pages.
