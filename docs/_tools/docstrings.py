@@ -29,7 +29,7 @@ FURTHER = {
 }
 """What the reference shows besides the names that `fast_dag` exports."""
 
-ENTRY = re.compile(r"[\w*]+(, [\w*]+)*:")
+ENTRY = re.compile(r"[\w*]+(, [\w*]+)*[:,]$")
 CODE = re.compile(r"(`[^`\n]+`)")
 DOTTED = re.compile(r"`(?:(?P<owner>[A-Z]\w+)\.)?(?P<name>\w+)(?P<call>\(\))?`")
 COMPOUND = re.compile(r"\b[A-Z]\w*[a-z][A-Z]\w+\b")
@@ -116,7 +116,9 @@ def markdown(text: str, linked: Any) -> str:
                 made.append("" if line == "<BLANKLINE>" else line)
                 line = next(lines)  # noqa: PLW2901  # an example goes on until an empty line
             made += ["```", ""]
-        elif parameters and ENTRY.fullmatch(line):
+        elif parameters and ENTRY.match(line):
+            while not line.endswith(":"):
+                line += " " + next(lines)  # noqa: PLW2901  # more names than fit into a line
             names = ", ".join(f"`{name}`" for name in line.removesuffix(":").split(", "))
             first = next(lines).strip()
             made += ["", names, f":   {linked(first)}"]
