@@ -12,9 +12,12 @@ to be read there. This extension of griffe, which reads them for the site, chang
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import griffe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 INTERNAL = {"Workflow": "DAG", "Nestable": "DAG", "Linkable": "Node"}
 """Bases that the reference does not show themselves, and where their members are shown."""
@@ -64,7 +67,7 @@ class Docstrings(griffe.Extension):
         def linked(text: str) -> str:
             parts = CODE.split(text)
             parts[1::2] = [self.link(code, owner, taken, item.name) for code in parts[1::2]]
-            parts[::2] = [COMPOUND.sub(self.bare_link, each) for each in parts[::2]]
+            parts[::2] = [COMPOUND.sub(self.bare_link(item.name), each) for each in parts[::2]]
             return "".join(parts)
 
         return markdown(item.docstring.value, linked)
@@ -72,12 +75,12 @@ class Docstrings(griffe.Extension):
     def link(self, code: str, owner: str, taken: set[str], own_name: str) -> str:
         """A name set as code, as a link where the reference has it."""
         match = DOTTED.fullmatch(code)
-        if match is None or match["name"] in taken:
+        if match is None or match["name"] in {*taken, own_name}:
             return code
         if match["owner"] is None and match["name"] in self.places:
             return f"[{code}][{self.places[match['name']]}]"
         owner = INTERNAL.get(match["owner"] or owner, match["owner"] or owner)
-        if owner not in self.places or match["name"] == own_name or match["name"].startswith("_"):
+        if owner not in self.places or match["name"].startswith("_"):
             return code
         place = self.places[owner]
         members = self.package[place.removeprefix("fast_dag.")].all_members
@@ -86,9 +89,12 @@ class Docstrings(griffe.Extension):
             return code
         return f"[{code}][{place}.{match['name']}]"
 
-    def bare_link(self, match: re.Match[str]) -> str:
-        place = self.places.get(match[0])
-        return match[0] if place is None else f"[`{match[0]}`][{place}]"
+    def bare_link(self, own_name: str) -> Callable[[re.Match[str]], str]:
+        def link(match: re.Match[str]) -> str:
+            place = self.places.get(match[0])
+            return match[0] if place is None or match[0] == own_name else f"[`{match[0]}`][{place}]"
+
+        return link
 
 
 def take_parameters(function: griffe.Function) -> None:
@@ -100,10 +106,12 @@ def take_parameters(function: griffe.Function) -> None:
             function.parameters = function.parent[match[1]].parameters
 
 
-def markdown(text: str, linked: Any) -> str:
+def markdown(text: str, linked: Callable[[str], str]) -> str:
     """A docstring as Markdown; `linked` is asked about each line of prose."""
     made: list[str] = []
-    lines = iter([*text.splitlines(), ""])
+    first, empty, rest = text.partition("\n\n")
+    first = first.replace("\n", " ")  # overviews show the first line only
+    lines = iter([*(first + empty + rest).splitlines(), ""])
     parameters = False
     for line in lines:
         if line == "Parameters":
