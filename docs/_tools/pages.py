@@ -29,7 +29,8 @@ LINK = re.compile(r"\[(?P<text>[^]]+)\]\((?!https?:|#)(?P<file>[^)#\s]+)(?P<anch
 
 def places() -> dict[str, str]:
     """Where files outside of docs/ stand on the site, by their path in the repository."""
-    examples = sorted(each.relative_to(ROOT) for each in (ROOT / "examples").rglob("*.py"))
+    files = sorted(each.relative_to(ROOT) for each in (ROOT / "examples").rglob("*.*"))
+    examples = [each for each in files if each.suffix in (".py", ".md")]
     return PAGES | {each.as_posix(): each.with_suffix(".md").as_posix() for each in examples}
 
 
