@@ -75,7 +75,7 @@ class Docstrings(griffe.Extension):
     def link(self, code: str, owner: str, taken: set[str], own_name: str) -> str:
         """A name set as code, as a link where the reference has it."""
         match = DOTTED.fullmatch(code)
-        if match is None or match["name"] in {*taken, own_name}:
+        if match is None or (match["owner"] is None and match["name"] in {*taken, own_name}):
             return code
         if match["owner"] is None and match["name"] in self.places:
             return f"[{code}][{self.places[match['name']]}]"
