@@ -6,18 +6,28 @@ may promise something in the comment at its end:
 
     total([1, 2])  # -> 3                       its value has that repr
     total(None)    # raises TypeError: 'None'   it raises that, with this somewhere in the message
+
+A block of `text` right below another block is what that prints. On docs/start.md the commands run,
+too. The blocks of docs/testing.md are one module of tests, which pass.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
+import os
 import re
+import runpy
+import shlex
+import subprocess
+import sys
 import tokenize
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 import fast_dag
 from fast_dag import DAG, FSM, FastDAGError, Machine
@@ -26,8 +36,11 @@ from fast_dag.extras import MissingExtraError
 from fast_dag.node import NodeOptions
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-ALL_PAGES = [*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+REFERENCE = sorted((DOCS / "api").glob("*.md"))
+OTHERS = [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+ALL_PAGES = [*PAGES, *REFERENCE, *OTHERS]
 
 QUICK_START = [
     "python3 -m venv .venv && .venv/bin/pip install -q . "
@@ -38,18 +51,28 @@ QUICK_START = [
 
 
 class Block(NamedTuple):
-    """A fenced block: its language, its text, and the line of the page on which that begins."""
+    """A fenced block: its language, its text, the line of the page on which that begins, and
+    whether it is what the block above it prints."""
 
     language: str
     text: str
     line: int
+    is_output: bool = False
 
 
 def blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page."""
     text = page.read_text(encoding="utf-8")
     fences = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [Block(each[1], each[2], text.count("\n", 0, each.start(2))) for each in fences]
+    return [
+        Block(
+            each[1],
+            each[2],
+            text.count("\n", 0, each.start(2)),
+            each[1] == "text" and text[: each.start()].endswith("\n```\n\n"),
+        )
+        for each in fences
+    ]
 
 
 def prose(page: Path) -> str:
@@ -115,13 +138,39 @@ def run_block(block: Block, page: Path, namespace: dict[str, Any]) -> None:
     assert not made, f"promises inside of statements are not checked: {relative(page)} {made}"
 
 
+def printed_by(commands: str, where: Path) -> str:
+    """What the commands of a `sh` block print. What they would install is there already."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    lines = [line for line in commands.splitlines() if not line.startswith("pip install ")]
+    done = [
+        subprocess.run(
+            shlex.split(line),
+            cwd=where,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+            timeout=30,
+        )
+        for line in lines
+    ]
+    return "".join(each.stdout for each in done)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=relative)
-def test_snippets_run_as_written(page: Path) -> None:
+def test_snippets_run_as_written(page: Path, tmp_path: Path) -> None:
     # By this name the main guard of a snippet holds, and worker processes get its functions whole.
     namespace: dict[str, Any] = {"__name__": "__main__"}
+    printed = ""
     for block in blocks(page):
         if block.language == "python":
-            run_block(block, page, namespace)
+            with contextlib.redirect_stdout(io.StringIO()) as output:
+                run_block(block, page, namespace)
+            printed = output.getvalue()
+        elif block.language == "sh" and page.name == "start.md":
+            printed = printed_by(block.text, tmp_path)
+        elif block.is_output:
+            assert printed.rstrip() == block.text.rstrip(), f"{relative(page)}:{block.line}"
 
 
 @pytest.mark.parametrize(
@@ -141,9 +190,31 @@ def test_broken_promise_of_a_snippet_is_found(code: str, error: type[BaseExcepti
         run_block(Block("python", code, 0), ROOT / "README.md", {})
 
 
+def test_text_below_a_block_is_its_output(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```sh\nls\n```\n\n```text\na\n```\n\nOr:\n\n```text\nb\n```\n", "utf-8")
+    assert [each.is_output for each in blocks(page)] == [False, True, False]
+
+
 @pytest.mark.parametrize("code", ["1 + 1  # -> 2", "1 / 0  # raises ZeroDivisionError: division"])
 def test_kept_promise_of_a_snippet_passes(code: str) -> None:
     run_block(Block("python", code, 0), ROOT / "README.md", {})
+
+
+def test_testing_page_is_a_test_module_that_passes(tmp_path: Path) -> None:
+    text = "\n\n".join(each.text for each in blocks(DOCS / "testing.md"))
+    (tmp_path / "test_weather.py").write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env={key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
 
 
 # What stands on the pages.
@@ -177,6 +248,70 @@ def test_links_lead_somewhere(page: Path) -> None:
         there = (page.parent / file).resolve() if file else page
         assert there.exists(), target
         assert not anchor or anchor in anchors(there), target
+
+
+def named_in(navigation: Any) -> set[str]:
+    """The pages that a navigation of mkdocs leads to."""
+    if isinstance(navigation, str):
+        return {navigation}
+    inner = navigation.values() if isinstance(navigation, dict) else navigation
+    return set().union(*map(named_in, inner))
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    pages = {each.relative_to(DOCS).as_posix() for each in DOCS.rglob("*.md")}
+    assert pages - named_in(site["nav"]) == set()
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE)
+    shown = re.findall(r"^::: fast_dag\.(\w+)$", text, re.MULTILINE)
+    assert sorted(shown) == sorted(fast_dag.__all__)
+
+
+@pytest.mark.parametrize("kind", [DAG, FSM])
+def test_reference_lists_every_member(kind: type) -> None:
+    name = kind.__name__
+    text = (DOCS / "api" / f"{name.lower()}.md").read_text(encoding="utf-8")
+    (options,) = re.findall(rf"^::: fast_dag.{name}\n((?: .*\n)+)", text, re.MULTILINE)
+    listed = re.findall(r"^ +- ([a-z]\w+)$", options, re.MULTILINE)
+    members = [name for name in dir(kind) if not name.startswith("_")]
+    assert sorted(listed) == [name for name in members if getattr(kind, name).__doc__]
+
+
+def test_site_shows_a_docstring_as_markdown() -> None:
+    markdown = runpy.run_path(str(DOCS / "_tools" / "docstrings.py"))["markdown"]
+    text = """Double a number,
+if it is one.
+
+Parameters
+----------
+x, y:
+    The number
+    and another.
+
+Raises TypeError else.
+
+>>> double(2)
+4
+"""
+    shown = """DOUBLE A NUMBER, IF IT IS ONE.
+
+**Parameters**
+
+`x`, `y`
+:   THE NUMBER
+    AND ANOTHER.
+
+
+RAISES TYPEERROR ELSE.
+
+```pycon
+>>> double(2)
+4
+```"""
+    assert markdown(text, str.upper) == shown
 
 
 @pytest.fixture(scope="module")
