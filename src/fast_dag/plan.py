@@ -146,6 +146,11 @@ class Plan:
         ]
 
     @cached_property
+    def only_async(self) -> bool:
+        """Whether all nodes are async and plain."""
+        return all(each == "async" for each in self.plain)
+
+    @cached_property
     def needs_loop(self) -> bool:
         """Whether some node is known to be async, here or inside a nested workflow."""
         return any(node.signature.is_async for node in self.nodes)

@@ -515,14 +515,15 @@ class Run(ABC):
     def start_plain(self, index: int) -> list[Any] | None:
         """`start` for a node that takes results only, one by one; None where that cannot be."""
         keys = self.plan.bindings[index].keys
+        if keys is None:
+            return None
         results = self.results
         try:
-            args = None if keys is None else [results[key] for key in keys]
+            # The comprehension takes as long as all else here.
+            args = [results[keys[0]]] if len(keys) == 1 else [results[key] for key in keys]
         except KeyError:
             return None  # `start` tells why
-        if args is not None:
-            assert self.record.schedule is not None
-            self.record.schedule.start(index)
+        self.record.schedule.start(index)  # type: ignore[union-attr]
         return args
 
     def settle_plain(self, index: int, value: Any, started: float, ended: float) -> list[int]:
@@ -530,8 +531,7 @@ class Run(ABC):
         record = self.record
         record.spans.append((index, started, ended))
         self.results[self.plan.names[index]] = value
-        assert record.schedule is not None
-        return record.schedule.complete(index)
+        return record.schedule.complete(index)  # type: ignore[union-attr]
 
     def note_start(self, index: int) -> None:
         """Tell the observers, if there are any, that a node starts."""

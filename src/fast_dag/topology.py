@@ -146,6 +146,44 @@ class Topology:
         """The nodes without an edge out, in sequential order."""
         return tuple([index for index in self.order if not self.successors[index]])
 
+    # For schedules.
+
+    @cached_property
+    def in_degrees(self) -> list[int]:
+        """For each node, of how many edges it is the target."""
+        return [len(edges) for edges in self.incoming]
+
+    @cached_property
+    def roots(self) -> list[int]:
+        """The nodes without an edge in."""
+        return [index for index, count in enumerate(self.in_degrees) if not count]
+
+    @cached_property
+    def alternatives(self) -> list[int]:
+        """The `any` nodes that have edges."""
+        return [
+            index
+            for index, node in enumerate(self.nodes)
+            if node.type is NodeType.ANY and self.incoming[index]
+        ]
+
+    @cached_property
+    def links(self) -> list[int | None]:
+        """For each node, the one that it alone leads to, if it leads to no other: a link of a
+        chain, where nothing is to be counted."""
+        alone = [count == 1 for count in self.in_degrees]
+        for index in self.alternatives:
+            alone[index] = False
+        return [
+            targets[0][0]
+            if len(targets) == 1
+            and alone[targets[0][0]]
+            and targets[0][1] is None
+            and not node.type.decides
+            else None
+            for node, targets in zip(self.nodes, self.successors, strict=True)
+        ]
+
     # Branches.
 
     @cached_property

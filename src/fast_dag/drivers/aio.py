@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fast_dag.drivers.crew import Crew, Lane
 from fast_dag.drivers.lanes import Lanes
 from fast_dag.drivers.loops import LoopLane
+from fast_dag.drivers.tasks import Tasks, suits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 async def drive(run: Run) -> None:
     """Execute a run from its start to its end, in copies of the caller's contextvars."""
-    await _Coordinator(run).drive()
+    await (Tasks(run) if suits(run) else _Coordinator(run)).drive()
 
 
 class _Coordinator(Lane):

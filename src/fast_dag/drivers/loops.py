@@ -11,9 +11,21 @@ from fast_dag.drivers.crew import Lane, timed_out
 from fast_dag.run import current_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
 
     from fast_dag.drivers.crew import Crew, Job
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for them."""
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    while not all(task.done() for task in tasks):
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError:
+            continue  # being cancelled once more does not end the wait for them
 
 
 class LoopLane(Lane):
@@ -156,14 +168,7 @@ class LoopLane(Lane):
 
     async def cancel_all(self) -> None:
         """Cancel the tasks and wait for them."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        while not all(task.done() for task in tasks):
-            try:
-                await asyncio.wait(tasks)
-            except asyncio.CancelledError:
-                continue  # being cancelled once more does not end the wait for them
+        await cancel_all(self._tasks.values())
 
     def close(self, *, abandon: bool) -> None:
         """The owner of the loop awaits `cancel_all`."""

@@ -48,8 +48,9 @@ class Schedule(ABC):
 
     def close(self) -> None:
         """Nothing more starts, and what still runs is given up."""
-        ended = {READY: NOT_RUN, RUNNING: NodeStatus.CANCELLED}
-        self.status = [ended.get(status, status) for status in self.status]
+        if READY in self.status or RUNNING in self.status:
+            ended = {READY: NOT_RUN, RUNNING: NodeStatus.CANCELLED}
+            self.status = [ended.get(status, status) for status in self.status]
 
     @abstractmethod
     def complete(self, node: int, choice: Any = None) -> list[int]:

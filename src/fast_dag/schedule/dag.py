@@ -5,7 +5,6 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
-from fast_dag.node import NodeType
 from fast_dag.schedule.base import COMPLETED, FAILED, NOT_RUN, READY, SKIPPED, Schedule
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ class DagSchedule(Schedule):
     __slots__ = (
         "_any",
         "_external",
+        "_links",
         "_live",
         "_successors",
         "_topology",
@@ -48,12 +48,13 @@ class DagSchedule(Schedule):
         self._topology = topology
         self._external: list[tuple[int, bool]] = []
         self._successors = topology.successors
-        self._waiting = [len(edges) for edges in topology.incoming]
+        self._links = topology.links
+        self._waiting = topology.in_degrees.copy()
         # Of each `any`: whether it waits for all its edges; of how many it has seen a live one.
+        nodes = topology.nodes
         self._any = {
-            index: not eager or bool(node.options.get("wait"))
-            for index, node in enumerate(topology.nodes)
-            if node.type is NodeType.ANY and topology.incoming[index]
+            index: not eager or bool(nodes[index].options.get("wait"))
+            for index in topology.alternatives
         }
         self._live = dict.fromkeys(self._any, 0)
         self.choices: dict[int, bool | str] = {}
@@ -61,7 +62,7 @@ class DagSchedule(Schedule):
     def begin(self, external: Iterable[tuple[int, bool]] = ()) -> list[int]:
         """The nodes that may start at once, given how each edge from outside ended, as
         (target, live)."""
-        ready = [index for index, count in enumerate(self._waiting) if not count]
+        ready = self._topology.roots.copy()
         for node in ready:
             self.status[node] = READY
         self._external = list(external)
@@ -71,11 +72,15 @@ class DagSchedule(Schedule):
 
     def complete(self, node: int, choice: bool | str | None = None) -> list[int]:
         """`node` completed, and chose that branch if it is a decider: what may start now."""
-        self.status[node] = COMPLETED
+        waiting, status, alternatives = self._waiting, self.status, self._any
+        status[node] = COMPLETED
+        link = self._links[node]
+        if link is not None:
+            status[link] = READY
+            return [link]
         if choice is not None:
             self.choices[node] = choice
         ready: list[int] = []
-        waiting, status, alternatives = self._waiting, self.status, self._any
         for target, branch in self._successors[node]:
             if target in alternatives or (branch is not None and branch != choice):
                 self._end_edge(target, branch is None or branch == choice, ready)

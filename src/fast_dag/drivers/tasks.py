@@ -1,0 +1,119 @@
+"""A run of async nodes with nothing around them, on the caller's loop: tasks that follow the chain
+they are on. All happens in one thread, so there are no locks, jobs or lanes."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import copy_context
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from fast_dag.call.effects import ONE_SHOT, Outcome
+from fast_dag.drivers.loops import cancel_all
+from fast_dag.run import current_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fast_dag.run import Run
+
+
+def suits(run: Run) -> bool:
+    """Whether a run is nothing but plain async nodes, of which any number may run at once."""
+    settings = run.settings
+    return (
+        run.observers is None
+        and run.resources is None
+        and settings.max_workers is None
+        and not settings.ordered
+        and run.plan.only_async
+    )
+
+
+class Tasks:
+    """The tasks of one run."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._loop = asyncio.get_running_loop()
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # by the node that each began with
+        self._done = asyncio.Event()
+        self._crash: BaseException | None = None
+        self._stopped = self._closed = False  # nothing more starts; and what ends is of no interest
+        self._variables = copy_context()
+        self._variables.run(current_run.set, run)
+
+    async def drive(self) -> None:
+        """Execute the run from its start to its end."""
+        run = self.run
+        run.open()
+        try:
+            self._launch(run.begin(eager=True))
+            if self._tasks:
+                async with asyncio.timeout(run.settings.timeout):
+                    await self._done.wait()
+            if self._crash is not None:
+                raise self._crash
+        except TimeoutError:
+            await self._abort("timed_out")
+        except BaseException:
+            await self._abort("cancelled")
+            raise
+        else:
+            run.close()
+
+    async def _abort(self, status: str) -> None:
+        self._stopped = self._closed = True
+        self.run.close(status)
+        await cancel_all(self._tasks.values())
+
+    def _launch(self, ready: Iterable[int]) -> None:
+        create, variables = self._loop.create_task, self._variables
+        for index in ready:
+            self._tasks[index] = create(self._follow(index), context=variables.copy())
+
+    async def _follow(self, first: int) -> None:
+        """Call a node, then one of those that it made ready, and so on; others get tasks of their
+        own."""
+        try:
+            await self._calls(first)
+        except BaseException as error:
+            # What is no failure, such as being cancelled by somebody else, ends the run.
+            if not self._closed and self._crash is None:
+                self._crash = error
+                self._done.set()
+        else:
+            del self._tasks[first]
+            if not self._tasks:
+                self._done.set()
+
+    async def _calls(self, index: int) -> None:
+        run, nodes = self.run, self.run.plan.nodes
+        ended = perf_counter()
+        while not self._stopped:
+            started, attempts = ended, 0
+            try:
+                args, kwargs = run.start_plain(index), _NO_KEYWORDS
+                if args is None:
+                    args, kwargs = run.start(index)
+                attempts = 1
+                value = await nodes[index].func(*args, **kwargs)
+                outcome = Outcome(True, value) if value.__class__ in ONE_SHOT else None
+            except Exception as error:
+                outcome = Outcome(False, error, attempts)
+            if self._closed:
+                return
+            ended = perf_counter()
+            if outcome is None:
+                ready = run.settle_plain(index, value, started, ended)
+            else:
+                ready = run.settle(index, run.judge(index, outcome), started)
+                self._stopped = run.stopped
+            if not ready:
+                return
+            index = ready[0]
+            if len(ready) > 1:
+                self._launch(ready[1:])
+
+
+_NO_KEYWORDS: dict[str, Any] = {}
