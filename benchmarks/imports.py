@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -17,8 +18,11 @@ _SLOW = ("asyncio", "concurrent.futures", "multiprocessing", "logging")
 
 
 def _python(code: str) -> str:
+    # With compiled modules, as where a package is installed.
+    settings = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=settings)
+    return done.stdout
 
 
 def _import_seconds(module: str) -> float:

@@ -20,7 +20,6 @@ Every error keeps its facts as attributes beside the sentence, and survives pick
 from __future__ import annotations
 
 import builtins
-import pickle
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,6 +73,8 @@ class FastDAGError(Exception):
 def _travels(error: BaseException) -> bool:
     """Whether an exception comes back from pickling; many classes of users do not."""
     try:
+        import pickle  # slow to import
+
         pickle.loads(pickle.dumps(error))
     except Exception:
         return False

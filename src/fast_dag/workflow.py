@@ -28,9 +28,6 @@ from fast_dag.graph import Graph
 from fast_dag.node import CACHE_OPTIONS, Nestable, Node, NodeType
 from fast_dag.observers import Bar, Event, Observers, Progress, log_observer
 from fast_dag.run import Run, current_run
-from fast_dag.serial.read import read
-from fast_dag.serial.texts import from_json, from_yaml, to_json, to_yaml
-from fast_dag.serial.write import written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -478,6 +475,8 @@ class Workflow(Nestable):
         >>> DAG("demo").add_node("mean", mean, retry=2).to_dict()["nodes"]
         [{'name': 'mean', 'function': 'statistics:mean', 'retry': 2}]
         """
+        from fast_dag.serial.write import written
+
         return written(self, registry)
 
     @classmethod
@@ -499,11 +498,15 @@ class Workflow(Nestable):
         >>> DAG.from_dict(data, registry={"absolute": abs}).run(x=-2)
         2
         """
+        from fast_dag.serial.read import read
+
         kinds = {each._kind: each for each in Workflow.__subclasses__() if each._kind}
         return cast("Self", read(data, cls, kinds, allow=allow, registry=registry))
 
     def to_json(self, registry: Mapping[str, Any] | None = None, indent: int | None = 2) -> str:
         """`to_dict` as JSON text."""
+        from fast_dag.serial.texts import to_json
+
         return to_json(self.to_dict(registry), indent)
 
     @classmethod
@@ -522,10 +525,14 @@ class Workflow(Nestable):
         >>> DAG.from_json(text, allow=["statistics"]).run(data=[1, 3])
         2
         """
+        from fast_dag.serial.texts import from_json
+
         return cls.from_dict(from_json(text), allow=allow, registry=registry)
 
     def to_yaml(self, registry: Mapping[str, Any] | None = None) -> str:
         """`to_dict` as YAML text (extra `yaml`)."""
+        from fast_dag.serial.texts import to_yaml
+
         return to_yaml(self.to_dict(registry))
 
     @classmethod
@@ -537,6 +544,8 @@ class Workflow(Nestable):
         registry: Mapping[str, Any] | None = None,
     ) -> Self:
         """`from_dict` of YAML text (extra `yaml`)."""
+        from fast_dag.serial.texts import from_yaml
+
         return cls.from_dict(from_yaml(text), allow=allow, registry=registry)
 
     # Pickling leaves out everything that belongs to runs.

@@ -7,7 +7,6 @@ Nothing is imported for that; values of numpy, pandas and pydantic are known by 
 
 from __future__ import annotations
 
-import pickle
 from collections import OrderedDict
 from enum import Enum
 from math import isnan
@@ -176,6 +175,8 @@ def stable_text(key: Any, where: str = "it") -> str:
     if type(key) in _PLAIN or isinstance(key, float):
         return repr(key)
     try:
+        import pickle  # slow to import
+
         return _digest(pickle.dumps(key, protocol=4)).hex()
     except Exception as error:  # of the value's own methods, too
         raise UnkeyableError(
