@@ -17,7 +17,6 @@ from typing import (
     Self,
     TypedDict,
     TypeVar,
-    cast,
     overload,
 )
 
@@ -43,26 +42,26 @@ class NodeType(StrEnum):
     True
     """
 
+    decides: bool
+    """Whether it chooses among branches."""
+    joins: bool
+    """Whether several edges may feed one of its parameters."""
+
+    def __new__(cls, value: str, decides: bool = False, joins: bool = False) -> NodeType:
+        # As attributes: they are looked up several times for every node of a plan.
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.decides, member.joins = decides, joins
+        return member
+
     NODE = "node"
-    CONDITION = "condition"
-    SELECT = "select"
-    ANY = "any"
-    ALL = "all"
-
-    @property
-    def decides(self) -> bool:
-        """Whether it chooses among branches."""
-        return self is _CONDITION or self is _SELECT
-
-    @property
-    def joins(self) -> bool:
-        """Whether several edges may feed one of its parameters."""
-        return self is _ANY or self is _ALL
+    CONDITION = "condition", True
+    SELECT = "select", True
+    ANY = "any", False, True
+    ALL = "all", False, True
 
 
-# Looked up for every node of a plan, where members of an enum cost ten times a global.
-_NODE, _CONDITION, _SELECT = NodeType.NODE, NodeType.CONDITION, NodeType.SELECT
-_ANY, _ALL = NodeType.ANY, NodeType.ALL
+_NODE = NodeType.NODE  # a member of an enum costs ten times a global
 
 
 class NodeOptions(TypedDict, total=False):
@@ -453,11 +452,11 @@ def as_node(
         func = name
     else:
         own = name  # type: ignore[assignment]
-    if type is None:
-        type = func.type if isinstance(func, Node) else NodeType.NODE
-    if isinstance(func, Node) and func.graph is None and own is None and not options:
-        return func
-    return Node(cast("Callable[..., Any]", func), own, type=type, **options)
+    if isinstance(func, Node):
+        if func.graph is None and own is None and type is None and not options:
+            return func
+        type = func.type if type is None else type
+    return Node(func, own, type=_NODE if type is None else type, **options)  # type: ignore[arg-type]
 
 
 class FunctionOfNode:

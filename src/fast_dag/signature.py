@@ -11,6 +11,7 @@ import re
 from enum import IntEnum
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, UnionType
 from typing import TYPE_CHECKING, Any, Final, Union, get_origin
+from weakref import ReferenceType, ref
 
 from fast_dag.context import Context
 
@@ -98,7 +99,18 @@ class Signature:
     hide it.
     """
 
-    __slots__ = ("inputs", "is_async", "origin", "parameters", "var_keyword", "var_positional")
+    __slots__ = (
+        "__weakref__",
+        "inputs",
+        "is_async",
+        "made_of",
+        "origin",
+        "parameters",
+        "var_keyword",
+        "var_positional",
+    )
+
+    made_of: tuple[Any, ...]
 
     def __init__(
         self,
@@ -186,15 +198,37 @@ def read_signature(func: Callable[..., Any]) -> Signature:
     ('path', 'limit')
     """
     if type(func) is FunctionType and not (func.__dict__ and _is_dressed(func)):
+        kept = _kept.get(id(func))
+        known = None if kept is None else kept()
+        if known is not None and known.origin is func:
+            code, defaults, keyword_defaults = known.made_of
+            if (
+                code is func.__code__
+                and defaults is func.__defaults__
+                and keyword_defaults is func.__kwdefaults__
+            ):
+                return known
         signature = _from_code(func, func.__code__, bound=0)
         if signature.var_positional and signature.var_keyword and not signature.parameters:
             return _seen_through(func, signature)
+        _keep(func, signature)
         return signature
     if isinstance(func, MethodType):
         inner: Any = func.__func__
         if type(inner) is FunctionType and not _is_dressed(inner):
             return _from_code(inner, inner.__code__, bound=1)
     return _from_inspect(func)
+
+
+# Large graphs have few functions: their nodes share what was read of each. A signature keeps its
+# function alive, so that no other has its id as long as the signature is there.
+_kept: dict[int, ReferenceType[Signature]] = {}
+
+
+def _keep(func: FunctionType, signature: Signature) -> None:
+    key = id(func)
+    signature.made_of = (func.__code__, func.__defaults__, func.__kwdefaults__)
+    _kept[key] = ref(signature, lambda gone: _kept.pop(key, None) and None)
 
 
 def _is_dressed(func: Any) -> bool:

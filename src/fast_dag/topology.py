@@ -41,6 +41,7 @@ class Topology:
         successors: list[list[tuple[int, bool | str | None]]] = [[] for _ in self.nodes]
         external: list[tuple[int, Edge]] = []
         find = self.index.get
+        in_order = True
         for target, edges in enumerate(incoming):
             for edge in edges:
                 source = find(edge.source)
@@ -48,9 +49,13 @@ class Topology:
                     external.append((target, edge))
                 else:
                     successors[source].append((target, edge.branch))
+                    if source >= target:
+                        in_order = False
         self.successors = successors
         self.external = external
-        self.order = self._sequential_order()
+        # Where each node was defined after those it depends on, the first of those that are ready
+        # is always the next.
+        self.order = tuple(range(len(self.nodes))) if in_order else self._sequential_order()
 
     @classmethod
     def of(cls, graph: Graph, given: Collection[str] = (), *, autowire: bool = False) -> Topology:

@@ -245,8 +245,10 @@ class Workflow(Nestable):
 
     def _surroundings(self, node: Node[..., Any], resources: Sequence[str]) -> Surroundings | None:
         """What was asked for around the calls of a node; None where that is nothing."""
-        hooks = {**self._default_hooks, **self._node_hooks.get(node.name, {})}
-        handler = self._handlers.get(node.name)
+        hooks, handler = self._default_hooks, None
+        if self._node_hooks or self._handlers:
+            hooks = {**hooks, **self._node_hooks.get(node.name, {})}
+            handler = self._handlers.get(node.name)
         if not (hooks or handler or node.retry or node.cache or resources):
             return None
         return Surroundings(node, hooks, handler, resources)
