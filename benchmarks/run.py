@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import building
 import fsm
+import guard
 import imports
 import instructions
 import loops
@@ -18,7 +19,18 @@ import sequential
 import threads
 from report import command_line
 
-THEMES = (sequential, building, memory, threads, loops, processes, imports, fsm, instructions)
+THEMES = (
+    sequential,
+    building,
+    memory,
+    threads,
+    loops,
+    processes,
+    imports,
+    fsm,
+    instructions,
+    guard,
+)
 
 if __name__ == "__main__":
     command_line(

@@ -23,11 +23,14 @@ SLOW_OR_OPTIONAL = (
     "difflib",
     "hashlib",
     "json",
+    "pickle",
     "random",
     "tracemalloc",
     # Pictures are drawn when somebody looks.
     "fast_dag.draw",
     "fast_dag.report",
+    # Files are written and read when somebody asks.
+    "fast_dag.serial",
     # They import asyncio, or what an extra brings.
     "fast_dag.cli",
     "fast_dag.drivers.aio",

@@ -30,3 +30,12 @@ def test_unknown_benchmark_is_named() -> None:
     done = run("chane", "--quick")
     assert done.returncode == 2
     assert "no such benchmark: chane" in done.stderr
+
+
+def test_no_hot_path_is_many_times_slower_than_the_obvious_loop(tmp_path: Path) -> None:
+    saved = tmp_path / "rows.json"
+    done = run("guard", "--json", saved)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(saved.read_text())["rows"]
+    assert len(rows) == 9
+    assert [row["work"] for row in rows if row["verdict"] != "met"] == [], done.stdout

@@ -213,12 +213,13 @@ class Graph:
         start, end = self.node(source), self.node(target)
         if output is not None:
             _check_output(start, end, output)
-        fed = self._placed(start.name, end, output, input)
-        edge = Edge(start.name, end.name, output, fed, branch, input)
-        self._incoming[end.name].append(edge)
-        self._outgoing[start.name].append(edge)
-        if end.name in self._fed:
-            self._fed[end.name].add(fed)
+        origin, name = start.name, end.name
+        fed = self._placed(origin, end, output, input)
+        edge = Edge(origin, name, output, fed, branch, input)
+        self._incoming[name].append(edge)
+        self._outgoing[origin].append(edge)
+        if name in self._fed:
+            self._fed[name].add(fed)
         self.version += 1
 
     def disconnect(
@@ -276,13 +277,13 @@ class Graph:
         asked: str | bool | None,
     ) -> str | None:
         """The parameter that a new edge feeds, None where it only orders."""
-        if asked is False:
-            return None
         signature = target.signature
-        if isinstance(asked, str):
-            return self._asked_for(source, target, signature, asked)
-        if asked is not None:  # a caller without a type checker
-            raise ValidationError(
+        if asked is not None:
+            if asked is False:
+                return None
+            if isinstance(asked, str):
+                return self._asked_for(source, target, signature, asked)
+            raise ValidationError(  # for a caller without a type checker
                 f"input={asked!r} of the edge {source!r} -> {target.name!r}: give a "
                 "parameter's name, or False for an edge that only orders"
             )
@@ -294,9 +295,10 @@ class Graph:
                 return self._asked_for(source, target, signature, source)
             return None
         fed = self._fed_parameters(target.name)
-        for wanted in (output, source):
-            if wanted in inputs and wanted not in fed:
-                return wanted
+        if output is not None and output in inputs and output not in fed:
+            return output
+        if source in inputs and source not in fed:
+            return source
         # Behind *args only names reach the parameters: its edges come in order.
         for each in signature.positional if signature.var_positional else inputs:
             if each not in fed:
