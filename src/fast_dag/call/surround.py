@@ -144,8 +144,8 @@ class Surroundings:
         inputs, context, outcome, call = _NO_INPUTS, run.context, None, variables.run
         if not self.only_retries:
             inputs = self._named(attempt)
-        kept: Attempt | None = attempt
         hook = self.pre_execute
+        kept = attempt if hook is None else None
         if hook is not None:
             try:
                 answer = call(hook.func, *(self.node, inputs, context)[: hook.takes])
@@ -153,22 +153,25 @@ class Surroundings:
                     answer = waiter.wait(answer, variables)
                 if answer is not None:
                     inputs = _new_inputs(answer)
-                kept = self._attempt(inputs, _NO_INPUTS, context)
+                if self.cache is None:
+                    attempt = self._attempt(inputs, _NO_INPUTS, context)
             except Exception as error:
                 outcome = _failed(error, "pre_execute hook")
-        if outcome is None and self.cache is not None:
+        if outcome is not None:
+            pass
+        elif self.cache is not None:
             outcome = self._hit(self.cache, inputs)
             if outcome is None:
                 effects = self._cached(self.cache, run, inputs, kept)
                 outcome = waiter.carry_out(effects, func, variables)
-        if outcome is None:
-            args, kwargs = attempt if kept is None else kept
+        else:
+            args, kwargs = attempt
             try:
                 value = call(func, *args, **kwargs)
                 if value.__class__ is CoroutineType:
                     value = waiter.wait(value, variables)
             except Exception as error:
-                effects = self._attempts(run, inputs, kept, error)
+                effects = self._attempts(run, inputs, attempt, error)
                 outcome = waiter.carry_out(effects, func, variables)
             else:
                 outcome = Outcome(True, value)
@@ -364,6 +367,8 @@ class Surroundings:
         names = self.by_position
         if names is None or kwargs or len(args) != len(names):
             return named(self.node.signature, args, kwargs)
+        if len(names) == 1:
+            return {names[0]: args[0]}
         inputs = {}
         at = 0
         for name in names:  # a `zip` takes twice as long
@@ -373,24 +378,21 @@ class Surroundings:
 
     def _attempt(self, inputs: Inputs, opened: Inputs, context: Context) -> Attempt:
         names = self.by_position
-        if names is not None and not opened and len(inputs) == len(names):
-            try:
-                return [inputs[name] for name in names], {}
-            except KeyError:
-                pass  # another name: `unnamed` tells which
+        if [*inputs] == names and not opened:
+            return [*inputs.values()], {}
         return unnamed(self.node.signature, {**opened, **inputs}, context)
 
 
 _NO_INPUTS: Inputs = {}
 
 
-def _all_by_position(signature: Signature) -> tuple[str, ...] | None:
+def _all_by_position(signature: Signature) -> list[str] | None:
     """The inputs, where these are all that the function takes, and can be passed by position."""
     if signature.var_positional or signature.var_keyword or signature.takes_context:
         return None
     if any(each.kind == Kind.KEYWORD_ONLY for each in signature.parameters):
         return None
-    return signature.inputs
+    return [*signature.inputs]
 
 
 def _new_inputs(answer: Any) -> Inputs:

@@ -90,6 +90,7 @@ class Tasks:
     async def _calls(self, index: int) -> None:
         run, nodes = self.run, self.run.plan.nodes
         ended = perf_counter()
+        value: Any = None
         while not self._stopped:
             started, attempts = ended, 0
             try:
