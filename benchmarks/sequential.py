@@ -7,11 +7,13 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from graphs import (
+    Call,
     cached_dag,
     chain,
     dag_of,
     fan,
     hooked_dag,
+    increment,
     keyword_loop,
     layered,
     measured_loop,
@@ -60,6 +62,21 @@ def fan_steady(effort: Effort) -> Iterator[Row]:
     engine, by_hand = in_turn(ours, line, rounds=effort.of(300, 3))
     note = f"us a node: {per_node('ours', engine, 1_002)}, {per_node('L', by_hand, 1_002)}"
     yield Row("fan-out 1 -> 1,000 -> 1", ratios(engine, by_hand), "x L", 8.0, note)
+
+
+def decided_steady(effort: Effort) -> Iterator[Row]:
+    """A chain of 1,000 nodes and a condition at its end, so that a schedule is asked after each."""
+    calls = chain(1_000)
+    dag = dag_of(calls)
+    is_odd = dag.condition(name="is_odd")(lambda x: x % 2)
+    dag.add_node("odd", increment).add_node("even", increment)
+    dag.connect(calls[-1].name, is_odd)
+    dag.connect(is_odd.on_true, "odd").connect(is_odd.on_false, "even")
+    line = straight_line([*calls, Call("end", increment, (calls[-1].name,))])
+    same_results(dag.run, line)
+    engine, by_hand = in_turn(dag.run, line, rounds=effort.of(100, 3))
+    note = f"us a node: {per_node('ours', engine, 1_002)}, {per_node('L', by_hand, 1_001)}"
+    yield Row("chain of 1,000 and a condition", ratios(engine, by_hand), "x L", note=note)
 
 
 def body_of_20_us(effort: Effort) -> Iterator[Row]:
@@ -116,6 +133,7 @@ BENCHMARKS = (
     chain_steady,
     layered_steady,
     fan_steady,
+    decided_steady,
     body_of_20_us,
     around_each_node,
 )

@@ -224,15 +224,39 @@ def _outcome_of(run: DagRun, index: int, error: Exception) -> Outcome:
 def _go_by_schedule(run: Run, waiter: Waiter, ready: list[int]) -> None:
     """Of the ready nodes always the one defined first."""
     heapify(ready)
+    plain = run.plan.plain if run.observers is None else ()
     while ready and not run.stopped:
         index = heappop(ready)
         started = perf_counter()
-        run.note_start(index)
-        deliver(run)
-        verdict = run.judge(index, _perform(run, index, waiter))
-        for each in run.settle(index, verdict, started):
+        if plain and plain[index] is not None:
+            following = _plainly(run, index, started, waiter)
+        else:
+            run.note_start(index)
+            deliver(run)
+            verdict = run.judge(index, _perform(run, index, waiter))
+            following = run.settle(index, verdict, started)
+            deliver(run)
+        for each in following:
             heappush(ready, each)
-        deliver(run)
+
+
+def _plainly(run: Run, index: int, started: float, waiter: Waiter) -> list[int]:
+    """Make a plain call, with little more than the call itself; the nodes that may start now."""
+    args = run.start_plain(index)
+    if args is None:
+        outcome = _perform(run, index, waiter)
+    else:
+        try:
+            value = run.plan.nodes[index].func(*args)
+            if value.__class__ is CoroutineType:
+                value = waiter.wait(value)
+        except Exception as error:
+            outcome = Outcome(False, error)
+        else:
+            if value.__class__ not in ONE_SHOT:
+                return run.settle_plain(index, value, started, perf_counter())
+            outcome = Outcome(True, value)
+    return run.settle(index, run.judge(index, outcome), started)
 
 
 def _perform(run: Run, index: int, waiter: Waiter) -> Outcome:
