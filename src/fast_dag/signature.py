@@ -230,9 +230,9 @@ _kept: dict[int, ReferenceType[Signature]] = {}
 
 
 def _keep(func: FunctionType, signature: Signature) -> None:
-    key = id(func)
+    key, forget = id(func), _kept.pop  # which outlives the names of the module
     signature.made_of = (func.__code__, func.__defaults__, func.__kwdefaults__)
-    _kept[key] = ref(signature, lambda gone: _kept.pop(key, None) and None)
+    _kept[key] = ref(signature, lambda gone: forget(key, None))
 
 
 def _is_dressed(func: Any) -> bool:
