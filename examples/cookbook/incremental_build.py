@@ -1,7 +1,7 @@
 """Build a web site again and again, and do only what has changed, like make.
 
     python examples/cookbook/incremental_build.py
-    python examples/cookbook/incremental_build.py --cache DIRECTORY      the second time, all is found
+    python examples/cookbook/incremental_build.py --cache DIRECTORY      to be used again
 
 The program makes some pages, builds them, changes one, and builds again. What was made of a page is
 kept in files by the contents of the page, so it is found by other processes and on other days.
