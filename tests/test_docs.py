@@ -169,7 +169,7 @@ def test_snippets_run_as_written(page: Path, tmp_path: Path) -> None:
             printed = output.getvalue()
         elif block.language == "sh" and page.name == "start.md":
             printed = printed_by(block.text, tmp_path)
-        elif block.is_output:
+        elif block.is_output and page.name != "cookbook.md":  # see test_cookbook.py
             assert printed.rstrip() == block.text.rstrip(), f"{relative(page)}:{block.line}"
 
 

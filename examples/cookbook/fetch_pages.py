@@ -64,7 +64,7 @@ def crawler(port: int) -> DAG:
         dag.add_node(
             path,
             partial(fetch, port, path),
-            timeout=0.5,
+            timeout=2,
             retry=3,
             retry_delay=0.02,
             retry_on=(BusyError, TimeoutError),
@@ -92,7 +92,7 @@ def flaky_server() -> Iterator[tuple[int, Counter[str]]]:
             self.end_headers()
             self.wfile.write(f"<h1>Page {number:02}</h1>".encode())
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             """Keep the terminal clean."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -1,0 +1,111 @@
+"""The programs of the cookbook print what its page says, and mind what is not as it should be."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = ROOT / "examples" / "cookbook"
+
+
+class Recipe(NamedTuple):
+    """A section of the page: the program it links to, its commands, and what these print."""
+
+    program: str
+    commands: list[str]
+    printed: str
+
+
+def recipes() -> list[Recipe]:
+    text = (ROOT / "docs" / "cookbook.md").read_text(encoding="utf-8")
+    section = re.compile(
+        r"\[The program\.\]\(\.\./examples/cookbook/(\w+\.py)\)\n\n"
+        r"```sh\n(.*?)```\n\n```text\n(.*?)```",
+        re.DOTALL,
+    )
+    return [Recipe(each[1], each[2].splitlines(), each[3]) for each in section.finditer(text)]
+
+
+def call(command: str, where: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command of the page, with this Python, in another directory."""
+    words = shlex.split(command)
+    if words[0] == "python":
+        words = [sys.executable, str(ROOT / words[1]), *words[2:]]
+    done = subprocess.run(
+        words, cwd=where, capture_output=True, text=True, check=False, encoding="utf-8", timeout=50
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def run(program: str, where: Path) -> subprocess.CompletedProcess[str]:
+    return call(f"python examples/cookbook/{program}", where)
+
+
+def test_page_tells_of_each_program_once() -> None:
+    assert sorted(each.program for each in recipes()) == sorted(
+        path.name for path in PROGRAMS.glob("*.py")
+    )
+
+
+@pytest.mark.parametrize("recipe", recipes(), ids=lambda recipe: recipe.program)
+def test_program_prints_what_the_page_says(recipe: Recipe, tmp_path: Path) -> None:
+    assert all(recipe.program in each or each.startswith("mkdir ") for each in recipe.commands)
+    assert "".join(call(each, tmp_path).stdout for each in recipe.commands) == recipe.printed
+
+
+def test_csv_files_of_ones_own_are_loaded(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("day,product,pieces\n2026-01-02,pen,3\n2026-01-02,,3\n")
+    told = run("csv_to_sqlite.py mine.csv none.csv", tmp_path).stdout
+    assert told.splitlines()[:2] == ["pen      3 pieces", "rejected mine.csv:3: no product"]
+    assert "No such file" in told.splitlines()[2]
+
+
+@pytest.mark.parametrize("mode", ["sequential", "process"])
+def test_a_log_is_counted_alike_in_every_mode(mode: str, tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    assert "most failures" in run("log_shards.py --mode process", tmp_path).stdout
+    line = '10.0.0.1 - - [01/Jan/2026:00:00:00 +0000] "GET {} HTTP/1.1" {} 100\n'
+    log.write_text("".join(line.format(f"/{n % 3}", 500 if n % 5 else 200) for n in range(99)))
+    told = run(f"log_shards.py --mode {mode} --shards 7 --file access.log", tmp_path)
+    assert told.stdout.startswith("99 requests"), told
+
+
+def test_a_build_finds_what_another_process_made(tmp_path: Path) -> None:
+    first = run("incremental_build.py --cache kept", tmp_path).stdout
+    second = run("incremental_build.py --cache kept", tmp_path).stdout
+    assert "made 4, found 0" in first
+    assert "made 0, found 4" in second.splitlines()[1]
+
+
+def test_a_report_goes_on_with_what_was_kept(tmp_path: Path) -> None:
+    failed = run("resume_report.py --outbox out", tmp_path)
+    assert failed.returncode == 1
+    kept = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert kept["failed"] == "deliver"
+    kept["results"]["render"] = "made by hand"
+    (tmp_path / "report.json").write_text(json.dumps(kept), encoding="utf-8")
+    (tmp_path / "out").mkdir()
+    assert run("resume_report.py --outbox out", tmp_path).stdout.splitlines() == [
+        "delivering",
+        "delivered 12 characters",
+    ]
+    assert (tmp_path / "out" / "report.txt").read_text(encoding="utf-8") == "made by hand"
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_a_breaker_closes_after_a_call_that_is_well(tmp_path: Path) -> None:
+    run("circuit_breaker.py kept.json --at 0 fail fail fail", tmp_path)
+    told = run("circuit_breaker.py kept.json --at 61 ok fail", tmp_path).stdout
+    assert told.splitlines() == [
+        "called, ok: half_open -> closed",
+        "called, fail: closed -> closed",
+    ]
