@@ -422,11 +422,11 @@ WRONG = [
     (["run", "shop.py", "--mode", "magic"], "is not one of"),
     (["run", "shop.py", "--workers", "0"], "max_workers is a count of at least 1"),
     (["run", "shop.py", "--timeout", "-1"], "timeout is a number of seconds above 0"),
-    (["run", "shp.py"], "there is no file 'shp.py'; did you mean 'shop.py'?"),
+    (["run", "shp.py"], "there is no file 'shp.py' (did you mean 'shop.py'?)"),
     (["run", "shp"], "there is no module 'shp'"),
     (["run", "package.flaw"], "there is no module 'package.flaw'"),
     (["run", "a-b"], "neither a file nor the name of a module"),
-    (["run", "shop.py:dga"], "has no 'dga'; it has 'dag'; did you mean 'dag'?"),
+    (["run", "shop.py:dga"], "has no 'dga'; it has 'dag' (did you mean 'dag'?)"),
     (["run", "shop.py:prices"], "'prices' of 'shop.py' is a Node, not a DAG or FSM"),
     (["run", "several.py"], "has several workflows: 'outer', 'other'; say which"),
     (["run", "nothing.py"], "'nothing.py' has no workflow"),
@@ -779,6 +779,35 @@ def test_shell_completes_commands_options_and_files(cli: Cli) -> None:
     assert completed("fast-dag run --time") == ["plain,--timeout"]
     assert completed("fast-dag run shop.py --mode par") == ["plain,parallel"]
     assert completed("fast-dag run sh") == ["file,sh"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("shop.py --until t", ["total", "text"]),
+        ("shop.py --from pr", ["prices"]),
+        ("shop.py --outputs t", ["total", "text"]),
+        ("shop.py --outputs prices,to", ["prices,total"]),
+        ("shop.py --until none", []),
+        ("--until t", []),  # of what?
+        ("no_such_file.py --until t", []),
+        ("broken.py --until t", []),
+        ("loud.py --until o", ["only"]),
+    ],
+)
+def test_shell_completes_nodes(cli: Cli, words: str, expected: list[str], tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import no_such_module")
+    (tmp_path / "loud.py").write_text(
+        "import sys\nfrom fast_dag import DAG\nprint('here')\nprint('there', file=sys.stderr)\n"
+        "dag = DAG('loud').add_node('only', lambda: 1)\n"
+    )
+    line = f"fast-dag run {words}"
+    for name in ("broken.py", "loud.py", "no_such_file.py"):
+        line = line.replace(name, str(tmp_path / name))
+    env = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    done = cli(_FAST_DAG_COMPLETE="bash_complete", **env)
+    assert done.out.split() == [f"plain,{each}" for each in expected]
+    assert done.err == ""
 
 
 # The parts that are no process.

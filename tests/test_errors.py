@@ -191,7 +191,7 @@ def test_key_errors_show_their_message_not_its_repr() -> None:
     ],
 )
 def test_closest_name_is_suggested(name: Any, known: list[str], suggestion: Any) -> None:
-    expected = f"; did you mean {suggestion!r}?" if suggestion else ""
+    expected = f" (did you mean {suggestion!r}?)" if suggestion else ""
     assert closest(name, known) == (suggestion, expected)
 
 

@@ -200,12 +200,12 @@ def closest(name: object, known: Iterable[object]) -> tuple[str | None, str]:
     """The known name most like `name`, and the words that suggest it ('' where none is close).
 
     >>> closest("lod", ["load", "save"])
-    ('load', "; did you mean 'load'?")
+    ('load', " (did you mean 'load'?)")
     """
     from difflib import get_close_matches  # slow to import, needed only for errors
 
     matches = get_close_matches(str(name), [str(each) for each in known], n=1)
-    return (matches[0], f"; did you mean {matches[0]!r}?") if matches else (None, "")
+    return (matches[0], f" (did you mean {matches[0]!r}?)") if matches else (None, "")
 
 
 def names(items: Iterable[object], most: int = 10) -> str:

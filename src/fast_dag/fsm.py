@@ -279,7 +279,7 @@ class FSM(Workflow):
 
         >>> fsm = FSM("demo", initial_state="strat").add_state("start", lambda: 1)
         >>> [str(problem) for problem in fsm.validate()]
-        ["initial state 'strat' of 'demo' is no state; did you mean 'start'?"]
+        ["initial state 'strat' of 'demo' is no state (did you mean 'start'?)"]
         """
         if not len(self):
             problem = f"{self.name!r} has no states; add one with @fsm.state or add_state()"

@@ -13,9 +13,11 @@ from fast_dag.signature import ABSENT
 from fast_dag.walk import Walk
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncIterator, Iterator
 
     from fast_dag.context import Context
+    from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.fsm import FSM, Request
     from fast_dag.fsm_plan import FsmPlan
     from fast_dag.run import Settings
@@ -129,6 +131,33 @@ class Machine:
     def __getitem__(self, name: str) -> Any:
         """The latest value of a state; `"s.0"` that of its first visit. Raises KeyError."""
         return (self._last or self._made_run(None))[name]
+
+    def visualize(
+        self,
+        backend: Literal["mermaid", "graphviz", "svg"] = "mermaid",
+        filename: str | os.PathLike[str] | None = None,
+        format: str | None = None,
+        show_results: bool = False,
+        options: DrawingOptions | None = None,
+    ) -> str:
+        """Draw the machine as it stands: the states that were visited and how often, the
+        transitions that were taken; all else is as in `Run.visualize`.
+
+        >>> from fast_dag import FSM
+        >>> fsm = FSM("lamp", initial_state="on", terminal_states=["off"])
+        >>> fsm = fsm.add_state("on", lambda: 1).add_state("off", lambda x: 0)
+        >>> machine = fsm.add_transition("on", "off").start()
+        >>> machine.step().state, "class n0 completed" in machine.visualize()
+        ('on', True)
+        """
+        run = self._last or self._made_run(None)
+        return run.visualize(backend, filename, format, show_results, options)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """The picture in a notebook."""
+        from fast_dag.draw.visualize import mimebundle
+
+        return mimebundle(self, self._last or self._made_run(None))
 
     def __repr__(self) -> str:
         if self.done:

@@ -57,7 +57,7 @@ def test_unknown_node(use: str) -> None:
     dag = DAG("shop").add_node("load", lambda: 1).add_node("save", lambda x: x)
     with pytest.raises(UnknownNodeError) as caught:
         USES[use](dag)
-    assert str(caught.value) == "'shop' has no node 'laod'; did you mean 'load'?"
+    assert str(caught.value) == "'shop' has no node 'laod' (did you mean 'load'?)"
     assert (caught.value.node, caught.value.suggestion) == ("laod", "load")
     assert isinstance(caught.value, (InvalidNodeError, KeyError))
 
@@ -109,7 +109,7 @@ def test_input_nobody_takes(run: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         run(dag, price=1, taxx=2)
     assert caught.value.inputs == ("taxx",)
-    assert "'taxx'; did you mean 'tax'?" in str(caught.value)
+    assert "'taxx' (did you mean 'tax'?)" in str(caught.value)
     assert "it takes 'price', 'tax'" in str(caught.value)
 
 

@@ -401,3 +401,20 @@ def test_boxes_do_not_overlap_and_stay_inside(
                 assert abs(frame.x - inner.x) * 2 <= frame.width - inner.width + 1
                 assert abs(frame.y - inner.y) * 2 <= frame.height - inner.height + 1
         assert len(places.routes) == sum(1 for _ in picture.links())
+
+
+def test_a_live_machine_is_drawn_as_it_stands() -> None:
+    fsm = FSM("order", initial_state="cart", terminal_states=["paid"])
+    fsm.add_state("cart", lambda: "waiting").add_state("paid", lambda amount: amount)
+    machine = fsm.add_transition("cart", "paid", event="pay").start()
+    options: Any = {"details": False}
+    assert "class n0,n1 not_run" in machine.visualize(options=options)
+    machine.step()
+    assert "class n0 completed" in machine.visualize(options=options)
+    machine.send("pay", amount=5)
+    text = machine.visualize(show_results=True)
+    assert "pay 1x" in text
+    assert "= 5" in text
+    bundle = machine._repr_mimebundle_()
+    assert bundle["text/plain"] == repr(machine)
+    assert {"image/svg+xml", "text/vnd.mermaid"} & bundle.keys()

@@ -302,7 +302,7 @@ def test_an_event_that_nobody_listens_to_names_those_that_are_listened_to(start:
     with pytest.raises(InvalidTransitionError) as caught:
         live.send("psh")
     error = caught.value
-    assert "it listens to 'push', 'lock'; did you mean 'push'?" in str(error)
+    assert "it listens to 'push', 'lock' (did you mean 'push'?)" in str(error)
     assert (error.event, error.events, error.state) == ("psh", ("push", "lock"), "closed")
     assert live.send("psh", on_unknown="ignore") == "shut"
     assert live.state_history == ["closed"]

@@ -14,6 +14,8 @@ from __future__ import annotations
 import functools
 import os
 import re
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -66,6 +68,23 @@ def _complete_file(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     return [CompletionItem(incomplete, type="file")]
+
+
+def _complete_node(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The nodes of the workflow that stands before; none where that cannot be loaded."""
+    given, comma, begun = incomplete.rpartition(",") if param.multiple else ("", "", incomplete)
+    # What stands before an option that lacks its value is left in `args`.
+    target = ctx.params.get("target") or next(iter(ctx.args), "")
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            workflow = found(target, ctx.params.get("allow") or ())
+    except Exception:  # a shell that asks has no use for errors
+        return []
+    return [
+        CompletionItem(given + comma + name) for name in workflow.nodes if name.startswith(begun)
+    ]
 
 
 target_argument = click.argument("target", shell_complete=_complete_file)
@@ -167,11 +186,23 @@ def main() -> None:
 )
 @click.option("--workers", type=int, metavar="N", help="How many nodes run at once, at most.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="For the whole run.")
-@click.option("--until", metavar="NODE", help="Run this node and what it depends on.")
-@click.option("--from", "from_", metavar="NODE", help="Run this node and what depends on it.")
+@click.option(
+    "--until",
+    metavar="NODE",
+    shell_complete=_complete_node,
+    help="Run this node and what it depends on.",
+)
+@click.option(
+    "--from",
+    "from_",
+    metavar="NODE",
+    shell_complete=_complete_node,
+    help="Run this node and what depends on it.",
+)
 @click.option(
     "--outputs",
     multiple=True,
+    shell_complete=_complete_node,
     metavar="NODE[,NODE...]",
     help="Run only what these nodes need, and print their results. Repeatable.",
 )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fast_dag.draw.shape import Shape
+    from fast_dag.machine import Machine
     from fast_dag.run import Run
     from fast_dag.workflow import Workflow
 
@@ -68,13 +69,14 @@ def visualize(
     return text
 
 
-def mimebundle(shown: Workflow | Run, run: Run | None) -> dict[str, str]:
+def mimebundle(shown: Workflow | Run | Machine, run: Run | None) -> dict[str, str]:
     """The picture for a notebook: as SVG, else as Mermaid, which some notebooks draw; and as text,
     for this never raises."""
     bundle = {"text/plain": object.__repr__(shown)}
     try:
         bundle["text/plain"] = repr(shown)
-        picture = sketch(shown._shape(), run)
+        shape = run._shape() if run is not None else shown._shape()  # type: ignore[union-attr]
+        picture = sketch(shape, run)
         if sum(1 for _ in picture.boxes()) > _MOST_BOXES:
             return bundle
         bundle["text/vnd.mermaid"] = mermaid(picture)
