@@ -166,15 +166,17 @@ class Surroundings:
                 outcome = waiter.carry_out(effects, func, variables)
         else:
             args, kwargs = attempt
+            effects = None
             try:
                 value = call(func, *args, **kwargs)
                 if value.__class__ is CoroutineType:
                     value = waiter.wait(value, variables)
+                outcome = Outcome(True, value)
             except Exception as error:
                 effects = self._attempts(run, inputs, attempt, error)
+            if outcome is None:  # no longer while that error is handled: it is no other's context
+                assert effects is not None
                 outcome = waiter.carry_out(effects, func, variables)
-            else:
-                outcome = Outcome(True, value)
         hook = self.post_execute
         if hook is not None and outcome.ok:
             offered = (self.node, inputs, outcome.value, context)
