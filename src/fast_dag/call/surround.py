@@ -267,7 +267,8 @@ class Surroundings:
                 except Exception as error:
                     return _failed(error, "cache", outcome.attempts)
                 flight.result = (outcome.value,)
-            outcome.cached = False
+            if outcome is not STOPPED:
+                outcome.cached = False
             return outcome
         finally:  # also where the call is given up
             cache.land(key, flight)
