@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import fast_dag.signature
 from fast_dag import Context
 from fast_dag.signature import ABSENT, Kind, UnreadableSignatureError, read_signature
 
@@ -295,6 +296,82 @@ def test_annotations_are_resolved_where_they_can_be() -> None:
     assert signature.annotation("b") is ABSENT
     assert signature.annotation("c") is ABSENT
     assert signature.return_annotation() is str
+
+
+# Signatures are kept for as long as nodes have them.
+
+
+def test_functions_that_do_not_change_are_read_once() -> None:
+    def func(a, b: int, c=1): ...
+
+    assert read_signature(func) is read_signature(func)
+
+
+def set_default(func: Any) -> None:
+    func.__defaults__ = (2,)
+
+
+def set_keyword_default(func: Any) -> None:
+    func.__kwdefaults__["d"] = 2
+
+
+def set_annotation(func: Any) -> None:
+    func.__annotations__["a"] = Context
+
+
+def set_annotations(func: Any) -> None:
+    func.__annotations__ = {"a": Context}
+
+
+def set_code(func: Any) -> None:
+    func.__code__ = every_kind.__code__
+
+
+def set_wrapped(func: Any) -> None:
+    func.__wrapped__ = every_kind
+
+
+def mark_async(func: Any) -> None:
+    inspect.markcoroutinefunction(func)  # type: ignore[attr-defined, unused-ignore]
+
+
+CHANGES = [set_default, set_keyword_default, set_annotation, set_annotations, set_code, set_wrapped]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda each: each.__name__)
+def test_a_function_that_was_changed_is_read_again(change: Any) -> None:
+    def make() -> Any:
+        def func(a, c=1, *, d=1): ...
+
+        return func
+
+    def seen(signature: Any) -> Any:
+        return signature.inputs, [each.default for each in signature.parameters]
+
+    func, fresh = make(), make()
+    kept = read_signature(func)
+    change(func)
+    change(fresh)
+    assert seen(read_signature(func)) == seen(read_signature(fresh)) != seen(kept)
+
+
+@pytest.mark.skipif(not hasattr(inspect, "markcoroutinefunction"), reason="new in Python 3.12")
+def test_a_function_that_was_marked_is_async() -> None:
+    def func(a): ...
+
+    kept = read_signature(func)
+    mark_async(func)
+    assert not kept.is_async
+    assert read_signature(func).is_async
+    assert read_signature(functools.partial(func, 1)).is_async
+
+
+def test_names_of_parameters_are_not_kept_without_end() -> None:
+    for number in range(3000):
+        made: dict[str, Any] = {}
+        exec(f"def func(parameter_{number}): ...", made)
+        assert read_signature(made["func"]).inputs == (f"parameter_{number}",)
+    assert len(fast_dag.signature._plain) < 2000
 
 
 def test_absent_is_one_object() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _VARARGS, _VARKEYWORDS, _ANY_COROUTINE = 0x04, 0x08, 0x80 | 0x100
-_MARK = "_is_coroutine_mark"
+_MARK = "_is_coroutine_marker"
 """What inspect.markcoroutinefunction leaves (3.12 on)."""
 
 
@@ -205,17 +205,20 @@ def read_signature(func: Callable[..., Any]) -> Signature:
         kept = _kept.get(id(func))
         known = None if kept is None else kept()
         if known is not None and known.origin is func:
-            code, defaults, keyword_defaults = known.made_of
+            code, defaults, annotations = known.made_of
             if (
                 code is func.__code__
                 and defaults is func.__defaults__
-                and keyword_defaults is func.__kwdefaults__
+                and not func.__kwdefaults__
+                and annotations == _annotations(func)
+                and (known.is_async or _MARK not in func.__dict__)
             ):
                 return known
         signature = _from_code(func, func.__code__, bound=0)
         if signature.var_positional and signature.var_keyword and not signature.parameters:
             return _seen_through(func, signature)
-        _keep(func, signature)
+        if not func.__kwdefaults__:  # a dict, which may be changed in place
+            _keep(func, signature)
         return signature
     if isinstance(func, MethodType):
         inner: Any = func.__func__
@@ -231,7 +234,7 @@ _kept: dict[int, ReferenceType[Signature]] = {}
 
 def _keep(func: FunctionType, signature: Signature) -> None:
     key, forget = id(func), _kept.pop  # which outlives the names of the module
-    signature.made_of = (func.__code__, func.__defaults__, func.__kwdefaults__)
+    signature.made_of = (func.__code__, func.__defaults__, {**_annotations(func)})
     _kept[key] = ref(signature, lambda gone: forget(key, None))
 
 
@@ -241,6 +244,7 @@ def _is_dressed(func: Any) -> bool:
 
 _plain: dict[str, Parameter] = {}
 """Parameters that are no more than a name, of which there are few."""
+_MOST_PLAIN: Final = 1024
 
 
 def _from_code(func: FunctionType, code: CodeType, bound: int) -> Signature:
@@ -272,7 +276,9 @@ def _from_code(func: FunctionType, code: CodeType, bound: int) -> Signature:
         else:  # the common one, which functions share
             parameter = _plain.get(name)
             if parameter is None:
-                parameter = _plain[name] = Parameter(name)
+                parameter = Parameter(name)
+                if len(_plain) < _MOST_PLAIN:  # whoever generates code may have any number
+                    _plain[name] = parameter
             parameters.append(parameter)
             continue
         parameters.append(Parameter(name, kind, default, is_context=is_context))

@@ -370,3 +370,19 @@ def test_failed_attempts_are_counted(run: Any) -> None:
     with pytest.raises(ExecutionError, match="3 attempts") as caught:
         run(DAG("d").add_node("a", boom, retry=2, retry_delay=0))
     assert caught.value.attempts == 3
+
+
+@pytest.mark.same_process
+@pytest.mark.parametrize("hooks", [{}, {"on_error": lambda *told: None}], ids=["bare", "hooks"])
+def test_earlier_failure_is_not_the_context_of_a_later_one(execute: Any, hooks: Any) -> None:
+    dag = DAG("d").add_node("a", boom, retry=1, retry_delay=0).add_node("b", boom)
+    dag.set_default_hooks(**hooks)
+    ran = execute(dag, error_strategy="continue")
+    assert [error.__context__ for error in ran.errors.values()] == [None, None]
+
+
+@pytest.mark.same_process
+def test_error_that_is_found_after_retries_has_no_context(execute: Any) -> None:
+    dag = DAG("d")
+    dag.condition(name="a", retry=1)(lambda: None)
+    assert execute(dag).errors["a"].__context__ is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from fast_dag import DAG, Context
 from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised, Sleep, interpret
 from fast_dag.call.hooks import HANDLER, Hook, read_hooks
+from fast_dag.call.resources import Resources
 from fast_dag.call.retry import is_retried, wait_after
 from fast_dag.call.surround import Surroundings
 from fast_dag.node import Node
+from fast_dag.signature import ABSENT
 
 if TYPE_CHECKING:
     from fast_dag.call.effects import Effect
@@ -224,6 +227,22 @@ def test_one_of_those_that_wait_takes_over(end: str) -> None:
     assert isinstance(third.send(True), Await)
     third.close()
     second.close()
+
+
+def test_a_cached_call_whose_run_stops_while_it_waits_for_a_resource_is_stopped() -> None:
+    run: Any = Told()
+    opens = Hook.read(lambda: nullcontext(3), (), "factory")
+    run.resources = Resources({"x": opens}, CONTEXT)
+    node = Node(double, cache={})
+    first = Surroundings(Node(double), {}, None, ["x"]).of_call(run, ([ABSENT], {}))
+    second = Surroundings(node, {}, None, ["x"]).of_call(run, ([ABSENT], {}))
+    next(first)
+    assert isinstance(next(second), Await)
+    with pytest.raises(StopIteration) as stop:
+        second.send(False)
+    assert stop.value.value is STOPPED
+    assert Outcome(False, None, attempts=0) == STOPPED, "which all runs share"
+    first.close()
 
 
 def test_a_call_that_is_waited_for_no_longer_is_stopped() -> None:

@@ -530,6 +530,31 @@ def test_what_ends_programs_does_not_wait_for_other_nodes(mode: str) -> None:
     end_of(threads_of_runs() - before)
 
 
+@pytest.mark.parametrize("options", [{}, {"max_workers": 3}], ids=str)
+@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError])
+def test_after_what_is_no_failure_nothing_starts(kind: type[BaseException], options: Any) -> None:
+    started = []
+
+    async def leaves() -> None:
+        raise kind
+
+    async def fails() -> None:
+        raise ValueError
+
+    async def node(above: Any = None) -> None:
+        started.append(above)
+
+    dag = DAG("leaves").add_node("leaves", leaves).add_node("fails", fails)
+    dag.add_node("a", node).add_node("b", node).connect("a", "b")
+
+    async def main() -> None:
+        with pytest.raises(kind):
+            await dag.run_async(error_strategy="continue", **options)
+
+    asyncio.run(main())
+    assert not started
+
+
 def test_an_interrupt_reaches_the_main_thread_of_pytest_as_of_any_program() -> None:
     """Raised by the system itself, in the middle of a sequential node."""
     dag = DAG("signal").add_node("node", lambda: signal.raise_signal(signal.SIGINT))

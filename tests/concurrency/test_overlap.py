@@ -598,3 +598,27 @@ def test_runs_that_are_awaited_together_overlap() -> None:
         return await asyncio.gather(*(dag.run_async() for _ in range(3)))
 
     assert asyncio.run(main()) == [True] * 3
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="new in Python 3.12")
+@pytest.mark.parametrize("options", [{}, {"max_workers": 3}], ids=str)
+def test_a_loop_may_start_tasks_at_once(options: Any) -> None:
+    async def now(above: int = 1) -> int:
+        return above + 1
+
+    async def soon(above: int) -> int:
+        await asyncio.sleep(0)
+        return above + 1
+
+    dag = DAG("eager").add_node("first", now)
+    for name, func in (("a", now), ("b", soon), ("c", now), ("d", soon)):
+        dag.add_node(name, func).connect("first", name)
+
+    async def main() -> Any:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        async with asyncio.timeout(LONG):
+            return await dag.execute_async(**options)
+
+    run = asyncio.run(main())
+    assert run.results == {"first": 2, "a": 3, "b": 3, "c": 3, "d": 3}
+    assert set(run.statuses.values()) == {"completed"}

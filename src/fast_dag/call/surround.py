@@ -166,15 +166,17 @@ class Surroundings:
                 outcome = waiter.carry_out(effects, func, variables)
         else:
             args, kwargs = attempt
+            effects = None
             try:
                 value = call(func, *args, **kwargs)
                 if value.__class__ is CoroutineType:
                     value = waiter.wait(value, variables)
+                outcome = Outcome(True, value)
             except Exception as error:
                 effects = self._attempts(run, inputs, attempt, error)
+            if outcome is None:  # no longer while that error is handled: it is no other's context
+                assert effects is not None
                 outcome = waiter.carry_out(effects, func, variables)
-            else:
-                outcome = Outcome(True, value)
         hook = self.post_execute
         if hook is not None and outcome.ok:
             offered = (self.node, inputs, outcome.value, context)
@@ -265,7 +267,8 @@ class Surroundings:
                 except Exception as error:
                     return _failed(error, "cache", outcome.attempts)
                 flight.result = (outcome.value,)
-            outcome.cached = False
+            if outcome is not STOPPED:
+                outcome.cached = False
             return outcome
         finally:  # also where the call is given up
             cache.land(key, flight)

@@ -476,10 +476,14 @@ class Crew:
     def _advanced(self, job: Job, answer: Any) -> list[Job]:
         """A call that is a generator of effects takes its next step."""
         assert job.effects is not None
+        effect: Effect | None = None
+        outcome = STOPPED
         try:
             effect = job.effects.send(answer)
         except StopIteration as stop:
-            return self._settled(job, stop.value)
+            outcome = stop.value
+        if effect is None:  # no longer while that is handled: it is no error's context
+            return self._settled(job, outcome)
         if self.over:
             _close(job)
             return []

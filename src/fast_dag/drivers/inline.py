@@ -122,8 +122,11 @@ def _go_straight(run: DagRun, waiter: Waiter) -> None:  # noqa: PLR0912  see bel
         failed, started = run.leave_straight(), stamps[-1]
         verdict = run.judge(failed, _outcome_of(run, failed, error))
         run.settle(failed, verdict, started)
-        if not run.stopped:
-            _go_by_schedule(run, waiter, run.ready())
+    else:
+        return
+    # No longer while that error is handled: it is no context of those that come.
+    if not run.stopped:
+        _go_by_schedule(run, waiter, run.ready())
 
 
 def _go_round(run: FsmRun, waiter: Waiter) -> None:

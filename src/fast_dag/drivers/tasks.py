@@ -13,7 +13,7 @@ from fast_dag.drivers.loops import cancel_all
 from fast_dag.run import current_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from fast_dag.run import Run
 
@@ -37,6 +37,7 @@ class Tasks:
         self.run = run
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by the node that each began with
+        self._open = 0  # how many have not ended
         self._done = asyncio.Event()
         self._crash: BaseException | None = None
         self._stopped = self._closed = False  # nothing more starts; and what ends is of no interest
@@ -49,7 +50,7 @@ class Tasks:
         run.open()
         try:
             self._launch(run.begin(eager=True))
-            if self._tasks:
+            if self._open:
                 async with asyncio.timeout(run.settings.timeout):
                     await self._done.wait()
             if self._crash is not None:
@@ -67,10 +68,13 @@ class Tasks:
         self.run.close(status)
         await cancel_all(self._tasks.values())
 
-    def _launch(self, ready: Iterable[int]) -> None:
+    def _launch(self, ready: Sequence[int]) -> None:
         create, variables = self._loop.create_task, self._variables
+        self._open += len(ready)
         for index in ready:
-            self._tasks[index] = create(self._follow(index), context=variables.copy())
+            task = create(self._follow(index), context=variables.copy())
+            if not task.done():  # by now, where tasks start eagerly
+                self._tasks[index] = task
 
     async def _follow(self, first: int) -> None:
         """Call a node, then one of those that it made ready, and so on; others get tasks of their
@@ -80,11 +84,12 @@ class Tasks:
         except BaseException as error:
             # What is no failure, such as being cancelled by somebody else, ends the run.
             if not self._closed and self._crash is None:
-                self._crash = error
+                self._crash, self._stopped = error, True
                 self._done.set()
         else:
-            del self._tasks[first]
-            if not self._tasks:
+            self._tasks.pop(first, None)
+            self._open -= 1
+            if not self._open:
                 self._done.set()
 
     async def _calls(self, index: int) -> None:
@@ -109,7 +114,7 @@ class Tasks:
                 ready = run.settle_plain(index, value, started, ended)
             else:
                 ready = run.settle(index, run.judge(index, outcome), started)
-                self._stopped = run.stopped
+                self._stopped = self._stopped or run.stopped
             if not ready:
                 return
             index = ready[0]
