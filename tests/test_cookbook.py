@@ -102,6 +102,16 @@ def test_a_report_goes_on_with_what_was_kept(tmp_path: Path) -> None:
     assert not (tmp_path / "report.json").exists()
 
 
+def test_a_report_goes_on_from_any_step(tmp_path: Path) -> None:
+    text = (PROGRAMS / "resume_report.py").read_text(encoding="utf-8")
+    broken = text.replace('print("counting")', 'raise OSError("the disk is full")')
+    (tmp_path / "broken.py").write_text(broken, encoding="utf-8")
+    failed = call(f"python {tmp_path / 'broken.py'} --outbox {tmp_path}", tmp_path).stdout
+    assert failed.splitlines() == ["collecting", "searching", "count failed: the disk is full"]
+    told = run(f"resume_report.py --outbox {tmp_path}", tmp_path).stdout
+    assert told.splitlines()[:-1] == ["counting", "rendering", "delivering"]
+
+
 def test_a_breaker_closes_after_a_call_that_is_well(tmp_path: Path) -> None:
     run("circuit_breaker.py kept.json --at 0 fail fail fail", tmp_path)
     told = run("circuit_breaker.py kept.json --at 61 ok fail", tmp_path).stdout
