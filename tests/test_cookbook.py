@@ -102,6 +102,16 @@ def test_a_report_goes_on_with_what_was_kept(tmp_path: Path) -> None:
     assert not (tmp_path / "report.json").exists()
 
 
+def test_a_report_goes_on_from_any_step(tmp_path: Path) -> None:
+    text = (PROGRAMS / "resume_report.py").read_text(encoding="utf-8")
+    broken = text.replace('print("counting")', 'raise OSError("the disk is full")')
+    (tmp_path / "broken.py").write_text(broken, encoding="utf-8")
+    failed = call(f"python {tmp_path / 'broken.py'} --outbox {tmp_path}", tmp_path).stdout
+    assert failed.splitlines() == ["collecting", "searching", "count failed: the disk is full"]
+    told = run(f"resume_report.py --outbox {tmp_path}", tmp_path).stdout
+    assert told.splitlines()[:-1] == ["counting", "rendering", "delivering"]
+
+
 def test_a_breaker_closes_after_a_call_that_is_well(tmp_path: Path) -> None:
     run("circuit_breaker.py kept.json --at 0 fail fail fail", tmp_path)
     told = run("circuit_breaker.py kept.json --at 61 ok fail", tmp_path).stdout
@@ -109,3 +119,66 @@ def test_a_breaker_closes_after_a_call_that_is_well(tmp_path: Path) -> None:
         "called, ok: half_open -> closed",
         "called, fail: closed -> closed",
     ]
+
+
+def test_log_of_a_run_is_json_and_its_report_a_page(tmp_path: Path) -> None:
+    told = run("watch_nodes.py --seconds --report run.html", tmp_path).stdout.splitlines()
+    events = [json.loads(line) for line in told if line.startswith("{")]
+    assert all(each["seconds"] >= 0 for each in events if each["event"] == "completed")
+    assert (tmp_path / "run.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ("", 0),
+        ("--set keep=2 --timeout 50", 0),
+        ("--set source=nothing", 1),
+        ("--set keep=0", 1),
+        ("--set kept=2", 2),
+        ("--timeout 0.000001", 124),
+    ],
+)
+def test_job_tells_by_its_exit_status_how_it_ended(
+    arguments: str, status: int, tmp_path: Path
+) -> None:
+    run("nightly_job.py night --example", tmp_path)
+    done = run(f"nightly_job.py night/job.yaml {arguments}", tmp_path)
+    assert done.returncode == status, done
+    assert bool(done.stderr) == bool(status)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "told"),
+    [
+        ("function: pack", "function: os:remove", "os:remove"),
+        ("retry: 2", "retries: 2", "did you mean 'retry'?"),
+        ("target: packed", "target: pack", "did you mean 'packed'?"),
+    ],
+)
+def test_job_that_is_not_right_does_nothing(
+    right: str, wrong: str, told: str, tmp_path: Path
+) -> None:
+    run("nightly_job.py night --example", tmp_path)
+    job = tmp_path / "night" / "job.yaml"
+    job.write_text(job.read_text(encoding="utf-8").replace(right, wrong), encoding="utf-8")
+    done = run("nightly_job.py night/job.yaml", tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert not (tmp_path / "night" / "copies").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "last"),
+    [
+        ("'what do 4 spoons cost?'", 0, "5, in 6 steps"),
+        ("'what do 4 forks cost?'", 0, "no sum: SyntaxError, without the fork, in 6 steps"),
+        ("'what do 4 spoons cost?' --steps 6", 0, "5, in 6 steps"),
+        ("'what do 4 spoons cost?' --steps 5", 1, "no answer after 5 steps"),
+    ],
+)
+def test_agent_answers_within_its_steps(
+    arguments: str, status: int, last: str, tmp_path: Path
+) -> None:
+    done = run(f"ask_agent.py {arguments}", tmp_path)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (status, last)

@@ -61,7 +61,9 @@ collect >> [count, longest] >> render >> deliver
 def delivered(outbox: Path, file: Path) -> int:
     """Run what an earlier run has left: all, or what begins at its failed node."""
     if not file.exists():
-        return int(dag.run(outbox=outbox))
+        run = dag.execute(outbox=outbox, error_strategy="continue")  # as far as that is possible
+        run.raise_for_error()
+        return int(run.value)
     kept = json.loads(file.read_text(encoding="utf-8"))
     context = Context(results=kept["results"])
     return int(dag.run_from(kept["failed"], context=context, outbox=outbox))
