@@ -542,6 +542,11 @@ def check_options(node: Node[..., Any]) -> None:
     def refuse(problem: str) -> InvalidNodeError:
         return InvalidNodeError(f"node {node.name!r}: {problem}", node=node.name)
 
+    if node.workflow is not None and options.get("inputs") is not None:
+        raise refuse(
+            "a workflow's parameters are named inside it; inputs= is for functions. To feed one "
+            "from a node of another name, connect(..., input=name)"
+        )
     for key in options:
         if key not in NodeOptions.__annotations__ and key != "cache":
             hint = closest(key, [*NodeOptions.__annotations__, "name", "replace"])[1]

@@ -644,6 +644,12 @@ class NodeDecorator:
     def _add(
         self, func: Any, name: str | None = None, replace: bool = False, **options: Any
     ) -> Node[..., Any]:
+        if "type" in options:
+            raise InvalidNodeError(
+                f"there is no option 'type' here: this makes a {self._type.value}; use another "
+                "decorator, or add_node(name, func, type=...)",
+                node=name,
+            )
         return self._graph.add(Node(func, name, type=self._type, **options), replace=replace)
 
 

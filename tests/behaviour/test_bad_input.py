@@ -343,3 +343,15 @@ def test_dot_in_a_name_is_explained() -> None:
 def test_lambda_without_a_name_is_asked_for_one() -> None:
     with pytest.raises(InvalidNodeError, match="give the node one with name="):
         DAG("d").node(lambda: 1)
+
+
+@pytest.mark.parametrize("decorator", ["node", "condition", "any", "cached_node"])
+def test_a_decorator_takes_no_type(decorator: str) -> None:
+    with pytest.raises(InvalidNodeError, match="no option 'type' here"):
+        getattr(DAG("demo"), decorator)(type="all")(lambda x: x)
+
+
+def test_a_nested_workflow_takes_no_other_names_for_its_parameters() -> None:
+    inner = DAG("inner").add_node("double", lambda x: 2 * x)
+    with pytest.raises(InvalidNodeError, match="inputs= is for functions"):
+        DAG("outer").add_node("sub", inner, inputs=["y"])
