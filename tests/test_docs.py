@@ -20,6 +20,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import tokenize
@@ -155,6 +156,66 @@ def printed_by(commands: str, where: Path) -> str:
         for line in lines
     ]
     return "".join(each.stdout for each in done)
+
+
+COMMANDED = {
+    "pipeline.py": """
+from pathlib import Path
+
+from fast_dag import DAG
+
+dag = DAG("pipeline")
+
+
+@dag.node
+def load(path: str = "data.csv", limit: int = 10) -> list[str]:
+    return Path(path).read_text().splitlines()[:limit]
+
+
+@dag.node
+def clean(load: list[str]) -> list[int]:
+    return [int(each) for each in load]
+
+
+@dag.node
+def total(clean: list[int]) -> int:
+    return sum(clean)
+
+
+load >> clean >> total
+""",
+    "data.csv": "1\n2\n3\n",
+    "inputs.json": '{"limit": 2}',
+    "shop/__init__.py": "",
+    "shop/steps.py": "def price(): return 3",
+    "flow.json": '{"fast_dag": 1, "kind": "dag", "name": "flow", '
+    '"nodes": [{"name": "price", "function": "shop.steps:price"}], "edges": []}',
+    "flows.py": "from pipeline import dag",
+}
+"""What the commands of docs/command-line.md are about."""
+
+
+def test_commands_of_the_page_about_the_shell_succeed(tmp_path: Path) -> None:
+    first, *others = [
+        block.text for block in blocks(ROOT / "docs" / "command-line.md") if block.language == "sh"
+    ]
+    assert "words, the longest is" in printed_by(first, tmp_path)
+    for name, text in COMMANDED.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    for block in others:
+        commands = block if shutil.which("dot") else re.sub(r"\| dot .*", "", block)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", commands],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            encoding="utf-8",
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, (block, done.stderr)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
