@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 from fast_dag.errors import ValidationError
@@ -34,6 +34,9 @@ class Context:
     (True, [1, 2], {})
     """
 
+    _measure: Callable[[], Mapping[str, Any]] | None = None
+    _own_run_id: str | None = None
+
     def __init__(
         self,
         results: dict[str, Any] | None = None,
@@ -43,9 +46,7 @@ class Context:
         self.results: dict[str, Any] = {} if results is None else results
         self.metadata: dict[str, Any] = {} if metadata is None else metadata
         self._metrics: dict[str, Any] = {} if metrics is None else metrics
-        self._measure: Callable[[], Mapping[str, Any]] | None = None
-        self._in_use = threading.Lock()
-        self._own_run_id: str | None = None
+        self._in_use = Lock()
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -109,7 +110,7 @@ class Context:
     # Between the run and its context.
 
     def _enter_run(self, measure: Callable[[], Mapping[str, Any]]) -> None:
-        if not self._in_use.acquire(blocking=False):
+        if not self._in_use.acquire(False):
             raise ValidationError(
                 "this Context already serves a run that is in progress; give each run its own"
             )

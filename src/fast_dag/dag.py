@@ -111,9 +111,19 @@ class DAG(Workflow):
         autowire: bool = False,
     ) -> None:
         super().__init__(name, description, metadata)
-        self.autowire = autowire
+        self._autowire = autowire
 
     # Building.
+
+    @property
+    def autowire(self) -> bool:
+        """Whether parameters named like other nodes take their results."""
+        return self._autowire
+
+    @autowire.setter
+    def autowire(self, wired: bool) -> None:
+        self._autowire = wired
+        self._graph.version += 1
 
     @property
     def node(self) -> NodeDecorator:
@@ -342,7 +352,7 @@ class DAG(Workflow):
         **more_inputs: Any,
     ) -> Request:
         """The options that every way of running takes; see `execute`."""
-        settings = Settings(
+        settings = Settings.of(
             mode,
             max_workers,
             executor,
@@ -588,13 +598,8 @@ class DAG(Workflow):
             self._graph, plan, inputs, context, parent.settings, parent=parent, prefix=prefix
         )
 
-    @property
-    def version(self) -> tuple[Any, ...]:
-        """Changes with every edit, here and in nested workflows."""
-        return (self.autowire, *super().version)
-
     def _plan(self, inputs: frozenset[str], part: Part) -> Plan:
-        return self._kept_plan((inputs, part), lambda: self._compile(inputs, part))
+        return self._kept_plan(self._compile, inputs, part)
 
     def _compile(self, inputs: frozenset[str], part: Part) -> Plan:
         topology = self._topology(inputs)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fast_dag.binding import GeneralBinding
 from fast_dag.call.effects import ONE_SHOT
 from fast_dag.decide import choice_of
+from fast_dag.metrics import Record
 from fast_dag.node import NodeType
 from fast_dag.returns import ConditionalReturn, SelectReturn
 from fast_dag.run import MISSING, Run, Verdict, shared_error
@@ -44,7 +45,10 @@ class DagRun(Run):
         parent: Run | None = None,
         prefix: str = "",
     ) -> None:
-        super().__init__(graph, plan, inputs, context, settings, parent=parent, prefix=prefix)
+        record = Record(plan.topology)
+        super().__init__(
+            graph, plan, inputs, context, settings, record, parent=parent, prefix=prefix
+        )
         self._outputs = outputs
         self._stored = stored
         self._carried: dict[str, Any] = {}
@@ -59,12 +63,15 @@ class DagRun(Run):
     # The life of a run.
 
     def _check(self) -> None:
-        self._refuse_missing(self._end_outside())
-        self._refuse_shared_inputs()
+        if self.plan.missing or self.plan.topology.external:
+            self._refuse_missing(self._end_outside())
+        if self.inputs:
+            self._refuse_shared_inputs()
 
     def _prepare_results(self) -> None:
         super()._prepare_results()
-        self._take_stored()
+        if self._stored is not None:
+            self._take_stored(self._stored)
 
     def close(self, status: str | None = None) -> None:
         super().close(status)
@@ -74,7 +81,10 @@ class DagRun(Run):
         results, names_ = self.results, self.plan.names
         if self._outputs is not None:
             return {name: results[name] for name in self._outputs if name in results}
-        done = [index for index in self.plan.topology.sinks if names_[index] in results]
+        sinks = self.plan.topology.sinks
+        if len(sinks) == 1:
+            return results.get(names_[sinks[0]])
+        done = [index for index in sinks if names_[index] in results]
         if len(done) > 1 and self.record.schedule is not None:
             done = self._schedule.in_order(done)
         return results[names_[done[-1]]] if done else None
@@ -188,15 +198,13 @@ class DagRun(Run):
 
     # Runs of a part: what comes from outside.
 
-    def _take_stored(self) -> None:
-        """Copy the results of the earlier run that this one does not compute itself."""
-        if self._stored is None:
-            return
+    def _take_stored(self, stored: DagRun) -> None:
+        """Copy the results of an earlier run that this one does not compute itself."""
         inside = self.plan.topology.index
-        for name, value in self._stored.results.items():
+        for name, value in stored.results.items():
             if name not in inside and name not in self.results:
                 self.results[name] = value
-        for name, child in self._stored.children.items():
+        for name, child in stored.children.items():
             if name not in inside:
                 self.children.setdefault(name, child)
 

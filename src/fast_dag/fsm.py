@@ -393,7 +393,7 @@ class FSM(Workflow):
         **more_inputs: Any,
     ) -> Request:
         """The options that every way of running takes; see `execute`."""
-        settings = Settings(
+        settings = Settings.of(
             mode,
             max_workers,
             executor,
@@ -503,7 +503,7 @@ class FSM(Workflow):
         return run
 
     def _plan(self, inputs: frozenset[str]) -> FsmPlan:
-        return self._kept_plan(inputs, lambda: self._compile(inputs))
+        return self._kept_plan(self._compile, inputs)
 
     def _compile(self, inputs: frozenset[str]) -> FsmPlan:
         found = self.validate(allow_disconnected=True)

@@ -122,9 +122,10 @@ class FsmRun(Run):
         self.continues = continues
         if record is None:
             record = FsmRecord(plan.topology, Walk(plan.names, plan.start, fsm.keep_history))
-        self._record = record
         self.walk = record.walk
-        super().__init__(fsm.graph, plan, inputs, context, settings, parent=parent, prefix=prefix)
+        super().__init__(
+            fsm.graph, plan, inputs, context, settings, record, parent=parent, prefix=prefix
+        )
         self.fsm = fsm
         self.limits = limits
         self.children.update(children or {})
@@ -135,9 +136,6 @@ class FsmRun(Run):
         self._status_before: Any = None
         # The state whose way on is looked for, and its value: what conditions and hooks see.
         self._deciding: tuple[int, Any] | None = None
-
-    def _new_record(self) -> Record:
-        return self._record
 
     # What users look at.
 

@@ -34,21 +34,19 @@ class Record:
     after each node, in sequential order. Otherwise `spans` gets (node, start, end).
     """
 
+    # Until it is otherwise, so that a new record does not set them all.
+    schedule: Schedule | None = None
+    began = 0.0
+    ended: float | None = None
+    retries = cache_hits = cache_misses = 0
     retried: Sequence[Retry] = ()  # of a record's own once there was a retry
-
     most_retried: int | None = None
+    peak_mb: float | None = None
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
-        self.schedule: Schedule | None = None
         self.stamps: list[float] = []
         self.spans: list[tuple[int, float, float]] = []
-        self.began = 0.0
-        self.ended: float | None = None
-        self.retries = 0
-        self.cache_hits = 0
-        self.cache_misses = 0
-        self.peak_mb: float | None = None
 
     def begin(self) -> None:
         """The run begins, or a machine goes on: the time that it stood still does not count."""
@@ -102,6 +100,11 @@ class Record:
         statuses = dict.fromkeys(names, NodeStatus.NOT_RUN)
         for index, _, _ in self.executed():
             statuses[names[index]] = NodeStatus.COMPLETED
+        order, begun = self.topology.order, len(self.stamps)
+        if 0 < begun <= len(order):
+            is_over = self.ended is not None
+            at = NodeStatus.CANCELLED if is_over else NodeStatus.RUNNING
+            statuses[names[order[begun - 1]]] = at
         return statuses
 
     def times(self) -> dict[str, float]:

@@ -138,7 +138,7 @@ class Nestable(ABC):
 
     @property
     @abstractmethod
-    def version(self) -> tuple[Any, ...]:
+    def version(self) -> object:
         """Changes with every edit of it or of workflows nested in it."""
 
     @abstractmethod

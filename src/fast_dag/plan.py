@@ -151,6 +151,14 @@ class Plan:
         return all(each == "async" for each in self.plain)
 
     @cached_property
+    def is_line(self) -> str | None:
+        """ "sync" or "async" where all nodes are plain, of that kind, and each waits for the one
+        before it, so that never two could run at once."""
+        kinds = set(self.plain)
+        is_line = len(kinds) == 1 and self.is_straight and self.topology.is_line
+        return kinds.pop() if is_line else None
+
+    @cached_property
     def needs_loop(self) -> bool:
         """Whether some node is known to be async, here or inside a nested workflow."""
         return any(node.signature.is_async for node in self.nodes)

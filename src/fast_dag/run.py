@@ -62,6 +62,9 @@ class ExecutionMode(StrEnum):
     ASYNC = "async"
 
 
+# Members of enums cost ten times a global.
+SEQUENTIAL, PARALLEL = ExecutionMode.SEQUENTIAL, ExecutionMode.PARALLEL
+PROCESS, ASYNC = ExecutionMode.PROCESS, ExecutionMode.ASYNC
 _MODES: Final = {each.value: each for each in ExecutionMode}
 
 
@@ -118,15 +121,24 @@ class Settings:
         self.progress = progress
         self.track_memory = track_memory
 
+    @classmethod
+    def of(cls, *asked: Any) -> Settings:
+        """Settings of these options, in their order; runs that ask for none share one."""
+        return _DEFAULTS if asked == _NOTHING_ASKED else cls(*asked)
+
     @property
     def stays_here(self) -> bool:
         """Whether sync nodes run in this process, unless they say otherwise."""
-        return self.executor is None and self.mode is not ExecutionMode.PROCESS
+        return self.executor is None and self.mode is not PROCESS
 
     @property
     def ordered(self) -> bool:
         """One node at a time, in the order of a sequential run."""
-        return self.mode is ExecutionMode.SEQUENTIAL and self.executor is None
+        return self.mode is SEQUENTIAL and self.executor is None
+
+
+_NOTHING_ASKED: Final = ("sequential", None, None, None, "fail_fast", None, None, False)
+_DEFAULTS: Final = Settings(*_NOTHING_ASKED)
 
 
 class Verdict(NamedTuple):
@@ -162,6 +174,16 @@ class Run(ABC):
     noun = "node"
     advice = "pass inputs, connect a node to them, or give them defaults"
 
+    # Until it is otherwise, so that a new run does not set them all.
+    status = "running"
+    value: Any = None
+    observers: Observers | None = None
+    resources: Resources | None = None
+    _stopped = False
+    _fatal: str | None = None
+    _exception: ExecutionError | None = None
+    _memory: MemoryWatch | None = None
+
     def __init__(
         self,
         graph: Graph,
@@ -169,6 +191,7 @@ class Run(ABC):
         inputs: Mapping[str, Any],
         context: Context,
         settings: Settings,
+        record: Record,
         *,
         parent: Run | None = None,
         prefix: str = "",
@@ -179,24 +202,20 @@ class Run(ABC):
         self.inputs = inputs
         self.context = context
         self.settings = settings
+        self.record = record
         self.parent = parent
         self.results = context.results
-        self.status = "running"
-        self.value: Any = None
         self.errors: dict[str, Exception] = {}
         self.children: dict[str, Run] = {}
-        self._stopped = False
         self._prefix = prefix
-        # Whose node this run was started in, so that views from in here find that run, too.
-        self.outer: Run | None = current_run.get() if parent is None else parent
-        self.observers: Observers | None = None if parent is None else parent.observers
-        self._memory: MemoryWatch | None = None
-        self._fatal: str | None = None
         self._attempts: dict[str, int] = {}
         self._where: dict[str, str] = {}
-        self._exception: ExecutionError | None = None
-        self.record = self._new_record()
-        self.resources = Resources(plan.resources, context) if plan.resources else None
+        # Whose node this run was started in, so that views from in here find that run, too.
+        self.outer: Run | None = current_run.get() if parent is None else parent
+        if parent is not None:
+            self.observers = parent.observers
+        if plan.resources:
+            self.resources = Resources(plan.resources, context)
 
     # What users look at.
 
@@ -371,13 +390,11 @@ class Run(ABC):
         own = self.context._own_run_id
         return bool(self.context.metadata.get("run_id", own) == own)
 
-    def _new_record(self) -> Record:
-        return Record(self.plan.topology)
-
     def _check(self) -> None:
         """Refuse what can only be found wrong now."""
         self._refuse_missing()
-        self._refuse_shared_inputs()
+        if self.inputs:
+            self._refuse_shared_inputs()
 
     def _prepare_results(self) -> None:
         """Drop the results of what is about to run."""

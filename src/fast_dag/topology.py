@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from heapq import heapify, heappop, heappush
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.choices import Choice, Choices, contradiction
@@ -150,6 +151,15 @@ class Topology:
     def sinks(self) -> tuple[int, ...]:
         """The nodes without an edge out, in sequential order."""
         return tuple([index for index in self.order if not self.successors[index]])
+
+    @cached_property
+    def is_line(self) -> bool:
+        """Whether each node but the first has an edge from the one before it in sequential
+        order."""
+        return all(
+            any(target == after for target, _ in self.successors[index])
+            for index, after in pairwise(self.order)
+        )
 
     # For schedules.
 

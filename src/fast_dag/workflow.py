@@ -325,12 +325,14 @@ class Workflow(Nestable):
         """Those who watch a new run; None where nobody does."""
         asked = run.settings.progress
         callback = self._progress_callback if asked is None else asked
+        log = log_observer()
+        if callback is None and log is None:
+            return None
         observers: list[Observer] = []
         if callback is True:
             observers.append(Progress(Bar(self.name)))
         elif callable(callback):
             observers.append(Progress(callback))
-        log = log_observer()
         if log is not None:
             observers.append(log)
         return Observers(observers, len(run.plan.names)) if observers else None
@@ -411,23 +413,23 @@ class Workflow(Nestable):
     # Plans, kept until an edit.
 
     @property
-    def version(self) -> tuple[Any, ...]:
+    def version(self) -> object:
         """Changes with every edit, here and in nested workflows."""
         graph = self._graph
         if not graph.nested:
-            return (graph.version,)
+            return graph.version
         return (graph.version, *(each.version for each in graph.nested.values()))
 
-    def _kept_plan(self, key: Any, compile: Callable[[], PlanT]) -> PlanT:
+    def _kept_plan(self, compile: Callable[..., PlanT], *asked: Any) -> PlanT:
         version = self.version
-        kept = self._plans.get(key)
+        kept = self._plans.get(asked)
         if kept is not None and kept[0] == version:
             plan: PlanT = kept[1]
             return plan
-        plan = compile()
+        plan = compile(*asked)
         if len(self._plans) >= _MOST_PLANS:
             self._plans = {}
-        self._plans[key] = (version, plan)
+        self._plans[asked] = (version, plan)
         return plan
 
     @property

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_dag.call.effects import LOOKED_AT, STOPPED, Await, Effect, Invoke, Outcome, Sleep
 from fast_dag.errors import TimeoutError
-from fast_dag.run import ExecutionMode, current_run
+from fast_dag.run import ASYNC, current_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -678,7 +678,7 @@ def slots_of(settings: Settings) -> tuple[int, bool]:
     if settings.executor is not None:
         # Those of the standard library and loky know how many they serve.
         return getattr(settings.executor, "_max_workers", None) or min(32, cpus + 4), False
-    return (min(32, cpus + 4) if settings.mode is ExecutionMode.ASYNC else cpus), False
+    return (min(32, cpus + 4) if settings.mode is ASYNC else cpus), False
 
 
 def cpu_count() -> int:

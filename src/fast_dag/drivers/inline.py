@@ -6,6 +6,7 @@ from collections.abc import Coroutine, Mapping
 from contextvars import copy_context
 from heapq import heapify, heappop, heappush
 from itertools import repeat
+from sys import modules
 from time import perf_counter, sleep
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
@@ -35,11 +36,14 @@ _PLAIN: Final[frozenset[type]] = frozenset(
 
 def drive(run: Run) -> None:
     """Execute a run from its start to its end, in a copy of the caller's contextvars."""
+    waiter = Waiter()
     try:
-        with Waiter() as waiter:
-            copy_context().run(_drive, run, waiter)
+        copy_context().run(_drive, run, waiter)
     finally:
-        run.tell_end()
+        try:
+            waiter.close()
+        finally:
+            run.tell_end()
 
 
 def _drive(run: Run, waiter: Waiter) -> None:
@@ -52,7 +56,8 @@ def _drive(run: Run, waiter: Waiter) -> None:
             _go_round(run, waiter)
         else:
             _go_by_schedule(run, waiter, run.begin(eager=False))
-        _release(run, waiter, "completed")
+        if run.resources is not None:
+            _release(run, waiter, "completed")
     except BaseException:
         _release(run, waiter, "cancelled")
         run.close("cancelled")
@@ -336,13 +341,10 @@ def _nested(child: Run, waiter: Waiter) -> Any:
 class Waiter:
     """Runs coroutines for a thread that has no event loop: one loop, made when first needed."""
 
-    def __init__(self) -> None:
-        self._runner: Runner | None = None
+    _runner: Runner | None = None
 
-    def __enter__(self) -> Waiter:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
+    def close(self) -> None:
+        """End the loop, if there is one."""
         if self._runner is not None:
             self._runner.close()
 
@@ -367,11 +369,15 @@ class Waiter:
         return interpret(effects, func, variables.run, lambda it: self.wait(it, variables), sleep)
 
 
+def in_running_loop() -> bool:
+    """Whether the caller is inside of a running event loop."""
+    asyncio: Any = modules.get("asyncio")  # who runs a loop has imported it
+    return asyncio is not None and asyncio._get_running_loop() is not None
+
+
 def refuse_running_loop(name: str) -> None:
     """Raise ValidationError inside a running event loop, which a run that waits would block."""
-    import asyncio
-
-    if asyncio._get_running_loop() is not None:
+    if in_running_loop():
         raise ValidationError(
             f"{name!r} has async nodes and was run inside a running event loop, which that would "
             "block; use `await dag.run_async(...)` here"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.drivers.threads import ThreadLane
-from fast_dag.run import ExecutionMode
+from fast_dag.run import PROCESS
 
 if TYPE_CHECKING:
     from fast_dag.drivers.crew import Crew, Lane
@@ -59,7 +59,7 @@ class Lanes:
             return self.processes
         if self.settings.executor is not None:
             return self.executor(node)
-        if self.settings.mode is ExecutionMode.PROCESS and not node.signature.takes_context:
+        if self.settings.mode is PROCESS and not node.signature.takes_context:
             return self.processes
         return self.home
 

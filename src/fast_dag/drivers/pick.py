@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fast_dag.drivers import inline
-from fast_dag.run import ExecutionMode
+from fast_dag.run import ASYNC, PARALLEL, SEQUENTIAL
 
 if TYPE_CHECKING:
     from fast_dag.run import Run
@@ -15,14 +15,12 @@ def drive(run: Run) -> None:
     """Execute a run while the caller waits.
 
     Raises ValidationError where that needs an event loop and the caller is inside of one."""
-    settings = run.settings
-    plan = run.plan
-    if plan.needs_loop or settings.mode is ExecutionMode.ASYNC:
+    mode = run.settings.mode
+    if run.plan.needs_loop or mode is ASYNC:
         inline.refuse_running_loop(run.name)
-    at_home = settings.timeout is None and settings.executor is None and not plan.goes_elsewhere
-    if settings.mode is ExecutionMode.SEQUENTIAL and at_home:
+    if _needs_one_thread(run):
         inline.drive(run)
-    elif settings.mode is ExecutionMode.ASYNC:
+    elif mode is ASYNC:
         import asyncio
 
         from fast_dag.drivers import aio
@@ -33,6 +31,17 @@ def drive(run: Run) -> None:
         from fast_dag.drivers import blocking
 
         blocking.drive(run)
+
+
+def _needs_one_thread(run: Run) -> bool:
+    """Whether the caller's thread is all that a run needs: always in sequential mode, unless it has
+    a time to keep or goes elsewhere; with threads, where never two nodes could run at once."""
+    settings, plan = run.settings, run.plan
+    if settings.timeout is not None or settings.executor is not None:
+        return False
+    if settings.mode is PARALLEL:
+        return plan.is_line == "sync" and not inline.in_running_loop()
+    return settings.mode is SEQUENTIAL and not plan.goes_elsewhere
 
 
 async def drive_async(run: Run) -> None:

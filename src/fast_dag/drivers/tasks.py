@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.call.effects import ONE_SHOT, Outcome
+from fast_dag.dag_run import DagRun
 from fast_dag.drivers.loops import cancel_all
 from fast_dag.run import current_run
 
@@ -35,6 +36,7 @@ class Tasks:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._line = run if isinstance(run, DagRun) and run.plan.is_line else None
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by the node that each began with
         self._open = 0  # how many have not ended
@@ -49,7 +51,7 @@ class Tasks:
         run = self.run
         run.open()
         try:
-            self._launch(run.begin(eager=True))
+            self._launch(run.begin(eager=True) if self._line is None else _LINE)
             if self._open:
                 async with asyncio.timeout(run.settings.timeout):
                     await self._done.wait()
@@ -72,15 +74,16 @@ class Tasks:
         create, variables = self._loop.create_task, self._variables
         self._open += len(ready)
         for index in ready:
-            task = create(self._follow(index), context=variables.copy())
+            task = create(self._make_calls(index), context=variables.copy())
             if not task.done():  # by now, where tasks start eagerly
                 self._tasks[index] = task
 
-    async def _follow(self, first: int) -> None:
-        """Call a node, then one of those that it made ready, and so on; others get tasks of their
-        own."""
+    async def _make_calls(self, first: int) -> None:
         try:
-            await self._calls(first)
+            if self._line is None:
+                await self._follow(first)
+            else:
+                await self._go_straight(self._line)
         except BaseException as error:
             # What is no failure, such as being cancelled by somebody else, ends the run.
             if not self._closed and self._crash is None:
@@ -92,7 +95,34 @@ class Tasks:
             if not self._open:
                 self._done.set()
 
-    async def _calls(self, index: int) -> None:
+    async def _go_straight(self, run: DagRun) -> None:
+        """Call the nodes of a line, where statuses need not be kept: each ran or did not, and
+        nothing follows one that failed."""
+        plan, results, stamps, clock = run.plan, run.results, run.record.stamps, perf_counter
+        nodes, bindings, attempts = plan.nodes, plan.bindings, 0
+        stamps.append(clock())
+        try:
+            for index in plan.topology.order:
+                args, kwargs = bindings[index].gather(run)
+                attempts, node = 1, nodes[index]
+                value = await node.func(*args, **kwargs)
+                if self._closed:
+                    return
+                if value.__class__ in ONE_SHOT:
+                    run.refuse_sharing(index, value)
+                results[node.name], attempts = value, 0
+                stamps.append(clock())
+        except Exception as error:
+            outcome = Outcome(False, error, attempts)
+        else:
+            return
+        if not self._closed:
+            started, index = stamps[-1], run.leave_straight()
+            run.settle(index, run.judge(index, outcome), started)
+
+    async def _follow(self, index: int) -> None:
+        """Call a node, then one of those that it made ready, and so on; others get tasks of their
+        own."""
         run, nodes = self.run, self.run.plan.nodes
         ended = perf_counter()
         value: Any = None
@@ -121,5 +151,8 @@ class Tasks:
             if len(ready) > 1:
                 self._launch(ready[1:])
 
+
+_LINE = (0,)
+"""All of it is one task's."""
 
 _NO_KEYWORDS: dict[str, Any] = {}
