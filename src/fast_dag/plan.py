@@ -26,9 +26,10 @@ class Stretch(NamedTuple):
     """Calls of the straight line that follow each other and are made in the same way.
 
     Where `arity` is 1 or 2, `steps` has (name, function, key of each result that it takes); where
-    it is `MANY`, or a function takes none, (name, function, keys); `AROUND`, where more was asked
-    for than the bare function, (name, function, index); and where it is `GATHERED`
-    (name, function, Binding that gathers the arguments)."""
+    it is `MANY`, or a function takes none, (name, function, keys); where it is `AROUND`, since more
+    was asked for than the bare function, (name, function, (Surroundings, key of the only result
+    that it takes or None, Binding)); and where it is `GATHERED` (name, function, Binding that
+    gathers the arguments)."""
 
     arity: int
     steps: list[tuple[Any, ...]]
@@ -193,7 +194,8 @@ class Plan:
             keys = binding.keys
             step: tuple[Any, ...]
             if index in around:
-                arity, step = AROUND, (node.name, node.func, index)
+                sole = keys[0] if keys is not None and len(keys) == 1 else None
+                arity, step = AROUND, (node.name, node.func, (around[index], sole, binding))
             elif keys is None:
                 arity, step = GATHERED, (node.name, node.func, binding)
             elif 1 <= len(keys) <= 2:

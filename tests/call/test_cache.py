@@ -363,6 +363,43 @@ def test_a_hit_is_the_same_object(execute: Execute) -> None:
     assert [type(each) for each in counted.calls] == [int, int, float]
 
 
+def test_a_hit_counts_where_its_post_execute_hook_fails(execute: Execute) -> None:
+    counted = Counted()
+    counted.dag.run(x=1)
+
+    def refuse(node: Any, inputs: Any, result: Any) -> None:
+        raise ValueError("refused")
+
+    counted.dag.set_node_hooks("double", post_execute=refuse)
+    watched: list[str] = []
+    for progress in (None, lambda name, status, fraction: watched.append(status)):
+        run = execute(counted.dag, x=1, error_strategy="continue", progress=progress)
+        assert (run.metrics["cache_hits"], run.metrics["cache_misses"]) == (1, 0)
+        assert str(run.errors["double"]) == "refused"
+    assert counted.calls == [1]
+    assert watched == ["running", "failed"]
+
+
+def test_a_miss_makes_its_key_once(execute: Execute) -> None:
+    """Digests of large arrays take their time."""
+    reads: list[str] = []
+
+    @dataclasses.dataclass
+    class Told:
+        x: int
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "x":
+                reads.append(name)
+            return super().__getattribute__(name)
+
+    counted = Counted()
+    told = Told(1)
+    reads.clear()
+    assert execute(counted.dag, x=told).value == [told, told]
+    assert reads == ["x"]
+
+
 def test_a_hit_in_one_mode_is_a_hit_in_every_other() -> None:
     counted = Counted()
     for mode in ("sequential", "parallel", "async", "run_async", "executor"):

@@ -6,7 +6,7 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fast_dag.run import Run
 
@@ -25,7 +25,7 @@ class Flight:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.result: tuple[Any] | None = None
+        self.result: Sequence[Any] | None = None
         self.is_stale = False  # the cache was invalidated since it began
         self._landed = Event()
         self._lock = Lock()

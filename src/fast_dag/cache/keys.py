@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from enum import Enum
 from math import isnan
+from operator import itemgetter
 from sys import modules
 from typing import TYPE_CHECKING, Any, Final
 
@@ -139,8 +140,9 @@ def _fields(value: Any) -> dict[str, Any] | None:
     return None
 
 
-def inputs_key(inputs: Mapping[str, Any]) -> frozenset[tuple[str, Hashable]]:
-    """The key of a call's inputs. Raises UnkeyableError that names the parameter."""
+def inputs_key(inputs: Mapping[str, Any]) -> tuple[tuple[str, Hashable], ...]:
+    """The key of a call's inputs, sorted by name. Raises UnkeyableError that names the
+    parameter."""
     pairs: list[tuple[str, Hashable]] = []
     for name, value in inputs.items():
         kind = type(value)
@@ -151,7 +153,12 @@ def inputs_key(inputs: Mapping[str, Any]) -> frozenset[tuple[str, Hashable]]:
             pairs.append((name, key_of(value)))
         except UnkeyableError as error:
             raise UnkeyableError(f"parameter {name!r}: {error}") from None
-    return frozenset(pairs)
+    if len(pairs) > 1:
+        pairs.sort(key=_first)
+    return tuple(pairs)
+
+
+_first = itemgetter(0)
 
 
 def stable_text(key: Any, where: str = "it") -> str:

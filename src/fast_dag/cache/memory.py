@@ -35,11 +35,15 @@ class MemoryBackend:
 
     def get(self, key: Hashable, /) -> Any:
         """The entry, which counts as used now; None where there is none."""
-        with self._lock:
-            entry = self._entries.get(key)
+        entries, lock = self._entries, self._lock
+        lock.acquire()  # `with` takes as long as all else here
+        try:
+            entry = entries.get(key)
             if entry is not None:
-                self._entries.move_to_end(key)
+                entries.move_to_end(key)
             return entry
+        finally:
+            lock.release()
 
     def set(self, key: Hashable, entry: Any, /) -> None:
         """Keep an entry; the one that was not used for longest makes room."""

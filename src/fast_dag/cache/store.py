@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fast_dag.node import Node
     from fast_dag.run import Run
 
+    Found = Sequence[Any]
+
 
 class NodeCache:
     """What `cached_node` was asked for, and what has been computed.
@@ -94,7 +96,7 @@ class NodeCache:
             key = inputs_key(kept)
             if not self.shared:
                 return key
-            parts = sorted((name, stable_text(each, f"parameter {name!r}")) for name, each in key)
+            parts = [(name, stable_text(each, f"parameter {name!r}")) for name, each in key]
         except UnkeyableError as error:
             message = f"node {self.node_name!r} cannot be cached by these inputs: {error}"
             if self.shared:
@@ -123,16 +125,17 @@ class NodeCache:
         place = yield from self._do("get", f"{self._base}:place")
         return key if place is None else f"{key}:{place}"
 
-    def fetch(self, key: Any) -> Generator[Effect, Any, tuple[Any] | None]:
-        """The value of a key, in a tuple, or None."""
+    def fetch(self, key: Any) -> Generator[Effect, Any, Found | None]:
+        """The value of a key, first of a sequence, or None."""
         return (yield from self.read((yield from self.placed(key))))
 
-    def at_hand(self, key: Any) -> tuple[Any] | None:
+    def at_hand(self, key: Any) -> Found | None:
         """`fetch`, where the memory is our own: nobody else is to be asked."""
-        return self._fresh(self.backend.get(key))
+        entry = self.backend.get(key)
+        return entry if entry is None or entry[1] is None else self._fresh(entry)
 
-    def read(self, place: Any) -> Generator[Effect, Any, tuple[Any] | None]:
-        """The value that is kept at a place, in a tuple, or None."""
+    def read(self, place: Any) -> Generator[Effect, Any, Found | None]:
+        """The value that is kept at a place, first of a sequence, or None."""
         entry = yield from self._do("get", place)
         if entry is not None and self.shared and not _is_entry(entry):
             raise TypeError(
@@ -141,14 +144,11 @@ class NodeCache:
             )
         return self._fresh(entry)
 
-    def _fresh(self, entry: Any) -> tuple[Any] | None:
-        """What an entry keeps, unless it has expired."""
-        if entry is None:
-            return None
-        value, expires = entry
-        if expires is not None and self._clock() >= expires:
-            return None
-        return (value,)
+    def _fresh(self, entry: Any) -> Found | None:
+        """An entry (a value, and when it expires), unless it has expired."""
+        if entry is None or entry[1] is None or self._clock() < entry[1]:
+            return entry  # type: ignore[no-any-return]
+        return None
 
     def write(self, place: Any, value: Any, flight: Flight) -> Generator[Effect, Any, None]:
         """Keep a value that was computed, unless the cache was invalidated since that began."""
@@ -186,15 +186,17 @@ class NodeCache:
 
     def _outdate(self, inputs: Mapping[str, Any]) -> None:
         """What is being computed now must not be kept either."""
+        given = set() if self.shared else self._given(inputs)
         with self._lock:
             for key, flight in list(self._flights.items()):
-                if not inputs or self.shared or self._key_of(inputs) <= key:
+                if not inputs or self.shared or given.issubset(key):
                     flight.is_stale = True
                     del self._flights[key]
 
-    def _key_of(self, inputs: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
+    def _given(self, inputs: Mapping[str, Any]) -> set[tuple[str, Any]]:
+        """Those parts of keys that are these inputs."""
         try:
-            return inputs_key(inputs)
+            return set(inputs_key(inputs))
         except UnkeyableError as error:
             raise ValidationError(
                 f"node {self.node_name!r} cannot be cached by these inputs: {error}",
@@ -207,9 +209,9 @@ class NodeCache:
         if not inputs:
             backend.clear()
             return
-        given = self._key_of(inputs)
+        given = self._given(inputs)
         for key in backend.known():
-            if given <= key:
+            if given.issubset(key):
                 backend.delete(key)
 
     # Who computes.

@@ -51,6 +51,10 @@ class Hook(NamedTuple):
             )
         return cls(func, takes, signature.is_async)
 
+    def offered(self, *args: Any) -> tuple[Any, ...]:
+        """What it takes of that."""
+        return args[: self.takes]
+
     def invoke(self, *args: Any) -> Invoke:
         """The effect that calls it."""
         return Invoke(self.func, args[: self.takes], self.is_async)

@@ -11,6 +11,7 @@ from time import perf_counter, sleep
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
+from fast_dag.binding import GeneralBinding, PlainBinding
 from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
 from fast_dag.dag_run import DagRun
 from fast_dag.errors import ValidationError
@@ -32,6 +33,10 @@ _PLAIN: Final[frozenset[type]] = frozenset(
     {int, float, complex, bool, str, bytes, tuple, list, set, frozenset}
 )
 """Values that are no mappings: a state of one parameter takes them whole."""
+
+
+_LOOKED_AT: Final = LOOKED_AT | {Outcome}
+_GATHERING: Final = {each.gather.__code__ for each in (PlainBinding, GeneralBinding, Intake)}
 
 
 def drive(run: Run) -> None:
@@ -80,7 +85,7 @@ def _go_straight(run: DagRun, waiter: Waiter) -> None:  # noqa: PLR0912  see bel
     The loops are one and the same but for the call. Written out, the frequent ones take a fifth
     less time than one that looks at each node's arity."""
     results, stamps, clock = run.results, run.record.stamps, perf_counter
-    stamp, looked_at = stamps.append, LOOKED_AT
+    stamp, looked_at = stamps.append, _LOOKED_AT
     plain: type | None = None  # the class of the last value that is simply stored
     stamp(clock())
     try:
@@ -108,12 +113,9 @@ def _go_straight(run: DagRun, waiter: Waiter) -> None:  # noqa: PLR0912  see bel
                     if arity == MANY:
                         value = func(*[results[key] for key in where])
                     elif arity == AROUND:
-                        outcome = _surrounded(run, where, func, waiter)
-                        if not outcome.ok:
-                            raise _FailedError(outcome)
-                        if outcome.attempts != 1 or outcome.cached is not None:
-                            run.record.count(outcome)
-                        value = outcome.value
+                        around, sole, binding = where
+                        attempt = binding.gather(run) if sole is None else ([results[sole]], {})
+                        value = around.made_here(run, attempt, func, waiter)
                     else:
                         args, kwargs = where.gather(run)
                         value = func(*args, **kwargs)
@@ -189,9 +191,9 @@ def _go_round(run: FsmRun, waiter: Waiter) -> None:
 
 
 def _was_gathering(error: Exception) -> bool:
-    """Whether a round failed before its state was called."""
+    """Whether this was raised before the function was called."""
     below = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    return below is not None and below.tb_frame.f_code is Intake.gather.__code__
+    return below is not None and below.tb_frame.f_code in _GATHERING
 
 
 def deliver(run: Run) -> None:
@@ -209,6 +211,11 @@ class _FailedError(Exception):
 
 def _looked_at(run: DagRun, waiter: Waiter, name: str, value: Any) -> Any:
     """A result that is not simply stored: coroutines are waited for, iterators have one taker."""
+    if value.__class__ is Outcome:  # there is more to tell than the value
+        if not value.ok:
+            raise _FailedError(value)
+        run.record.count(value)
+        value = value.value
     if value.__class__ is CoroutineType:
         value = waiter.wait(value)
     if value.__class__ in ONE_SHOT:
@@ -217,7 +224,8 @@ def _looked_at(run: DagRun, waiter: Waiter, name: str, value: Any) -> Any:
 
 
 def _outcome_of(run: DagRun, index: int, error: Exception) -> Outcome:
-    """A KeyError of the line's own lookup means that a result was deleted, and nothing called."""
+    """How the node ended that raised this. A KeyError of the line's own lookup means that a result
+    was deleted, and nothing called."""
     if isinstance(error, _FailedError):
         return error.outcome
     traceback = error.__traceback__
@@ -225,8 +233,8 @@ def _outcome_of(run: DagRun, index: int, error: Exception) -> Outcome:
         try:
             run.plan.bindings[index].gather(run)
         except KeyError as told:
-            return Outcome(False, told, attempts=0)
-    return Outcome(False, error)
+            error = told
+    return Outcome(False, error, attempts=int(not _was_gathering(error)))
 
 
 def _go_by_schedule(run: Run, waiter: Waiter, ready: list[int]) -> None:
@@ -269,7 +277,7 @@ def _plainly(run: Run, index: int, started: float, waiter: Waiter) -> list[int]:
 
 def _perform(run: Run, index: int, waiter: Waiter) -> Outcome:
     try:
-        args, kwargs = run.start(index)
+        attempt = run.start(index)
     except Exception as error:
         return Outcome(False, error, attempts=0)
     node = run.plan.nodes[index]
@@ -279,35 +287,9 @@ def _perform(run: Run, index: int, waiter: Waiter) -> Outcome:
 
     func: Callable[..., Any] = node.func if node.workflow is None else nested
     if index in run.plan.around:
-        return _around(run, index, func, args, kwargs, waiter)
-    return _outcome(func, args, kwargs, waiter)
-
-
-def _surrounded(run: DagRun, index: int, func: Callable[..., Any], waiter: Waiter) -> Outcome:
-    """A call on the straight line, with what surrounds it."""
-    try:
-        args, kwargs = run.plan.bindings[index].gather(run)
-    except Exception as error:
-        return Outcome(False, error, attempts=0)
-    return _around(run, index, func, args, kwargs, waiter)
-
-
-def _around(
-    run: Run,
-    index: int,
-    func: Callable[..., Any],
-    args: list[Any],
-    kwargs: dict[str, Any],
-    waiter: Waiter,
-) -> Outcome:
-    around = run.plan.around[index]
-    # Hooks and attempts of one call share a copy of the contextvars.
-    variables = copy_context()
-    try:
-        return around.made_here(run, (args, kwargs), func, variables, waiter)
-    except BaseException:
-        waiter.carry_out(around.of_cancelled(run), func, variables)
-        raise
+        value = run.plan.around[index].made_here(run, attempt, func, waiter)
+        return value if value.__class__ is Outcome else Outcome(True, value)
+    return _outcome(func, *attempt, waiter)
 
 
 def _no_function() -> None: ...
