@@ -537,7 +537,12 @@ class Run(ABC):
         results = self.results
         try:
             # The comprehension takes as long as all else here.
-            args = [results[keys[0]]] if len(keys) == 1 else [results[key] for key in keys]
+            if len(keys) == 1:
+                args = [results[keys[0]]]
+            elif len(keys) == 2:
+                args = [results[keys[0]], results[keys[1]]]
+            else:
+                args = [results[key] for key in keys]
         except KeyError:
             return None  # `start` tells why
         self.record.schedule.start(index)  # type: ignore[union-attr]
@@ -548,7 +553,8 @@ class Run(ABC):
         record = self.record
         record.spans.append((index, started, ended))
         self.results[self.plan.names[index]] = value
-        return record.schedule.complete(index)  # type: ignore[union-attr]
+        ready = record.schedule.complete(index)  # type: ignore[union-attr]
+        return [] if self._stopped or (self.parent is not None and self.stopped) else ready
 
     def note_start(self, index: int) -> None:
         """Tell the observers, if there are any, that a node starts."""

@@ -199,6 +199,18 @@ class Topology:
             for node, targets in zip(self.nodes, self.successors, strict=True)
         ]
 
+    @cached_property
+    def counted(self) -> list[tuple[int, ...] | None]:
+        """For each node, those that it leads to, where they have nothing to do but count that it
+        completed; None where one is an `any`, or waits for a branch."""
+        others = set(self.alternatives)
+        return [
+            tuple([target for target, _ in targets])
+            if all(branch is None and target not in others for target, branch in targets)
+            else None
+            for targets in self.successors
+        ]
+
     # Branches.
 
     @cached_property

@@ -20,8 +20,8 @@ from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
 from heapq import heappop, heappush
-from threading import Lock
-from time import perf_counter
+from threading import Lock, get_ident
+from time import perf_counter, sleep
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from fast_dag.run import ASYNC, current_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from contextvars import Context as Variables
 
     from fast_dag.drivers.lanes import Lanes
@@ -115,6 +116,30 @@ class Lane(ABC):
         """End what was started for this lane; with `abandon`, though calls may still be running."""
 
 
+class _Patience:
+    """A lock as worker threads take it: who finds it taken comes back a moment later, and never
+    stands in line.
+
+    A thread in line owns the lock once it is free, and has yet to wait for the interpreter, up to
+    5 ms. The one that has the interpreter soon finds the lock taken and stands in line in turn:
+    from then on threads of short nodes would change places at every node."""
+
+    __slots__ = ("_release", "_try")
+
+    def __init__(self, lock: Lock) -> None:
+        self._try, self._release = lock.acquire, lock.release
+
+    def __enter__(self) -> None:
+        while not self._try(False):
+            sleep(_A_MOMENT)
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._release()
+
+
+_A_MOMENT = 50e-6
+"""Seconds: less than what a thread waits for the interpreter anyway."""
+
 _Left = tuple[list[Job], list[Job], "Job | None", "tuple[Outcome, int] | None"]
 
 
@@ -134,7 +159,9 @@ class Crew:
         self.variables = copy_context()
         self.over = False
         self.crash: BaseException | None = None
-        self.lock = Lock()
+        self._lock = Lock()
+        self._patience = _Patience(self._lock)
+        self._home = get_ident()
         self.lanes: Lanes
         self._free, self._bounds_all = slots_of(run.settings)
         # One job at a time, and waits between attempts keep the slot.
@@ -151,6 +178,11 @@ class Crew:
         self.call_later: Callable[[float, Callable[[], None]], None] = _no_timer
         self._sleeping: set[Job] = set()
 
+    def guard(self) -> AbstractContextManager[object]:
+        """The lock, for a `with`. The coordinator takes it as it is: a Ctrl-C between taking and
+        entering would leave it taken forever, but for locks, which do both at once."""
+        return self._lock if get_ident() == self._home else self._patience
+
     # Begin and end.
 
     def begin(self) -> list[Job]:
@@ -160,7 +192,7 @@ class Crew:
 
     def _opened(self, run: Run, parent: Job | None, turn: int) -> list[Job]:
         ready = run.begin(eager=not self._ordered)
-        with self.lock:
+        with self.guard():
             self._open[run] = 0
             self._turns[run] = turn
             self._add(run, ready, parent)
@@ -184,7 +216,7 @@ class Crew:
     def fail(self, error: BaseException) -> None:
         """Something that is no node's failure came up (SystemExit in a worker, say): end the
         run."""
-        with self.lock:
+        with self.guard():
             if self.over:
                 return
             self.over = True
@@ -194,7 +226,7 @@ class Crew:
     def abort(self, status: str) -> Iterator[Invoke]:
         """End the run now: nothing starts, and what still runs is given up. The hooks that clean up
         after it are the caller's to call, as they come."""
-        with self.lock:
+        with self.guard():
             self.over = True
             runs = list(self._open)
             for run in reversed(runs):
@@ -339,7 +371,7 @@ class Crew:
     def _tell_start(self, job: Job) -> None:
         observers = job.run.observers
         if observers is not None:
-            with self.lock:
+            with self.guard():
                 job.run.note_start(job.index)
             observers.deliver()
 
@@ -358,7 +390,7 @@ class Crew:
     def _follow(self, job: Job, lane: Lane) -> Job | None:
         """Make the plain call of a job, and those that it leads to one by one, each with little
         more than the call itself; another job of the same lane to go on with."""
-        token = current_run.set(job.run)
+        token, guard = current_run.set(job.run), self.guard()
         try:
             while True:
                 turn = job.turn
@@ -371,7 +403,7 @@ class Crew:
                 if value.__class__ in LOOKED_AT:
                     others = self.called(job, turn, Outcome(True, value))
                     break
-                goes_on, others = self.went_on(job, turn, value)
+                goes_on, others = self.went_on(job, turn, value, guard)
                 if not goes_on:
                     break
                 if others:
@@ -380,30 +412,30 @@ class Crew:
             current_run.reset(token)
         return self.go_on(others, lane)
 
-    def went_on(self, job: Job, turn: int, value: Any) -> tuple[bool, list[Job]]:
-        """A plain call returned. Whether the job goes on in the same place, with a node that is
-        ready now; and the jobs to launch."""
-        run = job.run
-        with self.lock:
+    def went_on(
+        self, job: Job, turn: int, value: Any, guard: AbstractContextManager[object]
+    ) -> tuple[bool, list[Job]]:
+        """A plain call returned, in the thread whose `guard` that is. Whether the job goes on in
+        the same place, with a node that is ready now; and the jobs to launch."""
+        run, index = job.run, job.index
+        with guard:
             if self.over:
                 return False, []
             if job.turn != turn:
                 return False, self._picked()
             job.turn += 1
             now = perf_counter()
-            ready = run.settle_plain(job.index, value, job.started, now)
-            if run.stopped:
-                ready = []
-            plain = run.plan.plain
-            if ready and plain[ready[0]] == plain[job.index]:
-                index = ready[0]
-                args = run.start_plain(index)
+            ready = run.settle_plain(index, value, job.started, now)
+            if ready:
+                plan, following = run.plan, ready[0]
+                is_alike = plan.plain[following] == plan.plain[index]
+                args = run.start_plain(following) if is_alike else None
                 if args is not None:
-                    node = run.plan.nodes[index]
-                    job.index, job.node, job.func = index, node, node.func
+                    node = job.node = plan.nodes[following]
+                    job.index, job.func = following, node.func
                     job.args, job.kwargs, job.started = args, _NO_KEYWORDS, now
                     if len(ready) == 1:
-                        return True, []
+                        return _ALONE
                     self._add(run, ready[1:], job.parent)
                     return True, self._picked()
             left = self._left(job, ready)
@@ -442,11 +474,11 @@ class Crew:
             return
         child = job.run.children[job.run.plan.names[job.index]]
         child.stop()
-        with self.lock:
+        with self.guard():
             inner = [(each, each.turn) for each in self._running if each.parent is job]
         for each, turn in inner:
             if self._claim(each, turn):
-                with self.lock:
+                with self.guard():
                     if each in self._sleeping:  # without a slot, which its end gives back
                         self._sleeping.discard(each)
                         self._free -= each.takes_slot and not self._ordered
@@ -455,7 +487,7 @@ class Crew:
 
     def _claim(self, job: Job, turn: int) -> bool:
         """Whether the caller is the one to say how this call ended."""
-        with self.lock:
+        with self.guard():
             if self.over or job.turn != turn:
                 return False
             job.turn += 1
@@ -465,7 +497,7 @@ class Crew:
         """A job's call ended: the jobs to launch now, one of which the caller may take."""
         if self._claim(job, turn):
             return self._concluded(job, outcome)
-        with self.lock:
+        with self.guard():
             return [] if self.over else self._picked()
 
     def _concluded(self, job: Job, outcome: Outcome) -> list[Job]:
@@ -495,7 +527,7 @@ class Crew:
     def _settled(self, job: Job, outcome: Outcome) -> list[Job]:
         """The job is done."""
         verdict = None if outcome is STOPPED else job.run.judge(job.index, outcome)
-        with self.lock:
+        with self.guard():
             if self.over:
                 return []
             ready: list[int] = []
@@ -564,7 +596,7 @@ class Crew:
 
     def _put_to_sleep(self, job: Job, effect: Sleep | Await) -> list[Job]:
         """Wait without a slot, but in a sequential run; a stopped run does not wait."""
-        with self.lock:
+        with self.guard():
             if self.over:
                 return []
             stopped = job.run.stopped
@@ -594,7 +626,7 @@ class Crew:
         self.go_on(self._woken(job, goes_on=True))
 
     def _woken(self, job: Job, *, goes_on: bool) -> list[Job]:
-        with self.lock:
+        with self.guard():
             if self.over or job not in self._sleeping:
                 return []
             self._sleeping.discard(job)
@@ -616,6 +648,7 @@ def _close(job: Job) -> None:
 
 
 _NO_NODE = -1
+_ALONE: tuple[bool, list[Job]] = (True, [])  # a job goes on, and made no other ready
 _NO_KEYWORDS: dict[str, Any] = {}
 
 

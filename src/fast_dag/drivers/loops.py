@@ -105,7 +105,7 @@ class LoopLane(Lane):
     async def _follow_plain(self, job: Job) -> list[Job] | None:
         """Make the plain call of a job, and those that it leads to one by one; the jobs to
         launch."""
-        crew = self.crew
+        crew, guard = self.crew, self.crew.guard()
         current_run.set(job.run)
         while True:
             turn = job.turn
@@ -118,7 +118,7 @@ class LoopLane(Lane):
                 return None
             if value.__class__ in ONE_SHOT:
                 return crew.ended(job, turn, Outcome(True, value))
-            goes_on, jobs = crew.went_on(job, turn, value)
+            goes_on, jobs = crew.went_on(job, turn, value, guard)
             if not goes_on:
                 return jobs
             if jobs:

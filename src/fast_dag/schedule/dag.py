@@ -34,6 +34,7 @@ class DagSchedule(Schedule):
 
     __slots__ = (
         "_any",
+        "_counted",
         "_external",
         "_links",
         "_live",
@@ -49,6 +50,7 @@ class DagSchedule(Schedule):
         self._external: list[tuple[int, bool]] = []
         self._successors = topology.successors
         self._links = topology.links
+        self._counted = topology.counted
         self._waiting = topology.in_degrees.copy()
         # Of each `any`: whether it waits for all its edges; of how many it has seen a live one.
         nodes = topology.nodes
@@ -72,15 +74,24 @@ class DagSchedule(Schedule):
 
     def complete(self, node: int, choice: bool | str | None = None) -> list[int]:
         """`node` completed, and chose that branch if it is a decider: what may start now."""
-        waiting, status, alternatives = self._waiting, self.status, self._any
+        waiting, status = self._waiting, self.status
         status[node] = COMPLETED
         link = self._links[node]
         if link is not None:
             status[link] = READY
             return [link]
+        ready: list[int] = []
+        counted = self._counted[node]
+        if counted is not None:
+            for target in counted:
+                left = waiting[target] = waiting[target] - 1
+                if not left and status[target] is NOT_RUN:
+                    status[target] = READY
+                    ready.append(target)
+            return ready
         if choice is not None:
             self.choices[node] = choice
-        ready: list[int] = []
+        alternatives = self._any
         for target, branch in self._successors[node]:
             if target in alternatives or (branch is not None and branch != choice):
                 self._end_edge(target, branch is None or branch == choice, ready)
