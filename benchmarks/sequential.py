@@ -80,18 +80,22 @@ def decided_steady(effort: Effort) -> Iterator[Row]:
 
 
 def body_of_20_us(effort: Effort) -> Iterator[Row]:
-    """What the engine adds to a node that computes for 20 us."""
+    """What the engine adds to a node that computes for 20 us, and what P and M add: such a body
+    leaves the processor's caches and predictions to others."""
     work = range(round(1_000 * 20e-6 / _seconds(lambda: sum(range(1_000)))))
 
     def compute(x: int) -> int:
         return x + sum(work) % 7
 
-    calls = chain(100, compute)
-    ours, line = dag_of(calls).run, straight_line(calls)
-    same_results(ours, line)
-    engine, by_hand = in_turn(ours, line, rounds=effort.of(400, 3))
-    note = f"us a node: {per_node('L', by_hand, len(calls))}"
-    yield Row("a 20 us body: added", added(engine, by_hand, len(calls)), "us a node", 0.6, note)
+    calls = chain(effort.of(1_000, 100), compute)
+    ours = dag_of(calls).run
+    hands = [make(calls) for make in (straight_line, prepared_pairs, measured_loop)]
+    same_results(ours, *hands)
+    engine, line, pairs, measured = in_turn(ours, *hands, rounds=effort.of(60, 3))
+    note = f"us a node: {per_node('L', line, len(calls))}"
+    yield Row("a 20 us body: added", added(engine, line, len(calls)), "us a node", 0.6, note)
+    yield Row("a 20 us body: added by P", added(pairs, line, len(calls)), "us a node")
+    yield Row("a 20 us body: added by M", added(measured, line, len(calls)), "us a node")
 
 
 def _seconds(call: Callable[[], object]) -> float:
