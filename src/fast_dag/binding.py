@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 # Members of enums cost ten times a global.
-_NODE, _KEYWORD_ONLY = NodeType.NODE, Kind.KEYWORD_ONLY
+_NODE = NodeType.NODE
 
 
 class Source(ABC):
@@ -161,26 +161,13 @@ def _keys_by_position(
 ) -> tuple[str, ...] | None:
     """The results that are all of a node's arguments, where there is an edge for each parameter, in
     their order: the common case, found without looking for others."""
-    signature = node.signature
-    parameters = signature.parameters
-    if (
-        len(edges) != len(parameters)
-        or node.type is not _NODE
-        or signature.var_positional is not None
-        or signature.var_keyword is not None
-    ):
+    names = node.signature.by_position
+    if names is None or len(edges) != len(names) or node.type is not _NODE:
         return None
+    deciders = topology.whole.deciders
     keys = []
-    whole = topology.whole
-    nodes, index = whole.nodes, whole.index
-    for parameter, edge in zip(parameters, edges, strict=True):
-        if (
-            parameter.name != edge.input
-            or parameter.kind == _KEYWORD_ONLY
-            or parameter.is_context
-            or edge.output is not None
-            or nodes[index[edge.source]].type.decides
-        ):
+    for name, edge in zip(names, edges, strict=True):
+        if name != edge.input or edge.output is not None or edge.source in deciders:
             return None
         keys.append(edge.source)
     return tuple(keys)

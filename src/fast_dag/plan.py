@@ -77,12 +77,15 @@ class Plan:
                     self.around[index] = around
         self.nested: dict[int, Plan] = {}  # those of nested workflows
         self.deciders = frozenset(
-            index for index, node in enumerate(topology.nodes) if node.type.decides
+            [topology.index[node.name] for node in topology.special if node.type.decides]
         )
         self.missing = tuple(
-            (node.name, parameter)
-            for node, binding in zip(topology.nodes, self.bindings, strict=True)
-            for parameter in binding.missing
+            [
+                (node.name, parameter)
+                for node, binding in zip(topology.nodes, self.bindings, strict=True)
+                if binding.missing
+                for parameter in binding.missing
+            ]
         )
 
     def refuse_unknown(self, options: Iterable[str] = ()) -> None:
@@ -128,7 +131,8 @@ class Plan:
         """Whether a run is nothing but calling each node in order: no decisions, no
         alternatives."""
         return not self.topology.external and not any(
-            node.type.decides or node.type is NodeType.ANY or node.workflow for node in self.nodes
+            node.type.decides or node.type is NodeType.ANY or node.workflow
+            for node in self.topology.special
         )
 
     @cached_property
@@ -193,13 +197,14 @@ class Plan:
             node, binding = nodes[index], bindings[index]
             keys = binding.keys
             step: tuple[Any, ...]
-            if index in around:
-                sole = keys[0] if keys is not None and len(keys) == 1 else None
+            count = 0 if keys is None else len(keys)
+            if around and index in around:
+                sole = keys[0] if keys is not None and count == 1 else None
                 arity, step = AROUND, (node.name, node.func, (around[index], sole, binding))
             elif keys is None:
                 arity, step = GATHERED, (node.name, node.func, binding)
-            elif 1 <= len(keys) <= 2:
-                arity, step = len(keys), (node.name, node.func, *keys)
+            elif 1 <= count <= 2:
+                arity, step = count, (node.name, node.func, *keys)
             else:
                 arity, step = MANY, (node.name, node.func, keys)
             if arity != last:
@@ -226,7 +231,8 @@ def _named_parameters(topology: Topology) -> set[str]:
 
 
 def _some(nodes: Iterable[Node[..., Any]], asks: Callable[[Node[..., Any]], Any]) -> bool:
+    asked = [node for node in nodes if asks(node) or node.workflow is not None]
     return any(
         asks(node) or (node.workflow and _some(node.workflow.graph.nodes.values(), asks))
-        for node in nodes
+        for node in asked
     )

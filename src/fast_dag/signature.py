@@ -94,13 +94,15 @@ class Signature:
     """What a node's function takes.
 
     `parameters` has the named ones in the order of the definition, `inputs` the names of those that
-    edges and run inputs may fill; `var_positional` and `var_keyword` are the names of `*args` and
+    edges and run inputs may fill, `by_position` these where they are all that it takes and can be
+    passed by position, else None; `var_positional` and `var_keyword` are the names of `*args` and
     `**kwargs`. `origin` is the function that was read: the innermost one behind wrappers that
     hide it.
     """
 
     __slots__ = (
         "__weakref__",
+        "by_position",
         "inputs",
         "is_async",
         "made_of",
@@ -122,11 +124,16 @@ class Signature:
         is_async: bool = False,
     ) -> None:
         self.parameters = tuple(parameters)
-        inputs = []
+        inputs, in_place = [], var_positional is None and var_keyword is None
         for each in parameters:  # a comprehension takes longer for a few
-            if not each.is_context:
-                inputs.append(each.name)  # noqa: PERF401
+            if each.is_context:
+                in_place = False
+            else:
+                inputs.append(each.name)
+                if each.kind == _KEYWORD_ONLY:
+                    in_place = False
         self.inputs = tuple(inputs)
+        self.by_position = self.inputs if in_place else None
         self.origin = origin
         self.var_positional = var_positional
         self.var_keyword = var_keyword

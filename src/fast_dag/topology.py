@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
 
+# Members of enums cost ten times a global.
+_NODE = NodeType.NODE
+
+
 class Topology:
     """A snapshot of a graph, or of the part of it that a run was narrowed to.
 
     Nodes are known by their index, in the order of their definition. `incoming` has the edges of
-    each node as they were made; `successors` those that stay inside, as (target, branch);
-    `external` the edges that come from outside of a narrowed part; `order` the nodes as a
-    sequential run takes them, shorter than `nodes` where there are cycles; `whole` is the
-    unnarrowed shape.
+    each node as they were made; `external` the edges that come from outside of a narrowed part;
+    `order` the nodes as a sequential run takes them, shorter than `nodes` where there are cycles;
+    `whole` is the unnarrowed shape.
     """
 
     def __init__(
@@ -39,8 +42,8 @@ class Topology:
         self.index = {name: position for position, name in enumerate(self.names)}
         self.incoming = incoming
         self.whole = self if whole is None else whole
-        successors: list[list[tuple[int, bool | str | None]]] = [[] for _ in self.nodes]
         external: list[tuple[int, Edge]] = []
+        leads_on = [False] * len(self.nodes)
         find = self.index.get
         in_order = True
         for target, edges in enumerate(incoming):
@@ -49,14 +52,36 @@ class Topology:
                 if source is None:
                     external.append((target, edge))
                 else:
-                    successors[source].append((target, edge.branch))
+                    leads_on[source] = True
                     if source >= target:
                         in_order = False
-        self.successors = successors
         self.external = external
+        self._leads_on = leads_on
         # Where each node was defined after those it depends on, the first of those that are ready
         # is always the next.
         self.order = tuple(range(len(self.nodes))) if in_order else self._sequential_order()
+
+    @cached_property
+    def successors(self) -> list[list[tuple[int, bool | str | None]]]:
+        """For each node, where its edges lead inside, as (target, branch)."""
+        successors: list[list[tuple[int, bool | str | None]]] = [[] for _ in self.nodes]
+        find = self.index.get
+        for target, edges in enumerate(self.incoming):
+            for edge in edges:
+                source = find(edge.source)
+                if source is not None:
+                    successors[source].append((target, edge.branch))
+        return successors
+
+    @cached_property
+    def deciders(self) -> frozenset[str]:
+        """The names of the nodes that choose a branch."""
+        return frozenset([node.name for node in self.special if node.type.decides])
+
+    @cached_property
+    def special(self) -> list[Node[..., Any]]:
+        """The nodes that are more than a function with inputs."""
+        return [node for node in self.nodes if node.type is not _NODE or node.workflow is not None]
 
     @classmethod
     def of(cls, graph: Graph, given: Collection[str] = (), *, autowire: bool = False) -> Topology:
@@ -150,7 +175,8 @@ class Topology:
     @cached_property
     def sinks(self) -> tuple[int, ...]:
         """The nodes without an edge out, in sequential order."""
-        return tuple([index for index in self.order if not self.successors[index]])
+        leads_on = self._leads_on
+        return tuple([index for index in self.order if not leads_on[index]])
 
     @cached_property
     def is_line(self) -> bool:

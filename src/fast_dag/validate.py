@@ -54,10 +54,11 @@ def _cycles(topology: Topology) -> Iterator[ValidationError]:
 def _disconnected(topology: Topology) -> Iterator[ValidationError]:
     if len(topology.nodes) == 1:
         return
+    sinks = set(topology.sinks)
     alone = [
         name
         for index, name in enumerate(topology.names)
-        if not topology.incoming[index] and not topology.successors[index]
+        if not topology.incoming[index] and index in sinks
     ]
     if alone:
         yield DisconnectedNodeError(

@@ -16,7 +16,7 @@ from fast_dag.call.arguments import named, unnamed
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Await, Outcome, Raised, Sleep
 from fast_dag.call.retry import is_retried, wait_after
 from fast_dag.errors import text_of
-from fast_dag.signature import ABSENT, Kind
+from fast_dag.signature import ABSENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from fast_dag.context import Context
     from fast_dag.node import Node
     from fast_dag.run import Run
-    from fast_dag.signature import Signature
 
     Inputs = dict[str, Any]
 
@@ -79,7 +78,7 @@ class Surroundings:
         resources: Sequence[str] = (),
     ) -> None:
         self.node = node
-        self.by_position = _all_by_position(node.signature)
+        self.by_position = node.signature.by_position
         self.cache = node.cache
         self.handler = handler
         self.resources = resources
@@ -171,7 +170,7 @@ class Surroundings:
                         answer = waiter.wait(answer, variables)
                     if answer is not None:
                         inputs = _new_inputs(answer)
-                    if sole in inputs and len(inputs) == 1:
+                    if sole is not None and len(inputs) == 1 and sole in inputs:
                         args, kwargs = (inputs[sole],), _NO_INPUTS
                     elif self.cache is None:
                         args, kwargs = kept = self._attempt(inputs, _NO_INPUTS, run.context)
@@ -415,21 +414,12 @@ class Surroundings:
 
     def _attempt(self, inputs: Inputs, opened: Inputs, context: Context) -> Attempt:
         names = self.by_position
-        if [*inputs] == names and not opened:
+        if names is not None and [*inputs] == [*names] and not opened:
             return [*inputs.values()], {}
         return unnamed(self.node.signature, {**opened, **inputs}, context)
 
 
 _NO_INPUTS: Inputs = {}
-
-
-def _all_by_position(signature: Signature) -> list[str] | None:
-    """The inputs, where these are all that the function takes, and can be passed by position."""
-    if signature.var_positional or signature.var_keyword or signature.takes_context:
-        return None
-    if any(each.kind == Kind.KEYWORD_ONLY for each in signature.parameters):
-        return None
-    return [*signature.inputs]
 
 
 def _new_inputs(answer: Any) -> Inputs:
