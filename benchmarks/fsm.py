@@ -60,16 +60,41 @@ def fsm_ring(effort: Effort) -> Iterator[Row]:
 
 
 def fsm_return(effort: Effort) -> Iterator[Row]:
-    """Making an FSMReturn, next to a call of L."""
+    """Making an FSMReturn, with keywords and without, next to a call of L; and an object of a class
+    that does nothing else."""
     line = straight_line(chain(_CALLS))
 
     def thousand() -> None:
         for _ in range(_CALLS):
             FSMReturn(next_state="green", value=1)
 
-    ours, by_hand = in_turn(thousand, line, rounds=effort.of(300, 3))
+    def by_position() -> None:
+        for _ in range(_CALLS):
+            FSMReturn("green", 1)
+
+    def bare() -> None:
+        for _ in range(_CALLS):
+            _Bare(next_state="green", value=1)
+
+    sides = thousand, by_position, bare, line
+    ours, positions, least, by_hand = in_turn(*sides, rounds=effort.of(300, 3))
     noted = f"us each: {per_node('ours', ours, _CALLS)}, {per_node('L', by_hand, _CALLS)}"
     yield Row("making an FSMReturn", ratios(ours, by_hand), "x L", 0.3 / 0.08, noted)
+    yield Row("making an FSMReturn, by position", ratios(positions, by_hand), "x L")
+    yield Row("making an object of three slots", ratios(least, by_hand), "x L")
+
+
+class _Bare:
+    """The least that a class of these keywords does."""
+
+    __slots__ = ("next_state", "stop", "value")
+
+    def __init__(
+        self, next_state: str | None = None, value: object = None, stop: bool = False
+    ) -> None:
+        self.next_state = next_state
+        self.value = value
+        self.stop = stop
 
 
 BENCHMARKS = (fsm_ring, fsm_return)

@@ -54,6 +54,15 @@ def chain(
     return [first, *(Call(f"n{index}", step, (f"n{index - 1}",)) for index in range(1, nodes))]
 
 
+def side_by_side(calls: Calls) -> Calls:
+    """The same twice, independent of each other."""
+    twins = [
+        Call(f"{name} too", func, tuple(f"{source} too" for source in sources))
+        for name, func, sources in calls
+    ]
+    return [*calls, *twins]
+
+
 def layered(depth: int, width: int) -> Calls:
     """Layers of `width` nodes, each of which takes two results of the layer above."""
     calls = [Call(f"n0_{column}", one) for column in range(width)]

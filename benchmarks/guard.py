@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from graphs import cached_dag, chain, dag_of, hooked_dag, keyword_loop, layered
+from graphs import cached_dag, chain, dag_of, hooked_dag, keyword_loop, layered, side_by_side
 from loops import increment, one_loop, start
 from timing import Row, in_turn, ratios, same_results
 
@@ -21,21 +21,24 @@ _NODES = 1_000
 
 def hot_paths(effort: Effort) -> Iterator[Row]:
     """What a node or a transition costs on each hot path, next to a node of G."""
-    calls = chain(_NODES)
-    wide = layered(10, 100)
-    plain = dag_of(calls)
-    asynchronous = dag_of(chain(_NODES, increment, start))
+    calls, halves = chain(_NODES), side_by_side(chain(_NODES // 2))
+    plain, two, wide = dag_of(calls), dag_of(halves), dag_of(layered(10, 100))
+    awaited = dag_of(chain(_NODES, increment, start))
+    awaited_two = dag_of(side_by_side(chain(_NODES // 2, increment, start)))
     with one_loop() as run:
         paths = {
-            "sequential": (plain.run, 1.5),
-            "sequential, two inputs": (dag_of(wide).run, 1.5),
-            "threads": (lambda: plain.run(mode="parallel", max_workers=2), 12.0),
-            "asyncio": (lambda: run(asynchronous.run_async), 8.0),
-            "a retry policy": (dag_of(calls, retry=2).run, 8.0),
-            "a hook": (hooked_dag(calls).run, 12.0),
-            "a cache hit": (cached_dag(calls).run, 16.0),
-            "build": (lambda: dag_of(calls), 20.0),
-            "a machine": (_machine, 6.0),
+            "sequential": (plain.run, 1.2),
+            "sequential, two inputs": (wide.run, 1.5),
+            "threads": (lambda: plain.run(mode="parallel"), 1.2),
+            "threads, two chains": (lambda: two.run(mode="parallel", max_workers=2), 16.0),
+            "threads, two inputs": (lambda: wide.run(mode="parallel", max_workers=2), 25.0),
+            "asyncio": (lambda: run(awaited.run_async), 4.0),
+            "asyncio, two chains": (lambda: run(awaited_two.run_async), 8.0),
+            "a retry policy": (dag_of(calls, retry=2).run, 4.0),
+            "a hook": (hooked_dag(calls).run, 6.0),
+            "a cache hit": (cached_dag(calls).run, 10.0),
+            "build": (lambda: dag_of(calls), 16.0),
+            "a machine": (_machine, 4.0),
         }
         by_hand = keyword_loop(calls)
         same_results(by_hand, *(path for name, (path, _) in paths.items() if name in _LIKE_CHAIN))

@@ -9,7 +9,7 @@ from threading import Thread
 from time import sleep
 from typing import TYPE_CHECKING
 
-from graphs import Call, chain, dag_of, independent, layered, measured_loop
+from graphs import chain, dag_of, independent, layered, measured_loop, side_by_side
 from timing import Row, in_turn, per_node, ratios, same_results
 
 from fast_dag import DAG
@@ -34,18 +34,11 @@ def thread_costs(effort: Effort) -> Iterator[Row]:
     """A chain of 1,000, two of 500 and layers of 10,000 nodes that compute next to nothing, next to
     M. A chain alone has nothing to run beside, so that it needs no other thread."""
     yield _next_to_m("threads, chain of 1,000", chain(1_000), 4 / 2.1, effort.of(100, 2))
-    two = [*chain(500), *_renamed(chain(500), "other")]
+    two = side_by_side(chain(500))
     yield _next_to_m("threads, two chains of 500", two, None, effort.of(100, 2))
     depth = effort.of(100, 10)
     work = f"threads, layered {depth} x 100"
     yield _next_to_m(work, layered(depth, 100), 8 / 2.1, effort.of(20, 2))
-
-
-def _renamed(calls: Calls, prefix: str) -> Calls:
-    return [
-        Call(f"{prefix} {name}", func, tuple(f"{prefix} {source}" for source in sources))
-        for name, func, sources in calls
-    ]
 
 
 def irregular_sleeps(effort: Effort) -> Iterator[Row]:
