@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import fast_dag
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fast_dag"
-SLOW = {"asyncio", "concurrent", "dataclasses", "inspect", "logging", "multiprocessing"}
+SLOW = {"asyncio", "concurrent", "dataclasses", "inspect", "logging", "multiprocessing", "typing"}
 SLOW_OR_OPTIONAL = (
     *SLOW,
     "contextlib",
@@ -26,6 +28,10 @@ SLOW_OR_OPTIONAL = (
     "pickle",
     "random",
     "tracemalloc",
+    "importlib",
+    # The cache of a node that has one, and machines.
+    "fast_dag.cache.store",
+    "fast_dag.drivers.rounds",
     # Pictures are drawn when somebody looks.
     "fast_dag.draw",
     "fast_dag.report",
@@ -117,10 +123,7 @@ def loaded() -> set[str]:
         "import sys; before = set(sys.modules); import fast_dag;"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
-    )
-    return set(done.stdout.split())
+    return set(_python(code).split())
 
 
 def test_import_loads_the_standard_library_only(loaded: set[str]) -> None:
@@ -129,3 +132,34 @@ def test_import_loads_the_standard_library_only(loaded: set[str]) -> None:
 
 def test_import_loads_nothing_slow(loaded: set[str]) -> None:
     assert loaded & SLOW == set()
+
+
+def _python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    )
+    return done.stdout.strip()
+
+
+def test_machines_and_caches_load_when_they_are_used() -> None:
+    told = _python(
+        "import sys, fast_dag;"
+        "print(*(name in sys.modules for name in ('fast_dag.fsm', 'fast_dag.cache.store')));"
+        "fast_dag.FSM('machine').state(lambda: 1, name='state', initial=True, terminal=True);"
+        "fast_dag.DAG('cached').cached_node(lambda: 1, name='node');"
+        "print(*(name in sys.modules for name in ('fast_dag.fsm', 'fast_dag.cache.store')))"
+    )
+    assert told.splitlines() == ["False False", "True True"]
+
+
+def test_every_public_name_is_there_though_it_was_not_loaded() -> None:
+    told = _python(
+        "import fast_dag; listed = dir(fast_dag); from fast_dag import *;"
+        "print(set(fast_dag.__all__) <= set(listed), set(fast_dag.__all__) <= set(globals()))"
+    )
+    assert told == "True True"
+
+
+def test_unknown_name_of_the_package_is_told_as_python_does() -> None:
+    with pytest.raises(AttributeError, match="module 'fast_dag' has no attribute 'Fsm'"):
+        fast_dag.Fsm

@@ -28,8 +28,6 @@ from fast_dag.errors import (
     TimeoutError,
     ValidationError,
 )
-from fast_dag.fsm import FSM
-from fast_dag.machine import Machine, Step
 from fast_dag.node import Node, NodeType
 from fast_dag.returns import ConditionalReturn, FSMReturn, SelectReturn
 from fast_dag.run import ExecutionMode, Run
@@ -62,3 +60,22 @@ __all__ = [
     "TimeoutError",
     "ValidationError",
 ]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fast_dag.fsm import FSM
+    from fast_dag.machine import Machine, Step
+else:
+    _LATER = {"FSM": "fast_dag.fsm", "Machine": "fast_dag.machine", "Step": "fast_dag.machine"}
+
+    def __getattr__(name):
+        """Machines are loaded when somebody asks for one (PEP 562)."""
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        globals()[name] = found = getattr(import_module(_LATER[name]), name)
+        return found
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

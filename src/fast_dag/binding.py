@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 from fast_dag.errors import MissingResultError, names
 from fast_dag.node import Node, NodeType
 from fast_dag.returns import ConditionalReturn, SelectReturn
 from fast_dag.signature import ABSENT, Kind
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from typing import Any
 
     from fast_dag.dag_run import DagRun
     from fast_dag.graph import Edge

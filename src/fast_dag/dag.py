@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack
 
 from fast_dag.context import Context
 from fast_dag.dag_run import DagRun
 from fast_dag.errors import MissingConnectionError, ValidationError, names
+from fast_dag.fields import Fields
 from fast_dag.node import Branch, Nestable, Node, NodeType, as_node
 from fast_dag.plan import Plan
 from fast_dag.run import ExecutionMode, Run, Settings
@@ -24,29 +24,51 @@ from fast_dag.workflow import (
     value_of,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from concurrent.futures import Executor
+    from typing import Any, Literal, Self, Unpack
 
     from fast_dag.draw.shape import Shape
     from fast_dag.node import NodeOptions
 
 
-class Request(NamedTuple):
+class Request(Fields):
     """What a caller asked of one run."""
 
-    inputs: Mapping[str, Any]
-    context: Context | None
-    outputs: Sequence[str] | None
-    settings: Settings
+    __slots__ = ("context", "inputs", "outputs", "settings")
+
+    def __init__(
+        self,
+        inputs: Mapping[str, Any],
+        context: Context | None,
+        outputs: Sequence[str] | None,
+        settings: Settings,
+    ) -> None:
+        self.inputs = inputs
+        self.context = context
+        self.outputs = outputs
+        self.settings = settings
 
 
-class Part(NamedTuple):
+class Part(Fields):
     """The part of a graph that is run: from `start`, until `end`, for `outputs`."""
 
-    start: str | None = None
-    end: str | None = None
-    outputs: tuple[str, ...] | None = None
+    __slots__ = ("end", "outputs", "start")
+
+    def __init__(
+        self,
+        start: str | None = None,
+        end: str | None = None,
+        outputs: tuple[str, ...] | None = None,
+    ) -> None:
+        self.start = start
+        self.end = end
+        self.outputs = outputs
+
+    def __hash__(self) -> int:
+        return hash((self.start, self.end, self.outputs))
 
     def of(self, topology: Topology) -> Topology:
         """The narrowed topology. Raises MissingConnectionError where nothing is left."""
@@ -565,7 +587,7 @@ class DAG(Workflow):
             if isinstance(outputs, str) or not outputs:
                 raise ValidationError(f"outputs is a list of node names, not {outputs!r}")
             outputs = [self._graph.node(name).name for name in outputs]
-            part = part._replace(outputs=tuple(outputs))
+            part = Part(part.start, part.end, tuple(outputs))
         plan = self._plan(frozenset(inputs), part)
         if context is None:
             context = _context_after(stored)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from fast_dag.binding import GeneralBinding
 from fast_dag.call.effects import ONE_SHOT
 from fast_dag.decide import choice_of
@@ -14,8 +12,10 @@ from fast_dag.run import MISSING, Run, Verdict, shared_error
 from fast_dag.schedule.base import NodeStatus
 from fast_dag.schedule.dag import DagSchedule
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from fast_dag.call.effects import Outcome
     from fast_dag.context import Context

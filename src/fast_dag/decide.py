@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from fast_dag.errors import ValidationError, names, text_of
 from fast_dag.node import Node, NodeType
 from fast_dag.returns import ConditionalReturn, SelectReturn
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 
 def choice_of(node: Node[..., Any], value: Any, known: Sequence[bool | str]) -> bool | str:

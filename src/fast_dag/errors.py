@@ -20,10 +20,12 @@ Every error keeps its facts as attributes beside the sentence, and survives pick
 from __future__ import annotations
 
 import builtins
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
+    from types import CodeType
+    from typing import Any
 
     from fast_dag.run import Run
 
@@ -229,3 +231,9 @@ def text_of(error: BaseException) -> str:
         return str(error)
     except Exception:
         return "<its message cannot be shown>"
+
+
+def raised_in(functions: Collection[CodeType], error: BaseException) -> bool:
+    """Whether one of these functions, called by the one that caught it, raised an error."""
+    below = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    return below is not None and below.tb_frame.f_code in functions

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from fast_dag.draw.shape import Shape
-    from fast_dag.node import CachedNodeOptions, Nestable, NodeOptions, P, R
+    from fast_dag.node import CachedNodeOptions, Nestable, NodeOptions
+    from fast_dag.typed import P, R
 
 
 class Request(NamedTuple):

@@ -261,7 +261,8 @@ class FsmRun(Run):
         self._steps += 1
         self._deciding = None
         going = move.next if isinstance(move, Move) and not move.halts else None
-        ready = super().settle(index, verdict._replace(choice=going), started)
+        verdict.choice = going
+        ready = super().settle(index, verdict, started)
         walk.running = None
         walk.at = index
         if verdict.outcome.ok:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
-
 from fast_dag.errors import (
     InvalidNodeError,
     MissingConnectionError,
@@ -14,8 +12,10 @@ from fast_dag.errors import (
 )
 from fast_dag.node import Branch, Node
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
+    from typing import Any, Literal
 
     from fast_dag.node import Nestable
     from fast_dag.signature import Signature

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag.errors import text_of
+from fast_dag.fields import Fields
 from fast_dag.schedule.base import NodeStatus
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Any
 
     from fast_dag.call.effects import Outcome
     from fast_dag.schedule.base import Schedule
@@ -18,13 +20,16 @@ if TYPE_CHECKING:
 _EXECUTED = (NodeStatus.COMPLETED, NodeStatus.FAILED)
 
 
-class Retry(NamedTuple):
+class Retry(Fields):
     """An attempt failed, and after `delay` seconds comes another."""
 
-    node: str
-    at: float
-    delay: float
-    error: str
+    __slots__ = ("at", "delay", "error", "node")
+
+    def __init__(self, node: str, at: float, delay: float, error: str) -> None:
+        self.node = node
+        self.at = at
+        self.delay = delay
+        self.error = error
 
 
 class Record:

@@ -8,31 +8,19 @@ from importlib import import_module
 from sys import _getframe as getframe
 from sys import modules
 from types import FunctionType, MappingProxyType, MethodType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Generic,
-    Literal,
-    ParamSpec,
-    Self,
-    TypedDict,
-    TypeVar,
-    overload,
-)
 
-from fast_dag.cache.store import NodeCache
 from fast_dag.errors import InvalidNodeError, ValidationError, closest
 from fast_dag.signature import Signature, UnreadableSignatureError, read_signature
+from fast_dag.typed import OfFunction, P, R, T, TypedDict, overload
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any, Literal, Self
 
     from fast_dag.cache.memory import Backend
+    from fast_dag.cache.store import NodeCache
     from fast_dag.graph import Graph
-
-P = ParamSpec("P")
-R = TypeVar("R")
-T = TypeVar("T")
 
 
 class NodeType(StrEnum):
@@ -118,7 +106,7 @@ class CachedNodeOptions(NodeOptions, total=False):
     max_entries: int
 
 
-CACHE_OPTIONS = CachedNodeOptions.__annotations__.keys() - NodeOptions.__annotations__.keys()
+CACHE_OPTIONS = frozenset(CachedNodeOptions.__annotations__)
 
 
 class Nestable(ABC):
@@ -208,7 +196,7 @@ class Branches:
         return Branch(self._node, name)
 
 
-class Node(Linkable, Generic[P, R]):
+class Node(Linkable, OfFunction[P, R]):
     """A step of a workflow.
 
     Made by `@dag.node` and its siblings, or by hand for `dag.add_node(Node(...))`. It stays the
@@ -284,7 +272,7 @@ class Node(Linkable, Generic[P, R]):
             options["metadata"] = dict(options["metadata"])
         # Its own: two graphs never share results by a name.
         asked = options.get("cache")
-        self.cache = None if asked is None else NodeCache(self, **asked)
+        self.cache = None if asked is None else _cache_of(self, asked)
 
     def _read(self, name: str | None) -> Signature:
         inputs = self.options.get("inputs")
@@ -437,7 +425,13 @@ class Node(Linkable, Generic[P, R]):
         self._signature = None if self.workflow else self._read(self.name)
         self.__doc__ = self._origin.__doc__
         asked = self.options.get("cache")
-        self.cache = None if asked is None else NodeCache(self, **asked)
+        self.cache = None if asked is None else _cache_of(self, asked)
+
+
+def _cache_of(node: Node[..., Any], options: dict[str, Any]) -> NodeCache:
+    from fast_dag.cache.store import NodeCache  # with keys and backends, for those who cache
+
+    return NodeCache(node, **options)
 
 
 def as_node(

@@ -9,33 +9,45 @@ from __future__ import annotations
 import sys
 from collections import deque
 from threading import RLock
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from fast_dag.errors import text_of
 from fast_dag.extras import needed
+from fast_dag.fields import Fields
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any, Protocol
 
     from fast_dag.run import Run
 
+    class Observer(Protocol):
+        """Something that is told of events, and of the end."""
 
-class Event(NamedTuple):
+        def tell(self, event: Event) -> None: ...
+        def close(self, run: Run) -> None: ...
+
+
+class Event(Fields):
     """Something happened to a node: `path` is its name, from the outermost run on."""
 
-    run: Run
-    path: str
-    status: str
-    fraction: float
-    error: BaseException | None = None
-    attempt: int = 1
+    __slots__ = ("attempt", "error", "fraction", "path", "run", "status")
 
-
-class Observer(Protocol):
-    """Something that is told of events, and of the end."""
-
-    def tell(self, event: Event) -> None: ...
-    def close(self, run: Run) -> None: ...
+    def __init__(
+        self,
+        run: Run,
+        path: str,
+        status: str,
+        fraction: float,
+        error: BaseException | None = None,
+        attempt: int = 1,
+    ) -> None:
+        self.run = run
+        self.path = path
+        self.status = status
+        self.fraction = fraction
+        self.error = error
+        self.attempt = attempt
 
 
 class Observers:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag.binding import GeneralBinding, bind
 from fast_dag.errors import ValidationError, closest, names
 from fast_dag.node import NodeType
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from typing import Any
 
     from fast_dag.call.hooks import Hook
     from fast_dag.call.surround import Surroundings
@@ -20,19 +21,6 @@ if TYPE_CHECKING:
 
 
 MANY, AROUND, GATHERED = 3, 4, 5
-
-
-class Stretch(NamedTuple):
-    """Calls of the straight line that follow each other and are made in the same way.
-
-    Where `arity` is 1 or 2, `steps` has (name, function, key of each result that it takes); where
-    it is `MANY`, or a function takes none, (name, function, keys); where it is `AROUND`, since more
-    was asked for than the bare function, (name, function, (Surroundings, key of the only result
-    that it takes or None, Binding)); and where it is `GATHERED` (name, function, Binding that
-    gathers the arguments)."""
-
-    arity: int
-    steps: list[tuple[Any, ...]]
 
 
 class Plan:
@@ -187,9 +175,16 @@ class Plan:
         )
 
     @cached_property
-    def stretches(self) -> list[Stretch]:
-        """The straight line, in sequential order."""
-        stretches: list[Stretch] = []
+    def stretches(self) -> list[tuple[int, list[tuple[Any, ...]]]]:
+        """The straight line, in sequential order, as (arity, steps): those steps that follow each
+        other and are made in the same way.
+
+        Where the arity is 1 or 2, a step is (name, function, key of each result that it takes);
+        where it is `MANY`, or a function takes none, (name, function, keys); where it is `AROUND`,
+        since more was asked for than the bare function, (name, function, (Surroundings, key of the
+        only result that it takes or None, Binding)); and where it is `GATHERED` (name, function,
+        Binding that gathers the arguments)."""
+        stretches: list[tuple[int, list[tuple[Any, ...]]]] = []
         steps: list[tuple[Any, ...]] = []
         last = None
         nodes, bindings, around = self.nodes, self.bindings, self.around
@@ -209,7 +204,7 @@ class Plan:
                 arity, step = MANY, (node.name, node.func, keys)
             if arity != last:
                 last, steps = arity, []
-                stretches.append(Stretch(arity, steps))
+                stretches.append((arity, steps))
             steps.append(step)
         return stretches
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 # Written out, not dataclasses: importing those would cost more than the rest of the package, and
 # these are made once per decision or state.

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from contextvars import ContextVar
 from enum import StrEnum
 from time import perf_counter, time
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from fast_dag.call.effects import ONE_SHOT, Outcome
 from fast_dag.call.resources import Resources
@@ -23,14 +22,17 @@ from fast_dag.errors import (
     names,
     text_of,
 )
+from fast_dag.fields import Fields
 from fast_dag.memory import MemoryWatch
 from fast_dag.metrics import Record
 from fast_dag.observers import Event
 from fast_dag.schedule.base import NodeStatus
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Executor
+    from typing import Any, Final, Literal
 
     from fast_dag.call.effects import Effects
     from fast_dag.context import Context
@@ -141,15 +143,25 @@ _NOTHING_ASKED: Final = ("sequential", None, None, None, "fail_fast", None, None
 _DEFAULTS: Final = Settings(*_NOTHING_ASKED)
 
 
-class Verdict(NamedTuple):
+class Verdict(Fields):
     """What a node's end means to its run: what it chose, or the `key` of its error, and whether the
     run goes on after it. `fault` is what keeps a state that succeeded from leading on."""
 
-    outcome: Outcome
-    key: str
-    choice: Any = None
-    goes_on: bool = True
-    fault: Exception | None = None
+    __slots__ = ("choice", "fault", "goes_on", "key", "outcome")
+
+    def __init__(
+        self,
+        outcome: Outcome,
+        key: str,
+        choice: Any = None,
+        goes_on: bool = True,
+        fault: Exception | None = None,
+    ) -> None:
+        self.outcome = outcome
+        self.key = key
+        self.choice = choice
+        self.goes_on = goes_on
+        self.fault = fault
 
 
 class Run(ABC):
@@ -566,8 +578,8 @@ class Run(ABC):
         follows."""
         self.record.note_retry(name, error, delay)
         if self.observers is not None:
-            event = Event(self, self._prefix + name, "retrying", self.observers.fraction)
-            self.observers.tell(event._replace(error=error, attempt=attempt))
+            path, fraction = self._prefix + name, self.observers.fraction
+            self.observers.tell(Event(self, path, "retrying", fraction, error, attempt))
 
     def _note_skipped(self) -> None:
         assert self.record.schedule is not None

@@ -10,13 +10,14 @@ import functools
 import re
 from enum import IntEnum
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, UnionType
-from typing import TYPE_CHECKING, Any, Final, Union, get_origin
 from weakref import ReferenceType, ref
 
 from fast_dag.context import Context
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any, Final
 
 _VARARGS, _VARKEYWORDS, _ANY_COROUTINE = 0x04, 0x08, 0x80 | 0x100
 _MARK = "_is_coroutine_marker"
@@ -441,6 +442,8 @@ def _is_context(name: str, annotation: Any, func: Any) -> bool:
 
 
 def _is_union(annotation: Any) -> bool:
+    from typing import Union, get_origin  # slow to import, and annotations are mostly classes
+
     return get_origin(annotation) in (Union, UnionType)
 
 

@@ -6,14 +6,15 @@ from __future__ import annotations
 from functools import cached_property
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
 
 from fast_dag.choices import Choice, Choices, contradiction
 from fast_dag.graph import Edge, Graph
 from fast_dag.node import Node, NodeType
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
+    from typing import Any
 
 
 # Members of enums cost ten times a global.

@@ -41,8 +41,7 @@ class Transition(NamedTuple):
         """Whether it is taken. Raises TypeError where the condition turns out to be async."""
         if self.condition is None:
             return True
-        func, takes, _ = self.condition
-        answer = func(*(value, context, data)[:takes])
+        answer = self.condition.func(*self.condition.offered(value, context, data))
         if answer.__class__ is CoroutineType:
             answer.close()
             raise TypeError("it returned a coroutine, and cannot be async; await in the state")

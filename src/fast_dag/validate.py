@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Union, get_origin
 
 from fast_dag.errors import (
     CycleError,
@@ -14,8 +13,10 @@ from fast_dag.errors import (
 )
 from fast_dag.node import Node, NodeType
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from fast_dag.graph import Edge
     from fast_dag.topology import Topology
@@ -150,6 +151,8 @@ def _classes(annotation: Any) -> tuple[type, ...] | None:
     """The classes of a plain annotation or union of plain ones; None where it is anything else."""
     if annotation is None:
         return (type(None),)
+    from typing import Any, Union, get_origin  # slow to import, and check_types is for tests
+
     if annotation is Any:  # a class, as far as Python can tell
         return None
     if get_origin(annotation) in (Union, UnionType):

@@ -5,18 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    ClassVar,
-    Literal,
-    ParamSpec,
-    Self,
-    TypeVar,
-    Unpack,
-    cast,
-    overload,
-)
 
 from fast_dag.call.hooks import HANDLER, Hook, read_hooks
 from fast_dag.call.resources import read_factory
@@ -28,22 +16,25 @@ from fast_dag.graph import Graph
 from fast_dag.node import CACHE_OPTIONS, Nestable, Node, NodeType
 from fast_dag.observers import Bar, Event, Observers, Progress, log_observer
 from fast_dag.run import Run, current_run
+from fast_dag.typed import P, R, T, overload
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from os import PathLike
+    from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
     from fast_dag.draw.shape import Shape
     from fast_dag.draw.sketch import DrawingOptions
-    from fast_dag.node import CachedNodeOptions, NodeOptions, P, R, T
+    from fast_dag.node import CachedNodeOptions, NodeOptions
     from fast_dag.observers import Observer
     from fast_dag.plan import Plan
     from fast_dag.signature import Signature
 
-PlanT = TypeVar("PlanT", bound="Plan")
-RunT = TypeVar("RunT", bound=Run)
-Q = ParamSpec("Q")
-V = TypeVar("V")
+    PlanT = TypeVar("PlanT", bound="Plan")
+    RunT = TypeVar("RunT", bound=Run)
+    Q = ParamSpec("Q")
+    V = TypeVar("V")
 
 _MOST_PLANS = 16
 """Compiled plans kept per workflow: one for each set of input names and each part that is run."""
@@ -505,7 +496,9 @@ class Workflow(Nestable):
         from fast_dag.serial.read import read
 
         kinds = {each._kind: each for each in Workflow.__subclasses__() if each._kind}
-        return cast("Self", read(data, cls, kinds, allow=allow, registry=registry))
+        made = read(data, cls, kinds, allow=allow, registry=registry)
+        assert isinstance(made, cls)
+        return made
 
     def to_json(self, registry: Mapping[str, Any] | None = None, indent: int | None = 2) -> str:
         """`to_dict` as JSON text."""
@@ -588,7 +581,7 @@ def takes_what(template: Callable[Q, Any]) -> Callable[[Callable[..., V]], Calla
 
     def dress(method: Callable[..., V]) -> Callable[Q, V]:
         method.__wrapped__ = template  # type: ignore[attr-defined]
-        return cast("Callable[Q, V]", method)
+        return method
 
     return dress
 

@@ -372,7 +372,7 @@ def test_a_plain_node_is_called_without_anything_around_it() -> None:
     second = dag.node(name="second")(double)
     first >> second
     run = dag.execute(x=3)
-    called = [func for stretch in run.plan.stretches for _, func, *_ in stretch.steps]
+    called = [func for _, steps in run.plan.stretches for _, func, *_ in steps]
     assert called == [double, double]
     assert run.plan.around == {}
     assert run.value == 12

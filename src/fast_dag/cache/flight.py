@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from threading import Event, Lock
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from fast_dag.run import Run
 

@@ -6,12 +6,14 @@ answers each with how it ended. User code never raises through it.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, Final
 
+from fast_dag.fields import Fields
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Sequence
+    from typing import Any, Final
 
     from fast_dag.cache.flight import Flight
 
@@ -22,26 +24,7 @@ LOOKED_AT: Final = ONE_SHOT | {CoroutineType}
 """Results that are not simply stored."""
 
 
-class _Record:
-    """Compares and shows itself by its fields."""
-
-    # A NamedTuple does so, too, and takes twice as long to make.
-    __slots__: tuple[str, ...] = ()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Record) and self._told() == other._told()
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        name, fields = self._told()
-        return f"{name}({', '.join(f'{key}={value!r}' for key, value in fields.items())})"
-
-    def _told(self) -> tuple[str, dict[str, Any]]:
-        return type(self).__name__, {key: getattr(self, key) for key in self.__slots__}
-
-
-class Outcome(_Record):
+class Outcome(Fields):
     """How a node's call ended: its value, or the exception it raised; `where` names the hook, if it
     was one.
 
@@ -73,11 +56,10 @@ class Outcome(_Record):
 STOPPED: Final = Outcome(False, None, attempts=0)
 """How a call ends that was not made, since its run was stopped."""
 
-Attempt = tuple[Sequence[Any], dict[str, Any]]
 """Call the node's function with these arguments; answered with its value, or with Raised."""
 
 
-class Invoke(_Record):
+class Invoke(Fields):
     """Call a hook or handler, at home; answered like an Attempt."""
 
     __slots__ = ("args", "func", "is_async")
@@ -88,7 +70,7 @@ class Invoke(_Record):
         self.is_async = is_async
 
 
-class Sleep(_Record):
+class Sleep(Fields):
     """Wait; answered with True where the run goes on, with False where it was stopped meanwhile."""
 
     __slots__ = ("seconds",)
@@ -97,7 +79,7 @@ class Sleep(_Record):
         self.seconds = seconds
 
 
-class Await(_Record):
+class Await(Fields):
     """Wait for a computation of another run; answered like Sleep."""
 
     __slots__ = ("flight",)
@@ -106,17 +88,19 @@ class Await(_Record):
         self.flight = flight
 
 
-Effect = Attempt | Invoke | Sleep | Await
-Effects = Generator[Effect, Any, Outcome]
-
-
-class Raised(_Record):
+class Raised(Fields):
     """The answer to a call that raised."""
 
     __slots__ = ("error",)
 
     def __init__(self, error: Exception) -> None:
         self.error = error
+
+
+if TYPE_CHECKING:
+    Attempt = tuple[Sequence[Any], dict[str, Any]]
+    Effect = Attempt | Invoke | Sleep | Await
+    Effects = Generator[Effect, Any, Outcome]
 
 
 def interpret(

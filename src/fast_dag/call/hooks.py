@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
 from fast_dag.call.effects import Invoke
 from fast_dag.errors import InvalidNodeError, closest
+from fast_dag.fields import Fields
 from fast_dag.signature import Kind, UnreadableSignatureError, read_signature
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
 OFFERED = {
     "pre_execute": ("node", "inputs", "context"),
@@ -23,12 +24,15 @@ OFFERED = {
 HANDLER = ("node", "inputs", "error")
 
 
-class Hook(NamedTuple):
+class Hook(Fields):
     """A hook, how many of the arguments it takes, and whether it is async."""
 
-    func: Callable[..., Any]
-    takes: int
-    is_async: bool
+    __slots__ = ("func", "is_async", "takes")
+
+    def __init__(self, func: Callable[..., Any], takes: int, is_async: bool) -> None:
+        self.func = func
+        self.takes = takes
+        self.is_async = is_async
 
     @classmethod
     def read(cls, func: Any, offered: tuple[str, ...], phase: str) -> Hook:

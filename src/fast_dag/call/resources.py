@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from threading import Lock
 from types import MethodType
-from typing import TYPE_CHECKING, Any
 
 from fast_dag.cache.flight import Flight
-from fast_dag.call.effects import STOPPED, Await, Effect, Invoke, Outcome, Raised
+from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised
 from fast_dag.call.hooks import Hook
 from fast_dag.errors import InvalidNodeError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
+    from typing import Any
 
+    from fast_dag.call.effects import Effect
     from fast_dag.context import Context
     from fast_dag.run import Run
 

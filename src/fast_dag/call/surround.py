@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextvars import copy_context
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_dag.call.arguments import named, unnamed
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Await, Outcome, Raised, Sleep
@@ -18,9 +17,11 @@ from fast_dag.call.retry import is_retried, wait_after
 from fast_dag.errors import text_of
 from fast_dag.signature import ABSENT
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from contextvars import Context as Variables
+    from typing import Any, Protocol
 
     from fast_dag.cache.flight import Flight
     from fast_dag.cache.store import NodeCache
@@ -32,14 +33,15 @@ if TYPE_CHECKING:
 
     Inputs = dict[str, Any]
 
+    class Waiter(Protocol):
+        """A thread that may wait, for what plain calls leave to be done."""
 
-class Waiter(Protocol):
-    """A thread that may wait, for what plain calls leave to be done."""
-
-    def wait(self, coroutine: Coroutine[Any, Any, Any], variables: Variables, /) -> Any: ...
-    def carry_out(
-        self, effects: Effects, func: Callable[..., Any], variables: Variables, /
-    ) -> Outcome: ...
+        def wait(
+            self, coroutine: Coroutine[Any, Any, Any], variables: Variables | None = None, /
+        ) -> Any: ...
+        def carry_out(
+            self, effects: Effects, func: Callable[..., Any], variables: Variables, /
+        ) -> Outcome: ...
 
 
 class Surroundings:

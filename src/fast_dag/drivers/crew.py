@@ -25,7 +25,7 @@ from time import perf_counter, sleep
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.call.effects import LOOKED_AT, STOPPED, Await, Effect, Invoke, Outcome, Sleep
+from fast_dag.call.effects import LOOKED_AT, STOPPED, Await, Invoke, Outcome, Sleep
 from fast_dag.errors import TimeoutError
 from fast_dag.run import ASYNC, current_run
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from contextvars import Context as Variables
 
+    from fast_dag.call.effects import Effect
     from fast_dag.drivers.lanes import Lanes
     from fast_dag.node import Node
     from fast_dag.run import Run, Settings

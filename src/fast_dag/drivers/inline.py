@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
 from contextvars import copy_context
 from heapq import heapify, heappop, heappush
-from itertools import repeat
 from sys import modules
 from time import perf_counter, sleep
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final
 
 from fast_dag.binding import GeneralBinding, PlainBinding
 from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
 from fast_dag.dag_run import DagRun
-from fast_dag.errors import ValidationError
-from fast_dag.fsm_run import FsmRun
-from fast_dag.intake import Intake
+from fast_dag.errors import ValidationError, raised_in
 from fast_dag.plan import AROUND, MANY
-from fast_dag.returns import FSMReturn
 from fast_dag.run import current_run
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import Runner
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from contextvars import Context as Variables
+    from typing import Any, Final
 
     from fast_dag.call.effects import Effects
     from fast_dag.run import Run
 
-_PLAIN: Final[frozenset[type]] = frozenset(
-    {int, float, complex, bool, str, bytes, tuple, list, set, frozenset}
-)
-"""Values that are no mappings: a state of one parameter takes them whole."""
-
-
 _LOOKED_AT: Final = LOOKED_AT | {Outcome}
-_GATHERING: Final = {each.gather.__code__ for each in (PlainBinding, GeneralBinding, Intake)}
+_GATHERING: Final = {PlainBinding.gather.__code__, GeneralBinding.gather.__code__}
 
 
 def drive(run: Run) -> None:
@@ -55,12 +45,14 @@ def _drive(run: Run, waiter: Waiter) -> None:
     run.open()
     token = current_run.set(run)
     try:
-        if run.observers is None and run.plan.is_straight and isinstance(run, DagRun):
-            _go_straight(run, waiter)
-        elif run.observers is None and run.plan.is_straight and isinstance(run, FsmRun):
-            _go_round(run, waiter)
-        else:
+        if run.observers is not None or not run.plan.is_straight:
             _go_by_schedule(run, waiter, run.begin(eager=False))
+        elif isinstance(run, DagRun):
+            _go_straight(run, waiter)
+        else:
+            from fast_dag.drivers.rounds import go_round  # with machines, which load when used
+
+            go_round(run, waiter, _perform)  # type: ignore[arg-type]  # what is no DAG's run is one's
         if run.resources is not None:
             _release(run, waiter, "completed")
     except BaseException:
@@ -136,66 +128,6 @@ def _go_straight(run: DagRun, waiter: Waiter) -> None:  # noqa: PLR0912  see bel
         _go_by_schedule(run, waiter, run.ready())
 
 
-def _go_round(run: FsmRun, waiter: Waiter) -> None:
-    """Call one state after another. What leads on by itself is recorded and no more; the run judges
-    and settles what is to be decided about, the end, and failures."""
-    ready = run.begin(eager=False)
-    walk, inputs, context, results = run.walk, run.inputs, run.context, run.results
-    turns, intakes, find = run.plan.turns, run.plan.intakes, run.plan.topology.index.get
-    clock, plain = perf_counter, set(_PLAIN)
-    while ready and not run.stopped:
-        state, value, started, outcome = ready[0], walk.value, clock(), None
-        visited = walk.visits.append
-        try:
-            for _ in repeat(None, run.free_steps):
-                walk.running = state
-                name, func, takes_none, parameter, onward, is_last = turns[state]
-                if takes_none:
-                    result = func()
-                elif parameter is not None and value.__class__ in plain:
-                    result = func(value)
-                else:
-                    if value is not None and not isinstance(value, Mapping):
-                        plain.add(value.__class__)
-                    args, kwargs = intakes[state].gather(value, {}, inputs, context)
-                    result = func(*args, **kwargs)
-                kind = result.__class__
-                if kind is CoroutineType:
-                    result = waiter.wait(result)
-                    kind = result.__class__
-                if kind is FSMReturn:
-                    target, passed_on = result.next_state, result.value
-                    leads = target.__class__ is str and not result.stop
-                    following = find(target) if leads else None
-                else:
-                    following = None if isinstance(result, FSMReturn) else onward
-                    passed_on = result
-                if following is None or is_last:
-                    outcome = Outcome(True, result)
-                    break
-                ended = clock()
-                visited((state, passed_on, started, ended))
-                results[name] = passed_on
-                state, value, started = following, passed_on, ended
-        except Exception as error:
-            outcome = Outcome(False, error, attempts=int(not _was_gathering(error)))
-        finally:
-            walk.move_to(state, value)
-        if outcome is None:
-            if run.free_steps:
-                ready = [state]
-                continue
-            started = clock()
-            outcome = _perform(run, state, waiter)
-        ready = run.settle(state, run.judge(state, outcome), started)
-
-
-def _was_gathering(error: Exception) -> bool:
-    """Whether this was raised before the function was called."""
-    below = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    return below is not None and below.tb_frame.f_code in _GATHERING
-
-
 def deliver(run: Run) -> None:
     """Tell a run's observers, if it has any, what was noted for them."""
     if run.observers is not None:
@@ -234,7 +166,7 @@ def _outcome_of(run: DagRun, index: int, error: Exception) -> Outcome:
             run.plan.bindings[index].gather(run)
         except KeyError as told:
             error = told
-    return Outcome(False, error, attempts=int(not _was_gathering(error)))
+    return Outcome(False, error, attempts=int(not raised_in(_GATHERING, error)))
 
 
 def _go_by_schedule(run: Run, waiter: Waiter, ready: list[int]) -> None:

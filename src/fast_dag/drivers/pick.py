@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from fast_dag.drivers import inline
 from fast_dag.run import ASYNC, PARALLEL, SEQUENTIAL
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fast_dag.run import Run
 

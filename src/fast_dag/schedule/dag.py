@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING
 
 from fast_dag.schedule.base import COMPLETED, FAILED, NOT_RUN, READY, SKIPPED, Schedule
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

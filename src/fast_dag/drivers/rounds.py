@@ -1,0 +1,83 @@
+"""A machine in the caller's thread, where nothing is to be done but to call states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import repeat
+from time import perf_counter
+from types import CoroutineType
+from typing import TYPE_CHECKING, Final
+
+from fast_dag.call.effects import Outcome
+from fast_dag.errors import raised_in
+from fast_dag.intake import Intake
+from fast_dag.returns import FSMReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fast_dag.call.surround import Waiter
+    from fast_dag.fsm_run import FsmRun
+
+_GATHERING: Final = {Intake.gather.__code__}
+
+_PLAIN: Final[frozenset[type]] = frozenset(
+    {int, float, complex, bool, str, bytes, tuple, list, set, frozenset}
+)
+"""Values that are no mappings: a state of one parameter takes them whole."""
+
+
+def go_round(
+    run: FsmRun, waiter: Waiter, perform: Callable[[FsmRun, int, Waiter], Outcome]
+) -> None:
+    """Call one state after another. What leads on by itself is recorded and no more; the run judges
+    and settles what is to be decided about, the end, and failures."""
+    ready = run.begin(eager=False)
+    walk, inputs, context, results = run.walk, run.inputs, run.context, run.results
+    turns, intakes, find = run.plan.turns, run.plan.intakes, run.plan.topology.index.get
+    clock, plain = perf_counter, set(_PLAIN)
+    while ready and not run.stopped:
+        state, value, started, outcome = ready[0], walk.value, clock(), None
+        visited = walk.visits.append
+        try:
+            for _ in repeat(None, run.free_steps):
+                walk.running = state
+                name, func, takes_none, parameter, onward, is_last = turns[state]
+                if takes_none:
+                    result = func()
+                elif parameter is not None and value.__class__ in plain:
+                    result = func(value)
+                else:
+                    if value is not None and not isinstance(value, Mapping):
+                        plain.add(value.__class__)
+                    args, kwargs = intakes[state].gather(value, {}, inputs, context)
+                    result = func(*args, **kwargs)
+                kind = result.__class__
+                if kind is CoroutineType:
+                    result = waiter.wait(result)
+                    kind = result.__class__
+                if kind is FSMReturn:
+                    target, passed_on = result.next_state, result.value
+                    leads = target.__class__ is str and not result.stop
+                    following = find(target) if leads else None
+                else:
+                    following = None if isinstance(result, FSMReturn) else onward
+                    passed_on = result
+                if following is None or is_last:
+                    outcome = Outcome(True, result)
+                    break
+                ended = clock()
+                visited((state, passed_on, started, ended))
+                results[name] = passed_on
+                state, value, started = following, passed_on, ended
+        except Exception as error:
+            outcome = Outcome(False, error, attempts=int(not raised_in(_GATHERING, error)))
+        finally:
+            walk.move_to(state, value)
+        if outcome is None:
+            if run.free_steps:
+                ready = [state]
+                continue
+            started = clock()
+            outcome = perform(run, state, waiter)
+        ready = run.settle(state, run.judge(state, outcome), started)
