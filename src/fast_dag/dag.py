@@ -201,9 +201,18 @@ class DAG(Workflow):
         type: NodeType | str | None = None,
         **options: Unpack[NodeOptions],
     ) -> Self:
-        """Put another function in the place of node `name`; its edges stay, where they fit.
+        """Put another function in the place of node `name`, as `add_node(name, func, replace=True)`
+        does.
 
-        Raises ValidationError, and changes nothing, where an edge fits the new function no more.
+        Edges, hooks and the error handler stay; type and options do not, so give them again.
+        Each edge goes on feeding the parameter that it feeds. Where the new function has none of
+        that name, an edge made without `input=` may feed the parameter named like its output or
+        source, else a new one that is the only one; into a function without parameters it only
+        orders. Raises ValidationError, and changes nothing, where an edge finds no place.
+
+        >>> dag = DAG("demo").add_node("load", lambda: 20).add_node("add", lambda x, y=1: x + y)
+        >>> dag.connect("load", "add").replace_node("add", lambda y, x: x - y).run(y=5)
+        15
         """
         self._graph.node(name)
         self._graph.add(as_node(name, func, type, options), replace=True)
