@@ -96,8 +96,21 @@ class Graph:
             return node
         found = self.nodes.get(node)
         if found is None:
+            self._refuse_inside(node)
             raise UnknownNodeError.named(node, self.nodes, repr(self.name))
         return found
+
+    def _refuse_inside(self, path: str) -> None:
+        first, _, rest = str(path).partition(".")
+        if rest and first in self.nested:
+            self.resolve(path)  # it may be unknown in there, too
+            raise UnknownNodeError(
+                f"{path!r} is inside the workflow {first!r}, which {self.name!r} can name as a "
+                f"whole only: say {first!r}, as in outputs=[{first!r}], and read the result inside "
+                f"after the run, as in dag[{path!r}]",
+                node=path,
+                suggestion=first,
+            )
 
     def resolve(self, path: str) -> Node[..., Any]:
         """The node that a path like `"sub.inner"` leads to; raises UnknownNodeError."""
