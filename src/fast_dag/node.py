@@ -514,7 +514,8 @@ def _checked_name(name: Any, func: Any) -> str:
         )
     if "." in name:
         raise InvalidNodeError(
-            f"the node name {name!r} has a '.', which stands for nesting (dag['sub.inner'])",
+            f"the node name {name!r} has a '.', which stands for nesting (dag['sub.inner']); "
+            f"name it {name.replace('.', '_')!r}, say",
             node=name,
         )
     return name

@@ -367,6 +367,7 @@ def test_dot_in_a_name_is_explained() -> None:
     with pytest.raises(InvalidNodeError, match="stands for nesting") as caught:
         DAG("d").add_node("sub.inner", len)
     assert caught.value.node == "sub.inner"
+    assert "name it 'sub_inner', say" in str(caught.value)
 
 
 def test_lambda_without_a_name_is_asked_for_one() -> None:
