@@ -78,6 +78,7 @@ class FSM(Workflow):
     """
 
     _kind = "fsm"
+    _noun = "state"
 
     def __init__(
         self,

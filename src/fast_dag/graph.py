@@ -61,7 +61,7 @@ class Edge:
 
 class Graph:
     """A mutable graph of named nodes. `version` changes with every edit; `nested` has the workflows
-    among them.
+    among them. `noun` is what errors call a node.
 
     >>> graph = Graph("demo")
     >>> _ = graph.add(Node(lambda: 1, "one"))
@@ -71,8 +71,9 @@ class Graph:
     [<edge one -> two.x>]
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, noun: str = "node") -> None:
         self.name = name
+        self.noun = noun
         self.version = 0
         self.nodes: dict[str, Node[..., Any]] = {}
         self.nested: dict[str, Nestable] = {}
@@ -97,8 +98,11 @@ class Graph:
         found = self.nodes.get(node)
         if found is None:
             self._refuse_inside(node)
-            raise UnknownNodeError.named(node, self.nodes, repr(self.name))
+            raise self._unknown(node)
         return found
+
+    def _unknown(self, name: str) -> UnknownNodeError:
+        return UnknownNodeError.named(name, self.nodes, repr(self.name), self.noun)
 
     def _refuse_inside(self, path: str) -> None:
         first, _, rest = str(path).partition(".")
@@ -117,7 +121,7 @@ class Graph:
         first, _, rest = str(path).partition(".")
         node = self.nodes.get(first)
         if node is None or (rest and node.workflow is None):
-            raise UnknownNodeError.named(path, self.nodes, repr(self.name))
+            raise self._unknown(path)
         if not rest or node.workflow is None:
             return node
         return node.workflow.graph.resolve(rest)
@@ -130,8 +134,8 @@ class Graph:
             if replace:
                 return self._replace(node)
             raise InvalidNodeError(
-                f"{self.name!r} already has a node {node.name!r}; to define it anew (in a "
-                f"notebook, say) pass replace=True or call replace_node({node.name!r}, ...)",
+                f"{self.name!r} already has a {self.noun} {node.name!r}; to define it anew (in a "
+                "notebook, say) pass replace=True, as replace_node() of a DAG does",
                 node=node.name,
             )
         if node.workflow is not None:

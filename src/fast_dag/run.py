@@ -248,6 +248,10 @@ class Run(ABC):
         return error
 
     def __getitem__(self, name: str) -> Any:
+        """The result of a node; `"sub.inner"` looks into a nested workflow.
+
+        Raises a KeyError that says why there is none: unknown, not run, skipped, failed, deleted.
+        """
         value = self.results.get(name, MISSING)
         if value is not MISSING:
             return value
@@ -256,7 +260,7 @@ class Run(ABC):
             return self.children[first][rest]
         whole = self.plan.topology.whole.index
         if first not in whole or (dot and not self._node(first).workflow):
-            raise UnknownNodeError.named(name, whole, repr(self.name))
+            raise UnknownNodeError.named(name, whole, repr(self.name), self.noun)
         reason = self._why_missing(first)
         raise MissingResultError(
             f"{self.name!r} has no result of {name!r}: it {_REASONS[reason]}",

@@ -53,6 +53,7 @@ class Workflow(Nestable):
     """A named graph with views of its runs; the base of `DAG`."""
 
     _kind: ClassVar[str] = ""  # as files call it
+    _noun: ClassVar[str] = "node"  # as errors call what it has
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class Workflow(Nestable):
             raise ValidationError(f"a workflow's name is a non-empty string, not {name!r}")
         self.description = description or ""
         self.metadata: dict[str, Any] = dict(metadata or {})
-        self._graph = Graph(name)
+        self._graph = Graph(name, self._noun)
         self._default_hooks: dict[str, Hook] = {}
         self._node_hooks: dict[str, dict[str, Hook]] = {}
         self._handlers: dict[str, Hook] = {}
@@ -76,6 +77,8 @@ class Workflow(Nestable):
 
     @property
     def name(self) -> str:  # type: ignore[override]
+        """The name it was made with: for messages, and the default where it is nested in another
+        workflow."""
         return self._graph.name
 
     @property
