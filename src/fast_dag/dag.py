@@ -15,6 +15,8 @@ from fast_dag.signature import Kind, Parameter, Signature
 from fast_dag.topology import Topology
 from fast_dag.validate import problems
 from fast_dag.workflow import (
+    AllDecorator,
+    AnyDecorator,
     CachedNodeDecorator,
     NodeDecorator,
     Workflow,
@@ -161,16 +163,16 @@ class DAG(Workflow):
         return NodeDecorator(self._graph, NodeType.SELECT)
 
     @property
-    def any(self) -> NodeDecorator:
+    def any(self) -> AnyDecorator:
         """Decorator: the node runs once one of its edges is live; it joins branches. With
         `wait=True` it waits until all its edges have ended."""
-        return NodeDecorator(self._graph, NodeType.ANY)
+        return AnyDecorator(self._graph, NodeType.ANY)
 
     @property
-    def all(self) -> NodeDecorator:
+    def all(self) -> AllDecorator:
         """Decorator: the node runs once all of its edges are live. Several edges into one parameter
         arrive as a dict by source; with `collect="parameter"` one edge does, too."""
-        return NodeDecorator(self._graph, NodeType.ALL)
+        return AllDecorator(self._graph, NodeType.ALL)
 
     def add_node(
         self,

@@ -35,7 +35,15 @@ if TYPE_CHECKING:
 
     from fast_dag.draw.shape import Shape
     from fast_dag.draw.sketch import DrawingOptions
-    from fast_dag.node import CachedNodeOptions, NodeOptions, P, R, T
+    from fast_dag.node import (
+        AllOptions,
+        AnyOptions,
+        CachedNodeOptions,
+        CommonOptions,
+        P,
+        R,
+        T,
+    )
     from fast_dag.observers import Observer
     from fast_dag.plan import Plan
     from fast_dag.signature import Signature
@@ -611,7 +619,7 @@ def _updated(hooks: dict[str, Hook], changes: Mapping[str, Any]) -> dict[str, Ho
 def decorated(
     add: Callable[..., Node[..., Any]], function: tuple[Any, ...], options: dict[str, Any]
 ) -> Any:
-    """What a decorator returns that is usable bare, or called with options first."""
+    """What a decorator returns: the node, or, called with options only, what makes a node."""
 
     def decorate(func: Callable[..., Any]) -> Node[..., Any]:
         return add(func, **options)
@@ -626,7 +634,7 @@ def with_cache(options: dict[str, Any]) -> dict[str, Any]:
 
 
 class NodeDecorator:
-    """What `@dag.node` is: usable bare, or called with options first."""
+    """What `@dag.node` is: usable bare, or called with options, the function first or later."""
 
     __slots__ = ("_graph", "_type")
 
@@ -635,10 +643,18 @@ class NodeDecorator:
         self._type = type
 
     @overload
-    def __call__(self, func: Callable[P, R], /) -> Node[P, R]: ...
+    def __call__(
+        self,
+        func: Callable[P, R],
+        /,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[CommonOptions],
+    ) -> Node[P, R]: ...
     @overload
     def __call__(
-        self, *, name: str | None = None, replace: bool = False, **options: Unpack[NodeOptions]
+        self, *, name: str | None = None, replace: bool = False, **options: Unpack[CommonOptions]
     ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
     # mypy compares an unpacked TypedDict with **options: Any and finds them different.
     def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
@@ -656,13 +672,67 @@ class NodeDecorator:
         return self._graph.add(Node(func, name, type=self._type, **options), replace=replace)
 
 
-class CachedNodeDecorator(NodeDecorator):
-    """What `@dag.cached_node` is: usable bare, or called with options first."""
+class AnyDecorator(NodeDecorator):
+    """What `@dag.any` is: `NodeDecorator` with the option `wait`."""
 
     __slots__ = ()
 
     @overload
-    def __call__(self, func: Callable[P, R], /) -> Node[P, R]: ...
+    def __call__(
+        self,
+        func: Callable[P, R],
+        /,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[AnyOptions],
+    ) -> Node[P, R]: ...
+    @overload
+    def __call__(
+        self, *, name: str | None = None, replace: bool = False, **options: Unpack[AnyOptions]
+    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
+    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
+        return decorated(self._add, function, options)
+
+
+class AllDecorator(NodeDecorator):
+    """What `@dag.all` is: `NodeDecorator` with the option `collect`."""
+
+    __slots__ = ()
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[P, R],
+        /,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[AllOptions],
+    ) -> Node[P, R]: ...
+    @overload
+    def __call__(
+        self, *, name: str | None = None, replace: bool = False, **options: Unpack[AllOptions]
+    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
+    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
+        return decorated(self._add, function, options)
+
+
+class CachedNodeDecorator(NodeDecorator):
+    """What `@dag.cached_node` is: `NodeDecorator` with the options of a cache."""
+
+    __slots__ = ()
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[P, R],
+        /,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[CachedNodeOptions],
+    ) -> Node[P, R]: ...
     @overload
     def __call__(
         self,
