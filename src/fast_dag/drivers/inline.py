@@ -107,7 +107,7 @@ def _go_straight(run: DagRun, waiter: Waiter) -> None:  # noqa: PLR0912  see bel
                         if not outcome.ok:
                             raise _FailedError(outcome)
                         if outcome.attempts != 1 or outcome.cached is not None:
-                            run.record.count(outcome)
+                            _count(run, where, outcome)
                         value = outcome.value
                     else:
                         args, kwargs = where.gather(run)
@@ -200,6 +200,16 @@ class _FailedError(Exception):
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
+
+
+def _count(run: DagRun, index: int, outcome: Outcome) -> None:
+    """Count the attempts of a call on the straight line; of one that fails by its result, later."""
+    if outcome.value.__class__ in ONE_SHOT:
+        try:
+            run.refuse_sharing(index, outcome.value)
+        except ValidationError as error:
+            raise _FailedError(Outcome(False, error, outcome.attempts)) from None
+    run.record.count(outcome)
 
 
 def _looked_at(run: DagRun, waiter: Waiter, name: str, value: Any) -> Any:
