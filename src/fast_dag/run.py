@@ -159,6 +159,8 @@ class Run(ABC):
     (42, 'completed', {'double': <NodeStatus.COMPLETED: 'completed'>})
     """
 
+    # The nodes whose cleanup hook was cut off, by what it raised or by the end of the run.
+    cut_off: tuple[str, ...] = ()
     noun = "node"
     advice = "pass inputs, connect a node to them, or give them defaults"
 
