@@ -178,6 +178,7 @@ def test_several_problems_are_one_error_that_lists_them() -> None:
 def test_key_errors_show_their_message_not_its_repr() -> None:
     assert str(MissingResultError("it's gone", node="a", reason="deleted")) == "it's gone"
     assert str(UnknownNodeError.named("a", [], "'d'")) == "'d' has no node 'a'"
+    assert str(UnknownNodeError.named("a", [], "'m'", "state")) == "'m' has no state 'a'"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from fast_dag.signature import Kind, Parameter, Signature
 from fast_dag.topology import Topology
 from fast_dag.validate import problems
 from fast_dag.workflow import (
+    AllDecorator,
+    AnyDecorator,
     CachedNodeDecorator,
     NodeDecorator,
     Workflow,
@@ -193,16 +195,16 @@ class DAG(Workflow):
         return NodeDecorator(self._graph, NodeType.SELECT)
 
     @property
-    def any(self) -> NodeDecorator:
+    def any(self) -> AnyDecorator:
         """Decorator: the node runs once one of its edges is live; it joins branches. With
         `wait=True` it waits until all its edges have ended."""
-        return NodeDecorator(self._graph, NodeType.ANY)
+        return AnyDecorator(self._graph, NodeType.ANY)
 
     @property
-    def all(self) -> NodeDecorator:
+    def all(self) -> AllDecorator:
         """Decorator: the node runs once all of its edges are live. Several edges into one parameter
         arrive as a dict by source; with `collect="parameter"` one edge does, too."""
-        return NodeDecorator(self._graph, NodeType.ALL)
+        return AllDecorator(self._graph, NodeType.ALL)
 
     def add_node(
         self,
@@ -233,9 +235,18 @@ class DAG(Workflow):
         type: NodeType | str | None = None,
         **options: Unpack[NodeOptions],
     ) -> Self:
-        """Put another function in the place of node `name`; its edges stay, where they fit.
+        """Put another function in the place of node `name`, as `add_node(name, func, replace=True)`
+        does.
 
-        Raises ValidationError, and changes nothing, where an edge fits the new function no more.
+        Edges, hooks and the error handler stay; type and options do not, so give them again.
+        Each edge goes on feeding the parameter that it feeds. Where the new function has none of
+        that name, an edge made without `input=` may feed the parameter named like its output or
+        source, else a new one that is the only one; into a function without parameters it only
+        orders. Raises ValidationError, and changes nothing, where an edge finds no place.
+
+        >>> dag = DAG("demo").add_node("load", lambda: 20).add_node("add", lambda x, y=1: x + y)
+        >>> dag.connect("load", "add").replace_node("add", lambda y, x: x - y).run(y=5)
+        15
         """
         self._graph.node(name)
         self._graph.add(as_node(name, func, type, options), replace=True)

@@ -96,6 +96,7 @@ class ValidationError(FastDAGError, ValueError):
 
     @property
     def problems(self) -> tuple[ValidationError, ...]:
+        """Everything that is wrong, each as an error of its own."""
         return self._problems or (self,)
 
     @classmethod
@@ -140,14 +141,18 @@ class InvalidNodeError(ValidationError):
 
 
 class UnknownNodeError(InvalidNodeError, KeyError):
-    """Raised when no node has the given name. `suggestion` is the closest one, or None."""
+    """Raised when no node, or state, has the given name. `suggestion` is the closest one, or
+    None."""
 
     suggestion: str | None
 
     @classmethod
-    def named(cls, name: str, known: Iterable[str], where: str) -> UnknownNodeError:
+    def named(
+        cls, name: str, known: Iterable[str], where: str, noun: str = "node"
+    ) -> UnknownNodeError:
+        """The error that suggests the closest of the known names."""
         suggestion, hint = closest(name, known)
-        message = f"{where} has no node {name!r}{hint}"
+        message = f"{where} has no {noun} {name!r}{hint}"
         return cls(message, node=name, suggestion=suggestion)
 
 
@@ -182,8 +187,9 @@ class TimeoutError(ExecutionError, builtins.TimeoutError):
 class InvalidTransitionError(ExecutionError):
     """Raised when a state machine cannot tell where to go next.
 
-    `target` is the state that was named, but is none; `event` what was sent, `events` those that
-    are listened to in this state.
+    `target` is the state that was named, but is none; `event` what was sent, None where nothing
+    was. `events` are those that are listened to in this state, where an event was sent or is waited
+    for.
     """
 
     state: str

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from fast_dag.draw.shape import Shape
-    from fast_dag.node import CachedNodeOptions, Nestable, NodeOptions
+    from fast_dag.node import CachedNodeOptions, CommonOptions, Nestable
     from fast_dag.typed import P, R
 
 
@@ -79,6 +79,7 @@ class FSM(Workflow):
     """
 
     _kind = "fsm"
+    _noun = "state"
 
     def __init__(
         self,
@@ -134,7 +135,7 @@ class FSM(Workflow):
         initial: bool = False,
         terminal: bool = False,
         replace: bool = False,
-        **options: Unpack[NodeOptions],
+        **options: Unpack[CommonOptions],
     ) -> Self:
         """Add a function, a Node or a whole workflow as a state; returns the FSM, for chains.
 
@@ -150,7 +151,7 @@ class FSM(Workflow):
         self,
         name: str | Node[..., Any] | Nestable,
         func: Callable[..., Any] | Nestable | None = None,
-        **options: Unpack[NodeOptions],
+        **options: Unpack[CommonOptions],
     ) -> Self:
         """Add a state that ends the machine; with a name alone, let that state end it."""
         if isinstance(name, str) and func is None:
@@ -602,7 +603,7 @@ class FSM(Workflow):
 
 
 class StateDecorator:
-    """What `@fsm.state` is: usable bare, or called with options first."""
+    """What `@fsm.state` is: usable bare, or called with options, the function first or later."""
 
     __slots__ = ("_fsm",)
 
@@ -610,7 +611,17 @@ class StateDecorator:
         self._fsm = fsm
 
     @overload
-    def __call__(self, func: Callable[P, R], /) -> Node[P, R]: ...
+    def __call__(
+        self,
+        func: Callable[P, R],
+        /,
+        *,
+        initial: bool = False,
+        terminal: bool = False,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[CommonOptions],
+    ) -> Node[P, R]: ...
     @overload
     def __call__(
         self,
@@ -619,7 +630,7 @@ class StateDecorator:
         terminal: bool = False,
         name: str | None = None,
         replace: bool = False,
-        **options: Unpack[NodeOptions],
+        **options: Unpack[CommonOptions],
     ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
     # mypy compares an unpacked TypedDict with **options: Any and finds them different.
     def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
@@ -640,12 +651,22 @@ class StateDecorator:
 
 
 class CachedStateDecorator(StateDecorator):
-    """What `@fsm.cached_state` is: usable bare, or called with options first."""
+    """What `@fsm.cached_state` is: `StateDecorator` with the options of a cache."""
 
     __slots__ = ()
 
     @overload
-    def __call__(self, func: Callable[P, R], /) -> Node[P, R]: ...
+    def __call__(
+        self,
+        func: Callable[P, R],
+        /,
+        *,
+        initial: bool = False,
+        terminal: bool = False,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[CachedNodeOptions],
+    ) -> Node[P, R]: ...
     @overload
     def __call__(
         self,

@@ -102,8 +102,13 @@ class FsmPlan(Plan):
             )
         ]
 
-    def find(self, target: Any, source: int) -> int:
-        """The state of that name, to which `source` leads; raises InvalidTransitionError."""
+    def heard(self, state: int) -> tuple[str, ...]:
+        """The events that are listened to in a state."""
+        return tuple(dict.fromkeys(str(each.event) for each in self.events[state]))
+
+    def find(self, target: Any, source: int, event: str | None = None) -> int:
+        """The state of that name, to which `source` leads, when sent `event` if there is one;
+        raises InvalidTransitionError."""
         target = getattr(target, "name", target)  # a state itself
         found = self.topology.index.get(target) if isinstance(target, str) else None
         if found is None:
@@ -113,5 +118,7 @@ class FsmPlan(Plan):
                 node_name=self.names[source],
                 state=self.names[source],
                 target=target,
+                event=event,
+                events=() if event is None else self.heard(source),
             )
         return found

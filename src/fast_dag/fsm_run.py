@@ -160,6 +160,8 @@ class FsmRun(Run):
         return self.walk.ended
 
     def __getitem__(self, name: str) -> Any:
+        """The latest value of a state; `"s.0"` that of its first visit, `"sub.inner"` looks into a
+        nested workflow. Raises a KeyError that says why there is none."""
         first, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
         state = self.plan.topology.index.get(first)
         if dot and rest.isdecimal() and state is not None:
@@ -344,10 +346,10 @@ class FsmRun(Run):
                     state=name,
                     target=None,
                     event=event,
-                    events=tuple(dict.fromkeys(str(each.event) for each in plan.events[index])),
+                    events=plan.heard(index),
                 )
             chosen = plan.topology.index[way]
-            return Move(self._hooked(index, chosen, value))
+            return Move(self._hooked(index, chosen, value, event))
         finally:
             current_run.reset(token)
 
@@ -363,7 +365,7 @@ class FsmRun(Run):
                 return str(each.target)
         return None
 
-    def _hooked(self, index: int, chosen: int, value: Any) -> int:
+    def _hooked(self, index: int, chosen: int, value: Any, event: str | None = None) -> int:
         """Where the state hooks let it go."""
         plan = self.plan
         name = plan.names[index]
@@ -374,16 +376,16 @@ class FsmRun(Run):
                 self._where[name] = f"state hook of {name!r} -> {plan.names[chosen]!r}"
                 raise
             if other is not None:
-                chosen = plan.find(other, index)
+                chosen = plan.find(other, index, event)
         return chosen
 
     def _stuck(self, index: int) -> InvalidTransitionError:
         name, plan = self.plan.names[index], self.plan
-        if plan.events[index]:
-            heard = names(dict.fromkeys(each.event for each in plan.events[index]))
+        heard = plan.heard(index)
+        if heard:
             why = (
-                f"waits for an event ({heard}), which nobody can send in run(); drive the machine "
-                "with start() and send()"
+                f"waits for an event ({names(heard)}), which nobody can send in run(); drive the "
+                "machine with start() and send()"
             )
         else:
             declared = ", ".join(map(str, plan.ways[index]))
@@ -394,7 +396,11 @@ class FsmRun(Run):
                 "FSMReturn(stop=True)"
             )
         return InvalidTransitionError(
-            f"state {name!r} of {self.name!r} {why}", node_name=name, state=name, target=None
+            f"state {name!r} of {self.name!r} {why}",
+            node_name=name,
+            state=name,
+            target=None,
+            events=heard,
         )
 
 

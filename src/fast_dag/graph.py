@@ -61,7 +61,7 @@ class Edge:
 
 class Graph:
     """A mutable graph of named nodes. `version` changes with every edit; `nested` has the workflows
-    among them.
+    among them. `noun` is what errors call a node.
 
     >>> graph = Graph("demo")
     >>> _ = graph.add(Node(lambda: 1, "one"))
@@ -71,8 +71,9 @@ class Graph:
     [<edge one -> two.x>]
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, noun: str = "node") -> None:
         self.name = name
+        self.noun = noun
         self.version = 0
         self.nodes: dict[str, Node[..., Any]] = {}
         self.nested: dict[str, Nestable] = {}
@@ -96,15 +97,31 @@ class Graph:
             return node
         found = self.nodes.get(node)
         if found is None:
-            raise UnknownNodeError.named(node, self.nodes, repr(self.name))
+            self._refuse_inside(node)
+            raise self._unknown(node)
         return found
+
+    def _unknown(self, name: str) -> UnknownNodeError:
+        return UnknownNodeError.named(name, self.nodes, repr(self.name), self.noun)
+
+    def _refuse_inside(self, path: str) -> None:
+        first, _, rest = str(path).partition(".")
+        if rest and first in self.nested:
+            self.resolve(path)  # it may be unknown in there, too
+            raise UnknownNodeError(
+                f"{path!r} is inside the workflow {first!r}, which {self.name!r} can name as a "
+                f"whole only: say {first!r}, as in outputs=[{first!r}], and read the result inside "
+                f"after the run, as in dag[{path!r}]",
+                node=path,
+                suggestion=first,
+            )
 
     def resolve(self, path: str) -> Node[..., Any]:
         """The node that a path like `"sub.inner"` leads to; raises UnknownNodeError."""
         first, _, rest = str(path).partition(".")
         node = self.nodes.get(first)
         if node is None or (rest and node.workflow is None):
-            raise UnknownNodeError.named(path, self.nodes, repr(self.name))
+            raise self._unknown(path)
         if not rest or node.workflow is None:
             return node
         return node.workflow.graph.resolve(rest)
@@ -117,8 +134,8 @@ class Graph:
             if replace:
                 return self._replace(node)
             raise InvalidNodeError(
-                f"{self.name!r} already has a node {node.name!r}; to define it anew (in a "
-                f"notebook, say) pass replace=True or call replace_node({node.name!r}, ...)",
+                f"{self.name!r} already has a {self.noun} {node.name!r}; to define it anew (in a "
+                "notebook, say) pass replace=True, as replace_node() of a DAG does",
                 node=node.name,
             )
         if node.workflow is not None:
@@ -146,8 +163,8 @@ class Graph:
                 inside.extend(workflow.graph.nodes.values())
 
     def _replace(self, node: Node[..., Any]) -> Node[..., Any]:
-        """Put `node` where one of its name is; the edges stay, placed anew where `connect` placed
-        them. Nothing changes where one of them does not fit."""
+        """Put `node` where one of its name is; the edges stay. Nothing changes where one of them
+        does not fit."""
         name = node.name
         self._refuse_itself(node)
         old, old_incoming = self.nodes[name], self._incoming[name]
@@ -164,7 +181,7 @@ class Graph:
         self._fed.pop(name, None)
         try:
             for edge in old_incoming:
-                fed = self._placed(edge.source, node, edge.output, edge.asked)
+                fed = self._kept(edge, old, node)
                 self._incoming[name].append(
                     Edge(edge.source, name, edge.output, fed, edge.branch, edge.asked)
                 )
@@ -311,6 +328,37 @@ class Graph:
             return inputs[0]
         raise self._no_room(source, target, inputs)
 
+    def _kept(self, edge: Edge, old: Node[..., Any], new: Node[..., Any]) -> str | None:
+        """The parameter that an edge into `old` feeds in `new`, which takes its place: the same.
+
+        Where that is gone, an edge that `connect` placed may find one by its name, or `*args`, or
+        a new one that is the only one, or no parameter at all; any other would be a guess."""
+        signature, gone = new.signature, edge.input
+        inputs = signature.inputs
+        if gone is None:  # it only orders, because it was asked to or found nothing to feed
+            return self._placed(edge.source, new, edge.output, edge.asked)
+        if gone.startswith("*"):
+            if signature.var_positional:
+                return "*" + signature.var_positional
+        elif gone in inputs or signature.var_keyword:
+            return self._asked_for(edge.source, new, signature, gone)
+        if edge.asked is None:
+            if not inputs:
+                return self._placed(edge.source, new, edge.output, None)
+            only = inputs[0] if len(inputs) == 1 and inputs[0] not in old.inputs else None
+            fed = self._fed_parameters(new.name)
+            for name in (edge.output, edge.source, only):
+                if name in inputs and name not in fed:
+                    return name
+        raise ValidationError(
+            f"the edge {edge.origin!r} -> {new.name!r} feeds {gone!r}, which the new {new.name!r} "
+            f"does not have: {_taken_by(signature)}. Call disconnect({edge.source!r}, "
+            f"{new.name!r}) before you replace the node, and connect it anew after, with input=",
+            node=new.name,
+            parameter=gone,
+            sources=(edge.source,),
+        )
+
     def _asked_for(
         self, source: str, target: Node[..., Any], signature: Signature, asked: str
     ) -> str:
@@ -329,10 +377,9 @@ class Graph:
         if signature.var_positional and asked.lstrip("*") == signature.var_positional:
             return "*" + signature.var_positional
         hint = closest(asked, inputs)[1]
-        takes = f"it takes {names(inputs)}" if inputs else "it takes no value at all"
         raise ValidationError(
             f"{target.name!r} has no parameter {asked!r} for the edge from {source!r}; "
-            f"{takes}{hint}",
+            f"{_taken_by(signature)}{hint}",
             node=target.name,
             parameter=asked,
         )
@@ -393,6 +440,10 @@ class Graph:
         self.__dict__.update(state)
         for node in self.nodes.values():
             node.graph = self
+
+
+def _taken_by(signature: Signature) -> str:
+    return f"it takes {names(signature.inputs)}" if signature.inputs else "it takes no value at all"
 
 
 def _check_output(source: Node[..., Any], target: Node[..., Any], output: str) -> None:

@@ -106,7 +106,7 @@ class Machine:
         walk = self._walk
         if walk.at is None or walk.ended or walk.next is not None or self._is_spent:
             return []
-        return list(dict.fromkeys(str(each.event) for each in self._plan.events[walk.at]))
+        return list(self._plan.heard(walk.at))
 
     @property
     def context(self) -> Context:
@@ -321,6 +321,7 @@ class Machine:
             node_name=self.state,
             state=self.state,
             target=None,
+            events=tuple(self.events),
         )
 
     def _hears(self, event: str, on_unknown: str, data: Mapping[str, Any]) -> bool:

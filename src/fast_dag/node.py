@@ -52,26 +52,8 @@ class NodeType(StrEnum):
 _NODE = NodeType.NODE  # a member of an enum costs ten times a global
 
 
-class NodeOptions(TypedDict, total=False):
-    """The options of `dag.node` and its siblings, all optional.
-
-    - `description`, `metadata`: yours; shown, never interpreted. The description defaults to the
-      first line of the docstring.
-    - `inputs`: names for the parameters, in their order, in place of the function's own (needed for
-      builtins whose signature cannot be read).
-    - `outputs`: names for the elements of a returned tuple, for `connect(..., output=)`.
-    - `retry` (count): further attempts after the first; `retry_delay` (seconds) before the
-      first of them, times `retry_backoff` before each later one, at most `retry_max_delay`;
-      `retry_jitter` (True, or a fraction from 0 to 1): each wait is shortened at random by up to
-      that part; `retry_on`: exception types, or a predicate of the exception.
-    - `timeout` (seconds): for each attempt; a thread that is late is abandoned, a process is
-      killed.
-    - `run_in`: "thread", "process" or "inline" (the thread that called `run()`, or the loop's in
-      `run_async`), whatever the mode.
-    - `wait`: an `any` node waits for all its edges in every mode.
-    - `collect`: the parameter of an `all` node that gets a dict of its edges even when there is
-      one.
-    """
+class CommonOptions(TypedDict, total=False):
+    """The options of every node; see `NodeOptions`."""
 
     description: str | None
     inputs: Sequence[str] | None
@@ -90,12 +72,44 @@ class NodeOptions(TypedDict, total=False):
     )
     timeout: float | None
     run_in: Literal["thread", "process", "inline"] | None
+
+
+class AnyOptions(CommonOptions, total=False):
+    """The options of `dag.any`; see `NodeOptions`."""
+
     wait: bool
+
+
+class AllOptions(CommonOptions, total=False):
+    """The options of `dag.all`; see `NodeOptions`."""
+
     collect: str | None
 
 
-class CachedNodeOptions(NodeOptions, total=False):
-    """The options of `dag.cached_node` and `fsm.cached_state`: besides those of a node, `ttl`
+class NodeOptions(AnyOptions, AllOptions, total=False):
+    """The options of `dag.node` and its siblings, all optional.
+
+    - `description`, `metadata`: yours; shown, never interpreted. The description defaults to the
+      first line of the docstring.
+    - `inputs`: names for the parameters, in their order, in place of the function's own (needed for
+      builtins whose signature cannot be read).
+    - `outputs`: names for the elements of a returned tuple, for `connect(..., output=)`.
+    - `retry` (count): further attempts after the first; `retry_delay` (seconds) before the
+      first of them, times `retry_backoff` before each later one, at most `retry_max_delay`;
+      `retry_jitter` (True, or a fraction from 0 to 1): each wait is shortened at random by up to
+      that part; `retry_on`: exception types, or a predicate of the exception.
+    - `timeout` (seconds): for each attempt; a thread that is late is abandoned, a process is
+      killed.
+    - `run_in`: "thread", "process" or "inline" (the thread that called `run()`, or the loop's in
+      `run_async`), whatever the mode.
+    - `wait`, of `any` nodes only: wait for all edges in every mode.
+    - `collect`, of `all` nodes only: the parameter that gets a dict of the edges even when there is
+      one.
+    """
+
+
+class CachedNodeOptions(CommonOptions, total=False):
+    """The options of `dag.cached_node` and `fsm.cached_state`: besides those of `dag.node`, `ttl`
     (seconds), `cache_key`, `version`, `backend` and `max_entries` (count); see `DAG.cached_node`.
     """
 
@@ -106,7 +120,7 @@ class CachedNodeOptions(NodeOptions, total=False):
     max_entries: int
 
 
-CACHE_OPTIONS = frozenset(CachedNodeOptions.__annotations__)
+CACHE_OPTIONS = CachedNodeOptions.__annotations__.keys() - CommonOptions.__annotations__.keys()
 
 
 class Nestable(ABC):
@@ -508,7 +522,8 @@ def _checked_name(name: Any, func: Any) -> str:
         )
     if "." in name:
         raise InvalidNodeError(
-            f"the node name {name!r} has a '.', which stands for nesting (dag['sub.inner'])",
+            f"the node name {name!r} has a '.', which stands for nesting (dag['sub.inner']); "
+            f"name it {name.replace('.', '_')!r}, say",
             node=name,
         )
     return name

@@ -183,6 +183,8 @@ class Run(ABC):
     (42, 'completed', {'double': <NodeStatus.COMPLETED: 'completed'>})
     """
 
+    # The nodes whose cleanup hook was cut off, by what it raised or by the end of the run.
+    cut_off: tuple[str, ...] = ()
     noun = "node"
     advice = "pass inputs, connect a node to them, or give them defaults"
 
@@ -279,6 +281,10 @@ class Run(ABC):
         return error
 
     def __getitem__(self, name: str) -> Any:
+        """The result of a node; `"sub.inner"` looks into a nested workflow.
+
+        Raises a KeyError that says why there is none: unknown, not run, skipped, failed, deleted.
+        """
         value = self.results.get(name, MISSING)
         if value is not MISSING:
             return value
@@ -287,7 +293,7 @@ class Run(ABC):
             return self.children[first][rest]
         whole = self.plan.topology.whole.index
         if first not in whole or (dot and not self._node(first).workflow):
-            raise UnknownNodeError.named(name, whole, repr(self.name))
+            raise UnknownNodeError.named(name, whole, repr(self.name), self.noun)
         reason = self._why_missing(first)
         raise MissingResultError(
             f"{self.name!r} has no result of {name!r}: it {_REASONS[reason]}",

@@ -23,7 +23,11 @@ else:
         __class_getitem__ = classmethod(GenericAlias)
 
     class TypedDict:
-        def __init_subclass__(cls, total=True): ...
+        def __init_subclass__(cls, total=True):
+            inherited = {}
+            for base in cls.__bases__:
+                inherited.update(base.__annotations__)
+            cls.__annotations__ = inherited | cls.__annotations__
 
     def overload(func):
         return func

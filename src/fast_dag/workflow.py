@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from fast_dag.draw.shape import Shape
     from fast_dag.draw.sketch import DrawingOptions
-    from fast_dag.node import CachedNodeOptions, NodeOptions
+    from fast_dag.node import AllOptions, AnyOptions, CachedNodeOptions, CommonOptions
     from fast_dag.observers import Observer
     from fast_dag.plan import Plan
     from fast_dag.signature import Signature
@@ -44,6 +44,7 @@ class Workflow(Nestable):
     """A named graph with views of its runs; the base of `DAG`."""
 
     _kind: ClassVar[str] = ""  # as files call it
+    _noun: ClassVar[str] = "node"  # as errors call what it has
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class Workflow(Nestable):
             raise ValidationError(f"a workflow's name is a non-empty string, not {name!r}")
         self.description = description or ""
         self.metadata: dict[str, Any] = dict(metadata or {})
-        self._graph = Graph(name)
+        self._graph = Graph(name, self._noun)
         self._default_hooks: dict[str, Hook] = {}
         self._node_hooks: dict[str, dict[str, Hook]] = {}
         self._handlers: dict[str, Hook] = {}
@@ -67,6 +68,8 @@ class Workflow(Nestable):
 
     @property
     def name(self) -> str:  # type: ignore[override]
+        """The name it was made with: for messages, and the default where it is nested in another
+        workflow."""
         return self._graph.name
 
     @property
@@ -603,7 +606,7 @@ def _updated(hooks: dict[str, Hook], changes: Mapping[str, Any]) -> dict[str, Ho
 def decorated(
     add: Callable[..., Node[..., Any]], function: tuple[Any, ...], options: dict[str, Any]
 ) -> Any:
-    """What a decorator returns that is usable bare, or called with options first."""
+    """What a decorator returns: the node, or, called with options only, what makes a node."""
 
     def decorate(func: Callable[..., Any]) -> Node[..., Any]:
         return add(func, **options)
@@ -618,7 +621,7 @@ def with_cache(options: dict[str, Any]) -> dict[str, Any]:
 
 
 class NodeDecorator:
-    """What `@dag.node` is: usable bare, or called with options first."""
+    """What `@dag.node` is: usable bare, or called with options, the function first or later."""
 
     __slots__ = ("_graph", "_type")
 
@@ -627,10 +630,18 @@ class NodeDecorator:
         self._type = type
 
     @overload
-    def __call__(self, func: Callable[P, R], /) -> Node[P, R]: ...
+    def __call__(
+        self,
+        func: Callable[P, R],
+        /,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[CommonOptions],
+    ) -> Node[P, R]: ...
     @overload
     def __call__(
-        self, *, name: str | None = None, replace: bool = False, **options: Unpack[NodeOptions]
+        self, *, name: str | None = None, replace: bool = False, **options: Unpack[CommonOptions]
     ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
     # mypy compares an unpacked TypedDict with **options: Any and finds them different.
     def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
@@ -648,13 +659,67 @@ class NodeDecorator:
         return self._graph.add(Node(func, name, type=self._type, **options), replace=replace)
 
 
-class CachedNodeDecorator(NodeDecorator):
-    """What `@dag.cached_node` is: usable bare, or called with options first."""
+class AnyDecorator(NodeDecorator):
+    """What `@dag.any` is: `NodeDecorator` with the option `wait`."""
 
     __slots__ = ()
 
     @overload
-    def __call__(self, func: Callable[P, R], /) -> Node[P, R]: ...
+    def __call__(
+        self,
+        func: Callable[P, R],
+        /,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[AnyOptions],
+    ) -> Node[P, R]: ...
+    @overload
+    def __call__(
+        self, *, name: str | None = None, replace: bool = False, **options: Unpack[AnyOptions]
+    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
+    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
+        return decorated(self._add, function, options)
+
+
+class AllDecorator(NodeDecorator):
+    """What `@dag.all` is: `NodeDecorator` with the option `collect`."""
+
+    __slots__ = ()
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[P, R],
+        /,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[AllOptions],
+    ) -> Node[P, R]: ...
+    @overload
+    def __call__(
+        self, *, name: str | None = None, replace: bool = False, **options: Unpack[AllOptions]
+    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
+    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
+        return decorated(self._add, function, options)
+
+
+class CachedNodeDecorator(NodeDecorator):
+    """What `@dag.cached_node` is: `NodeDecorator` with the options of a cache."""
+
+    __slots__ = ()
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[P, R],
+        /,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[CachedNodeOptions],
+    ) -> Node[P, R]: ...
     @overload
     def __call__(
         self,

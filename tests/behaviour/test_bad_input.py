@@ -62,6 +62,35 @@ def test_unknown_node(use: str) -> None:
     assert isinstance(caught.value, (InvalidNodeError, KeyError))
 
 
+INSIDE = {
+    "outputs": lambda dag: dag.run(outputs=["save", "sub.load"]),
+    "run_until": lambda dag: dag.run_until("sub.load"),
+    "connect": lambda dag: dag.connect("sub.load", "save"),
+    "set_node_hooks": lambda dag: dag.set_node_hooks("sub.load", cleanup=print),
+}
+
+
+@pytest.mark.parametrize("use", INSIDE)
+def test_node_inside_a_workflow_cannot_be_named_without_it(use: str) -> None:
+    dag = DAG("shop").add_node("save", lambda x=0: x)
+    dag.add_node("sub", DAG("inner").add_node("load", lambda: 1))
+    with pytest.raises(UnknownNodeError) as caught:
+        INSIDE[use](dag)
+    assert "'sub.load' is inside the workflow 'sub'" in str(caught.value)
+    assert "outputs=['sub']" in str(caught.value)
+    assert "dag['sub.load']" in str(caught.value)
+    assert (caught.value.node, caught.value.suggestion) == ("sub.load", "sub")
+    assert dag.run(outputs=["sub"]) == {"sub": dag["sub.load"]} == {"sub": 1}
+
+
+def test_unknown_node_inside_a_workflow_is_looked_for_in_there() -> None:
+    dag = DAG("shop").add_node("sub", DAG("inner").add_node("load", lambda: 1))
+    with pytest.raises(UnknownNodeError, match=r"'inner' has no node 'laod'.*'load'"):
+        dag.run(outputs=["sub.laod"])
+    with pytest.raises(UnknownNodeError, match=r"'shop' has no node 'sup\.load'"):
+        dag.run(outputs=["sup.load"])
+
+
 def test_unknown_node_that_resembles_none() -> None:
     with pytest.raises(UnknownNodeError) as caught:
         DAG("shop").add_node("load", lambda: 1).remove_node("xyz")
@@ -338,6 +367,7 @@ def test_dot_in_a_name_is_explained() -> None:
     with pytest.raises(InvalidNodeError, match="stands for nesting") as caught:
         DAG("d").add_node("sub.inner", len)
     assert caught.value.node == "sub.inner"
+    assert "name it 'sub_inner', say" in str(caught.value)
 
 
 def test_lambda_without_a_name_is_asked_for_one() -> None:

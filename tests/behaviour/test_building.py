@@ -387,6 +387,97 @@ def test_replacement_that_edges_do_not_fit_changes_nothing() -> None:
     assert dag.run() == 3
 
 
+def pair(function: Any = lambda x, y=0: (x, y)) -> DAG:
+    """A node that feeds the first parameter of another."""
+    return DAG("d").add_node("a", lambda: 1).add_node("c", function).connect("a", "c")
+
+
+@pytest.mark.parametrize(
+    "replace",
+    [
+        lambda dag, function: dag.replace_node("c", function),
+        lambda dag, function: dag.add_node("c", function, replace=True),
+        lambda dag, function: dag.node(name="c", replace=True)(function),
+    ],
+    ids=["replace_node", "add_node", "decorator"],
+)
+@pytest.mark.parametrize(
+    "function",
+    [lambda z, w: z, lambda y: y, lambda z, w, *rest: z],
+    ids=["new ones", "the other one", "*args"],
+)
+def test_edge_of_a_lost_parameter_is_never_moved_to_a_free_one(replace: Any, function: Any) -> None:
+    dag = pair()
+    before, node, version = edges(dag), dag.nodes["c"], dag.version
+    with pytest.raises(ValidationError) as caught:
+        replace(dag, function)
+    told, free = str(caught.value), ", ".join(map(repr, Node(function, "c").inputs))
+    assert "the edge 'a' -> 'c' feeds 'x'" in told
+    assert f"it takes {free}." in told
+    assert "disconnect('a', 'c')" in told
+    facts = (caught.value.node, caught.value.parameter, caught.value.sources)
+    assert facts == ("c", "x", ("a",))
+    assert (edges(dag), dag.nodes["c"], dag.version) == (before, node, version)
+
+
+def test_what_the_error_of_a_lost_parameter_says_to_do_helps(run: Any) -> None:
+    dag = pair().disconnect("a", "c").replace_node("c", lambda z, w=0: (z, w))
+    assert run(dag.connect("a", "c", input="w"), z=5) == (5, 1)
+
+
+def test_edge_stays_at_its_parameter_wherever_that_stands(run: Any) -> None:
+    dag = DAG("d").add_node("a", lambda: 1).add_node("b", lambda: 2)
+    dag.add_node("c", lambda x, y: (x, y)).connect("a", "c").connect("b", "c")
+    assert run(dag.replace_node("c", lambda y, a=0, *, x: (x, y, a))) == (1, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("function", "edge", "value"),
+    [
+        (lambda value: value, "<edge a -> c.value>", 1),
+        (lambda w=5, *, a: (w, a), "<edge a -> c.a>", (5, 1)),
+        (lambda *all: all, "<edge a -> c.*all>", (1,)),
+        (lambda **named: named, "<edge a -> c.x>", {"x": 1}),
+        (lambda *all, **named: (all, named), "<edge a -> c.x>", ((), {"x": 1})),
+        (lambda: "after", "<edge a -> c>", "after"),
+    ],
+    ids=["the only one", "named like the source", "*args", "**kwargs", "both", "none"],
+)
+def test_edge_of_a_lost_parameter_finds_the_only_place_there_is(
+    run: Any, function: Any, edge: str, value: Any
+) -> None:
+    dag = pair().replace_node("c", function)
+    assert edges(dag) == [edge]
+    assert run(dag) == value
+
+
+def test_edge_into_args_stays_in_args_of_another_name(run: Any) -> None:
+    dag = pair(lambda *all: all).replace_node("c", lambda w=5, *rest: (w, rest))
+    assert edges(dag) == ["<edge a -> c.*rest>"]
+    with pytest.raises(ValidationError, match=r"feeds '\*rest'"):
+        dag.replace_node("c", lambda x, y: x)
+
+
+def test_several_edges_into_one_parameter_stay_where_a_join_takes_them() -> None:
+    dag = DAG("d").add_node("a", lambda: 1).add_node("b", lambda: 2)
+    dag.add_node("c", lambda values: values, type="all").connect("a", "c").connect("b", "c")
+    with pytest.raises(ValidationError, match="'a' does already"):
+        dag.replace_node("c", lambda values: values)
+    dag.replace_node("c", lambda values: [*values], type="all")
+    assert dag.run() == ["a", "b"]
+
+
+def test_replacement_has_type_and_options_of_its_own_and_the_surroundings_of_its_name() -> None:
+    told = []
+    dag = pair().add_node("c", lambda x: x, type="any", retry=2, replace=True)
+    dag.set_node_hooks("c", cleanup=lambda node: told.append(node.name))
+    dag.set_node_error_handler("c", lambda node, inputs, error: "handled")
+    dag.replace_node("c", lambda x: x // 0)
+    assert (dag.nodes["c"].type, dag.nodes["c"].retry) == (NodeType.NODE, 0)
+    assert dag.run() == "handled"
+    assert told == ["c"]
+
+
 def test_replacing_an_unknown_node_is_an_error() -> None:
     with pytest.raises(UnknownNodeError, match="did you mean 'load'"):
         DAG("d").add_node("load", add).replace_node("laod", double)

@@ -30,6 +30,7 @@ class Told:
     """What a run is told by its calls."""
 
     def __init__(self) -> None:
+        self.cut_off: tuple[str, ...] = ()
         self.retries: list[tuple[str, Exception, int]] = []
         self.outer = None
         self.context = CONTEXT

@@ -205,6 +205,61 @@ def test_what_ends_programs_is_cleaned_up_after_and_nothing_else(
     assert log == ["pre_execute", "attempt", "cleanup"]
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize(
+    ("node", "is_async"),
+    [("succeeds", False), ("fails", False), ("leaves", False), ("succeeds", True), ("fails", True)],
+)
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+def test_a_cleanup_that_ends_programs_is_called_once(
+    mode: str, is_async: bool, node: str, kind: type[BaseException]
+) -> None:
+    log: list[str] = []
+
+    def leaves() -> None:
+        raise kind(3)
+
+    def cleanup(node: Any) -> None:
+        log.append(node.name)
+        raise kind(4)
+
+    async def cleanup_async(node: Any) -> None:
+        cleanup(node)
+
+    dag = DAG("ends").add_node("succeeds", lambda: 1).add_node("fails", lambda: 1 // 0)
+    dag.add_node("leaves", leaves)
+    dag.set_default_hooks(cleanup=cleanup_async if is_async else cleanup)
+    with pytest.raises(kind) as caught:
+        EXECUTE[mode](dag, outputs=[node])
+    assert caught.value.args == (4,)
+    assert log == [node]
+
+
+def test_a_cleanup_that_is_at_work_when_the_run_is_cancelled_is_called_once() -> None:
+    log: list[str] = []
+    at_work = threading.Event()
+
+    async def cleanup(node: Any) -> None:
+        try:
+            at_work.set()
+            await asyncio.Event().wait()
+        finally:
+            log.append(node.name)
+
+    dag = DAG("cancelled").add_node("a", lambda: 1)
+    dag.set_node_hooks("a", cleanup=cleanup)
+
+    async def main() -> None:
+        task = asyncio.create_task(dag.run_async())
+        assert await asyncio.to_thread(at_work.wait, LONG)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert log == ["a"]
+
+
 def test_phases_of_a_node_in_a_process_happen_at_home_but_the_attempt() -> None:
     import os
 

@@ -458,3 +458,25 @@ class Pool(contextlib.AbstractContextManager[str]):
 
 def used(pool: str) -> str:
     return pool
+
+
+@pytest.mark.parametrize(
+    "goes_on",
+    [{"error_strategy": "continue"}, {"error_handler": lambda *error: "continue"}],
+    ids=["strategy", "handler"],
+)
+def test_a_run_that_went_on_after_failures_tells_only_how_many_there_were(
+    execute: Any, goes_on: Any
+) -> None:
+    log: list[Any] = []
+
+    def pool(context: Context) -> Iterator[str]:
+        with Tracked(log):
+            yield "pool"
+            log.append(context.metrics["nodes_failed"])
+
+    dag = DAG("d")
+    dag.resource("pool", pool)
+    dag.add_node("use", lambda pool: pool).add_node("fail", lambda: 1 // 0)
+    assert execute(dag, **goes_on).status == "completed_with_errors"
+    assert log == ["open it", 1, "close it"]

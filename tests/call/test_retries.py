@@ -282,3 +282,25 @@ def test_waits_of_runs_in_parallel_are_jittered_within_bounds() -> None:
 def test_options_without_meaning_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         DAG("refuses").add_node("f", lambda: 1, **options)
+
+
+@pytest.mark.parametrize("failures", [0, 2])
+def test_a_result_that_two_nodes_cannot_share_fails_with_all_its_attempts(
+    execute: Execute, failures: int
+) -> None:
+    flaky = Flaky(failures)
+    dag = DAG("shared")
+    dag.add_node("load", lambda: iter_of(flaky()), retry=3, retry_delay=0)
+    dag.add_node("a", list, inputs=["x"]).add_node("b", list, inputs=["x"])
+    run = execute(dag.connect("load", "a").connect("load", "b"))
+    error = run.exception()
+    assert error is not None
+    assert (error.node_name, error.attempts, flaky.calls) == ("load", failures + 1, failures + 1)
+    assert ("after 3 attempts" in str(error)) == (failures == 2)
+    assert run.metrics["retries"] == failures
+    assert "'a', 'b' take it" in str(run.errors["load"])
+    assert run.errors["load"].__context__ is None
+
+
+def iter_of(value: int) -> Any:
+    return (each for each in [value])

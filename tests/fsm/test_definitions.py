@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import (
+    DAG,
     FSM,
     DisconnectedNodeError,
     FSMReturn,
@@ -17,6 +18,7 @@ from fast_dag import (
     Node,
     ValidationError,
 )
+from fast_dag.errors import UnknownNodeError
 from tests.fsm.support import closed, counting, door, locked, machine, opened
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ def test_states_are_nodes_and_nodes_are_lent() -> None:
 
 def test_a_second_state_of_one_name_says_how_to_replace_it() -> None:
     fsm = counting(1)
-    with pytest.raises(InvalidNodeError, match="replace=True"):
+    with pytest.raises(InvalidNodeError, match=r"already has a state 'tick'.*replace=True"):
         fsm.add_state("tick", closed)
     with pytest.raises(InvalidNodeError, match="replace=True"):
         fsm.state(name="tick")(closed)
@@ -187,6 +189,30 @@ def test_states_that_no_declared_transition_leads_to_are_told_but_run() -> None:
 def test_ways_by_event_and_with_conditions_lead_there() -> None:
     assert door().validate() == []
     assert machine(a=closed, b=closed).add_transition("b", "a", lambda: False).validate() == []
+
+
+UNKNOWN = {
+    "remove_state": lambda fsm: fsm.remove_state("clsed"),
+    "set_node_hooks": lambda fsm: fsm.set_node_hooks("clsed", cleanup=print),
+    "set_node_error_handler": lambda fsm: fsm.set_node_error_handler("clsed", print),
+    "invalidate_cache": lambda fsm: fsm.invalidate_cache("clsed"),
+    "result": lambda fsm: fsm["clsed"],
+    "machine": lambda fsm: fsm.start()["clsed"],
+    "nested": lambda fsm: DAG("outer").add_node("sub", fsm)["sub.clsed"],
+    "run of the outer one": lambda fsm: DAG("outer").add_node("sub", fsm).execute()["sub.clsed"],
+}
+
+
+@pytest.mark.parametrize("has_run", [False, True], ids=["before a run", "after a run"])
+@pytest.mark.parametrize("use", UNKNOWN)
+def test_an_unknown_state_is_called_a_state(use: str, has_run: bool) -> None:
+    fsm = machine(closed=closed, locked=lambda: "locked")
+    if has_run:
+        fsm.run()
+    with pytest.raises(UnknownNodeError) as caught:
+        UNKNOWN[use](fsm)
+    assert str(caught.value) == "'m' has no state 'clsed' (did you mean 'closed'?)"
+    assert (caught.value.node, caught.value.suggestion) == ("clsed", "closed")
 
 
 def test_states_are_not_connected_like_nodes_of_a_dag() -> None:

@@ -282,8 +282,9 @@ def test_a_state_whose_ways_all_have_an_event_waits(start: Any) -> None:
     assert (live.waiting, live.done, live.next_state) == (True, False, None)
     assert live.events == ["push", "lock"]
     assert live.run() == "shut"
-    with pytest.raises(InvalidTransitionError, match="waits for an event; send one of 'push'"):
+    with pytest.raises(InvalidTransitionError, match="waits for an event; send one of 'push'") as e:
         live.step()
+    assert (e.value.event, e.value.events) == (None, ("push", "lock"))
     assert list(live) == []
 
 
@@ -313,9 +314,24 @@ def test_an_event_that_nobody_listens_to_names_those_that_are_listened_to(start:
 def test_an_event_after_the_end_is_an_error(start: Any) -> None:
     live = start(door())
     live.send("lock", key=1)
-    with pytest.raises(InvalidTransitionError, match="it has ended"):
+    with pytest.raises(InvalidTransitionError, match="it has ended") as caught:
         live.send("push")
+    assert (caught.value.event, caught.value.events) == ("push", ())
     assert live.send("push", on_unknown="ignore") == "locked with 1"
+    with pytest.raises(InvalidTransitionError, match="has ended") as caught:
+        live.step()
+    assert (caught.value.event, caught.value.events) == (None, ())
+
+
+def test_an_event_that_a_state_hook_sends_to_no_state_is_told_with_the_error(start: Any) -> None:
+    fsm = door()
+    fsm.add_state_hook(lambda fsm, source, to, result: "opnd" if to == "opened" else None)
+    live = start(fsm)
+    with pytest.raises(InvalidTransitionError, match="did you mean 'opened'") as caught:
+        live.send("push")
+    error = caught.value
+    assert (error.state, error.target) == ("closed", "opnd")
+    assert (error.event, error.events) == ("push", ("push", "lock"))
 
 
 def test_an_event_to_a_machine_that_never_waits(start: Any) -> None:
@@ -336,6 +352,7 @@ def test_conditions_of_an_event_see_its_data(start: Any) -> None:
     with pytest.raises(InvalidTransitionError, match="no condition of") as caught:
         live.send("enter", code=1)
     assert (caught.value.state, caught.value.node_name) == ("shut", "shut")
+    assert (caught.value.event, caught.value.events) == ("enter", ("enter",))
     assert (live.waiting, live.events, live.cycle_count) == (True, ["enter"], 1)
     assert live.send("enter", code=42) == "open"
 

@@ -215,6 +215,7 @@ def test_a_state_that_leads_nowhere_says_how_to_end_it(run: Any) -> None:
     for advice in ("it has no transitions", "FSMReturn(stop=True)", "terminal=True"):
         assert advice in str(caught.value)
     assert (caught.value.state, caught.value.target) == ("a", None)
+    assert (caught.value.event, caught.value.events) == (None, ())
 
 
 def test_transitions_of_which_none_holds_are_named(run: Any) -> None:
@@ -225,8 +226,11 @@ def test_transitions_of_which_none_holds_are_named(run: Any) -> None:
 
 def test_transitions_by_event_are_not_taken_by_run(run: Any) -> None:
     fsm = fork().add_transition("start", "big", event="grow")
-    with pytest.raises(InvalidTransitionError, match=r"waits for an event \('grow'\).*start\(\)"):
+    with pytest.raises(
+        InvalidTransitionError, match=r"waits for an event \('grow'\).*start\(\)"
+    ) as e:
         run(fsm, n=1)
+    assert (e.value.event, e.value.events) == (None, ("grow",))
     fsm.add_transition("start", "small")
     assert run(fsm, n=1) == "small 1"
 
@@ -371,6 +375,7 @@ def test_a_state_hook_that_redirects_to_no_state_is_an_error(run: Any) -> None:
     with pytest.raises(InvalidTransitionError, match="did you mean 'pear'") as caught:
         run(fsm)
     assert (caught.value.state, caught.value.target) == ("apple", "peer")
+    assert (caught.value.event, caught.value.events) == (None, ())
 
 
 def test_a_state_hook_that_raises_keeps_the_machine_from_going(execute: Any) -> None:

@@ -42,6 +42,25 @@ def wrong_options_of_a_node() -> None:
     dag.node(retry_on="OSError")  # type: ignore[call-overload]
     dag.node(3)  # type: ignore[call-overload]
     dag.add_node("double", double, retry_delays=3)  # type: ignore[call-arg]
+    dag.node(double, retries=3)  # type: ignore[call-overload]
+    dag.node(double, "name")  # type: ignore[call-overload]
+
+
+def wrong_options_of_a_kind_of_node() -> None:
+    dag.node(wait=True)  # type: ignore[call-overload]
+    dag.condition(wait=True)  # type: ignore[call-overload]
+    dag.select(collect="number")  # type: ignore[call-overload]
+    dag.any(collect="number")  # type: ignore[call-overload]
+    dag.all(wait=True)  # type: ignore[call-overload]
+    dag.node(ttl=60)  # type: ignore[call-overload]
+    dag.any(double, ttl=60)  # type: ignore[call-overload]
+    dag.cached_node(wait=True)  # type: ignore[call-overload]
+    dag.cached_node(collect="number")  # type: ignore[call-overload]
+    dag.cached_node(double, wait=True)  # type: ignore[call-overload]
+    fsm.state(wait=True)  # type: ignore[call-overload]
+    fsm.cached_state(double, collect="number")  # type: ignore[call-overload]
+    fsm.add_state("a", double, wait=True)  # type: ignore[call-arg]
+    fsm.add_terminal_state("a", double, collect="number")  # type: ignore[call-arg]
 
 
 def wrong_edges() -> None:

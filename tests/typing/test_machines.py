@@ -63,6 +63,18 @@ fsm.add_transition(bare, with_options)
 fsm.add_transition("cached", end, lambda value: value > 0)
 
 
+def test_function_may_stand_before_the_options() -> None:
+    machine = FSM("first")
+
+    def double(number: int, /) -> int:
+        return 2 * number
+
+    assert_type(machine.state(double, initial=True, retry=1), Node[[int], int])
+    assert_type(machine.cached_state(double, name="last", terminal=True, ttl=60), Node[[int], int])
+    assert (machine.initial_state, machine.terminal_states) == ("double", ["last"])
+    assert machine.add_transition("double", "last").run(number=2) == 8
+
+
 def test_decorated_function_keeps_its_parameters_and_result() -> None:
     assert_type(bare(1), dict[str, int])
     assert_type(bare(1, "a", flag=True), dict[str, int])

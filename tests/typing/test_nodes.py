@@ -117,6 +117,26 @@ def test_decorated_function_keeps_its_parameters_and_result() -> None:
     assert_type(bare_cached("key"), int)
 
 
+def test_function_may_stand_before_the_options() -> None:
+    graph = DAG("first")
+
+    def double(number: int, /) -> int:
+        return 2 * number
+
+    assert_type(graph.node(double, name="node", retry=1), Node[[int], int])
+    assert_type(graph.condition(double, name="condition", timeout=1), Node[[int], int])
+    assert_type(graph.select(double, name="select", metadata={"a": 1}), Node[[int], int])
+    assert_type(graph.any(double, name="any", wait=True), Node[[int], int])
+    assert_type(graph.all(double, name="all", collect="number"), Node[[int], int])
+    assert_type(graph.cached_node(double, name="cached", ttl=60, backend=None), Node[[int], int])
+    assert_type(graph.node(double, name="node", replace=True)(3), int)
+    assert list(graph) == ["node", "condition", "select", "any", "all", "cached"]
+    assert [each.type for each in graph.nodes.values()] == [*NodeType, NodeType.NODE]
+    assert graph.nodes["cached"].cache is not None
+    assert_type(graph.add_node("join", double, type="any", wait=True), DAG)
+    assert_type(graph.add_node("collector", double, type="all", collect="number"), DAG)
+
+
 def test_decorated_function_is_a_node_of_its_parameters_and_result() -> None:
     node: Node[..., float] = bare
     function: Callable[[int], list[int]] = called

@@ -244,8 +244,8 @@ class Surroundings:
         return outcome
 
     def of_cancelled(self, run: Run) -> Effects:
-        """What is left to do for a call that was cancelled."""
-        if self.cleanup is None:
+        """What is left to do for a call that was cancelled: cleanup, unless that had begun."""
+        if self.cleanup is None or self.node.name in run.cut_off:
             return STOPPED
         return (yield from self._cleaned_up(self.cleanup, run, Outcome(False, None)))
 
@@ -388,7 +388,11 @@ class Surroundings:
 
     def _cleaned_up(self, cleanup: Hook, run: Run, outcome: Outcome) -> Effects:
         """cleanup, whatever happened before."""
-        answer = yield cleanup.invoke(self.node, run.context)
+        try:
+            answer = yield cleanup.invoke(self.node, run.context)
+        except GeneratorExit:
+            run.cut_off += (self.node.name,)
+            raise
         if not isinstance(answer, Raised):
             return outcome
         if outcome.ok:

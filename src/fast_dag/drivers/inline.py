@@ -141,12 +141,22 @@ class _FailedError(Exception):
         self.outcome = outcome
 
 
+def _count(run: DagRun, index: int, outcome: Outcome) -> None:
+    """Count the attempts of a call on the straight line; of one that fails by its result, later."""
+    if outcome.value.__class__ in ONE_SHOT:
+        try:
+            run.refuse_sharing(index, outcome.value)
+        except ValidationError as error:
+            raise _FailedError(Outcome(False, error, outcome.attempts)) from None
+    run.record.count(outcome)
+
+
 def _looked_at(run: DagRun, waiter: Waiter, name: str, value: Any) -> Any:
     """A result that is not simply stored: coroutines are waited for, iterators have one taker."""
     if value.__class__ is Outcome:  # there is more to tell than the value
         if not value.ok:
             raise _FailedError(value)
-        run.record.count(value)
+        _count(run, run.plan.topology.index[name], value)
         value = value.value
     if value.__class__ is CoroutineType:
         value = waiter.wait(value)
