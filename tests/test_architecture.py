@@ -116,48 +116,81 @@ def test_import_inside_a_function_has_a_reason() -> None:
     assert {name for name in lazy if not name.startswith(SLOW_OR_OPTIONAL)} == set()
 
 
+def loaded_by(code: str) -> set[str]:
+    """The modules that these statements load in a bare interpreter, which no .pth file touches."""
+    lines = (
+        "import sys",
+        f"sys.path.insert(0, {str(PACKAGE.parent)!r})",
+        "before = set(sys.modules)",
+        code,
+        "print(*(set(sys.modules) - before))",
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-W", "error", "-c", "\n".join(lines)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
 @pytest.fixture(scope="module")
 def loaded() -> set[str]:
-    """The top-level modules that `import fast_dag` loads in a bare interpreter."""
-    code = (
-        "import sys; before = set(sys.modules); import fast_dag;"
-        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
-    )
-    return set(_python(code).split())
+    """The modules that `import fast_dag` loads."""
+    return loaded_by("import fast_dag")
 
 
 def test_import_loads_the_standard_library_only(loaded: set[str]) -> None:
-    assert loaded - sys.stdlib_module_names == {"fast_dag"}
+    tops = {name.partition(".")[0] for name in loaded}
+    assert tops - sys.stdlib_module_names == {"fast_dag"}
 
 
 def test_import_loads_nothing_slow(loaded: set[str]) -> None:
     assert loaded & SLOW == set()
 
 
-def _python(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
-    )
-    return done.stdout.strip()
+def test_plain_run_loads_nothing_more(loaded: set[str]) -> None:
+    run = "from fast_dag import DAG; DAG('demo').add_node('zero', lambda x: 2 * x).run(x=1)"
+    assert loaded_by(run) == loaded
 
 
-def test_machines_and_caches_load_when_they_are_used() -> None:
-    told = _python(
-        "import sys, fast_dag;"
-        "print(*(name in sys.modules for name in ('fast_dag.fsm', 'fast_dag.cache.store')));"
-        "fast_dag.FSM('machine').state(lambda: 1, name='state', initial=True, terminal=True);"
-        "fast_dag.DAG('cached').cached_node(lambda: 1, name='node');"
-        "print(*(name in sys.modules for name in ('fast_dag.fsm', 'fast_dag.cache.store')))"
-    )
-    assert told.splitlines() == ["False False", "True True"]
+MACHINE = "fast_dag.FSM('demo', initial_state='a', terminal_states=['a']).add_state('a', lambda: 0)"
 
 
-def test_every_public_name_is_there_though_it_was_not_loaded() -> None:
-    told = _python(
+@pytest.mark.parametrize(
+    ("module", "code"),
+    [
+        ("fast_dag.fsm", "fast_dag.FSM"),
+        ("fast_dag.machine", "fast_dag.Machine, fast_dag.Step"),
+        ("fast_dag.drivers.rounds", f"{MACHINE}.run()"),
+        ("fast_dag.cache.store", "fast_dag.Node(abs, cache={})"),
+    ],
+)
+def test_what_few_programs_use_is_loaded_when_it_is_used(
+    module: str, code: str, loaded: set[str]
+) -> None:
+    assert module not in loaded
+    assert module in loaded_by(f"import fast_dag; {code}")
+
+
+def test_every_public_name_is_there_and_listed() -> None:
+    code = (
         "import fast_dag; listed = dir(fast_dag); from fast_dag import *;"
-        "print(set(fast_dag.__all__) <= set(listed), set(fast_dag.__all__) <= set(globals()))"
+        "assert set(fast_dag.__all__) <= set(listed) & set(globals())"
     )
-    assert told == "True True"
+    assert "fast_dag.fsm" in loaded_by(code)
+
+
+def test_file_of_a_machine_is_read_where_no_machine_was_made() -> None:
+    functions = {"now": lambda: 0}
+    machine = fast_dag.FSM("lamp", initial_state="on", terminal_states=["on"])
+    machine.add_state("on", functions["now"])
+    data = fast_dag.DAG("house").add_node("lamp", machine).to_dict(functions)
+    read = (
+        f"from fast_dag import DAG; read = DAG.from_dict({data!r}, registry={{'now': lambda: 0}})"
+    )
+    assert "fast_dag.fsm" in loaded_by(f"{read}; assert read.run() == 0")
 
 
 def test_unknown_name_of_the_package_is_told_as_python_does() -> None:

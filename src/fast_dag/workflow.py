@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from importlib import import_module
 from types import MappingProxyType
 
 from fast_dag.call.hooks import HANDLER, Hook, read_hooks
@@ -498,6 +499,7 @@ class Workflow(Nestable):
         """
         from fast_dag.serial.read import read
 
+        import_module("fast_dag.fsm")  # machines load when used, and a file may have some
         kinds = {each._kind: each for each in Workflow.__subclasses__() if each._kind}
         made = read(data, cls, kinds, allow=allow, registry=registry)
         assert isinstance(made, cls)
