@@ -7,7 +7,6 @@ callables, classes, builtins, wrapped functions) goes through `inspect.signature
 from __future__ import annotations
 
 import functools
-import re
 from enum import IntEnum
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, UnionType
 from weakref import ReferenceType, ref
@@ -412,12 +411,9 @@ def _annotations(func: Any) -> Mapping[str, Any]:
         return {}
 
 
-_CONTEXT_TEXT = re.compile(
-    r"""^\s*["']?\s*(?:(?:\w+\.)*Optional\[)?\s*["']?(?:None\s*\|\s*)?
+_CONTEXT_TEXT = r"""^\s*["']?\s*(?:(?:\w+\.)*Optional\[)?\s*["']?(?:None\s*\|\s*)?
         (?:\w+\.)*(?:FSM)?Context
-        ["']?\s*(?:\|\s*None)?\s*\]?\s*["']?\s*$""",
-    re.VERBOSE,
-)
+        ["']?\s*(?:\|\s*None)?\s*\]?\s*["']?\s*$"""
 
 
 def _is_context(name: str, annotation: Any, func: Any) -> bool:
@@ -429,16 +425,19 @@ def _is_context(name: str, annotation: Any, func: Any) -> bool:
             return False
         resolved = _resolved(func, annotation)
         if resolved is ABSENT:  # imported for type checkers only, say
-            return bool(_CONTEXT_TEXT.match(annotation))
+            import re  # slow to import
+
+            return bool(re.match(_CONTEXT_TEXT, annotation, re.VERBOSE))
         annotation = resolved
     if isinstance(annotation, type):
         return issubclass(annotation, Context)
     members = [each for each in getattr(annotation, "__args__", ()) if each is not type(None)]
-    if len(members) != 1 or not _is_union(annotation):
+    if len(members) != 1:
         return False
     (member,) = members
     inner = getattr(member, "__forward_arg__", member)  # Optional["Context"]
-    return _is_context(name, inner, func)
+    # Asked last: it imports typing, and `list[int]` has one member, too.
+    return _is_context(name, inner, func) and _is_union(annotation)
 
 
 def _is_union(annotation: Any) -> bool:

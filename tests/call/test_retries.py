@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -304,3 +306,26 @@ def test_a_result_that_two_nodes_cannot_share_fails_with_all_its_attempts(
 
 def iter_of(value: int) -> Any:
     return (each for each in [value])
+
+
+def test_error_of_an_attempt_is_gone_once_another_succeeded() -> None:
+    """Without the garbage collector: its traceback may hold large values."""
+    gone: list[weakref.ref[Exception]] = []
+
+    class Again(Exception):  # noqa: N818  it is no error of ours
+        def __init__(self) -> None:
+            gone.append(weakref.ref(self))
+
+    def flaky() -> int:
+        if not gone:
+            raise Again
+        return 1
+
+    dag = DAG("flaky").add_node("flaky", flaky, retry=1, retry_delay=0)
+    gc.collect()
+    gc.disable()
+    try:
+        assert dag.run() == 1
+        assert gone[0]() is None
+    finally:
+        gc.enable()

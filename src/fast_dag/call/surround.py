@@ -209,6 +209,7 @@ class Surroundings:
                     first = error
                 if first is not None:  # no longer while that is handled: it is no other's context
                     effects = self._attempts(run, inputs, kept, first)
+                    first = None  # whose traceback has this frame
                     outcome = waiter.carry_out(effects, func, variables)
             if outcome is not None:
                 value, attempts, cached = outcome.value, outcome.attempts, outcome.cached
