@@ -144,7 +144,7 @@ class Plan:
         return all(each == "async" for each in self.plain)
 
     @cached_property
-    def is_line(self) -> str | None:
+    def line(self) -> str | None:
         """ "sync" or "async" where all nodes are plain, of that kind, and each waits for the one
         before it, so that never two could run at once."""
         kinds = set(self.plain)

@@ -183,8 +183,6 @@ class Run(ABC):
     (42, 'completed', {'double': <NodeStatus.COMPLETED: 'completed'>})
     """
 
-    # The nodes whose cleanup hook was cut off, by what it raised or by the end of the run.
-    cut_off: tuple[str, ...] = ()
     noun = "node"
     advice = "pass inputs, connect a node to them, or give them defaults"
 
@@ -193,6 +191,8 @@ class Run(ABC):
     value: Any = None
     observers: Observers | None = None
     resources: Resources | None = None
+    # The nodes whose cleanup hook was cut off, by what it raised or by the end of the run.
+    cut_off: tuple[str, ...] = ()
     _stopped = False
     _fatal: str | None = None
     _exception: ExecutionError | None = None

@@ -131,8 +131,7 @@ class NodeCache:
 
     def at_hand(self, key: Any) -> Found | None:
         """`fetch`, where the memory is our own: nobody else is to be asked."""
-        entry = self.backend.get(key)
-        return entry if entry is None or entry[1] is None else self._fresh(entry)
+        return self._fresh(self.backend.get(key))
 
     def read(self, place: Any) -> Generator[Effect, Any, Found | None]:
         """The value that is kept at a place, first of a sequence, or None."""

@@ -61,7 +61,7 @@ class Hook(Fields):
 
     def invoke(self, *args: Any) -> Invoke:
         """The effect that calls it."""
-        return Invoke(self.func, args[: self.takes], self.is_async)
+        return Invoke(self.func, self.offered(*args), self.is_async)
 
 
 def read_hooks(hooks: Mapping[str, Any]) -> dict[str, Hook]:

@@ -53,8 +53,7 @@ def _drive(run: Run, waiter: Waiter) -> None:
             from fast_dag.drivers.rounds import go_round  # with machines, which load when used
 
             go_round(run, waiter, _perform)  # type: ignore[arg-type]  # what is no DAG's run is one's
-        if run.resources is not None:
-            _release(run, waiter, "completed")
+        _release(run, waiter, "completed")
     except BaseException:
         _release(run, waiter, "cancelled")
         run.close("cancelled")
@@ -141,27 +140,21 @@ class _FailedError(Exception):
         self.outcome = outcome
 
 
-def _count(run: DagRun, index: int, outcome: Outcome) -> None:
-    """Count the attempts of a call on the straight line; of one that fails by its result, later."""
-    if outcome.value.__class__ in ONE_SHOT:
-        try:
-            run.refuse_sharing(index, outcome.value)
-        except ValidationError as error:
-            raise _FailedError(Outcome(False, error, outcome.attempts)) from None
-    run.record.count(outcome)
-
-
 def _looked_at(run: DagRun, waiter: Waiter, name: str, value: Any) -> Any:
-    """A result that is not simply stored: coroutines are waited for, iterators have one taker."""
-    if value.__class__ is Outcome:  # there is more to tell than the value
-        if not value.ok:
-            raise _FailedError(value)
-        _count(run, run.plan.topology.index[name], value)
-        value = value.value
+    """A result that is not simply stored: there is more to tell of it, coroutines are waited for,
+    iterators have one taker."""
+    outcome = value if value.__class__ is Outcome else Outcome(True, value)
+    if not outcome.ok:
+        raise _FailedError(outcome)
+    value = outcome.value
     if value.__class__ is CoroutineType:
         value = waiter.wait(value)
     if value.__class__ in ONE_SHOT:
-        run.refuse_sharing(run.plan.topology.index[name], value)
+        try:
+            run.refuse_sharing(run.plan.topology.index[name], value)
+        except ValidationError as error:
+            raise _FailedError(Outcome(False, error, outcome.attempts)) from None
+    run.record.count(outcome)
     return value
 
 

@@ -36,7 +36,7 @@ class Tasks:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._line = run if isinstance(run, DagRun) and run.plan.is_line else None
+        self._line = run if isinstance(run, DagRun) and run.plan.line else None
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by the node that each began with
         self._open = 0  # how many have not ended

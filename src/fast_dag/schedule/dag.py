@@ -91,15 +91,8 @@ class DagSchedule(Schedule):
             return ready
         if choice is not None:
             self.choices[node] = choice
-        alternatives = self._any
         for target, branch in self._successors[node]:
-            if target in alternatives or (branch is not None and branch != choice):
-                self._end_edge(target, branch is None or branch == choice, ready)
-                continue
-            waiting[target] -= 1
-            if not waiting[target] and status[target] is NOT_RUN:
-                status[target] = READY
-                ready.append(target)
+            self._end_edge(target, branch is None or branch == choice, ready)
         return ready
 
     def fail(self, node: int) -> list[int]:
