@@ -116,7 +116,7 @@ class DagRun(Run):
         statuses = enumerate(self.record.schedule.status)
         return [index for index, status in statuses if status is NodeStatus.READY]
 
-    def _gather(self, index: int) -> tuple[list[Any], dict[str, Any]]:
+    def gather(self, index: int) -> tuple[list[Any], dict[str, Any]]:
         binding = self.plan.bindings[index]
         arguments = binding.gather(self)
         if index in self.plan.deciders:

@@ -238,7 +238,7 @@ class FsmRun(Run):
                 return []
         return schedule.begin(walk.next)
 
-    def _gather(self, index: int) -> tuple[list[Any], dict[str, Any]]:
+    def gather(self, index: int) -> tuple[list[Any], dict[str, Any]]:
         walk = self.walk
         walk.running = index
         return self.plan.intakes[index].gather(walk.value, walk.data, self.inputs, self.context)

@@ -99,11 +99,14 @@ class Observers:
         return len(self._ended) / self._total
 
     def deliver(self) -> None:
-        """Tell of what was noted."""
-        while self._events:
-            with self._lock:
-                if self._events:
+        """Tell of what was noted. Where another thread is at that, it tells of this, too: nobody
+        waits for somebody else's callback."""
+        while self._events and self._lock.acquire(blocking=False):
+            try:
+                while self._events:
                     self.tell(self._events.popleft())
+            finally:
+                self._lock.release()
 
     def tell(self, event: Event) -> None:
         """Tell of one event now; an observer that raises does no harm and is logged once."""

@@ -139,11 +139,6 @@ class Plan:
         ]
 
     @cached_property
-    def only_async(self) -> bool:
-        """Whether all nodes are async and plain."""
-        return all(each == "async" for each in self.plain)
-
-    @cached_property
     def line(self) -> str | None:
         """ "sync" or "async" where all nodes are plain, of that kind, and each waits for the one
         before it, so that never two could run at once."""
@@ -170,9 +165,16 @@ class Plan:
     @cached_property
     def needs_coordinator(self) -> bool:
         """Whether a concurrent run needs a thread that keeps the time or waits for inline nodes."""
-        return bool(self.around) or _some(
-            self.nodes, lambda node: node.timeout or node.retry or node.run_in
+        return (
+            bool(self.around)
+            or any(plan.needs_coordinator for plan in self.nested.values())
+            or _some(self.nodes, lambda node: node.timeout or node.retry or node.run_in)
         )
+
+    @cached_property
+    def has_inline(self) -> bool:
+        """Whether some node, here or in a nested workflow, has the caller's thread."""
+        return _some(self.nodes, lambda node: node.run_in == "inline")
 
     @cached_property
     def stretches(self) -> list[tuple[int, list[tuple[Any, ...]]]]:

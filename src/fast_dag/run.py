@@ -193,6 +193,7 @@ class Run(ABC):
     resources: Resources | None = None
     # The nodes whose cleanup hook was cut off, by what it raised or by the end of the run.
     cut_off: tuple[str, ...] = ()
+    _lost: frozenset[str] = frozenset()  # the resources that failed
     _stopped = False
     _fatal: str | None = None
     _exception: ExecutionError | None = None
@@ -429,31 +430,45 @@ class Run(ABC):
         """Make the schedule; the nodes that may start at once."""
 
     @abstractmethod
-    def _gather(self, index: int) -> tuple[list[Any], dict[str, Any]]:
+    def gather(self, index: int) -> tuple[list[Any], dict[str, Any]]:
         """A node's arguments. Raises what keeps them from being gathered."""
 
     @abstractmethod
     def _decide(self, index: int, outcome: Outcome) -> Verdict:
         """What a node's success means. Raises what makes it a failure."""
 
-    def release(self, status: str = "completed") -> Effects | None:
-        """Close the run's resources, as effects; None where none is open."""
+    def release(self, status: str | None = None) -> Effects | None:
+        """Close the run's resources, as effects; None where none is open. `status` is how the run
+        ends, None where its errors tell."""
         if self.resources is None or not self.resources.end():
             return None
+        if self.parent is None:  # what a resource may want to know
+            self.context.metadata["execution_status"] = status or self._status_by_errors()
         ended_by: BaseException | None = None
         if self._stopped and self._fatal is not None:
             ended_by = self.errors[self._fatal]
-        elif status != "completed" or self.stopped:
+        elif status is not None or self.stopped:
             ended_by = ExecutionError(f"{self.name!r} was cut short: {status}", run=self)
         return self.resources.close(ended_by, self._tell_unclosed)
 
-    def _tell_unclosed(self, name: str, error: Exception) -> None:
+    def _tell_unclosed(self, name: str, error: BaseException) -> None:
+        self.lose(name, error, _CLOSING)
+
+    def lose(self, name: str, error: BaseException, where: str = "use") -> None:
+        """A resource broke, while it was open or as it was closed."""
         if self._fatal is not None:
+            what = "could not be closed" if where == _CLOSING else "broke"
             told = f"{type(error).__name__}: {text_of(error)}"
-            self.errors[self._fatal].add_note(f"resource {name!r} could not be closed: {told}")
+            self.errors[self._fatal].add_note(f"resource {name!r} {what}: {told}")
             return
-        self.errors[name], self._where[name] = error, _CLOSING
+        self.errors[name], self._where[name] = error, where  # type: ignore[assignment]
+        self._lost |= {name}
         self._stopped, self._fatal = True, name
+
+    def _status_by_errors(self) -> str:
+        if not self.errors:
+            return "completed"
+        return "failed" if self._stopped else "completed_with_errors"
 
     def close(self, status: str | None = None) -> None:
         """End the run with that status, else the one that its errors tell."""
@@ -462,18 +477,15 @@ class Run(ABC):
             self.record.peak_mb = self._memory.stop()
         if self.record.schedule is not None:
             self.record.schedule.close()
-        if status is None:
-            status = "completed"
-            if self.errors:
-                status = "failed" if self._stopped else "completed_with_errors"
-        self.status = status
+        self.status = self._status_by_errors() if status is None else status
         self.value = self._final_value()
-        self.outer = self.parent
         if self.parent is None:
-            self.context.metadata["execution_status"] = status
+            self.context.metadata["execution_status"] = self.status
         self.context._leave_run()
         if self.observers is not None:
             self.observers.cut_off(self)
+        # What is above holds this run, which is not to hold it in turn.
+        self.outer = self.parent = None
 
     def tell_end(self) -> None:
         """Tell the observers, if there are any, that the outermost run ended; a driver does, when
@@ -485,7 +497,7 @@ class Run(ABC):
         """A node starts: its arguments. Raises what keeps them from being gathered."""
         assert self.record.schedule is not None
         self.record.schedule.start(index)
-        return self._gather(index)
+        return self.gather(index)
 
     def take_back(self, index: int) -> None:
         """A node that was to start did not, since the run was stopped."""
@@ -690,7 +702,7 @@ class Run(ABC):
         if where is not None:
             tries += f" (in its {where})"
         told = f"{type(cause).__name__}: {text_of(cause)}"
-        kind = "resource" if where == _CLOSING else self.noun
+        kind = "resource" if key in self._lost else self.noun
         error = ExecutionError(
             f"{kind} {path!r} of {self.name!r} failed{tries}: {told}",
             node_name=path,

@@ -101,6 +101,10 @@ def called(func: Callable[..., Any], *args: Any) -> Invoke:
     return Invoke(func, args, False)
 
 
+def cleaned(*args: Any) -> Invoke:
+    return Invoke(cleanup, args, False, cleans_up=True)
+
+
 def test_a_retried_call_is_attempts_and_waits() -> None:
     node = Node(double, retry=2, retry_delay=0.5, retry_backoff=3.0)
     run = Told()
@@ -127,7 +131,7 @@ def test_every_phase_of_a_success_comes_in_its_order() -> None:
         called(pre, node, inputs, CONTEXT),
         TRY,
         called(post, node, inputs, None, CONTEXT),
-        called(cleanup, node, CONTEXT),
+        cleaned(node, CONTEXT),
     ]
     assert outcome == Outcome(True, None, attempts=1)
 
@@ -154,7 +158,7 @@ def test_every_phase_of_a_failure_comes_in_its_order() -> None:
         TRY,
         called(on_error, node, inputs, AGAIN, CONTEXT),
         called(handler, node, inputs, AGAIN),
-        called(cleanup, node, CONTEXT),
+        cleaned(node, CONTEXT),
     ]
     assert outcome == Outcome(False, AGAIN, attempts=2)
 
@@ -183,7 +187,7 @@ def test_a_hit_makes_no_attempt_and_still_runs_post_execute() -> None:
     assert effects == [
         called(pre, node, {"x": 3}, CONTEXT),
         called(post, node, {"x": 3}, 6, CONTEXT),
-        called(cleanup, node, CONTEXT),
+        cleaned(node, CONTEXT),
     ]
     assert outcome == Outcome(True, 6, attempts=0, cached=True)
 
@@ -251,7 +255,7 @@ def test_a_call_that_is_waited_for_no_longer_is_stopped() -> None:
     first, second = effects_of(node), effects_of(node, {"on_error": on_error, "cleanup": cleanup})
     next(first)
     assert isinstance(next(second), Await)
-    assert second.send(False) == called(cleanup, node, CONTEXT), "on_error sees no cancellation"
+    assert second.send(False) == cleaned(node, CONTEXT), "on_error sees no cancellation"
     with pytest.raises(StopIteration) as stop:
         second.send(done())
     assert stop.value.value is STOPPED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.managers import SyncManager
@@ -149,7 +150,7 @@ def threads_of_runs() -> set[threading.Thread]:
     return {
         thread
         for thread in threading.enumerate()
-        if thread.name.startswith("fast_dag")
+        if (thread.name.startswith("fast_dag") and thread.name != POOL)
         or (getattr(getattr(thread, "_target", None), "__module__", None) or "").startswith(
             "pebble"
         )
@@ -161,8 +162,21 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+POOL = "fast_dag pool"
+"""The name of the threads that all awaited runs share. They outlive a run, and rest after it."""
+
+
+def rests(thread: threading.Thread) -> bool:
+    """Whether a thread of the shared pool has nothing to do, or has ended."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return not thread.is_alive() or frame is None or frame.f_code.co_filename.endswith("pool.py")
+
+
 def end_of(threads: set[threading.Thread]) -> None:
-    """Wait until threads have ended that have been let go."""
+    """Wait until threads have ended that have been let go, or rest, where they are shared."""
     for thread in threads:
+        if thread.name == POOL:
+            wait_until(lambda thread=thread: rests(thread))
+            continue
         thread.join(LONG)
         assert not thread.is_alive(), thread

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG, Context, ValidationError
+from fast_dag.drivers.pool import shared
 from tests.concurrency.support import EXECUTE, LONG, wait_for
 
 if TYPE_CHECKING:
@@ -75,8 +76,15 @@ def test_fifty_threads_run_one_dag_each_with_its_own_result(mode: Any) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"max_workers": 2}, {"mode": "parallel"}], ids=str)
 def test_fifty_tasks_run_one_dag_each_with_its_own_result(options: dict[str, Any]) -> None:
-    barrier = threading.Barrier(RUNS)
-    dag = shared_dag(lambda: barrier.wait(LONG))
+    """As many as there are shared threads are inside of their first node before one goes on."""
+    inside, met = threading.Semaphore(shared().most - 1), threading.Event()
+
+    def meet() -> None:
+        if not inside.acquire(blocking=False):
+            met.set()
+        assert met.wait(LONG)
+
+    dag = shared_dag(meet)
 
     async def main() -> list[Run]:
         return await asyncio.gather(*(dag.execute_async(x=x, **options) for x in range(RUNS)))

@@ -6,6 +6,7 @@ answers each with how it ended. User code never raises through it.
 
 from __future__ import annotations
 
+from sys import modules
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from fast_dag.fields import Fields
@@ -60,14 +61,22 @@ STOPPED: Final = Outcome(False, None, attempts=0)
 
 
 class Invoke(Fields):
-    """Call a hook or handler, at home; answered like an Attempt."""
+    """Call a hook or handler, at home; answered like an Attempt. One that cleans up is let end
+    though its run is cut short meanwhile."""
 
-    __slots__ = ("args", "func", "is_async")
+    __slots__ = ("args", "cleans_up", "func", "is_async")
 
-    def __init__(self, func: Callable[..., Any], args: tuple[Any, ...], is_async: bool) -> None:
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        is_async: bool,
+        cleans_up: bool = False,
+    ) -> None:
         self.func = func
         self.args = args
         self.is_async = is_async
+        self.cleans_up = cleans_up
 
 
 class Sleep(Fields):
@@ -95,6 +104,17 @@ class Raised(Fields):
 
     def __init__(self, error: Exception) -> None:
         self.error = error
+
+
+def failures() -> tuple[type[BaseException], ...]:
+    """What is a failure of the call that raised it: `except failures():`. A CancelledError is one;
+    whoever asked for a cancellation knows that first.
+
+    >>> failures()[0]
+    <class 'Exception'>
+    """
+    asyncio: Any = modules.get("asyncio")  # who raises that has imported it
+    return (Exception,) if asyncio is None else (Exception, asyncio.CancelledError)
 
 
 if TYPE_CHECKING:
@@ -135,8 +155,8 @@ def interpret(
                 answer = call(called, *args, **kwargs)
                 if answer.__class__ is CoroutineType:
                     answer = wait(answer)
-            except Exception as error:
-                answer = Raised(error)
+            except failures() as error:
+                answer = Raised(error)  # type: ignore[arg-type]  # or CancelledError
     except StopIteration as stop:
         outcome: Outcome = stop.value
         return outcome

@@ -59,9 +59,9 @@ class Hook(Fields):
         """What it takes of that."""
         return args[: self.takes]
 
-    def invoke(self, *args: Any) -> Invoke:
+    def invoke(self, *args: Any, cleans_up: bool = False) -> Invoke:
         """The effect that calls it."""
-        return Invoke(self.func, self.offered(*args), self.is_async)
+        return Invoke(self.func, self.offered(*args), self.is_async, cleans_up)
 
 
 def read_hooks(hooks: Mapping[str, Any]) -> dict[str, Hook]:

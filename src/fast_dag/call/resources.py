@@ -1,9 +1,15 @@
-"""Resources of a run: opened at their first use, closed when the run ends."""
+"""Resources of a run: opened at their first use, closed when the run ends.
+
+Each is opened and closed in one contextvars Context, an async one in one task of the run, so that
+ContextVar tokens, task groups and cancel scopes work in them.
+"""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from contextvars import copy_context
 from threading import Lock
-from types import MethodType
+from types import CoroutineType, MethodType
 
 from fast_dag.cache.flight import Flight
 from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised
@@ -12,7 +18,10 @@ from fast_dag.errors import InvalidNodeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    import asyncio
+    from asyncio import Event, Future, Task
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+    from contextvars import Context as Variables
     from typing import Any
 
     from fast_dag.call.effects import Effect
@@ -30,43 +39,96 @@ def read_factory(name: str, factory: Any) -> Hook:
             f"or a generator function, not {factory!r}",
             node=None,
         )
-    import contextlib  # slow to import, like the next, and needed here only
-    import inspect
+    import inspect  # slow to import, and needed here only
 
     hook = Hook.read(factory, ("context",), f"factory of resource {name!r}, a")
-    wrap: Any = None
     if inspect.isgeneratorfunction(factory):
-        wrap = contextlib.contextmanager
-    elif inspect.isasyncgenfunction(factory):
-        wrap = contextlib.asynccontextmanager
-    return hook if wrap is None else Hook(wrap(factory), hook.takes, False)
+        return Hook(lambda *args: _Resumed(factory(*args)), hook.takes, False)
+    if inspect.isasyncgenfunction(factory):
+        return Hook(lambda *args: _ResumedAsync(factory(*args)), hook.takes, False)
+    return hook
+
+
+class _Resumed:
+    """A generator function's resource: what comes after the `yield` is run however the run ended,
+    and not told how."""
+
+    def __init__(self, generator: Generator[Any, Any, Any]) -> None:
+        self._generator = generator
+
+    def __enter__(self) -> Any:
+        try:
+            return next(self._generator)
+        except StopIteration:
+            raise RuntimeError("the generator function of a resource did not yield") from None
+
+    def __exit__(self, *ended_by: object) -> None:
+        try:
+            next(self._generator)
+        except StopIteration:
+            return
+        self._generator.close()
+        raise RuntimeError("the generator function of a resource yielded more than once")
+
+
+class _ResumedAsync:
+    """The same of an async generator function. One whose task was cancelled from inside, by a group
+    that it is in, is told of that."""
+
+    def __init__(self, generator: AsyncGenerator[Any, Any]) -> None:
+        self._generator = generator
+
+    async def __aenter__(self) -> Any:
+        try:
+            return await anext(self._generator)
+        except StopAsyncIteration:
+            raise RuntimeError("the generator function of a resource did not yield") from None
+
+    async def __aexit__(self, kind: object, ended_by: BaseException | None, where: object) -> None:
+        from asyncio import CancelledError
+
+        try:
+            if isinstance(ended_by, CancelledError):
+                await self._generator.athrow(ended_by)
+            else:
+                await anext(self._generator)
+        except StopAsyncIteration:
+            return
+        await self._generator.aclose()
+        raise RuntimeError("the generator function of a resource yielded more than once")
 
 
 class Resources:
-    """The resources of one run, by name; each is opened once, whoever comes first."""
+    """The resources of one run, by name; each is opened once, whoever comes first.
+
+    `when_lost` is called when one of them broke while it was open, once the run knows.
+    """
 
     def __init__(self, factories: Mapping[str, Hook], context: Context) -> None:
         self._factories = factories
         self._context = context
         self._lock = Lock()
         self._flights: dict[str, Flight] = {}
-        self._values: dict[str, Any] = {}
-        self._open: list[tuple[str, Any]] = []  # with their context managers
+        self._open: dict[str, _Opened] = {}  # in the order in which they were opened
         self._ended = False
+        self.when_lost: Callable[[], None] | None = None
+
+    # Opening.
 
     def open(self, name: str, run: Run) -> Steps:
         """The resource, opened by this call or by another; as effects."""
         while True:
             with self._lock:
-                if name in self._values:
-                    return Outcome(True, self._values[name])
+                opened = self._open.get(name)
+                if opened is not None:
+                    return Outcome(True, opened.value)
                 flight = self._flights.get(name)
                 is_own = flight is None
                 if flight is None:
                     flight = self._flights[name] = Flight(run)
             if is_own:
                 try:
-                    return (yield from self._enter(name))
+                    return (yield from self._enter(name, run))
                 finally:  # also where the call is given up
                     with self._lock:
                         del self._flights[name]
@@ -74,47 +136,27 @@ class Resources:
             if not (yield Await(flight)):
                 return STOPPED
 
-    def _enter(self, name: str) -> Steps:
-        manager = yield self._factories[name].invoke(self._context)
-        if isinstance(manager, Raised):
-            return Outcome(False, manager.error)
-        entering = _method(manager, "__enter__", "__aenter__")
-        leaving = _method(manager, "__exit__", "__aexit__")
-        if entering is None or leaving is None:
-            problem = TypeError(
-                f"the factory of resource {name!r} returned a {type(manager).__name__}, which is "
-                "no context manager; yield it from a generator function, which closes it after "
-                "the yield, or wrap it in contextlib.closing"
-            )
-            return Outcome(False, problem)
-        enter, is_async = entering
-        leave = leaving[0]
-
-        def entered() -> Any:
-            value = enter()
-            if self._is_late(name, manager, value):
-                leave(None, None, None)
-            return value
-
-        async def entered_async() -> Any:
-            value = await enter()
-            if self._is_late(name, manager, value):
-                await leave(None, None, None)
-            return value
-
-        # Noted where it is entered: the call may be given up before its outcome is looked at.
-        answer = yield Invoke(entered_async if is_async else entered, (), is_async)
+    def _enter(self, name: str, run: Run) -> Steps:
+        factory = self._factories[name]
+        opening = _Opening(self, name, factory, factory.offered(self._context), run)
+        answer: Any = None
+        if not factory.is_async:
+            answer = yield Invoke(opening.open, (), False)
+        if not isinstance(answer, (Raised, _Opened)):  # that takes a loop
+            answer = yield Invoke(opening.open_async, (), True)
         if isinstance(answer, Raised):
             return Outcome(False, answer.error)
-        return Outcome(True, answer)
+        return Outcome(True, answer.value)
 
-    def _is_late(self, name: str, manager: Any, value: Any) -> bool:
-        """Keep what was opened, unless nobody is there any more to close it."""
+    def keep(self, name: str, opened: _Opened) -> bool:
+        """Note what was opened, where it is opened: the call may be given up before its outcome is
+        looked at. False where nobody is there any more to close it."""
         with self._lock:
             if not self._ended:
-                self._open.append((name, manager))
-                self._values[name] = value
-            return self._ended
+                self._open[name] = opened
+            return not self._ended
+
+    # Closing.
 
     def end(self) -> bool:
         """Open nothing more; whether something is to be closed."""
@@ -123,37 +165,211 @@ class Resources:
             return bool(self._open)
 
     def close(
-        self, error: BaseException | None, told: Callable[[str, Exception], None]
+        self, error: BaseException | None, told: Callable[[str, BaseException], None]
     ) -> Generator[Invoke, Any, Outcome]:
         """Close what is open, last opened first, as effects; `error` is what ended the run.
 
         What a closing raises is `told` of, and keeps nothing else from being closed.
         """
-        while self._open:
+        while True:
             with self._lock:
                 if not self._open:
-                    break
-                name, manager = self._open.pop()
-                self._values.pop(name, None)
-            leaving = _method(manager, "__exit__", "__aexit__")
-            assert leaving is not None
-            leave, is_async = leaving
-            given = (None if error is None else type(error), error, _traceback(error))
-            answer = yield Invoke(leave, given, is_async)
+                    return STOPPED
+                name, opened = self._open.popitem()
+            answer = yield Invoke(opened.close, (error,), opened.is_async, True)
             if isinstance(answer, Raised) and answer.error is not error:
                 error = answer.error  # as in nested `with` statements
                 told(name, answer.error)
-        return STOPPED
+
+    def forget(self, name: str) -> bool:
+        """A resource broke; whether it was open, so that this is news."""
+        with self._lock:
+            return self._open.pop(name, None) is not None
 
 
-def _traceback(error: BaseException | None) -> Any:
-    return None if error is None else error.__traceback__
+class _Opened:
+    """A resource that is open: its `value`, and how it is closed."""
+
+    is_async = False
+
+    def __init__(self, value: Any, leave: Callable[..., Any], variables: Variables) -> None:
+        self.value = value
+        self._leave = leave
+        self._variables = variables
+
+    def close(self, error: BaseException | None) -> Any:
+        """Close it; `error` is what ended the run."""
+        self._variables.run(self._leave, *_told(error))
 
 
-def _method(manager: Any, sync: str, asynchronous: str) -> tuple[Callable[..., Any], bool] | None:
-    """A context manager's method, looked up as `with` does, and whether it is async."""
-    for name, is_async in ((sync, False), (asynchronous, True)):
-        method = getattr(type(manager), name, None)
-        if method is not None:
-            return MethodType(method, manager), is_async
-    return None
+class _OpenedInTask(_Opened):
+    """One whose task waits for being asked to close it."""
+
+    is_async = True
+
+    def __init__(self, value: Any, task: Task[None], asked: Event) -> None:
+        self.value = value
+        self.ended_by: BaseException | None = None
+        self._task = task
+        self._asked = asked
+
+    async def close(self, error: BaseException | None) -> None:
+        """Close it, in its own task."""
+        self.ended_by = error
+        self._asked.set()
+        await _end_of(self._task)
+
+
+class _Opening:
+    """One try to open a resource."""
+
+    def __init__(
+        self,
+        resources: Resources,
+        name: str,
+        factory: Hook,
+        offered: tuple[Any, ...],
+        run: Run,
+    ) -> None:
+        self._resources = resources
+        self._name = name
+        self._make: Callable[[], Any] | None = lambda: factory.func(*offered)
+        self._run = run
+        self._manager: Any = None
+        self._variables: Variables | None = None
+
+    def open(self) -> _Opened | None:
+        """Open it in this thread; None where that takes a loop."""
+        assert self._make is not None
+        variables = self._variables = copy_context()
+        self._manager, self._make = variables.run(self._make), None
+        methods = _methods(self._name, self._manager)
+        if methods is None or methods[2]:
+            return None
+        enter, leave, _ = methods
+        opened = _Opened(variables.run(enter), leave, variables)
+        if not self._resources.keep(self._name, opened):
+            opened.close(None)
+        return opened
+
+    async def open_async(self) -> _Opened:
+        """Open it in a task of its own, which then waits for being asked to close it."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        opened: Future[_Opened] = loop.create_future()
+        task = loop.create_task(self._live(opened), context=self._variables or copy_context())
+        try:
+            both: list[Future[Any]] = [opened, task]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            if not opened.done():
+                task.cancel()
+                await _finished(task)
+                if not task.cancelled():
+                    task.exception()  # is of no interest now
+            raise
+        if opened.done():
+            return opened.result()
+        await task  # which raises why it was not opened
+        raise AssertionError("a resource is opened, or says why not")
+
+    async def _live(self, opened: Future[_Opened]) -> None:
+        import asyncio
+
+        manager = self._manager if self._make is None else self._make()
+        if manager.__class__ is CoroutineType:
+            manager = await manager
+        methods = _methods(self._name, manager)
+        assert methods is not None
+        enter, leave, is_async = methods
+        value = await enter() if is_async else enter()
+        task = asyncio.current_task()
+        assert task is not None
+        asked = asyncio.Event()
+        this = _OpenedInTask(value, task, asked)
+        is_kept = self._resources.keep(self._name, this)
+        opened.set_result(this)
+        cancelled = await self._cancellation(asked) if is_kept else None
+        is_lost = cancelled is not None and self._resources.forget(self._name)
+        error = cancelled if is_lost else this.ended_by
+        del this
+        try:
+            left = leave(*_told(error))
+            if is_async:
+                await left
+        except BaseException as raised:
+            if not is_lost:
+                raise
+            error = raised
+        if is_lost and error is not None:
+            self._run.lose(self._name, error)
+            if self._resources.when_lost is not None:
+                self._resources.when_lost()
+
+    async def _cancellation(self, asked: asyncio.Event) -> BaseException | None:
+        """Wait until the resource is to be closed; what cancelled this task before that, from
+        inside of the resource."""
+        import asyncio
+
+        while not asked.is_set():
+            try:
+                await asked.wait()
+            except asyncio.CancelledError as cancelled:
+                # A loop that ends cancels all tasks, also the run's, which then asks in time.
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+                if not self._run.stopped:
+                    return cancelled
+        return None
+
+
+async def _finished(task: Task[None]) -> None:
+    """Wait for a task, though one is cancelled again meanwhile."""
+    import asyncio
+
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            continue
+
+
+async def _end_of(task: Task[None]) -> None:
+    """Wait for a task, and raise what it raised; being cancelled cancels it, too."""
+    import asyncio
+
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.cancel()
+        await _finished(task)
+        if not task.cancelled():
+            task.exception()  # is of no interest now
+        raise
+    task.result()
+
+
+def _told(error: BaseException | None) -> tuple[Any, Any, Any]:
+    """What a context manager is told of the failure that ended the run."""
+    return (None, None, None) if error is None else (type(error), error, error.__traceback__)
+
+
+def _methods(name: str, manager: Any) -> tuple[Callable[[], Any], Callable[..., Any], bool] | None:
+    """How a context manager is entered and left, looked up as `with` does, and whether that is
+    async; None for a coroutine that is to give the manager. Raises TypeError for all else."""
+    if manager.__class__ is CoroutineType:
+        return None
+    for enter, leave, is_async in (
+        ("__enter__", "__exit__", False),
+        ("__aenter__", "__aexit__", True),
+    ):
+        methods = [getattr(type(manager), each, None) for each in (enter, leave)]
+        if None not in methods:
+            bound = [MethodType(each, manager) for each in methods if each is not None]
+            return bound[0], bound[1], is_async
+    raise TypeError(
+        f"the factory of resource {name!r} returned a {type(manager).__name__}, which is "
+        "no context manager; yield it from a generator function, which closes it after "
+        "the yield, or wrap it in contextlib.closing"
+    )

@@ -12,7 +12,7 @@ from contextvars import copy_context
 from types import CoroutineType
 
 from fast_dag.call.arguments import named, unnamed
-from fast_dag.call.effects import ONE_SHOT, STOPPED, Await, Outcome, Raised, Sleep
+from fast_dag.call.effects import ONE_SHOT, STOPPED, Await, Outcome, Raised, Sleep, failures
 from fast_dag.call.retry import is_retried, wait_after
 from fast_dag.errors import text_of
 from fast_dag.signature import ABSENT
@@ -176,7 +176,7 @@ class Surroundings:
                         args, kwargs = (inputs[sole],), _NO_INPUTS
                     elif self.cache is None:
                         args, kwargs = kept = self._attempt(inputs, _NO_INPUTS, run.context)
-                except Exception as error:
+                except failures() as error:
                     outcome = _failed(error, "pre_execute hook")
             if outcome is not None:
                 pass
@@ -205,7 +205,7 @@ class Surroundings:
                         value = call(func, *args, **kwargs)
                     if value.__class__ is CoroutineType:
                         value = waiter.wait(value, variables)
-                except Exception as error:
+                except failures() as error:
                     first = error
                 if first is not None:  # no longer while that is handled: it is no other's context
                     effects = self._attempts(run, inputs, kept, first)
@@ -226,7 +226,7 @@ class Surroundings:
                         value = answer
                         if outcome is not None:
                             outcome.value = answer
-                except Exception as error:
+                except failures() as error:
                     outcome = _failed(error, "post_execute hook", attempts, cached)
             if self.cleanup is not None or (outcome is not None and not outcome.ok):
                 effects = self._ended(run, inputs, outcome or Outcome(True, value, attempts))
@@ -248,7 +248,8 @@ class Surroundings:
         """What is left to do for a call that was cancelled: cleanup, unless that had begun."""
         if self.cleanup is None or self.node.name in run.cut_off:
             return STOPPED
-        return (yield from self._cleaned_up(self.cleanup, run, Outcome(False, None)))
+        yield from self._cleaned_up(self.cleanup, run, Outcome(False, None))
+        return STOPPED
 
     # The cache.
 
@@ -312,7 +313,7 @@ class Surroundings:
     # Attempts.
 
     def _attempts(
-        self, run: Run, inputs: Inputs, kept: Attempt | None, first: Exception | None = None
+        self, run: Run, inputs: Inputs, kept: Attempt | None, first: BaseException | None = None
     ) -> Effects:
         """Calls of the function until one succeeds or there are no more; `kept` are the arguments
         of the first, and `first` is what that raised, where it was made already."""
@@ -390,7 +391,7 @@ class Surroundings:
     def _cleaned_up(self, cleanup: Hook, run: Run, outcome: Outcome) -> Effects:
         """cleanup, whatever happened before."""
         try:
-            answer = yield cleanup.invoke(self.node, run.context)
+            answer = yield cleanup.invoke(self.node, run.context, cleans_up=True)
         except GeneratorExit:
             run.cut_off += (self.node.name,)
             raise
@@ -449,11 +450,13 @@ def _refuse_one_shot(value: Any) -> None:
         )
 
 
-def _failed(error: Exception, where: str, attempts: int = 0, cached: bool | None = None) -> Outcome:
+def _failed(
+    error: BaseException, where: str, attempts: int = 0, cached: bool | None = None
+) -> Outcome:
     return Outcome(False, error, attempts, where, cached)
 
 
-def chained(raised: Exception, error: Exception) -> Exception:
+def chained(raised: BaseException, error: BaseException) -> BaseException:
     """What a hook raised about an error, with that error as its cause."""
     if raised is not error and raised.__cause__ is None:
         raised.__cause__ = error

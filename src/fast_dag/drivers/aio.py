@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fast_dag.drivers.crew import Crew, Lane
+from fast_dag.drivers.crew import SIGNALS_SEEN, Crew, Lane
 from fast_dag.drivers.lanes import Lanes
 from fast_dag.drivers.loops import LoopLane
-from fast_dag.drivers.tasks import Tasks, suits
+from fast_dag.drivers.pool import Pool, ThreadLane, place_lent, pool_size, shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,73 +20,147 @@ if TYPE_CHECKING:
 
 async def drive(run: Run) -> None:
     """Execute a run from its start to its end, in copies of the caller's contextvars."""
-    await (Tasks(run) if suits(run) else _Coordinator(run)).drive()
+    with place_lent():
+        await _Coordinator(run, shared()).drive()
+
+
+def drive_here(run: Run) -> None:
+    """The same for a caller that waits in its thread, on a loop of its own."""
+
+    async def watched() -> None:
+        beat = _Heartbeat(asyncio.get_running_loop())
+        try:
+            await _Coordinator(run, Pool(pool_size(run))).drive()
+        finally:
+            beat.stop()
+
+    with asyncio.Runner() as runner:
+        runner.run(watched())
+
+
+class _Heartbeat:
+    """Wakes a loop twice a second. A signal that comes just before the loop blocks does not wake
+    it, and Ctrl-C is to end a run promptly."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._beat()
+
+    def _beat(self) -> None:
+        self._handle = self._loop.call_later(SIGNALS_SEEN, self._beat)
+
+    def stop(self) -> None:
+        self._handle.cancel()
 
 
 class _Coordinator(Lane):
     """Waits on the loop, which keeps the time and runs inline nodes."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, pool: Pool) -> None:
         self.run = run
-        self.crew = Crew(run)
         loop = asyncio.get_running_loop()
-        self.loop = LoopLane(self.crew, loop, threading.get_ident())
-        self.lanes = Lanes(self.crew, run.settings, loop=self.loop, inline=self)
-        self.done = asyncio.Event()
-        self.crew.finish = lambda: self._soon(self.done.set)
-        self.crew.call_later = lambda seconds, function: self._soon(
-            loop.call_later, seconds, self._guarded, function
-        )
-        self.crew.lanes = self.lanes
+        self.crew = crew = Crew(run, loop.time)
+        self.loop = LoopLane(crew, loop, threading.get_ident())
+        threads = ThreadLane(crew, pool, run.settings.max_workers or 0)
+        self.lanes = Lanes(crew, run.settings, threads, loop=self.loop, inline=self)
+        self._handle: asyncio.TimerHandle | None = None  # of the timer that is due first
+        self._cancelled: asyncio.CancelledError | None = None
+        self._done = asyncio.Event()
+        crew.lanes = self.lanes
+        crew.finish = lambda: self.loop.soon(self._done.set)
+        crew.soon = lambda function: self._later(self._guarded, function)
+        crew.timers.is_earlier = lambda: self.loop.soon(self._arm)
 
-    def _soon(self, function: object, *args: object) -> None:
-        self.loop.loop.call_soon_threadsafe(function, *args)  # type: ignore[arg-type]
+    async def drive(self) -> None:
+        """Execute the run. A cancellation cuts it short and is raised once it has ended; being
+        cancelled again meanwhile changes nothing."""
+        crew = self.crew
+        self.run.open()
+        try:
+            self._guarded(lambda: crew.go_on(crew.begin()))
+            await self._until(self._done)
+            await self._closed()
+        except BaseException:  # the loop was closed, and this coroutine with it
+            crew.kill()
+            self.loop.cancel_all()
+            self.lanes.close(abandon=True)
+            raise
+        finally:
+            self._disarm()
+            crew.let_go()
+            del self.lanes  # which know this coordinator
+            self.run.tell_end()
+        if crew.crash is not None:
+            raise crew.crash
+        if self._cancelled is not None:
+            raise self._cancelled
 
-    def _guarded(self, function: Callable[[], None]) -> None:
+    async def _until(self, event: asyncio.Event) -> None:
+        while not event.is_set():
+            try:
+                await event.wait()
+            except asyncio.CancelledError as error:
+                self._cancelled = error
+                self.crew.abort("cancelled")
+
+    async def _closed(self) -> None:
+        """End what was started for the run, without blocking the loop."""
+        quiet = asyncio.Event()
+        self.lanes.threads.when_quiet(lambda: self.loop.soon(quiet.set))
+        await self._until(quiet)
+        elsewhere = self.lanes.elsewhere
+        self.lanes.threads.close(abandon=False)  # whose threads have nothing to do by now
+        if elsewhere:
+            closed = asyncio.Event()
+
+            def close() -> None:
+                for lane in elsewhere:
+                    lane.close(abandon=self.crew.ending is not None)
+                self.loop.soon(closed.set)
+
+            threading.Thread(target=close, name="fast_dag closing", daemon=True).start()
+            await self._until(closed)
+
+    # Time.
+
+    def _later(self, function: Callable[..., object], *args: Any) -> None:
+        self.loop.loop.call_soon_threadsafe(function, *args)
+
+    def _guarded(self, function: Callable[[], object]) -> None:
         try:
             function()
         except BaseException as error:
             self.crew.fail(error)
 
-    async def drive(self) -> None:
-        try:
-            self.crew.go_on(self.crew.begin())
-            async with asyncio.timeout(self.run.settings.timeout):
-                await self.done.wait()
-            if self.crew.crash is not None:
-                raise self.crew.crash
-        except TimeoutError:
-            await self._abort("timed_out")
-        except BaseException:
-            await self._abort("cancelled")
-            raise
-        else:
-            await self.loop.cancel_all()
-            self.lanes.close(abandon=False)
-        finally:
-            self.run.tell_end()
+    def _arm(self) -> None:
+        """Have the loop call back when the first timer is due."""
+        self._disarm()
+        due = self.crew.timers.next()
+        if due is not None:
+            self._handle = self.loop.loop.call_at(due, self._ring)
 
-    async def _abort(self, status: str) -> None:
-        hooks = self.crew.abort(status)
-        await self.loop.cancel_all()
-        for hook in hooks:
-            with suppress(Exception):  # the run's end is what its caller is told of
-                if hook.is_async:
-                    await hook.func(*hook.args)
-                else:
-                    await asyncio.to_thread(hook.func, *hook.args)
-        self.lanes.close(abandon=True)
+    def _disarm(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _ring(self) -> None:
+        for callback in self.crew.timers.due():
+            self._guarded(callback)
+        self._arm()
 
     # As the lane of inline nodes.
 
     def launch(self, job: Job) -> None:
-        self._soon(self._run_inline, job)
+        self._later(self._run_inline, job, job.turn)
 
-    def _run_inline(self, job: Job | None) -> None:
+    def _run_inline(self, job: Job | None, turn: int) -> None:
         variables = self.crew.variables.copy()
         try:
             while job is not None:
-                job = variables.run(self.crew.run_here, job, self)
+                job = variables.run(self.crew.run_here, job, turn, self)
+                if job is not None:
+                    turn = job.turn
         except BaseException as error:
             self.crew.fail(error)
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from contextvars import copy_context
-from heapq import heappop, heappush
-from itertools import count
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from fast_dag.drivers.crew import Crew, Lane
+from fast_dag.drivers.crew import GRACE, SIGNALS_SEEN, Crew, Lane
 from fast_dag.drivers.lanes import Lanes
+from fast_dag.drivers.pool import Pool, ThreadLane, pool_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fast_dag.drivers.crew import Job
+    from fast_dag.drivers.pool import Call
     from fast_dag.run import Run
+
+_RESPONSE = 1.0
+"""Seconds in which the loop of a run that is cut short must respond; else it is abandoned."""
 
 
 def drive(run: Run) -> None:
@@ -33,92 +37,136 @@ class _Coordinator(Lane):
         from fast_dag.drivers.loops import ThreadedLoopLane  # asyncio is slow to import
 
         self.run = run
-        self.crew = Crew(run)
-        self.loop = ThreadedLoopLane(self.crew)
-        self.lanes = Lanes(self.crew, run.settings, loop=self.loop, inline=self)
-        self.crew.finish = lambda: self._inbox.put(_wake)
-        self.crew.call_later = self._call_later
-        self.crew.lanes = self.lanes
+        self.crew = crew = Crew(run)
+        self.loop = ThreadedLoopLane(crew)
+        self.pool = Pool(pool_size(run))
+        self.threads = ThreadLane(crew, self.pool)
+        self.lanes = Lanes(crew, run.settings, self.threads, loop=self.loop, inline=self)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = count()
+        # Inline nodes have the caller's thread; what there is to do else has one of its own then,
+        # unless only one of them can be at work at once.
+        self._is_apart = run.plan.has_inline and not run.settings.ordered
+        self._inline = SimpleQueue() if self._is_apart else self._inbox
+        self._finished = False
+        self._cut_short: float | None = None  # when that was noticed
         self._helps = run.settings.timeout is None and not run.plan.needs_coordinator
+        crew.lanes = self.lanes
+        crew.finish = self._finish
+        crew.soon = self._inbox.put
+        crew.timers.is_earlier = lambda: self._inbox.put(_look_again)
 
     def drive(self) -> None:
-        timeout = self.run.settings.timeout
-        deadline = None if timeout is None else monotonic() + timeout
+        """Execute the run. What interrupts the caller cuts the run short and is raised once it has
+        ended; who is interrupted again waits no longer."""
+        crew = self.crew
+        self.run.open()
+        todo, serve = self._begin, self._serve_inline if self._is_apart else self._serve
         try:
-            jobs = self.crew.begin()
-            if self._helps:
-                self._work(self.crew.go_on(jobs, self.lanes.threads))
-            else:
-                self.crew.go_on(jobs)
-            self._coordinate(deadline)
-            if self.crew.crash is not None:
-                raise self.crew.crash
-        except BaseException:
-            self._abort("cancelled")
-            self.lanes.close(abandon=True)
-            raise
-        else:
-            self.lanes.close(abandon=self.run.status == "timed_out")
+            while not self._finished:
+                try:
+                    todo()
+                    todo = serve
+                except BaseException as error:
+                    todo = serve
+                    if crew.crash is not None:
+                        crew.kill()
+                    crew.fail(error)
         finally:
+            crew.kill()  # unless it has ended
+            self.lanes.close(abandon=crew.is_killed)
+            crew.let_go()
+            del self.lanes  # which know this coordinator
             self.run.tell_end()
+        if crew.crash is not None:
+            raise crew.crash
 
-    def _coordinate(self, deadline: float | None) -> None:
-        while not self.crew.over:
+    def _begin(self) -> None:
+        jobs = self.crew.begin()
+        if self._is_apart:
+            threading.Thread(target=self._serve_apart, name="fast_dag time", daemon=True).start()
+        if not self._helps:
+            self.crew.go_on(jobs)
+            return
+        job = self.crew.go_on(jobs, self.threads)
+        call = None if job is None else self.threads.new_call(job)
+        if call is not None:
+            self.pool.give_place(call)
+        self._work(call)
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._inbox.put(_look_again)
+        self._inline.put(_look_again)
+
+    def _serve(self) -> None:
+        """Keep the time, and do what comes, until the run has ended."""
+        timers = self.crew.timers
+        while not self._finished:
+            for callback in timers.due():
+                callback()
             now = monotonic()
-            if deadline is not None and now >= deadline:
-                self._abort("timed_out")
-                return
-            if self._timers and self._timers[0][0] <= now:
-                heappop(self._timers)[2]()
-                continue
-            ends = [now + _SIGNALS_SEEN, deadline, self._timers[0][0] if self._timers else None]
+            ends = [now + SIGNALS_SEEN]
+            if (due := timers.next()) is not None:
+                ends.append(due)
+            if self.crew.ending is not None:
+                ends.append(self._lose_patience(now))
             try:
-                self._inbox.get(timeout=min(end for end in ends if end is not None) - now)()
+                self._inbox.get(timeout=max(min(ends) - now, 0.0))()
             except Empty:
                 continue
 
-    def _abort(self, status: str) -> None:
-        for hook in self.crew.abort(status):
-            with suppress(Exception):  # the run's end is what its caller is told of
-                if hook.is_async:
-                    self.loop.wait_for(hook.func, hook.args)
-                else:
-                    hook.func(*hook.args)
+    def _serve_apart(self) -> None:
+        while not self._finished:
+            try:
+                copy_context().run(self._serve)
+            except BaseException as error:
+                self.crew.fail(error)
 
-    def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
-        entry = (monotonic() + seconds, next(self._count), function)
-        self._inbox.put(lambda: heappush(self._timers, entry))
+    def _serve_inline(self) -> None:
+        """Run inline nodes until the run has ended."""
+        while not self._finished:
+            with suppress(Empty):
+                self._inline.get(timeout=SIGNALS_SEEN)()
+
+    def _lose_patience(self, now: float) -> float:
+        """Of a run that is cut short: end it, if something at work does not end; when to look
+        again."""
+        if self._cut_short is None:
+            self._cut_short = now
+            self.loop.ask()
+        patience = GRACE + _RESPONSE if self.loop.responds else _RESPONSE
+        end = self._cut_short + patience
+        if now >= end:
+            self.crew.kill()
+        return end
 
     # As a worker.
 
-    def _work(self, job: Job | None) -> None:
-        while job is not None:
-            job = self.crew.run_here(job, self.lanes.threads)
-        self.lanes.threads.rest(self._take)
+    def _work(self, call: Call | None) -> None:
+        if call is None:
+            self.pool.lend(self._take)
+        while call is not None:
+            call.make()
+            call, _ = self.pool.rested(call, self._take)
 
-    def _take(self, job: Job | None) -> None:
-        self._inbox.put(lambda: self._work(job))
+    def _take(self, call: Call | None) -> None:
+        if call is not None:
+            self._inbox.put(lambda: self._work(call))
 
     # As the lane of inline nodes.
 
     def launch(self, job: Job) -> None:
-        self._inbox.put(lambda: self._run_inline(job))
+        turn = job.turn
+        self._inline.put(lambda: self._run_inline(job, turn))
 
-    def _run_inline(self, job: Job | None) -> None:
+    def _run_inline(self, job: Job | None, turn: int) -> None:
         while job is not None:
-            job = self.crew.run_here(job, self)
+            job = self.crew.run_here(job, turn, self)
+            if job is not None:
+                turn = job.turn
 
     def close(self, *, abandon: bool) -> None:
         """The caller's thread is not ended."""
 
 
-def _wake() -> None: ...
-
-
-_SIGNALS_SEEN = 0.5
-"""Seconds after which a waiting caller looks around. A signal that comes just before a thread
-blocks does not end its wait (no wait in Python is safe from that), and Ctrl-C is to end a run
-promptly."""
+def _look_again() -> None: ...

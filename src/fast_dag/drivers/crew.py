@@ -3,13 +3,22 @@
 A *job* is a node on its way through its call: one call of its function, or, where more was asked
 for, a generator of effects (hooks, attempts, waits) that is carried out step by step. A *lane* is a
 place where calls happen: worker threads, an event loop, processes, the caller's own thread. Whoever
-finishes a job, wherever that is, tells the crew; it settles the node under one lock, and gives back
-a job to go on with. The *coordinator* is the caller: it waits for the end, keeps the time, and
+finishes a call, wherever that is, tells the crew; it settles the node under one lock, and gives
+back jobs to go on with. The *coordinator* is the caller: it waits for the end, keeps the time, and
 lends its thread to inline nodes.
+
+A job belongs to one thread at a time, or, from its launch to the end of its call, to its lane
+(`is_out`). Only its owner takes it further. Who wants a job to stop that another thread owns marks
+it, and the owner sees the mark at its next step.
+
+A run that is cut short (cancelled, late, or ended by something that is no node's failure) takes the
+same way as any other: what runs is cancelled or abandoned, cleanup hooks and the closings of
+resources are jobs like others, and the run has ended when they have. Being interrupted again
+changes nothing about that.
 
 One lock guards all that is shared between threads (the schedules, results, counters and queues of a
 run and of those nested in it), so nothing here relies on the interpreter's own lock. No user code
-is called while it is held, but what reading a value may trigger (an attribute named by `output=`).
+is called while it is held.
 """
 
 from __future__ import annotations
@@ -19,25 +28,56 @@ from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from heapq import heappop, heappush
 from threading import Lock, get_ident
-from time import perf_counter, sleep
+from time import monotonic, perf_counter, sleep
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from fast_dag.call.effects import LOOKED_AT, STOPPED, Await, Invoke, Outcome, Sleep
+from fast_dag.call.effects import (
+    LOOKED_AT,
+    STOPPED,
+    Invoke,
+    Outcome,
+    Sleep,
+    failures,
+)
+from fast_dag.drivers.timers import Timers
 from fast_dag.errors import TimeoutError
 from fast_dag.run import ASYNC, current_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from contextlib import AbstractContextManager
     from contextvars import Context as Variables
 
-    from fast_dag.call.effects import Effect
+    from fast_dag.call.effects import Await, Effect
     from fast_dag.drivers.lanes import Lanes
     from fast_dag.node import Node
     from fast_dag.run import Run, Settings
+
+GRACE = 5.0
+"""Seconds that cleanup hooks and the closings of resources have in all once a run is cut short."""
+
+_LEAST = 0.25
+"""Seconds that each of them has, though the others took more."""
+
+SIGNALS_SEEN = 0.5
+"""Seconds after which a waiting caller looks around. A signal that comes just before a thread
+blocks does not end its wait (no wait in Python is safe from that), and Ctrl-C is to end a run
+promptly."""
+
+# What is to be done with a job that is handed on.
+BEGIN: Final = 0  # gather its arguments and make its first call
+CALL: Final = 1  # make the call that it has
+RESUME: Final = 2  # its effects go on with `answer`
+END: Final = 3  # its nested run ended: `answer` is the turn it was launched in, and the outcome
+
+# How far a job is.
+RUNS: Final = 0
+CANCELLED: Final = 1  # it is to end, and to clean up
+CLEANS: Final = 2  # its cleanup hook is at work, or it closes resources: these are let end
 
 
 class Job:
@@ -46,24 +86,29 @@ class Job:
     number is late and is dropped."""
 
     __slots__ = (
+        "answer",
         "args",
+        "deadline",
         "effects",
         "func",
         "index",
         "is_async",
+        "is_late",
+        "is_out",
         "is_plain",
         "kwargs",
         "lane",
         "node",
         "parent",
-        "refused",
+        "phase",
         "run",
         "started",
         "takes_slot",
         "timeout",
+        "timer",
+        "todo",
         "turn",
         "variables",
-        "wakes",
     )
 
     def __init__(self, run: Run, index: int, node: Node[..., Any], parent: Job | None) -> None:
@@ -76,25 +121,44 @@ class Job:
         self.args: Sequence[Any] = ()
         self.kwargs: dict[str, Any] = {}
         self.timeout = node.timeout
+        self.deadline: float | None = None  # of the call that is being made, where it has one
+        self.timer: Any = None  # what is to be cancelled once that call, or a wait, has ended
         self.is_async = False
         self.is_plain = False  # see `Plan.plain`
+        self.is_out = False
+        self.is_late = False
         self.effects: Generator[Effect, Any, Outcome] | None = None
         self.variables: Variables | None = None
-        self.refused: Outcome | None = None
+        self.todo = BEGIN
+        self.answer: Any = None
+        self.phase = RUNS
         self.turn = 0
         self.started = 0.0
         self.takes_slot = False
-        self.wakes = False  # has waited for its next attempt
 
     @property
     def order(self) -> tuple[int, ...]:
         """Where a sequential run has this job: by definition, nested ones in their node's place."""
-        return (self.index,) if self.parent is None else (*self.parent.order, self.index)
+        order: list[int] = []
+        job: Job | None = self
+        while job is not None:
+            order.append(job.index)
+            job = job.parent
+        return tuple(reversed(order))
 
     @property
     def path(self) -> str:
         """The node's name, from the outermost run on."""
         return self.run.path_of(self.index)
+
+    def is_inside(self, run: Run) -> bool:
+        """Whether it is a job of `run`, or of one that is nested in it."""
+        job: Job | None = self
+        while job is not None:
+            if job.run is run:
+                return True
+            job = job.parent
+        return False
 
     def __lt__(self, other: Job) -> bool:
         return self.order < other.order
@@ -104,13 +168,14 @@ class Lane(ABC):
     """A place where the calls of jobs happen."""
 
     calls_here = False  # in the thread that takes a job, by a mere call
+    ends_calls = False  # calls that are given up end soon, and say so
 
     @abstractmethod
     def launch(self, job: Job) -> None:
         """Start the job's call, soon and without blocking; `crew.ended` is told the outcome."""
 
     def give_up(self, job: Job) -> None:  # noqa: B027  most lanes have nothing to do
-        """The job's present attempt is late and is given up."""
+        """The job's present call is not waited for any more; it ends soon where `ends_calls`."""
 
     @abstractmethod
     def close(self, *, abandon: bool) -> None:
@@ -141,7 +206,26 @@ class _Patience:
 _A_MOMENT = 50e-6
 """Seconds: less than what a thread waits for the interpreter anyway."""
 
-_Left = tuple[list[Job], list[Job], "Job | None", "tuple[Outcome, int] | None"]
+
+class _Wake:
+    """Wakes a job when a computation of another run has ended; cancelled, it holds nothing."""
+
+    __slots__ = ("crew", "job")
+
+    def __init__(self, crew: Crew, job: Job) -> None:
+        self.crew: Crew | None = crew
+        self.job: Job | None = job
+
+    def __call__(self) -> None:
+        """Called by the other run, which must not come to harm where this one is over."""
+        crew, job = self.crew, self.job
+        if crew is not None and job is not None and not crew.over:
+            with suppress(RuntimeError):  # its loop was closed just now
+                crew.soon(lambda: crew.wake(job))
+
+    def cancel(self) -> None:
+        """Wake nobody."""
+        self.crew = self.job = None
 
 
 class Crew:
@@ -151,33 +235,43 @@ class Crew:
     ----------
     run:
         The outermost run. Made in the context whose contextvars its nodes are to see.
+    clock:
+        Tells the time in seconds, for deadlines and waits.
 
-    The coordinator gives it its `lanes` and its ways to `finish` and to `call_later` (in seconds).
+    The coordinator gives it its `lanes`, its way to `finish` and its way to do something `soon`; it
+    waits for the `timers`.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, clock: Callable[[], float] = monotonic) -> None:
         self.run = run
+        self.clock = clock
         self.variables = copy_context()
-        self.over = False
+        self.over = False  # what happens from now on is of no interest
+        self.is_killed = False  # though something may still be at work
+        self.ending: str | None = None  # the status of a run that is cut short
         self.crash: BaseException | None = None
+        self.timers = Timers(clock)
         self._lock = Lock()
         self._patience = _Patience(self._lock)
         self._home = get_ident()
         self.lanes: Lanes
-        self._free, self._bounds_all = slots_of(run.settings)
+        self.slots, self._bounds_all = slots_of(run.settings)
+        self._free = self.slots
         # One job at a time, and waits between attempts keep the slot.
         self._ordered = run.settings.ordered
         # Whether plain calls happen in this process, so that those after them can follow at once.
         self._follows = not self._ordered and run.settings.stays_here
+        self._deadline: float | None = None
+        self._grace_ends = 0.0
         self._waiting: deque[Job] = deque()  # for a slot
         self._unbounded: list[Job] = []  # that need none
         self._heap: list[Job] = []  # both, where the order counts
         self._open: dict[Run, int] = {}  # of each open run, how many of its jobs have not ended
         self._turns: dict[Run, int] = {}  # of each open run, that of its node when it was launched
-        self._running: set[Job] = set()
-        self.finish: Callable[[], None] = _nothing
-        self.call_later: Callable[[float, Callable[[], None]], None] = _no_timer
+        self._running: set[Job] = set()  # those that have a slot, or wait between attempts
         self._sleeping: set[Job] = set()
+        self.finish: Callable[[], None] = _nothing
+        self.soon: Callable[[Callable[[], None]], None] = _nowhere
 
     def guard(self) -> AbstractContextManager[object]:
         """The lock, for a `with`. The coordinator takes it as it is: a Ctrl-C between taking and
@@ -187,32 +281,28 @@ class Crew:
     # Begin and end.
 
     def begin(self) -> list[Job]:
-        """Open the run; the jobs to launch."""
-        self.run.open()
+        """Begin with the run, which is open; the jobs to launch."""
+        timeout = self.run.settings.timeout
+        if timeout is not None:
+            self._deadline = self.clock() + timeout
+            self.timers.add(timeout, partial(self.abort, "timed_out"))
         return self._opened(self.run, None, 0)
 
     def _opened(self, run: Run, parent: Job | None, turn: int) -> list[Job]:
+        if run.resources is not None:
+            run.resources.when_lost = partial(self._lost, run)
         ready = run.begin(eager=not self._ordered)
         with self.guard():
+            if self.over:
+                return []
             self._open[run] = 0
             self._turns[run] = turn
             self._add(run, ready, parent)
-            if self._open[run]:
-                return self._picked()
-            outcome, turn = self._closed(run)
-        return self._continue(parent, turn, outcome)
-
-    def _closing(self, run: Run, parent: Job | None) -> Job | None:
-        """The job that closes a run's resources, the last of its jobs; None where none is open."""
-        effects = run.release()
-        if effects is None:
-            return None
-        job = Job(run, _NO_NODE, run.plan.nodes[0], parent)
-        job.effects = effects
-        job.variables = self.variables.copy()
-        job.started = perf_counter()
-        self._open[run] = 1
-        return job
+            closed = None
+            jobs = self._picked()
+            if not self._open[run]:
+                jobs, closed = self._emptied(run, parent, jobs)
+        return jobs if closed is None else self._closed(closed, parent, jobs)
 
     def fail(self, error: BaseException) -> None:
         """Something that is no node's failure came up (SystemExit in a worker, say): end the
@@ -220,25 +310,85 @@ class Crew:
         with self.guard():
             if self.over:
                 return
-            self.over = True
+            if self.crash is not None:
+                error.__context__ = self.crash
             self.crash = error
+        self.abort("cancelled")
+
+    def abort(self, status: str) -> None:
+        """Cut the run short: nothing more starts, what runs is given up and cleaned up."""
+        with self.guard():
+            if self.over or self.ending is not None:
+                return
+            self.ending = status
+            self._grace_ends = self.clock() + GRACE
+            cleaning = [job for job in self._running if job.phase is CLEANS and job.is_out]
+            jobs, given_up = self._stopped(self.run)
+        for job in cleaning:
+            job.timeout = self._grace()
+            self.watch(job)
+        self._cut(jobs, given_up)
+
+    def kill(self) -> None:
+        """End the run, though something may be at work that does not end."""
+        with self.guard():
+            if self.over:
+                return
+            self.over = self.is_killed = True
+            runs = list(self._open)
+            self._open.clear()
+        for run in reversed(runs):
+            run.close(self.ending or "cancelled")
         self.finish()
 
-    def abort(self, status: str) -> Iterator[Invoke]:
-        """End the run now: nothing starts, and what still runs is given up. The hooks that clean up
-        after it are the caller's to call, as they come."""
+    def let_go(self) -> None:
+        """The run has ended, and nothing is to hold it any more."""
+        self.timers.clear()
+        self.finish, self.soon = _nothing, _nowhere
+        del self.lanes
+
+    def _lost(self, run: Run) -> None:
+        """A resource broke while it was open: its run has failed."""
         with self.guard():
-            self.over = True
-            runs = list(self._open)
-            for run in reversed(runs):
-                run.close(status)
-            self._open.clear()
-            given_up = [job for job in self._running if job.effects is not None]
+            if self.over or run not in self._open:
+                return
+            jobs, given_up = self._stopped(run)
+        self._cut(jobs, given_up)
+
+    def _stopped(self, run: Run) -> tuple[list[Job], list[Job]]:
+        """Stop a run, and what is nested in it: the jobs to go on with, and those whose calls are
+        given up."""
+        run.stop()
+        jobs: list[Job] = []
+        given_up: list[Job] = []
+        for job in list(self._running):
+            if job.phase is CLEANS or not job.is_inside(run):
+                continue
+            job.phase = CANCELLED
+            if job in self._sleeping:
+                jobs.append(self._roused(job))
+            elif job.is_out and job.lane is not None:
+                given_up.append(job)
+                if not job.lane.ends_calls:
+                    self._take_in(job)
+                    job.todo = RESUME
+                    jobs.append(job)
+        return [*jobs, *self._picked()], given_up
+
+    def _cut(self, jobs: list[Job], given_up: list[Job]) -> None:
         for job in given_up:
-            _close(job)
-        left = [_clean_up(job) for job in given_up if job.started]
-        left.extend(each for run in reversed(runs) if (each := run.release(status)) is not None)
-        return (effect for effects in left for effect in _answered(effects))
+            self._give_up(job)
+        self.go_on(jobs)
+
+    def _give_up(self, job: Job) -> None:
+        """What a call still does is of no interest any more."""
+        lane = job.lane
+        assert lane is not None
+        lane.give_up(job)
+        if not lane.ends_calls:
+            self.lanes.loop.give_up(job)  # it may have returned a coroutine
+            if job.variables is not None:
+                job.variables = job.variables.copy()  # the call is still inside of the old ones
 
     # Jobs.
 
@@ -269,67 +419,70 @@ class Crew:
             self._unbounded.append(job)
 
     def _picked(self) -> list[Job]:
-        """Jobs that may go on now; they have their slots, and their arguments are gathered."""
+        """Jobs that may go on now; they have their slots."""
         if self._ordered:
             picked = [heappop(self._heap)] if self._heap and self._free else []
             for job in picked:
                 self._free -= job.takes_slot
         else:
-            picked, self._unbounded = self._unbounded, []
+            picked, self._unbounded = self._unbounded[::-1], []
             waiting = self._waiting
             while waiting and (self._free > 0 or waiting[0].run.stopped):
                 self._free -= 1
                 picked.append(waiting.popleft())
         for job in picked:
-            self._start(job)
+            if job.todo is RESUME:  # it has waited for this
+                job.answer = not job.run.stopped
+                continue
+            job.turn += 1
+            if job.run.stopped:
+                job.phase = CANCELLED
+            else:
+                self._running.add(job)
+                job.run.record.schedule.start(job.index)  # type: ignore[union-attr]
         return picked
 
-    def _start(self, job: Job) -> None:
-        if job.wakes:
-            return
-        job.turn += 1
-        if job.run.stopped:
-            job.refused = STOPPED
-        else:
-            self._running.add(job)
-            try:
-                job.args, job.kwargs = job.run.start(job.index)
-            except Exception as error:
-                job.refused = Outcome(False, error, attempts=0)
-
     def go_on(self, jobs: list[Job], lane: Lane | None = None) -> Job | None:
-        """Launch jobs where they belong, but the first of `lane`, which the caller goes on with."""
+        """Take jobs further, up to their next calls. Launch these where they belong, but the first
+        of `lane`, which the caller makes."""
         mine = None
         jobs.reverse()
         while jobs:
             job = jobs.pop()
-            if job.refused is None and job.effects is None and self._surround(job):
-                more = self._advanced(job, None)
-            elif job.wakes:
-                job.wakes = False
-                more = self._advanced(job, not job.run.stopped)
-            elif job.refused is not None:
-                more = self.ended(job, job.turn, job.refused)
-            elif job.lane is None:
-                more = self._launch_nested(job)
-            elif job.lane is lane and mine is None:
-                mine = job
-                continue
-            else:
-                job.lane.launch(job)
-                continue
-            jobs.extend(reversed(more))
+            more = self._taken_further(job)
+            if more is None:
+                job.is_out = True
+                if job.lane is lane and mine is None:
+                    mine = job
+                else:
+                    job.lane.launch(job)  # type: ignore[union-attr]
+            elif more:
+                jobs.extend(reversed(more))
         return mine
 
-    def _surround(self, job: Job) -> bool:
-        """Make a job's call a generator of effects, where more than the bare function was asked
-        for."""
-        if job.index not in job.run.plan.around:
-            return False
-        job.effects = job.run.surround(job.index, job.args, job.kwargs)
-        # Hooks and attempts of one call share a copy of the contextvars.
-        job.variables = self.variables.copy()
-        return True
+    def _taken_further(self, job: Job) -> list[Job] | None:
+        """One step of a job: the jobs to go on with. None where the job's call is next."""
+        todo, job.todo = job.todo, CALL
+        if todo is END:
+            turn, outcome = job.answer
+            job.answer = None
+            return self.ended(job, turn, outcome)
+        if job.phase is CANCELLED:
+            return self._unwound(job)
+        if todo is RESUME:
+            answer, job.answer = job.answer, None
+            return self._advanced(job, answer)
+        if todo is BEGIN:
+            try:
+                job.args, job.kwargs = job.run.gather(job.index)
+            except Exception as error:
+                return self._settled(job, Outcome(False, error, attempts=0))
+            if job.index in job.run.plan.around:
+                # Hooks and attempts of one call share a copy of the contextvars.
+                job.variables = self.variables.copy()
+                job.effects = job.run.surround(job.index, job.args, job.kwargs)
+                return self._advanced(job, None)
+        return self._launched_nested(job) if job.lane is None else None
 
     def _take(self, job: Job, effect: Effect) -> None:
         """Make an effect that calls something the job's next call."""
@@ -339,66 +492,75 @@ class Crew:
             nested = job.node.workflow is not None
             job.lane = None if nested else self._lane_of(job)
             job.is_async = not nested and job.node.signature.is_async
-        elif isinstance(effect, Invoke):
+        else:
+            assert isinstance(effect, Invoke)
+            if effect.cleans_up:
+                job.phase = CLEANS
             job.func, job.args, job.kwargs = effect.func, effect.args, {}
-            job.timeout = None
+            job.timeout = self._grace() if self.ending is not None else None
             job.is_async = effect.is_async
             job.lane = self.lanes.loop if effect.is_async else self.lanes.home
 
-    def _launch_nested(self, job: Job) -> list[Job]:
+    def _grace(self) -> float:
+        return max(self._grace_ends - self.clock(), _LEAST)
+
+    def _launched_nested(self, job: Job) -> list[Job]:
+        job.is_out = True
         turn = job.turn
+        if not self.begins(job, turn):
+            return self.ended(job, turn, STOPPED)
         try:
             child = job.run.child(job.index, job.kwargs)
             child.open()
         except Exception as error:
             return self.ended(job, turn, Outcome(False, error))
-        if not job.started:
-            job.started = perf_counter()
-            self._tell_start(job)
         self.watch(job)
         return self._opened(child, job, turn)
 
     # Calls.
 
-    def begins(self, job: Job) -> bool:
-        """A lane is about to make a job's call; False where it is to end as STOPPED instead."""
-        if self.over or (job.run.stopped and not job.started):
+    def begins(self, job: Job, turn: int) -> bool:
+        """A lane is about to make the call that it was given in that turn; False where the call is
+        to end as STOPPED instead."""
+        if self.over or job.turn != turn or job.phase is CANCELLED:
             return False
-        if not job.started:
-            job.started = perf_counter()
-            self._tell_start(job)
-        return not self.over  # which it may be by now, where somebody was told
-
-    def _tell_start(self, job: Job) -> None:
+        if job.started:
+            return True
+        if job.run.stopped:
+            return False
+        if self._deadline is not None and self.clock() > self._deadline:
+            self.abort("timed_out")
+            return False
+        job.started = perf_counter()
         observers = job.run.observers
         if observers is not None:
             with self.guard():
                 job.run.note_start(job.index)
             observers.deliver()
+        # Things may have changed by now, where somebody was told.
+        return not self.over and job.turn == turn and job.phase is not CANCELLED
 
     def run_here(
-        self, job: Job, lane: Lane, call: Callable[[Job], Outcome] | None = None
+        self, job: Job, turn: int, lane: Lane, call: Callable[[Job], Outcome] | None = None
     ) -> Job | None:
         """Make a call from this thread; another job of the same lane to go on with."""
-        turn = job.turn
-        if not self.begins(job):
+        if not self.begins(job, turn):
             return self.go_on(self.ended(job, turn, STOPPED), lane)
         if job.is_plain and lane.calls_here:
-            return self._follow(job, lane)
+            return self._follow(job, turn, lane)
         self.watch(job)
         return self.go_on(self.called(job, turn, (call or call_here)(job)), lane)
 
-    def _follow(self, job: Job, lane: Lane) -> Job | None:
+    def _follow(self, job: Job, turn: int, lane: Lane) -> Job | None:
         """Make the plain call of a job, and those that it leads to one by one, each with little
         more than the call itself; another job of the same lane to go on with."""
         token, guard = current_run.set(job.run), self.guard()
         try:
             while True:
-                turn = job.turn
                 try:
                     kwargs = job.kwargs
                     value = job.func(*job.args, **kwargs) if kwargs else job.func(*job.args)
-                except Exception as error:
+                except failures() as error:
                     others = self.ended(job, turn, Outcome(False, error))
                     break
                 if value.__class__ in LOOKED_AT:
@@ -407,6 +569,7 @@ class Crew:
                 goes_on, others = self.went_on(job, turn, value, guard)
                 if not goes_on:
                     break
+                turn = job.turn
                 if others:
                     self.go_on(others)
         finally:
@@ -424,6 +587,10 @@ class Crew:
                 return False, []
             if job.turn != turn:
                 return False, self._picked()
+            if job.phase is CANCELLED:  # it came back all the same
+                self._take_in(job)
+                job.todo = RESUME
+                return False, [job]
             job.turn += 1
             now = perf_counter()
             ready = run.settle_plain(index, value, job.started, now)
@@ -439,8 +606,9 @@ class Crew:
                         return _ALONE
                     self._add(run, ready[1:], job.parent)
                     return True, self._picked()
-            left = self._left(job, ready)
-        return False, self._after(job, *left)
+            job.is_out = False
+            jobs, closed = self._left(job, ready)
+        return False, self._after(job, jobs, closed)
 
     def called(self, job: Job, turn: int, outcome: Outcome) -> list[Job]:
         """A sync call returned; where it returned a coroutine, the call ends with that."""
@@ -448,6 +616,8 @@ class Crew:
             if self.over or job.turn != turn:
                 outcome.value.close()
             else:
+                if job.timer is not None:
+                    job.timer.cancel()  # the loop keeps its time from now on
                 self.lanes.loop.adopt(job, turn, outcome.value)
             return []
         return self.ended(job, turn, outcome)
@@ -456,55 +626,69 @@ class Crew:
         """Give the call that begins now up at its timeout."""
         timeout = job.timeout
         if timeout is not None:
-            turn = job.turn
-            self.call_later(timeout, lambda: self._time_out(job, turn))
+            job.deadline = self.clock() + timeout
+            job.timer = self.timers.add(timeout, partial(self._time_out, job, job.turn))
 
     def _time_out(self, job: Job, turn: int) -> None:
-        if self._claim(job, turn):
-            self._give_up(job)
-            self.go_on(self._concluded(job, Outcome(False, timed_out(job))))
-
-    def _give_up(self, job: Job) -> None:
-        """What a late call still does is of no interest any more."""
-        if job.variables is not None:
-            job.variables = job.variables.copy()  # the late call is still inside of the old ones
-        if job.lane is not None:
-            job.lane.give_up(job)
-            if job.lane is not self.lanes.loop:
-                self.lanes.loop.give_up(job)  # it may have returned a coroutine
-            return
-        child = job.run.children[job.run.plan.names[job.index]]
-        child.stop()
+        jobs: list[Job] = []
+        given_up = [job]
         with self.guard():
-            inner = [(each, each.turn) for each in self._running if each.parent is job]
-        for each, turn in inner:
-            if self._claim(each, turn):
-                with self.guard():
-                    if each in self._sleeping:  # without a slot, which its end gives back
-                        self._sleeping.discard(each)
-                        self._free -= each.takes_slot and not self._ordered
-                self._give_up(each)
-                self.go_on(self._concluded(each, STOPPED))
+            if self.over or job.turn != turn or not job.is_out:
+                return
+            job.timer, job.is_late = None, True
+            if job.lane is None:  # it ends when all that is nested in it has ended
+                jobs, given_up = self._stopped(job.run.children[job.run.plan.names[job.index]])
+            elif not job.lane.ends_calls:
+                self._take_in(job)
+        for each in given_up:
+            self._give_up(each)
+        if not job.is_out:
+            jobs.extend(self._concluded(job, Outcome(False, late_error(job))))
+        self.go_on(jobs)
 
-    def _claim(self, job: Job, turn: int) -> bool:
-        """Whether the caller is the one to say how this call ended."""
-        with self.guard():
-            if self.over or job.turn != turn:
-                return False
-            job.turn += 1
-            return True
+    def _take_in(self, job: Job) -> None:
+        """The job's call has ended, or is of no interest any more: the job belongs to the calling
+        thread."""
+        job.turn += 1
+        job.is_out = False
+        if job.timer is not None:
+            job.timer.cancel()
+            job.timer = None
 
     def ended(self, job: Job, turn: int, outcome: Outcome) -> list[Job]:
-        """A job's call ended: the jobs to launch now, one of which the caller may take."""
-        if self._claim(job, turn):
-            return self._concluded(job, outcome)
+        """A job's call ended: the jobs to launch now, one of which the caller may take. Whoever
+        says so first decides."""
+        deadline = job.deadline
+        if deadline is not None and job.turn == turn and self.clock() > deadline:
+            job.is_late = True
         with self.guard():
-            return [] if self.over else self._picked()
+            if self.over:
+                return []
+            if job.turn != turn:
+                return self._picked()
+            self._take_in(job)
+        if job.is_late:
+            outcome = too_late(job, outcome)
+        return self._concluded(job, outcome)
 
     def _concluded(self, job: Job, outcome: Outcome) -> list[Job]:
-        if job.effects is not None and outcome is not STOPPED:
+        job.deadline, job.is_late = None, False
+        if job.phase is CANCELLED or outcome is STOPPED:
+            return self._unwound(job)
+        if job.effects is not None:
             return self._advanced(job, outcome.answer())
         return self._settled(job, outcome)
+
+    def _unwound(self, job: Job) -> list[Job]:
+        """A job that was cut off ends, once its cleanup hook has been called."""
+        effects, job.effects = job.effects, None
+        if effects is not None:
+            effects.close()  # so that others who wait for what it computes take over
+        if effects is None or not job.started or job.phase is CLEANS:
+            return self._settled(job, STOPPED)
+        job.phase = CLEANS
+        job.effects = job.run.plan.around[job.index].of_cancelled(job.run)
+        return self._advanced(job, None)
 
     def _advanced(self, job: Job, answer: Any) -> list[Job]:
         """A call that is a generator of effects takes its next step."""
@@ -517,13 +701,12 @@ class Crew:
             outcome = stop.value
         if effect is None:  # no longer while that is handled: it is no error's context
             return self._settled(job, outcome)
-        if self.over:
-            _close(job)
-            return []
-        if isinstance(effect, (Sleep, Await)):
-            return self._put_to_sleep(job, effect)
-        self._take(job, effect)
-        return [job]
+        if job.phase is CANCELLED:
+            return self._unwound(job)
+        if isinstance(effect, (tuple, Invoke)):
+            self._take(job, effect)
+            return [job]
+        return self._put_to_sleep(job, effect)
 
     def _settled(self, job: Job, outcome: Outcome) -> list[Job]:
         """The job is done."""
@@ -536,116 +719,124 @@ class Crew:
                 ready = job.run.settle(job.index, verdict, job.started)
             elif not job.started:
                 job.run.take_back(job.index)
-            left = self._left(job, ready)
-        return self._after(job, *left)
+            jobs, closed = self._left(job, ready)
+        return self._after(job, jobs, closed)
 
-    def _left(self, job: Job, ready: list[int]) -> _Left:
-        """A job is settled: what is to be done now, some of it when the lock is given back."""
-        run, over, closing = job.run, None, None
+    def _left(self, job: Job, ready: list[int]) -> tuple[list[Job], Run | None]:
+        """A job is settled: the jobs to go on with, and its run, if that has ended."""
+        run = job.run
         self._running.discard(job)
         self._free += job.takes_slot
         self._add(run, ready, job.parent)
         self._open[run] -= 1
+        jobs: list[Job] = []
+        if self._sleeping and run.stopped:
+            jobs = [self._roused(each) for each in list(self._sleeping) if each.run.stopped]
+        jobs.extend(self._picked())
         if not self._open[run]:
-            closing = self._closing(run, job.parent)
-            over = self._closed(run) if closing is None else None
-        picked = self._picked() if over is None else []
-        asleep = [each for each in self._sleeping if each.run.stopped] if run.stopped else []
-        return picked, asleep, closing, over
+            return self._emptied(run, job.parent, jobs)
+        return jobs, None
 
-    def _after(
-        self,
-        job: Job,
-        picked: list[Job],
-        asleep: list[Job],
-        closing: Job | None,
-        over: tuple[Outcome, int] | None,
-    ) -> list[Job]:
-        """What `_left` found, done."""
-        run = job.run
-        if run.observers is not None:
-            run.observers.deliver()
-        for each in asleep:
-            picked.extend(self._woken(each, goes_on=False))
-        if closing is not None:
-            picked.extend(self._advanced(closing, None))
-        if over is not None:
-            outcome, turn = over
-            picked.extend(self._continue(job.parent, turn, outcome))
-        return picked
+    def _emptied(
+        self, run: Run, parent: Job | None, jobs: list[Job]
+    ) -> tuple[list[Job], Run | None]:
+        """All jobs of a run have ended; one more closes its resources, if any is open."""
+        effects = run.release(self._status_of(run))
+        if effects is None:
+            del self._open[run]
+            self.over = run is self.run
+            return jobs, run
+        job = Job(run, _NO_NODE, run.plan.nodes[0], parent)
+        job.effects = effects
+        job.variables = self.variables.copy()
+        job.variables.run(current_run.set, run)
+        job.started = perf_counter()
+        job.phase, job.todo = CLEANS, RESUME
+        self._open[run] = 1
+        self._running.add(job)
+        jobs.append(job)
+        return jobs, None
 
-    def _closed(self, run: Run) -> tuple[Outcome, int]:
-        """A run is over; as an outcome of the node that it is nested in, and the turn of that."""
-        del self._open[run]
+    def _status_of(self, run: Run) -> str | None:
+        """How a run ends that nothing is left to do of; None where its errors tell."""
+        if self.ending is not None:
+            return self.ending
+        if run.cut_short:
+            return "cancelled"
+        is_late = run is self.run and self._deadline is not None and not run.stopped
+        return "timed_out" if is_late and self.clock() > self._deadline else None  # type: ignore[operator]
+
+    def _after(self, job: Job, jobs: list[Job], closed: Run | None) -> list[Job]:
+        """What follows once the lock is released."""
+        if job.run.observers is not None:
+            job.run.observers.deliver()
+        return jobs if closed is None else self._closed(closed, job.parent, jobs)
+
+    def _closed(self, run: Run, parent: Job | None, jobs: list[Job]) -> list[Job]:
+        """A run is over: the node that it is nested in goes on with how it ended."""
         turn = self._turns.pop(run)
-        if run is self.run:
-            self.over = True
-        cut_short = run.cut_short
-        run.close("cancelled" if cut_short else None)
-        if cut_short:
-            return STOPPED, turn
-        error = run.exception()
-        return Outcome(error is None, run.value if error is None else error), turn
-
-    def _continue(self, parent: Job | None, turn: int, outcome: Outcome) -> list[Job]:
+        status = self._status_of(run)
+        if run.resources is not None:
+            run.resources.when_lost = None
+        run.close(status)
         if parent is None:
             self.finish()
-            return []
-        return self.ended(parent, turn, outcome)
+            return jobs
+        error = run.exception() if status is None else None
+        outcome = STOPPED
+        if status is None:
+            outcome = Outcome(error is None, run.value if error is None else error)
+        parent.todo, parent.answer = END, (turn, outcome)
+        jobs.append(parent)
+        return jobs
 
     # Waits between attempts.
 
     def _put_to_sleep(self, job: Job, effect: Sleep | Await) -> list[Job]:
         """Wait without a slot, but in a sequential run; a stopped run does not wait."""
+        wake: _Wake | None = None
         with self.guard():
             if self.over:
                 return []
-            stopped = job.run.stopped
-            if not stopped:
-                self._sleeping.add(job)
-            if self._ordered or stopped:
-                picked = []
+            if job.run.stopped:
+                job.todo, job.answer = RESUME, False
+                return [job]
+            self._sleeping.add(job)
+            if isinstance(effect, Sleep):
+                job.timer = self.timers.add(effect.seconds, partial(self.wake, job))
             else:
+                job.timer = wake = _Wake(self, job)
+            picked: list[Job] = []
+            if not self._ordered:
                 self._free += job.takes_slot
                 picked = self._picked()
-        if stopped:
-            return self._advanced(job, False)
-        if isinstance(effect, Sleep):
-            self.call_later(effect.seconds, lambda: self._wake(job))
-        else:
-            # In this run's own coordinator, not in the thread of the run that computes.
-            effect.flight.when_landed(lambda: self._landed(job))
+        if wake is not None:
+            effect.flight.when_landed(wake)  # type: ignore[union-attr]
         return picked
 
-    def _landed(self, job: Job) -> None:
-        """Called by another run, which must not come to harm where this one is over."""
-        if not self.over:
-            with suppress(RuntimeError):  # its loop was closed just now
-                self.call_later(0, lambda: self._wake(job))
-
-    def _wake(self, job: Job) -> None:
-        self.go_on(self._woken(job, goes_on=True))
-
-    def _woken(self, job: Job, *, goes_on: bool) -> list[Job]:
+    def wake(self, job: Job) -> None:
+        """What a job waited for has come."""
         with self.guard():
             if self.over or job not in self._sleeping:
-                return []
-            self._sleeping.discard(job)
-            if goes_on and not self._ordered:
-                job.wakes = True
+                return
+            if self._ordered:
+                jobs = [self._roused(job)]
+                job.answer = True
+            else:
+                self._sleeping.discard(job)
+                job.timer, job.todo = None, RESUME
                 self._queue(job)
-                return self._picked()
-            self._free -= job.takes_slot and not self._ordered
-        return self._advanced(job, goes_on)
+                jobs = self._picked()
+        self.go_on(jobs)
 
-
-def _close(job: Job) -> None:
-    """End a call's effects, so that others who wait for what it computes take over."""
-    assert job.effects is not None
-    try:
-        job.effects.close()
-    except ValueError:
-        return  # it takes a step just now, in another thread, and ends with that
+    def _roused(self, job: Job) -> Job:
+        """A job waits no more, whether or not a slot is free."""
+        self._sleeping.discard(job)
+        job.timer.cancel()
+        job.timer = None
+        self._free -= job.takes_slot and not self._ordered
+        job.todo, job.answer = RESUME, False
+        return job
 
 
 _NO_NODE = -1
@@ -653,28 +844,10 @@ _ALONE: tuple[bool, list[Job]] = (True, [])  # a job goes on, and made no other 
 _NO_KEYWORDS: dict[str, Any] = {}
 
 
-def _clean_up(job: Job) -> Generator[Effect, Any, Outcome]:
-    """What cleans up after a job that was given up."""
-    return job.run.plan.around[job.index].of_cancelled(job.run)
-
-
-def _answered(effects: Generator[Effect, Any, Outcome]) -> Iterator[Invoke]:
-    """The calls that effects ask for; what these raise changes nothing."""
-    try:
-        effect = next(effects)
-        while True:
-            assert isinstance(effect, Invoke)
-            yield effect
-            effect = effects.send(None)
-    except StopIteration:
-        return
-
-
 def _nothing() -> None: ...
 
 
-def _no_timer(seconds: float, function: Callable[[], None]) -> None:
-    raise AssertionError("the coordinator keeps the time")
+def _nowhere(function: Callable[[], None]) -> None: ...
 
 
 def call_here(job: Job) -> Outcome:
@@ -688,18 +861,33 @@ def _call(job: Job) -> Outcome:
     token = current_run.set(job.run)
     try:
         return Outcome(True, job.func(*job.args, **job.kwargs))
-    except Exception as error:
+    except failures() as error:
         return Outcome(False, error)
     finally:
         current_run.reset(token)
 
 
-def timed_out(job: Job) -> TimeoutError:
+def late_error(job: Job) -> TimeoutError:
+    """What a call failed with that did not end in time."""
+    if job.phase is CLEANS:
+        return TimeoutError(
+            f"cleaning up after {job.run.name!r} took more than the {GRACE:g} s that a run has for "
+            "it once it is cut short",
+            timeout=job.timeout,
+        )
     return TimeoutError(
         f"node {job.path!r} did not end within its timeout of {job.node.timeout:g} s",
         node_name=job.path,
         timeout=job.node.timeout,
     )
+
+
+def too_late(job: Job, outcome: Outcome) -> Outcome:
+    """How a call ended that ended after its time: what it gave or raised comes to nothing."""
+    error = late_error(job)
+    if isinstance(outcome.value, Exception) and not outcome.ok:
+        error.__cause__ = outcome.value
+    return Outcome(False, error, outcome.attempts or 1)
 
 
 def slots_of(settings: Settings) -> tuple[int, bool]:

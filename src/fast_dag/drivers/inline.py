@@ -9,7 +9,7 @@ from time import perf_counter, sleep
 from types import CoroutineType
 
 from fast_dag.binding import GeneralBinding, PlainBinding
-from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
+from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, failures, interpret
 from fast_dag.dag_run import DagRun
 from fast_dag.errors import ValidationError, raised_in
 from fast_dag.plan import AROUND, MANY
@@ -45,29 +45,35 @@ def _drive(run: Run, waiter: Waiter) -> None:
     run.open()
     token = current_run.set(run)
     try:
-        if run.observers is not None or not run.plan.is_straight:
-            _go_by_schedule(run, waiter, run.begin(eager=False))
-        elif isinstance(run, DagRun):
-            _go_straight(run, waiter)
-        else:
-            from fast_dag.drivers.rounds import go_round  # with machines, which load when used
+        try:
+            if run.observers is not None or run.resources is not None or not run.plan.is_straight:
+                _go_by_schedule(run, waiter, run.begin(eager=False))
+            elif isinstance(run, DagRun):
+                _go_straight(run, waiter)
+            else:
+                from fast_dag.drivers.rounds import go_round  # with machines, that load when used
 
-            go_round(run, waiter, _perform)  # type: ignore[arg-type]  # what is no DAG's run is one's
-        _release(run, waiter, "completed")
-    except BaseException:
-        _release(run, waiter, "cancelled")
-        run.close("cancelled")
-        raise
+                go_round(run, waiter, _perform)  # type: ignore[arg-type]  # no DAG's run is one's
+            _release(run, waiter, None)
+        except BaseException:
+            _release(run, waiter, "cancelled")
+            run.close("cancelled")
+            raise
+        run.close()
     finally:
         current_run.reset(token)
-    run.close()
 
 
-def _release(run: Run, waiter: Waiter, status: str) -> None:
-    """Close the run's resources, if any is open."""
-    effects = run.release(status)
-    if effects is not None:
-        waiter.carry_out(effects, _no_function, copy_context())
+def _release(run: Run, waiter: Waiter, status: str | None) -> None:
+    """Close the run's resources, if any is open; all of them, whatever interrupts that."""
+    interrupted: BaseException | None = None
+    while (effects := run.release(status)) is not None:
+        try:
+            waiter.carry_out(effects, _no_function, copy_context())
+        except BaseException as error:
+            interrupted = interrupted or error
+    if interrupted is not None:
+        raise interrupted
 
 
 def _go_straight(run: DagRun, waiter: Waiter) -> None:  # noqa: PLR0912  see below
@@ -116,7 +122,7 @@ def _go_straight(run: DagRun, waiter: Waiter) -> None:  # noqa: PLR0912  see bel
                             value, plain = _looked_at(run, waiter, name, value), None
                     results[name] = value
                     stamp(clock())
-    except Exception as error:
+    except failures() as error:
         failed, started = run.leave_straight(), stamps[-1]
         verdict = run.judge(failed, _outcome_of(run, failed, error))
         run.settle(failed, verdict, started)
@@ -158,7 +164,7 @@ def _looked_at(run: DagRun, waiter: Waiter, name: str, value: Any) -> Any:
     return value
 
 
-def _outcome_of(run: DagRun, index: int, error: Exception) -> Outcome:
+def _outcome_of(run: DagRun, index: int, error: BaseException) -> Outcome:
     """How the node ended that raised this. A KeyError of the line's own lookup means that a result
     was deleted, and nothing called."""
     if isinstance(error, _FailedError):
@@ -201,7 +207,7 @@ def _plainly(run: Run, index: int, started: float, waiter: Waiter) -> list[int]:
             value = run.plan.nodes[index].func(*args)
             if value.__class__ is CoroutineType:
                 value = waiter.wait(value)
-        except Exception as error:
+        except failures() as error:
             outcome = Outcome(False, error)
         else:
             if value.__class__ not in ONE_SHOT:
@@ -244,7 +250,7 @@ def _outcome(
             value = variables.run(func, *args, **kwargs)
         if value.__class__ is CoroutineType:
             value = waiter.wait(value, variables)
-    except Exception as error:
+    except failures() as error:
         return Outcome(False, error)
     return Outcome(True, value)
 

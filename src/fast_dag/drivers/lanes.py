@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.drivers.threads import ThreadLane
 from fast_dag.run import PROCESS
 
 if TYPE_CHECKING:
     from fast_dag.drivers.crew import Crew, Lane
     from fast_dag.drivers.loops import LoopLane, ThreadedLoopLane
+    from fast_dag.drivers.pool import ThreadLane
     from fast_dag.node import Node
     from fast_dag.run import Settings
 
@@ -21,13 +21,14 @@ class Lanes:
         self,
         crew: Crew,
         settings: Settings,
+        threads: ThreadLane,
         *,
         loop: LoopLane | ThreadedLoopLane,
         inline: Lane,
     ) -> None:
         self.crew = crew
         self.settings = settings
-        self.threads = ThreadLane(crew)
+        self.threads = threads
         self.loop = loop
         self.inline = inline
         # Where sync calls happen that nothing sends elsewhere, and hooks always:
@@ -84,8 +85,12 @@ class Lanes:
             return self.threads
         return self._executor
 
+    @property
+    def elsewhere(self) -> list[Lane]:
+        """The lanes of other processes that were made."""
+        return [lane for lane in (self._processes, self._executor) if lane is not None]
+
     def close(self, *, abandon: bool) -> None:
         """End what was started."""
-        for lane in (self._processes, self._executor, self.threads, self.loop):
-            if lane is not None:
-                lane.close(abandon=abandon)
+        for lane in (*self.elsewhere, self.threads, self.loop):
+            lane.close(abandon=abandon)

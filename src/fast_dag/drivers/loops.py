@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from time import perf_counter
+from types import coroutine as as_coroutine
+from typing import TYPE_CHECKING, Any, cast
 
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Outcome
-from fast_dag.drivers.crew import Lane, timed_out
+from fast_dag.drivers.crew import CANCELLED, Lane
 from fast_dag.run import current_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Generator
 
     from fast_dag.drivers.crew import Crew, Job
 
+_AT_ONCE = 0.01
+"""Seconds after which a task that calls one node after another lets others have the loop."""
 
-async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks and wait for them."""
-    tasks = list(tasks)
-    for task in tasks:
-        task.cancel()
-    while not all(task.done() for task in tasks):
-        try:
-            await asyncio.wait(tasks)
-        except asyncio.CancelledError:
-            continue  # being cancelled once more does not end the wait for them
+
+_UNWINDING = 1.0
+"""Seconds that a call has to unwind which somebody else cancelled, before it is cancelled again."""
 
 
 class LoopLane(Lane):
     """Tasks on a running loop, which may belong to another thread than the one that launches."""
+
+    ends_calls = True  # by cancelling them, and waiting until they have unwound
 
     def __init__(
         self,
@@ -39,143 +39,290 @@ class LoopLane(Lane):
         known_as: Lane | None = None,
     ) -> None:
         self.crew = crew
-        self._known_as = known_as or self  # the lane that jobs name
+        self._known_as = known_as  # the lane that jobs name, where it is another
         self.loop = loop
         self._thread = thread
-        self._tasks: dict[Job, asyncio.Task[None]] = {}
+        # The loop holds its tasks weakly; of each job that is inside of a call: its task.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._inside: dict[Job, asyncio.Task[Any]] = {}
 
     def launch(self, job: Job) -> None:
-        self._soon(self._start, job)
+        self.soon(self._start, job, job.turn, None)
 
     def adopt(self, job: Job, turn: int, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Await what a sync function returned, as the end of its call."""
-        self._soon(self._start, job, turn, coroutine)
+        self.soon(self._start, job, turn, coroutine)
 
-    def _soon(self, function: Any, *args: Any) -> None:
+    def soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Call a function in the loop's thread."""
         if threading.get_ident() == self._thread:
             function(*args)
-        else:
+            return
+        try:
             self.loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # the loop was closed while the run was at work, and the run with it
+            self.crew.kill()
 
-    def _start(
-        self, job: Job, turn: int = 0, coroutine: Coroutine[Any, Any, Any] | None = None
-    ) -> None:
+    def _start(self, job: Job, turn: int, coroutine: Coroutine[Any, Any, Any] | None) -> None:
         if self.crew.over:  # the run ended while this was on its way here
             if coroutine is not None:
                 coroutine.close()
             return
         variables = job.variables or self.crew.variables.copy()
-        call = self._work(job) if coroutine is None else self._end_of(job, turn, coroutine)
-        self._tasks[job] = self.loop.create_task(call, context=variables)
+        task = self.loop.create_task(self._work(job, turn, coroutine), context=variables)
+        if not task.done():  # by now, where tasks start eagerly
+            self._tasks.add(task)
+            task.add_done_callback(partial(self._done, job, turn, coroutine))
 
-    async def _work(self, job: Job) -> None:
+    def _done(
+        self,
+        job: Job,
+        turn: int,
+        coroutine: Coroutine[Any, Any, Any] | None,
+        task: asyncio.Task[None],
+    ) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():  # by somebody else, before its first step
+            if coroutine is not None:
+                coroutine.close()
+            self.crew.go_on(self.crew.ended(job, turn, self._failed(job, asyncio.CancelledError())))
+
+    async def _work(self, job: Job, turn: int, coroutine: Coroutine[Any, Any, Any] | None) -> None:
         try:
-            await self._follow(job)
-        except Exception as error:  # nobody else would see it
+            await self._follow(job, turn, coroutine)
+        except BaseException as error:  # nobody else would see it
             self.crew.fail(error)
 
-    async def _follow(self, job: Job) -> None:
+    async def _follow(
+        self, job: Job, turn: int, coroutine: Coroutine[Any, Any, Any] | None
+    ) -> None:
         """Make a job's call, and then those of the jobs of this lane that it made ready."""
         crew = self.crew
+        task = asyncio.current_task()
+        assert task is not None
+        since = perf_counter()
         following: Job | None = job
         while following is not None:
             job = following
-            if not crew.begins(job):
-                jobs: list[Job] | None = crew.ended(job, job.turn, STOPPED)
-            elif job.is_plain:
-                jobs = await self._follow_plain(job)
+            if coroutine is None and not crew.begins(job, turn):
+                jobs = crew.ended(job, turn, STOPPED)
+            elif job.is_plain and coroutine is None:
+                jobs = await self._follow_plain(job, turn, task)
             else:
-                jobs = await self._called(job)
-            task = self._tasks.pop(job, None)
-            if jobs is None:
+                outcome = await self._outcome(job, turn, coroutine, task)
+                if job.variables is not None:
+                    # This task is inside of them, and the next call may be another thread's.
+                    self.loop.call_soon(self._ended, job, turn, outcome, context=crew.variables)
+                    return
+                jobs = crew.ended(job, turn, outcome)
+            coroutine = None
+            # A task that was cancelled is none to go on in: scopes in it would go wrong.
+            following = crew.go_on(jobs, None if task.cancelling() else self._known_as or self)
+            if following is None:
                 return
-            following = crew.go_on(jobs, self._known_as)
-            if following is not None and following.variables is not None:
+            turn = following.turn
+            if following.variables is not None or following.run is not job.run:
                 self.launch(following)  # in its own contextvars
                 return
-            if following is not None and task is not None:
-                self._tasks[following] = task
+            if perf_counter() - since > _AT_ONCE:
+                since = await _let_others_go(task)
 
-    async def _called(self, job: Job) -> list[Job] | None:
-        """Make a job's call; the jobs to launch, None where nobody wants to know any more."""
-        turn = job.turn
-        outcome = await self._outcome(job, turn, None)
-        return None if outcome is None else self.crew.ended(job, turn, outcome)
+    def _ended(self, job: Job, turn: int, outcome: Outcome) -> None:
+        try:
+            following = self.crew.go_on(self.crew.ended(job, turn, outcome), self._known_as or self)
+        except BaseException as error:  # nobody else would see it
+            self.crew.fail(error)
+        else:
+            if following is not None:
+                self._start(following, following.turn, None)
 
-    async def _follow_plain(self, job: Job) -> list[Job] | None:
+    async def _follow_plain(self, job: Job, turn: int, task: asyncio.Task[Any]) -> list[Job]:
         """Make the plain call of a job, and those that it leads to one by one; the jobs to
         launch."""
-        crew, guard = self.crew, self.crew.guard()
+        crew, guard, inside = self.crew, self.crew.guard(), self._inside
         current_run.set(job.run)
-        while True:
-            turn = job.turn
-            try:
-                value = await job.func(*job.args, **job.kwargs)
-            except Exception as error:
-                return crew.ended(job, turn, Outcome(False, error))
-            except BaseException as error:
-                self._cut_off(job, turn, error)
-                return None
-            if value.__class__ in ONE_SHOT:
-                return crew.ended(job, turn, Outcome(True, value))
-            goes_on, jobs = crew.went_on(job, turn, value, guard)
-            if not goes_on:
-                return jobs
-            if jobs:
-                crew.go_on(jobs)
-
-    async def _end_of(self, job: Job, turn: int, coroutine: Coroutine[Any, Any, Any]) -> None:
-        outcome = await self._outcome(job, turn, coroutine)
-        self._tasks.pop(job, None)
-        if outcome is not None:
-            try:
-                self.crew.go_on(self.crew.ended(job, turn, outcome))
-            except Exception as error:  # nobody else would see it
-                self.crew.fail(error)
+        until = job.started + _AT_ONCE
+        inside[job] = task
+        try:
+            while True:
+                try:
+                    value = await job.func(*job.args, **job.kwargs)
+                except BaseException as error:
+                    return crew.ended(job, turn, self._failed(job, error))
+                if value.__class__ in ONE_SHOT:
+                    return crew.ended(job, turn, Outcome(True, value))
+                goes_on, jobs = crew.went_on(job, turn, value, guard)
+                if not goes_on:
+                    return jobs
+                turn = job.turn
+                if jobs:
+                    crew.go_on(jobs)
+                if job.started > until:
+                    del inside[job]
+                    until = await _let_others_go(task) + _AT_ONCE
+                    if not crew.begins(job, turn):
+                        return crew.ended(job, turn, STOPPED)
+                    inside[job] = task
+        finally:
+            inside.pop(job, None)
 
     async def _outcome(
-        self, job: Job, turn: int, coroutine: Coroutine[Any, Any, Any] | None
-    ) -> Outcome | None:
-        """How an async call ends; None where nobody wants to know any more."""
+        self,
+        job: Job,
+        turn: int,
+        coroutine: Coroutine[Any, Any, Any] | None,
+        task: asyncio.Task[Any],
+    ) -> Outcome:
+        """How an async call ends."""
         current_run.set(job.run)
-        scope: asyncio.Timeout | None = None
+        self._inside[job] = task
+        scope: _Deadline | None = None
         try:
-            if coroutine is not None:  # watched since the sync function was called
+            if coroutine is None:
+                coroutine = cast("Coroutine[Any, Any, Any]", job.func(*job.args, **job.kwargs))
+                deadline = None if job.timeout is None else self.loop.time() + job.timeout
+            else:  # watched since the sync function was called
+                deadline, job.deadline = job.deadline, None
+            if deadline is None:
                 return Outcome(True, await coroutine)
-            if job.timeout is None:
-                return Outcome(True, await job.func(*job.args, **job.kwargs))
-            async with asyncio.timeout(job.timeout) as scope:
-                return Outcome(True, await job.func(*job.args, **job.kwargs))
-        except Exception as error:
-            late = scope is not None and isinstance(error, TimeoutError) and scope.expired()
-            return Outcome(False, timed_out(job) if late else error)
+            scope = _Deadline(self.loop, task, deadline)
+            return Outcome(True, await scope.watched(coroutine))
         except BaseException as error:
-            self._cut_off(job, turn, error)
-            return None
+            return self._failed(job, error)
+        finally:
+            self._inside.pop(job, None)
+            if scope is not None and scope.end():
+                job.is_late = True
 
-    def _cut_off(self, job: Job, turn: int, error: BaseException) -> None:
-        """A call was cancelled, which ends the run unless that asked for it."""
-        if not self.crew.over and job.turn == turn:
+    def _failed(self, job: Job, error: BaseException) -> Outcome:
+        """How a call ended that raised. One that is cancelled though nobody asked it to end has
+        failed; what is no failure at all ends the run."""
+        if isinstance(error, asyncio.CancelledError):
+            if job.phase is CANCELLED or self.crew.over:
+                return STOPPED
+        elif isinstance(error, GeneratorExit):  # the loop was closed while the run was at work
+            self.crew.kill()
+            return STOPPED
+        elif not isinstance(error, Exception):
             self.crew.fail(error)
+            return STOPPED
+        return Outcome(False, error)
 
     def give_up(self, job: Job) -> None:
-        self._soon(self._cancel, job)
+        self.soon(self._cancel, job)
 
     def _cancel(self, job: Job) -> None:
-        task = self._tasks.pop(job, None)
-        if task is not None:
+        task = self._inside.get(job)
+        if task is None:
+            return
+        if task.cancelling() and job.phase is CANCELLED:
+            # Somebody else has cancelled it, as `asyncio.run` does at its end: it may unwind now.
+            self.crew.timers.add(_UNWINDING, partial(self._cancel_again, job, task))
+        else:
             task.cancel()
 
-    async def cancel_all(self) -> None:
-        """Cancel the tasks and wait for them."""
-        await cancel_all(self._tasks.values())
+    def _cancel_again(self, job: Job, task: asyncio.Task[Any]) -> None:
+        def cancel() -> None:
+            if self._inside.get(job) is task:
+                task.cancel()
+
+        self.soon(cancel)
+
+    def cancel_all(self) -> None:
+        """Cancel what is left, of a run that is not waited for."""
+        for task in list(self._tasks):
+            task.cancel()
 
     def close(self, *, abandon: bool) -> None:
-        """The owner of the loop awaits `cancel_all`."""
+        """The loop is its owner's to close."""
+
+
+async def _let_others_go(task: asyncio.Task[Any]) -> float:
+    """Let everything that waits for the loop have its turn; when that was. To be cancelled here
+    means no more than to be asked to end soon."""
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        task.uncancel()
+    return perf_counter()
+
+
+class _Deadline:
+    """Cancels a call that is late, and tells whether it was.
+
+    A call is late if it was cancelled here, whatever it made of that, or if its last step began in
+    time and ended late: it did not give the loop a chance. Where others keep the loop busy beyond
+    the deadline, the call gets the time that they took, once.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], deadline: float
+    ) -> None:
+        self._loop = loop
+        self._task = task
+        self._deadline = deadline
+        self._stepped = 0.0  # when the call's last step began
+        self._returned = 0.0  # and when it ended
+        self._is_fired = False
+        self._is_extended = False
+        self._handle = loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        lag = now - self._deadline
+        if lag > _NOTHING and not self._is_extended and not self._overstayed:
+            self._is_extended = True
+            self._deadline = now + lag
+            self._handle = self._loop.call_at(self._deadline, self._expire)
+        else:
+            self._is_fired = True
+            self._task.cancel()
+
+    @property
+    def _overstayed(self) -> bool:
+        return self._stepped <= self._deadline < self._returned
+
+    @as_coroutine
+    def watched(self, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        """What the coroutine returns; notes when its steps begin and end."""
+        steps: Any = coroutine if hasattr(coroutine, "send") else coroutine.__await__()
+        thrown: BaseException | None = None
+        while True:
+            self._stepped = self._loop.time()
+            try:
+                if thrown is None:
+                    waits_for = steps.send(None)
+                else:
+                    waits_for = steps.throw(thrown)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                self._returned = self._loop.time()
+            thrown = None
+            try:
+                yield waits_for
+            except GeneratorExit:
+                steps.close()
+                raise
+            except BaseException as error:
+                thrown = error
+
+    def end(self) -> bool:
+        """The call ended; whether that was too late."""
+        self._handle.cancel()
+        if self._is_fired:
+            self._task.uncancel()
+        return self._is_fired or self._overstayed
+
+
+_NOTHING = 0.01
+"""Seconds by which a loop is late of itself."""
 
 
 class ThreadedLoopLane(Lane):
     """A loop of the run's own, in a thread that starts when it is first needed."""
+
+    ends_calls = True
 
     def __init__(self, crew: Crew) -> None:
         self.crew = crew
@@ -183,6 +330,7 @@ class ThreadedLoopLane(Lane):
         self._lane: LoopLane | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._responds = threading.Event()
 
     def launch(self, job: Job) -> None:
         lane = self._started()
@@ -197,22 +345,23 @@ class ThreadedLoopLane(Lane):
         else:
             lane.adopt(job, turn, coroutine)
 
-    def wait_for(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """Call a coroutine function on the loop while this thread waits; raises TimeoutError where
-        something blocks the loop."""
-        lane = self._started()
-        if lane is None:
-            return None
-        responds = threading.Event()
-        lane.loop.call_soon_threadsafe(responds.set)
-        if not responds.wait(_GRACE):
-            raise TimeoutError("the event loop is blocked")
-        return asyncio.run_coroutine_threadsafe(func(*args), lane.loop).result()
-
     def give_up(self, job: Job) -> None:
         with self._lock:
             if self._lane is not None and not self._closed:
                 self._lane.give_up(job)
+
+    def ask(self) -> None:
+        """Find out whether the loop responds, or something blocks it; see `responds`."""
+        with self._lock:
+            if self._lane is not None and not self._closed:
+                self._lane.soon(self._responds.set)
+            else:
+                self._responds.set()
+
+    @property
+    def responds(self) -> bool:
+        """Whether the loop has responded since `ask`."""
+        return self._responds.is_set()
 
     def _started(self) -> LoopLane | None:
         """The lane on the running loop; None where the run ended while a job was on its way."""
@@ -235,19 +384,17 @@ class ThreadedLoopLane(Lane):
     async def _serve(self, ready: threading.Event) -> None:
         loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
-        self._lane = LoopLane(self.crew, loop, threading.get_ident(), known_as=self)
+        lane = self._lane = LoopLane(self.crew, loop, threading.get_ident(), known_as=self)
         ready.set()
         await self._closing.wait()
-        await self._lane.cancel_all()
+        lane.cancel_all()
 
     def close(self, *, abandon: bool) -> None:
         with self._lock:
             self._closed = True
-            if self._lane is None or self._thread is None:
-                return
-        self._lane.loop.call_soon_threadsafe(self._closing.set)
-        # A loop that an async node blocks cannot be cancelled: it is abandoned like a thread.
-        self._thread.join(_GRACE if abandon else None)
-
-
-_GRACE = 1.0  # seconds
+            lane, self._lane = self._lane, None
+        if lane is not None and self._thread is not None:
+            lane.loop.call_soon_threadsafe(self._closing.set)
+            # A loop that an async node blocks cannot be cancelled: it is abandoned like a thread.
+            if not abandon:
+                self._thread.join()

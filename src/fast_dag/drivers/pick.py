@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from sys import modules
+
 from fast_dag.drivers import inline
 from fast_dag.run import ASYNC, PARALLEL, SEQUENTIAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from fast_dag.run import Run
 
 
@@ -14,18 +18,23 @@ def drive(run: Run) -> None:
     """Execute a run while the caller waits.
 
     Raises ValidationError where that needs an event loop and the caller is inside of one."""
-    mode = run.settings.mode
-    if run.plan.needs_loop or mode is ASYNC:
+    if run.settings.mode is ASYNC or run.plan.needs_loop:
         inline.refuse_running_loop(run.name)
+    pool: Any = None if run.outer is None else modules.get("fast_dag.drivers.pool")
+    if pool is None:
+        _drive(run)
+    else:
+        with pool.place_lent():
+            _drive(run)
+
+
+def _drive(run: Run) -> None:
     if _needs_one_thread(run):
         inline.drive(run)
-    elif mode is ASYNC:
-        import asyncio
-
+    elif run.settings.mode is ASYNC:
         from fast_dag.drivers import aio
 
-        with asyncio.Runner() as runner:
-            runner.run(aio.drive(run))
+        aio.drive_here(run)
     else:
         from fast_dag.drivers import blocking
 

@@ -48,11 +48,11 @@ class RemoteLane(Lane):
                 self.crew.fail(error)
 
     def launch(self, job: Job) -> None:
-        self._inbox.put(lambda: self._send(job))
-
-    def _send(self, job: Job) -> None:
         turn = job.turn
-        if not self.crew.begins(job):
+        self._inbox.put(lambda: self._send(job, turn))
+
+    def _send(self, job: Job, turn: int) -> None:
+        if not self.crew.begins(job, turn):
             self.crew.go_on(self.crew.ended(job, turn, STOPPED))
             return
         try:

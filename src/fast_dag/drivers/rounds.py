@@ -8,7 +8,7 @@ from time import perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Final
 
-from fast_dag.call.effects import Outcome
+from fast_dag.call.effects import Outcome, failures
 from fast_dag.errors import raised_in
 from fast_dag.intake import Intake
 from fast_dag.returns import FSMReturn
@@ -70,7 +70,7 @@ def go_round(
                 visited((state, passed_on, started, ended))
                 results[name] = passed_on
                 state, value, started = following, passed_on, ended
-        except Exception as error:
+        except failures() as error:
             outcome = Outcome(False, error, attempts=int(not raised_in(_GATHERING, error)))
         finally:
             walk.move_to(state, value)

@@ -90,7 +90,7 @@ class Worker:
             try:
                 while job is not None and not self.abandoned:
                     self.job = job
-                    job = crew.run_here(job, self.lane, self.call)
+                    job = crew.run_here(job, job.turn, self.lane, self.call)
                 if job is not None:  # for another worker, where this one came too late
                     self.lane.launch(job)
             except BaseException as error:

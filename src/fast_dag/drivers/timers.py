@@ -1,0 +1,111 @@
+"""What is due when: a heap of callbacks, each of which can be cancelled."""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from itertools import count
+from threading import Lock
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LONGEST = 1e8
+"""Seconds, some three years: a longer wait is as good as this one, and fits every clock."""
+
+
+class Timer:
+    """One callback that is due some time. Once it is cancelled, it holds nothing any more."""
+
+    __slots__ = ("_timers", "callback")
+
+    def __init__(self, timers: Timers, callback: Callable[[], None]) -> None:
+        self._timers = timers
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        """Never call back."""
+        self._timers._drop(self)
+
+
+class Timers:
+    """All that one outermost run waits for. Safe to use from many threads.
+
+    `clock` tells the time in seconds. `is_earlier` is called when something became due before all
+    that was known; whoever keeps the time then asks `next` again.
+
+    >>> timers = Timers()
+    >>> first, second = timers.add(0, lambda: None), timers.add(60, lambda: None)
+    >>> first.cancel()
+    >>> timers.due(), round(timers.next() - monotonic())
+    ([], 60)
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self.is_earlier: Callable[[], None] = _nobody_waits
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._count = count()
+        self._cancelled = 0
+        self._lock = Lock()
+
+    def add(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Have something called in so many seconds."""
+        timer = Timer(self, callback)
+        entry = (self._clock() + min(seconds, _LONGEST), next(self._count), timer)
+        with self._lock:
+            heappush(self._heap, entry)
+            is_first = self._heap[0] is entry
+        if is_first:
+            self.is_earlier()
+        return timer
+
+    def _drop(self, timer: Timer) -> None:
+        with self._lock:
+            if timer.callback is None:
+                return
+            timer.callback = None
+            self._cancelled += 1
+            if self._cancelled > _FEW and 2 * self._cancelled > len(self._heap):
+                self._heap = [entry for entry in self._heap if entry[2].callback is not None]
+                heapify(self._heap)
+                self._cancelled = 0
+
+    def next(self) -> float | None:
+        """When something is due, by that clock; None for never."""
+        with self._lock:
+            while self._heap and self._heap[0][2].callback is None:
+                heappop(self._heap)
+                self._cancelled -= 1
+            return self._heap[0][0] if self._heap else None
+
+    def due(self) -> list[Callable[[], None]]:
+        """Take out what is due now."""
+        callbacks: list[Callable[[], None]] = []
+        now = self._clock()
+        with self._lock:
+            while self._heap and self._heap[0][0] <= now:
+                timer = heappop(self._heap)[2]
+                if timer.callback is None:
+                    self._cancelled -= 1
+                else:
+                    callbacks.append(timer.callback)
+                    timer.callback = None
+        return callbacks
+
+    def clear(self) -> None:
+        """Never call back, for all of them."""
+        with self._lock:
+            for *_, timer in self._heap:
+                timer.callback = None
+            self._heap.clear()
+            self._cancelled = 0
+            self.is_earlier = _nobody_waits
+
+
+_FEW = 64
+"""Cancelled timers that are not worth the tidying up."""
+
+
+def _nobody_waits() -> None: ...
