@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+
 import asyncio
 from typing import Any
 
 import pytest
 
-from fast_dag import DAG, FSM, FSMReturn
+from fast_dag import DAG, FSM, Context, FSMReturn
 from tests.concurrency.support import EXECUTE, MODES
 from tests.leaks import Births, Value, timers, without_collector
 
@@ -142,7 +143,7 @@ def test_a_value_that_a_node_deletes_is_freed_at_once(mode: str) -> None:
     dag = DAG("deletes").add_node("make", births.new, timeout=FOR_EVER)
     dag.add_node("use", lambda value: None, timeout=FOR_EVER).connect("make", "use")
 
-    def delete(context: Any) -> None:
+    def delete(context: Context) -> None:
         del context.results["make"]
         alive.append(births.alive())
 
