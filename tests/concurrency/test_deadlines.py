@@ -35,7 +35,7 @@ from tests.concurrency.support import (
     wait_until,
 )
 
-LATE = 0.5
+LATE = LONG / 2
 """Seconds a deadline may be missed by when the machine is busy; without load it is 0.05."""
 
 TIMED = tuple(mode for mode in MODES if mode != "executor")
