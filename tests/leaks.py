@@ -22,6 +22,7 @@ import os
 import threading
 import weakref
 from contextlib import contextmanager, nullcontext, suppress
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, NamedTuple
@@ -72,6 +73,9 @@ KINDS = (*Census._fields, "timers")
 @contextmanager
 def nothing_left(kinds: Collection[str] = KINDS) -> Iterator[None]:
     """Assert that whatever begins inside has ended soon after, as far as it is of these kinds."""
+    # These stay, as multiprocessing has it.
+    forkserver.ensure_running()
+    resource_tracker.ensure_running()
     before = Census.taken()
     with no_timer_in_closed_loops() if "timers" in kinds else nullcontext():
         yield

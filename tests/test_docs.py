@@ -46,7 +46,7 @@ ALL_PAGES = [*PAGES, *REFERENCE, *OTHERS]
 QUICK_START = [
     "python3 -m venv .venv && .venv/bin/pip install -q . "
     "&& .venv/bin/python examples/stdlib_atlas.py",
-    "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' "
+    "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' -c requirements/dev.lock "
     "&& .venv/bin/python -m pytest -q",
 ]
 

@@ -63,6 +63,5 @@ def _nothing_outlives_a_run(shared: Any, request: pytest.FixtureRequest) -> Iter
     kinds = set(KINDS) - {"timers"}  # until runs on loops cancel theirs
     if clusters or "loky" in request.node.name:  # loky closes its pipes whenever it is collected
         kinds -= {"threads", "files"}
-    # The fork server stays, as multiprocessing has it: `shared` has started it.
     with nothing_left(kinds):
         yield
