@@ -260,6 +260,7 @@ def test_a_cleanup_that_is_at_work_when_the_run_is_cancelled_is_called_once() ->
     assert log == ["a"]
 
 
+@pytest.mark.needs("cloudpickle")
 def test_phases_of_a_node_in_a_process_happen_at_home_but_the_attempt() -> None:
     import os
 
@@ -280,6 +281,7 @@ def test_phases_of_a_node_in_a_process_happen_at_home_but_the_attempt() -> None:
     assert pids == dict.fromkeys(("pre_execute", "post_execute", "cleanup"), os.getpid())
 
 
+@pytest.mark.needs("cloudpickle")
 def test_retries_in_processes_have_their_phases() -> None:
     dag = DAG("elsewhere")
 

@@ -321,6 +321,7 @@ def test_a_node_that_raises_cancelled_error_itself_does_not_hang_the_run() -> No
     asyncio.run(main())
 
 
+@pytest.mark.needs("cloudpickle")
 def test_cancelling_kills_worker_processes(shared: Any) -> None:
     pids, began, never = shared.list(), shared.Event(), shared.Event()
     dag = DAG("process")

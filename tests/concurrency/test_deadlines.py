@@ -574,6 +574,7 @@ def test_an_abandoned_thread_frees_its_worker(way: Way) -> None:
     end_of(threads)
 
 
+@pytest.mark.needs("cloudpickle")
 def test_processes_are_killed_at_the_deadline_of_the_run(shared: Any) -> None:
     pids, never, timeout = shared.list(), shared.Event(), 0.5
     dag = DAG("processes")

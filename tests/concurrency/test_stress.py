@@ -334,6 +334,7 @@ class Told:
         return self.value
 
 
+@pytest.mark.needs("cloudpickle")
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.usefixtures("_nothing_leaks")
 def test_random_graphs_in_processes_end_as_the_rule_says(seed: int) -> None:
@@ -349,6 +350,7 @@ def test_random_graphs_in_processes_end_as_the_rule_says(seed: int) -> None:
     check(graph, run)
 
 
+@pytest.mark.needs("cloudpickle")
 @pytest.mark.usefixtures("_nothing_leaks")
 def test_workers_that_are_killed_the_moment_they_begin_cost_one_node_each() -> None:
     """More workers than processors, dying all the time."""
