@@ -421,7 +421,7 @@ if __name__ == "__main__":
     try:
         dag.run(mode="sequential" if MODE == "timed" else MODE, **options)
     except KeyboardInterrupt:
-        prompt = monotonic() - sent < 2
+        prompt = monotonic() - sent < 10  # what is held would be for ever
         print(dag.context.metadata["execution_status"], started, dag.get("quick"), prompt)
 """
 INTERRUPTIONS = [
