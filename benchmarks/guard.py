@@ -1,5 +1,5 @@
 """The hot paths next to G, in a few seconds and with bounds that are generous: noise stays within
-them, and what makes a path twice or three times as slow does not. The tests run it."""
+them, and what makes a path twice or three times as slow does not. `.ci/run` prints it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def hot_paths(effort: Effort) -> Iterator[Row]:
         by_hand = keyword_loop(calls)
         same_results(by_hand, *(path for name, (path, _) in paths.items() if name in _LIKE_CHAIN))
         sides = [by_hand, *(path for path, _ in paths.values())]
-        loop, *taken = in_turn(*sides, rounds=effort.of(30, 9))
+        loop, *taken = in_turn(*sides, rounds=effort.of(30, 2))
     for (work, (_, bound)), seconds in zip(paths.items(), taken, strict=True):
         yield Row(work, ratios(seconds, loop), "x G", bound)
 

@@ -23,6 +23,8 @@ from fast_dag.dag import DAG
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.needs("click")
+
 SHOP = """
 from fast_dag import DAG, ConditionalReturn
 
@@ -479,6 +481,7 @@ def test_errors_are_json_where_that_is_asked_for(cli: Cli) -> None:
     assert cli("run", "failing.py", "--json").json["error"]["node"] == "inverse"
 
 
+@pytest.mark.needs
 def test_missing_click_names_the_extra(here: Path) -> None:
     code = "import sys; sys.modules['click'] = None\nfrom fast_dag.__main__ import main; main()"
     done = subprocess.run(

@@ -56,7 +56,20 @@ def test_page_tells_of_each_program_once() -> None:
     )
 
 
-@pytest.mark.parametrize("recipe", recipes(), ids=lambda recipe: recipe.program)
+NEEDED = {"log_shards.py": "cloudpickle", "nightly_job.py": "yaml", "watch_nodes.py": "rich"}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(
+            recipe,
+            id=recipe.program,
+            marks=[pytest.mark.needs(NEEDED[recipe.program])] if recipe.program in NEEDED else [],
+        )
+        for recipe in recipes()
+    ],
+)
 def test_program_prints_what_the_page_says(recipe: Recipe, tmp_path: Path) -> None:
     assert all(recipe.program in each or each.startswith("mkdir ") for each in recipe.commands)
     assert "".join(call(each, tmp_path).stdout for each in recipe.commands) == recipe.printed
@@ -69,6 +82,7 @@ def test_csv_files_of_ones_own_are_loaded(tmp_path: Path) -> None:
     assert "No such file" in told.splitlines()[2]
 
 
+@pytest.mark.needs("cloudpickle")
 @pytest.mark.parametrize("mode", ["sequential", "process"])
 def test_a_log_is_counted_alike_in_every_mode(mode: str, tmp_path: Path) -> None:
     log = tmp_path / "access.log"
@@ -121,6 +135,7 @@ def test_a_breaker_closes_after_a_call_that_is_well(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.needs("click")
 def test_log_of_a_run_is_json_and_its_report_a_page(tmp_path: Path) -> None:
     told = run("watch_nodes.py --seconds --report run.html", tmp_path).stdout.splitlines()
     events = [json.loads(line) for line in told if line.startswith("{")]
@@ -128,6 +143,7 @@ def test_log_of_a_run_is_json_and_its_report_a_page(tmp_path: Path) -> None:
     assert (tmp_path / "run.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+@pytest.mark.needs("yaml")
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [
@@ -148,6 +164,7 @@ def test_job_tells_by_its_exit_status_how_it_ended(
     assert bool(done.stderr) == bool(status)
 
 
+@pytest.mark.needs("yaml")
 @pytest.mark.parametrize(
     ("right", "wrong", "told"),
     [

@@ -397,6 +397,7 @@ def test_file_is_the_same_in_another_process(tmp_path: Path) -> None:
     assert done.stdout == "3\n"
 
 
+@pytest.mark.needs("yaml")
 def test_enum_tuple_and_text_beyond_ascii_are_written_as_plain_data() -> None:
     metadata = {"größe": ("klein", 1), "emoji": "🙂", "breaks": "a\n b\u2028\u2029\x85\r\ufeff\0"}
     dag = DAG("größe", metadata=metadata)
@@ -611,6 +612,7 @@ def test_builtin_that_is_no_exception_is_no_retry_on() -> None:
         DAG.from_dict(data, registry={"mean": mean})
 
 
+@pytest.mark.needs("yaml")
 def test_pickle_and_yaml_objects_are_no_files() -> None:
     with pytest.raises(ValidationError, match="no JSON"):
         DAG.from_json(pickle.dumps(workshop))
@@ -805,6 +807,7 @@ def test_text_that_is_no_json_is_told(text: str, words: str) -> None:
 BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
 
 
+@pytest.mark.needs("yaml")
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -822,6 +825,7 @@ def test_text_that_is_no_yaml_is_told(text: str, words: str) -> None:
         DAG.from_yaml(text)
 
 
+@pytest.mark.needs("yaml")
 def test_yaml_as_people_write_it_is_read() -> None:
     text = """
     fast_dag: 1

@@ -6,12 +6,13 @@ import copyreg
 import pickle
 from typing import Any
 
-import cloudpickle
 import pytest
 
 from fast_dag import DAG, Context, ExecutionError, MissingInputError, Node
 from tests.behaviour import pickled
 from tests.behaviour.support import BoomError, Scale, add, boom, double
+
+cloudpickle = pytest.importorskip("cloudpickle")
 
 
 def copied(thing: Any) -> Any:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.concurrency.support import EXECUTE
+from tests.leaks import KINDS, nothing_left
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from fast_dag import Run
 
@@ -27,3 +28,9 @@ def execute(request: pytest.FixtureRequest) -> Callable[..., Run]:
 def overlapping(request: pytest.FixtureRequest) -> Callable[..., Run]:
     """The same, in those in which nodes overlap."""
     return EXECUTE[request.param]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_outlives_a_run() -> Iterator[None]:
+    with nothing_left(set(KINDS) - {"timers"}):  # until runs on loops cancel theirs
+        yield

@@ -407,6 +407,7 @@ def test_a_hit_in_one_mode_is_a_hit_in_every_other() -> None:
     assert counted.calls == [1]
 
 
+@pytest.mark.needs("cloudpickle")
 def test_a_result_computed_in_a_process_is_cached_at_home(tmp_path: Path) -> None:
     calls = str(tmp_path / "calls")
     dag = DAG("away")

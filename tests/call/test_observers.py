@@ -537,6 +537,7 @@ def test_a_run_that_ends_waits_for_the_callback_that_is_being_called(execute: Ex
     assert {event[:2] for event in finished} >= {("quick", "completed"), ("held", "cancelled")}
 
 
+@pytest.mark.needs("cloudpickle")
 def test_a_process_of_a_cancelled_task_is_told_to_be_cancelled() -> None:
     told: Told = []
     dag = DAG("late").add_node("held", lambda: __import__("time").sleep(60))
@@ -602,6 +603,7 @@ def test_nodes_that_end_the_program_are_told_to_be_cancelled(
 # The bar.
 
 
+@pytest.mark.needs("rich")
 @everywhere
 def test_the_bar_writes_nothing_where_the_output_is_no_terminal(
     execute: Execute, capfd: pytest.CaptureFixture[str]
@@ -633,6 +635,7 @@ IN_A_TERMINAL = textwrap.dedent("""
 """)
 
 
+@pytest.mark.needs("rich")
 def test_the_bar_is_shown_in_a_terminal_and_taken_away() -> None:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
@@ -902,6 +905,7 @@ def test_the_peak_of_memory_is_measured_where_asked_for(execute: Execute) -> Non
     assert small.metrics["memory_usage"]["peak_mb"] < 4, "a peak of an earlier run"
 
 
+@pytest.mark.needs("cloudpickle")
 def test_memory_of_worker_processes_is_not_measured() -> None:
     dag = DAG("large").add_node("large", lambda size: len(bytearray(size)))
     run = dag.execute(mode="process", track_memory=True, size=16 * SIZE)

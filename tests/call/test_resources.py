@@ -340,7 +340,7 @@ def test_resources_are_closed_at_the_deadline(mode: Any, manager: type[Tracked])
         held.wait(20)
 
     with pytest.raises(TimeoutError):
-        dag.run(mode=mode, timeout=1)
+        dag.run(mode=mode, timeout=0.5)  # time enough to open it
     held.set()
     assert log == ["open it", "close it after 'd' was cut short: timed_out"]
 

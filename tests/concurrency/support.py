@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +10,14 @@ from multiprocessing.managers import SyncManager
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
+from tests.leaks import LONG, children, is_alive, is_kept, open_files
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fast_dag import DAG, Run
 
-LONG = 10.0
-"""Seconds after which something that must happen, and at once, is taken to happen never."""
+__all__ = ["LONG", "children", "is_alive"]  # the tests of this directory find these here, too
 
 
 def wait_for(event: Any) -> None:
@@ -113,57 +113,18 @@ OVERLAPPING = (*IN_THREADS, "process")
 MODES = ("sequential", *OVERLAPPING)
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process exists and has not ended (a zombie has)."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def children() -> set[int]:
-    """The processes below this one, of whatever generation, that are alive."""
-    below: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and is_alive(int(entry)):
-            try:
-                with open(f"/proc/{entry}/stat", encoding="utf-8") as stat:
-                    parent = int(stat.read().rpartition(")")[2].split()[1])
-                with open(f"/proc/{entry}/cmdline", encoding="utf-8") as line:
-                    if "resource_tracker" in line.read():
-                        continue  # multiprocessing and loky keep one each for the whole process
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            below.setdefault(parent, []).append(int(entry))
-    found: set[int] = set()
-    todo = [os.getpid()]
-    while todo:
-        mine = below.get(todo.pop(), [])
-        found.update(mine)
-        todo.extend(mine)
-    return found
-
-
 def threads_of_runs() -> set[threading.Thread]:
-    """The threads that the library, or the process pool below it, started and that are alive."""
+    """The threads that the library started and that are alive, but those that it keeps."""
     return {
         thread
         for thread in threading.enumerate()
-        if (thread.name.startswith("fast_dag") and thread.name != POOL)
-        or (getattr(getattr(thread, "_target", None), "__module__", None) or "").startswith(
-            "pebble"
-        )
+        if thread.name.startswith("fast_dag") and not is_kept(thread)
     }
 
 
 def descriptors() -> int:
     """How many files, sockets and pipes this process has open."""
-    return len(os.listdir("/proc/self/fd"))
-
-
-POOL = "fast_dag pool"
-"""The name of the threads that all awaited runs share. They outlive a run, and rest after it."""
+    return len(open_files())
 
 
 def rests(thread: threading.Thread) -> bool:
@@ -175,7 +136,7 @@ def rests(thread: threading.Thread) -> bool:
 def end_of(threads: set[threading.Thread]) -> None:
     """Wait until threads have ended that have been let go, or rest, where they are shared."""
     for thread in threads:
-        if thread.name == POOL:
+        if is_kept(thread):
             wait_until(lambda thread=thread: rests(thread))
             continue
         thread.join(LONG)

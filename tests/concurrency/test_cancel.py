@@ -322,6 +322,7 @@ def test_a_node_that_raises_cancelled_error_itself_has_failed() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.needs("cloudpickle")
 def test_cancelling_kills_worker_processes(shared: Any) -> None:
     pids, began, never = shared.list(), shared.Event(), shared.Event()
     dag = DAG("process")
@@ -421,7 +422,7 @@ if __name__ == "__main__":
     try:
         dag.run(mode="sequential" if MODE == "timed" else MODE, **options)
     except KeyboardInterrupt:
-        prompt = monotonic() - sent < 2
+        prompt = monotonic() - sent < 10  # what is held would be for ever
         print(dag.context.metadata["execution_status"], started, dag.get("quick"), prompt)
 """
 INTERRUPTIONS = [

@@ -35,7 +35,7 @@ from tests.concurrency.support import (
     wait_until,
 )
 
-LATE = 0.5
+LATE = LONG / 2
 """Seconds a deadline may be missed by when the machine is busy; without load it is 0.05."""
 
 TIMED = tuple(mode for mode in MODES if mode != "executor")
@@ -408,7 +408,8 @@ def test_the_late_value_of_an_abandoned_attempt_never_replaces_that_of_a_later_o
         wait_for(let_go)
         return "first"
 
-    dag = DAG("attempts").add_node("node", node, timeout=0.2, retry=1, retry_delay=0)
+    # Of the attempts after the first one will be in time, however busy the machine is.
+    dag = DAG("attempts").add_node("node", node, timeout=0.2, retry=9, retry_delay=0)
     dag.add_node("after", lambda node: (node, let_go.set(), end_of(threads))[0])
     dag.connect("node", "after")
     dag.add_node("last", lambda after, context: (after, context["node"])).connect("after", "last")
@@ -475,7 +476,7 @@ def test_a_nested_workflow_is_tried_again_as_a_whole_after_its_timeout(way: Way)
 
     inner = DAG("inner").add_node("first", first).add_node("second", second)
     inner.connect("first", "second")
-    outer = DAG("outer").add_node("sub", inner, timeout=0.3, retry=1, retry_delay=0)
+    outer = DAG("outer").add_node("sub", inner, timeout=0.5, retry=1, retry_delay=0)
     run = way.execute(outer)
     let_go.set()
     end_of(threads_of_runs() - before)
@@ -517,7 +518,7 @@ def test_a_sequential_run_takes_a_new_helper_only_after_an_abandoned_attempt() -
         seen["second attempt"] = threading.get_ident()
 
     dag = DAG("helpers").add_node("a", idents(seen, "a"))
-    dag.add_node("late", late, timeout=0.2, retry=1, retry_delay=0)
+    dag.add_node("late", late, timeout=0.2, retry=9, retry_delay=0)  # one will be in time
     for name in ("b", "c"):
         dag.add_node(name, idents(seen, name))
     dag.run()
@@ -574,6 +575,7 @@ def test_an_abandoned_thread_frees_its_worker(way: Way) -> None:
     end_of(threads)
 
 
+@pytest.mark.needs("cloudpickle")
 def test_processes_are_killed_at_the_deadline_of_the_run(shared: Any) -> None:
     pids, never, timeout = shared.list(), shared.Event(), 0.5
     dag = DAG("processes")

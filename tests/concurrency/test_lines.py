@@ -150,7 +150,7 @@ def test_timeout_of_an_awaited_line_names_the_node_that_ran() -> None:
         await asyncio.Event().wait()
 
     async def main() -> Any:
-        return await line(one, never, increment).execute_async(timeout=0.01)
+        return await line(one, never, increment).execute_async(timeout=0.3)
 
     run = asyncio.run(main())
     assert list(run.statuses.values()) == ["completed", "cancelled", "not_run"]

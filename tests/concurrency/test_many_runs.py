@@ -93,6 +93,7 @@ def test_fifty_tasks_run_one_dag_each_with_its_own_result(options: dict[str, Any
         check(run, x)
 
 
+@pytest.mark.needs("cloudpickle")
 def test_threads_run_one_dag_in_processes_at_the_same_time() -> None:
     dag = DAG("processes").add_node("double", lambda x: 2 * x).add_node("up", lambda y: y + 1)
     dag.connect("double", "up")
@@ -159,6 +160,7 @@ def test_async_nodes_await_another_dag_themselves() -> None:
             assert results == {f"n{index}": expected(index) for index in range(10)}, mode
 
 
+@pytest.mark.needs("cloudpickle")
 def test_a_worker_process_runs_a_dag_itself() -> None:
     def node(x: int) -> Any:
         inner = DAG("inner").add_node("double", lambda x: 2 * x)

@@ -373,6 +373,7 @@ def test_nodes_of_a_nested_workflow_overlap_with_those_around_it(way: Way) -> No
 # Where.
 
 
+@pytest.mark.needs("cloudpickle")
 @everywhere
 def test_run_in_says_where_a_node_runs(way: Way) -> None:
     def here() -> tuple[int, int]:
@@ -514,6 +515,7 @@ def test_sync_nodes_never_block_the_loop_of_run_async(options: dict[str, Any]) -
     assert asyncio.run(main()) == "done"
 
 
+@pytest.mark.needs("cloudpickle")
 def test_processes_and_executors_never_block_the_loop_of_run_async(shared: Any) -> None:
     began, ticked = shared.Event(), shared.Event()
 

@@ -22,6 +22,8 @@ from fast_dag import DAG, Context, ExecutionError, TimeoutError
 from tests.concurrency import functions
 from tests.concurrency.support import LONG, children, is_alive, wait_for, wait_until
 
+pytestmark = pytest.mark.needs("cloudpickle")
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 

@@ -26,13 +26,13 @@ import pytest
 import fast_dag
 from fast_dag import DAG
 from tests.concurrency.support import (
-    POOL,
     children,
     descriptors,
     end_of,
     execute_awaited,
     threads_of_runs,
 )
+from tests.leaks import is_kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -214,7 +214,7 @@ def watchdog() -> Iterator[None]:
 
 def other_threads() -> int:
     """How many threads there are, but for the shared ones."""
-    return sum(thread.name != POOL for thread in threading.enumerate())
+    return sum(not is_kept(thread) for thread in threading.enumerate())
 
 
 @pytest.fixture
@@ -340,6 +340,7 @@ class Told:
         return self.value
 
 
+@pytest.mark.needs("cloudpickle")
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.usefixtures("_nothing_leaks")
 def test_random_graphs_in_processes_end_as_the_rule_says(seed: int) -> None:
@@ -355,6 +356,7 @@ def test_random_graphs_in_processes_end_as_the_rule_says(seed: int) -> None:
     check(graph, run)
 
 
+@pytest.mark.needs("cloudpickle")
 @pytest.mark.usefixtures("_nothing_leaks")
 def test_workers_that_are_killed_the_moment_they_begin_cost_one_node_each() -> None:
     """More workers than processors, dying all the time."""

@@ -377,7 +377,13 @@ def test_notebook_always_gets_something(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("direction", ["TB", "LR", "BT", "RL"])
-@pytest.mark.parametrize("place", [pytest.param(by_graphviz, marks=needs_dot), by_grandalf])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(by_graphviz, marks=needs_dot),
+        pytest.param(by_grandalf, marks=pytest.mark.needs("grandalf")),
+    ],
+)
 def test_boxes_do_not_overlap_and_stay_inside(
     place: Any, direction: Any, orders: DAG, order: FSM
 ) -> None:

@@ -615,7 +615,7 @@ def test_a_cancelled_machine_goes_on_where_it_was() -> None:
 
 def test_the_timeout_holds_for_each_step() -> None:
     let_go = threading.Event()
-    live = machine(a=lambda: 1, b=lambda x: let_go.wait(LONG), c=lambda: 3).start(timeout=0.25)
+    live = machine(a=lambda: 1, b=lambda x: let_go.wait(LONG), c=lambda: 3).start(timeout=0.5)
     live.step()
     with pytest.raises(fast_dag.TimeoutError):
         live.step()

@@ -597,7 +597,7 @@ def test_a_run_ends_at_its_timeout(mode: str, observed: bool) -> None:
     let_go = threading.Event()
     fsm = machine(a=lambda: 1, b=lambda x: let_go.wait(LONG), c=lambda: 1)
     options: dict[str, Any] = {"progress": lambda *event: None} if observed else {}
-    ran = fsm.execute(mode=mode, timeout=0.25, **options)  # time enough to get to `b`
+    ran = fsm.execute(mode=mode, timeout=0.5, **options)  # time enough to get to `b`
     assert ran.status == "timed_out"
     assert views(fsm) == (["a"], "a", 1, False)
     assert ran.statuses == {"a": "completed", "b": "cancelled", "c": "not_run"}

@@ -1,0 +1,38 @@
+"""Skips what needs a package that only an extra brings, where that is not installed."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+NEEDED = {
+    "process": "cloudpickle",
+    "process pool": "cloudpickle",
+    "processes": "cloudpickle",
+    "loky": "loky",
+    "dask": "distributed",
+    "yaml": "yaml",
+    "by grandalf": "grandalf",
+}
+"""What a test needs that is parametrised with one of these, beside what its marks `needs` say."""
+
+
+def is_missing(package: str) -> bool:
+    return find_spec(package) is None
+
+
+# The doctests of modules that import an extra.
+collect_ignore = ["src/fast_dag/cli/app.py", "src/fast_dag/cli/output.py"]
+if not is_missing("click"):
+    collect_ignore = []
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    mark = item.get_closest_marker("needs")  # so that a test can tell it otherwise than its module
+    packages = [] if mark is None else list(mark.args)
+    if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+        given = [each for each in item.callspec.params.values() if isinstance(each, str)]
+        packages += [NEEDED[each] for each in given if each in NEEDED]
+    if missing := [package for package in packages if is_missing(package)]:
+        pytest.skip(f"not installed: {', '.join(missing)}")
