@@ -401,10 +401,14 @@ async def _by_cancel(case: Case, times: int, pause: float | None) -> None:
             return
         struck.append(task.cancel())
         if len(struck) < times:
-            (loop.call_soon if pause is None else partial(loop.call_later, pause))(strike)
+            next_one = loop.call_soon if pause is None else partial(loop.call_later, pause)
+            handles.append(next_one(strike))
 
+    handles: list[asyncio.Handle] = []
     case.soon(strike)
     await asyncio.wait([task])
+    for handle in handles:
+        handle.cancel()
     if struck and not task.cancelled():
         case.problems.append(f"a cancellation was lost: the run ended with {case.end!r}")
 

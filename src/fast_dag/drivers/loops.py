@@ -104,12 +104,13 @@ class LoopLane(Lane):
         following: Job | None = job
         while following is not None:
             job = following
-            if coroutine is None and not crew.begins(job, turn):
-                jobs = crew.ended(job, turn, STOPPED)
-            elif job.is_plain and coroutine is None:
+            begins = coroutine is not None or crew.begins(job, turn)
+            if begins and job.is_plain and coroutine is None:
                 jobs = await self._follow_plain(job, turn, task)
             else:
-                outcome = await self._outcome(job, turn, coroutine, task)
+                outcome = STOPPED
+                if begins:
+                    outcome = await self._outcome(job, turn, coroutine, task)
                 if job.variables is not None:
                     # This task is inside of them, and the next call may be another thread's.
                     self.loop.call_soon(self._ended, job, turn, outcome, context=crew.variables)
