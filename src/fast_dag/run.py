@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from enum import StrEnum
 from time import perf_counter, time
 
-from fast_dag.call.effects import ONE_SHOT, Outcome
+from fast_dag.call.effects import ONE_SHOT, Outcome, waitable
 from fast_dag.call.resources import Resources
 from fast_dag.errors import (
     ExecutionError,
@@ -117,7 +117,7 @@ class Settings:
         self.mode = _MODES[mode]
         self.max_workers = max_workers
         self.executor = executor
-        self.timeout = timeout
+        self.timeout = None if timeout is None else waitable(timeout)
         self.error_strategy = error_strategy
         self.error_handler = error_handler
         self.progress = progress

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fast_dag import DAG, Context
-from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised, Sleep, interpret
+from fast_dag.call.effects import (
+    LONGEST,
+    STOPPED,
+    Await,
+    Invoke,
+    Outcome,
+    Raised,
+    Sleep,
+    interpret,
+)
 from fast_dag.call.hooks import HANDLER, Hook, read_hooks
 from fast_dag.call.resources import Resources
 from fast_dag.call.retry import is_retried, wait_after
@@ -322,7 +331,7 @@ def test_waits_grow_by_the_formula_up_to_the_cap(
 ) -> None:
     options = {"retry_delay": delay, "retry_backoff": backoff, "retry_max_delay": most}
     wanted = delay * backoff ** (k - 1)
-    assert wait_after(k, options) == (wanted if most is None else min(wanted, most))
+    assert wait_after(k, options) == min(wanted, LONGEST if most is None else most)
 
 
 @given(k=st.integers(1, 10), jitter=st.floats(0.01, 1))
@@ -339,7 +348,8 @@ def test_jitter_differs_from_wait_to_wait() -> None:
 
 def test_backoff_beyond_all_numbers_waits_for_the_cap() -> None:
     assert wait_after(5000, {"retry_max_delay": 60}) == 60.0
-    assert wait_after(5000, {}) == float("inf")
+    assert wait_after(5000, {}) == LONGEST
+    assert wait_after(5000, {"retry_delay": 0}) == 0.0
 
 
 @pytest.mark.parametrize(
