@@ -193,6 +193,8 @@ class Run(ABC):
     resources: Resources | None = None
     # The nodes whose cleanup hook was cut off, by what it raised or by the end of the run.
     cut_off: tuple[str, ...] = ()
+    # Whether it keeps an event loop from turning: its caller waits in that loop's thread.
+    blocks_loop = False
     _stopped = False
     _fatal: str | None = None
     _exception: ExecutionError | None = None

@@ -15,6 +15,7 @@ def drive(run: Run) -> None:
 
     Raises ValidationError where that needs an event loop and the caller is inside of one."""
     mode = run.settings.mode
+    run.blocks_loop = inline.in_running_loop()
     if run.plan.needs_loop or mode is ASYNC:
         inline.refuse_running_loop(run.name)
     if _needs_one_thread(run):
