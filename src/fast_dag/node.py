@@ -115,7 +115,7 @@ class CachedNodeOptions(CommonOptions, total=False):
     """
 
     ttl: float | None
-    cache_key: Sequence[str] | None
+    cache_key: Sequence[str] | Callable[..., Any] | None
     version: str | int | None
     backend: Backend | None
     max_entries: int

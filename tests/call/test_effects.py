@@ -38,6 +38,8 @@ CONTEXT = Context()
 class Told:
     """What a run is told by its calls."""
 
+    blocks_loop = False
+
     def __init__(self) -> None:
         self.cut_off: tuple[str, ...] = ()
         self.retries: list[tuple[str, Exception, int]] = []
@@ -219,6 +221,23 @@ def test_a_second_call_waits_for_the_first_and_takes_its_value() -> None:
     with pytest.raises(StopIteration) as stop:
         second.send(True)
     assert stop.value.value == Outcome(True, 6, attempts=0, cached=True)
+
+
+def test_keys_of_small_plain_values_are_made_at_once_and_others_by_a_call() -> None:
+    cached = Surroundings(Node(double, cache={}), {}, None)
+
+    def first_effect(value: Any) -> Any:
+        return next(cached.of_call(Told(), ([value], {})))  # type: ignore[arg-type]
+
+    small = [1, "a" * 10_000, 1.5, {"a": [1, (None, b"b")]}, list(range(500)), {1j}]
+    assert [first_effect(value) for value in small] == [([value], {}) for value in small]
+    others = [range(3), "a" * 10**7, list(range(10**4)), [[range(3)]], {"a": b"b" * 10**7}]
+    for value in others:
+        effect = first_effect(value)
+        assert isinstance(effect, Invoke)
+        assert not effect.is_async
+    by_function = Surroundings(Node(double, cache={"cache_key": lambda x: x}), {}, None)
+    assert isinstance(next(by_function.of_call(Told(), ([1], {}))), Invoke)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("end", ["fails", "is given up"])

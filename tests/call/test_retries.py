@@ -304,7 +304,9 @@ def test_a_wait_of_any_length_is_waited_until_the_run_ends(mode: str, huge: Any)
         assert run.status == "timed_out"
         assert flaky.calls == 1
     flaky = Flaky(9)
-    run = EXECUTE[mode](_waits_alone(flaky, retry=2, retry_backoff=huge, retry_delay=1e-9), timeout=1)
+    run = EXECUTE[mode](
+        _waits_alone(flaky, retry=2, retry_backoff=huge, retry_delay=1e-9), timeout=1
+    )
     assert run.status == "timed_out"
     assert flaky.calls == 2
 
@@ -362,7 +364,16 @@ def test_the_longest_wait_is_one_that_every_kind_of_wait_takes() -> None:
     done = subprocess.run(
         [sys.executable, "-c", WAITS], capture_output=True, text=True, timeout=50, check=True
     )
-    assert done.stdout.split() == ["sleep", "True", "event", "True", "queue", "True", "loop", "True"]
+    assert done.stdout.split() == [
+        "sleep",
+        "True",
+        "event",
+        "True",
+        "queue",
+        "True",
+        "loop",
+        "True",
+    ]
 
 
 NAN = float("nan")

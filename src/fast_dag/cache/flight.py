@@ -45,8 +45,8 @@ class Flight:
         return any(each is self.run for each in _around(run.outer))
 
     def join(self, run: Run) -> bool:
-        """Whether `run` may wait; not where this computation, in the end, waits for `run`, nor where
-        an event loop would stand still meanwhile, which the computation may need to go on."""
+        """Whether `run` may wait; not where this computation, in the end, waits for `run`, and not
+        where an event loop would stand still meanwhile, which the computation may need."""
         if any(each.blocks_loop for each in _around(run)):
             return False
         with _waiting_lock:

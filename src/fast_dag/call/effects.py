@@ -72,8 +72,8 @@ class Invoke(Fields):
 
 
 LONGEST: Final = min(100 * 365.25 * 24 * 3600, TIMEOUT_MAX)
-"""The longest wait, in seconds: a hundred years, or less where locks cannot wait for so long. Longer
-ones are errors of `time.sleep`, of locks or of event loops, depending on the platform."""
+"""The longest wait, in seconds: a hundred years, or less where locks cannot wait for so long.
+Longer ones are errors of `time.sleep`, of locks or of event loops, depending on the platform."""
 
 
 def waitable(seconds: float) -> float:
