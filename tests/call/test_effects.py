@@ -236,6 +236,8 @@ def test_keys_of_small_plain_values_are_made_at_once_and_others_by_a_call() -> N
         effect = first_effect(value)
         assert isinstance(effect, Invoke)
         assert not effect.is_async
+    some = Surroundings(Node(double, cache={"cache_key": []}), {}, None)
+    assert next(some.of_call(Told(), (others[:1], {}))) == (others[:1], {})  # type: ignore[arg-type]
     by_function = Surroundings(Node(double, cache={"cache_key": lambda x: x}), {}, None)
     assert isinstance(next(by_function.of_call(Told(), ([1], {}))), Invoke)  # type: ignore[arg-type]
 

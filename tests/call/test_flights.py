@@ -199,6 +199,25 @@ def test_a_run_that_a_loop_waits_for_computes_what_a_run_on_that_loop_is_at(
     asyncio.run(main())
 
 
+def test_a_run_that_was_started_there_and_is_awaited_later_waits() -> None:
+    async def main() -> None:
+        held, tasks = Held(alone), []
+        first = asyncio.create_task(held.workflow.run_async())
+        await held.started.wait()
+        dag = DAG("starts another")
+
+        @dag.node
+        def starts() -> None:
+            tasks.append(asyncio.create_task(held.workflow.run_async()))
+
+        dag.run()
+        await settled()
+        held.go_on.set()
+        assert [await first, await tasks[0]] == ["call 1", "call 1"]
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("inner", ["sequential", "parallel", "async"])
 @pytest.mark.parametrize("outer", ["sequential", "parallel"])
 def test_nor_does_a_run_wait_that_a_node_of_such_a_run_starts(outer: str, inner: str) -> None:

@@ -47,7 +47,7 @@ class Flight:
     def join(self, run: Run) -> bool:
         """Whether `run` may wait; not where this computation, in the end, waits for `run`, and not
         where an event loop would stand still meanwhile, which the computation may need."""
-        if any(each.blocks_loop for each in _around(run)):
+        if any(each.blocks_loop and each.status == "running" for each in _around(run)):
             return False
         with _waiting_lock:
             todo: list[Flight] = [self]

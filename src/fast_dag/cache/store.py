@@ -112,9 +112,13 @@ class NodeCache:
         """What a key is made of, by name. Raises UnkeyableError."""
         if self._key_function is not None:
             return self._key_function.parts(inputs)
-        if self.cache_key is not None:
-            inputs = {name: inputs[name] for name in self.cache_key if name in inputs}
-        return inputs_key(inputs)
+        return inputs_key(self._counted(inputs))
+
+    def _counted(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Those inputs that are part of the key."""
+        if self.cache_key is None:
+            return inputs
+        return {name: inputs[name] for name in self.cache_key if name in inputs}
 
     def _warn(self, about: str, problem: str) -> None:
         """One warning about the keys, one about the backend."""
@@ -131,12 +135,11 @@ class NodeCache:
     ) -> Generator[Effect, Any, tuple[Any, Found | None]]:
         """The key of a call, and what there is at hand. An event loop makes keys of small plain
         values itself; for others it goes on meanwhile."""
-        if self._key_function is None and is_quick(inputs.values()):
+        if self._key_function is None and is_quick(self._counted(inputs).values()):
             return self._look_up(inputs)
-        answer = yield Invoke(self._look_up, (inputs,), False)
-        if isinstance(answer, Raised):
-            raise answer.error
-        found: tuple[Any, Found | None] = answer
+        found: tuple[Any, Found | None] = _unwrapped(
+            (yield Invoke(self._look_up, (inputs,), False))
+        )
         return found
 
     def _look_up(self, inputs: Mapping[str, Any]) -> tuple[Any, Found | None]:
@@ -145,10 +148,7 @@ class NodeCache:
 
     def _ask(self, method: str, *args: Any) -> Generator[Effect, Any, Any]:
         """Call a method of a backend that is not our own. Raises what that raises."""
-        answer = yield Invoke(getattr(self.backend, method), args, False)
-        if isinstance(answer, Raised):
-            raise answer.error
-        return answer
+        return _unwrapped((yield Invoke(getattr(self.backend, method), args, False)))
 
     def guarded(
         self, effects: Generator[Effect, Any, Any], purpose: str
@@ -157,11 +157,11 @@ class NodeCache:
         try:
             return (yield from effects)
         except Exception as error:
-            raised = error
+            told = f"{type(error).__name__}: {text_of(error)}"
         self._warn(
             "backend",
-            f"could not {purpose} its cache's backend: {type(raised).__name__}: {text_of(raised)}; "
-            "what cannot be read is computed, and what cannot be written is not kept",
+            f"could not {purpose} its cache's backend: {told}; what cannot be read is computed, "
+            "and what cannot be written is not kept",
         )
         return None
 
@@ -289,6 +289,17 @@ class NodeCache:
             if self._flights.get(key) is flight:
                 del self._flights[key]
         flight.land()
+
+
+def _unwrapped(answer: Any) -> Any:
+    """An effect's answer; raises what the call raised."""
+    if not isinstance(answer, Raised):
+        return answer
+    error = answer.error
+    try:
+        raise error
+    finally:
+        del answer, error  # whose traceback has this frame
 
 
 class _KeyFunction:

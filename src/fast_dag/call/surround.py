@@ -258,8 +258,8 @@ class Surroundings:
     def _cached(
         self, cache: NodeCache, key: Any, run: Run, inputs: Inputs, kept: Attempt | None
     ) -> Effects:
-        """The value from a shared cache, or the attempts; of several calls that miss one key, one
-        computes."""
+        """What is not at hand: the value from a shared backend, or from another call that computes
+        it, or the attempts. Of several calls that miss one key, one computes."""
         if key is None:
             return (yield from self._attempts(run, inputs, kept))
         try:
