@@ -34,7 +34,7 @@ KEYS = (0, 1)
 ACTIONS = ("start", "start", "start limited", "return", "fail", "cancel", "wait")
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from(KEYS)), max_size=16))
 def test_one_call_at_a_time_computes_a_key_and_when_it_ends_without_a_value_another_takes_over(
     steps: list[tuple[str, int]],
