@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import dataclasses
+import datetime
 import functools
 import os
 import subprocess
 import sys
 import threading
+import tracemalloc
+import zoneinfo
+from decimal import Decimal
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from fast_dag import DAG, InvalidNodeError, ValidationError
-from fast_dag.cache.keys import key_of
+from fast_dag.cache.keys import key_of, stable_text
+from tests.concurrency.support import EXECUTE
 
 SAME = {
     "series": lambda: pd.Series([1, 2], index=[7, 8]),
@@ -43,8 +52,283 @@ def test_pandas_values_that_differ_are_two_inputs(one, other):
     assert key_of(one) != key_of(other)
 
 
-def test_both_zeros_are_one_input():
-    assert key_of(-0.0) == key_of(0.0)
+UTC, BERLIN = datetime.UTC, zoneinfo.ZoneInfo("Europe/Berlin")
+NOON = datetime.datetime(2026, 7, 1, 12, tzinfo=UTC)
+TOLD_APART = {
+    "signs of zero": [0.0, -0.0],
+    "in complex numbers": [0j, complex(0.0, -0.0), complex(-0.0, 0.0), complex(-0.0, -0.0)],
+    "in lists": [[0.0], [-0.0]],
+    "in arrays": [np.array([0.0]), np.array([-0.0])],
+    "in scalars": [np.float64(0.0), np.float64(-0.0), np.complex128(0j), np.complex128(-0j)],
+    "in frames": [pd.DataFrame({"a": [0.0]}), pd.DataFrame({"a": [-0.0]})],
+    "exponents": [Decimal("1.0"), Decimal("1.00"), Decimal("1")],
+    "zeros": [Decimal("0"), Decimal("-0"), Decimal("0E+3")],
+    "not numbers": [Decimal("NaN"), Decimal("sNaN"), Decimal("NaN1")],
+    "masks": [
+        np.ma.array([1, 2], mask=[False, True]),
+        np.ma.array([1, 2], mask=[True, False]),
+        np.ma.array([1, 2], mask=False),
+        np.ma.array([1, 2]),
+        np.array([1, 2]),
+    ],
+    "what is masked": [np.ma.array([1, 2], mask=[0, 1]), np.ma.array([1, 3], mask=[0, 1])],
+    "fill values": [np.ma.array([1, 2], fill_value=0), np.ma.array([1, 2], fill_value=9)],
+    "hard masks": [np.ma.array([1]), np.ma.array([1], hard_mask=True)],
+    "masks of objects": [
+        np.ma.array(["a", "b"], mask=[0, 1], dtype=object),
+        np.ma.array(["a", "b"], mask=[1, 0], dtype=object),
+    ],
+    "time zones": [
+        NOON,
+        NOON.astimezone(BERLIN),
+        NOON.astimezone(datetime.timezone(datetime.timedelta(hours=2))),
+        NOON.astimezone(datetime.timezone(datetime.timedelta(hours=2), "CEST")),
+        NOON.astimezone(zoneinfo.ZoneInfo("Europe/Paris")),
+        NOON.replace(tzinfo=None),
+    ],
+    "folds": [datetime.datetime(2026, 10, 25, 2, 30, fold=fold) for fold in (0, 1)],
+    "times of day": [
+        datetime.time(12, tzinfo=UTC),
+        datetime.time(14, tzinfo=datetime.timezone(datetime.timedelta(hours=2))),
+        datetime.time(12),
+        datetime.time(12, fold=1),
+    ],
+    "timestamps": [
+        pd.Timestamp(NOON),
+        pd.Timestamp(NOON).tz_convert("Europe/Berlin"),
+        pd.Timestamp(NOON).tz_localize(None),
+        pd.Timestamp(NOON).as_unit("s"),
+    ],
+    "series of them": [
+        pd.Series(pd.DatetimeIndex([NOON]).tz_convert(zone)) for zone in ("UTC", "Europe/Berlin")
+    ],
+    "missing values": [pd.NA, pd.NaT, None],
+}
+
+
+@pytest.mark.parametrize("values", TOLD_APART.values(), ids=TOLD_APART)
+def test_what_a_function_can_tell_apart_are_several_inputs(values):
+    keys = [key_of(value) for value in values]
+    texts = [stable_text(key) for key in keys]
+    for place, value in enumerate(values):
+        other = copy.deepcopy(value)
+        assert [key == key_of(other) for key in keys].count(True) == 1
+        assert [text == stable_text(key_of(other)) for text in texts].count(True) == 1
+        assert keys[place] == key_of(other)
+
+
+class Rounded(float):
+    def __repr__(self):
+        return f"{self:.0f}"
+
+
+def test_how_a_value_shows_itself_is_not_what_it_is():
+    assert stable_text(key_of(Rounded(1.4))) != stable_text(key_of(Rounded(1.1)))
+
+
+def test_arrays_are_digested_where_they_are():
+    """Without a copy, which would take as much memory again, and lets no other thread run."""
+    large = np.zeros(2**21)
+    key_of(large)
+    tracemalloc.start()
+    try:
+        key_of(large)
+        key_of(large.reshape(2, -1))
+        assert tracemalloc.get_traced_memory()[1] < large.nbytes / 100
+    finally:
+        tracemalloc.stop()
+
+
+# What nobody can make a key of.
+
+
+class RaisesInEq:
+    def __eq__(self, other):
+        raise ArithmeticError("no answer")
+
+    def __hash__(self):
+        return 1
+
+
+class RaisesInHash:
+    def __eq__(self, other):
+        return self is other
+
+    def __hash__(self):
+        raise MemoryError
+
+
+class RaisesInClass:
+    @property
+    def __class__(self):
+        raise OSError("who knows")
+
+
+@dataclasses.dataclass
+class RaisesInField:
+    x: int = 1
+
+    def __getattribute__(self, name):
+        if name == "x":
+            raise LookupError("gone")
+        return super().__getattribute__(name)
+
+
+class MuteError(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+class RaisesMute:
+    def __eq__(self, other):
+        raise MuteError
+
+    __hash__ = object.__hash__
+
+
+class Undecided:
+    """As an array, or an expression of a query."""
+
+    def __eq__(self, other):
+        return np.array([True, False])
+
+    def __hash__(self):
+        return 1
+
+
+class NeverEqual:
+    def __eq__(self, other):
+        return False
+
+    def __hash__(self):
+        return 1
+
+
+def raises_in_class():
+    return [RaisesInClass()]
+
+
+def deep():
+    value = []
+    for _ in range(100_000):
+        value = [value]
+    return value
+
+
+SURPRISES = {
+    each.__name__: each
+    for each in (
+        RaisesInEq,
+        RaisesInHash,
+        raises_in_class,
+        RaisesInField,
+        RaisesMute,
+        Undecided,
+        NeverEqual,
+        deep,
+    )
+}
+
+
+class Kept(dict):
+    set = dict.__setitem__
+
+    def delete(self, key):
+        self.pop(key, None)
+
+
+def constant(x):
+    return 1
+
+
+@pytest.mark.parametrize("where", ["memory", "shared"])
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("make", SURPRISES.values(), ids=SURPRISES)
+def test_whatever_a_value_does_its_node_runs_uncached_with_one_warning(make, mode, where):
+    dag = DAG("d")
+    dag.cached_node(name="f", backend=None if where == "memory" else Kept())(constant)
+    value = make()
+    with pytest.warns(RuntimeWarning, match=r"'f'.*'x'.*uncached") as warned:
+        runs = [EXECUTE[mode](dag, x=given) for given in (value, [value], {"a": value})]
+    assert len(warned) == 1
+    assert [run.value for run in runs] == [1, 1, 1]
+    assert [run.metrics["cache_hits"] for run in runs] == [0, 0, 0]
+    with pytest.raises(ValidationError, match="'x'"):
+        dag.invalidate_cache("f", x=value)
+    del value, runs
+
+
+class EqualsItselfOnly:
+    def __eq__(self, other):
+        if self is other:
+            return True
+        raise ArithmeticError("not comparable")
+
+    def __hash__(self):
+        return 1
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "run_async"])
+def test_values_that_cannot_be_compared_are_two_inputs(mode):
+    dag = DAG("d")
+    dag.cached_node(name="f")(lambda x: object())
+    one, other = EqualsItselfOnly(), EqualsItselfOnly()
+    first = EXECUTE[mode](dag, x=one).value
+    assert EXECUTE[mode](dag, x=other).value not in (None, first)
+    assert EXECUTE[mode](dag, x=one).value is first
+    dag.invalidate_cache("f", x=one)
+    assert EXECUTE[mode](dag, x=one).value is not first
+
+
+# Who makes keys.
+
+
+class Watched:
+    """Tells which threads look at it."""
+
+    def __init__(self):
+        self.threads = set()
+
+    def __reduce__(self):
+        self.threads.add(threading.get_ident())
+        return Watched, ()
+
+    def __eq__(self, other):
+        self.threads.add(threading.get_ident())
+        return isinstance(other, Watched)
+
+    def __hash__(self):
+        self.threads.add(threading.get_ident())
+        return 1
+
+
+@pytest.mark.parametrize("where", ["memory", "shared", "function"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_loop_goes_on_while_the_key_of_an_unknown_value_is_made(is_async, where):
+    def sync_node(x):
+        return 1
+
+    async def async_node(x):
+        return 1
+
+    options = {
+        "memory": {},
+        "shared": {"backend": Kept(), "version": 1},
+        "function": {"cache_key": lambda x: x},
+    }
+    dag = DAG("d")
+    dag.cached_node(name="f", **options[where])(async_node if is_async else sync_node)
+    values = [Watched(), [Watched()], {"a": Watched()}, Watched()]
+
+    async def main():
+        hits = [(await dag.execute_async(x=value)).metrics["cache_hits"] for value in values]
+        return threading.get_ident(), hits
+
+    loop, hits = asyncio.run(main())
+    assert hits == [0, 0, 0, 1]
+    for value in (values[0], values[3]):
+        assert value.threads
+        assert loop not in value.threads
 
 
 def test_invalidation_outdates_what_is_being_computed():
@@ -163,3 +447,100 @@ def test_what_code_does_not_tell_needs_a_version_in_a_shared_backend(func):
     dag.cached_node(name="f", backend=kept, version=3)(func)
     assert [dag.run(x=2), dag.run(x=2)] == [6, 6]
     assert dag.context.metrics["cache_hits"] == 1
+
+
+# Keys that a function makes.
+
+
+@pytest.fixture(params=["sequential", "parallel", "async", "run_async"])
+def execute(request):
+    return EXECUTE[request.param]
+
+
+def test_a_function_makes_the_key_of_what_it_returns(execute):
+    dag, calls = DAG("d"), []
+
+    @dag.cached_node(cache_key=lambda user: {"id": user["id"]})
+    def profile(user, verbose=False):
+        calls.append(user)
+        return len(calls)
+
+    for user in ({"id": 1, "seen": 1}, {"id": 1, "seen": 2}, {"id": 2}, {"id": 1.0}):
+        execute(dag, user=user)
+    assert [each["id"] for each in calls] == [1, 2, 1.0]
+    assert execute(dag, user={"id": 1}, verbose=True).value == 1
+    dag.invalidate_cache("profile", user={"id": 1})
+    assert execute(dag, user={"id": 1}).value == 4
+    assert execute(dag, user={"id": 2}).value == 2
+    dag.invalidate_cache("profile")
+    assert execute(dag, user={"id": 2}).value == 5
+
+
+def test_a_function_is_given_the_inputs_that_it_takes_and_their_defaults(execute):
+    given = []
+    functions = [
+        lambda x: given.append({"x": x}),
+        lambda y: given.append({"y": y}),
+        lambda y, z=3: given.append({"y": y, "z": z}),
+        lambda **all_of_them: given.append(all_of_them),
+        functools.partial(lambda x, y: given.append({"x": x, "y": y})),
+    ]
+    for function in functions:
+        dag = DAG("d")
+        dag.cached_node(name="f", cache_key=function)(lambda x, context, y=2: x)
+        execute(dag, x=1)
+    assert given == [{"x": 1}, {"y": 2}, {"y": 2, "z": 3}, {"x": 1, "y": 2}, {"x": 1, "y": 2}]
+
+
+def test_a_function_makes_keys_for_a_shared_backend():
+    dag, kept = DAG("d"), Kept()
+    dag.cached_node(name="f", backend=kept, cache_key=lambda x: x % 2)(constant)
+    dag.run(x=1)
+    assert dag.execute(x=3).metrics["cache_hits"] == 1
+    assert dag.execute(x=2).metrics["cache_hits"] == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda x: 1 / 0, lambda x: RaisesInEq(), lambda x, **rest: rest[1]],
+    ids=["raises", "returns what has no key", "lacks a key"],
+)
+def test_a_function_that_makes_no_key_is_told_once_and_fails_no_node(execute, make):
+    dag = DAG("d")
+    dag.cached_node(name="f", cache_key=make)(constant)
+    with pytest.warns(RuntimeWarning, match=r"'f'.*cache_key.*uncached") as warned:
+        assert [execute(dag, x=1).value for _ in range(2)] == [1, 1]
+    assert len(warned) == 1
+    with pytest.raises(ValidationError, match="cache_key"):
+        dag.invalidate_cache("f", x=1)
+
+
+async def later(x):
+    return x
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda usr: usr, r"cache_key takes 'usr'.*did you mean 'user'"),
+        (later, "sync function or a list of names"),
+    ],
+)
+def test_a_function_that_can_make_no_key_is_refused_at_definition(function, told):
+    with pytest.raises(InvalidNodeError, match=told):
+        DAG("d").cached_node(name="n", cache_key=function)(lambda user: user)
+
+
+@pytest.mark.parametrize("ttl", [10**400, 1e300, float("inf")], ids=["int", "float", "inf"])
+@pytest.mark.parametrize("where", ["memory", "shared"])
+def test_a_ttl_of_any_length_keeps_results(where, ttl):
+    dag = DAG("d")
+    dag.cached_node(name="f", ttl=ttl, backend=None if where == "memory" else Kept())(constant)
+    dag.run(x=1)
+    assert dag.execute(x=1).metrics["cache_hits"] == 1
+
+
+@pytest.mark.parametrize("ttl", [float("nan"), "1"])
+def test_a_ttl_is_a_number(ttl):
+    with pytest.raises(InvalidNodeError, match="ttl is a number of seconds above 0"):
+        DAG("d").cached_node(name="f", ttl=ttl)(constant)

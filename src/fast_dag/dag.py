@@ -167,7 +167,8 @@ class DAG(Workflow):
         """Decorator: a node whose results are kept and looked up by its inputs.
 
         Options besides those of `node`: `ttl`, how many seconds a result is good for; `cache_key`,
-        the parameters that count, all when not given; `max_entries` kept in memory, the least
+        the parameters that count, all when not given, or a function that is called with the inputs
+        and returns what counts; `max_entries` kept in memory, the least
         recently used make room; `backend`, any object with get / set / delete / clear, shared with
         others, and `version`, part of its keys. What several runs need at once is computed once.
 

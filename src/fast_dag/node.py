@@ -9,6 +9,7 @@ from sys import _getframe as getframe
 from sys import modules
 from types import FunctionType, MappingProxyType, MethodType
 
+from fast_dag.call.effects import waitable
 from fast_dag.errors import InvalidNodeError, ValidationError, closest
 from fast_dag.signature import Signature, UnreadableSignatureError, read_signature
 from fast_dag.typed import OfFunction, P, R, T, TypedDict, overload
@@ -114,7 +115,7 @@ class CachedNodeOptions(CommonOptions, total=False):
     """
 
     ttl: float | None
-    cache_key: Sequence[str] | None
+    cache_key: Sequence[str] | Callable[..., Any] | None
     version: str | int | None
     backend: Backend | None
     max_entries: int
@@ -279,9 +280,10 @@ class Node(Linkable, OfFunction[P, R]):
 
     def _take_options(self, options: dict[str, Any]) -> None:
         self.retry = options.get("retry", 0)
-        self.timeout = options.get("timeout")
         self.run_in = options.get("run_in")
         check_options(self)
+        timeout = options.get("timeout")
+        self.timeout = None if timeout is None else waitable(timeout)
         if options.get("metadata") is not None:
             options["metadata"] = dict(options["metadata"])
         # Its own: two graphs never share results by a name.

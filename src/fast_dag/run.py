@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from enum import StrEnum
 from time import perf_counter, time
 
-from fast_dag.call.effects import ONE_SHOT, Outcome
+from fast_dag.call.effects import ONE_SHOT, Outcome, waitable
 from fast_dag.call.resources import Resources
 from fast_dag.errors import (
     ExecutionError,
@@ -117,7 +117,7 @@ class Settings:
         self.mode = _MODES[mode]
         self.max_workers = max_workers
         self.executor = executor
-        self.timeout = timeout
+        self.timeout = None if timeout is None else waitable(timeout)
         self.error_strategy = error_strategy
         self.error_handler = error_handler
         self.progress = progress
@@ -194,6 +194,8 @@ class Run(ABC):
     # The nodes whose cleanup hook was cut off, by what it raised or by the end of the run.
     cut_off: tuple[str, ...] = ()
     _lost: frozenset[str] = frozenset()  # the resources that failed
+    # Whether it keeps an event loop from turning: its caller waits in that loop's thread.
+    blocks_loop = False
     _stopped = False
     _fatal: str | None = None
     _exception: ExecutionError | None = None

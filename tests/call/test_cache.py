@@ -255,6 +255,11 @@ def test_what_compares_by_value_and_has_no_hash_cannot_be_keyed(value: Any) -> N
 def test_arrays_are_keyed_by_type_shape_and_contents() -> None:
     a = np.arange(6)
     assert key_of(a) == key_of(a.copy()) == key_of(np.arange(12)[::2] // 2)
+    assert key_of(a) == key_of(np.arange(6)[::-1][::-1]) == key_of(np.repeat(a, 2)[::2])
+    assert key_of(np.ones((2, 3))) == key_of(np.broadcast_to(1.0, (2, 3)))
+    assert key_of(a[::-1]) == key_of(a[::-1].copy()) != key_of(a)
+    assert key_of(np.zeros((0, 3))) == key_of(np.zeros((3, 0)).T) != key_of(np.zeros((3, 0)))
+    assert key_of(np.array(["", ""])) == key_of(np.array(["", ""])) != key_of(np.array([""]))
     assert key_of(np.arange(6).reshape(2, 3)) == key_of(
         np.asfortranarray(np.arange(6).reshape(2, 3))
     )
@@ -818,11 +823,18 @@ class Unpicklable:
     [array("i", [1]), ById(1), object(), Unpicklable()],
     ids=lambda value: type(value).__name__,
 )
-def test_what_cannot_be_keyed_for_others_is_an_error(execute: Execute, value: Any) -> None:
-    dag = DAG("shared")
-    dag.cached_node(name="f", backend=DictBackend())(shared_double)
-    with pytest.raises(ExecutionError, match=r"'f'.*'x'"):
-        execute(dag, x=value).raise_for_error()
+def test_what_cannot_be_keyed_for_others_runs_uncached_with_one_warning(
+    execute: Execute, value: Any
+) -> None:
+    backend, dag = DictBackend(), DAG("shared")
+    dag.cached_node(name="f", backend=backend)(shared_double)
+    with pytest.warns(RuntimeWarning, match=r"'f'.*'x'.*uncached") as warned:
+        runs = [execute(dag, x=value) for _ in range(2)]
+    assert len(warned) == 1
+    assert [run.value for run in runs] == [[value, value]] * 2
+    assert backend.entries == {}
+    with pytest.raises(ValidationError, match=r"'f'.*'x'"):
+        dag.invalidate_cache("f", x=value)
 
 
 @pytest.mark.parametrize("value", [Colour.RED, {"colour": Colour.BLUE}, Path("a"), NOON], ids=repr)

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fast_dag import DAG, Context
-from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised, Sleep, interpret
+from fast_dag.call.effects import (
+    LONGEST,
+    STOPPED,
+    Await,
+    Invoke,
+    Outcome,
+    Raised,
+    Sleep,
+    interpret,
+)
 from fast_dag.call.hooks import HANDLER, Hook, read_hooks
 from fast_dag.call.resources import Resources
 from fast_dag.call.retry import is_retried, wait_after
@@ -28,6 +37,8 @@ CONTEXT = Context()
 
 class Told:
     """What a run is told by its calls."""
+
+    blocks_loop = False
 
     def __init__(self) -> None:
         self.cut_off: tuple[str, ...] = ()
@@ -216,6 +227,25 @@ def test_a_second_call_waits_for_the_first_and_takes_its_value() -> None:
     assert stop.value.value == Outcome(True, 6, attempts=0, cached=True)
 
 
+def test_keys_of_small_plain_values_are_made_at_once_and_others_by_a_call() -> None:
+    cached = Surroundings(Node(double, cache={}), {}, None)
+
+    def first_effect(value: Any) -> Any:
+        return next(cached.of_call(Told(), ([value], {})))  # type: ignore[arg-type]
+
+    small = [1, "a" * 10_000, 1.5, {"a": [1, (None, b"b")]}, list(range(500)), {1j}]
+    assert [first_effect(value) for value in small] == [([value], {}) for value in small]
+    others = [range(3), "a" * 10**7, list(range(10**4)), [[range(3)]], {"a": b"b" * 10**7}]
+    for value in others:
+        effect = first_effect(value)
+        assert isinstance(effect, Invoke)
+        assert not effect.is_async
+    some = Surroundings(Node(double, cache={"cache_key": []}), {}, None)
+    assert next(some.of_call(Told(), (others[:1], {}))) == (others[:1], {})  # type: ignore[arg-type]
+    by_function = Surroundings(Node(double, cache={"cache_key": lambda x: x}), {}, None)
+    assert isinstance(next(by_function.of_call(Told(), ([1], {}))), Invoke)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("end", ["fails", "is given up"])
 def test_one_of_those_that_wait_takes_over(end: str) -> None:
     node = Node(double, cache={})
@@ -326,7 +356,7 @@ def test_waits_grow_by_the_formula_up_to_the_cap(
 ) -> None:
     options = {"retry_delay": delay, "retry_backoff": backoff, "retry_max_delay": most}
     wanted = delay * backoff ** (k - 1)
-    assert wait_after(k, options) == (wanted if most is None else min(wanted, most))
+    assert wait_after(k, options) == min(wanted, LONGEST if most is None else most)
 
 
 @given(k=st.integers(1, 10), jitter=st.floats(0.01, 1))
@@ -343,7 +373,8 @@ def test_jitter_differs_from_wait_to_wait() -> None:
 
 def test_backoff_beyond_all_numbers_waits_for_the_cap() -> None:
     assert wait_after(5000, {"retry_max_delay": 60}) == 60.0
-    assert wait_after(5000, {}) == float("inf")
+    assert wait_after(5000, {}) == LONGEST
+    assert wait_after(5000, {"retry_delay": 0}) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fast_dag import DAG, Context
+from fast_dag import DAG, FSM, Context
 
 if TYPE_CHECKING:
     from fast_dag import Run
@@ -33,7 +34,7 @@ KEYS = (0, 1)
 ACTIONS = ("start", "start", "start limited", "return", "fail", "cancel", "wait")
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from(KEYS)), max_size=16))
 def test_one_call_at_a_time_computes_a_key_and_when_it_ends_without_a_value_another_takes_over(
     steps: list[tuple[str, int]],
@@ -130,3 +131,108 @@ def test_two_runs_may_wait_for_each_others_nodes_where_these_do_not_need_each_ot
 
     assert asyncio.run(main()) == [{"left": "left", "right": "right"}] * 2
     assert calls == ["left", "right"], "each was computed once"
+
+
+# A waiter never blocks an event loop.
+
+
+class Held:
+    """A cached node whose first call goes on when it is let go, by the loop that it is awaited on;
+    `workflow` has it."""
+
+    def __init__(self, build: Any) -> None:
+        self.calls = 0
+        self.started, self.go_on = asyncio.Event(), asyncio.Event()
+        self.workflow = build(self.held)
+
+    async def wait(self) -> None:
+        self.started.set()
+        await self.go_on.wait()
+
+    def held(self, x: int = 1) -> Any:
+        self.calls += 1
+        return f"call {self.calls}" if self.calls > 1 else self._first()
+
+    async def _first(self) -> str:
+        await self.wait()
+        return "call 1"
+
+
+def alone(func: Any) -> Any:
+    dag = DAG("alone")
+    dag.cached_node(name="held")(func)
+    return dag
+
+
+def nested(func: Any) -> Any:
+    return DAG("outer").add_node("sub", alone(func))
+
+
+def cached_as_a_whole(func: Any) -> Any:
+    return DAG("outer").add_node("sub", DAG("inner").add_node("held", func), cache={})
+
+
+def machine(func: Any) -> Any:
+    fsm = FSM("machine", initial_state="held", terminal_states=["held"])
+    fsm.cached_state(name="held")(func)
+    return fsm
+
+
+BUILDS = [alone, nested, cached_as_a_whole, machine]
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("limit", [None, LIMIT], ids=["unlimited", "limited"])
+def test_a_run_that_a_loop_waits_for_computes_what_a_run_on_that_loop_is_at(
+    build: Any, mode: str, limit: float | None
+) -> None:
+    async def main() -> None:
+        held = Held(build)
+        first = asyncio.create_task(held.workflow.run_async())
+        await held.started.wait()
+        assert held.workflow.run(mode=mode, timeout=limit) == "call 2"
+        held.go_on.set()
+        assert await first == "call 1"
+        assert held.workflow.run(mode=mode) == "call 1", "which was stored last"
+
+    asyncio.run(main())
+
+
+def test_a_run_that_was_started_there_and_is_awaited_later_waits() -> None:
+    async def main() -> None:
+        held, tasks = Held(alone), []
+        first = asyncio.create_task(held.workflow.run_async())
+        await held.started.wait()
+        dag = DAG("starts another")
+
+        @dag.node
+        def starts() -> None:
+            tasks.append(asyncio.create_task(held.workflow.run_async()))
+
+        dag.run()
+        await settled()
+        held.go_on.set()
+        assert [await first, await tasks[0]] == ["call 1", "call 1"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("inner", ["sequential", "parallel", "async"])
+@pytest.mark.parametrize("outer", ["sequential", "parallel"])
+def test_nor_does_a_run_wait_that_a_node_of_such_a_run_starts(outer: str, inner: str) -> None:
+    async def main() -> None:
+        held = Held(alone)
+        first = asyncio.create_task(held.workflow.run_async())
+        await held.started.wait()
+        dag = DAG("starts another")
+
+        @dag.node(run_in="thread")
+        def starts() -> Any:
+            return held.workflow.run(mode=inner)
+
+        assert dag.run(mode=outer) == "call 2"
+        held.go_on.set()
+        assert await first == "call 1"
+
+    asyncio.run(main())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fast_dag import DAG, ExecutionError, Run, TimeoutError
+from fast_dag import DAG, FSM, ExecutionError, Run, TimeoutError
 from tests.concurrency.support import EXECUTE, IN_THREADS, LONG, wait_for
 
 Execute = Callable[..., Run]
@@ -279,6 +281,116 @@ def test_waits_of_runs_in_parallel_are_jittered_within_bounds() -> None:
         assert 0.5 * 0.001 * 2**attempt <= delay <= 0.001 * 2**attempt
 
 
+HUGE: list[Any] = [10**400, 1e300, float("inf")]
+"""More than any clock can tell, each in its own way."""
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("huge", HUGE, ids=["int", "float", "inf"])
+def test_waits_of_any_length_leave_the_error_as_it_is(
+    execute: Execute, huge: Any, is_async: bool
+) -> None:
+    """The wait is never waited: another node fails at once, or there is none left to make."""
+    for options in (
+        {"retry": 0, "retry_delay": huge},
+        {"retry": 3, "retry_delay": 0, "retry_backoff": huge},
+        {"retry": 3, "retry_delay": huge, "retry_backoff": huge, "retry_max_delay": 0},
+        {"retry": 3, "retry_delay": huge, "retry_backoff": 0, "retry_max_delay": 0.001},
+        {"retry": 1, "retry_delay": 0, "retry_max_delay": huge},
+    ):
+        func: Any = Flaky(9)
+        dag = DAG("huge")
+        dag.add_node("f", awaited(func) if is_async else func, **options)
+        run = execute(dag)
+        assert run.errors["f"] is func.error
+        assert func.calls == options["retry"] + 1
+
+
+@pytest.mark.parametrize("huge", HUGE, ids=["int", "float", "inf"])
+@pytest.mark.parametrize("mode", ["sequential", *IN_THREADS])
+def test_a_wait_of_any_length_is_waited_until_the_run_ends(mode: str, huge: Any) -> None:
+    """Also in machines, and in workflows that are nested."""
+    for build in (_waits_alone, _waits_in_a_machine, _waits_nested):
+        flaky = Flaky(9)
+        run = EXECUTE[mode](build(flaky, retry=1, retry_delay=huge), timeout=0.05)
+        assert run.status == "timed_out"
+        assert flaky.calls <= 1, "none where the machine is that busy"
+    flaky = Flaky(9)
+    run = EXECUTE[mode](
+        _waits_alone(flaky, retry=2, retry_backoff=huge, retry_delay=1e-9), timeout=0.1
+    )
+    assert run.status == "timed_out"
+    assert flaky.calls <= 2
+
+
+def _waits_alone(flaky: Flaky, **options: Any) -> Any:
+    return DAG("waits").add_node("f", flaky, **options)
+
+
+def _waits_in_a_machine(flaky: Flaky, **options: Any) -> Any:
+    return FSM("waits", initial_state="f", terminal_states=["f"]).add_state("f", flaky, **options)
+
+
+def _waits_nested(flaky: Flaky, **options: Any) -> Any:
+    return DAG("outer").add_node("sub", _waits_alone(flaky, **options))
+
+
+@pytest.mark.parametrize("huge", HUGE, ids=["int", "float", "inf"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("mode", ["sequential", *IN_THREADS])
+def test_a_timeout_of_any_length_is_no_timeout(mode: str, is_async: bool, huge: Any) -> None:
+    func: Any = Flaky(0)
+    func = awaited(func) if is_async else func
+    for node, whole in ((huge, None), (None, huge), (huge, huge)):
+        limited = {"timeout": node}
+        assert EXECUTE[mode](_waits_alone(func, **limited), timeout=whole).value == 1
+        assert EXECUTE[mode](_waits_nested(func, **limited), timeout=whole).value == 1
+        assert EXECUTE[mode](_waits_in_a_machine(func, **limited), timeout=whole).value == 1
+
+
+WAITS = """
+import asyncio, threading, time
+from queue import SimpleQueue
+from fast_dag.call.effects import LONGEST
+
+async def timeout():
+    async with asyncio.timeout(LONGEST):
+        await asyncio.Event().wait()
+
+waits = {
+    "sleep": lambda: time.sleep(LONGEST),
+    "event": lambda: threading.Event().wait(LONGEST),
+    "queue": lambda: SimpleQueue().get(timeout=LONGEST),
+    "loop": lambda: asyncio.run(timeout()),
+}
+threads = {name: threading.Thread(target=wait, daemon=True) for name, wait in waits.items()}
+for thread in threads.values():
+    thread.start()
+for name, thread in threads.items():
+    thread.join(0.2)
+    print(name, thread.is_alive())
+"""
+
+
+def test_the_longest_wait_is_one_that_every_kind_of_wait_takes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WAITS], capture_output=True, text=True, timeout=50, check=True
+    )
+    assert done.stdout.split() == [
+        "sleep",
+        "True",
+        "event",
+        "True",
+        "queue",
+        "True",
+        "loop",
+        "True",
+    ]
+
+
+NAN = float("nan")
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -290,6 +402,12 @@ def test_waits_of_runs_in_parallel_are_jittered_within_bounds() -> None:
         {"retry_jitter": 2},
         {"retry_on": 3},
         {"timeout": 0},
+        {"retry_delay": NAN},
+        {"retry_backoff": NAN},
+        {"retry_max_delay": NAN},
+        {"retry_jitter": NAN},
+        {"timeout": NAN},
+        {"timeout": -float("inf")},
     ],
     ids=str,
 )

@@ -6,7 +6,7 @@ from threading import Event, Lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from fast_dag.run import Run
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 _waiting_lock = Lock()
 _waiting: list[tuple[Run, Flight]] = []
 """Which runs wait for which computations, in this process."""
+
+
+def _around(run: Run | None) -> Iterator[Run]:
+    """A run, the one in whose node it was started, and so on outwards."""
+    while run is not None:
+        yield run
+        run = run.outer
 
 
 class Flight:
@@ -35,15 +42,13 @@ class Flight:
     def is_part_of(self, run: Run) -> bool:
         """Whether `run` was started by a node of the run that computes: to wait there may be to
         wait for oneself. A node of the same run is none that the computation needs."""
-        at = run.outer
-        while at is not None:
-            if at is self.run:
-                return True
-            at = at.outer
-        return False
+        return any(each is self.run for each in _around(run.outer))
 
     def join(self, run: Run) -> bool:
-        """Whether `run` may wait; not where this computation, in the end, waits for `run`."""
+        """Whether `run` may wait; not where this computation, in the end, waits for `run`, and not
+        where an event loop would stand still meanwhile, which the computation may need."""
+        if any(each.blocks_loop and each.status == "running" for each in _around(run)):
+            return False
         with _waiting_lock:
             todo: list[Flight] = [self]
             seen: set[Flight] = {self}

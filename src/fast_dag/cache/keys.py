@@ -1,27 +1,33 @@
-"""A value as something that can be looked up: equal exactly where the values are equal.
+"""A value as something that can be looked up: equal exactly where no function could tell.
 
 Containers are taken apart, arrays and data frames become digests of their memory, and other values
-that compare by value stand for themselves. Types count: 1, 1.0 and True are different inputs.
+that compare by value stand for themselves. Types count: 1, 1.0 and True are different inputs. So do
+signs of zero, exponents of decimals and time zones, though `==` does not see them.
 Nothing is imported for that; values of numpy, pandas and pydantic are known by their shape.
+
+The methods of users' values are called here, and may raise anything. All of that is UnkeyableError.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from enum import Enum
-from math import isnan
+from math import copysign
 from operator import itemgetter
 from sys import modules
 from typing import TYPE_CHECKING, Any, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+from fast_dag.errors import text_of
 
-_PLAIN: Final = frozenset({type(None), bool, int, str, bytes, complex})
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping
+
+_PLAIN: Final = frozenset({type(None), bool, int, str, bytes})
 
 
 class UnkeyableError(TypeError):
-    """Raised when a value cannot be looked up by: it is mutable in a way nothing is known about."""
+    """Raised when a value cannot be looked up by: it is mutable in a way nothing is known about, or
+    raises when it is looked at."""
 
 
 class Identity:
@@ -39,8 +45,31 @@ class Identity:
         return id(self.value)
 
 
-def key_of(value: Any) -> Hashable:
-    """The key of one value. Raises UnkeyableError.
+class Key:
+    """The key of one value, hashed once: where it is made, which may be a thread that has the time.
+
+    Two of them can always be compared. Where a value's own `__eq__` raises, they differ."""
+
+    __slots__ = ("hash", "parts")
+
+    def __init__(self, parts: Hashable) -> None:
+        self.parts = parts
+        self.hash = hash(parts)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Key) or self.hash != other.hash:
+            return False
+        try:
+            return self.parts == other.parts
+        except Exception:
+            return False
+
+    def __hash__(self) -> int:
+        return self.hash
+
+
+def key_of(value: Any) -> Key:
+    """The key of one value. Raises UnkeyableError, and nothing else, whatever the value does.
 
     >>> key_of({"a": [1], "b": {2, 3}}) == key_of({"b": {3, 2}, "a": [1]})
     True
@@ -48,17 +77,64 @@ def key_of(value: Any) -> Hashable:
     (False, False)
     """
     try:
-        return _key(value)
+        return Key(_key(value))
+    except UnkeyableError:
+        raise
     except RecursionError:
         raise UnkeyableError("it contains itself, or is nested too deeply") from None
+    except Exception as error:
+        raise UnkeyableError(f"looking at it raised {_told(error)}") from None
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {text_of(error)}"
+
+
+_FEW: Final = 1000
+"""How many values, or thousands of characters, are looked at in less time than it takes to have a
+worker thread do it."""
+
+
+def is_quick(values: Iterable[Any]) -> bool:
+    """Whether the keys of these are made in no time: plain values, few and short, also in plain
+    containers. Of all others nobody can tell but by making them.
+
+    >>> is_quick([1, "a", {"b": [2.5, None]}]), is_quick([range(3)]), is_quick(["a" * 10**7])
+    (True, False, False)
+    """
+    left = _FEW
+    todo = [*values]
+    while todo:
+        value = todo.pop()
+        kind = type(value)
+        left -= 1
+        if kind is str or kind is bytes:
+            left -= len(value) // 1000
+        elif kind in _CONTAINERS:
+            if len(value) > left:
+                return False
+            todo.extend(value)
+            if kind is dict:
+                todo.extend(value.values())
+        elif kind not in _SHORT:
+            return False
+        if left < 0:
+            return False
+    return True
+
+
+_SHORT: Final = frozenset({type(None), bool, int, float, complex})
+_CONTAINERS: Final = frozenset({list, tuple, dict, set, frozenset})
 
 
 def _key(value: Any) -> Hashable:
     kind = type(value)
     if kind in _PLAIN:
         return (kind, value)
-    if kind is float:
-        return (kind, "nan" if isnan(value) else value + 0.0)  # -0.0 equals 0.0
+    if isinstance(value, float):
+        return (kind, _float_key(value))
+    if isinstance(value, complex):
+        return (kind, _float_key(value.real), _float_key(value.imag))
     if isinstance(value, (list, tuple)):
         return (kind, tuple([_key(each) for each in value]))
     if isinstance(value, OrderedDict):  # its order is part of what it equals
@@ -73,9 +149,9 @@ def _key(value: Any) -> Hashable:
         return (kind, bytes(value))
     if isinstance(value, memoryview):
         return (kind, value.format, value.shape, bytes(value))
-    array = _array_key(value)
-    if array is not None:
-        return (kind, array)
+    parts = _known_key(value)
+    if parts is not None:
+        return (kind, parts)
     fields = _fields(value)
     if fields is not None:
         return (kind, _key(fields))
@@ -86,18 +162,77 @@ def _key(value: Any) -> Hashable:
         hash(value)
     except TypeError:
         raise UnkeyableError(f"a {kind.__name__} compares by value, but has no hash") from None
+    if not value == value:  # noqa: PLR0124  its own answer is asked for
+        raise UnkeyableError(f"this {kind.__name__} does not equal itself")
     return (kind, value)
 
 
-def _array_key(value: Any) -> Hashable | None:
-    """Arrays and data frames, by what they hold."""
+def _float_key(value: float) -> Hashable:
+    """What tells the signs of zero apart; every nan is the same."""
+    if value:
+        return value if value == value else "nan"  # noqa: PLR0124  nan does not
+    return value if copysign(1.0, value) > 0 else "-0.0"
+
+
+def _known_key(value: Any) -> Hashable | None:
+    """What is known to hold more than its `==` tells, or to hold it in another way."""
+    for base in type(value).__mro__:
+        read = _READ.get((base.__module__, base.__name__))
+        if read is not None:
+            return read(value)
     root = type(value).__module__.partition(".")[0]
     if root == "numpy" and hasattr(value, "tobytes"):
-        if value.dtype.hasobject:
-            return (repr(value.dtype), value.shape, _key(value.tolist()))
-        return (repr(value.dtype), value.shape, _digest(value.tobytes()))
-    if root != "pandas":
-        return None
+        return _array_key(value)
+    return _pandas_key(value) if root == "pandas" else None
+
+
+def _singleton_key(value: Any) -> Hashable:
+    return ()  # its type says all
+
+
+def _decimal_key(value: Any) -> Hashable:
+    return (*value.as_tuple(),)
+
+
+def _moment_key(value: Any) -> Hashable:
+    """A datetime or time; those of pandas have a unit, too."""
+    zone = value.tzinfo
+    parts = (value, value.fold, getattr(value, "unit", None))
+    if zone is None:
+        return parts
+    name = getattr(zone, "key", None) or getattr(zone, "zone", None)  # of zoneinfo, of pytz
+    if name is None:
+        name = Identity(zone) if type(zone).__hash__ is None else _key(zone)
+    return (*parts, type(zone), name, _key(value.utcoffset()), value.tzname())
+
+
+_READ: Final[dict[tuple[str, str], Callable[[Any], Hashable]]] = {
+    ("decimal", "Decimal"): _decimal_key,
+    ("pandas.api.typing", "NaTType"): _singleton_key,  # does not equal itself
+    ("pandas.api.typing", "NAType"): _singleton_key,
+    ("pandas._libs.tslibs.nattype", "NaTType"): _singleton_key,
+    ("pandas._libs.missing", "NAType"): _singleton_key,
+    ("datetime", "datetime"): _moment_key,
+    ("datetime", "time"): _moment_key,
+}
+"""Of the classes with these names, and of those that are made of them."""
+
+
+def _array_key(value: Any) -> Hashable:
+    """An array of numpy, or one of its scalars, by what it holds."""
+    if hasattr(value, "fill_value"):  # a masked array
+        parts = (value.data, value.mask, value.fill_value)
+        return (*[_key(each) for each in parts], value.hardmask)
+    if value.dtype.hasobject:
+        return (repr(value.dtype), value.shape, _key(value.tolist()))
+    # The bytes as they are: `tobytes` would copy them, and let no other thread run meanwhile.
+    flat = modules["numpy"].ascontiguousarray(value).reshape(-1)
+    data = flat.view("u1") if flat.dtype.itemsize else b""
+    return (repr(value.dtype), value.shape, _digest(data))
+
+
+def _pandas_key(value: Any) -> Hashable | None:
+    """A data frame, series or index, by what it holds."""
     if hasattr(value, "columns"):
         parts = [value.iloc[:, place] for place in range(value.shape[1])]
         return (
@@ -107,8 +242,8 @@ def _array_key(value: Any) -> Hashable | None:
         )
     if hasattr(value, "iloc"):
         return (_key(value.name), _key(value.index), _values_key(value))
-    if hasattr(value, "to_numpy") and hasattr(value, "dtype"):  # an index; a Timestamp has none
-        return (_key(list(value.names)), _values_key(value))
+    if hasattr(value, "to_numpy") and hasattr(value, "dtype"):  # an index, or an array of pandas
+        return (_key(list(getattr(value, "names", ()))), _values_key(value))
     return None
 
 
@@ -120,7 +255,7 @@ def _values_key(column: Any) -> Hashable:
     return (str(column.dtype), kept, ordered, _key(column.to_numpy()))
 
 
-def _digest(data: bytes) -> bytes:
+def _digest(data: Any) -> bytes:
     from hashlib import blake2b  # slow to import
 
     return blake2b(data, digest_size=20).digest()
@@ -168,6 +303,8 @@ def stable_text(key: Any, where: str = "it") -> str:
     >>> stable_text(key_of({"b": 1, "a": None})) == stable_text(key_of({"a": None, "b": 1}))
     True
     """
+    if isinstance(key, Key):
+        key = key.parts
     if isinstance(key, Identity):
         raise UnkeyableError(
             f"{where} is a {type(key.value).__name__}, which compares by identity and means "
@@ -179,7 +316,7 @@ def stable_text(key: Any, where: str = "it") -> str:
         return "(" + ",".join([stable_text(each, where) for each in key]) + ")"
     if isinstance(key, frozenset):
         return "{" + ",".join(sorted([stable_text(each, where) for each in key])) + "}"
-    if type(key) in _PLAIN or isinstance(key, float):
+    if type(key) in _PLAIN or type(key) is float:  # a subclass may show itself as it likes
         return repr(key)
     try:
         import pickle  # slow to import
@@ -187,5 +324,5 @@ def stable_text(key: Any, where: str = "it") -> str:
         return _digest(pickle.dumps(key, protocol=4)).hex()
     except Exception as error:  # of the value's own methods, too
         raise UnkeyableError(
-            f"{where} is a {type(key).__name__}, which cannot be pickled: {error}"
+            f"{where} is a {type(key).__name__}, which cannot be pickled: {text_of(error)}"
         ) from None

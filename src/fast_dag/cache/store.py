@@ -8,14 +8,14 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.cache.flight import Flight
-from fast_dag.cache.keys import UnkeyableError, inputs_key, key_of, stable_text
+from fast_dag.cache.keys import UnkeyableError, inputs_key, is_quick, key_of, stable_text
 from fast_dag.cache.memory import MemoryBackend
-from fast_dag.call.effects import Invoke, Raised
-from fast_dag.errors import InvalidNodeError, ValidationError, closest
-from fast_dag.signature import gives_coroutine
+from fast_dag.call.effects import Invoke, Raised, waitable
+from fast_dag.errors import InvalidNodeError, ValidationError, closest, text_of
+from fast_dag.signature import ABSENT, UnreadableSignatureError, gives_coroutine, read_signature
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from fast_dag.cache.memory import Backend
     from fast_dag.call.effects import Effect
@@ -30,6 +30,9 @@ class NodeCache:
 
     In memory the cache belongs to its node. In a backend that others share, keys have the
     function's module, name and bytecode and the `version` in them.
+
+    Nothing here fails a node. Inputs without a key, and a backend that raises, are told by one
+    warning; the node runs uncached, or its result is not kept.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class NodeCache:
         node: Node[..., Any],
         *,
         ttl: float | None = None,
-        cache_key: Sequence[str] | None = None,
+        cache_key: Sequence[str] | Callable[..., Any] | None = None,
         version: str | int | None = None,
         backend: Backend | None = None,
         max_entries: int = 1024,
@@ -51,7 +54,10 @@ class NodeCache:
                 f"cached node {node.name!r}: cache_key is a list of names, not {cache_key!r}",
                 node=node.name,
             )
-        self.cache_key = None if cache_key is None else tuple(cache_key)
+        self._key_function = _KeyFunction(node, cache_key) if callable(cache_key) else None
+        self.cache_key: tuple[str, ...] | None = None
+        if cache_key is not None and not callable(cache_key):
+            self.cache_key = tuple(cache_key)
         self.shared = backend is not None
         self.backend: Backend = MemoryBackend(max_entries) if backend is None else backend
         self._check(node, max_entries)
@@ -60,14 +66,16 @@ class NodeCache:
         self._clock = time.time if self.shared else time.monotonic
         self._flights: dict[Any, Flight] = {}
         self._lock = Lock()
-        self._warned = False
+        self._warned: set[str] = set()
 
     def _check(self, node: Node[..., Any], max_entries: int) -> None:
         def refuse(problem: str) -> InvalidNodeError:
             return InvalidNodeError(f"cached node {node.name!r}: {problem}", node=node.name)
 
-        if self.ttl is not None and not self.ttl > 0:
-            raise refuse(f"ttl is a number of seconds above 0, not {self.ttl!r}")
+        if self.ttl is not None:
+            if not isinstance(self.ttl, (int, float)) or not self.ttl > 0:
+                raise refuse(f"ttl is a number of seconds above 0, not {self.ttl!r}")
+            self.ttl = waitable(self.ttl)
         if not isinstance(max_entries, int) or max_entries < 1:
             raise refuse(f"max_entries is a count of at least 1, not {max_entries!r}")
         for name in self.cache_key or ():
@@ -86,60 +94,104 @@ class NodeCache:
     # Keys.
 
     def key(self, inputs: Mapping[str, Any]) -> Any:
-        """The key of a call; None, with one warning, where its inputs cannot be looked up by.
-
-        Raises ValidationError for that where the backend is shared."""
-        kept = inputs
-        if self.cache_key is not None:
-            kept = {name: inputs[name] for name in self.cache_key if name in inputs}
+        """The key of a call; None, with one warning, where its inputs cannot be looked up by."""
         try:
-            key = inputs_key(kept)
-            if not self.shared:
-                return key
-            parts = [(name, stable_text(each, f"parameter {name!r}")) for name, each in key]
+            return self._made_key(inputs)
         except UnkeyableError as error:
-            message = f"node {self.node_name!r} cannot be cached by these inputs: {error}"
-            if self.shared:
-                raise ValidationError(message, node=self.node_name) from None
-            if not self._warned:
-                self._warned = True
-                warnings.warn(f"{message}; it runs uncached", RuntimeWarning, stacklevel=2)
+            self._warn("key", f"cannot be cached by these inputs: {error}; it runs uncached")
             return None
-        return f"{self._base}:{_short(repr(parts))}"
 
-    # Reading and writing, as effects where the backend is not our own.
-
-    def _do(self, method: str, *args: Any) -> Generator[Effect, Any, Any]:
-        func = getattr(self.backend, method)
+    def _made_key(self, inputs: Mapping[str, Any]) -> Any:
+        parts = self._parts(inputs)
         if not self.shared:
-            return func(*args)
-        answer = yield Invoke(func, args, False)
-        if isinstance(answer, Raised):
-            raise answer.error
-        return answer
+            return parts
+        texts = [(name, stable_text(each, f"parameter {name!r}")) for name, each in parts]
+        return f"{self._base}:{_short(repr(texts))}"
+
+    def _parts(self, inputs: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+        """What a key is made of, by name. Raises UnkeyableError."""
+        if self._key_function is not None:
+            return self._key_function.parts(inputs)
+        return inputs_key(self._counted(inputs))
+
+    def _counted(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Those inputs that are part of the key."""
+        if self.cache_key is None:
+            return inputs
+        return {name: inputs[name] for name in self.cache_key if name in inputs}
+
+    def _warn(self, about: str, problem: str) -> None:
+        """One warning about the keys, one about the backend."""
+        with self._lock:
+            is_first = about not in self._warned
+            self._warned.add(about)
+        if is_first:
+            warnings.warn(f"node {self.node_name!r} {problem}", RuntimeWarning, stacklevel=3)
+
+    # Reading and writing, as effects where it takes its time or the backend is not our own.
+
+    def looked_up(
+        self, inputs: Mapping[str, Any]
+    ) -> Generator[Effect, Any, tuple[Any, Found | None]]:
+        """The key of a call, and what there is at hand. An event loop makes keys of small plain
+        values itself; for others it goes on meanwhile."""
+        if self._key_function is None and is_quick(self._counted(inputs).values()):
+            return self._look_up(inputs)
+        found: tuple[Any, Found | None] = _unwrapped(
+            (yield Invoke(self._look_up, (inputs,), False))
+        )
+        return found
+
+    def _look_up(self, inputs: Mapping[str, Any]) -> tuple[Any, Found | None]:
+        key = self.key(inputs)
+        return key, None if key is None or self.shared else self.at_hand(key)
+
+    def _ask(self, method: str, *args: Any) -> Generator[Effect, Any, Any]:
+        """Call a method of a backend that is not our own. Raises what that raises."""
+        return _unwrapped((yield Invoke(getattr(self.backend, method), args, False)))
+
+    def guarded(
+        self, effects: Generator[Effect, Any, Any], purpose: str
+    ) -> Generator[Effect, Any, Any]:
+        """What the backend answers to a node; None where it raises, with one warning."""
+        try:
+            return (yield from effects)
+        except Exception as error:
+            told = f"{type(error).__name__}: {text_of(error)}"
+        self._warn(
+            "backend",
+            f"could not {purpose} its cache's backend: {told}; what cannot be read is computed, "
+            "and what cannot be written is not kept",
+        )
+        return None
 
     def placed(self, key: Any) -> Generator[Effect, Any, Any]:
         """Where a key is kept now: `invalidate_cache` gives all of a node's keys another place."""
         if not self.shared:
             return key
-        place = yield from self._do("get", f"{self._base}:place")
+        place = yield from self._ask("get", f"{self._base}:place")
         return key if place is None else f"{key}:{place}"
 
-    def fetch(self, key: Any) -> Generator[Effect, Any, Found | None]:
-        """The value of a key, first of a sequence, or None."""
-        return (yield from self.read((yield from self.placed(key))))
+    def fetch(self, key: Any) -> Generator[Effect, Any, tuple[Any, Found | None]]:
+        """The place of a key, None where that is unknown; and the value that is kept there, first
+        of a sequence, or None."""
+        if not self.shared:
+            return key, self.at_hand(key)
+        place = yield from self.guarded(self.placed(key), "read from")
+        if place is None:
+            return None, None
+        return place, (yield from self.guarded(self._read(place), "read from"))
 
     def at_hand(self, key: Any) -> Found | None:
         """`fetch`, where the memory is our own: nobody else is to be asked."""
         return self._fresh(self.backend.get(key))
 
-    def read(self, place: Any) -> Generator[Effect, Any, Found | None]:
-        """The value that is kept at a place, first of a sequence, or None."""
-        entry = yield from self._do("get", place)
-        if entry is not None and self.shared and not _is_entry(entry):
+    def _read(self, place: Any) -> Generator[Effect, Any, Found | None]:
+        entry = yield from self._ask("get", place)
+        if entry is not None and not _is_entry(entry):
             raise TypeError(
-                f"get() of the backend returned an object of type {type(entry).__name__}, not an "
-                "entry as set() is given them: a tuple of the value and when it expires"
+                f"get() returned an object of type {type(entry).__name__}, not an entry as set() "
+                "is given them: a tuple of the value and when it expires"
             )
         return self._fresh(entry)
 
@@ -154,9 +206,17 @@ class NodeCache:
         if flight.is_stale:
             return
         expires = None if self.ttl is None else self._clock() + self.ttl
-        yield from self._do("set", place, (value, expires))
-        if flight.is_stale:  # while it was being written
-            yield from self._do("delete", place)
+        if self.shared:
+            yield from self.guarded(self._write(place, (value, expires), flight), "write to")
+        else:
+            self.backend.set(place, (value, expires))
+            if flight.is_stale:  # while it was being written
+                self.backend.delete(place)
+
+    def _write(self, place: Any, entry: Any, flight: Flight) -> Generator[Effect, Any, None]:
+        yield from self._ask("set", place, entry)
+        if flight.is_stale:
+            yield from self._ask("delete", place)
 
     def invalidate(self, inputs: Mapping[str, Any]) -> None:
         """Forget the calls with these inputs, all calls where there are none."""
@@ -167,50 +227,49 @@ class NodeCache:
                     f"{closest(name, self._inputs)[1]}",
                     node=self.node_name,
                 )
-        if inputs and self.cache_key is not None:
-            inputs = {name: inputs[name] for name in self.cache_key if name in inputs}
-            if not inputs:
-                raise ValidationError(
-                    f"none of these is part of the cache key of {self.node_name!r}, which is "
-                    f"{list(self.cache_key)!r}",
-                    node=self.node_name,
-                )
-        self._outdate(inputs)
-        if not self.shared:
-            self._forget(inputs)
-        elif inputs:
-            _finished(self._do("delete", _finished(self.placed(self.key(inputs)))))
-        else:
-            _finished(self._do("set", f"{self._base}:place", str(time.time_ns())))
-
-    def _outdate(self, inputs: Mapping[str, Any]) -> None:
-        """What is being computed now must not be kept either."""
-        given = set() if self.shared else self._given(inputs)
-        with self._lock:
-            for key, flight in list(self._flights.items()):
-                if not inputs or self.shared or given.issubset(key):
-                    flight.is_stale = True
-                    del self._flights[key]
-
-    def _given(self, inputs: Mapping[str, Any]) -> set[tuple[str, Any]]:
-        """Those parts of keys that are these inputs."""
+        counted = self.cache_key
+        if inputs and counted is not None and not any(name in inputs for name in counted):
+            raise ValidationError(
+                f"none of these is part of the cache key of {self.node_name!r}, which is "
+                f"{list(counted)!r}",
+                node=self.node_name,
+            )
+        parts: set[tuple[str, Any]] = set()
+        key = ""
         try:
-            return set(inputs_key(inputs))
+            if self.shared:
+                key = self._made_key(inputs) if inputs else ""
+            elif inputs:
+                parts = set(self._parts(inputs))
         except UnkeyableError as error:
             raise ValidationError(
                 f"node {self.node_name!r} cannot be cached by these inputs: {error}",
                 node=self.node_name,
             ) from None
+        self._outdate(parts)
+        if not self.shared:
+            self._forget(parts)
+        elif inputs:
+            _finished(self._ask("delete", _finished(self.placed(key))))
+        else:
+            _finished(self._ask("set", f"{self._base}:place", str(time.time_ns())))
 
-    def _forget(self, inputs: Mapping[str, Any]) -> None:
+    def _outdate(self, parts: set[tuple[str, Any]]) -> None:
+        """What is being computed now under a key with these parts must not be kept either."""
+        with self._lock:
+            for key, flight in list(self._flights.items()):
+                if self.shared or parts.issubset(key):
+                    flight.is_stale = True
+                    del self._flights[key]
+
+    def _forget(self, parts: set[tuple[str, Any]]) -> None:
         backend = self.backend
         assert isinstance(backend, MemoryBackend)
-        if not inputs:
+        if not parts:
             backend.clear()
             return
-        given = self._given(inputs)
         for key in backend.known():
-            if given.issubset(key):
+            if parts.issubset(key):
                 backend.delete(key)
 
     # Who computes.
@@ -230,6 +289,66 @@ class NodeCache:
             if self._flights.get(key) is flight:
                 del self._flights[key]
         flight.land()
+
+
+def _unwrapped(answer: Any) -> Any:
+    """An effect's answer; raises what the call raised."""
+    if not isinstance(answer, Raised):
+        return answer
+    error = answer.error
+    try:
+        raise error
+    finally:
+        del answer, error  # whose traceback has this frame
+
+
+class _KeyFunction:
+    """A function given as `cache_key=`: called with the inputs as keywords, those that it takes.
+    Inputs that were left out have the node's defaults there."""
+
+    def __init__(self, node: Node[..., Any], func: Callable[..., Any]) -> None:
+        def refuse(problem: str) -> InvalidNodeError:
+            return InvalidNodeError(f"cached node {node.name!r}: {problem}", node=node.name)
+
+        if gives_coroutine(func):
+            raise refuse(f"cache_key is a sync function or a list of names, not {func!r}")
+        self._func = func
+        self._takes: frozenset[str] | None = None  # all
+        try:
+            signature = read_signature(func)
+        except UnreadableSignatureError:
+            signature = None
+        if signature is not None and not signature.var_keyword:
+            for each in signature.parameters:
+                known = each.optional or each.name in node.inputs or node.signature.var_keyword
+                if not known:
+                    hint = closest(each.name, node.inputs)[1]
+                    raise refuse(
+                        f"cache_key takes {each.name!r}, which is no parameter of it{hint}"
+                    )
+            self._takes = frozenset(each.name for each in signature.parameters)
+        self._defaults = {
+            each.name: each.default
+            for each in node.signature.parameters
+            if each.default is not ABSENT and not each.is_context
+        }
+
+    def parts(self, inputs: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+        """The key that it makes. Raises UnkeyableError."""
+        given = {**self._defaults, **inputs}
+        if self._takes is not None:
+            given = {name: given[name] for name in self._takes if name in given}
+        try:
+            value = self._func(**given)
+        except Exception as error:
+            raise UnkeyableError(
+                f"cache_key raised {type(error).__name__}: {text_of(error)}"
+            ) from None
+        return inputs_key({_BY_FUNCTION: value})
+
+
+_BY_FUNCTION = "cache_key()"
+"""Stands for a parameter in keys that a function makes; no parameter has that name."""
 
 
 def _finished(effects: Generator[Effect, Any, Any]) -> Any:

@@ -7,6 +7,7 @@ answers each with how it ended. User code never raises through it.
 from __future__ import annotations
 
 from sys import modules
+from threading import TIMEOUT_MAX
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from fast_dag.fields import Fields
@@ -77,6 +78,20 @@ class Invoke(Fields):
         self.args = args
         self.is_async = is_async
         self.cleans_up = cleans_up
+
+
+LONGEST: Final = min(100 * 365.25 * 24 * 3600, TIMEOUT_MAX)
+"""The longest wait, in seconds: a hundred years, or less where locks cannot wait for so long.
+Longer ones are errors of `time.sleep`, of locks or of event loops, depending on the platform."""
+
+
+def waitable(seconds: float) -> float:
+    """A wait or timeout as asked for, at most `LONGEST`. Integers may be larger than any float.
+
+    >>> waitable(0.5), waitable(float("inf")) == waitable(10**400) == LONGEST
+    (0.5, True)
+    """
+    return min(seconds, LONGEST)
 
 
 class Sleep(Fields):

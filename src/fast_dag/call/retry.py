@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fast_dag.call.effects import LONGEST, waitable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -10,20 +12,20 @@ if TYPE_CHECKING:
 
 def wait_after(attempt: int, options: Mapping[str, Any]) -> float:
     """Seconds to wait after the `attempt`-th failure: exponential backoff,
-    `retry_delay * retry_backoff ** (attempt - 1)`, at most `retry_max_delay`, then shortened at
-    random by up to the part `retry_jitter`.
+    `retry_delay * retry_backoff ** (attempt - 1)`, at most `retry_max_delay` and
+    `LONGEST`, then shortened at random by up to the part `retry_jitter`.
 
     >>> [wait_after(k, {"retry_delay": 1.0, "retry_max_delay": 3.0}) for k in (1, 2, 3)]
     [1.0, 2.0, 3.0]
     """
-    delay = options.get("retry_delay", 0.1)
+    wait = waitable(options.get("retry_delay", 0.1))
     most = options.get("retry_max_delay")
-    try:
-        wait = float(delay * options.get("retry_backoff", 2.0) ** (attempt - 1))
-    except OverflowError:
-        wait = float("inf")
-    if most is not None:
-        wait = min(wait, float(most))
+    if wait and attempt > 1:  # no wait stays none, and no backoff comes before the first
+        try:
+            wait *= float(options.get("retry_backoff", 2.0)) ** (attempt - 1)
+        except OverflowError:
+            wait = LONGEST
+    wait = float(min(waitable(wait), LONGEST if most is None else most))
     jitter = options.get("retry_jitter", False)
     if not jitter:
         return wait

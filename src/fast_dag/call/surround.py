@@ -124,11 +124,14 @@ class Surroundings:
             outcome = yield from self._attempts(run, inputs, kept)
         else:
             try:
-                key = self.cache.key(inputs)
+                key, found = yield from self.cache.looked_up(inputs)
             except Exception as error:
                 outcome = _failed(error, "cache")
             else:
-                outcome = yield from self._cached(self.cache, key, run, inputs, kept)
+                if found is None:
+                    outcome = yield from self._cached(self.cache, key, run, inputs, kept)
+                else:
+                    outcome = Outcome(True, found[0], 0, None, True)
         if outcome.ok and self.post_execute is not None:
             result = outcome.value
             answer = yield self.post_execute.invoke(self.node, inputs, result, run.context)
@@ -256,14 +259,16 @@ class Surroundings:
     def _cached(
         self, cache: NodeCache, key: Any, run: Run, inputs: Inputs, kept: Attempt | None
     ) -> Effects:
-        """The cached value, or the attempts; of several calls that miss one key, one computes."""
+        """What is not at hand: the value from a shared backend, or from another call that computes
+        it, or the attempts. Of several calls that miss one key, one computes."""
         if key is None:
             return (yield from self._attempts(run, inputs, kept))
         try:
             while True:
-                found = (yield from cache.fetch(key)) if cache.shared else cache.at_hand(key)
-                if found is not None:
-                    return Outcome(True, found[0], 0, None, True)
+                if cache.shared:
+                    found = (yield from cache.fetch(key))[1]
+                    if found is not None:
+                        return Outcome(True, found[0], 0, None, True)
                 flight, is_own = cache.board(key, run)
                 if is_own:
                     return (yield from self._computed(cache, key, flight, run, inputs, kept))
@@ -291,8 +296,7 @@ class Surroundings:
     ) -> Effects:
         try:
             # Another may have landed since this call looked.
-            place = yield from cache.placed(key)
-            found = yield from cache.read(place)
+            place, found = yield from cache.fetch(key)
             if found is not None:
                 flight.result = found
                 return Outcome(True, found[0], 0, None, True)
@@ -300,7 +304,8 @@ class Surroundings:
             if outcome.ok:
                 try:
                     _refuse_one_shot(outcome.value)
-                    yield from cache.write(place, outcome.value, flight)
+                    if place is not None:
+                        yield from cache.write(place, outcome.value, flight)
                 except Exception as error:
                     return _failed(error, "cache", outcome.attempts)
                 flight.result = (outcome.value,)

@@ -18,6 +18,7 @@ def drive(run: Run) -> None:
     """Execute a run while the caller waits.
 
     Raises ValidationError where that needs an event loop and the caller is inside of one."""
+    run.blocks_loop = inline.in_running_loop()
     if run.settings.mode is ASYNC or run.plan.needs_loop:
         inline.refuse_running_loop(run.name)
     pool: Any = None if run.outer is None else modules.get("fast_dag.drivers.pool")

@@ -11,10 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LONGEST = 1e8
-"""Seconds, some three years: a longer wait is as good as this one, and fits every clock."""
-
-
 class Timer:
     """One callback that is due some time. Once it is cancelled, it holds nothing any more."""
 
@@ -53,7 +49,7 @@ class Timers:
     def add(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Have something called in so many seconds."""
         timer = Timer(self, callback)
-        entry = (self._clock() + min(seconds, _LONGEST), next(self._count), timer)
+        entry = (self._clock() + seconds, next(self._count), timer)
         with self._lock:
             heappush(self._heap, entry)
             is_first = self._heap[0] is entry
