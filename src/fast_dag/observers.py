@@ -158,12 +158,16 @@ class Progress:
             self.callback.close()
 
 
+def needed_for_bars() -> Any:
+    """The module that makes bars; raises MissingExtraError."""
+    return needed("rich.progress", extra="progress", purpose="progress bars")
+
+
 class Bar:
     """A progress bar in a terminal or notebook, by rich; silent where the output is neither."""
 
     def __init__(self, name: str) -> None:
-        progress: Any = needed("rich.progress", extra="progress", purpose="progress bars")
-        self._bar = progress.Progress(transient=True)
+        self._bar = needed_for_bars().Progress(transient=True)
         console = self._bar.console
         self._bar.disable = not (console.is_interactive or console.is_jupyter)
         self._task = self._bar.add_task(name, total=1.0)

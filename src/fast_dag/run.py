@@ -25,7 +25,7 @@ from fast_dag.errors import (
 from fast_dag.fields import Fields
 from fast_dag.memory import MemoryWatch
 from fast_dag.metrics import Record
-from fast_dag.observers import Event
+from fast_dag.observers import Event, needed_for_bars
 from fast_dag.schedule.base import NodeStatus
 
 TYPE_CHECKING = False
@@ -100,6 +100,8 @@ class Settings:
                 f"progress is a function of (node_name, status, fraction_done), or True for a bar, "
                 f"not {progress!r}"
             )
+        if progress is True:
+            needed_for_bars()
         if not isinstance(mode, str) or mode not in _MODES:
             raise ValidationError(f"mode is one of {names(_MODES)}, not {mode!r}")
         if max_workers is not None and (not isinstance(max_workers, int) or max_workers < 1):

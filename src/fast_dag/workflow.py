@@ -371,7 +371,7 @@ class Workflow(Nestable):
         ----------
         backend:
             "mermaid" and "graphviz" give the text of these languages. "svg" draws, with Graphviz
-            where it is installed, else with the extra `draw`.
+            where it is installed, else with grandalf (extra `draw`), else without either.
         filename, format:
             Where to write it, and "svg", "png" or "pdf" to have Graphviz draw; without `format`
             the end of the file's name decides.
@@ -382,7 +382,7 @@ class Workflow(Nestable):
             opened), `details` (whether boxes have more than one line).
 
         Raises ValidationError for what there is not, GraphvizError where Graphviz is needed and
-        missing, MissingExtraError where the extra is.
+        missing, or fails.
 
         >>> from fast_dag import DAG
         >>> dag = DAG("demo").add_node("load", lambda: 1).add_node("double", lambda x: 2 * x)
