@@ -1,16 +1,15 @@
-"""Who is told how a run goes: a progress callback, and the log. What nobody asked for costs
-nothing.
+"""Who is told how a run goes: progress callbacks, the bar, and the log of nodes. What nobody asked
+for costs nothing.
 
 Drivers note events while they hold their lock, and deliver them when they do not, one at a time.
 """
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from threading import RLock
 
-from fast_dag.errors import text_of
+from fast_dag import log
 from fast_dag.extras import needed
 from fast_dag.fields import Fields
 
@@ -29,9 +28,10 @@ if TYPE_CHECKING:
 
 
 class Event(Fields):
-    """Something happened to a node: `path` is its name, from the outermost run on."""
+    """Something happened to a node: `path` is its name, from the outermost run on; `seconds` how
+    long it took, where it ended."""
 
-    __slots__ = ("attempt", "error", "fraction", "path", "run", "status")
+    __slots__ = ("attempt", "error", "fraction", "path", "run", "seconds", "status")
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Event(Fields):
         fraction: float,
         error: BaseException | None = None,
         attempt: int = 1,
+        seconds: float | None = None,
     ) -> None:
         self.run = run
         self.path = path
@@ -48,6 +49,7 @@ class Event(Fields):
         self.fraction = fraction
         self.error = error
         self.attempt = attempt
+        self.seconds = seconds
 
 
 class Observers:
@@ -75,6 +77,7 @@ class Observers:
         status: str,
         error: BaseException | None = None,
         attempt: int = 1,
+        seconds: float | None = None,
     ) -> None:
         """Remember an event. Calls are serialised by the driver."""
         if self._over:  # a worker that was abandoned as it began
@@ -87,7 +90,7 @@ class Observers:
             self._events.append(Event(run, path, "running", self.fraction))
         if run.parent is None and status in ("completed", "failed", "skipped"):
             self._ended.add(path)
-        self._events.append(Event(run, path, status, self.fraction, error, attempt))
+        self._events.append(Event(run, path, status, self.fraction, error, attempt, seconds))
 
     def count(self, paths: Iterable[str]) -> None:
         """These ended before the run began."""
@@ -113,8 +116,8 @@ class Observers:
             for observer in self._observers:
                 try:
                     observer.tell(event)
-                except Exception:
-                    self._log_once(observer, event.run, event.path)
+                except Exception as error:
+                    self._log_once(observer, event.run, event.path, error)
 
     def cut_off(self, run: Run) -> None:
         """A run ended: remember that those of its nodes that have not are cut off."""
@@ -129,17 +132,13 @@ class Observers:
             for observer in self._observers:
                 try:
                     observer.close(run)
-                except Exception:
-                    self._log_once(observer, run, None)
+                except Exception as error:
+                    self._log_once(observer, run, None, error)
 
-    def _log_once(self, observer: Observer, run: Run, node: str | None) -> None:
+    def _log_once(self, observer: Observer, run: Run, path: str | None, error: Exception) -> None:
         if id(observer) not in self._broken:
             self._broken.add(id(observer))
-            extra = _extra(run, node, None)
-            try:
-                logger().exception("the progress callback raised; the run goes on", extra=extra)
-            except Exception:  # the log is what is broken: there is nobody left to tell
-                return
+            log.raised(run, path, error)
 
 
 class Progress:
@@ -179,46 +178,3 @@ class Bar:
     def close(self) -> None:
         """Take the bar away."""
         self._bar.stop()
-
-
-class Log:
-    """Writes to the logger `fast_dag`: nodes at DEBUG, failures and retries at INFO."""
-
-    def __init__(self, log: Any) -> None:
-        self._log = log
-
-    def tell(self, event: Event) -> None:
-        """Write an event down."""
-        extra = _extra(event.run, event.path, event.attempt)
-        if event.error is None:
-            self._log.debug("node %s: %s", event.path, event.status, extra=extra)
-        else:
-            told = f"{type(event.error).__name__}: {text_of(event.error)}"
-            self._log.info("node %s: %s: %s", event.path, event.status, told, extra=extra)
-
-    def close(self, run: Run) -> None:
-        """Write the end down."""
-        self._log.info("run of %s: %s", run.name, run.status, extra=_extra(run, None, None))
-
-
-def _extra(run: Run, node: str | None, attempt: int | None) -> dict[str, Any]:
-    return {"run_id": run.context.metadata.get("run_id"), "node": node, "attempt": attempt}
-
-
-def logger() -> Any:
-    """The logger `fast_dag`, silent unless configured."""
-    import logging  # slow to import
-
-    log = logging.getLogger("fast_dag")
-    if not any(isinstance(each, logging.NullHandler) for each in log.handlers):
-        log.addHandler(logging.NullHandler())
-    return log
-
-
-def log_observer() -> Log | None:
-    """What writes the log, where somebody has configured one that would take it."""
-    logging: Any = sys.modules.get("logging")
-    if logging is None:  # nobody can have configured it
-        return None
-    log = logger()
-    return Log(log) if log.isEnabledFor(logging.INFO) else None

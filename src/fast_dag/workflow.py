@@ -14,8 +14,9 @@ from fast_dag.context import Context
 from fast_dag.drivers.pick import drive, drive_async
 from fast_dag.errors import InvalidNodeError, MissingResultError, ValidationError, names
 from fast_dag.graph import Graph
+from fast_dag.log import node_log
 from fast_dag.node import CACHE_OPTIONS, Nestable, Node, NodeType
-from fast_dag.observers import Bar, Event, Observers, Progress, log_observer
+from fast_dag.observers import Bar, Event, Observers, Progress
 from fast_dag.run import Run, current_run
 from fast_dag.typed import P, R, T, overload
 
@@ -320,7 +321,7 @@ class Workflow(Nestable):
         """Those who watch a new run; None where nobody does."""
         asked = run.settings.progress
         callback = self._progress_callback if asked is None else asked
-        log = log_observer()
+        log = node_log()
         if callback is None and log is None:
             return None
         observers: list[Observer] = []
