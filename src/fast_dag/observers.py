@@ -15,7 +15,7 @@ from fast_dag.fields import Fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any, Protocol
 
     from fast_dag.run import Run
@@ -63,7 +63,7 @@ class Observers:
         self._observers = observers
         self._events: deque[Event] = deque()
         self._total = total
-        self._running: dict[tuple[Run, str], None] = {}  # in order
+        self._running: dict[Run, dict[str, None]] = {}  # paths in order
         self._ended: set[str] = set()
         self._over = False
         # Reentrant: a callback may cause the next event itself.
@@ -82,19 +82,20 @@ class Observers:
         """Remember an event. Calls are serialised by the driver."""
         if self._over:  # a worker that was abandoned as it began
             return
+        running = self._running.setdefault(run, {})
         if status == "running":
-            self._running[run, path] = None
-        elif (run, path) in self._running:
-            del self._running[run, path]
+            running[path] = None
+        elif path in running:
+            del running[path]
         elif status != "skipped":  # it ended before it was called: by a cache, or its inputs
             self._events.append(Event(run, path, "running", self.fraction))
         if run.parent is None and status in ("completed", "failed", "skipped"):
             self._ended.add(path)
         self._events.append(Event(run, path, status, self.fraction, error, attempt, seconds))
 
-    def count(self, paths: Iterable[str]) -> None:
-        """These ended before the run began."""
-        self._ended.update(paths)
+    def go_on_from(self, ended: set[str]) -> None:
+        """These ended before the run began; those that end in it are added to this set."""
+        self._ended = ended
 
     @property
     def fraction(self) -> float:
@@ -121,8 +122,9 @@ class Observers:
 
     def cut_off(self, run: Run) -> None:
         """A run ended: remember that those of its nodes that have not are cut off."""
-        for path in [path for its, path in self._running if its is run]:
+        for path in list(self._running.get(run, ())):
             self.note(run, path, "cancelled")
+        self._running.pop(run, None)
 
     def close(self, run: Run) -> None:
         """The outermost run ended, and with it all, a callback in another thread included."""

@@ -841,3 +841,86 @@ def test_an_error_of_a_watched_run_is_the_same(execute: Execute) -> None:
             run.raise_for_error()
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert str(plain.exception()) == str(watched.exception())
+
+
+# What watching costs.
+
+
+def steps_of(call: Callable[[], object]) -> int:
+    """How many instructions of fast_dag's code a call executes in this thread."""
+    count = 0
+
+    def step(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal count
+        count += event == "opcode"
+        return step
+
+    def entered(frame: Any, event: str, argument: Any) -> Any:
+        if not frame.f_globals.get("__name__", "").startswith("fast_dag"):
+            return None
+        frame.f_trace_opcodes = True
+        return step
+
+    before = sys.gettrace()
+    sys.settrace(entered)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("keep", [None, 5])
+@pytest.mark.parametrize("by", ["progress", "log"])
+def test_step_of_a_watched_machine_costs_the_same_after_many(
+    by: str, keep: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    fsm = FSM("long", initial_state="on", keep_history=keep, max_cycles=10**6)
+    fsm.add_state("on", lambda: None).add_transition("on", "on")
+    if by == "log":
+        caplog.set_level(logging.DEBUG, "fast_dag")
+    machine = fsm.start(progress=noting([]) if by == "progress" else None)
+    for _ in range(20):
+        machine.step()
+    early = steps_of(machine.step)
+    for _ in range(500):
+        machine.step()
+    assert abs(steps_of(machine.step) - early) < 100
+
+
+def nested_at_once(number: int) -> int:
+    """What it costs to watch so many nested workflows that run at once, per workflow."""
+    told: Told = []
+    outer, held = DAG("outer"), asyncio.Event()
+
+    async def waits() -> None:
+        await held.wait()
+
+    async def goes() -> None:
+        held.set()
+
+    for each in range(number):
+        outer.add_node(f"n{each}", DAG("inner").add_node("waits", waits))
+    outer.add_node("last", goes)
+    outer.validate()
+    cost = steps_of(lambda: asyncio.run(outer.run_async(progress=noting(told))))
+    assert len(told) == 4 * number + 2
+    return cost // number
+
+
+def test_nested_run_that_ends_costs_the_same_however_many_are_running() -> None:
+    assert nested_at_once(400) < 1.05 * nested_at_once(20)
+
+
+def test_fraction_of_a_machine_goes_on_where_it_stood() -> None:
+    fsm = FSM("four", initial_state="a", keep_history=1)
+    for here, there in ("ab", "bc", "cd"):
+        fsm.add_state(here, lambda: None).add_transition(here, there)
+    fsm.add_terminal_state("d", lambda: None)
+    machine = fsm.start()
+    machine.step()
+    told: Told = []
+    machine = fsm.restore(machine.snapshot(), progress=noting(told))
+    machine.step()
+    machine.run()
+    assert [fraction for *_, fraction in told] == [0.25, 0.5, 0.5, 0.75, 0.75, 1.0]
