@@ -33,6 +33,7 @@ from fast_dag import (
 )
 from tests.call.conftest import IN_PROCESS
 from tests.concurrency.support import EXECUTE, LONG, Tally, wait_for, wait_until
+from tests.counting import steps_of
 
 Execute = Callable[..., Run]
 Event = tuple[str, str, float]
@@ -844,30 +845,6 @@ def test_an_error_of_a_watched_run_is_the_same(execute: Execute) -> None:
 
 
 # What watching costs.
-
-
-def steps_of(call: Callable[[], object]) -> int:
-    """How many instructions of fast_dag's code a call executes in this thread."""
-    count = 0
-
-    def step(frame: Any, event: str, argument: Any) -> Any:
-        nonlocal count
-        count += event == "opcode"
-        return step
-
-    def entered(frame: Any, event: str, argument: Any) -> Any:
-        if not frame.f_globals.get("__name__", "").startswith("fast_dag"):
-            return None
-        frame.f_trace_opcodes = True
-        return step
-
-    before = sys.gettrace()
-    sys.settrace(entered)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return count
 
 
 @pytest.mark.parametrize("keep", [None, 5])
