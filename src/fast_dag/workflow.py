@@ -17,6 +17,7 @@ from fast_dag.graph import Graph
 from fast_dag.log import node_log
 from fast_dag.node import CACHE_OPTIONS, Nestable, Node, NodeType
 from fast_dag.observers import Bar, Event, Observers, Progress
+from fast_dag.plan import Plan, Plans
 from fast_dag.run import Run, current_run
 from fast_dag.typed import P, R, T, overload
 
@@ -30,16 +31,11 @@ if TYPE_CHECKING:
     from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.node import AllOptions, AnyOptions, CachedNodeOptions, CommonOptions
     from fast_dag.observers import Observer
-    from fast_dag.plan import Plan
     from fast_dag.signature import Signature
 
-    PlanT = TypeVar("PlanT", bound="Plan")
     RunT = TypeVar("RunT", bound=Run)
     Q = ParamSpec("Q")
     V = TypeVar("V")
-
-_MOST_PLANS = 16
-"""Compiled plans kept per workflow: one for each set of input names and each part that is run."""
 
 
 class Workflow(Nestable):
@@ -65,7 +61,7 @@ class Workflow(Nestable):
         self._resources: Mapping[str, Hook] = {}
         self._progress_callback: Callable[[str, str, float], object] | None = None
         self._last_run: Run | None = None
-        self._plans: dict[Any, tuple[Any, Any]] = {}
+        self._plans: Plans | None = None
         self._signature: tuple[Any, Signature] | None = None
 
     @property
@@ -416,17 +412,16 @@ class Workflow(Nestable):
             return graph.version
         return (graph.version, *(each.version for each in graph.nested.values()))
 
-    def _kept_plan(self, compile: Callable[..., PlanT], *asked: Any) -> PlanT:
-        version = self.version
-        kept = self._plans.get(asked)
-        if kept is not None and kept[0] == version:
-            plan: PlanT = kept[1]
-            return plan
-        plan = compile(*asked)
-        if len(self._plans) >= _MOST_PLANS:
-            self._plans = {}
-        self._plans[asked] = (version, plan)
-        return plan
+    def _kept(self, compile: Callable[..., T], *asked: object) -> T:
+        """What `compile` makes of what is asked for, kept until an edit."""
+        version, plans = self.version, self._plans
+        if plans is None or plans.version != version:
+            plans = self._plans = Plans(version, len(self._graph.nodes))
+        compiled: T | None = plans.get(asked)
+        if compiled is None:
+            compiled = compile(*asked)
+            plans.keep(asked, compiled)
+        return compiled
 
     @property
     def signature(self) -> Signature:
@@ -557,7 +552,7 @@ class Workflow(Nestable):
         without: dict[str, Any] = {
             "_last_run": None,
             "_progress_callback": None,
-            "_plans": {},
+            "_plans": None,
             "_signature": None,
         }
         return {**self.__dict__, **without}
