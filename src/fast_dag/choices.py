@@ -1,87 +1,145 @@
 """Which choices of deciders a node depends on, and which of them exclude each other.
 
-The choices that a node needs are a linked list that shares its tail with those of the nodes before
-it, so that a long chain of conditions costs one cell a node. Equal cells are one object.
+The choices that a node needs are a tree by the number of the decider, eight ways at each level.
+Trees share what they have in common: one more choice costs a few cells, and what two trees share is
+not looked at when they are compared or joined. What was found of two subtrees is remembered, so
+that nodes whose needs differ a little cost little, too.
 """
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    Needs = tuple[Any, ...]
+    """Choices, at least one: the eight subtrees, on the lowest level the choices of one decider
+    each; None where there are none."""
+
+_BITS = 3
+_WAYS = 1 << _BITS
+_NOTHING = (None,) * _WAYS
+
 
 class Choice:
-    """`decider` chose `branch`, and everything that `before` says."""
+    """`decider` chose `branch`."""
 
-    __slots__ = ("before", "branch", "decider", "depth")
+    __slots__ = ("branch", "decider")
 
-    def __init__(self, decider: str, branch: bool | str, before: Choice | None) -> None:
+    def __init__(self, decider: str, branch: bool | str) -> None:
         self.decider = decider
         self.branch = branch
-        self.before = before
-        self.depth: int = 1 if before is None else before.depth + 1
 
 
 class Choices:
-    """Makes the lists of one graph.
+    """Makes the needs of one graph. `deciders` are all that choose a branch; where several choices
+    exclude each other, the later deciders of these are named.
 
-    >>> choices = Choices()
+    >>> choices = Choices(["check", "route"])
     >>> yes = choices.add("check", True, None)
     >>> both = choices.either(yes, choices.add("route", "a", None))
-    >>> one, other = contradiction(both, choices.add("check", False, None))
+    >>> one, other = choices.contradiction(both, choices.add("check", False, None))
     >>> one.decider, one.branch, other.branch
     ('check', True, False)
     """
 
-    def __init__(self) -> None:
-        self._made: dict[tuple[str, bool | str, Choice | None], Choice] = {}
+    def __init__(self, deciders: Iterable[str]) -> None:
+        self._numbers = {decider: number for number, decider in enumerate(deciders)}
+        self._top = 0
+        while len(self._numbers) > _WAYS << self._top:
+            self._top += _BITS
+        self._chosen: dict[tuple[str, bool | str], tuple[Choice, ...]] = {}
+        # What was found of two subtrees, by their ids, and these, so that the ids stay theirs.
+        self._either: dict[tuple[int, int], tuple[Needs, Needs, Needs]] = {}
+        self._both: dict[tuple[int, int], tuple[Needs, Needs, Needs | None]] = {}
+        self._agreeing: dict[tuple[int, int], tuple[Needs, Needs]] = {}
 
-    def add(self, decider: str, branch: bool | str, before: Choice | None) -> Choice:
+    def add(self, decider: str, branch: bool | str, before: Needs | None) -> Needs:
         """One more choice."""
-        key = (decider, branch, before)
-        choice = self._made.get(key)
-        if choice is None:
-            choice = self._made[key] = Choice(decider, branch, before)
-        return choice
+        chosen = self._chosen.get((decider, branch))
+        if chosen is None:
+            chosen = self._chosen[decider, branch] = (Choice(decider, branch),)
+        return self._put(before, self._numbers[decider], chosen, self._top)
 
-    def either(self, one: Choice | None, other: Choice | None) -> Choice | None:
-        """All choices that stand in one of the lists."""
-        ones, others, _ = _apart(one, other)
-        known = {(each.decider, each.branch) for each in ones}
-        for each in reversed(others):
-            if (each.decider, each.branch) not in known:
-                one = self.add(each.decider, each.branch, one)
-        return one
+    def _put(
+        self, needs: Needs | None, number: int, chosen: tuple[Choice, ...], shift: int
+    ) -> Needs:
+        ways: Needs = _NOTHING if needs is None else needs
+        way = number >> shift & _WAYS - 1
+        old = ways[way]
+        new = self._put(old, number, chosen, shift - _BITS) if shift else _all_of(old, chosen)
+        return ways if new is old else (*ways[:way], new, *ways[way + 1 :])
 
-    def both(self, one: Choice | None, other: Choice | None) -> Choice | None:
-        """The choices that stand in both lists."""
-        ones, others, common = _apart(one, other)
-        known = {(each.decider, each.branch) for each in ones}
-        for each in reversed(others):
-            if (each.decider, each.branch) in known:
-                common = self.add(each.decider, each.branch, common)
-        return common
+    def either(self, one: Needs | None, other: Needs | None) -> Needs | None:
+        """All choices that are in one of these."""
+        return self._joined(one, other, self._top)
+
+    def _joined(self, one: Needs | None, other: Needs | None, shift: int) -> Needs | None:
+        if other is None or one is other:
+            return one
+        if one is None:
+            return other
+        if shift < 0:
+            return _all_of(one, other)
+        key = id(one), id(other)
+        if key not in self._either:
+            below = shift - _BITS
+            ways = [self._joined(*each, below) for each in zip(one, other, strict=True)]
+            self._either[key] = one, other, _like(ways, one, other)
+        return self._either[key][2]
+
+    def both(self, one: Needs | None, other: Needs | None) -> Needs | None:
+        """The choices that are in both."""
+        return self._common(one, other, self._top)
+
+    def _common(self, one: Needs | None, other: Needs | None, shift: int) -> Needs | None:
+        if one is None or other is None:
+            return None
+        if one is other:
+            return one
+        if shift < 0:
+            return tuple([each for each in one if each in other]) or None
+        key = id(one), id(other)
+        if key not in self._both:
+            below = shift - _BITS
+            ways = [self._common(*each, below) for each in zip(one, other, strict=True)]
+            self._both[key] = one, other, _like(ways, one, other) if any(ways) else None
+        return self._both[key][2]
+
+    def contradiction(self, one: Needs | None, other: Needs | None) -> tuple[Choice, Choice] | None:
+        """A choice of each of which at most one can be made; None where there are none."""
+        return self._clash(one, other, self._top)
+
+    def _clash(
+        self, one: Needs | None, other: Needs | None, shift: int
+    ) -> tuple[Choice, Choice] | None:
+        if one is None or other is None or one is other:
+            return None
+        if shift < 0:
+            return next(((a, b) for a in one for b in other if a is not b), None)
+        key = id(one), id(other)
+        if key in self._agreeing:
+            return None
+        for mine, its in zip(reversed(one), reversed(other), strict=True):
+            clash = self._clash(mine, its, shift - _BITS)
+            if clash is not None:
+                return clash
+        self._agreeing[key] = one, other
+        return None
 
 
-def contradiction(one: Choice | None, other: Choice | None) -> tuple[Choice, Choice] | None:
-    """A choice of each list of which at most one can be made; None where there are none."""
-    ones, others, _ = _apart(one, other)
-    chosen = {each.decider: each for each in ones}
-    for each in others:
-        there = chosen.get(each.decider)
-        if there is not None and there.branch != each.branch:
-            return there, each
-    return None
+def _all_of(one: tuple[Choice, ...] | None, other: tuple[Choice, ...]) -> tuple[Choice, ...]:
+    """The choices of one decider that are in one of these."""
+    if one is None or one is other:
+        return other
+    more = tuple([each for each in other if each not in one])
+    return one + more if more else one
 
 
-def _apart(
-    one: Choice | None, other: Choice | None
-) -> tuple[list[Choice], list[Choice], Choice | None]:
-    """What each list has beyond their common tail, and that tail."""
-    ones, others = [], []
-    while one is not other:
-        if other is None or (one is not None and one.depth >= other.depth):
-            assert one is not None
-            ones.append(one)
-            one = one.before
-        else:
-            others.append(other)
-            other = other.before
-    return ones, others, one
+def _like(ways: list[Needs | None], one: Needs, other: Needs) -> Needs:
+    """The tree of these subtrees: one of the given ones where it is the same."""
+    for each in (one, other):
+        if all(new is old for new, old in zip(ways, each, strict=True)):
+            return each
+    return tuple(ways)

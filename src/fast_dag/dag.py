@@ -633,13 +633,20 @@ class DAG(Workflow):
         )
 
     def _plan(self, inputs: frozenset[str], part: Part) -> Plan:
-        return self._kept_plan(self._compile, inputs, part)
+        return self._kept(self._compile, inputs, part)
 
-    def _compile(self, inputs: frozenset[str], part: Part) -> Plan:
-        topology = self._topology(inputs)
+    def _checked(self, given: frozenset[str]) -> Topology:
+        """The whole shape; raises where something is wrong with it. `given` are the run inputs that
+        keep parameters of their name from being autowired."""
+        topology = self._topology(given)
         found = problems(topology, allow_disconnected=True) + self._resource_problems()
         if found:
             raise ValidationError.of(found, repr(self.name))
+        return topology
+
+    def _compile(self, inputs: frozenset[str], part: Part) -> Plan:
+        given = inputs.intersection(self._graph.nodes) if self.autowire else frozenset()
+        topology = self._kept(self._checked, given)
         plan = Plan(topology, inputs, self._surroundings, self._resources)
         plan.refuse_unknown(option_names(DAG._request))
         narrowed = part.of(topology)

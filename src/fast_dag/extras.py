@@ -21,14 +21,18 @@ class MissingExtraError(FastDAGError, ImportError):
 def needed(module: str, *, extra: str, purpose: str) -> Any:
     """The module; raises MissingExtraError that says how to get it.
 
+    Only the module itself, or a package it is in, counts as missing: what else an installed package
+    fails to import is an error of its own.
+
     >>> needed("math", extra="process", purpose="worker processes").floor(3.5)
     3
     """
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module:
+        missing = error.name or ""
+        if not f"{module}.".startswith(f"{missing}."):
             raise
         raise MissingExtraError(
-            f"{purpose} need {module}: pip install 'fast-dag[{extra}]'", extra=extra
+            f"{purpose} need {missing}: pip install 'fast-dag[{extra}]'", extra=extra
         ) from None

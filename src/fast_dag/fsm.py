@@ -505,14 +505,18 @@ class FSM(Workflow):
         return run
 
     def _plan(self, inputs: frozenset[str]) -> FsmPlan:
-        return self._kept_plan(self._compile, inputs)
+        return self._kept(self._compile, inputs)
 
-    def _compile(self, inputs: frozenset[str]) -> FsmPlan:
+    def _checked(self) -> Topology:
+        """The states; raises where something is wrong with them."""
         found = self.validate(allow_disconnected=True)
         if found:
             raise ValidationError.of(found, repr(self.name))
+        return Topology.of(self._graph)
+
+    def _compile(self, inputs: frozenset[str]) -> FsmPlan:
         plan = FsmPlan(
-            Topology.of(self._graph),
+            self._kept(self._checked),
             inputs,
             self._surroundings,
             self._resources,

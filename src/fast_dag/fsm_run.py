@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fast_dag import log
 from fast_dag.context import FSMContext
 from fast_dag.errors import InvalidTransitionError, MaxCyclesError, names
 from fast_dag.metrics import Record
@@ -35,11 +36,12 @@ class FsmRecord(Record):
         self.walk = walk
         self.most_retried = walk.keep
 
-    def add(self, index: int, started: float, outcome: Outcome) -> None:
-        value = outcome.value if outcome.ok else FAILED
-        self.walk.visits.append((index, value, started, perf_counter()))
+    def add(self, index: int, started: float, outcome: Outcome) -> float:
+        value, ended = outcome.value if outcome.ok else FAILED, perf_counter()
+        self.walk.visits.append((index, value, started, ended))
         self.walk.forget()
         self.count(outcome)
+        return ended - started
 
     def executed(self) -> Iterator[tuple[int, float, float]]:
         for state, _, started, ended in self.walk.kept:
@@ -192,6 +194,11 @@ class FsmRun(Run):
     # The life of a run.
 
     @property
+    def is_told(self) -> bool:
+        """Whether the log is told of its end: that of a machine which goes on is none."""
+        return not self.limits.may_wait or self.walk.ended or self.status != "completed"
+
+    @property
     def _is_new(self) -> bool:
         """Whether it is given a new run_id."""
         return not self.continues and super()._is_new
@@ -234,6 +241,8 @@ class FsmRun(Run):
                 walk.data = self._event[1]
             except Exception as fault:
                 self._is_refused = True
+                if self.parent is None:
+                    log.failed(self, self.plan.names[walk.at], fault, 0)
                 self._tell_fault(walk.at, fault, self._goes_on(self.plan.names[walk.at], fault))
                 return []
         return schedule.begin(walk.next)

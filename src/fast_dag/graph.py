@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakSet
+
 from fast_dag.errors import (
     InvalidNodeError,
     MissingConnectionError,
@@ -14,11 +16,16 @@ from fast_dag.node import Branch, Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from typing import Any, Literal
 
     from fast_dag.node import Nestable
     from fast_dag.signature import Signature
+
+MOST_LEVELS = 32
+"""How deep workflows nest; one without others in it is one level. Every level takes some frames of
+Python's stack, of which there are a thousand: up to here all modes, files, pickles, pictures and
+copies work, also where the caller has a deep stack."""
 
 
 class Edge:
@@ -70,6 +77,14 @@ class Graph:
     >>> graph.incoming("two")
     [<edge one -> two.x>]
     """
+
+    _holders: WeakSet[Graph]
+    """Those in which this one is nested."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Graph:
+        self = super().__new__(cls)
+        self._holders = WeakSet()  # also while it is read from a pickle, which lacks it
+        return self
 
     def __init__(self, name: str, noun: str = "node") -> None:
         self.name = name
@@ -138,9 +153,8 @@ class Graph:
                 "notebook, say) pass replace=True, as replace_node() of a DAG does",
                 node=node.name,
             )
-        if node.workflow is not None:
-            self._refuse_itself(node)
-            self.nested[node.name] = node.workflow
+        self._refuse_nesting(node)
+        self._nest(node.name, node.workflow)
         self.nodes[node.name] = node
         self._incoming[node.name] = []
         self._outgoing[node.name] = []
@@ -148,25 +162,45 @@ class Graph:
         self.version += 1
         return node
 
-    def _refuse_itself(self, node: Node[..., Any]) -> None:
-        inside: list[Any] = [node]
-        seen: set[int] = set()
-        while inside:
-            workflow = inside.pop().workflow
-            if workflow is not None and id(workflow.graph) not in seen:
-                if workflow.graph is self:
-                    raise InvalidNodeError(
-                        f"{self.name!r} cannot be a node inside itself (as {node.name!r})",
-                        node=node.name,
-                    )
-                seen.add(id(workflow.graph))
-                inside.extend(workflow.graph.nodes.values())
+    def _refuse_nesting(self, node: Node[..., Any]) -> None:
+        """Raise InvalidNodeError where a workflow would be inside itself, or too deep."""
+        if node.workflow is None:
+            return
+        below = _levels(node.workflow.graph, lambda graph: graph._inside())
+        if any(self in level for level in below):
+            raise InvalidNodeError(
+                f"{self.name!r} cannot be a node inside itself (as {node.name!r})", node=node.name
+            )
+        above = _levels(self, lambda graph: graph._holders)
+        levels = len(above) + len(below)
+        if levels > MOST_LEVELS:
+            outermost = next(iter(above[-1])).name
+            raise InvalidNodeError(
+                f"{node.name!r} cannot be a node of {self.name!r}: {outermost!r} would have "
+                f"workflows nested {levels} levels deep, and {MOST_LEVELS} are the most; put the "
+                "nodes of an inner workflow directly into the one around it",
+                node=node.name,
+                levels=levels,
+                most=MOST_LEVELS,
+            )
+
+    def _nest(self, name: str, workflow: Nestable | None) -> None:
+        """Note which workflow the node of this name is from now on, None where it is none."""
+        gone = self.nested.pop(name, None)
+        if workflow is not None:
+            self.nested[name] = workflow
+            workflow.graph._holders.add(self)
+        if gone is not None and gone.graph not in self._inside():
+            gone.graph._holders.discard(self)
+
+    def _inside(self) -> list[Graph]:
+        return [workflow.graph for workflow in self.nested.values()]
 
     def _replace(self, node: Node[..., Any]) -> Node[..., Any]:
         """Put `node` where one of its name is; the edges stay. Nothing changes where one of them
         does not fit."""
         name = node.name
-        self._refuse_itself(node)
+        self._refuse_nesting(node)
         old, old_incoming = self.nodes[name], self._incoming[name]
         if not node.type.decides or node.type is not old.type:
             branched = [edge for edge in self._outgoing[name] if edge.branch is not None]
@@ -193,9 +227,7 @@ class Graph:
             siblings = self._outgoing[edge.source]
             siblings[siblings.index(edge)] = new
         old.graph, node.graph = None, self
-        self.nested.pop(name, None)
-        if node.workflow is not None:
-            self.nested[name] = node.workflow
+        self._nest(name, node.workflow)
         self.version += 1
         return node
 
@@ -210,7 +242,7 @@ class Graph:
                 self._fed.pop(edge.target, None)
         self._fed.pop(gone.name, None)
         del self.nodes[gone.name]
-        self.nested.pop(gone.name, None)
+        self._nest(gone.name, None)
         gone.graph = None
         self.version += 1
 
@@ -434,12 +466,28 @@ class Graph:
         other._outgoing = {key: list(edges) for key, edges in self._outgoing.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_fed": {}}
+        state = {**self.__dict__, "_fed": {}}
+        del state["_holders"]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         for node in self.nodes.values():
             node.graph = self
+        for workflow in self.nested.values():
+            inside = vars(workflow).get("_graph")  # not read yet where its own pickle led here
+            if inside is not None:
+                inside._holders.add(self)
+
+
+def _levels(graph: Graph, beside: Callable[[Graph], Iterable[Graph]]) -> list[dict[Graph, None]]:
+    """The graph, those beside it, those beside these, and so on."""
+    levels = []
+    here = {graph: None}
+    while here:
+        levels.append(here)
+        here = dict.fromkeys(each for one in here for each in beside(one))
+    return levels
 
 
 def _taken_by(signature: Signature) -> str:

@@ -263,7 +263,7 @@ class Machine:
         run = self._made_run(steps, event)
         run.observers = self.fsm._observers(run)
         if run.observers is not None:
-            run.observers.count(self._plan.names[state] for state in self._walk.counts())
+            run.observers.go_on_from(self._walk.seen())
         return run
 
     def _made_run(

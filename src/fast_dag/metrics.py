@@ -53,16 +53,25 @@ class Record:
         self.stamps: list[float] = []
         self.spans: list[tuple[int, float, float]] = []
 
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, up to its end or to now."""
+        if not self.began:
+            return 0.0
+        return (perf_counter() if self.ended is None else self.ended) - self.began
+
     def begin(self) -> None:
         """The run begins, or a machine goes on: the time that it stood still does not count."""
         spent = 0.0 if self.ended is None else self.ended - self.began
         self.began = perf_counter() - spent
         self.ended = None
 
-    def add(self, index: int, started: float, outcome: Outcome) -> None:
-        """A node ended just now."""
-        self.spans.append((index, started, perf_counter()))
+    def add(self, index: int, started: float, outcome: Outcome) -> float:
+        """A node ended just now; the seconds that it took."""
+        ended = perf_counter()
+        self.spans.append((index, started, ended))
         self.count(outcome)
+        return ended - started
 
     def count(self, outcome: Outcome) -> None:
         """What a node's end adds to the counts."""
@@ -121,11 +130,10 @@ class Record:
         """The engine's part of `context.metrics`."""
         times = self.times()
         statuses = list(self.statuses().values())
-        ended = perf_counter() if self.ended is None else self.ended
         memory = {} if self.peak_mb is None else {"memory_usage": {"peak_mb": self.peak_mb}}
         return {
             **memory,
-            "execution_time": ended - self.began if self.began else 0.0,
+            "execution_time": self.seconds,
             "node_times": times,
             "execution_order": list(times),
             "nodes_executed": sum(status in _EXECUTED for status in statuses),

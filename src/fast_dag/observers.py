@@ -1,22 +1,21 @@
-"""Who is told how a run goes: a progress callback, and the log. What nobody asked for costs
-nothing.
+"""Who is told how a run goes: progress callbacks, the bar, and the log of nodes. What nobody asked
+for costs nothing.
 
 Drivers note events while they hold their lock, and deliver them when they do not, one at a time.
 """
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from threading import RLock
 
-from fast_dag.errors import text_of
+from fast_dag import log
 from fast_dag.extras import needed
 from fast_dag.fields import Fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any, Protocol
 
     from fast_dag.run import Run
@@ -29,9 +28,10 @@ if TYPE_CHECKING:
 
 
 class Event(Fields):
-    """Something happened to a node: `path` is its name, from the outermost run on."""
+    """Something happened to a node: `path` is its name, from the outermost run on; `seconds` how
+    long it took, where it ended."""
 
-    __slots__ = ("attempt", "error", "fraction", "path", "run", "status")
+    __slots__ = ("attempt", "error", "fraction", "path", "run", "seconds", "status")
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Event(Fields):
         fraction: float,
         error: BaseException | None = None,
         attempt: int = 1,
+        seconds: float | None = None,
     ) -> None:
         self.run = run
         self.path = path
@@ -48,6 +49,7 @@ class Event(Fields):
         self.fraction = fraction
         self.error = error
         self.attempt = attempt
+        self.seconds = seconds
 
 
 class Observers:
@@ -61,7 +63,7 @@ class Observers:
         self._observers = observers
         self._events: deque[Event] = deque()
         self._total = total
-        self._running: dict[tuple[Run, str], None] = {}  # in order
+        self._running: dict[Run, dict[str, None]] = {}  # paths in order
         self._ended: set[str] = set()
         self._over = False
         # Reentrant: a callback may cause the next event itself.
@@ -75,23 +77,25 @@ class Observers:
         status: str,
         error: BaseException | None = None,
         attempt: int = 1,
+        seconds: float | None = None,
     ) -> None:
         """Remember an event. Calls are serialised by the driver."""
         if self._over:  # a worker that was abandoned as it began
             return
+        running = self._running.setdefault(run, {})
         if status == "running":
-            self._running[run, path] = None
-        elif (run, path) in self._running:
-            del self._running[run, path]
+            running[path] = None
+        elif path in running:
+            del running[path]
         elif status != "skipped":  # it ended before it was called: by a cache, or its inputs
             self._events.append(Event(run, path, "running", self.fraction))
         if run.parent is None and status in ("completed", "failed", "skipped"):
             self._ended.add(path)
-        self._events.append(Event(run, path, status, self.fraction, error, attempt))
+        self._events.append(Event(run, path, status, self.fraction, error, attempt, seconds))
 
-    def count(self, paths: Iterable[str]) -> None:
-        """These ended before the run began."""
-        self._ended.update(paths)
+    def go_on_from(self, ended: set[str]) -> None:
+        """These ended before the run began; those that end in it are added to this set."""
+        self._ended = ended
 
     @property
     def fraction(self) -> float:
@@ -116,13 +120,14 @@ class Observers:
             for observer in self._observers:
                 try:
                     observer.tell(event)
-                except Exception:
-                    self._log_once(observer, event.run, event.path)
+                except Exception as error:
+                    self._log_once(observer, event.run, event.path, error)
 
     def cut_off(self, run: Run) -> None:
         """A run ended: remember that those of its nodes that have not are cut off."""
-        for path in [path for its, path in self._running if its is run]:
+        for path in list(self._running.get(run, ())):
             self.note(run, path, "cancelled")
+        self._running.pop(run, None)
 
     def close(self, run: Run) -> None:
         """The outermost run ended, and with it all, a callback in another thread included."""
@@ -132,17 +137,13 @@ class Observers:
             for observer in self._observers:
                 try:
                     observer.close(run)
-                except Exception:
-                    self._log_once(observer, run, None)
+                except Exception as error:
+                    self._log_once(observer, run, None, error)
 
-    def _log_once(self, observer: Observer, run: Run, node: str | None) -> None:
+    def _log_once(self, observer: Observer, run: Run, path: str | None, error: Exception) -> None:
         if id(observer) not in self._broken:
             self._broken.add(id(observer))
-            extra = _extra(run, node, None)
-            try:
-                logger().exception("the progress callback raised; the run goes on", extra=extra)
-            except Exception:  # the log is what is broken: there is nobody left to tell
-                return
+            log.raised(run, path, error)
 
 
 class Progress:
@@ -161,12 +162,16 @@ class Progress:
             self.callback.close()
 
 
+def needed_for_bars() -> Any:
+    """The module that makes bars; raises MissingExtraError."""
+    return needed("rich.progress", extra="progress", purpose="progress bars")
+
+
 class Bar:
     """A progress bar in a terminal or notebook, by rich; silent where the output is neither."""
 
     def __init__(self, name: str) -> None:
-        progress: Any = needed("rich.progress", extra="progress", purpose="progress bars")
-        self._bar = progress.Progress(transient=True)
+        self._bar = needed_for_bars().Progress(transient=True)
         console = self._bar.console
         self._bar.disable = not (console.is_interactive or console.is_jupyter)
         self._task = self._bar.add_task(name, total=1.0)
@@ -178,46 +183,3 @@ class Bar:
     def close(self) -> None:
         """Take the bar away."""
         self._bar.stop()
-
-
-class Log:
-    """Writes to the logger `fast_dag`: nodes at DEBUG, failures and retries at INFO."""
-
-    def __init__(self, log: Any) -> None:
-        self._log = log
-
-    def tell(self, event: Event) -> None:
-        """Write an event down."""
-        extra = _extra(event.run, event.path, event.attempt)
-        if event.error is None:
-            self._log.debug("node %s: %s", event.path, event.status, extra=extra)
-        else:
-            told = f"{type(event.error).__name__}: {text_of(event.error)}"
-            self._log.info("node %s: %s: %s", event.path, event.status, told, extra=extra)
-
-    def close(self, run: Run) -> None:
-        """Write the end down."""
-        self._log.info("run of %s: %s", run.name, run.status, extra=_extra(run, None, None))
-
-
-def _extra(run: Run, node: str | None, attempt: int | None) -> dict[str, Any]:
-    return {"run_id": run.context.metadata.get("run_id"), "node": node, "attempt": attempt}
-
-
-def logger() -> Any:
-    """The logger `fast_dag`, silent unless configured."""
-    import logging  # slow to import
-
-    log = logging.getLogger("fast_dag")
-    if not any(isinstance(each, logging.NullHandler) for each in log.handlers):
-        log.addHandler(logging.NullHandler())
-    return log
-
-
-def log_observer() -> Log | None:
-    """What writes the log, where somebody has configured one that would take it."""
-    logging: Any = sys.modules.get("logging")
-    if logging is None:  # nobody can have configured it
-        return None
-    log = logger()
-    return Log(log) if log.isEnabledFor(logging.INFO) else None

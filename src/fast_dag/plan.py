@@ -222,6 +222,47 @@ class Plan:
         }
 
 
+class Plans:
+    """What was compiled of one version of a workflow, by what was asked for.
+
+    What was asked for most recently stays: a set of input names is compiled again only after as
+    many others as there is room for. Threads may use it at once; two may compile the same.
+
+    >>> plans = Plans(version=1, nodes=10)
+    >>> plans.keep("x", "the plan for x")
+    >>> plans.get("x"), plans.get("y")
+    ('the plan for x', None)
+    """
+
+    __slots__ = ("_older", "_recent", "_room", "version")
+
+    def __init__(self, version: object, nodes: int) -> None:
+        self.version = version
+        self._room = min(_MOST_PLANS, max(_FEWEST_PLANS, _MOST_NODES // max(nodes, 1)))
+        self._recent: dict[object, Any] = {}
+        self._older: dict[object, Any] = {}  # all that there was when there was no more room
+
+    def get(self, asked: object) -> Any:
+        """What was compiled, None where it was not."""
+        kept = self._recent.get(asked)
+        if kept is None:
+            kept = self._older.get(asked)
+            if kept is not None:
+                self.keep(asked, kept)
+        return kept
+
+    def keep(self, asked: object, compiled: object) -> None:
+        """Remember what was compiled."""
+        if len(self._recent) >= self._room:
+            self._older, self._recent = self._recent, {}
+        self._recent[asked] = compiled
+
+
+_FEWEST_PLANS, _MOST_PLANS, _MOST_NODES = 16, 256, 100_000
+"""How many plans there is room for: so many that they have no more nodes than that, within these
+bounds. Up to twice as many are kept."""
+
+
 def _named_parameters(topology: Topology) -> set[str]:
     """The parameters by name of the whole graph: what a `**kwargs` node leaves to others."""
     return {name for node in topology.whole.nodes for name in node.signature.inputs}

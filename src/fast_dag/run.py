@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from enum import StrEnum
 from time import perf_counter, time
 
+from fast_dag import log
 from fast_dag.call.effects import ONE_SHOT, Outcome, waitable
 from fast_dag.call.resources import Resources
 from fast_dag.errors import (
@@ -25,7 +26,7 @@ from fast_dag.errors import (
 from fast_dag.fields import Fields
 from fast_dag.memory import MemoryWatch
 from fast_dag.metrics import Record
-from fast_dag.observers import Event
+from fast_dag.observers import Event, needed_for_bars
 from fast_dag.schedule.base import NodeStatus
 
 TYPE_CHECKING = False
@@ -100,6 +101,8 @@ class Settings:
                 f"progress is a function of (node_name, status, fraction_done), or True for a bar, "
                 f"not {progress!r}"
             )
+        if progress is True:
+            needed_for_bars()
         if not isinstance(mode, str) or mode not in _MODES:
             raise ValidationError(f"mode is one of {names(_MODES)}, not {mode!r}")
         if max_workers is not None and (not isinstance(max_workers, int) or max_workers < 1):
@@ -465,6 +468,8 @@ class Run(ABC):
             return
         self.errors[name], self._where[name] = error, where  # type: ignore[assignment]
         self._lost |= {name}
+        if self.parent is None:
+            log.failed(self, name, error, 1)
         self._stopped, self._fatal = True, name
 
     def _status_by_errors(self) -> str:
@@ -490,10 +495,14 @@ class Run(ABC):
         self.outer = self.parent = None
 
     def tell_end(self) -> None:
-        """Tell the observers, if there are any, that the outermost run ended; a driver does, when
-        it holds no lock any more."""
-        if self.observers is not None and self.parent is None and self.status != "running":
+        """Tell the observers, if there are any, and the log that the outermost run ended; a driver
+        does, when it holds no lock any more."""
+        if self.parent is not None or self.status == "running":
+            return
+        if self.observers is not None:
             self.observers.close(self)
+        if self.is_told:
+            log.ended(self)
 
     def start(self, index: int) -> tuple[list[Any], dict[str, Any]]:
         """A node starts: its arguments. Raises what keeps them from being gathered."""
@@ -516,8 +525,30 @@ class Run(ABC):
         return self.plan.around[index].of_call(self, (args, kwargs))
 
     def judge(self, index: int, outcome: Outcome) -> Verdict:
-        """What a node's end means. Calls user code (a handler, a value's truth), so drivers hold no
-        lock here."""
+        """What a node's end means. Calls user code (a handler, a value's truth, those that take the
+        log), so drivers hold no lock here."""
+        verdict = self._judged(index, outcome)
+        if not verdict.outcome.ok or verdict.fault is not None or self.children:
+            self._log_failures(index, verdict)
+        return verdict
+
+    def _log_failures(self, index: int, verdict: Verdict) -> None:
+        """Log the errors that the outermost run keeps of a node, and of what is nested in it."""
+        if self.parent is not None:  # whose node may be tried again, or have a handler
+            return
+        name, outcome = self.plan.names[index], verdict.outcome
+        child = self.children.get(name)
+        if child is not None:
+            for key, error in child.errors.items():
+                path = f"{name}.{key}"
+                if self.errors.get(path) is not error:  # as of an earlier visit of a state
+                    log.failed(self, path, error, child._attempts.get(key, 1))
+        if verdict.fault is not None:
+            log.failed(self, name, verdict.fault, outcome.attempts)
+        elif not outcome.ok and verdict.key == name:
+            log.failed(self, name, outcome.value, outcome.attempts)
+
+    def _judged(self, index: int, outcome: Outcome) -> Verdict:
         name = self.plan.names[index]
         if outcome.ok:
             try:
@@ -536,7 +567,7 @@ class Run(ABC):
         """A node ended: record how; the nodes that may start now. One call at a time."""
         outcome, schedule = verdict.outcome, self.record.schedule
         assert schedule is not None
-        self.record.add(index, started, outcome)
+        seconds = self.record.add(index, started, outcome)
         name = self.plan.names[index]
         child = self.children.get(name)
         if child is not None:
@@ -557,7 +588,8 @@ class Run(ABC):
         if self.observers is not None:
             error = None if outcome.ok else outcome.value
             status = "completed" if outcome.ok else "failed"
-            self.observers.note(self, self.path_of(index), status, error, outcome.attempts)
+            path = self.path_of(index)
+            self.observers.note(self, path, status, error, outcome.attempts, seconds)
             self._note_skipped()
         return [] if self.stopped else ready
 
@@ -594,12 +626,17 @@ class Run(ABC):
             self.observers.note(self, self.path_of(index), "running")
 
     def tell_retry(self, name: str, error: Exception, attempt: int, delay: float) -> None:
-        """Record, and tell the observers, if there are any, that an attempt failed and another
-        follows."""
+        """Record, and tell the log, and the observers, if there are any, that an attempt failed and
+        another follows."""
         self.record.note_retry(name, error, delay)
+        log.retried(self, self._prefix + name, error, attempt)
         if self.observers is not None:
             path, fraction = self._prefix + name, self.observers.fraction
             self.observers.tell(Event(self, path, "retrying", fraction, error, attempt))
+
+    def tell_handled(self, name: str, error: Exception, attempts: int) -> None:
+        """Tell the log that a node's error handler gave a result in place of its error."""
+        log.handled(self, self._prefix + name, error, attempts)
 
     def _note_skipped(self) -> None:
         assert self.record.schedule is not None
@@ -608,6 +645,11 @@ class Run(ABC):
         for index in skipped:
             self.observers.note(self, self.path_of(index), "skipped")
         skipped.clear()
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the log is told of its end."""
+        return True
 
     @property
     def stopped(self) -> bool:

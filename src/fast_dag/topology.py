@@ -7,7 +7,7 @@ from functools import cached_property
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
-from fast_dag.choices import Choice, Choices, contradiction
+from fast_dag.choices import Choices
 from fast_dag.graph import Edge, Graph
 from fast_dag.node import Node, NodeType
 
@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
     from typing import Any
+
+    from fast_dag.choices import Choice, Needs
 
 
 # Members of enums cost ten times a global.
@@ -241,9 +243,9 @@ class Topology:
     # Branches.
 
     @cached_property
-    def choices(self) -> list[Choice | None]:
+    def choices(self) -> list[Needs | None]:
         """For each node, the choices of deciders without which it cannot run."""
-        needed: list[Choice | None] = [None] * len(self.nodes)
+        needed: list[Needs | None] = [None] * len(self.nodes)
         for index in self.order if self.listened else ():
             is_any = self.nodes[index].type is NodeType.ANY
             merge = self._cells.both if is_any else self._cells.either
@@ -258,14 +260,17 @@ class Topology:
 
     @cached_property
     def _cells(self) -> Choices:
-        return Choices()
+        listened, inside = self.listened, [self.names[index] for index in self.order]
+        known = set(inside)
+        outside = [name for name in listened if name not in known]
+        return Choices([*outside, *(name for name in inside if name in listened)])
 
-    def _edge_choices(self, edge: Edge, choices: Sequence[Choice | None]) -> Choice | None:
+    def _edge_choices(self, edge: Edge, choices: Sequence[Needs | None]) -> Needs | None:
         source = self.index.get(edge.source)
         before = None if source is None else choices[source]
         return before if edge.branch is None else self._cells.add(edge.source, edge.branch, before)
 
-    def edge_choices(self, edge: Edge) -> Choice | None:
+    def edge_choices(self, edge: Edge) -> Needs | None:
         """The choices without which an edge cannot be live."""
         return self._edge_choices(edge, self.choices)
 
@@ -275,7 +280,7 @@ class Topology:
         needed = self.edge_choices(next(edges))
         for edge in edges:
             own = self.edge_choices(edge)
-            clash = contradiction(needed, own)
+            clash = self._cells.contradiction(needed, own)
             if clash is not None:
                 return clash
             needed = self._cells.either(needed, own)
@@ -316,7 +321,7 @@ class Topology:
         ]
         for position, (target, needed) in enumerate(takes):
             for other, needed_there in takes[:position]:
-                if contradiction(needed, needed_there) is None:
+                if self._cells.contradiction(needed, needed_there) is None:
                     return self.names[other], self.names[target]
         return None
 

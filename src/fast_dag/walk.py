@@ -48,6 +48,8 @@ class Walk:
         self.running: int | None = None
         self._forgotten: dict[int, tuple[int, float]] = {}  # visits and seconds of each state
         self._forgotten_in_all = 0
+        self._seen: set[str] = set()  # in the first so many visits, and in those forgotten
+        self._looked_at = 0
 
     @property
     def room(self) -> int | None:
@@ -76,6 +78,8 @@ class Walk:
                 count, seconds = self._forgotten.get(state, (0, 0.0))
                 self._forgotten[state] = count + number, seconds + spent[state]
         self._forgotten_in_all += old
+        self.seen()
+        self._looked_at -= old
         del visits[:old]
 
     @property
@@ -115,6 +119,15 @@ class Walk:
         for state, *_ in self.visits:
             counts[state] = counts.get(state, 0) + 1
         return counts
+
+    def seen(self) -> set[str]:
+        """The names of the states visited so far, always the same set, at the cost of the visits
+        since the last call. Only who drives the machine may call it."""
+        visits = self.visits
+        for position in range(self._looked_at, len(visits)):
+            self._seen.add(self.names[visits[position][0]])
+        self._looked_at = len(visits)
+        return self._seen
 
     def seconds(self) -> dict[int, float]:
         """How long each state took in all its visits."""
@@ -197,3 +210,4 @@ class Walk:
             for name, each in data["forgotten"].items()
         }
         self._forgotten_in_all = sum(count for count, _ in self._forgotten.values())
+        self._seen, self._looked_at = {self.names[state] for state in self._forgotten}, 0

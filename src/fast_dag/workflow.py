@@ -14,8 +14,10 @@ from fast_dag.context import Context
 from fast_dag.drivers.pick import drive, drive_async
 from fast_dag.errors import InvalidNodeError, MissingResultError, ValidationError, names
 from fast_dag.graph import Graph
+from fast_dag.log import node_log
 from fast_dag.node import CACHE_OPTIONS, Nestable, Node, NodeType
-from fast_dag.observers import Bar, Event, Observers, Progress, log_observer
+from fast_dag.observers import Bar, Event, Observers, Progress
+from fast_dag.plan import Plan, Plans
 from fast_dag.run import Run, current_run
 from fast_dag.typed import P, R, T, overload
 
@@ -29,16 +31,11 @@ if TYPE_CHECKING:
     from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.node import AllOptions, AnyOptions, CachedNodeOptions, CommonOptions
     from fast_dag.observers import Observer
-    from fast_dag.plan import Plan
     from fast_dag.signature import Signature
 
-    PlanT = TypeVar("PlanT", bound="Plan")
     RunT = TypeVar("RunT", bound=Run)
     Q = ParamSpec("Q")
     V = TypeVar("V")
-
-_MOST_PLANS = 16
-"""Compiled plans kept per workflow: one for each set of input names and each part that is run."""
 
 
 class Workflow(Nestable):
@@ -64,7 +61,7 @@ class Workflow(Nestable):
         self._resources: Mapping[str, Hook] = {}
         self._progress_callback: Callable[[str, str, float], object] | None = None
         self._last_run: Run | None = None
-        self._plans: dict[Any, tuple[Any, Any]] = {}
+        self._plans: Plans | None = None
         self._signature: tuple[Any, Signature] | None = None
 
     @property
@@ -320,7 +317,7 @@ class Workflow(Nestable):
         """Those who watch a new run; None where nobody does."""
         asked = run.settings.progress
         callback = self._progress_callback if asked is None else asked
-        log = log_observer()
+        log = node_log()
         if callback is None and log is None:
             return None
         observers: list[Observer] = []
@@ -371,7 +368,7 @@ class Workflow(Nestable):
         ----------
         backend:
             "mermaid" and "graphviz" give the text of these languages. "svg" draws, with Graphviz
-            where it is installed, else with the extra `draw`.
+            where it is installed, else with grandalf (extra `draw`), else without either.
         filename, format:
             Where to write it, and "svg", "png" or "pdf" to have Graphviz draw; without `format`
             the end of the file's name decides.
@@ -382,7 +379,7 @@ class Workflow(Nestable):
             opened), `details` (whether boxes have more than one line).
 
         Raises ValidationError for what there is not, GraphvizError where Graphviz is needed and
-        missing, MissingExtraError where the extra is.
+        missing, or fails.
 
         >>> from fast_dag import DAG
         >>> dag = DAG("demo").add_node("load", lambda: 1).add_node("double", lambda x: 2 * x)
@@ -415,17 +412,16 @@ class Workflow(Nestable):
             return graph.version
         return (graph.version, *(each.version for each in graph.nested.values()))
 
-    def _kept_plan(self, compile: Callable[..., PlanT], *asked: Any) -> PlanT:
-        version = self.version
-        kept = self._plans.get(asked)
-        if kept is not None and kept[0] == version:
-            plan: PlanT = kept[1]
-            return plan
-        plan = compile(*asked)
-        if len(self._plans) >= _MOST_PLANS:
-            self._plans = {}
-        self._plans[asked] = (version, plan)
-        return plan
+    def _kept(self, compile: Callable[..., T], *asked: object) -> T:
+        """What `compile` makes of what is asked for, kept until an edit."""
+        version, plans = self.version, self._plans
+        if plans is None or plans.version != version:
+            plans = self._plans = Plans(version, len(self._graph.nodes))
+        compiled: T | None = plans.get(asked)
+        if compiled is None:
+            compiled = compile(*asked)
+            plans.keep(asked, compiled)
+        return compiled
 
     @property
     def signature(self) -> Signature:
@@ -556,7 +552,7 @@ class Workflow(Nestable):
         without: dict[str, Any] = {
             "_last_run": None,
             "_progress_callback": None,
-            "_plans": {},
+            "_plans": None,
             "_signature": None,
         }
         return {**self.__dict__, **without}

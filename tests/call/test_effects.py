@@ -46,6 +46,9 @@ class Told:
         self.outer = None
         self.context = CONTEXT
 
+    def tell_handled(self, name: str, error: Exception, attempts: int) -> None:
+        pass
+
     def tell_retry(self, name: str, error: Exception, attempt: int, delay: float) -> None:
         self.retries.append((name, error, attempt))
 

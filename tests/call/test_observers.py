@@ -26,7 +26,6 @@ from fast_dag import (
     ConditionalReturn,
     Context,
     ExecutionError,
-    FSMReturn,
     MissingInputError,
     Run,
     TimeoutError,
@@ -34,6 +33,7 @@ from fast_dag import (
 )
 from tests.call.conftest import IN_PROCESS
 from tests.concurrency.support import EXECUTE, LONG, Tally, wait_for, wait_until
+from tests.counting import steps_of
 
 Execute = Callable[..., Run]
 Event = tuple[str, str, float]
@@ -665,132 +665,6 @@ def test_the_bar_is_shown_in_a_terminal_and_taken_away() -> None:
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 2, "the cursor is back"
 
 
-# The log.
-
-
-Line = tuple[str, str, str | None, int | None]
-
-
-def lines(caplog: pytest.LogCaptureFixture) -> list[Line]:
-    return [
-        (each.levelname, each.getMessage(), each.__dict__["node"], each.__dict__["attempt"])
-        for each in caplog.records
-        if each.name == "fast_dag"
-    ]
-
-
-@everywhere
-def test_the_log_has_each_start_and_end_at_debug_and_that_of_the_run_at_info(
-    execute: Execute, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG, "fast_dag")
-    run = execute(chain())
-    assert lines(caplog) == [
-        ("DEBUG", "node a: running", "a", 1),
-        ("DEBUG", "node a: completed", "a", 1),
-        ("DEBUG", "node b: running", "b", 1),
-        ("DEBUG", "node b: completed", "b", 1),
-        ("INFO", "run of chain: completed", None, None),
-    ]
-    assert {each.__dict__["run_id"] for each in caplog.records} == {run.run_id}
-
-
-def test_failures_and_retries_are_logged_at_info_with_their_attempt(
-    execute: Execute, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "fast_dag")
-    dag = DAG("fails")
-    dag.add_node("bad", lambda: 1 / 0, retry=2, retry_delay=0.0).add_node("after", lambda x: x)
-    dag.connect("bad", "after")
-    assert execute(dag).status == "failed"
-    told = "ZeroDivisionError: division by zero"
-    assert lines(caplog) == [
-        ("INFO", f"node bad: retrying: {told}", "bad", 1),
-        ("INFO", f"node bad: retrying: {told}", "bad", 2),
-        ("INFO", f"node bad: failed: {told}", "bad", 3),
-        ("INFO", "run of fails: failed", None, None),
-    ]
-
-
-def test_skipped_and_cancelled_nodes_are_logged_at_debug(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.DEBUG, "fast_dag")
-
-    def call(held: Held, seconds: float, watch: Watch) -> Run:
-        caplog.clear()
-        dag = DAG("late").add_node("bad", lambda: 1 / 0).add_node("after", lambda x: x)
-        dag.connect("bad", "after").add_node("held", held)
-        options: dict[str, Any] = {"timeout": seconds, "error_strategy": "continue"}
-        return dag.execute(mode="parallel", max_workers=2, progress=watch, **options)
-
-    cut_off(call, ("after", "skipped"), ("held", "running"))
-    assert ("DEBUG", "node after: skipped", "after", 1) in lines(caplog)
-    assert lines(caplog)[-2:] == [
-        ("DEBUG", "node held: cancelled", "held", 1),
-        ("INFO", "run of late: timed_out", None, None),
-    ]
-
-
-def test_nested_runs_are_logged_by_path_under_the_id_of_the_outermost(
-    execute: Execute, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG, "fast_dag")
-    context = Context(metadata={"run_id": "run-7"})
-    execute(DAG("outer").add_node("sub", chain()), context=context)
-    assert {each.__dict__["run_id"] for each in caplog.records} == {"run-7"}
-    assert ("DEBUG", "node sub.b: completed", "sub.b", 1) in lines(caplog)
-    assert [line for line in lines(caplog) if line[0] == "INFO"] == [
-        ("INFO", "run of outer: completed", None, None)
-    ]
-
-
-def test_machines_log_their_states(execute: Execute, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "fast_dag")
-    fsm = FSM("machine", initial_state="only")
-    fsm.add_state("only", lambda: FSMReturn(stop=True))
-    execute(fsm)
-    assert [line[1] for line in lines(caplog)] == [
-        "node only: running",
-        "node only: completed",
-        "run of machine: completed",
-    ]
-
-
-def test_a_logger_set_to_warnings_gets_nothing(
-    execute: Execute, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.WARNING, "fast_dag")
-    execute(DAG("fails").add_node("bad", lambda: 1 / 0))
-    assert caplog.records == []
-
-
-def test_nothing_is_written_where_logging_is_not_configured() -> None:
-    script = textwrap.dedent("""
-        import logging
-        from fast_dag import DAG
-        def broken(*event):
-            raise RuntimeError("screen is off")
-        dag = DAG("quiet").add_node("bad", lambda: 1 / 0, retry=1, retry_delay=0.0)
-        dag.execute(progress=broken, error_strategy="continue")
-        dag.execute(mode="parallel", progress=broken)
-    """)
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, timeout=30, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-
-
-def test_the_log_and_a_callback_are_told_the_same(
-    execute: Execute, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG, "fast_dag")
-    told: Told = []
-    execute(chain(), progress=noting(told))
-    logged = [line[1] for line in lines(caplog) if line[2] is not None]
-    assert logged == [f"node {name}: {status}" for name, status, _ in told]
-
-
 # Metrics.
 
 
@@ -972,3 +846,62 @@ def test_an_error_of_a_watched_run_is_the_same(execute: Execute) -> None:
             run.raise_for_error()
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert str(plain.exception()) == str(watched.exception())
+
+
+# What watching costs.
+
+
+@pytest.mark.parametrize("keep", [None, 5])
+@pytest.mark.parametrize("by", ["progress", "log"])
+def test_step_of_a_watched_machine_costs_the_same_after_many(
+    by: str, keep: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    fsm = FSM("long", initial_state="on", keep_history=keep, max_cycles=10**6)
+    fsm.add_state("on", lambda: None).add_transition("on", "on")
+    if by == "log":
+        caplog.set_level(logging.DEBUG, "fast_dag")
+    machine = fsm.start(progress=noting([]) if by == "progress" else None)
+    for _ in range(20):
+        machine.step()
+    early = steps_of(machine.step)
+    for _ in range(500):
+        machine.step()
+    assert abs(steps_of(machine.step) - early) < 100
+
+
+def nested_at_once(number: int) -> int:
+    """What it costs to watch so many nested workflows that run at once, per workflow."""
+    told: Told = []
+    outer, held = DAG("outer"), asyncio.Event()
+
+    async def waits() -> None:
+        await held.wait()
+
+    async def goes() -> None:
+        held.set()
+
+    for each in range(number):
+        outer.add_node(f"n{each}", DAG("inner").add_node("waits", waits))
+    outer.add_node("last", goes)
+    outer.validate()
+    cost = steps_of(lambda: asyncio.run(outer.run_async(progress=noting(told))))
+    assert len(told) == 4 * number + 2
+    return cost // number
+
+
+def test_nested_run_that_ends_costs_the_same_however_many_are_running() -> None:
+    assert nested_at_once(400) < 1.05 * nested_at_once(20)
+
+
+def test_fraction_of_a_machine_goes_on_where_it_stood() -> None:
+    fsm = FSM("four", initial_state="a", keep_history=1)
+    for here, there in ("ab", "bc", "cd"):
+        fsm.add_state(here, lambda: None).add_transition(here, there)
+    fsm.add_terminal_state("d", lambda: None)
+    machine = fsm.start()
+    machine.step()
+    told: Told = []
+    machine = fsm.restore(machine.snapshot(), progress=noting(told))
+    machine.step()
+    machine.run()
+    assert [fraction for *_, fraction in told] == [0.25, 0.5, 0.5, 0.75, 0.75, 1.0]

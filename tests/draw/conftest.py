@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,22 @@ def golden() -> Callable[[str, str], None]:
 def without_dot(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which Graphviz is not installed."""
     monkeypatch.setenv("PATH", "")
+
+
+@pytest.fixture
+def without_any(without_dot: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which nothing that places boxes is installed."""
+    for name in ("grandalf", "grandalf.graphs", "grandalf.layouts"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.fixture
+def failing_dot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which Graphviz is installed, but fails."""
+    program = tmp_path / "dot"
+    program.write_text("#!/bin/sh\necho broken >&2\nexit 1\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,8 @@ import pytest
 
 from fast_dag import DAG, FSM, ValidationError
 from fast_dag.draw.dot import GraphvizError
-from fast_dag.draw.layout import by_grandalf, by_graphviz
+from fast_dag.draw.layout import by_grandalf, by_graphviz, by_layers
 from fast_dag.draw.sketch import sketch
-from fast_dag.extras import MissingExtraError
 from tests.draw.conftest import at_times, needs_dot, retried
 
 if TYPE_CHECKING:
@@ -328,12 +326,10 @@ def test_missing_graphviz_is_named(without_dot: None, tmp_path: Path, orders: DA
         orders.visualize("graphviz", tmp_path / "orders.png")
 
 
-def test_missing_extra_is_named(
-    without_dot: None, monkeypatch: pytest.MonkeyPatch, orders: DAG
-) -> None:
-    monkeypatch.setitem(sys.modules, "grandalf.graphs", None)
-    with pytest.raises(MissingExtraError, match=re.escape("fast-dag[draw]")):
-        orders.visualize("svg")
+def test_svg_needs_neither_graphviz_nor_grandalf(without_any: None, orders: DAG) -> None:
+    assert sorted(filter(None, nodes(orders.visualize("svg")))) == sorted(
+        [*orders.nodes, "checks.first", "checks.second"]
+    )
 
 
 # Notebooks.
@@ -346,10 +342,11 @@ def test_notebook_gets_svg(orders: DAG, order: FSM) -> None:
         assert bundle["text/plain"] == repr(each)
 
 
-def test_notebook_gets_mermaid_where_nothing_can_draw(
-    without_dot: None, monkeypatch: pytest.MonkeyPatch, orders: DAG
-) -> None:
-    monkeypatch.setitem(sys.modules, "grandalf.graphs", None)
+def test_notebook_gets_svg_without_graphviz_and_grandalf(without_any: None, orders: DAG) -> None:
+    assert orders._repr_mimebundle_()["image/svg+xml"].startswith("<svg")
+
+
+def test_notebook_gets_mermaid_where_graphviz_fails(failing_dot: None, orders: DAG) -> None:
     bundle = orders._repr_mimebundle_()
     assert bundle["text/vnd.mermaid"].startswith("flowchart")
     assert "image/svg+xml" not in bundle
@@ -382,6 +379,7 @@ def test_notebook_always_gets_something(monkeypatch: pytest.MonkeyPatch) -> None
     [
         pytest.param(by_graphviz, marks=needs_dot),
         pytest.param(by_grandalf, marks=pytest.mark.needs("grandalf")),
+        by_layers,
     ],
 )
 def test_boxes_do_not_overlap_and_stay_inside(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
+from itertools import combinations
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
@@ -14,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fast_dag import DAG, FSM
-from fast_dag.draw.layout import by_grandalf
+from fast_dag.draw.layers import layered
+from fast_dag.draw.layout import by_grandalf, by_layers
 from fast_dag.draw.sketch import sketch
 from tests.draw.conftest import needs_dot
 
@@ -103,13 +106,29 @@ def test_svg_has_each_node_and_edge_once(graph: tuple[int, Pairs]) -> None:
 def test_links_end_at_their_boxes(graph: tuple[int, Pairs]) -> None:
     for workflow in (dag_of(*graph), machine_of(*graph)):
         picture = sketch(workflow._shape())
-        places: Layout = by_grandalf(picture)
-        for link, route in zip(picture.links(), places.routes, strict=True):
-            ends = (link.source, route.points[0]), (link.target, route.points[-1])
-            for name, (x, y) in ends:
-                area = places.areas[name]
-                assert abs(x - area.x) <= area.width / 2 + 0.5
-                assert abs(y - area.y) <= area.height / 2 + 0.5
+        for place in (by_grandalf, by_layers):
+            places: Layout = place(picture)
+            for link, route in zip(picture.links(), places.routes, strict=True):
+                ends = (link.source, route.points[0]), (link.target, route.points[-1])
+                for name, (x, y) in ends:
+                    area = places.areas[name]
+                    assert abs(x - area.x) <= area.width / 2 + 0.5
+                    assert abs(y - area.y) <= area.height / 2 + 0.5
+
+
+@CALM
+@given(graphs())
+def test_boxes_of_any_graph_do_not_overlap(graph: tuple[int, Pairs]) -> None:
+    for workflow in (dag_of(*graph), machine_of(*graph)):
+        picture = sketch(workflow._shape())
+        places = by_layers(picture)
+        boxes = [places.areas[box.id] for box in picture.boxes()]
+        for one, other in combinations(boxes, 2):
+            apart_x = abs(one.x - other.x) >= (one.width + other.width) / 2 - 0.5
+            apart_y = abs(one.y - other.y) >= (one.height + other.height) / 2 - 0.5
+            assert apart_x or apart_y
+        assert all(box.x - box.width / 2 >= -0.5 for box in boxes)
+        assert all(box.x + box.width / 2 <= places.width + 0.5 for box in boxes)
 
 
 def test_nested_workflows_are_drawn_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +166,18 @@ def test_500_nodes_are_drawn(kind: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert ("maxEdges" in text) is (kind == "ladder")
     monkeypatch.setenv("PATH", "")
     assert dag.visualize("svg").count("<g ") == 500
+    monkeypatch.setitem(sys.modules, "grandalf", None)
+    monkeypatch.setitem(sys.modules, "grandalf.graphs", None)
+    assert dag.visualize("svg").count("<g ") == 500
+
+
+def test_links_too_long_to_bend_go_straight() -> None:
+    sizes = {f"n{number}": (60.0, 30.0) for number in range(300)}
+    pairs = list(combinations(sizes, 2))  # which pass some four million layers
+    part = layered(sizes, pairs, gap=24, rise=46)
+    assert set(part.bends) == set(pairs)
+    assert max(map(len, part.bends.values())) == 2
+    assert part.height == 300 * 30 + 299 * 46
 
 
 @needs_dot

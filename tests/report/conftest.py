@@ -1,5 +1,5 @@
 """The workflows that are drawn are told of, too."""
 
-from tests.draw.conftest import order, orders, without_dot
+from tests.draw.conftest import failing_dot, order, orders, without_any, without_dot
 
-__all__ = ["order", "orders", "without_dot"]
+__all__ = ["failing_dot", "order", "orders", "without_any", "without_dot"]

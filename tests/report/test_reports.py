@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -360,12 +359,15 @@ def test_page_shows_names_and_values_as_they_are() -> None:
     assert evil in page.text
 
 
-def test_page_without_a_way_to_draw_has_the_graph_as_text(
-    without_dot: None, monkeypatch: pytest.MonkeyPatch, orders: DAG
-) -> None:
-    monkeypatch.setitem(sys.modules, "grandalf.graphs", None)
+def test_page_has_its_picture_without_graphviz_and_grandalf(without_any: None, orders: DAG) -> None:
     page = Page(failing(orders).report())
-    assert "fast-dag[draw]" in page.text
+    assert page.tags.count("svg") == 1
+    assert "not drawn" not in page.text
+
+
+def test_page_has_the_graph_as_text_where_graphviz_fails(failing_dot: None, orders: DAG) -> None:
+    page = Page(failing(orders).report())
+    assert "dot failed: broken" in page.text
     assert "flowchart" in page.text
 
 

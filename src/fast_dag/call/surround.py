@@ -390,6 +390,7 @@ class Surroundings:
             if isinstance(answer, Raised):
                 return _failed(chained(answer.error, outcome.value), "error handler", attempts)
             if answer is not None:
+                run.tell_handled(self.node.name, outcome.value, attempts)
                 return Outcome(True, answer, attempts)
         return outcome
 

@@ -1,4 +1,5 @@
-"""Where the boxes of a picture go: by Graphviz where it is there, else by grandalf."""
+"""Where the boxes of a picture go: by Graphviz where it is installed, else by grandalf where that
+is, else by the layers of our own."""
 
 from __future__ import annotations
 
@@ -6,19 +7,19 @@ import json
 import shutil
 from collections import Counter, defaultdict
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from fast_dag.draw.dot import dot, render
+from fast_dag.draw.layers import Part, layered
 from fast_dag.draw.picture import Box, Cluster, Form
 from fast_dag.draw.words import width
-from fast_dag.extras import needed
+from fast_dag.extras import MissingExtraError, needed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from fast_dag.draw.layers import Pair, Point, Size
     from fast_dag.draw.picture import Link, Picture
-
-Point = tuple[float, float]
 
 _PATIENCE = 20.0
 """Seconds that Graphviz is given."""
@@ -58,9 +59,13 @@ class Layout(NamedTuple):
 
 
 def layout(picture: Picture) -> Layout:
-    """Find a place for everything. Raises MissingExtraError where nothing is there that could,
-    GraphvizError where Graphviz fails."""
-    return by_grandalf(picture) if shutil.which("dot") is None else by_graphviz(picture)
+    """Find a place for everything. Raises GraphvizError where Graphviz is installed and fails."""
+    if shutil.which("dot") is not None:
+        return by_graphviz(picture)
+    try:
+        return by_grandalf(picture)
+    except MissingExtraError:
+        return by_layers(picture)
 
 
 def size(box: Box) -> tuple[float, float]:
@@ -119,7 +124,8 @@ def by_graphviz(picture: Picture) -> Layout:
     return Layout(right - left, top - bottom, areas, [routes[f"e{n}"] for n in range(count)])
 
 
-# grandalf. Everything is laid out as if the links went down; `_Turn` turns it at the end.
+# Without Graphviz: cluster by cluster, the inner ones are boxes in the outer one. Everything is
+# laid out as if the links went down; `_Turn` turns it at the end.
 
 
 class _Turn(NamedTuple):
@@ -152,11 +158,27 @@ class _Block(NamedTuple):
 
 
 def by_grandalf(picture: Picture) -> Layout:
-    """Ask grandalf, cluster by cluster: the inner ones are boxes in the outer one.
+    """Let grandalf place what is in a cluster. Raises MissingExtraError where it is not
+    installed."""
+    return _by_blocks(picture, _Grandalf())
 
-    Raises MissingExtraError where it is not installed."""
+
+def by_layers(picture: Picture) -> Layout:
+    """Place what is in a cluster with nothing but the standard library."""
+    return _by_blocks(picture, layered)
+
+
+class _Placing(Protocol):
+    """Places the boxes of one connected part, whose pairs close no cycle; see `layered`."""
+
+    def __call__(
+        self, sizes: Mapping[str, Size], pairs: Sequence[Pair], *, gap: float, rise: float
+    ) -> Part: ...
+
+
+def _by_blocks(picture: Picture, place: _Placing) -> Layout:
     numbers = {id(link): number for number, link in enumerate(picture.links())}
-    block = _Grandalf(picture.direction, numbers).block(picture.root)
+    block = _Blocks(picture.direction, numbers, place).block(picture.root)
     turn = _Turn(picture.direction, block.width, block.height)
     routes = [
         Route([turn.point(each) for each in route.points], turn.point(route.label))
@@ -167,13 +189,11 @@ def by_grandalf(picture: Picture) -> Layout:
     return Layout(whole.width, whole.height, areas, routes)
 
 
-class _Grandalf:
-    def __init__(self, direction: str, numbers: dict[int, int]) -> None:
-        purpose = "pictures as SVG without Graphviz (the program dot)"
-        self.graphs: Any = needed("grandalf.graphs", extra="draw", purpose=purpose)
-        self.layouts: Any = needed("grandalf.layouts", extra="draw", purpose=purpose)
+class _Blocks:
+    def __init__(self, direction: str, numbers: dict[int, int], place: _Placing) -> None:
         self.direction = direction
         self.numbers = numbers
+        self.place = place
 
     def block(self, cluster: Cluster) -> _Block:
         """Lay out what is in a cluster."""
@@ -233,56 +253,15 @@ class _Grandalf:
             {number: _moved_route(route, shift) for number, route in block.routes.items()},
         )
 
-    def _parts(
-        self, sizes: dict[str, tuple[float, float]], pairs: Sequence[tuple[str, str]]
-    ) -> list[_Part]:
+    def _parts(self, sizes: dict[str, Size], pairs: Sequence[Pair]) -> list[Part]:
         """The connected parts, each laid out."""
-        vertices = {name: self.graphs.Vertex(name) for name in sizes}
-        for name, vertex in vertices.items():
-            vertex.view = self.layouts.VertexViewer(*sizes[name])
-        edges = [self.graphs.Edge(vertices[a], vertices[b]) for a, b in pairs]
-        for edge in edges:
-            edge.view = _EdgeView()
-        graph = self.graphs.Graph(list(vertices.values()), edges)
-        return [self._part(core, sizes) for core in graph.C]
-
-    def _part(self, core: Any, sizes: dict[str, tuple[float, float]]) -> _Part:
-        names = [vertex.data for vertex in core.V()]
-        if len(names) == 1:
-            across, along = sizes[names[0]]
-            return _Part({names[0]: (across / 2, along / 2)}, {}, across, along)
-        sugiyama = self.layouts.SugiyamaLayout(core)
-        sugiyama.xspace, sugiyama.yspace = _GAP if self._is_upright else _GAP / 2, _RISE
-        roots = [vertex for vertex in core.V() if not vertex.e_in()]
-        sugiyama.alt_e = []
-        sugiyama.rank_all(roots)
-        _close_up(sugiyama)
-        for edge in core.E():
-            sugiyama.setdummies(edge)
-        for layer in sugiyama.layers:
-            layer.setup(sugiyama)
-        sugiyama.draw(8)
-        left = min(vertex.view.xy[0] - sizes[vertex.data][0] / 2 for vertex in core.V())
-        top = min(vertex.view.xy[1] - sizes[vertex.data][1] / 2 for vertex in core.V())
-        points = [x for edge in core.E() for x, _ in edge.view.points]
-        left = min([left, *points])
-        # Curves bend between layers only: in a layer they go straight past its boxes.
-        half = {layer[0].view.xy[1]: max(v.view.h for v in layer) / 2 for layer in sugiyama.layers}
-        bends = {
-            (edge.v[0].data, edge.v[1].data): [
-                (x - left, y - top + side * half[y])
-                for x, y in edge.view.points
-                for side in (-1, 1)
-            ][1:-1]
-            for edge in core.E()
-        }
-        centres = {
-            vertex.data: (vertex.view.xy[0] - left, vertex.view.xy[1] - top) for vertex in core.V()
-        }
-        across = max(x + sizes[name][0] / 2 for name, (x, _) in centres.items())
-        across = max([across, *(x - left for x in points)])
-        along = max(y + sizes[name][1] / 2 for name, (_, y) in centres.items())
-        return _Part(centres, bends, across, along)
+        gap = _GAP if self._is_upright else _GAP / 2
+        parts = []
+        for part in _connected(list(sizes), pairs):
+            inside = {name: sizes[name] for name in part}
+            own = [pair for name in part for pair in part[name]]
+            parts.append(self.place(inside, own, gap=gap, rise=_RISE))
+        return parts
 
     def _routes(
         self,
@@ -317,6 +296,58 @@ class _Grandalf:
         return routes
 
 
+class _Grandalf:
+    def __init__(self) -> None:
+        purpose = "pictures placed by grandalf"
+        self.graphs: Any = needed("grandalf.graphs", extra="draw", purpose=purpose)
+        self.layouts: Any = needed("grandalf.layouts", extra="draw", purpose=purpose)
+
+    def __call__(
+        self, sizes: Mapping[str, Size], pairs: Sequence[Pair], *, gap: float, rise: float
+    ) -> Part:
+        if len(sizes) == 1:
+            return layered(sizes, pairs, gap=gap, rise=rise)
+        vertices = {name: self.graphs.Vertex(name) for name in sizes}
+        for name, vertex in vertices.items():
+            vertex.view = self.layouts.VertexViewer(*sizes[name])
+        edges = [self.graphs.Edge(vertices[a], vertices[b]) for a, b in pairs]
+        for edge in edges:
+            edge.view = _EdgeView()
+        core = self.graphs.Graph(list(vertices.values()), edges).C[0]
+        sugiyama = self.layouts.SugiyamaLayout(core)
+        sugiyama.xspace, sugiyama.yspace = gap, rise
+        roots = [vertex for vertex in core.V() if not vertex.e_in()]
+        sugiyama.alt_e = []
+        sugiyama.rank_all(roots)
+        _close_up(sugiyama)
+        for edge in core.E():
+            sugiyama.setdummies(edge)
+        for layer in sugiyama.layers:
+            layer.setup(sugiyama)
+        sugiyama.draw(8)
+        left = min(vertex.view.xy[0] - sizes[vertex.data][0] / 2 for vertex in core.V())
+        top = min(vertex.view.xy[1] - sizes[vertex.data][1] / 2 for vertex in core.V())
+        points = [x for edge in core.E() for x, _ in edge.view.points]
+        left = min([left, *points])
+        # Curves bend between layers only: in a layer they go straight past its boxes.
+        half = {layer[0].view.xy[1]: max(v.view.h for v in layer) / 2 for layer in sugiyama.layers}
+        bends = {
+            (edge.v[0].data, edge.v[1].data): [
+                (x - left, y - top + side * half[y])
+                for x, y in edge.view.points
+                for side in (-1, 1)
+            ][1:-1]
+            for edge in core.E()
+        }
+        centres = {
+            vertex.data: (vertex.view.xy[0] - left, vertex.view.xy[1] - top) for vertex in core.V()
+        }
+        across = max(x + sizes[name][0] / 2 for name, (x, _) in centres.items())
+        across = max([across, *(x - left for x in points)])
+        along = max(y + sizes[name][1] / 2 for name, (_, y) in centres.items())
+        return Part(centres, bends, across, along)
+
+
 class _EdgeView:
     """What grandalf tells the way of an edge."""
 
@@ -325,15 +356,6 @@ class _EdgeView:
 
     def setpath(self, points: list[Point]) -> None:
         self.points = list(points)
-
-
-class _Part(NamedTuple):
-    """A connected part, from its own corner: centres, and where edges bend between layers."""
-
-    centres: dict[str, Point]
-    bends: dict[tuple[str, str], list[Point]]
-    width: float
-    height: float
 
 
 def _close_up(sugiyama: Any) -> None:
@@ -347,6 +369,30 @@ def _close_up(sugiyama: Any) -> None:
                 layers[number].remove(vertex)
                 layers[nearest].append(vertex)
                 rank[vertex].rank = nearest
+
+
+def _connected(names: Sequence[str], pairs: Sequence[Pair]) -> list[dict[str, list[Pair]]]:
+    """The connected parts: of each its boxes, in order, with the pairs that start at them."""
+    own: dict[str, list[Pair]] = {name: [] for name in names}
+    beside: dict[str, list[str]] = {name: [] for name in names}
+    for source, target in pairs:
+        own[source].append((source, target))
+        beside[source].append(target)
+        beside[target].append(source)
+    parts: list[dict[str, list[Pair]]] = []
+    seen: dict[str, int] = {}
+    for name in names:
+        if name not in seen:
+            parts.append({})
+            seen[name] = len(parts) - 1
+            todo = [name]
+            while todo:
+                for other in beside[todo.pop()]:
+                    if other not in seen:
+                        seen[other] = len(parts) - 1
+                        todo.append(other)
+        parts[seen[name]][name] = own[name]
+    return parts
 
 
 def _acyclic(names: Sequence[str], links: Sequence[Link]) -> list[tuple[str, str]]:
@@ -378,7 +424,7 @@ def _acyclic(names: Sequence[str], links: Sequence[Link]) -> list[tuple[str, str
 
 
 def _packed(
-    parts: Sequence[_Part],
+    parts: Sequence[Part],
 ) -> tuple[dict[str, Point], dict[tuple[str, str], list[Point]], float, float]:
     """Parts beside each other, in rows."""
     total = sum((part.width + _GAP) * (part.height + _RISE) for part in parts)

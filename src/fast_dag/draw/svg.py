@@ -12,7 +12,8 @@ from fast_dag.draw.words import width
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fast_dag.draw.layout import Area, Point, Route
+    from fast_dag.draw.layers import Point
+    from fast_dag.draw.layout import Area, Route
     from fast_dag.draw.picture import Cluster, Link, Picture
 
 _MARGIN = 8.0
@@ -23,7 +24,7 @@ _FONT = "Helvetica, Arial, 'DejaVu Sans', sans-serif"
 def svg(picture: Picture) -> str:
     """The text. All its looks are attributes, so that it changes nothing of a page it is put in.
 
-    Raises MissingExtraError where neither Graphviz nor the extra `draw` is there.
+    Raises GraphvizError where Graphviz is installed and fails.
     """
     places = layout(picture)
     wide, high = places.width + 2 * _MARGIN, places.height + 2 * _MARGIN

@@ -70,8 +70,8 @@ def visualize(
 
 
 def mimebundle(shown: Workflow | Run | Machine, run: Run | None) -> dict[str, str]:
-    """The picture for a notebook: as SVG, else as Mermaid, which some notebooks draw; and as text,
-    for this never raises."""
+    """The picture for a notebook: as SVG, else as Mermaid, which some notebooks draw; and as text.
+    This never raises."""
     bundle = {"text/plain": object.__repr__(shown)}
     try:
         bundle["text/plain"] = repr(shown)
@@ -82,6 +82,6 @@ def mimebundle(shown: Workflow | Run | Machine, run: Run | None) -> dict[str, st
         bundle["text/vnd.mermaid"] = mermaid(picture)
         bundle["image/svg+xml"] = svg(picture)
         del bundle["text/vnd.mermaid"]
-    except Exception:  # of SVG: neither Graphviz nor the extra is there, or they fail
+    except Exception:  # of SVG: Graphviz is installed, but fails
         pass
     return bundle
