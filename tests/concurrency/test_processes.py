@@ -108,7 +108,10 @@ def test_what_a_script_defines_runs_in_processes(tmp_path: Path) -> None:
     assert done.stdout == "Point(x=114) Point(x=1005) True\nTrue\n"
 
 
-def test_what_a_script_sets_under_the_guard_is_there_in_processes(tmp_path: Path) -> None:
+def test_what_a_script_sets_under_the_guard_is_not_in_its_workers_and_that_is_told(
+    tmp_path: Path,
+) -> None:
+    """Functions go by name, as with the pools of the standard library."""
     done = script(
         tmp_path,
         """
@@ -120,16 +123,15 @@ def test_what_a_script_sets_under_the_guard_is_there_in_processes(tmp_path: Path
         def scaled(x):
             return x * FACTOR
 
-        dag.add_node("again", lambda scaled: scaled * FACTOR)
-        dag.connect("scaled", "again")
-
         if __name__ == "__main__":
             FACTOR = 3
-            print(dag.run(x=1, mode="process", max_workers=1))
+            error = dag.execute(x=1, mode="process", max_workers=1).errors["scaled"]
+            print(type(error).__name__, *error.__notes__)
         """,
     )
     assert done.stderr == ""
-    assert done.stdout == "9\n"
+    assert done.stdout.startswith("NameError")
+    assert "what it sets under `if __name__ == '__main__':` is not there" in done.stdout
 
 
 def test_a_program_without_a_file_runs_in_processes() -> None:
@@ -255,26 +257,6 @@ def test_a_function_that_cannot_be_pickled_is_named() -> None:
     with pytest.raises(ExecutionError, match=r"'locked'.*function") as caught:
         dag.run(mode="process")
     assert caught.value.node_name == "locked"
-
-
-@pytest.mark.parametrize("kind", ["TwoArgumentsError", "RefusedError"])
-def test_an_exception_that_cannot_be_pickled_is_told_in_words(kind: str) -> None:
-    arguments = (404, "not found") if kind == "TwoArgumentsError" else ()
-    message = "404 not found" if kind == "TwoArgumentsError" else "refused"
-    dag = DAG("exceptions")
-
-    @dag.node
-    def wrong() -> None:
-        raise getattr(functions, kind)(*arguments)
-
-    dag.add_node("good", lambda: 1)
-    run = dag.execute(mode="process", error_strategy="continue")
-    assert run.results == {"good": 1}
-    error = run.exception()
-    assert error is not None
-    assert error.node_name == "wrong"
-    assert kind in str(error)
-    assert message in str(error)
 
 
 def test_exceptions_keep_the_traceback_of_their_worker_as_text() -> None:
