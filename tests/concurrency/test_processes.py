@@ -11,7 +11,8 @@ import subprocess
 import sys
 import textwrap
 import threading
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+import time
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -468,9 +469,30 @@ def test_what_a_failing_node_set_in_another_process_is_kept_out_or_in_but_never_
 # Executors.
 
 
+class Wrapper(Executor):
+    """An executor that does not tell what it is, nor its size; with `silent`, nor how its calls
+    are getting on: as Dask's."""
+
+    def __init__(self, inner: Executor, *, silent: bool = False) -> None:
+        self._inner = inner
+        self._silent = silent
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = self._inner.submit(fn, *args, **kwargs)
+        if not self._silent:
+            return future
+        told: Future[Any] = Future()
+        future.add_done_callback(lambda done: told.set_result(done.result()))
+        return told
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._inner.shutdown(wait, cancel_futures=cancel_futures)
+
+
 EXECUTORS: dict[str, Callable[[], Executor]] = {
     "threads": lambda: ThreadPoolExecutor(2),
     "processes": process_pool,
+    "wrapper": lambda: Wrapper(ThreadPoolExecutor(2)),
     "loky": lambda: pytest.importorskip("loky").get_reusable_executor(max_workers=2),
 }
 
@@ -626,6 +648,40 @@ def test_a_node_that_is_late_on_an_executor_costs_no_other(executor: Executor, s
     finally:
         released.set()
     wait_for(ended)  # the executor is the user's: nobody kills what runs there
+
+
+def test_time_in_the_queue_of_an_executor_is_not_the_nodes(executor: Executor) -> None:
+    dag = DAG("queue").add_node("a", lambda: time.sleep(1.5)).add_node("b", lambda: time.sleep(1.5))
+    for index in range(4):
+        dag.add_node(f"quick{index}", lambda: "done", timeout=0.7)
+    run = dag.execute(executor=executor, max_workers=6, error_strategy="continue")
+    assert run.errors == {}
+    assert list(run.results.values()).count("done") == 4
+
+
+def test_a_call_that_begins_unheard_is_late_by_its_own_clock(monkeypatch: Any) -> None:
+    """On another machine, say: nothing tells of it before it ends."""
+    monkeypatch.delattr(os, "mkfifo")
+    dag = DAG("silent").add_node("late", lambda: time.sleep(0.3), timeout=0.1)
+    dag.add_node("good", lambda: 1, timeout=5)
+    with Wrapper(ThreadPoolExecutor(1), silent=True) as executor:
+        run = dag.execute(executor=executor, error_strategy="continue")
+    assert isinstance(run.errors["late"], TimeoutError)
+    assert run.results == {"good": 1}
+
+
+def test_a_call_that_begins_unheard_is_late_once_its_future_has_run_so_long(
+    monkeypatch: Any,
+) -> None:
+    monkeypatch.delattr(os, "mkfifo")
+    released = threading.Event()
+    functions.UNHEARD[:] = [released]
+    dag = DAG("unheard").add_node("late", lambda: functions.UNHEARD[0].wait(LONG), timeout=0.1)
+    with Wrapper(ThreadPoolExecutor(1)) as executor:
+        try:
+            assert isinstance(dag.execute(executor=executor).errors["late"], TimeoutError)
+        finally:
+            released.set()
 
 
 def test_an_executor_of_processes_that_breaks_fails_the_nodes_by_name() -> None:

@@ -148,8 +148,10 @@ def _says_how(kind: type) -> bool:
     def owner(name: str) -> type | None:
         return next((each for each in kind.__mro__ if name in vars(each)), None)
 
-    owners = {owner(name) for name in _SAYING} - {None, FastDAGError}
-    return kind in copyreg.dispatch_table or any(each.__module__ != "builtins" for each in owners)  # type: ignore[union-attr]
+    owners = [owner(name) for name in _SAYING]
+    return kind in copyreg.dispatch_table or any(
+        each.__module__ != "builtins" and each is not FastDAGError for each in owners if each
+    )
 
 
 _SAYING = (
@@ -201,14 +203,16 @@ def made(whole: Parcel | None, classes: Iterable[Any], sent: tuple[Any, ...]) ->
 
 
 def _of(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    built_in = _built_in(kind)
-    if issubclass(built_in, BaseExceptionGroup):
-        return built_in.__new__(kind, *args)
+    make: Any = _built_in(kind).__new__
+    error: BaseException
+    if issubclass(kind, BaseExceptionGroup):
+        error = make(kind, *args)
+        return error
     try:
-        error: BaseException = built_in.__new__(kind)
+        error = make(kind)
     except TypeError:  # a class made in C that insists on its own
         error = kind.__new__(kind, *args)
-    error.args = args
+    _ARGS.__set__(error, args)  # not by setattr: the class may have one of its own
     return error
 
 
@@ -245,7 +249,6 @@ def filled(error: BaseException, state: dict[str, Any]) -> None:
     if notes:
         own["__notes__"] = notes
     cause, context = state["chain"]
-    # Not by setattr: the class may have one of its own.
     if cause is not None:
         _CAUSE.__set__(error, cause)
     if context is not None:
@@ -253,6 +256,7 @@ def filled(error: BaseException, state: dict[str, Any]) -> None:
     _SUPPRESS.__set__(error, state["suppress"])
 
 
+_ARGS: Any = vars(BaseException)["args"]
 _CAUSE: Any = vars(BaseException)["__cause__"]
 _CONTEXT: Any = vars(BaseException)["__context__"]
 _SUPPRESS: Any = vars(BaseException)["__suppress_context__"]

@@ -25,7 +25,7 @@ from fast_dag.extras import needed
 from fast_dag.node import FunctionOfNode, Node, importable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from types import ModuleType
 
     from fast_dag.drivers.crew import Job

@@ -107,33 +107,28 @@ class ExecutorLane(RemoteLane):
     """An executor that the caller gave, and that is left open.
 
     A call may wait in the executor's own queue for others, of this run or not. A node's timeout
-    counts from when its call begins: see `_watch`.
+    counts from when its call begins. In threads the call says so itself, in other processes of this
+    machine it rings a bell. On another machine its beginning is heard by nobody: it is late only
+    when it has ended, by its own clock.
     """
 
     def __init__(self, crew: Crew, executor: Executor | None) -> None:
-        from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+        from concurrent.futures import ThreadPoolExecutor
 
         assert executor is not None
         self._executor = executor
         self.shares_memory = isinstance(executor, ThreadPoolExecutor)
         self._bell = _Bell(crew) if hasattr(os, "mkfifo") else None
-        # It calls a Future running that waits in the queue of its processes.
-        self._runs_early = self._bell is not None and isinstance(executor, ProcessPoolExecutor)
         super().__init__(crew)
 
     def _submit(self, job: Job) -> Future[Any]:
         if self.shares_memory:
             return self._executor.submit(copy_context().run, self._call_here, job, job.turn)
         bell = self._bell
-        if job.timeout is None or bell is None:
-            token, packed = b"", payload.pack(job)
-        else:
-            token = bell.token()
-            packed = payload.pack(job, bell=(bell.path, token))
-            bell.expect(token, job)
-        future = self._executor.submit(payload.run_packed, packed)
-        if job.timeout is not None and not self._runs_early:
-            self._watch(job, job.turn, job.timeout, token, future)
+        to_ring = None if job.timeout is None or bell is None else bell.expected(job)
+        future = self._executor.submit(payload.run_packed, payload.pack(job, bell=to_ring))
+        if job.timeout is not None and bell is None:
+            self._watch(job, job.turn, job.timeout, future)
         return future
 
     def _call_here(self, job: Job, turn: int) -> Outcome:
@@ -142,21 +137,16 @@ class ExecutorLane(RemoteLane):
         self.crew.watch(job)
         return call_here(job)
 
-    def _watch(
-        self, job: Job, turn: int, timeout: float, token: bytes, future: Future[Any]
-    ) -> None:
-        """Start the timeout of a call that does not ring when it begins, for it is on another
-        machine, once its Future is running. A call that has begun to nobody's knowledge is late
-        only when it has ended: its own clock tells."""
+    def _watch(self, job: Job, turn: int, timeout: float, future: Future[Any]) -> None:
+        """Where there are no bells: start the timeout of a call once its Future is running."""
 
         def look() -> None:
-            bell = self._bell
-            if job.turn != turn or (bell is not None and (bell.has_rung or not bell.expects(token))):
+            if job.turn != turn:
                 return
             if future.running():
                 self.crew.watch(job)
             else:
-                self._watch(job, turn, timeout, token, future)
+                self._watch(job, turn, timeout, future)
 
         self.crew.call_later(min(max(timeout, _LOOKS), 1.0), look)
 
@@ -191,39 +181,30 @@ class _Bell:
     do not tell. Made when the first call with a timeout needs it."""
 
     def __init__(self, crew: Crew) -> None:
-        self.path = ""
-        self.has_rung = False
         self._crew = crew
         self._calls: dict[bytes, tuple[Job, int]] = {}
         self._listener: threading.Thread | None = None
 
-    def token(self) -> bytes:
-        """What a call writes."""
+    def expected(self, job: Job) -> payload.Bell:
+        """What the call of a job, which is about to be submitted, rings."""
         if self._listener is None:
             self._directory = tempfile.mkdtemp(prefix="fast_dag")
-            self.path = os.path.join(self._directory, "begins")
-            os.mkfifo(self.path, 0o600)
-            self._reads = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
-            self._writes = os.open(self.path, os.O_WRONLY)  # so that it never ends by itself
+            self._path = os.path.join(self._directory, "begins")
+            os.mkfifo(self._path, 0o600)
+            self._reads = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
+            self._writes = os.open(self._path, os.O_WRONLY)  # so that it never ends by itself
             os.set_blocking(self._reads, True)
             self._listener = threading.Thread(
                 target=self._listen, name="fast_dag bell", daemon=True
             )
             self._listener.start()
-        return b"r" + os.urandom(_TOKEN - 1)
-
-    def expect(self, token: bytes, job: Job) -> None:
-        """A call that may ring is about to be submitted."""
+        token = b"r" + os.urandom(_TOKEN - 1)
         self._calls[token] = job, job.turn
-
-    def expects(self, token: bytes) -> bool:
-        """Whether that call has not rung yet."""
-        return token in self._calls
+        return self._path, token
 
     def _listen(self) -> None:
         while (token := os.read(self._reads, _TOKEN)) != _END:
             job, turn = self._calls.pop(token, (None, 0))
-            self.has_rung = True
             if job is not None and job.turn == turn and not self._crew.over:
                 self._crew.watch(job)
 

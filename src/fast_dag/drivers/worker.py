@@ -38,7 +38,8 @@ def main(pipe: Pipe, alive: Pipe, home: dict[str, Any]) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if hasattr(os, "register_at_fork"):
         # Or a child of this process would seem to be it, to those at the other ends.
-        os.register_at_fork(after_in_child=lambda: (pipe.close(), alive.close()))
+        os.register_at_fork(after_in_child=pipe.close)
+        os.register_at_fork(after_in_child=alive.close)
     threading.Thread(target=_end_with, args=(alive,), name="fast_dag parent", daemon=True).start()
     try:
         pipe.send_bytes(_prepared(home, alive))
@@ -101,7 +102,7 @@ def _import_main(name: str | None, path: str | None) -> ModuleType | None:
         assert path is not None
         module.__file__ = path
         with open(path, "rb") as file:
-            code = pkgutil.read_code(file)  # type: ignore[attr-defined]
+            code = pkgutil.read_code(file)
         if code is None:
             with open(path, "rb") as file:
                 code = compile(file.read(), path, "exec")
