@@ -462,6 +462,51 @@ def test_a_worker_whose_threads_do_not_end_does_not_hold_the_run(tmp_path: Path)
     assert done.stdout == "left\n"
 
 
+def test_shared_memory_that_a_node_makes_outlives_its_worker(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        """
+        from multiprocessing.shared_memory import SharedMemory
+        from fast_dag import DAG
+
+        dag = DAG("memory")
+
+        @dag.node
+        def make():
+            memory = SharedMemory(create=True, size=3)
+            memory.buf[:3] = b"abc"
+            memory.close()
+            return memory.name
+
+        if __name__ == "__main__":
+            memory = SharedMemory(dag.run(mode="process"))
+            print(bytes(memory.buf[:3]))
+            memory.close()
+            memory.unlink()
+        """,
+    )
+    assert done.stderr == ""
+    assert done.stdout == "b'abc'\n"
+
+
+def test_the_start_of_a_worker_is_no_time_of_its_node(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        """
+        import time
+        from fast_dag import DAG
+
+        if __name__ != "__main__":
+            time.sleep(1.5)
+        dag = DAG("slow start").add_node("quick", lambda: "done", timeout=1)
+        if __name__ == "__main__":
+            print(dag.run(mode="process"))
+        """,
+    )
+    assert done.stderr == ""
+    assert done.stdout == "done\n"
+
+
 MISSING = """
     import sys
     sys.modules["cloudpickle"] = None

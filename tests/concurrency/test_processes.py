@@ -401,6 +401,21 @@ def test_a_node_timeout_kills_the_process_and_no_other(shared: Any) -> None:
     wait_until(lambda: not is_alive(pids[0]))
 
 
+def test_a_worker_that_dies_while_it_is_idle_costs_nothing() -> None:
+    dag = DAG("idle").add_node("first", os.getpid, inputs=[])
+
+    @dag.node(run_in="thread")
+    def kill(first: int) -> int:
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: not is_alive(first))
+        return first
+
+    dag.add_node("second", lambda kill: (kill, os.getpid()))
+    dag.connect("first", "kill").connect("kill", "second")
+    first, second = dag.run(mode="process", max_workers=1)
+    assert first != second
+
+
 def test_no_process_is_left_after_a_run_however_it_ends(shared: Any) -> None:
     before = children()
     never = shared.Event()

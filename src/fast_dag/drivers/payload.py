@@ -338,36 +338,30 @@ def main_name() -> str:
 def names_of(module: ModuleType) -> Names:
     """What a main script defines, each with a mark that tells it from others of its name: what
     stands below the guard is not in a worker, or is something else there."""
-    return {
-        name: _mark(thing)
-        for name, thing in vars(module).items()
-        if isinstance(thing, (FunctionType, type, Node, _LRU_CACHED)) or hasattr(thing, "__code__")
-    }
+    kinds = (FunctionType, type, Node, _LRU_CACHED)
+    # By the type itself: a proxy lies about its class, or raises.
+    there = {name: each for name, each in vars(module).items() if issubclass(type(each), kinds)}
+    return {name: _mark(each) for name, each in there.items()}
 
 
 def _mark(thing: Any) -> object:
-    if isinstance(thing, Node):
-        return ("node", _mark(thing.func))
-    if isinstance(thing, property):
-        thing = thing.fget
-    for _ in range(_MOST_WRAPPERS):
-        code = getattr(thing, "__code__", None)
-        if isinstance(code, CodeType):
-            return code.co_name, code.co_firstlineno, zlib.crc32(code.co_code)
-        if not hasattr(thing, "__wrapped__"):
-            break
-        thing = thing.__wrapped__
-    if isinstance(thing, type):
-        parts = {name: _mark(part) for name, part in vars(thing).items() if _is_code(part)}
+    kind = type(thing)
+    if issubclass(kind, Node):
+        return "node", _mark(thing.func)
+    if issubclass(kind, FunctionType):
+        code = thing.__code__
+        return code.co_name, code.co_firstlineno, zlib.crc32(code.co_code)
+    if issubclass(kind, type):
+        parts = {name: _mark(part) for name, part in vars(thing).items() if type(part) in _PARTS}
         return thing.__qualname__, parts
-    return type(thing).__qualname__
+    if issubclass(kind, property):
+        return _mark(thing.fget)
+    if issubclass(kind, (classmethod, staticmethod, _LRU_CACHED)):
+        return _mark(thing.__wrapped__)
+    return kind.__qualname__
 
 
-def _is_code(part: Any) -> bool:
-    return isinstance(part, (FunctionType, classmethod, staticmethod, property))
-
-
-_MOST_WRAPPERS = 20
+_PARTS = frozenset({FunctionType, classmethod, staticmethod, property, _LRU_CACHED})
 
 
 def _find(module: str, qualname: str) -> Any:

@@ -14,9 +14,10 @@ import pickle
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 from contextlib import contextmanager, suppress
-from multiprocessing import spawn
+from multiprocessing import resource_tracker, spawn
 from multiprocessing.connection import Pipe
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -301,13 +302,17 @@ def _main_script(directory: str) -> tuple[str | None, str | None]:
     if name is not None:
         # Of a package: such modules need no guard, and run at once.
         return (None, None) if name.rpartition(".")[2] == "__main__" else (name, None)
-    path = getattr(module, "__file__", None)
-    path = None if path is None else os.path.join(directory, path)
-    return None, path if path is not None and os.path.isfile(path) else None
+    file = getattr(module, "__file__", None)
+    path = "" if file is None else os.path.join(directory, file)
+    # An installed command has nothing of its own but a call of what it imports.
+    is_script = os.path.isfile(path) and os.path.dirname(path) != sysconfig.get_path("scripts")
+    return None, path if is_script else None
 
 
 def _started(pipe: Connection[Any, Any], watched: Connection[Any, Any]) -> subprocess.Popen[bytes]:
-    ends = pipe.fileno(), watched.fileno()
+    # Shared, so that shared memory which a node makes outlives its worker.
+    tracker = None if sys.platform == "win32" else resource_tracker.getfd()
+    ends = pipe.fileno(), watched.fileno(), *(() if tracker is None else (tracker,))
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     command = [os.fsdecode(spawn.get_executable()), *flags, "-c", _PROGRAM, *map(str, ends)]
     if sys.platform == "win32":
@@ -339,8 +344,8 @@ try:
     home = pipe.recv()
 except (EOFError, OSError):
     os._exit(1)
-sys.path = home["path"]
+sys.path, tracker = home["path"], map(int, sys.argv[3:])
 from fast_dag.drivers.worker import main
-main(pipe, alive, home)
+main(pipe, alive, home, *tracker)
 """
 """All that a worker is started with; the rest comes through its pipe."""

@@ -27,10 +27,22 @@ END = b"end"
 """Sent by the run that needs the worker no more."""
 
 
-def main(pipe: Pipe, alive: Pipe, home: dict[str, Any]) -> None:
-    """Serve until told to end. `alive` is never written to; it closes when the parent has died.
+def main(pipe: Pipe, alive: Pipe, home: dict[str, Any], tracker: int | None = None) -> None:
+    """Serve until told to end.
 
-    `home` is what makes this process like the parent, as `processes.preparation` has it."""
+    Parameters
+    ----------
+    alive:
+        Never written to; it closes when the parent has died.
+    home:
+        What makes this process like the parent, as `processes.preparation` has it.
+    tracker:
+        The pipe to the parent's resource tracker, where there is one.
+    """
+    if tracker is not None:
+        from multiprocessing import resource_tracker
+
+        resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
     # Ctrl-C is for the run that started this process, and ends it. Not SIG_IGN, which would be
     # handed on to the programs that nodes start.
     signal.signal(signal.SIGINT, lambda *_: None)
