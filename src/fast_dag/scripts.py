@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import sys
 from importlib import import_module
-from importlib.abc import MetaPathFinder
 from importlib.util import spec_from_file_location
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ FILES: dict[str, str] = {}
 """The paths of such modules by their names."""
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
         file = FILES.get(fullname)
         return None if file is None else spec_from_file_location(fullname, file)

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 
+# The class of an exception may have attributes of these names, and ways to set them.
+_ARGS: Any = vars(BaseException)["args"]
+_CAUSE: Any = vars(BaseException)["__cause__"]
+_CONTEXT: Any = vars(BaseException)["__context__"]
+_SUPPRESS: Any = vars(BaseException)["__suppress_context__"]
+
+
 class Parcel:
     """A value as bytes of its own: if it cannot be unpickled, the rest still can. `data` is None
     where it could not even be pickled."""
@@ -39,6 +46,14 @@ class Parcel:
         return pickle.loads(self.data)
 
 
+def words_of(error: BaseException) -> str:
+    """`text_of`, whatever the exception's own class raises."""
+    try:
+        return text_of(error)
+    except BaseException:
+        return "<its message cannot be shown>"
+
+
 def reduced(error: BaseException, dumps: Callable[[Any], bytes], depth: int) -> tuple[Any, ...]:
     """How a pickler pickles an exception, as `__reduce__` would say it.
 
@@ -51,7 +66,7 @@ def reduced(error: BaseException, dumps: Callable[[Any], bytes], depth: int) -> 
     """
     kind = type(error)
     is_group = issubclass(kind, BaseExceptionGroup)
-    args = (error.message, list(error.exceptions)) if is_group else error.args  # type: ignore[attr-defined]
+    args = (error.message, list(error.exceptions)) if is_group else _ARGS.__get__(error)  # type: ignore[attr-defined]
     sent = tuple(_sent(each, dumps) for each in args)
     attributes = _attributes(error)
     notes = attributes.pop("__notes__", ())
@@ -61,7 +76,7 @@ def reduced(error: BaseException, dumps: Callable[[Any], bytes], depth: int) -> 
         notes = [*_texts(notes), "What caused it is left out: the chain of causes is too long."]
     state = {
         "class": f"{kind.__module__}.{kind.__qualname__}",
-        "text": "" if kind.__module__ == "builtins" else text_of(error),
+        "text": "" if kind.__module__ == "builtins" else words_of(error),
         "attributes": {name: _sent(value, dumps) for name, value in attributes.items()},
         "members": {name: _sent(value, dumps) for name, value in _members(error)},
         "notes": _texts(notes),
@@ -74,7 +89,7 @@ def reduced(error: BaseException, dumps: Callable[[Any], bytes], depth: int) -> 
 
 def stand_in(error: BaseException) -> tuple[Any, ...]:
     """The same for one that is met again inside of itself, by another pickler."""
-    return made, (None, [_built_in(type(error))], (text_of(error),))
+    return made, (None, [_built_in(type(error))], (words_of(error),))
 
 
 _MOST = 50
@@ -88,16 +103,20 @@ def inner(error: BaseException) -> Iterator[BaseException]:
     yield from (each for each in (error.__cause__, error.__context__) if each is not None)
     if isinstance(error, BaseExceptionGroup):
         yield from error.exceptions
-    own = (*error.args, *_attributes(error).values())
-    yield from (each for each in own if isinstance(each, BaseException))
+    own = (*_ARGS.__get__(error), *_attributes(error).values())
+    yield from (each for each in own if _is_exception(each))
 
 
 def _sent(value: Any, dumps: Callable[[Any], bytes]) -> Any:
-    if type(value) in _PLAIN or isinstance(value, BaseException):
+    if type(value) in _PLAIN or _is_exception(value):
         return value
-    if type(value) is list and all(isinstance(each, BaseException) for each in value):
+    if type(value) is list and all(map(_is_exception, value)):
         return value  # the members of a group
     return Parcel(value, dumps)
+
+
+def _is_exception(value: Any) -> bool:
+    return issubclass(type(value), BaseException)  # a proxy lies about its class, or raises
 
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
@@ -212,7 +231,7 @@ def _of(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
         error = make(kind)
     except TypeError:  # a class made in C that insists on its own
         error = kind.__new__(kind, *args)
-    _ARGS.__set__(error, args)  # not by setattr: the class may have one of its own
+    _ARGS.__set__(error, args)
     return error
 
 
@@ -254,12 +273,6 @@ def filled(error: BaseException, state: dict[str, Any]) -> None:
     if context is not None:
         _CONTEXT.__set__(error, context)
     _SUPPRESS.__set__(error, state["suppress"])
-
-
-_ARGS: Any = vars(BaseException)["args"]
-_CAUSE: Any = vars(BaseException)["__cause__"]
-_CONTEXT: Any = vars(BaseException)["__context__"]
-_SUPPRESS: Any = vars(BaseException)["__suppress_context__"]
 
 
 def _is_parcel(value: Any) -> bool:

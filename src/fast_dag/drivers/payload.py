@@ -20,6 +20,7 @@ from fast_dag.call.arguments import named
 from fast_dag.call.effects import Outcome
 from fast_dag.context import Context, FSMContext
 from fast_dag.drivers import faults
+from fast_dag.drivers.faults import words_of
 from fast_dag.errors import ExecutionError, TimeoutError, ValidationError, text_of
 from fast_dag.extras import needed
 from fast_dag.node import FunctionOfNode, Node, importable
@@ -141,7 +142,7 @@ def run_packed(packed: bytes, begins: Callable[[], None] | None = None) -> bytes
         func, args, kwargs, takes_context, _, bell = pickle.loads(packed)
         func = func.find() if isinstance(func, FunctionOfNode) else func
     except BaseException as error:
-        told = f"its call cannot be unpickled there: {type(error).__name__}: {_text(error)}"
+        told = f"its call cannot be unpickled there: {type(error).__name__}: {words_of(error)}"
         return _failed(None, told, error, start)
     if begins is not None:
         begins()
@@ -168,7 +169,7 @@ def run_packed(packed: bytes, begins: Callable[[], None] | None = None) -> bytes
     try:
         return _dumps((True, value, changed, seconds))
     except BaseException as error:
-        told = f"its result, a {type(value).__name__}, cannot be pickled: {_text(error)}"
+        told = f"its result, a {type(value).__name__}, cannot be pickled: {words_of(error)}"
         return _failed(None, told, None, start)
 
 
@@ -176,7 +177,7 @@ def failure_of(error: BaseException) -> bytes:
     """What kept this process from taking calls."""
     if not isinstance(error, ValidationError):  # which says what to do
         noted(error, _notes_on(error))
-    return _failed(None, f"{type(error).__name__}: {_text(error)}", error, perf_counter())
+    return _failed(None, f"{type(error).__name__}: {words_of(error)}", error, perf_counter())
 
 
 def noted(error: BaseException, notes: list[str]) -> None:
@@ -190,7 +191,7 @@ def _failed(ok: bool | None, value: Any, extra: Any, start: float) -> bytes:
     try:
         return _dumps((ok, value, extra, seconds))
     except BaseException:
-        told = value if isinstance(value, str) else f"{type(value).__name__}: {_text(value)}"
+        told = value if isinstance(value, str) else f"{type(value).__name__}: {words_of(value)}"
         return _dumps((None, f"{told}\n(of which nothing else can be pickled)", None, seconds))
 
 
@@ -199,7 +200,7 @@ def _notes_on(error: BaseException) -> list[str]:
     try:
         lines = traceback.format_exception(type(error), error, at and at.tb_next)
     except Exception:  # raised by what the exception's own class does
-        lines = [*traceback.format_tb(at), f"{type(error).__qualname__}: {_text(error)}"]
+        lines = [*traceback.format_tb(at), f"{type(error).__qualname__}: {words_of(error)}"]
     notes = ["In the worker process:\n" + "".join(lines)]
     if isinstance(error, NameError) and main_name() == "__mp_main__":
         notes.append(
@@ -207,13 +208,6 @@ def _notes_on(error: BaseException) -> list[str]:
             "`if __name__ == '__main__':` is not there. Pass it as an input, or set it outside."
         )
     return notes
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return text_of(error)
-    except BaseException:
-        return "<its message cannot be shown>"
 
 
 def _ring(path: str, token: bytes) -> None:
