@@ -39,6 +39,7 @@ STATE = """
     import functools
     import pickle
     from fast_dag import DAG
+    from fast_dag.drivers import payload
 
     class Model:
         def __init__(self, x):
@@ -58,6 +59,7 @@ STATE = """
     @dag.node
     def made():
         slow(1)
+        assert pickle.loads(payload._dumps(lambda: 2))() == 2
         return pickle.loads(pickle.dumps(Model(1)))
 
     @dag.node
@@ -82,13 +84,17 @@ STATE = """
 """
 
 
-@pytest.mark.parametrize("command", [(), ("-m", "program")], ids=["script", "module"])
+@pytest.mark.parametrize(
+    "command",
+    [(), ("-m", "program"), ("-m", "pdb", "-c", "continue", "-c", "quit", "program.py")],
+    ids=["script", "module", "debugger"],
+)
 def test_state_and_classes_of_a_script_are_one_in_its_workers(
     tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     done = run(tmp_path, STATE, *command)
     assert done.stderr == ""
-    assert done.stdout == "True 1 5 (1, 5, 1)\n"
+    assert done.stdout.splitlines()[0] == "True 1 5 (1, 5, 1)"
 
 
 def test_what_stands_below_the_guard_goes_by_value(tmp_path: Path) -> None:

@@ -267,7 +267,10 @@ def _pickler() -> Any:
         def reducer_override(self, obj: Any) -> Any:
             kind = type(obj)
             if kind is CodeType:
-                return marshal.loads, (marshal.dumps(obj),)
+                try:
+                    return marshal.loads, (marshal.dumps(obj),)
+                except ValueError:  # something in it is of a class of its own
+                    return NotImplemented
             if issubclass(kind, BaseException):
                 return self._of_exception(obj)
             if issubclass(kind, (FunctionType, type, _LRU_CACHED)):

@@ -303,7 +303,7 @@ def _main_script(directory: str) -> tuple[str | None, str | None]:
         # Of a package: such modules need no guard, and run at once.
         return (None, None) if name.rpartition(".")[2] == "__main__" else (name, None)
     file = getattr(module, "__file__", None)
-    path = "" if file is None else os.path.join(directory, file)
+    path = "" if file is None else str(os.path.join(directory, file))  # pdb has one of its own kind
     # An installed command has nothing of its own but a call of what it imports.
     is_script = os.path.isfile(path) and os.path.dirname(path) != sysconfig.get_path("scripts")
     return None, path if is_script else None
