@@ -163,6 +163,11 @@ class Plan:
         return _some(self.nodes, lambda node: node.timeout or node.run_in in ("thread", "process"))
 
     @cached_property
+    def uses_processes(self) -> bool:
+        """Whether some node, here or in a nested workflow, asks for a worker process."""
+        return _some(self.nodes, lambda node: node.run_in == "process")
+
+    @cached_property
     def needs_coordinator(self) -> bool:
         """Whether a concurrent run needs a thread that keeps the time or waits for inline nodes."""
         return (

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
+from email.message import Message
 from typing import Any
+from urllib.error import HTTPError
 
 from fast_dag import DAG, Context
 
@@ -27,6 +30,10 @@ def where(add: int) -> tuple[int, int]:
 
 
 number >> add >> where
+
+
+UNHEARD: list[Any] = []
+"""Events for calls that stay in this process."""
 
 
 class Counter:
@@ -91,3 +98,36 @@ def with_context(x: int, context: Context) -> dict[str, Any]:
     context.metadata["set"] = x
     context.metadata["changed"] = "new"
     return seen
+
+
+def fails_with_http() -> None:
+    raise HTTPError("http://x", 404, "Not Found", Message(), Connection())  # type: ignore[arg-type]
+
+
+class Connection:
+    """What an HTTPError reads from, with a socket."""
+
+    def __init__(self) -> None:
+        self.socket = socket.socket()
+        self.socket.close()
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise KeyboardInterrupt("not for pickling")
+
+
+class Quits:
+    def __reduce__(self) -> Any:
+        raise SystemExit("not for pickling")
+
+
+def refuse_to_pickle() -> Any:
+    return Quits()
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value

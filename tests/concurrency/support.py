@@ -130,7 +130,7 @@ def descriptors() -> int:
 def rests(thread: threading.Thread) -> bool:
     """Whether a thread of the shared pool has nothing to do, or has ended."""
     frame = sys._current_frames().get(thread.ident or 0)
-    return not thread.is_alive() or frame is None or frame.f_code.co_filename.endswith("pool.py")
+    return not thread.is_alive() or frame is None or frame.f_code.co_filename.endswith("threads.py")
 
 
 def end_of(threads: set[threading.Thread]) -> None:

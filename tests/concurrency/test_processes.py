@@ -11,7 +11,8 @@ import subprocess
 import sys
 import textwrap
 import threading
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+import time
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,10 @@ def test_what_a_script_defines_runs_in_processes(tmp_path: Path) -> None:
     assert done.stdout == "Point(x=114) Point(x=1005) True\nTrue\n"
 
 
-def test_what_a_script_sets_under_the_guard_is_there_in_processes(tmp_path: Path) -> None:
+def test_what_a_script_sets_under_the_guard_is_not_in_its_workers_and_that_is_told(
+    tmp_path: Path,
+) -> None:
+    """Functions go by name, as with the pools of the standard library."""
     done = script(
         tmp_path,
         """
@@ -122,16 +126,15 @@ def test_what_a_script_sets_under_the_guard_is_there_in_processes(tmp_path: Path
         def scaled(x):
             return x * FACTOR
 
-        dag.add_node("again", lambda scaled: scaled * FACTOR)
-        dag.connect("scaled", "again")
-
         if __name__ == "__main__":
             FACTOR = 3
-            print(dag.run(x=1, mode="process", max_workers=1))
+            error = dag.execute(x=1, mode="process", max_workers=1).errors["scaled"]
+            print(type(error).__name__, *error.__notes__)
         """,
     )
     assert done.stderr == ""
-    assert done.stdout == "9\n"
+    assert done.stdout.startswith("NameError")
+    assert "what it sets under `if __name__ == '__main__':` is not there" in done.stdout
 
 
 def test_a_program_without_a_file_runs_in_processes() -> None:
@@ -257,26 +260,6 @@ def test_a_function_that_cannot_be_pickled_is_named() -> None:
     with pytest.raises(ExecutionError, match=r"'locked'.*function") as caught:
         dag.run(mode="process")
     assert caught.value.node_name == "locked"
-
-
-@pytest.mark.parametrize("kind", ["TwoArgumentsError", "RefusedError"])
-def test_an_exception_that_cannot_be_pickled_is_told_in_words(kind: str) -> None:
-    arguments = (404, "not found") if kind == "TwoArgumentsError" else ()
-    message = "404 not found" if kind == "TwoArgumentsError" else "refused"
-    dag = DAG("exceptions")
-
-    @dag.node
-    def wrong() -> None:
-        raise getattr(functions, kind)(*arguments)
-
-    dag.add_node("good", lambda: 1)
-    run = dag.execute(mode="process", error_strategy="continue")
-    assert run.results == {"good": 1}
-    error = run.exception()
-    assert error is not None
-    assert error.node_name == "wrong"
-    assert kind in str(error)
-    assert message in str(error)
 
 
 def test_exceptions_keep_the_traceback_of_their_worker_as_text() -> None:
@@ -420,6 +403,21 @@ def test_a_node_timeout_kills_the_process_and_no_other(shared: Any) -> None:
     wait_until(lambda: not is_alive(pids[0]))
 
 
+def test_a_worker_that_dies_while_it_is_idle_costs_nothing() -> None:
+    dag = DAG("idle").add_node("first", os.getpid, inputs=[])
+
+    @dag.node(run_in="thread")
+    def kill(first: int) -> int:
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: not is_alive(first))
+        return first
+
+    dag.add_node("second", lambda kill: (kill, os.getpid()))
+    dag.connect("first", "kill").connect("kill", "second")
+    first, second = dag.run(mode="process", max_workers=1)
+    assert first != second
+
+
 def test_no_process_is_left_after_a_run_however_it_ends(shared: Any) -> None:
     before = children()
     never = shared.Event()
@@ -488,9 +486,30 @@ def test_what_a_failing_node_set_in_another_process_is_kept_out_or_in_but_never_
 # Executors.
 
 
+class Wrapper(Executor):
+    """An executor that does not tell what it is, nor its size; with `silent`, nor how its calls
+    are getting on: as Dask's."""
+
+    def __init__(self, inner: Executor, *, silent: bool = False) -> None:
+        self._inner = inner
+        self._silent = silent
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = self._inner.submit(fn, *args, **kwargs)
+        if not self._silent:
+            return future
+        told: Future[Any] = Future()
+        future.add_done_callback(lambda done: told.set_result(done.result()))
+        return told
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._inner.shutdown(wait, cancel_futures=cancel_futures)
+
+
 EXECUTORS: dict[str, Callable[[], Executor]] = {
     "threads": lambda: ThreadPoolExecutor(2),
     "processes": process_pool,
+    "wrapper": lambda: Wrapper(ThreadPoolExecutor(2)),
     "loky": lambda: pytest.importorskip("loky").get_reusable_executor(max_workers=2),
 }
 
@@ -646,6 +665,40 @@ def test_a_node_that_is_late_on_an_executor_costs_no_other(executor: Executor, s
     finally:
         released.set()
     wait_for(ended)  # the executor is the user's: nobody kills what runs there
+
+
+def test_time_in_the_queue_of_an_executor_is_not_the_nodes(executor: Executor) -> None:
+    dag = DAG("queue").add_node("a", lambda: time.sleep(1.5)).add_node("b", lambda: time.sleep(1.5))
+    for index in range(4):
+        dag.add_node(f"quick{index}", lambda: "done", timeout=0.7)
+    run = dag.execute(executor=executor, max_workers=6, error_strategy="continue")
+    assert run.errors == {}
+    assert list(run.results.values()).count("done") == 4
+
+
+def test_a_call_that_begins_unheard_is_late_by_its_own_clock(monkeypatch: Any) -> None:
+    """On another machine, say: nothing tells of it before it ends."""
+    monkeypatch.delattr(os, "mkfifo")
+    dag = DAG("silent").add_node("late", lambda: time.sleep(0.3), timeout=0.1)
+    dag.add_node("good", lambda: 1, timeout=5)
+    with Wrapper(ThreadPoolExecutor(1), silent=True) as executor:
+        run = dag.execute(executor=executor, error_strategy="continue")
+    assert isinstance(run.errors["late"], TimeoutError)
+    assert run.results == {"good": 1}
+
+
+def test_a_call_that_begins_unheard_is_late_once_its_future_has_run_so_long(
+    monkeypatch: Any,
+) -> None:
+    monkeypatch.delattr(os, "mkfifo")
+    released = threading.Event()
+    functions.UNHEARD[:] = [released]
+    dag = DAG("unheard").add_node("late", lambda: functions.UNHEARD[0].wait(LONG), timeout=0.1)
+    with Wrapper(ThreadPoolExecutor(1)) as executor:
+        try:
+            assert isinstance(dag.execute(executor=executor).errors["late"], TimeoutError)
+        finally:
+            released.set()
 
 
 def test_an_executor_of_processes_that_breaks_fails_the_nodes_by_name() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag.errors import ValidationError, closest, names, text_of
+from fast_dag.scripts import import_file
 from fast_dag.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -172,14 +173,10 @@ def _of_file(path: Path) -> ModuleType:
     name = ".".join(parts)
     if _leads_to(name, path):
         return import_module(name)
-    # Another module has that name, say of the standard library.
-    name = f"fast_dag_file_{path.stem}"
-    spec = spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    # No name of a module, or that of another one, say of the standard library.
+    if spec_from_file_location("any", path) is None:
         raise ValidationError(f"{str(path)!r} is no Python file")
-    module = sys.modules[name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_file(path)
 
 
 def _leads_to(name: str, path: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fast_dag.drivers.crew import SIGNALS_SEEN, Crew, Lane
 from fast_dag.drivers.lanes import Lanes
 from fast_dag.drivers.loops import LoopLane
-from fast_dag.drivers.pool import Pool, ThreadLane, place_lent, pool_size, shared
+from fast_dag.drivers.threads import Pool, ThreadLane, place_lent, pool_size, shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable

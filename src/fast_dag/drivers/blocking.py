@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from fast_dag.drivers.crew import GRACE, SIGNALS_SEEN, Crew, Lane
 from fast_dag.drivers.lanes import Lanes
-from fast_dag.drivers.pool import Pool, ThreadLane, pool_size
+from fast_dag.drivers.threads import Pool, ThreadLane, pool_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fast_dag.drivers.crew import Job
-    from fast_dag.drivers.pool import Call
+    from fast_dag.drivers.threads import Call
     from fast_dag.run import Run
 
 _RESPONSE = 1.0

@@ -322,11 +322,13 @@ class Crew:
                 return
             self.ending = status
             self._grace_ends = self.clock() + GRACE
-            cleaning = [job for job in self._running if job.phase is CLEANS and job.is_out]
+            cleaning = [
+                (job, job.turn) for job in self._running if job.phase is CLEANS and job.is_out
+            ]
             jobs, given_up = self._stopped(self.run)
-        for job in cleaning:
+        for job, turn in cleaning:
             job.timeout = self._grace()
-            self.watch(job)
+            self.watch(job, turn)
         self._cut(jobs, given_up)
 
     def kill(self) -> None:
@@ -514,7 +516,7 @@ class Crew:
             child.open()
         except Exception as error:
             return self.ended(job, turn, Outcome(False, error))
-        self.watch(job)
+        self.watch(job, turn)
         return self._opened(child, job, turn)
 
     # Calls.
@@ -540,16 +542,14 @@ class Crew:
         # Things may have changed by now, where somebody was told.
         return not self.over and job.turn == turn and job.phase is not CANCELLED
 
-    def run_here(
-        self, job: Job, turn: int, lane: Lane, call: Callable[[Job], Outcome] | None = None
-    ) -> Job | None:
+    def run_here(self, job: Job, turn: int, lane: Lane) -> Job | None:
         """Make a call from this thread; another job of the same lane to go on with."""
         if not self.begins(job, turn):
             return self.go_on(self.ended(job, turn, STOPPED), lane)
         if job.is_plain and lane.calls_here:
             return self._follow(job, turn, lane)
-        self.watch(job)
-        return self.go_on(self.called(job, turn, (call or call_here)(job)), lane)
+        self.watch(job, turn)
+        return self.go_on(self.called(job, turn, call_here(job)), lane)
 
     def _follow(self, job: Job, turn: int, lane: Lane) -> Job | None:
         """Make the plain call of a job, and those that it leads to one by one, each with little
@@ -622,12 +622,15 @@ class Crew:
             return []
         return self.ended(job, turn, outcome)
 
-    def watch(self, job: Job) -> None:
-        """Give the call that begins now up at its timeout."""
+    def watch(self, job: Job, turn: int) -> None:
+        """Give the call that begins now up at its timeout, if it has one."""
         timeout = job.timeout
-        if timeout is not None:
-            job.deadline = self.clock() + timeout
-            job.timer = self.timers.add(timeout, partial(self._time_out, job, job.turn))
+        if timeout is None:
+            return
+        with self.guard():
+            if not self.over and job.turn == turn:
+                job.deadline = self.clock() + timeout
+                job.timer = self.timers.add(timeout, partial(self._time_out, job, turn))
 
     def _time_out(self, job: Job, turn: int) -> None:
         jobs: list[Job] = []

@@ -9,7 +9,7 @@ from fast_dag.run import PROCESS
 if TYPE_CHECKING:
     from fast_dag.drivers.crew import Crew, Lane
     from fast_dag.drivers.loops import LoopLane, ThreadedLoopLane
-    from fast_dag.drivers.pool import ThreadLane
+    from fast_dag.drivers.threads import ThreadLane
     from fast_dag.node import Node
     from fast_dag.run import Settings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sys import modules
 
 from fast_dag.drivers import inline
-from fast_dag.run import ASYNC, PARALLEL, SEQUENTIAL
+from fast_dag.run import ASYNC, PARALLEL, PROCESS, SEQUENTIAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 def drive(run: Run) -> None:
     """Execute a run while the caller waits.
 
-    Raises ValidationError where that needs an event loop and the caller is inside of one."""
+    Raises ValidationError where that needs an event loop and the caller is inside of one,
+    MissingExtraError where it needs other processes and cannot have them."""
+    _refuse_processes(run)
     run.blocks_loop = inline.in_running_loop()
     if run.settings.mode is ASYNC or run.plan.needs_loop:
         inline.refuse_running_loop(run.name)
-    pool: Any = None if run.outer is None else modules.get("fast_dag.drivers.pool")
+    pool: Any = None if run.outer is None else modules.get("fast_dag.drivers.threads")
     if pool is None:
         _drive(run)
     else:
@@ -53,8 +55,25 @@ def _needs_one_thread(run: Run) -> bool:
     return settings.mode is SEQUENTIAL and not plan.goes_elsewhere
 
 
+def _refuse_processes(run: Run) -> None:
+    """Raise before anything has run where nodes go to other processes, which cannot be."""
+    settings, plan = run.settings, run.plan
+    own = settings.mode is PROCESS or (plan.goes_elsewhere and plan.uses_processes)
+    if not own and settings.executor is None:
+        return
+    if own:
+        from fast_dag.drivers import processes
+
+        processes.refuse()
+    if settings.executor is not None:
+        from fast_dag.drivers import remote
+
+        remote.refuse(settings.executor)
+
+
 async def drive_async(run: Run) -> None:
     """Execute a run on the caller's event loop, without blocking it."""
+    _refuse_processes(run)
     from fast_dag.drivers import aio
 
     await aio.drive(run)

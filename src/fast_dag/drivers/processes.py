@@ -1,141 +1,354 @@
 """Worker processes: each belongs to a thread of its own, which sends it one call at a time.
 
 So it is always known which call a process is at, and a death is seen at once, by its own thread.
+
+They are started as programs of their own, not by multiprocessing: its processes are either daemons,
+which may not have children, or keep the interpreter from ending, and daemons may not start them.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
+import pickle
 import signal
-from multiprocessing.connection import wait
+import subprocess
+import sys
+import sysconfig
+import threading
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker, spawn
+from multiprocessing.connection import Pipe
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
-from fast_dag.call.effects import Outcome
+from fast_dag import scripts
+from fast_dag.call.effects import STOPPED, Outcome
 from fast_dag.drivers import payload
-from fast_dag.drivers.threads import ThreadLane, Worker
-from fast_dag.errors import ExecutionError, ValidationError
+from fast_dag.drivers.crew import Lane
+from fast_dag.drivers.worker import BEGINS, END
+from fast_dag.errors import ExecutionError, ValidationError, text_of
 from fast_dag.extras import needed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from multiprocessing.connection import Connection
-    from multiprocessing.process import BaseProcess
 
     from fast_dag.drivers.crew import Crew, Job
 
+GRACE = 5.0
+"""Seconds in which an idle worker must end by itself, once it is told to; then it is killed."""
 
-class ProcessLane(ThreadLane):
+
+def refuse() -> None:
+    """Raise where there can be no worker processes: MissingExtraError without cloudpickle,
+    ValidationError in a worker process that imports the main script."""
+    needed("cloudpickle", extra="process", purpose="worker processes")
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ValidationError(
+            "a worker process is importing the main script, which runs a workflow in "
+            "processes: put that run under `if __name__ == '__main__':`"
+        )
+
+
+class ProcessLane(Lane):
     """Workers are started on demand. One that dies or is killed costs its own node only."""
 
-    calls_here = False
-
     def __init__(self, crew: Crew) -> None:
-        if getattr(multiprocessing.current_process(), "_inheriting", False):
-            raise ValidationError(
-                "a worker process is importing the main script, which runs a workflow in "
-                "processes: put that run under `if __name__ == '__main__':`"
-            )
-        needed("cloudpickle", extra="process", purpose="worker processes")
-        # Not fork: this process has threads, whose locks a forked child would find held for ever.
-        methods = multiprocessing.get_all_start_methods()
-        self.start: Any = multiprocessing.get_context(
-            "forkserver" if "forkserver" in methods else "spawn"
-        )
-        super().__init__(crew)
+        self.crew = crew
+        self._lock = threading.Lock()
+        self._idle: list[_Worker] = []
+        self._workers: set[_Worker] = set()
+        self._given_up: list[_Worker] = []
+        self._closed = False
 
-    def new_worker(self) -> Worker:
-        return _ProcessWorker(self)
+    def launch(self, job: Job) -> None:
+        with self._lock:
+            if self._closed:  # the run ended while the job was on its way here
+                return
+            if self._idle:
+                worker = self._idle.pop()
+            else:
+                worker = _Worker(self)
+                self._workers.add(worker)
+        worker.inbox.put((job, job.turn))
+
+    def rest(self, worker: _Worker) -> None:
+        """A worker has nothing to do."""
+        with self._lock:
+            self._idle.append(worker)
+
+    def give_up(self, job: Job) -> None:
+        with self._lock:
+            worker = next((each for each in self._workers if each.job is job), None)
+            if worker is None:
+                return
+            self._workers.discard(worker)
+            self._given_up.append(worker)
+        worker.kill()
+
+    def close(self, *, abandon: bool) -> None:
+        with self._lock:
+            self._closed = True
+            workers = list(self._workers)
+        for worker in workers:
+            worker.inbox.put(None)
+        if abandon:
+            for worker in workers:
+                if worker.job is not None:
+                    worker.kill()
+        # Those that were killed, too: unlike a thread, a process can be ended.
+        for worker in (*workers, *self._given_up):
+            worker.thread.join()
 
 
-class _ProcessWorker(Worker):
-    lane: ProcessLane
+class _Worker:
+    """A thread that has one process make the calls of one job after another."""
 
     def __init__(self, lane: ProcessLane) -> None:
-        self._process: BaseProcess | None = None
-        self._pipe: Connection | None = None
-        super().__init__(lane)
+        self.lane = lane
+        self.inbox: SimpleQueue[tuple[Job, int] | None] = SimpleQueue()
+        self.job: Job | None = None
+        self._killed = False
+        self._process: _Process | None = None
+        variables = lane.crew.variables.copy()
+        self.thread = threading.Thread(
+            target=variables.run, args=(self._work,), name="fast_dag worker", daemon=True
+        )
+        self.thread.start()
 
     def _work(self) -> None:
+        lane, crew = self.lane, self.lane.crew
         try:
-            super()._work()
+            while (given := self.inbox.get()) is not None:
+                try:
+                    job: Job | None
+                    job, turn = given
+                    while job is not None and not self._killed:
+                        self.job = job
+                        job = self._serve(job, turn)
+                        turn = 0 if job is None else job.turn
+                    if job is not None:  # for another worker, where this one came too late
+                        lane.launch(job)
+                except BaseException as error:
+                    crew.fail(error)
+                self.job = job = given = None  # which an idle thread is not to hold
+                if self._killed:
+                    return
+                lane.rest(self)
         finally:
-            if self._pipe is not None:
-                self._pipe.close()  # which ends the process, where it is idle
             self._bury()
 
-    def call(self, job: Job) -> Outcome:
+    def _serve(self, job: Job, turn: int) -> Job | None:
+        crew = self.lane.crew
+        if not crew.begins(job, turn):
+            return crew.go_on(crew.ended(job, turn, STOPPED), self.lane)
+        return crew.go_on(crew.called(job, turn, self._call(job, turn)), self.lane)
+
+    def _call(self, job: Job, turn: int) -> Outcome:
         """Have the process make a job's call."""
         try:
-            packed = payload.pack(job)
-            pipe, process = self._started()
-            pipe.send_bytes(packed)
-            # A process that dies closes its end; its last words, if any, come first.
-            wait([pipe, process.sentinel])
-            answer = pipe.recv_bytes() if pipe.poll() else None
-        except (EOFError, OSError):
-            answer = None
+            process = self._alive(job)
+            packed = payload.pack(job, process.names)
         except Exception as error:
             return Outcome(False, error)
-        return self._died(job) if answer is None else payload.unpack(job, answer)
+        try:
+            process.pipe.send_bytes(packed)
+            answer = process.pipe.recv_bytes()
+            if answer == BEGINS:
+                self.lane.crew.watch(job, turn)
+                answer = process.pipe.recv_bytes()
+        except (EOFError, OSError):
+            return Outcome(False, self._died(job))
+        return payload.unpack(job, answer)
 
-    def _started(self) -> tuple[Connection, BaseProcess]:
-        if self._process is None or self._pipe is None:
-            pipe, theirs = self.lane.start.Pipe()
-            process: BaseProcess = self.lane.start.Process(
-                target=serve, args=(theirs,), name="fast_dag worker", daemon=True
-            )
-            process.start()
-            theirs.close()
-            self._pipe, self._process = pipe, process
-            if self.abandoned:  # while it started
+    def _alive(self, job: Job) -> _Process:
+        """The process. Raises ExecutionError that says what keeps it from starting."""
+        process = self._process
+        if process is not None:
+            if process.is_alive:
+                return process
+            self._bury()  # it died while it was idle
+        try:
+            process = self._process = _Process()
+            if self._killed:  # before there was anything to kill
                 process.kill()
-            return pipe, process
-        return self._pipe, self._process
-
-    def _died(self, job: Job) -> Outcome:
-        code = self._bury()
-        hint = ""
-        if code == 1:  # Python ends so where an exception came up outside of a call
-            hint = (
-                "; if it could not import the main script: that must run nothing outside of "
-                "`if __name__ == '__main__':`"
-            )
-        return Outcome(
-            False,
-            ExecutionError(
-                f"the worker process of node {job.path!r} died before the call ended "
-                f"(exit code {code}){hint}",
+            process.be_prepared()
+        except Exception as error:
+            code = self._bury()
+            if isinstance(error, EOFError):
+                told = f"it died at once (exit code {code})"
+            else:
+                told = text_of(error)
+            raise ExecutionError(
+                f"the worker process of node {job.path!r} could not be started: {told}",
                 node_name=job.path,
-            ),
+            ) from error.__cause__
+        return process
+
+    def _died(self, job: Job) -> ExecutionError:
+        code = self._bury()
+        return ExecutionError(
+            f"the worker process of node {job.path!r} died before the call ended "
+            f"(exit code {code})",
+            node_name=job.path,
         )
 
     def _bury(self) -> int | None:
-        """The exit code of the process, which has ended or is about to; the next call has a new
+        """The exit code of the process, which has ended or is told to; the next call has a new
         one."""
         process, self._process = self._process, None
-        if process is None:
-            return None
-        process.join()
-        code = process.exitcode
-        process.close()
-        if self._pipe is not None:
-            self._pipe.close()
-            self._pipe = None
-        return code
+        return None if process is None else process.end()
 
-    def abandon(self) -> None:
-        """Unlike a thread, a process can be ended."""
-        super().abandon()
+    def kill(self) -> None:
+        """End the process, whatever it is at, and then the thread."""
+        self._killed = True
         process = self._process
         if process is not None:
             process.kill()
 
 
-def serve(pipe: Connection) -> None:
-    """What a worker process does: answer one call after another until its pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run that started it ends it
-    while True:
+class _Process:
+    """A fresh interpreter, at the other end of a pipe."""
+
+    def __init__(self) -> None:
+        self.pipe, theirs = Pipe()
+        watched, self._alive = Pipe(duplex=False)
+        _pipes.update((self.pipe, theirs, watched, self._alive))
+        self.names: payload.Names = {}
         try:
-            packed = pipe.recv_bytes()
-        except EOFError:
-            return
-        pipe.send_bytes(payload.run_packed(packed))
+            self._popen = _started(theirs, watched)
+        except BaseException:
+            self.pipe.close()
+            self._alive.close()
+            raise
+        finally:
+            theirs.close()
+            watched.close()
+
+    def be_prepared(self) -> None:
+        """Wait until it takes calls. Raises ExecutionError where it cannot, EOFError where it has
+        died."""
+        try:
+            self.pipe.send(preparation())
+            hello = pickle.loads(self.pipe.recv_bytes())
+        except OSError:
+            raise EOFError from None
+        if hello[0] is None:
+            raise ExecutionError(f"importing the main script failed: {hello[1]}") from hello[2]
+        self.names = hello[1]
+
+    @property
+    def is_alive(self) -> bool:
+        return self._popen.poll() is None
+
+    def kill(self) -> None:
+        self._popen.kill()
+
+    def end(self) -> int:
+        """Have it end, by itself where it is idle; its exit code."""
+        try:
+            with suppress(OSError, EOFError):
+                self.pipe.send_bytes(END)
+                if self.pipe.poll(GRACE):  # when its end is closed
+                    self.pipe.recv_bytes()
+            try:
+                return self._popen.wait(_AT_ITS_END)
+            except subprocess.TimeoutExpired:  # threads, or processes of its own, that do not end
+                self.kill()
+                return self._popen.wait()
+        finally:
+            self.pipe.close()
+            self._alive.close()
+
+
+_AT_ITS_END = 1.0
+"""Seconds between the end of a worker's pipe and its own."""
+
+_pipes: WeakSet[Connection[Any, Any]] = WeakSet()
+
+
+def _close_pipes() -> None:
+    for each in list(_pipes):
+        each.close()
+
+
+if hasattr(os, "register_at_fork"):
+    # Or a worker would not see its parent's end while a child of that lives, nor the parent its.
+    os.register_at_fork(after_in_child=_close_pipes)
+
+
+def preparation() -> dict[str, Any]:
+    """What makes a process like this one."""
+    from multiprocessing import process
+
+    me = multiprocessing.current_process()
+    path = [each or process.ORIGINAL_DIR for each in sys.path]  # type: ignore[attr-defined]
+    return {
+        "path": path,
+        "argv": sys.argv,
+        "name": "fast_dag worker",
+        "parent": (me.name, os.getpid()),
+        "authkey": bytes(me.authkey),
+        "start_method": multiprocessing.get_start_method(allow_none=True),
+        "files": scripts.FILES,
+        "main": _main_script(process.ORIGINAL_DIR),  # type: ignore[attr-defined]
+    }
+
+
+def _main_script(directory: str) -> tuple[str | None, str | None]:
+    """The name or else the path of the script that this program is; neither for one that came from
+    stdin, `-c` or a prompt, which nobody could import."""
+    module = sys.modules["__main__"]
+    name = getattr(getattr(module, "__spec__", None), "name", None)
+    if name is not None:
+        # Of a package: such modules need no guard, and run at once.
+        return (None, None) if name.rpartition(".")[2] == "__main__" else (name, None)
+    file = getattr(module, "__file__", None)
+    path = "" if file is None else str(os.path.join(directory, file))  # pdb has one of its own kind
+    # An installed command has nothing of its own but a call of what it imports.
+    is_script = os.path.isfile(path) and os.path.dirname(path) != sysconfig.get_path("scripts")
+    return None, path if is_script else None
+
+
+def _started(pipe: Connection[Any, Any], watched: Connection[Any, Any]) -> subprocess.Popen[bytes]:
+    # Shared, so that shared memory which a node makes outlives its worker.
+    tracker = None if sys.platform == "win32" else resource_tracker.getfd()
+    ends = pipe.fileno(), watched.fileno(), *(() if tracker is None else (tracker,))
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    command = [os.fsdecode(spawn.get_executable()), *flags, "-c", _PROGRAM, *map(str, ends)]
+    if sys.platform == "win32":
+        for end in ends:
+            os.set_handle_inheritable(end, True)
+        info = subprocess.STARTUPINFO(lpAttributeList={"handle_list": list(ends)})
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, startupinfo=info)
+    with _no_interrupt():
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=ends)
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """A process that is started here sees no Ctrl-C until it has a handler for it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_PROGRAM = """\
+import os, sys
+sys.path = [each for each in sys.path if each]
+import multiprocessing.connection as connection
+Pipe = getattr(connection, "PipeConnection", connection.Connection)
+pipe, alive = Pipe(int(sys.argv[1])), Pipe(int(sys.argv[2]), writable=False)
+try:
+    home = pipe.recv()
+except (EOFError, OSError):
+    os._exit(1)
+sys.path, tracker = home["path"], map(int, sys.argv[3:])
+from fast_dag.drivers.worker import main
+main(pipe, alive, home, *tracker)
+"""
+"""All that a worker is started with; the rest comes through its pipe."""

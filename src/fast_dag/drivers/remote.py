@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 import threading
 from abc import abstractmethod
 from contextvars import copy_context
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fast_dag.call.effects import STOPPED, Outcome
 from fast_dag.drivers import payload
 from fast_dag.drivers.crew import Lane, call_here
-from fast_dag.errors import ExecutionError
+from fast_dag.errors import ExecutionError, text_of
 from fast_dag.extras import needed
 
 if TYPE_CHECKING:
@@ -19,6 +22,14 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from fast_dag.drivers.crew import Crew, Job
+
+
+def refuse(executor: Executor) -> None:
+    """Raise MissingExtraError for an executor of other processes without cloudpickle."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    if not isinstance(executor, ThreadPoolExecutor):
+        needed("cloudpickle", extra="process", purpose="an executor of other processes")
 
 
 class RemoteLane(Lane):
@@ -56,12 +67,11 @@ class RemoteLane(Lane):
             self.crew.go_on(self.crew.ended(job, turn, STOPPED))
             return
         try:
-            future = self._submit(job)
+            future = self._submit(job, turn)
         except Exception as error:
             self.crew.go_on(self.crew.ended(job, turn, Outcome(False, error)))
             return
         self._futures[job] = future
-        self.crew.watch(job)
         future.add_done_callback(
             lambda done: self._inbox.put(lambda: self._receive(job, turn, done))
         )
@@ -87,14 +97,20 @@ class RemoteLane(Lane):
         self._courier.join()
 
     @abstractmethod
-    def _submit(self, job: Job) -> Future[Any]: ...
+    def _submit(self, job: Job, turn: int) -> Future[Any]: ...
 
     @abstractmethod
     def _outcome(self, job: Job, future: Future[Any]) -> Outcome: ...
 
 
 class ExecutorLane(RemoteLane):
-    """An executor that the caller gave, and that is left open."""
+    """An executor that the caller gave, and that is left open.
+
+    A call may wait in the executor's own queue for others, of this run or not. A node's timeout
+    counts from when its call begins. In threads the call says so itself, in other processes of this
+    machine it rings a bell. On another machine its beginning is heard by nobody: it is late only
+    when it has ended, by its own clock.
+    """
 
     def __init__(self, crew: Crew, executor: Executor | None) -> None:
         from concurrent.futures import ThreadPoolExecutor
@@ -102,14 +118,42 @@ class ExecutorLane(RemoteLane):
         assert executor is not None
         self._executor = executor
         self.shares_memory = isinstance(executor, ThreadPoolExecutor)
-        if not self.shares_memory:
-            needed("cloudpickle", extra="process", purpose="an executor of other processes")
+        self._bell = _Bell(crew) if hasattr(os, "mkfifo") else None
         super().__init__(crew)
 
-    def _submit(self, job: Job) -> Future[Any]:
+    def _submit(self, job: Job, turn: int) -> Future[Any]:
         if self.shares_memory:
-            return self._executor.submit(copy_context().run, call_here, job)
-        return self._executor.submit(payload.run_packed, payload.pack(job))
+            return self._executor.submit(copy_context().run, self._call_here, job, turn)
+        bell = self._bell
+        to_ring = None if job.timeout is None or bell is None else bell.expected(job, turn)
+        future = self._executor.submit(payload.run_packed, payload.pack(job, bell=to_ring))
+        if job.timeout is not None and bell is None:
+            self._watch(job, turn, job.timeout, future)
+        return future
+
+    def _call_here(self, job: Job, turn: int) -> Outcome:
+        if self.crew.over or job.turn != turn:  # given up while it waited in the executor's queue
+            return STOPPED
+        self.crew.watch(job, turn)
+        return call_here(job)
+
+    def _watch(self, job: Job, turn: int, timeout: float, future: Future[Any]) -> None:
+        """Where there are no bells: start the timeout of a call once its Future is running."""
+
+        def look() -> None:
+            if job.turn != turn:
+                return
+            if future.running():
+                self.crew.watch(job, turn)
+            else:
+                self._watch(job, turn, timeout, future)
+
+        self.crew.timers.add(min(max(timeout, _LOOKS), 1.0), look)
+
+    def close(self, *, abandon: bool) -> None:
+        super().close(abandon=abandon)
+        if self._bell is not None:
+            self._bell.close()
 
     def _outcome(self, job: Job, future: Future[Any]) -> Outcome:
         error = future.exception()
@@ -117,7 +161,7 @@ class ExecutorLane(RemoteLane):
             if not isinstance(error, Exception):
                 self.crew.fail(error)
             lost = ExecutionError(
-                f"the executor lost node {job.path!r}: {type(error).__name__}: {error}",
+                f"the executor lost node {job.path!r}: {type(error).__name__}: {text_of(error)}",
                 node_name=job.path,
             )
             lost.__cause__ = error
@@ -126,3 +170,53 @@ class ExecutorLane(RemoteLane):
             outcome: Outcome = future.result()
             return outcome
         return payload.unpack(job, future.result())
+
+
+_LOOKS = 0.05
+"""Seconds between looks at a Future, at least."""
+
+
+class _Bell:
+    """A named pipe that calls in other processes of this machine ring when they begin: executors
+    do not tell. Made when the first call with a timeout needs it."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+        self._calls: dict[bytes, tuple[Job, int]] = {}
+        self._listener: threading.Thread | None = None
+
+    def expected(self, job: Job, turn: int) -> payload.Bell:
+        """What the call of a job, which is about to be submitted, rings."""
+        if self._listener is None:
+            self._directory = tempfile.mkdtemp(prefix="fast_dag")
+            self._path = os.path.join(self._directory, "begins")
+            os.mkfifo(self._path, 0o600)
+            self._reads = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
+            self._writes = os.open(self._path, os.O_WRONLY)  # so that it never ends by itself
+            os.set_blocking(self._reads, True)
+            self._listener = threading.Thread(
+                target=self._listen, name="fast_dag bell", daemon=True
+            )
+            self._listener.start()
+        token = b"r" + os.urandom(_TOKEN - 1)
+        self._calls[token] = job, turn
+        return self._path, token
+
+    def _listen(self) -> None:
+        while (token := os.read(self._reads, _TOKEN)) != _END:
+            job, turn = self._calls.pop(token, (None, 0))
+            if job is not None:
+                self._crew.watch(job, turn)
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._listener is not None:
+            os.write(self._writes, _END)
+            self._listener.join()
+            os.close(self._reads)
+            os.close(self._writes)
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+_TOKEN = 16
+_END = bytes(_TOKEN)

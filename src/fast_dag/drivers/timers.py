@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
 class Timer:
     """One callback that is due some time. Once it is cancelled, it holds nothing any more."""
 

@@ -1,0 +1,294 @@
+"""Exceptions between processes: they come out of there as what they were.
+
+Python pickles an exception as a call of its class with its `args`. That fails, or makes something
+else, for each class whose constructor takes other arguments. So an exception travels as what it
+consists of (class, `args`, attributes, notes, causes) and is put together without a call of its
+constructor. Only a class that says itself how to pickle it is asked, and only if that works.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+from types import GetSetDescriptorType, MemberDescriptorType
+from typing import TYPE_CHECKING, Any
+
+from fast_dag.errors import FastDAGError, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+
+# The class of an exception may have attributes of these names, and ways to set them.
+_ARGS: Any = vars(BaseException)["args"]
+_CAUSE: Any = vars(BaseException)["__cause__"]
+_CONTEXT: Any = vars(BaseException)["__context__"]
+_SUPPRESS: Any = vars(BaseException)["__suppress_context__"]
+
+
+class Parcel:
+    """A value as bytes of its own: if it cannot be unpickled, the rest still can. `data` is None
+    where it could not even be pickled."""
+
+    __slots__ = ("data", "kind")
+
+    def __init__(self, value: Any, dumps: Callable[[Any], bytes]) -> None:
+        self.kind = type(value).__name__
+        try:
+            self.data: bytes | None = dumps(value)
+        except BaseException:  # raised by the value's own methods, whatever it is
+            self.data = None
+
+    def open(self) -> Any:
+        """The value. Raises whatever keeps it from being there."""
+        if self.data is None:
+            raise pickle.PicklingError(self.kind)
+        return pickle.loads(self.data)
+
+
+def words_of(error: BaseException) -> str:
+    """`text_of`, whatever the exception's own class raises."""
+    try:
+        return text_of(error)
+    except BaseException:
+        return "<its message cannot be shown>"
+
+
+def reduced(error: BaseException, dumps: Callable[[Any], bytes], depth: int) -> tuple[Any, ...]:
+    """How a pickler pickles an exception, as `__reduce__` would say it.
+
+    Parameters
+    ----------
+    dumps:
+        Pickles a value that belongs to the exception, or the exception in its own way.
+    depth:
+        How many exceptions have this one among their causes; the causes of deep ones are left out.
+    """
+    kind = type(error)
+    is_group = issubclass(kind, BaseExceptionGroup)
+    args = (error.message, list(error.exceptions)) if is_group else _ARGS.__get__(error)  # type: ignore[attr-defined]
+    sent = tuple(_sent(each, dumps) for each in args)
+    attributes = _attributes(error)
+    notes = attributes.pop("__notes__", ())
+    chain = (error.__cause__, error.__context__)
+    if depth >= _MOST and chain != (None, None):
+        chain = (None, None)
+        notes = [*_texts(notes), "What caused it is left out: the chain of causes is too long."]
+    state = {
+        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "text": "" if kind.__module__ == "builtins" else words_of(error),
+        "attributes": {name: _sent(value, dumps) for name, value in attributes.items()},
+        "members": {name: _sent(value, dumps) for name, value in _members(error)},
+        "notes": _texts(notes),
+        "chain": chain,
+        "suppress": error.__suppress_context__,
+    }
+    whole = _whole(error, dumps) if depth < _MOST_WHOLE else None
+    return made, (whole, _classes(kind, dumps), sent), state, None, None, filled
+
+
+def stand_in(error: BaseException) -> tuple[Any, ...]:
+    """The same for one that is met again inside of itself, by another pickler."""
+    return made, (None, [_built_in(type(error))], (words_of(error),))
+
+
+_MOST = 50
+"""Causes of causes that travel: each takes some of the stack of the one who pickles."""
+_MOST_WHOLE = 8
+"""Levels at which a class is asked to pickle: what is asked is sent twice."""
+
+
+def inner(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions that an exception has in it, which are pickled along with it."""
+    yield from (each for each in (error.__cause__, error.__context__) if each is not None)
+    if isinstance(error, BaseExceptionGroup):
+        yield from error.exceptions
+    own = (*_ARGS.__get__(error), *_attributes(error).values())
+    yield from (each for each in own if _is_exception(each))
+
+
+def _sent(value: Any, dumps: Callable[[Any], bytes]) -> Any:
+    if type(value) in _PLAIN or _is_exception(value):
+        return value
+    if type(value) is list and all(map(_is_exception, value)):
+        return value  # the members of a group
+    return Parcel(value, dumps)
+
+
+def _is_exception(value: Any) -> bool:
+    return issubclass(type(value), BaseException)  # a proxy lies about its class, or raises
+
+
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+
+
+def _attributes(error: BaseException) -> dict[str, Any]:
+    own: dict[str, Any] = object.__getattribute__(error, "__dict__")
+    left_out = error._left_out if isinstance(error, FastDAGError) else ()
+    return {name: value for name, value in own.items() if name not in left_out}
+
+
+def _members(error: BaseException) -> Iterator[tuple[str, Any]]:
+    """What is kept outside of `__dict__`: slots, and the fields of built-in exceptions."""
+    for kind in type(error).__mro__:
+        is_builtin = kind.__module__ == "builtins"
+        for name, descriptor in vars(kind).items():
+            if not isinstance(descriptor, _FIELDS) or name[:2] == "__" or name in _ELSEWHERE:
+                continue
+            try:
+                value = descriptor.__get__(error, kind)
+            except AttributeError:
+                continue  # never set
+            if not (is_builtin and value is None):
+                yield name, value
+
+
+_FIELDS = (MemberDescriptorType, GetSetDescriptorType)
+# `obj` is where an AttributeError looked: anything, however large.
+_ELSEWHERE = frozenset({"args", "message", "exceptions", "obj"})
+
+
+def _texts(notes: Any) -> list[str]:
+    return [each for each in notes if isinstance(each, str)] if isinstance(notes, list) else []
+
+
+def _whole(error: BaseException, dumps: Callable[[Any], bytes]) -> Parcel | None:
+    """Pickled as its class says, where it says so and that works."""
+    if not _says_how(type(error)):
+        return None
+    whole = Parcel(error, dumps)
+    try:
+        return whole if type(whole.open()) is type(error) else None
+    except BaseException:
+        return None
+
+
+def _says_how(kind: type) -> bool:
+    def owner(name: str) -> type | None:
+        return next((each for each in kind.__mro__ if name in vars(each)), None)
+
+    owners = [owner(name) for name in _SAYING]
+    return kind in copyreg.dispatch_table or any(
+        each.__module__ != "builtins" and each is not FastDAGError for each in owners if each
+    )
+
+
+_SAYING = (
+    "__reduce__",
+    "__reduce_ex__",
+    "__getstate__",
+    "__setstate__",
+    "__getnewargs__",
+    "__getnewargs_ex__",
+)
+
+
+def _classes(kind: type, dumps: Callable[[Any], bytes]) -> list[Any]:
+    """The class and its bases, up to the first that is built in and so is everywhere."""
+    found: list[Any] = []
+    built_in = _built_in(kind)
+    for each in kind.__mro__:
+        if each is built_in:
+            break
+        if issubclass(each, BaseException):
+            found.append(Parcel(each, dumps))
+    return [*found, built_in]
+
+
+def _built_in(kind: type[BaseException]) -> type[BaseException]:
+    bases = (each for each in kind.__mro__ if issubclass(each, BaseException))
+    return next(each for each in bases if each.__module__ == "builtins")
+
+
+# On arrival.
+
+
+def made(whole: Parcel | None, classes: Iterable[Any], sent: tuple[Any, ...]) -> BaseException:
+    """An exception with its `args`, of the nearest of its classes that there is here."""
+    if whole is not None:
+        try:
+            error: BaseException = whole.open()
+        except Exception:
+            pass  # its class may not be here
+        else:
+            return error
+    args = tuple(_opened(each, f"<{each.kind}>")[0] if _is_parcel(each) else each for each in sent)
+    for each in classes:
+        try:
+            return _of(each.open() if _is_parcel(each) else each, args)
+        except Exception:
+            continue
+    return Exception(*args)
+
+
+def _of(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    make: Any = _built_in(kind).__new__
+    error: BaseException
+    if issubclass(kind, BaseExceptionGroup):
+        error = make(kind, *args)
+        return error
+    try:
+        error = make(kind)
+    except TypeError:  # a class made in C that insists on its own
+        error = kind.__new__(kind, *args)
+    _ARGS.__set__(error, args)
+    return error
+
+
+def filled(error: BaseException, state: dict[str, Any]) -> None:
+    """Give an exception that was made here the rest of what it had."""
+    own: dict[str, Any] = object.__getattribute__(error, "__dict__")
+    lost: list[str] = []
+    for name, value in state["members"].items():
+        there, is_lost = _opened(value, None)
+        if is_lost:
+            lost.append(f"{name!r}, a {value.kind}")
+            continue
+        descriptor = _descriptor(type(error), name)
+        try:
+            descriptor.__set__(error, there)
+        except (AttributeError, TypeError):
+            if descriptor is None:  # of a base of its class
+                own[name] = there
+    for name, value in state["attributes"].items():
+        there, is_lost = _opened(value, None)
+        if is_lost and name in own:
+            continue  # its class knows how to make another
+        if is_lost:
+            lost.append(f"{name!r}, a {value.kind}")
+        own[name] = there
+    notes = [*state["notes"]]
+    kind = type(error)
+    if state["class"] != f"{kind.__module__}.{kind.__qualname__}":
+        notes.append(
+            f"It was a {state['class']}, which there is not here: {state['text']}".rstrip(": ")
+        )
+    if lost:
+        notes.append(f"Left out, since it cannot travel between processes: {'; '.join(lost)}")
+    if notes:
+        own["__notes__"] = notes
+    cause, context = state["chain"]
+    if cause is not None:
+        _CAUSE.__set__(error, cause)
+    if context is not None:
+        _CONTEXT.__set__(error, context)
+    _SUPPRESS.__set__(error, state["suppress"])
+
+
+def _is_parcel(value: Any) -> bool:
+    return type(value) is Parcel
+
+
+def _opened(value: Any, otherwise: Any) -> tuple[Any, bool]:
+    """What was sent, and whether it got lost."""
+    if not _is_parcel(value):
+        return value, False
+    try:
+        return value.open(), False
+    except Exception:
+        return otherwise, True
+
+
+def _descriptor(kind: type, name: str) -> Any:
+    found = (vars(each)[name] for each in kind.__mro__ if name in vars(each))
+    return next((each for each in found if isinstance(each, _FIELDS)), None)
