@@ -57,14 +57,16 @@ class Census(NamedTuple):
             frozenset(thread for thread in threading.enumerate() if not is_kept(thread)),
             frozenset(children()),
             frozenset(open_files().items()),
-            frozenset(shared_memory()),
+            frozenset(os.listdir("/dev/shm")),
         )
 
     def since(self, earlier: Census, kinds: Collection[str]) -> dict[str, list[object]]:
         """What is new since an earlier census, of these kinds."""
         both = zip(self._fields, self, earlier, strict=True)
-        new = {kind: sorted(now - before, key=str) for kind, now, before in both if kind in kinds}
-        return {kind: things for kind, things in new.items() if things}
+        new = {kind: now - before for kind, now, before in both if kind in kinds}
+        if new.get("shared_memory"):
+            new["shared_memory"] &= shared_memory()
+        return {kind: sorted(things, key=str) for kind, things in new.items() if things}
 
 
 KINDS = (*Census._fields, "timers")
@@ -99,19 +101,23 @@ def children() -> set[int]:
     below: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         stat = _stat(int(entry)) if entry.isdigit() else None
-        if stat is None or stat[0] in "ZX":
-            continue
-        with suppress(OSError):
-            if "resource_tracker" in Path(f"/proc/{entry}/cmdline").read_text():
-                continue  # multiprocessing and loky keep one each for the whole process
+        if stat is not None and stat[0] not in "ZX":
             below.setdefault(int(stat[1]), []).append(int(entry))
     found: set[int] = set()
     todo = [os.getpid()]
     while todo:
-        mine = below.get(todo.pop(), [])
+        mine = [pid for pid in below.get(todo.pop(), []) if not _is_tracker(pid)]
         found.update(mine)
         todo.extend(mine)
     return found
+
+
+def _is_tracker(pid: int) -> bool:
+    """Multiprocessing and loky keep one each for the whole process."""
+    try:
+        return "resource_tracker" in Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -40,7 +40,7 @@ def run_program(
         [sys.executable, *flags, PROGRAM, *arguments],
         capture_output=True,
         encoding=encoding,
-        timeout=55,
+        timeout=110,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": encoding},
     )
