@@ -140,8 +140,9 @@ def open_files() -> dict[int, str]:
 def shared_memory() -> set[str]:
     """The blocks and semaphores in shared memory, but those that a process has mapped which is
     neither this one nor below it: the tests of another worker run there."""
-    # The semaphores of loky end with its executors, whenever these are collected.
-    blocks = {block for block in os.listdir("/dev/shm") if not block.startswith("sem.loky")}
+    # Semaphores are those of multiprocessing and loky, in tests of these: the one's are unlinked
+    # some time after the script that made them was killed, the other's when they are collected.
+    blocks = {block for block in os.listdir("/dev/shm") if not block.startswith("sem.")}
     if not blocks:
         return blocks
     ours = {os.getpid(), *children()}

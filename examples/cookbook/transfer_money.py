@@ -3,13 +3,14 @@
     python examples/cookbook/transfer_money.py
 
 The connection is a resource of the workflow. It is opened for each run by the first node that needs
-it, and told of the failure where there is one.
+it. As a context manager it is told of the failure that ended the run, if there is one.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ dag = DAG("transfer")
 
 
 @dag.resource("db")
+@contextmanager
 def connection(context: Context) -> Iterator[sqlite3.Connection]:
     """One connection for each run, with one transaction."""
     db = sqlite3.connect(context.metadata["file"])

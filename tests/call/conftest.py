@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.concurrency.support import EXECUTE
-from tests.leaks import KINDS, nothing_left
+from tests.leaks import nothing_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,5 +32,5 @@ def overlapping(request: pytest.FixtureRequest) -> Callable[..., Run]:
 
 @pytest.fixture(autouse=True)
 def _nothing_outlives_a_run() -> Iterator[None]:
-    with nothing_left(set(KINDS) - {"timers"}):  # until runs on loops cancel theirs
+    with nothing_left():
         yield

@@ -211,11 +211,7 @@ def test_what_ends_programs_is_cleaned_up_after_and_nothing_else(
     [
         ("succeeds", False),
         ("fails", False),
-        pytest.param(
-            "leaves",
-            False,
-            marks=pytest.mark.xfail(reason="its worker thread does not end", strict=False),
-        ),
+        ("leaves", False),
         ("succeeds", True),
         ("fails", True),
     ],

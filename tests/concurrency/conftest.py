@@ -60,7 +60,7 @@ def dask_executor() -> Iterator[Executor]:
 def _nothing_outlives_a_run(shared: Any, request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("dask"):
         request.getfixturevalue("dask_executor")  # which outlives the test, as users have it
-    kinds = set(KINDS) - {"timers"}  # until runs on loops cancel theirs
+    kinds = set(KINDS)
     if clusters or "loky" in request.node.name:  # loky closes its pipes whenever it is collected
         kinds -= {"threads", "files"}
     with nothing_left(kinds):

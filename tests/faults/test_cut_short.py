@@ -338,15 +338,17 @@ def test_a_chain_that_never_suspends_keeps_to_the_timeout_and_lets_others_have_t
             await asyncio.sleep(0)
             ticks.append(1)
 
-    async def main() -> Run:
+    async def main(timeout: float) -> Run:
         beside = asyncio.create_task(tick())
-        run = await dag.execute_async(timeout=0.2)
+        run = await dag.execute_async(timeout=timeout)
         beside.cancel()
         return run
 
-    run = asyncio.run(main())
+    timeout = 0.1
+    while not (run := asyncio.run(main(timeout))).results:  # a busy machine may need longer
+        timeout *= 2
     assert run.status == "timed_out"
-    assert 0 < len(run.results) < 2000
+    assert len(run.results) < 2000
     assert len(ticks) > 2
 
 

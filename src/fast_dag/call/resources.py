@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from contextvars import copy_context
+from functools import wraps
 from threading import Lock
 from types import CoroutineType, MethodType
 
@@ -42,11 +43,14 @@ def read_factory(name: str, factory: Any) -> Hook:
     import inspect  # slow to import, and needed here only
 
     hook = Hook.read(factory, ("context",), f"factory of resource {name!r}, a")
+    resumed: Any = None
     if inspect.isgeneratorfunction(factory):
-        return Hook(lambda *args: _Resumed(factory(*args)), hook.takes, False)
-    if inspect.isasyncgenfunction(factory):
-        return Hook(lambda *args: _ResumedAsync(factory(*args)), hook.takes, False)
-    return hook
+        resumed = _Resumed
+    elif inspect.isasyncgenfunction(factory):
+        resumed = _ResumedAsync
+    if resumed is None:
+        return hook
+    return Hook(wraps(factory)(lambda *args: resumed(factory(*args))), hook.takes, False)
 
 
 class _Resumed:

@@ -7,7 +7,7 @@ finishes a call, wherever that is, tells the crew; it settles the node under one
 back jobs to go on with. The *coordinator* is the caller: it waits for the end, keeps the time, and
 lends its thread to inline nodes.
 
-A job belongs to one thread at a time, or, from its launch to the end of its call, to its lane
+A job belongs to one thread at a time, or, from the beginning of a call to its end, to its lane
 (`is_out`). Only its owner takes it further. Who wants a job to stop that another thread owns marks
 it, and the owner sees the mark at its next step.
 
@@ -453,7 +453,6 @@ class Crew:
             job = jobs.pop()
             more = self._taken_further(job)
             if more is None:
-                job.is_out = True
                 if job.lane is lane and mine is None:
                     mine = job
                 else:
@@ -507,7 +506,6 @@ class Crew:
         return max(self._grace_ends - self.clock(), _LEAST)
 
     def _launched_nested(self, job: Job) -> list[Job]:
-        job.is_out = True
         turn = job.turn
         if not self.begins(job, turn):
             return self.ended(job, turn, STOPPED)
@@ -524,7 +522,12 @@ class Crew:
     def begins(self, job: Job, turn: int) -> bool:
         """A lane is about to make the call that it was given in that turn; False where the call is
         to end as STOPPED instead."""
-        if self.over or job.turn != turn or job.phase is CANCELLED:
+        if self.over or job.turn != turn:
+            return False
+        # In this order: who cuts the run short marks the job first, and then looks whether it is
+        # out. So either of the two sees the other.
+        job.is_out = True
+        if job.phase is CANCELLED:
             return False
         if job.started:
             return True
