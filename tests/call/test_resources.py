@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG, Context, ExecutionError, InvalidNodeError, TimeoutError, ValidationError
+from tests.concurrency.support import EXECUTE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -480,3 +481,19 @@ def test_a_run_that_went_on_after_failures_tells_only_how_many_there_were(
     dag.add_node("use", lambda pool: pool).add_node("fail", lambda: 1 // 0)
     assert execute(dag, **goes_on).status == "completed_with_errors"
     assert log == ["open it", 1, "close it"]
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+def test_a_task_group_that_wraps_the_failure_of_the_run_is_closed_all_the_same(mode: str) -> None:
+    dag = DAG("group")
+
+    @dag.resource("group")
+    @contextlib.asynccontextmanager
+    async def opened() -> AsyncIterator[asyncio.TaskGroup]:
+        async with asyncio.TaskGroup() as group:
+            yield group
+
+    dag.add_node("fails", lambda group: 1 // 0)
+    run = EXECUTE[mode](dag)
+    assert set(run.errors) == {"fails"}
+    assert not getattr(run.errors["fails"], "__notes__", ())

@@ -181,7 +181,7 @@ class Resources:
                     return STOPPED
                 name, opened = self._open.popitem()
             answer = yield Invoke(opened.close, (error,), opened.is_async, True)
-            if isinstance(answer, Raised) and answer.error is not error:
+            if isinstance(answer, Raised) and not _is_all_of(answer.error, error):
                 error = answer.error  # as in nested `with` statements
                 told(name, answer.error)
 

@@ -131,11 +131,13 @@ class ExecutorLane(RemoteLane):
             self._watch(job, turn, job.timeout, future)
         return future
 
-    def _call_here(self, job: Job, turn: int) -> Outcome:
+    def _call_here(self, job: Job, turn: int) -> list[Outcome]:
+        """The outcome, in a list that it is taken out of: the executor's frame, which the traceback
+        of a failure leads back to, keeps what it was given."""
         if self.crew.over or job.turn != turn:  # given up while it waited in the executor's queue
-            return STOPPED
+            return [STOPPED]
         self.crew.watch(job, turn)
-        return call_here(job)
+        return [call_here(job)]
 
     def _watch(self, job: Job, turn: int, timeout: float, future: Future[Any]) -> None:
         """Where there are no bells: start the timeout of a call once its Future is running."""
@@ -167,7 +169,7 @@ class ExecutorLane(RemoteLane):
             lost.__cause__ = error
             return Outcome(False, lost)
         if self.shares_memory:
-            outcome: Outcome = future.result()
+            outcome: Outcome = future.result().pop()
             return outcome
         return payload.unpack(job, future.result())
 
