@@ -210,19 +210,20 @@ class _Process:
     """A fresh interpreter, at the other end of a pipe."""
 
     def __init__(self) -> None:
-        self.pipe, theirs = Pipe()
-        watched, self._alive = Pipe(duplex=False)
-        _pipes.update((self.pipe, theirs, watched, self._alive))
         self.names: payload.Names = {}
-        try:
-            self._popen = _started(theirs, watched)
-        except BaseException:
-            self.pipe.close()
-            self._alive.close()
-            raise
-        finally:
-            theirs.close()
-            watched.close()
+        with _starting:
+            self.pipe, theirs = Pipe()
+            watched, self._alive = Pipe(duplex=False)
+            _pipes.update((self.pipe, self._alive))
+            try:
+                self._popen = _started(theirs, watched)
+            except BaseException:
+                self.pipe.close()
+                self._alive.close()
+                raise
+            finally:
+                theirs.close()
+                watched.close()
 
     def be_prepared(self) -> None:
         """Wait until it takes calls. Raises ExecutionError where it cannot, EOFError where it has
@@ -264,16 +265,21 @@ _AT_ITS_END = 1.0
 """Seconds between the end of a worker's pipe and its own."""
 
 _pipes: WeakSet[Connection[Any, Any]] = WeakSet()
+_starting = threading.RLock()
 
 
-def _close_pipes() -> None:
+def _in_child() -> None:
     for each in list(_pipes):
         each.close()
+    _starting.release()
 
 
 if hasattr(os, "register_at_fork"):
-    # Or a worker would not see its parent's end while a child of that lives, nor the parent its.
-    os.register_at_fork(after_in_child=_close_pipes)
+    # Or a worker would not see its parent's end while a child of that lives, nor the parent its. A
+    # fork waits for a start: the child would have the locks of that, which nobody releases.
+    os.register_at_fork(
+        before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_in_child
+    )
 
 
 def preparation() -> dict[str, Any]:
