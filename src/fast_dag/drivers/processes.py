@@ -146,27 +146,39 @@ class _Worker:
     def _call(self, job: Job) -> Outcome:
         """Have the process make a job's call."""
         try:
-            process = self._alive(job)
-            packed = payload.pack(job, process.names)
+            is_new = self._process is None
+            begun, answer = self._asked(job)
+            if not (
+                begun or is_new or self._killed
+            ):  # it had died while it was idle: the call was never made
+                self._bury()
+                begun, answer = self._asked(job)
         except Exception as error:
             return Outcome(False, error)
+        if answer is None:
+            return Outcome(False, self._died(job))
+        return payload.unpack(job, answer)
+
+    def _asked(self, job: Job) -> tuple[bool, bytes | None]:
+        """Whether the process began with a job's call, and its answer; None where it died."""
+        process, begun = self._alive(job), False
+        packed = payload.pack(job, process.names)
         try:
             process.pipe.send_bytes(packed)
             answer = process.pipe.recv_bytes()
-            if answer == BEGINS:
+            begun = True
+            if answer == BEGINS:  # else it could not even unpack the call
                 self.lane.crew.watch(job)
                 answer = process.pipe.recv_bytes()
+            return begun, answer
         except (EOFError, OSError):
-            return Outcome(False, self._died(job))
-        return payload.unpack(job, answer)
+            return begun, None
 
     def _alive(self, job: Job) -> _Process:
         """The process. Raises ExecutionError that says what keeps it from starting."""
         process = self._process
         if process is not None:
-            if process.is_alive:
-                return process
-            self._bury()  # it died while it was idle
+            return process
         try:
             process = self._process = _Process()
             if self._killed:  # before there was anything to kill
@@ -236,10 +248,6 @@ class _Process:
         if hello[0] is None:
             raise ExecutionError(f"importing the main script failed: {hello[1]}") from hello[2]
         self.names = hello[1]
-
-    @property
-    def is_alive(self) -> bool:
-        return self._popen.poll() is None
 
     def kill(self) -> None:
         self._popen.kill()
