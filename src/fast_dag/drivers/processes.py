@@ -148,9 +148,8 @@ class _Worker:
         try:
             is_new = self._process is None
             begun, answer = self._asked(job)
-            if not (
-                begun or is_new or self._killed
-            ):  # it had died while it was idle: the call was never made
+            if not (begun or is_new or self._killed):
+                # It had died while it was idle, so the call was never made.
                 self._bury()
                 begun, answer = self._asked(job)
         except Exception as error:
