@@ -149,27 +149,38 @@ class _Worker:
     def _call(self, job: Job, turn: int) -> Outcome:
         """Have the process make a job's call."""
         try:
-            process = self._alive(job)
-            packed = payload.pack(job, process.names)
+            is_new = self._process is None
+            begun, answer = self._asked(job, turn)
+            if not (begun or is_new or self._killed):
+                # It had died while it was idle, so the call was never made.
+                self._bury()
+                begun, answer = self._asked(job, turn)
         except Exception as error:
             return Outcome(False, error)
+        if answer is None:
+            return Outcome(False, self._died(job))
+        return payload.unpack(job, answer)
+
+    def _asked(self, job: Job, turn: int) -> tuple[bool, bytes | None]:
+        """Whether the process began with a job's call, and its answer; None where it died."""
+        process, begun = self._alive(job), False
+        packed = payload.pack(job, process.names)
         try:
             process.pipe.send_bytes(packed)
             answer = process.pipe.recv_bytes()
-            if answer == BEGINS:
+            begun = True
+            if answer == BEGINS:  # else it could not even unpack the call
                 self.lane.crew.watch(job, turn)
                 answer = process.pipe.recv_bytes()
+            return begun, answer
         except (EOFError, OSError):
-            return Outcome(False, self._died(job))
-        return payload.unpack(job, answer)
+            return begun, None
 
     def _alive(self, job: Job) -> _Process:
         """The process. Raises ExecutionError that says what keeps it from starting."""
         process = self._process
         if process is not None:
-            if process.is_alive:
-                return process
-            self._bury()  # it died while it was idle
+            return process
         try:
             process = self._process = _Process()
             if self._killed:  # before there was anything to kill
@@ -213,19 +224,20 @@ class _Process:
     """A fresh interpreter, at the other end of a pipe."""
 
     def __init__(self) -> None:
-        self.pipe, theirs = Pipe()
-        watched, self._alive = Pipe(duplex=False)
-        _pipes.update((self.pipe, theirs, watched, self._alive))
         self.names: payload.Names = {}
-        try:
-            self._popen = _started(theirs, watched)
-        except BaseException:
-            self.pipe.close()
-            self._alive.close()
-            raise
-        finally:
-            theirs.close()
-            watched.close()
+        with _starting:
+            self.pipe, theirs = Pipe()
+            watched, self._alive = Pipe(duplex=False)
+            _pipes.update((self.pipe, self._alive))
+            try:
+                self._popen = _started(theirs, watched)
+            except BaseException:
+                self.pipe.close()
+                self._alive.close()
+                raise
+            finally:
+                theirs.close()
+                watched.close()
 
     def be_prepared(self) -> None:
         """Wait until it takes calls. Raises ExecutionError where it cannot, EOFError where it has
@@ -238,10 +250,6 @@ class _Process:
         if hello[0] is None:
             raise ExecutionError(f"importing the main script failed: {hello[1]}") from hello[2]
         self.names = hello[1]
-
-    @property
-    def is_alive(self) -> bool:
-        return self._popen.poll() is None
 
     def kill(self) -> None:
         self._popen.kill()
@@ -267,16 +275,21 @@ _AT_ITS_END = 1.0
 """Seconds between the end of a worker's pipe and its own."""
 
 _pipes: WeakSet[Connection[Any, Any]] = WeakSet()
+_starting = threading.RLock()
 
 
-def _close_pipes() -> None:
+def _in_child() -> None:
     for each in list(_pipes):
         each.close()
+    _starting.release()
 
 
 if hasattr(os, "register_at_fork"):
-    # Or a worker would not see its parent's end while a child of that lives, nor the parent its.
-    os.register_at_fork(after_in_child=_close_pipes)
+    # Or a worker would not see its parent's end while a child of that lives, nor the parent its. A
+    # fork waits for a start: the child would have the locks of that, which nobody releases.
+    os.register_at_fork(
+        before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_in_child
+    )
 
 
 def preparation() -> dict[str, Any]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Pipe = Connection[Any, Any]
 
 BEGINS = b"begins"
-"""Sent home where a call begins; an answer is a pickle, which begins otherwise."""
+"""Sent home when a call begins, before its answer: a worker that dies before has not made it."""
 END = b"end"
 """Sent by the run that needs the worker no more."""
 
