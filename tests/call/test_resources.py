@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG, Context, ExecutionError, InvalidNodeError, TimeoutError, ValidationError
-from tests.concurrency.support import EXECUTE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

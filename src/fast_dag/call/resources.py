@@ -359,6 +359,13 @@ def _told(error: BaseException | None) -> tuple[Any, Any, Any]:
     return (None, None, None) if error is None else (type(error), error, error.__traceback__)
 
 
+def _is_all_of(raised: BaseException, error: BaseException | None) -> bool:
+    """Whether what a context manager raised is just what it was told of; task groups wrap that."""
+    if isinstance(raised, BaseExceptionGroup):
+        return all(_is_all_of(each, error) for each in raised.exceptions)
+    return raised is error
+
+
 def _methods(name: str, manager: Any) -> tuple[Callable[[], Any], Callable[..., Any], bool] | None:
     """How a context manager is entered and left, looked up as `with` does, and whether that is
     async; None for a coroutine that is to give the manager. Raises TypeError for all else."""

@@ -705,6 +705,11 @@ class Crew:
             effect = job.effects.send(answer)
         except StopIteration as stop:
             outcome = stop.value
+        except BaseException as error:  # of our own, or Ctrl-C in the middle of it: the job ends
+            if job.index == _NO_NODE or not isinstance(error, Exception):
+                self.fail(error)
+            else:
+                outcome = Outcome(False, error)
         if effect is None:  # no longer while that is handled: it is no error's context
             return self._settled(job, outcome)
         if job.phase is CANCELLED:

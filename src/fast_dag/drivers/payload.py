@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_dag import scripts
 from fast_dag.call.arguments import named
-from fast_dag.call.effects import Outcome
+from fast_dag.call.effects import Outcome, failures
 from fast_dag.context import Context, FSMContext
 from fast_dag.drivers import faults
 from fast_dag.drivers.faults import words_of
@@ -97,7 +97,7 @@ def unpack(job: Job, packed: bytes) -> Outcome:
         job.run.context.metadata.update(extra)
     else:
         noted(value, extra)
-        if not isinstance(value, Exception):
+        if not isinstance(value, failures()):
             raise value
     return Outcome(ok, value)
 
