@@ -14,6 +14,7 @@ import pytest
 
 import fast_dag
 from fast_dag import DAG, FSM, Context, ExecutionError
+from fast_dag.drivers import crew
 from tests.concurrency.support import EXECUTE, LONG, wait_until
 
 if TYPE_CHECKING:
@@ -490,6 +491,14 @@ def test_cleanup_after_a_deadline_sees_the_contextvars_of_its_call(mode: str) ->
     assert seen == ["set"]
 
 
+@pytest.fixture
+def _short_grace() -> Iterator[None]:
+    grace, crew.GRACE = crew.GRACE, 0.3
+    yield
+    crew.GRACE = grace
+
+
+@pytest.mark.usefixtures("_short_grace")
 @pytest.mark.parametrize("mode", HERE)
 def test_cleanup_that_does_not_end_is_cut_off_after_its_grace_and_the_next_begins(
     mode: str,
@@ -507,6 +516,7 @@ def test_cleanup_that_does_not_end_is_cut_off_after_its_grace_and_the_next_begin
 
     run = EXECUTE[mode](dag, timeout=0.1)
     assert time.monotonic() - began < LONG
+    assert not let_go.is_set()
     let_go.set()
     assert run.status == "timed_out"
     assert closed == ["closed"]

@@ -552,7 +552,11 @@ class Crew:
         if job.is_plain and lane.calls_here:
             return self._follow(job, turn, lane)
         self.watch(job, turn)
-        return self.go_on(self.called(job, turn, call_here(job)), lane)
+        try:
+            outcome = call_here(job)
+        except BaseException as error:
+            return self.go_on(self.crashed(job, turn, error), lane)
+        return self.go_on(self.called(job, turn, outcome), lane)
 
     def _follow(self, job: Job, turn: int, lane: Lane) -> Job | None:
         """Make the plain call of a job, and those that it leads to one by one, each with little
@@ -565,6 +569,9 @@ class Crew:
                     value = job.func(*job.args, **kwargs) if kwargs else job.func(*job.args)
                 except failures() as error:
                     others = self.ended(job, turn, Outcome(False, error))
+                    break
+                except BaseException as error:
+                    others = self.crashed(job, turn, error)
                     break
                 if value.__class__ in LOOKED_AT:
                     others = self.called(job, turn, Outcome(True, value))
@@ -676,6 +683,15 @@ class Crew:
         if job.is_late:
             outcome = too_late(job, outcome)
         return self._concluded(job, outcome)
+
+    def crashed(self, job: Job, turn: int, error: BaseException) -> list[Job]:
+        """A job's call raised what is no failure, which ends the run: the jobs to launch now."""
+        with self.guard():
+            is_owner = not self.over and job.turn == turn
+            if is_owner:
+                self._take_in(job)
+        self.fail(error)
+        return self._concluded(job, STOPPED) if is_owner else []
 
     def _concluded(self, job: Job, outcome: Outcome) -> list[Job]:
         job.deadline, job.is_late = None, False
