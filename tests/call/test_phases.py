@@ -241,26 +241,28 @@ def test_a_cleanup_that_ends_programs_is_called_once(
     assert log == [node]
 
 
-def test_a_cleanup_that_is_at_work_when_the_run_is_cancelled_is_called_once() -> None:
+def test_a_cleanup_that_is_at_work_when_the_run_is_cancelled_is_let_end() -> None:
     log: list[str] = []
-    at_work = threading.Event()
-
-    async def cleanup(node: Any) -> None:
-        try:
-            at_work.set()
-            await asyncio.Event().wait()
-        finally:
-            log.append(node.name)
-
-    dag = DAG("cancelled").add_node("a", lambda: 1)
-    dag.set_node_hooks("a", cleanup=cleanup)
 
     async def main() -> None:
+        at_work, may_end = asyncio.Event(), asyncio.Event()
+
+        async def cleanup(node: Any) -> None:
+            at_work.set()
+            await may_end.wait()
+            log.append(node.name)
+
+        dag = DAG("cancelled").add_node("a", lambda: 1)
+        dag.set_node_hooks("a", cleanup=cleanup)
         task = asyncio.create_task(dag.run_async())
-        assert await asyncio.to_thread(at_work.wait, LONG)
-        task.cancel()
+        await at_work.wait()
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0)
+        may_end.set()
         with pytest.raises(asyncio.CancelledError):
             await task
+        assert dag["a"] == 1
 
     asyncio.run(main())
     assert log == ["a"]

@@ -556,7 +556,9 @@ class Crew:
             outcome = call_here(job)
         except BaseException as error:
             return self.go_on(self.crashed(job, turn, error), lane)
-        return self.go_on(self.called(job, turn, outcome), lane)
+        jobs = self.called(job, turn, outcome)
+        del outcome  # a failure's traceback leads to this frame
+        return self.go_on(jobs, lane)
 
     def _follow(self, job: Job, turn: int, lane: Lane) -> Job | None:
         """Make the plain call of a job, and those that it leads to one by one, each with little
