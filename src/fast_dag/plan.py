@@ -139,6 +139,11 @@ class Plan:
         ]
 
     @cached_property
+    def only_async(self) -> bool:
+        """Whether all nodes are async and plain."""
+        return all(each == "async" for each in self.plain)
+
+    @cached_property
     def line(self) -> str | None:
         """ "sync" or "async" where all nodes are plain, of that kind, and each waits for the one
         before it, so that never two could run at once."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fast_dag.drivers.crew import SIGNALS_SEEN, Crew, Lane
 from fast_dag.drivers.lanes import Lanes
 from fast_dag.drivers.loops import LoopLane
+from fast_dag.drivers.tasks import Tasks, suits
 from fast_dag.drivers.threads import Pool, ThreadLane, place_lent, pool_size, shared
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 async def drive(run: Run) -> None:
     """Execute a run from its start to its end, in copies of the caller's contextvars."""
+    if suits(run):
+        await Tasks(run).drive()
+        return
     with place_lent():
         await _Coordinator(run, shared()).drive()
 
@@ -30,7 +34,10 @@ def drive_here(run: Run) -> None:
     async def watched() -> None:
         beat = _Heartbeat(asyncio.get_running_loop())
         try:
-            await _Coordinator(run, Pool(pool_size(run))).drive()
+            if suits(run):
+                await Tasks(run).drive()
+            else:
+                await _Coordinator(run, Pool(pool_size(run))).drive()
         finally:
             beat.stop()
 

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from fast_dag.drivers.crew import Crew, Job
 
-_AT_ONCE = 0.01
+AT_ONCE = 0.01
 """Seconds after which a task that calls one node after another lets others have the loop."""
 
 
-_UNWINDING = 1.0
+UNWINDING = 1.0
 """Seconds that a call has to unwind which somebody else cancelled, before it is cancelled again."""
 
 
@@ -125,8 +125,8 @@ class LoopLane(Lane):
             if following.variables is not None or following.run is not job.run:
                 self.launch(following)  # in its own contextvars
                 return
-            if perf_counter() - since > _AT_ONCE:
-                since = await _let_others_go(task)
+            if perf_counter() - since > AT_ONCE:
+                since = await let_others_go()
 
     def _ended(self, job: Job, turn: int, outcome: Outcome) -> None:
         try:
@@ -142,7 +142,7 @@ class LoopLane(Lane):
         launch."""
         crew, guard, inside = self.crew, self.crew.guard(), self._inside
         current_run.set(job.run)
-        until = job.started + _AT_ONCE
+        until = job.started + AT_ONCE
         inside[job] = task
         try:
             while True:
@@ -160,7 +160,7 @@ class LoopLane(Lane):
                     crew.go_on(jobs)
                 if job.started > until:
                     del inside[job]
-                    until = await _let_others_go(task) + _AT_ONCE
+                    until = await let_others_go() + AT_ONCE
                     if not crew.begins(job, turn):
                         return crew.ended(job, turn, STOPPED)
                     inside[job] = task
@@ -218,7 +218,7 @@ class LoopLane(Lane):
             return
         if task.cancelling() and job.phase is CANCELLED:
             # Somebody else has cancelled it, as `asyncio.run` does at its end: it may unwind now.
-            self.crew.timers.add(_UNWINDING, partial(self._cancel_again, job, task))
+            self.crew.timers.add(UNWINDING, partial(self._cancel_again, job, task))
         else:
             task.cancel()
 
@@ -238,12 +238,14 @@ class LoopLane(Lane):
         """The loop is its owner's to close."""
 
 
-async def _let_others_go(task: asyncio.Task[Any]) -> float:
+async def let_others_go() -> float:
     """Let everything that waits for the loop have its turn; when that was. To be cancelled here
     means no more than to be asked to end soon."""
     try:
         await asyncio.sleep(0)
     except asyncio.CancelledError:
+        task = asyncio.current_task()
+        assert task is not None
         task.uncancel()
     return perf_counter()
 
