@@ -328,3 +328,31 @@ def test_a_cached_result_wakes_its_waiters_beside_an_inline_node_that_is_at_work
     wait_for(computing)
     assert dag.execute(x=1, mode="parallel", max_workers=3).status == "completed"
     first.join()
+
+
+# What users look up.
+
+
+@pytest.mark.parametrize("mode", AT_ONCE)
+def test_a_part_of_a_result_that_is_slow_to_look_up_holds_up_no_other_node(mode: str) -> None:
+    looked_up, other_ran = threading.Event(), threading.Event()
+
+    class Slow(dict[str, int]):
+        def __getitem__(self, key: str) -> int:
+            looked_up.set()
+            wait_for(other_ran)
+            return 1
+
+        def __contains__(self, key: object) -> bool:
+            return True
+
+    def other() -> None:
+        wait_for(looked_up)
+
+    dag = DAG("parts").add_node("make", lambda: Slow()).add_node("take", lambda part: part)
+    dag.connect("make", "take", output="part", input="part")
+    dag.add_node("other", other).add_node("after", lambda other: other_ran.set())
+    dag.connect("other", "after")
+    run = EXECUTE[mode](dag, max_workers=3)
+    run.raise_for_error()
+    assert run["take"] == 1
