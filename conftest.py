@@ -32,7 +32,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     mark = item.get_closest_marker("needs")  # so that a test can tell it otherwise than its module
     packages = [] if mark is None else list(mark.args)
     if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
-        given = [each for each in item.callspec.params.values() if isinstance(each, str)]
+        given = {each for each in item.callspec.params.values() if isinstance(each, str)}
+        given.update(item.callspec.id.split("-"))  # where the parameter is a function, say
         packages += [NEEDED[each] for each in given if each in NEEDED]
     if missing := [package for package in packages if is_missing(package)]:
         pytest.skip(f"not installed: {', '.join(missing)}")

@@ -187,6 +187,7 @@ def test_deepest_workflow_is_pickled_and_copied_deeply(wrap: Wrap) -> None:
         assert twin.run(x=4) == 0.25
 
 
+@pytest.mark.needs("yaml")
 @pytest.mark.parametrize("wrap", [*PLAIN, with_timeouts, in_caches], ids=lambda wrap: wrap.__name__)
 def test_deepest_workflow_goes_into_files_and_back(wrap: Wrap) -> None:
     workflow, names = deep(wrap), {"inverse": inverse}

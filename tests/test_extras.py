@@ -128,6 +128,7 @@ def test_command_line_without_click_names_its_extra() -> None:
     assert done.stderr == "fast-dag's commands need click: pip install 'fast-dag[cli]'\n"
 
 
+@pytest.mark.needs("click")
 def test_command_line_writes_its_report_and_refuses_the_bar_without_extras(tmp_path: Path) -> None:
     (tmp_path / "flow.py").write_text(
         "from fast_dag import DAG\ndag = DAG('demo').add_node('a', lambda: print('ran') or 1)\n",

@@ -126,13 +126,13 @@ class DagRun(Run):
 
     def _decide(self, index: int, outcome: Outcome) -> Verdict:
         name, value, choice = self.plan.names[index], outcome.value, None
-        if value.__class__ in ONE_SHOT:
+        if type(value) in ONE_SHOT:
             self.refuse_sharing(index, value)
         if index in self.plan.deciders:
             choice = self._choice(name, value)
             passed_on = self._carried.get(name)
             returns = (ConditionalReturn, SelectReturn)
-            if passed_on.__class__ in ONE_SHOT and not isinstance(value, returns):
+            if type(passed_on) in ONE_SHOT and not isinstance(value, returns):
                 self.refuse_sharing(index, passed_on)
         return Verdict(outcome, name, choice)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fast_dag.errors import ValidationError, names, text_of
+from fast_dag.errors import ValidationError, failures, names, text_of
 from fast_dag.node import Node, NodeType
 from fast_dag.returns import ConditionalReturn, SelectReturn
 
@@ -36,7 +36,7 @@ def _truth(name: str, value: Any) -> bool:
         )
     try:
         return bool(value)
-    except Exception as error:
+    except failures() as error:
         raise ValidationError(
             f"condition {name!r} returned a {type(value).__name__} that is neither true nor "
             f"false ({text_of(error)}); return a bool, with .all() or .any(), say",

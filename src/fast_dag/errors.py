@@ -20,6 +20,7 @@ Every error keeps its facts as attributes beside the sentence, and survives pick
 from __future__ import annotations
 
 import builtins
+from sys import modules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -227,6 +228,45 @@ def names(items: Iterable[object], most: int = 10) -> str:
     return ", ".join(shown[:most]) + more
 
 
+def failures() -> tuple[type[BaseException], ...]:
+    """What is a failure of the call that raised it: `except failures():`. A CancelledError is one;
+    whoever asked for a cancellation knows that first.
+
+    >>> failures()[0]
+    <class 'Exception'>
+    """
+    asyncio: Any = modules.get("asyncio")  # who raises that has imported it
+    return (Exception,) if asyncio is None else (Exception, asyncio.CancelledError)
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an exception, if it lets itself be changed: frozen ones do not.
+
+    >>> error = ValueError()
+    >>> add_note(error, "seen")
+    >>> error.__notes__
+    ['seen']
+    """
+    try:
+        error.add_note(note)
+    except Exception:
+        return
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """The notes of an exception; none where its class makes something else of them."""
+    notes = getattr(error, "__notes__", None)
+    return [str(note) for note in notes] if isinstance(notes, list) else []
+
+
+def traceback_of(error: BaseException) -> Any:
+    """The traceback of an exception, whatever its class makes of the attribute."""
+    return _TRACEBACK.__get__(error)
+
+
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
+
+
 def text_of(error: BaseException) -> str:
     """An exception's message; one whose `__str__` raises gets a stand-in.
 
@@ -241,5 +281,6 @@ def text_of(error: BaseException) -> str:
 
 def raised_in(functions: Collection[CodeType], error: BaseException) -> bool:
     """Whether one of these functions, called by the one that caught it, raised an error."""
-    below = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    traceback = traceback_of(error)
+    below = None if traceback is None else traceback.tb_next
     return below is not None and below.tb_frame.f_code in functions

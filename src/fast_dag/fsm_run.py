@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag import log
 from fast_dag.context import FSMContext
-from fast_dag.errors import InvalidTransitionError, MaxCyclesError, names
+from fast_dag.errors import InvalidTransitionError, MaxCyclesError, failures, names
 from fast_dag.metrics import Record
 from fast_dag.returns import FSMReturn
 from fast_dag.run import Run, Verdict, current_run
@@ -239,7 +239,7 @@ class FsmRun(Run):
             try:
                 self._follow(self._by_event(walk.at, *self._event))
                 walk.data = self._event[1]
-            except Exception as fault:
+            except failures() as fault:
                 self._is_refused = True
                 if self.parent is None:
                     log.failed(self, self.plan.names[walk.at], fault, 0)
@@ -263,7 +263,7 @@ class FsmRun(Run):
             move = self._move(index, result, value)
             if move.halts and self.limits.steps is None and self.limits.raises:
                 raise too_many(self.name, name, self.limits.max_cycles)
-        except Exception as fault:
+        except failures() as fault:
             return Verdict(outcome, name, move, self._goes_on(name, fault), fault)
         return Verdict(outcome, name, move)
 
@@ -292,10 +292,10 @@ class FsmRun(Run):
         walk = self.walk
         walk.next, walk.waits, walk.ended = move.next, move.waits, move.ended
 
-    def _tell_fault(self, index: int, fault: Exception, goes_on: bool) -> None:
+    def _tell_fault(self, index: int, fault: BaseException, goes_on: bool) -> None:
         """A state ran, but not what follows it."""
         name = self.plan.names[index]
-        self.errors[name] = fault
+        self.errors[name] = fault  # type: ignore[assignment]  # or CancelledError
         if isinstance(fault, (InvalidTransitionError, MaxCyclesError)) and name not in self._where:
             fault.node_name = self.path_of(index)
         if not goes_on:
@@ -367,7 +367,7 @@ class FsmRun(Run):
         for each in ways:
             try:
                 holds = each.holds(value, self.context, data)
-            except Exception:
+            except failures():
                 self._where[self.plan.names[index]] = f"condition of {each}"
                 raise
             if holds:
@@ -381,7 +381,7 @@ class FsmRun(Run):
         for hook in plan.state_hooks:
             try:
                 other = hook.func(*(self.fsm, name, plan.names[chosen], value)[: hook.takes])
-            except Exception:
+            except failures():
                 self._where[name] = f"state hook of {name!r} -> {plan.names[chosen]!r}"
                 raise
             if other is not None:

@@ -71,7 +71,7 @@ def ended(run: Run) -> None:
         _write(INFO, run, None, run.status, seconds=run.record.seconds)
 
 
-def raised(run: Run, path: str | None, error: Exception) -> None:
+def raised(run: Run, path: str | None, error: BaseException) -> None:
     """A progress callback raised; what it raised is logged with its traceback."""
     told = "the progress callback raised; the run goes on"
     _write(ERROR, run, path, None, message=told, exc_info=error)
@@ -87,7 +87,7 @@ def _write(
     attempt: int | None = None,
     seconds: float | None = None,
     message: str | None = None,
-    exc_info: Exception | None = None,
+    exc_info: BaseException | None = None,
 ) -> None:
     """Log one line. Names and errors are quoted, so that they cannot make it several."""
     log = _logger(level)

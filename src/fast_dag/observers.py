@@ -10,6 +10,7 @@ from collections import deque
 from threading import RLock
 
 from fast_dag import log
+from fast_dag.errors import failures
 from fast_dag.extras import needed
 from fast_dag.fields import Fields
 
@@ -120,7 +121,7 @@ class Observers:
             for observer in self._observers:
                 try:
                     observer.tell(event)
-                except Exception as error:
+                except failures() as error:
                     self._log_once(observer, event.run, event.path, error)
 
     def cut_off(self, run: Run) -> None:
@@ -137,10 +138,12 @@ class Observers:
             for observer in self._observers:
                 try:
                     observer.close(run)
-                except Exception as error:
+                except failures() as error:
                     self._log_once(observer, run, None, error)
 
-    def _log_once(self, observer: Observer, run: Run, path: str | None, error: Exception) -> None:
+    def _log_once(
+        self, observer: Observer, run: Run, path: str | None, error: BaseException
+    ) -> None:
         if id(observer) not in self._broken:
             self._broken.add(id(observer))
             log.raised(run, path, error)

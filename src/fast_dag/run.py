@@ -20,8 +20,12 @@ from fast_dag.errors import (
     TimeoutError,
     UnknownNodeError,
     ValidationError,
+    add_note,
+    failures,
     names,
+    notes_of,
     text_of,
+    traceback_of,
 )
 from fast_dag.fields import Fields
 from fast_dag.memory import MemoryWatch
@@ -158,7 +162,7 @@ class Verdict(Fields):
         key: str,
         choice: Any = None,
         goes_on: bool = True,
-        fault: Exception | None = None,
+        fault: BaseException | None = None,
     ) -> None:
         self.outcome = outcome
         self.key = key
@@ -235,7 +239,7 @@ class Run(ABC):
         if parent is not None:
             self.observers = parent.observers
         if plan.resources:
-            self.resources = Resources(plan.resources, context)
+            self.resources = Resources(plan.resources, context, is_nested=parent is not None)
 
     # What users look at.
 
@@ -447,8 +451,11 @@ class Run(ABC):
         ends, None where its errors tell."""
         if self.resources is None or not self.resources.end():
             return None
-        if self.parent is None:  # what a resource may want to know
-            self.context.metadata["execution_status"] = status or self._status_by_errors()
+        ends_as = status or self._status_by_errors()  # what a resource may want to know
+        if self.parent is None:
+            self.context.metadata["execution_status"] = ends_as
+        else:
+            self.resources.context.metadata.maps[0]["execution_status"] = ends_as  # type: ignore[attr-defined]
         ended_by: BaseException | None = None
         if self._stopped and self._fatal is not None:
             ended_by = self.errors[self._fatal]
@@ -464,7 +471,7 @@ class Run(ABC):
         if self._fatal is not None:
             what = "could not be closed" if where == _CLOSING else "broke"
             told = f"{type(error).__name__}: {text_of(error)}"
-            self.errors[self._fatal].add_note(f"resource {name!r} {what}: {told}")
+            add_note(self.errors[self._fatal], f"resource {name!r} {what}: {told}")
             return
         self.errors[name], self._where[name] = error, where  # type: ignore[assignment]
         self._lost |= {name}
@@ -553,14 +560,14 @@ class Run(ABC):
         if outcome.ok:
             try:
                 return self._decide(index, outcome)
-            except Exception as problem:
+            except failures() as problem:
                 outcome = Outcome(False, problem, outcome.attempts)
         error = outcome.value
         inner = self.children.get(name)
         if inner is not None and error is inner.exception():
             # Its errors are recorded and have been decided about in there.
             return Verdict(outcome, f"{name}.{inner.first_error}", goes_on=inner._fatal is None)
-        error.__traceback__ = _user_traceback(error)
+        BaseException.with_traceback(error, _user_traceback(error))
         return Verdict(outcome, name, goes_on=self._goes_on(name, error))
 
     def settle(self, index: int, verdict: Verdict, started: float) -> list[int]:
@@ -687,7 +694,7 @@ class Run(ABC):
 
     # Errors.
 
-    def _goes_on(self, key: str, error: Exception) -> bool:
+    def _goes_on(self, key: str, error: BaseException) -> bool:
         """Whether the run continues after a failure."""
         path = self._prefix + key
         handler = self.settings.error_handler
@@ -706,21 +713,22 @@ class Run(ABC):
         return True
 
     def _handled(
-        self, handler: Callable[[str, Exception, Context], str], path: str, error: Exception
+        self, handler: Callable[[str, Exception, Context], str], path: str, error: BaseException
     ) -> bool:
         token = current_run.set(self)
         try:
-            answer = handler(path, error, self.context)
-        except Exception as raised:
-            error.add_note(
-                f"error_handler raised for it: {type(raised).__name__}: {text_of(raised)}"
+            answer = handler(path, error, self.context)  # type: ignore[arg-type]  # or CancelledError
+        except failures() as raised:
+            add_note(
+                error, f"error_handler raised for it: {type(raised).__name__}: {text_of(raised)}"
             )
             return False
         finally:
             current_run.reset(token)
         if answer not in ("stop", "continue"):
-            error.add_note(
-                f"error_handler returned {answer!r} for it; it must return 'stop' or 'continue'"
+            add_note(
+                error,
+                f"error_handler returned {answer!r} for it; it must return 'stop' or 'continue'",
             )
             return False
         return answer == "continue"
@@ -754,7 +762,7 @@ class Run(ABC):
             run=self,
         )
         error.__cause__ = cause
-        for note in getattr(cause, "__notes__", ()):
+        for note in notes_of(cause):
             error.add_note(note)
         self._note_others(error, key)
         return error
@@ -762,14 +770,16 @@ class Run(ABC):
     def _note_others(self, error: ExecutionError, key: str | None) -> None:
         for other, also in self.errors.items():
             if other != key:
-                error.add_note(
-                    f"{self.noun} {self._prefix + other!r} failed too: "
-                    f"{type(also).__name__}: {text_of(also)}"
+                kind = "resource" if other in self._lost else self.noun
+                add_note(
+                    error,
+                    f"{kind} {self._prefix + other!r} failed too: "
+                    f"{type(also).__name__}: {text_of(also)}",
                 )
 
     def _refuse_shared_inputs(self) -> None:
         for name, value in self.inputs.items():
-            if value.__class__ in ONE_SHOT:
+            if type(value) in ONE_SHOT:
                 takers = [
                     node.name
                     for node, binding in zip(self.plan.nodes, self.plan.bindings, strict=True)
@@ -829,7 +839,7 @@ def shared_error(name: str, does: str, value: Any, takers: Sequence[str]) -> Val
 
 def _user_traceback(error: BaseException) -> Any:
     """The traceback from the user's own code on."""
-    traceback = error.__traceback__
+    traceback = traceback_of(error)
     at = traceback
     while at is not None and at.tb_frame.f_code.co_filename.startswith((_PACKAGE, _ASYNCIO)):
         at = at.tb_next

@@ -42,7 +42,7 @@ class Transition(NamedTuple):
         if self.condition is None:
             return True
         answer = self.condition.func(*self.condition.offered(value, context, data))
-        if answer.__class__ is CoroutineType:
+        if type(answer) is CoroutineType:
             answer.close()
             raise TypeError("it returned a coroutine, and cannot be async; await in the state")
         return bool(answer)

@@ -14,6 +14,8 @@ import pytest
 
 from tests.concurrency.support import is_alive, wait_until
 
+pytestmark = pytest.mark.needs("cloudpickle")
+
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 

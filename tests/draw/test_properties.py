@@ -101,6 +101,7 @@ def test_svg_has_each_node_and_edge_once(graph: tuple[int, Pairs]) -> None:
         assert sum(1 for _ in tree.iter(f"{SVG}path")) == expected(workflow).total() + starts
 
 
+@pytest.mark.needs("grandalf")
 @CALM
 @given(graphs())
 def test_links_end_at_their_boxes(graph: tuple[int, Pairs]) -> None:

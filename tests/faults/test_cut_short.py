@@ -346,7 +346,7 @@ def test_a_chain_that_never_suspends_keeps_to_the_timeout_and_lets_others_have_t
         return run
 
     timeout = 0.1
-    while not (run := asyncio.run(main(timeout))).results:  # a busy machine may need longer
+    while len((run := asyncio.run(main(timeout))).results) < 30:  # a busy machine needs longer
         timeout *= 2
     assert run.status == "timed_out"
     assert len(run.results) < 2000

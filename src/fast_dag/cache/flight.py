@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from threading import Event, Lock
+from threading import Event, RLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fast_dag.run import Run
 
 
-_waiting_lock = Lock()
+_waiting_lock = RLock()  # a signal handler or a finalizer may come back here
 _waiting: list[tuple[Run, Flight]] = []
 """Which runs wait for which computations, in this process."""
 
@@ -36,7 +36,7 @@ class Flight:
         self.result: Sequence[Any] | None = None
         self.is_stale = False  # the cache was invalidated since it began
         self._landed = Event()
-        self._lock = Lock()
+        self._lock = RLock()
         self._callbacks: list[Callable[[], None]] = []
 
     def is_part_of(self, run: Run) -> bool:

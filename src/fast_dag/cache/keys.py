@@ -17,7 +17,7 @@ from operator import itemgetter
 from sys import modules
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_dag.errors import text_of
+from fast_dag.errors import failures, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -61,7 +61,7 @@ class Key:
             return False
         try:
             return self.parts == other.parts
-        except Exception:
+        except failures():
             return False
 
     def __hash__(self) -> int:
@@ -82,11 +82,11 @@ def key_of(value: Any) -> Key:
         raise
     except RecursionError:
         raise UnkeyableError("it contains itself, or is nested too deeply") from None
-    except Exception as error:
+    except failures() as error:
         raise UnkeyableError(f"looking at it raised {_told(error)}") from None
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {text_of(error)}"
 
 
@@ -140,7 +140,11 @@ def _key(value: Any) -> Hashable:
     if isinstance(value, OrderedDict):  # its order is part of what it equals
         return (kind, tuple([(_key(key), _key(each)) for key, each in value.items()]))
     if isinstance(value, dict):
-        return (kind, frozenset([(_key(key), _key(each)) for key, each in value.items()]))
+        items = frozenset([(_key(key), _key(each)) for key, each in value.items()])
+        factory = getattr(value, "default_factory", None)  # what a lookup may find beside them
+        if factory is None:
+            return (kind, items)
+        return (kind, items, factory if isinstance(factory, type) else Identity(factory))
     if isinstance(value, (set, frozenset)):
         return (kind, frozenset([_key(each) for each in value]))
     if isinstance(value, Enum):
@@ -194,6 +198,10 @@ def _decimal_key(value: Any) -> Hashable:
     return (*value.as_tuple(),)
 
 
+def _range_key(value: Any) -> Hashable:
+    return (value.start, value.stop, value.step)
+
+
 def _moment_key(value: Any) -> Hashable:
     """A datetime or time; those of pandas have a unit, too."""
     zone = value.tzinfo
@@ -212,6 +220,9 @@ _READ: Final[dict[tuple[str, str], Callable[[Any], Hashable]]] = {
     ("pandas.api.typing", "NAType"): _singleton_key,
     ("pandas._libs.tslibs.nattype", "NaTType"): _singleton_key,
     ("pandas._libs.missing", "NAType"): _singleton_key,
+    ("builtins", "range"): _range_key,
+    ("pathlib", "PurePath"): str,  # on Windows they are equal in other letters, too
+    ("datetime", "timezone"): repr,  # which has a name
     ("datetime", "datetime"): _moment_key,
     ("datetime", "time"): _moment_key,
 }
@@ -268,7 +279,8 @@ def _fields(value: Any) -> dict[str, Any] | None:
         if not kind.__dataclass_params__.eq:
             return None
         fields = modules["dataclasses"].fields(value)  # who has one has imported it
-        return {each.name: getattr(value, each.name) for each in fields if each.compare}
+        # Those that do not compare, too: a function can read them.
+        return {each.name: getattr(value, each.name) for each in fields}
     if hasattr(kind, "__pydantic_fields__") or hasattr(kind, "__pydantic_core_schema__"):
         parts = ("__dict__", "__pydantic_extra__", "__pydantic_private__")
         return {part: getattr(value, part, None) for part in parts}
@@ -317,12 +329,13 @@ def stable_text(key: Any, where: str = "it") -> str:
     if isinstance(key, frozenset):
         return "{" + ",".join(sorted([stable_text(each, where) for each in key])) + "}"
     if type(key) in _PLAIN or type(key) is float:  # a subclass may show itself as it likes
-        return repr(key)
+        # Long integers have no decimal form that Python would make.
+        return hex(key) if type(key) is int else repr(key)
     try:
         import pickle  # slow to import
 
         return _digest(pickle.dumps(key, protocol=4)).hex()
-    except Exception as error:  # of the value's own methods, too
+    except failures() as error:  # of the value's own methods, too
         raise UnkeyableError(
             f"{where} is a {type(key).__name__}, which cannot be pickled: {text_of(error)}"
         ) from None

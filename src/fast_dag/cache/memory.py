@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class MemoryBackend:
     def __init__(self, max_entries: int = 1024) -> None:
         self.max_entries = max_entries
         self._entries: OrderedDict[Hashable, Any] = OrderedDict()
-        self._lock = Lock()
+        self._lock = RLock()  # a signal handler or a finalizer may come back here
 
     def get(self, key: Hashable, /) -> Any:
         """The entry, which counts as used now; None where there is none."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 import warnings
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.cache.flight import Flight
 from fast_dag.cache.keys import UnkeyableError, inputs_key, is_quick, key_of, stable_text
 from fast_dag.cache.memory import MemoryBackend
 from fast_dag.call.effects import Invoke, Raised, waitable
-from fast_dag.errors import InvalidNodeError, ValidationError, closest, text_of
+from fast_dag.errors import InvalidNodeError, ValidationError, closest, failures, text_of
 from fast_dag.signature import ABSENT, UnreadableSignatureError, gives_coroutine, read_signature
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class NodeCache:
         # A clock that others do not share means nothing to them.
         self._clock = time.time if self.shared else time.monotonic
         self._flights: dict[Any, Flight] = {}
-        self._lock = Lock()
+        self._lock = RLock()  # a signal handler or a finalizer may come back here
         self._warned: set[str] = set()
 
     def _check(self, node: Node[..., Any], max_entries: int) -> None:
@@ -156,7 +156,7 @@ class NodeCache:
         """What the backend answers to a node; None where it raises, with one warning."""
         try:
             return (yield from effects)
-        except Exception as error:
+        except failures() as error:
             told = f"{type(error).__name__}: {text_of(error)}"
         self._warn(
             "backend",
@@ -340,7 +340,7 @@ class _KeyFunction:
             given = {name: given[name] for name in self._takes if name in given}
         try:
             value = self._func(**given)
-        except Exception as error:
+        except failures() as error:
             raise UnkeyableError(
                 f"cache_key raised {type(error).__name__}: {text_of(error)}"
             ) from None

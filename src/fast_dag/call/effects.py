@@ -6,10 +6,10 @@ answers each with how it ended. User code never raises through it.
 
 from __future__ import annotations
 
-from sys import modules
 from threading import TIMEOUT_MAX
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
+from fast_dag.errors import failures
 from fast_dag.fields import Fields
 
 TYPE_CHECKING = False
@@ -121,17 +121,6 @@ class Raised(Fields):
         self.error = error
 
 
-def failures() -> tuple[type[BaseException], ...]:
-    """What is a failure of the call that raised it: `except failures():`. A CancelledError is one;
-    whoever asked for a cancellation knows that first.
-
-    >>> failures()[0]
-    <class 'Exception'>
-    """
-    asyncio: Any = modules.get("asyncio")  # who raises that has imported it
-    return (Exception,) if asyncio is None else (Exception, asyncio.CancelledError)
-
-
 if TYPE_CHECKING:
     Attempt = tuple[Sequence[Any], dict[str, Any]]
     Effect = Attempt | Invoke | Sleep | Await
@@ -168,7 +157,7 @@ def interpret(
                 continue
             try:
                 answer = call(called, *args, **kwargs)
-                if answer.__class__ is CoroutineType:
+                if type(answer) is CoroutineType:
                     answer = wait(answer)
             except failures() as error:
                 answer = Raised(error)  # type: ignore[arg-type]  # or CancelledError

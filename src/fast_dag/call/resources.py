@@ -6,8 +6,10 @@ ContextVar tokens, task groups and cancel scopes work in them.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from contextlib import suppress
 from contextvars import copy_context
+from copy import copy
 from functools import wraps
 from threading import Lock
 from types import CoroutineType, MethodType
@@ -15,7 +17,7 @@ from types import CoroutineType, MethodType
 from fast_dag.cache.flight import Flight
 from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised
 from fast_dag.call.hooks import Hook
-from fast_dag.errors import InvalidNodeError
+from fast_dag.errors import InvalidNodeError, traceback_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,15 +104,34 @@ class _ResumedAsync:
         raise RuntimeError("the generator function of a resource yielded more than once")
 
 
+class _Metadata(ChainMap[str, object]):
+    """The metadata of a nested run as its resources see them: shared, but for the status, which is
+    its own once that is settled."""
+
+    def __init__(self, shared: dict[str, Any]) -> None:
+        super().__init__({}, shared)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.maps[1][key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self.maps[1][key]
+
+
 class Resources:
     """The resources of one run, by name; each is opened once, whoever comes first.
 
     `when_lost` is called when one of them broke while it was open, once the run knows.
     """
 
-    def __init__(self, factories: Mapping[str, Hook], context: Context) -> None:
+    def __init__(
+        self, factories: Mapping[str, Hook], context: Context, *, is_nested: bool = False
+    ) -> None:
         self._factories = factories
-        self._context = context
+        self.context = context
+        if is_nested:  # it ends by itself, while the outermost run, whose metadata it has, goes on
+            self.context = copy(context)
+            self.context.metadata = _Metadata(context.metadata)  # type: ignore[assignment]
         self._lock = Lock()
         self._flights: dict[str, Flight] = {}
         self._open: dict[str, _Opened] = {}  # in the order in which they were opened
@@ -142,7 +163,7 @@ class Resources:
 
     def _enter(self, name: str, run: Run) -> Steps:
         factory = self._factories[name]
-        opening = _Opening(self, name, factory, factory.offered(self._context), run)
+        opening = _Opening(self, name, factory, factory.offered(self.context), run)
         answer: Any = None
         if not factory.is_async:
             answer = yield Invoke(opening.open, (), False)
@@ -182,7 +203,8 @@ class Resources:
                 name, opened = self._open.popitem()
             answer = yield Invoke(opened.close, (error,), opened.is_async, True)
             if isinstance(answer, Raised) and not _is_all_of(answer.error, error):
-                error = answer.error  # as in nested `with` statements
+                if isinstance(answer.error, Exception):
+                    error = answer.error  # as in nested `with` statements
                 told(name, answer.error)
 
     def forget(self, name: str) -> bool:
@@ -214,6 +236,7 @@ class _OpenedInTask(_Opened):
     def __init__(self, value: Any, task: Task[None], asked: Event) -> None:
         self.value = value
         self.ended_by: BaseException | None = None
+        self.raised: BaseException | None = None
         self._task = task
         self._asked = asked
 
@@ -222,6 +245,9 @@ class _OpenedInTask(_Opened):
         self.ended_by = error
         self._asked.set()
         await _end_of(self._task)
+        if self.raised is not None:
+            raised, self.raised = self.raised, None
+            raise raised
 
 
 class _Opening:
@@ -240,6 +266,7 @@ class _Opening:
         self._make: Callable[[], Any] | None = lambda: factory.func(*offered)
         self._run = run
         self._manager: Any = None
+        self._failure: BaseException | None = None
         self._variables: Variables | None = None
 
     def open(self) -> _Opened | None:
@@ -270,44 +297,48 @@ class _Opening:
             if not opened.done():
                 task.cancel()
                 await _finished(task)
-                if not task.cancelled():
-                    task.exception()  # is of no interest now
             raise
-        if opened.done():
-            return opened.result()
-        await task  # which raises why it was not opened
-        raise AssertionError("a resource is opened, or says why not")
+        if self._failure is not None:
+            raise self._failure
+        return opened.result()
 
     async def _live(self, opened: Future[_Opened]) -> None:
+        """What the task does. It raises nothing itself: what ends programs would stop the loop."""
         import asyncio
 
-        manager = self._manager if self._make is None else self._make()
-        if manager.__class__ is CoroutineType:
-            manager = await manager
-        methods = _methods(self._name, manager)
-        assert methods is not None
-        enter, leave, is_async = methods
-        value = await enter() if is_async else enter()
         task = asyncio.current_task()
         assert task is not None
+        try:
+            manager = self._manager if self._make is None else self._make()
+            if type(manager) is CoroutineType:
+                manager = await manager
+            methods = _methods(self._name, manager)
+            assert methods is not None
+            enter, leave, is_async = methods
+            value = await enter() if is_async else enter()
+        except BaseException as error:
+            self._failure = error
+            return
         asked = asyncio.Event()
         this = _OpenedInTask(value, task, asked)
         is_kept = self._resources.keep(self._name, this)
         opened.set_result(this)
         cancelled = await self._cancellation(asked) if is_kept else None
         is_lost = cancelled is not None and self._resources.forget(self._name)
-        error = cancelled if is_lost else this.ended_by
-        del this
+        broken = cancelled if is_lost else None
+        told = _told(broken or this.ended_by)
+        if broken is None and isinstance(manager, _ResumedAsync):
+            told = _told(None)
         try:
-            left = leave(*_told(error))
+            left = leave(*told)
             if is_async:
                 await left
         except BaseException as raised:
-            if not is_lost:
-                raise
-            error = raised
-        if is_lost and error is not None:
-            self._run.lose(self._name, error)
+            this.raised = raised
+            broken = broken and raised
+        del this
+        if broken is not None:
+            self._run.lose(self._name, broken)
             if self._resources.when_lost is not None:
                 self._resources.when_lost()
 
@@ -340,7 +371,7 @@ async def _finished(task: Task[None]) -> None:
 
 
 async def _end_of(task: Task[None]) -> None:
-    """Wait for a task, and raise what it raised; being cancelled cancels it, too."""
+    """Wait for a task; being cancelled cancels it, too."""
     import asyncio
 
     try:
@@ -348,15 +379,12 @@ async def _end_of(task: Task[None]) -> None:
     except asyncio.CancelledError:
         task.cancel()
         await _finished(task)
-        if not task.cancelled():
-            task.exception()  # is of no interest now
         raise
-    task.result()
 
 
 def _told(error: BaseException | None) -> tuple[Any, Any, Any]:
     """What a context manager is told of the failure that ended the run."""
-    return (None, None, None) if error is None else (type(error), error, error.__traceback__)
+    return (None, None, None) if error is None else (type(error), error, traceback_of(error))
 
 
 def _is_all_of(raised: BaseException, error: BaseException | None) -> bool:
@@ -369,7 +397,7 @@ def _is_all_of(raised: BaseException, error: BaseException | None) -> bool:
 def _methods(name: str, manager: Any) -> tuple[Callable[[], Any], Callable[..., Any], bool] | None:
     """How a context manager is entered and left, looked up as `with` does, and whether that is
     async; None for a coroutine that is to give the manager. Raises TypeError for all else."""
-    if manager.__class__ is CoroutineType:
+    if type(manager) is CoroutineType:
         return None
     for enter, leave, is_async in (
         ("__enter__", "__exit__", False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fast_dag.call.effects import LONGEST, waitable
+from fast_dag.errors import add_note, failures, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +49,6 @@ def is_retried(error: BaseException, options: Mapping[str, Any]) -> bool:
         return isinstance(error, wanted)
     try:
         return bool(wanted(error))
-    except Exception as raised:
-        error.add_note(f"retry_on raised for it: {type(raised).__name__}: {raised}")
+    except failures() as raised:
+        add_note(error, f"retry_on raised for it: {type(raised).__name__}: {text_of(raised)}")
         return False

@@ -12,9 +12,9 @@ from contextvars import copy_context
 from types import CoroutineType
 
 from fast_dag.call.arguments import named, unnamed
-from fast_dag.call.effects import ONE_SHOT, STOPPED, Await, Outcome, Raised, Sleep, failures
+from fast_dag.call.effects import ONE_SHOT, STOPPED, Await, Outcome, Raised, Sleep
 from fast_dag.call.retry import is_retried, wait_after
-from fast_dag.errors import text_of
+from fast_dag.errors import add_note, failures, text_of
 from fast_dag.signature import ABSENT
 
 TYPE_CHECKING = False
@@ -116,7 +116,7 @@ class Surroundings:
             if answer is not None:
                 try:
                     inputs = _new_inputs(answer)
-                except Exception as error:
+                except failures() as error:
                     outcome = _failed(error, "pre_execute hook")
         if outcome is not None:
             pass
@@ -125,7 +125,7 @@ class Surroundings:
         else:
             try:
                 key, found = yield from self.cache.looked_up(inputs)
-            except Exception as error:
+            except failures() as error:
                 outcome = _failed(error, "cache")
             else:
                 if found is None:
@@ -171,7 +171,7 @@ class Surroundings:
                         answer = call(hook.func, node, inputs)
                     else:
                         answer = call(hook.func, *hook.offered(node, inputs, run.context))
-                    if answer.__class__ is CoroutineType:
+                    if type(answer) is CoroutineType:
                         answer = waiter.wait(answer, variables)
                     if answer is not None:
                         inputs = _new_inputs(answer)
@@ -193,7 +193,7 @@ class Surroundings:
                             run.record.cache_hits += 1
                         else:
                             outcome = Outcome(True, value, 0, None, True)
-                except Exception as error:
+                except failures() as error:
                     outcome = _failed(error, "cache")
                 else:
                     if found is None:
@@ -206,7 +206,7 @@ class Surroundings:
                         value = call(func, args[0])
                     else:
                         value = call(func, *args, **kwargs)
-                    if value.__class__ is CoroutineType:
+                    if type(value) is CoroutineType:
                         value = waiter.wait(value, variables)
                 except failures() as error:
                     first = error
@@ -223,7 +223,7 @@ class Surroundings:
                         answer = call(hook.func, node, inputs, value)
                     else:
                         answer = call(hook.func, *hook.offered(node, inputs, value, run.context))
-                    if answer.__class__ is CoroutineType:
+                    if type(answer) is CoroutineType:
                         answer = waiter.wait(answer, variables)
                     if answer is not None:
                         value = answer
@@ -282,7 +282,7 @@ class Surroundings:
                     return STOPPED
                 if flight.result is not None:
                     return Outcome(True, flight.result[0], 0, None, True)
-        except Exception as error:
+        except failures() as error:
             return _failed(error, "cache")
 
     def _computed(
@@ -306,7 +306,7 @@ class Surroundings:
                     _refuse_one_shot(outcome.value)
                     if place is not None:
                         yield from cache.write(place, outcome.value, flight)
-                except Exception as error:
+                except failures() as error:
                     return _failed(error, "cache", outcome.attempts)
                 flight.result = (outcome.value,)
             if outcome is not STOPPED:
@@ -336,7 +336,7 @@ class Surroundings:
                 if kept is None:
                     try:
                         kept = self._attempt(inputs, opened, run.context)
-                    except Exception as error:
+                    except failures() as error:
                         return _failed(error, "pre_execute hook", attempts)
                 answer = yield kept
                 if not isinstance(answer, Raised):
@@ -407,7 +407,7 @@ class Surroundings:
             return _failed(answer.error, "cleanup hook", outcome.attempts)
         if outcome.value is not None:
             told = f"{type(answer.error).__name__}: {text_of(answer.error)}"
-            outcome.value.add_note(f"its cleanup hook raised, too: {told}")
+            add_note(outcome.value, f"its cleanup hook raised, too: {told}")
         return outcome
 
     # Arguments by name and back, in a shorter way where all are plain.
@@ -449,7 +449,7 @@ def _new_inputs(answer: Any) -> Inputs:
 
 
 def _refuse_one_shot(value: Any) -> None:
-    if value.__class__ in ONE_SHOT:
+    if type(value) in ONE_SHOT:
         raise TypeError(
             f"a cached node returned a {type(value).__name__}, which can be gone through once "
             "only; return a list"
@@ -464,6 +464,9 @@ def _failed(
 
 def chained(raised: BaseException, error: BaseException) -> BaseException:
     """What a hook raised about an error, with that error as its cause."""
-    if raised is not error and raised.__cause__ is None:
-        raised.__cause__ = error
+    if raised is not error and _CAUSE.__get__(raised) is None:
+        _CAUSE.__set__(raised, error)
     return raised
+
+
+_CAUSE: Any = BaseException.__dict__["__cause__"]  # whatever a class makes of setting it

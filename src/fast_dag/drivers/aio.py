@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.drivers.crew import SIGNALS_SEEN, Crew, Lane
@@ -13,7 +15,7 @@ from fast_dag.drivers.tasks import Tasks, suits
 from fast_dag.drivers.threads import Pool, ThreadLane, place_lent, pool_size, shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from fast_dag.drivers.crew import Job
     from fast_dag.run import Run
@@ -37,12 +39,26 @@ def drive_here(run: Run) -> None:
             if suits(run):
                 await Tasks(run).drive()
             else:
-                await _Coordinator(run, Pool(pool_size(run))).drive()
+                await _Coordinator(run, Pool(pool_size(run)), owns_loop=True).drive()
         finally:
             beat.stop()
 
     with asyncio.Runner() as runner:
         runner.run(watched())
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts the call that is made here. The handler of `asyncio.Runner` would wait
+    until the loop turns again."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Heartbeat:
@@ -63,8 +79,9 @@ class _Heartbeat:
 class _Coordinator(Lane):
     """Waits on the loop, which keeps the time and runs inline nodes."""
 
-    def __init__(self, run: Run, pool: Pool) -> None:
+    def __init__(self, run: Run, pool: Pool, *, owns_loop: bool = False) -> None:
         self.run = run
+        self._owns_loop = owns_loop
         loop = asyncio.get_running_loop()
         self.crew = crew = Crew(run, loop.time)
         self.loop = LoopLane(crew, loop, threading.get_ident())
@@ -137,7 +154,7 @@ class _Coordinator(Lane):
         try:
             function()
         except BaseException as error:
-            self.crew.fail(error)
+            self.crew.break_off(error)
 
     def _arm(self) -> None:
         """Have the loop call back when the first timer is due."""
@@ -164,12 +181,13 @@ class _Coordinator(Lane):
     def _run_inline(self, job: Job | None, turn: int) -> None:
         variables = self.crew.variables.copy()
         try:
-            while job is not None:
-                job = variables.run(self.crew.run_here, job, turn, self)
-                if job is not None:
-                    turn = job.turn
+            with _interruptible() if self._owns_loop else nullcontext():
+                while job is not None:
+                    job = variables.run(self.crew.run_here, job, turn, self)
+                    if job is not None:
+                        turn = job.turn
         except BaseException as error:
-            self.crew.fail(error)
+            self.crew.break_off(error)
 
     def close(self, *, abandon: bool) -> None:
         """The caller's loop is not ended."""

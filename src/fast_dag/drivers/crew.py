@@ -41,10 +41,9 @@ from fast_dag.call.effects import (
     Invoke,
     Outcome,
     Sleep,
-    failures,
 )
 from fast_dag.drivers.timers import Timers
-from fast_dag.errors import TimeoutError
+from fast_dag.errors import TimeoutError, failures
 from fast_dag.run import ASYNC, current_run
 
 if TYPE_CHECKING:
@@ -291,7 +290,11 @@ class Crew:
     def _opened(self, run: Run, parent: Job | None, turn: int) -> list[Job]:
         if run.resources is not None:
             run.resources.when_lost = partial(self._lost, run)
-        ready = run.begin(eager=not self._ordered)
+        ready: list[int] = []
+        try:
+            ready = run.begin(eager=not self._ordered)
+        except BaseException as error:  # of a condition that an event asks
+            self.fail(error)
         with self.guard():
             if self.over:
                 return []
@@ -314,6 +317,12 @@ class Crew:
                 error.__context__ = self.crash
             self.crash = error
         self.abort("cancelled")
+
+    def break_off(self, error: BaseException) -> None:
+        """The engine itself was interrupted, so that some job may never end: the run ends all the
+        same."""
+        self.timers.add(GRACE + _LEAST, self.kill)
+        self.fail(error)
 
     def abort(self, status: str) -> None:
         """Cut the run short: nothing more starts, what runs is given up and cleaned up."""
@@ -339,6 +348,11 @@ class Crew:
             self.over = self.is_killed = True
             runs = list(self._open)
             self._open.clear()
+            jobs = list(self._running)
+        for job in jobs:
+            if job.effects is not None:
+                with suppress(ValueError):  # it takes a step just now, in another thread
+                    job.effects.close()  # so that others who wait for what it computes take over
         for run in reversed(runs):
             run.close(self.ending or "cancelled")
         self.finish()
@@ -476,8 +490,11 @@ class Crew:
         if todo is BEGIN:
             try:
                 job.args, job.kwargs = job.run.gather(job.index)
-            except Exception as error:
+            except failures() as error:
                 return self._settled(job, Outcome(False, error, attempts=0))
+            except BaseException as error:  # of an attribute that `output=` names
+                self.fail(error)
+                return self._unwound(job)
             if job.index in job.run.plan.around:
                 # Hooks and attempts of one call share a copy of the contextvars.
                 job.variables = self.variables.copy()
@@ -498,7 +515,7 @@ class Crew:
             if effect.cleans_up:
                 job.phase = CLEANS
             job.func, job.args, job.kwargs = effect.func, effect.args, {}
-            job.timeout = self._grace() if self.ending is not None else None
+            job.timeout = None  # but for what cleans up: see `begins`
             job.is_async = effect.is_async
             job.lane = self.lanes.loop if effect.is_async else self.lanes.home
 
@@ -512,8 +529,10 @@ class Crew:
         try:
             child = job.run.child(job.index, job.kwargs)
             child.open()
-        except Exception as error:
+        except failures() as error:
             return self.ended(job, turn, Outcome(False, error))
+        except BaseException as error:
+            return self.crashed(job, turn, error)
         self.watch(job, turn)
         return self._opened(child, job, turn)
 
@@ -524,6 +543,8 @@ class Crew:
         to end as STOPPED instead."""
         if self.over or job.turn != turn:
             return False
+        if self.ending is not None and job.phase is CLEANS:
+            job.timeout = self._grace()
         # In this order: who cuts the run short marks the job first, and then looks whether it is
         # out. So either of the two sees the other.
         job.is_out = True
@@ -575,10 +596,11 @@ class Crew:
                 except BaseException as error:
                     others = self.crashed(job, turn, error)
                     break
-                if value.__class__ in LOOKED_AT:
+                if type(value) in LOOKED_AT:
                     others = self.called(job, turn, Outcome(True, value))
                     break
                 goes_on, others = self.went_on(job, turn, value, guard)
+                del value  # who deletes it from the results frees it
                 if not goes_on:
                     break
                 turn = job.turn
@@ -624,7 +646,7 @@ class Crew:
 
     def called(self, job: Job, turn: int, outcome: Outcome) -> list[Job]:
         """A sync call returned; where it returned a coroutine, the call ends with that."""
-        if outcome.ok and outcome.value.__class__ is CoroutineType:
+        if outcome.ok and type(outcome.value) is CoroutineType:
             if self.over or job.turn != turn:
                 outcome.value.close()
             else:
@@ -739,7 +761,12 @@ class Crew:
 
     def _settled(self, job: Job, outcome: Outcome) -> list[Job]:
         """The job is done."""
-        verdict = None if outcome is STOPPED else job.run.judge(job.index, outcome)
+        verdict = None
+        if outcome is not STOPPED:
+            try:
+                verdict = job.run.judge(job.index, outcome)
+            except BaseException as error:  # of a handler or condition that ends the program, say
+                self.fail(error)
         with self.guard():
             if self.over:
                 return []

@@ -9,9 +9,9 @@ from time import perf_counter, sleep
 from types import CoroutineType
 
 from fast_dag.binding import GeneralBinding, PlainBinding
-from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, failures, interpret
+from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
 from fast_dag.dag_run import DagRun
-from fast_dag.errors import ValidationError, raised_in
+from fast_dag.errors import ValidationError, failures, raised_in, traceback_of
 from fast_dag.plan import AROUND, MANY
 from fast_dag.run import current_run
 
@@ -90,20 +90,20 @@ def _go_straight(run: DagRun, waiter: Waiter) -> None:  # noqa: PLR0912  see bel
             if arity == 1:
                 for name, func, first in steps:
                     value = func(results[first])
-                    if value.__class__ is not plain:
-                        plain = value.__class__
+                    if type(value) is not plain:
+                        plain = type(value)
                         if plain in looked_at:
                             value, plain = _looked_at(run, waiter, name, value), None
-                    results[name] = value
+                    results[name], value = value, None  # who deletes it there frees it
                     stamp(clock())
             elif arity == 2:
                 for name, func, first, second in steps:
                     value = func(results[first], results[second])
-                    if value.__class__ is not plain:
-                        plain = value.__class__
+                    if type(value) is not plain:
+                        plain = type(value)
                         if plain in looked_at:
                             value, plain = _looked_at(run, waiter, name, value), None
-                    results[name] = value
+                    results[name], value = value, None  # who deletes it there frees it
                     stamp(clock())
             else:
                 for name, func, where in steps:
@@ -116,11 +116,11 @@ def _go_straight(run: DagRun, waiter: Waiter) -> None:  # noqa: PLR0912  see bel
                     else:
                         args, kwargs = where.gather(run)
                         value = func(*args, **kwargs)
-                    if value.__class__ is not plain:
-                        plain = value.__class__
+                    if type(value) is not plain:
+                        plain = type(value)
                         if plain in looked_at:
                             value, plain = _looked_at(run, waiter, name, value), None
-                    results[name] = value
+                    results[name], value = value, None  # who deletes it there frees it
                     stamp(clock())
     except failures() as error:
         failed, started = run.leave_straight(), stamps[-1]
@@ -149,13 +149,13 @@ class _FailedError(Exception):
 def _looked_at(run: DagRun, waiter: Waiter, name: str, value: Any) -> Any:
     """A result that is not simply stored: there is more to tell of it, coroutines are waited for,
     iterators have one taker."""
-    outcome = value if value.__class__ is Outcome else Outcome(True, value)
+    outcome = value if type(value) is Outcome else Outcome(True, value)
     if not outcome.ok:
         raise _FailedError(outcome)
     value = outcome.value
-    if value.__class__ is CoroutineType:
+    if type(value) is CoroutineType:
         value = waiter.wait(value)
-    if value.__class__ in ONE_SHOT:
+    if type(value) in ONE_SHOT:
         try:
             run.refuse_sharing(run.plan.topology.index[name], value)
         except ValidationError as error:
@@ -169,7 +169,7 @@ def _outcome_of(run: DagRun, index: int, error: BaseException) -> Outcome:
     was deleted, and nothing called."""
     if isinstance(error, _FailedError):
         return error.outcome
-    traceback = error.__traceback__
+    traceback = traceback_of(error)
     if isinstance(error, KeyError) and traceback is not None and traceback.tb_next is None:
         try:
             run.plan.bindings[index].gather(run)
@@ -205,12 +205,12 @@ def _plainly(run: Run, index: int, started: float, waiter: Waiter) -> list[int]:
     else:
         try:
             value = run.plan.nodes[index].func(*args)
-            if value.__class__ is CoroutineType:
+            if type(value) is CoroutineType:
                 value = waiter.wait(value)
         except failures() as error:
             outcome = Outcome(False, error)
         else:
-            if value.__class__ not in ONE_SHOT:
+            if type(value) not in ONE_SHOT:
                 return run.settle_plain(index, value, started, perf_counter())
             outcome = Outcome(True, value)
     return run.settle(index, run.judge(index, outcome), started)
@@ -219,7 +219,7 @@ def _plainly(run: Run, index: int, started: float, waiter: Waiter) -> list[int]:
 def _perform(run: Run, index: int, waiter: Waiter) -> Outcome:
     try:
         attempt = run.start(index)
-    except Exception as error:
+    except failures() as error:
         return Outcome(False, error, attempts=0)
     node = run.plan.nodes[index]
 
@@ -229,7 +229,7 @@ def _perform(run: Run, index: int, waiter: Waiter) -> Outcome:
     func: Callable[..., Any] = node.func if node.workflow is None else nested
     if index in run.plan.around:
         value = run.plan.around[index].made_here(run, attempt, func, waiter)
-        return value if value.__class__ is Outcome else Outcome(True, value)
+        return value if type(value) is Outcome else Outcome(True, value)
     return _outcome(func, *attempt, waiter)
 
 
@@ -248,7 +248,7 @@ def _outcome(
             value = func(*args, **kwargs)
         else:
             value = variables.run(func, *args, **kwargs)
-        if value.__class__ is CoroutineType:
+        if type(value) is CoroutineType:
             value = waiter.wait(value, variables)
     except failures() as error:
         return Outcome(False, error)

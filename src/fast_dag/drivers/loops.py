@@ -91,7 +91,7 @@ class LoopLane(Lane):
         try:
             await self._follow(job, turn, coroutine)
         except BaseException as error:  # nobody else would see it
-            self.crew.fail(error)
+            self.crew.break_off(error)
 
     async def _follow(
         self, job: Job, turn: int, coroutine: Coroutine[Any, Any, Any] | None
@@ -132,7 +132,7 @@ class LoopLane(Lane):
         try:
             following = self.crew.go_on(self.crew.ended(job, turn, outcome), self._known_as or self)
         except BaseException as error:  # nobody else would see it
-            self.crew.fail(error)
+            self.crew.break_off(error)
         else:
             if following is not None:
                 self._start(following, following.turn, None)
@@ -150,9 +150,10 @@ class LoopLane(Lane):
                     value = await job.func(*job.args, **job.kwargs)
                 except BaseException as error:
                     return crew.ended(job, turn, self._failed(job, error))
-                if value.__class__ in ONE_SHOT:
+                if type(value) in ONE_SHOT:
                     return crew.ended(job, turn, Outcome(True, value))
                 goes_on, jobs = crew.went_on(job, turn, value, guard)
+                del value  # who deletes it from the results frees it
                 if not goes_on:
                     return jobs
                 turn = job.turn
@@ -201,8 +202,8 @@ class LoopLane(Lane):
         if isinstance(error, asyncio.CancelledError):
             if job.phase is CANCELLED or self.crew.over:
                 return STOPPED
-        elif isinstance(error, GeneratorExit):  # the loop was closed while the run was at work
-            self.crew.kill()
+        elif isinstance(error, GeneratorExit) and self.loop.is_closed():
+            self.crew.kill()  # the loop was closed while the run was at work
             return STOPPED
         elif not isinstance(error, Exception):
             self.crew.fail(error)

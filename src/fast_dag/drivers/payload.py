@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from fast_dag import scripts
 from fast_dag.call.arguments import named
-from fast_dag.call.effects import Outcome, failures
+from fast_dag.call.effects import Outcome
 from fast_dag.context import Context, FSMContext
 from fast_dag.drivers import faults
 from fast_dag.drivers.faults import words_of
-from fast_dag.errors import ExecutionError, TimeoutError, ValidationError, text_of
+from fast_dag.errors import ExecutionError, TimeoutError, ValidationError, failures, text_of
 from fast_dag.extras import needed
 from fast_dag.node import FunctionOfNode, Node, importable
 
@@ -154,7 +154,7 @@ def run_packed(packed: bytes, begins: Callable[[], None] | None = None) -> bytes
     start = perf_counter()
     try:
         value = func(*args, **kwargs)
-        if value.__class__ is CoroutineType:
+        if type(value) is CoroutineType:
             import asyncio
 
             value = asyncio.run(value)

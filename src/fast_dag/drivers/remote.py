@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fast_dag.call.effects import STOPPED, Outcome
 from fast_dag.drivers import payload
 from fast_dag.drivers.crew import Lane, call_here
-from fast_dag.errors import ExecutionError, text_of
+from fast_dag.errors import ExecutionError, failures, text_of
 from fast_dag.extras import needed
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class RemoteLane(Lane):
             return
         try:
             future = self._submit(job, turn)
-        except Exception as error:
+        except failures() as error:
             self.crew.go_on(self.crew.ended(job, turn, Outcome(False, error)))
             return
         self._futures[job] = future

@@ -8,8 +8,8 @@ from time import perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Final
 
-from fast_dag.call.effects import Outcome, failures
-from fast_dag.errors import raised_in
+from fast_dag.call.effects import Outcome
+from fast_dag.errors import failures, raised_in
 from fast_dag.intake import Intake
 from fast_dag.returns import FSMReturn
 
@@ -45,20 +45,20 @@ def go_round(
                 name, func, takes_none, parameter, onward, is_last = turns[state]
                 if takes_none:
                     result = func()
-                elif parameter is not None and value.__class__ in plain:
+                elif parameter is not None and type(value) in plain:
                     result = func(value)
                 else:
                     if value is not None and not isinstance(value, Mapping):
-                        plain.add(value.__class__)
+                        plain.add(type(value))
                     args, kwargs = intakes[state].gather(value, {}, inputs, context)
                     result = func(*args, **kwargs)
-                kind = result.__class__
+                kind = type(result)
                 if kind is CoroutineType:
                     result = waiter.wait(result)
-                    kind = result.__class__
+                    kind = type(result)
                 if kind is FSMReturn:
                     target, passed_on = result.next_state, result.value
-                    leads = target.__class__ is str and not result.stop
+                    leads = type(target) is str and not result.stop
                     following = find(target) if leads else None
                 else:
                     following = None if isinstance(result, FSMReturn) else onward

@@ -8,8 +8,9 @@ from contextvars import copy_context
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.call.effects import ONE_SHOT, Outcome, failures
+from fast_dag.call.effects import ONE_SHOT, Outcome
 from fast_dag.drivers.loops import AT_ONCE, UNWINDING, let_others_go
+from fast_dag.errors import failures
 from fast_dag.run import current_run
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class Tasks:
                     args, kwargs = run.start(index)
                 attempts = 1
                 value = await nodes[index].func(*args, **kwargs)
-                outcome = Outcome(True, value) if value.__class__ in ONE_SHOT else None
+                outcome = Outcome(True, value) if type(value) in ONE_SHOT else None
             except failures() as error:
                 outcome = Outcome(False, error, attempts)
             if self._ending is not None:
@@ -147,6 +148,7 @@ class Tasks:
             ended = perf_counter()
             if outcome is None:
                 ready = run.settle_plain(index, value, started, ended)
+                value = None  # who deletes it from the results frees it
             else:
                 ready = run.settle(index, run.judge(index, outcome), started)
                 self._stopped = self._stopped or run.stopped

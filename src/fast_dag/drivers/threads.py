@@ -59,7 +59,7 @@ class Call:
                         break
                     turn = job.turn
         except BaseException as error:
-            lane.crew.fail(error)
+            lane.crew.break_off(error)
         finally:
             self.job = None
             lane.left(self)
