@@ -239,6 +239,27 @@ def text_of(error: BaseException) -> str:
         return "<its message cannot be shown>"
 
 
+def noted(error: BaseException, *notes: object) -> None:
+    """Add notes to an error of the user's. `add_note` sets an attribute, which a class may refuse,
+    and raises where `__notes__` is no list; such a one stays as it is."""
+    own = object.__getattribute__(error, "__dict__")
+    there = own.get("__notes__", [])
+    if isinstance(there, list):
+        own["__notes__"] = [*there, *notes]
+
+
+def notes_of(error: BaseException) -> list[Any]:
+    """The notes of an error of the user's.
+
+    >>> error = ValueError("too small")
+    >>> noted(error, "see the log")
+    >>> notes_of(error)
+    ['see the log']
+    """
+    there = object.__getattribute__(error, "__dict__").get("__notes__")
+    return there if isinstance(there, list) else []
+
+
 def raised_in(functions: Collection[CodeType], error: BaseException) -> bool:
     """Whether one of these functions, called by the one that caught it, raised an error."""
     below = error.__traceback__.tb_next if error.__traceback__ is not None else None

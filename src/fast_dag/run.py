@@ -21,6 +21,8 @@ from fast_dag.errors import (
     UnknownNodeError,
     ValidationError,
     names,
+    noted,
+    notes_of,
     text_of,
 )
 from fast_dag.fields import Fields
@@ -464,7 +466,7 @@ class Run(ABC):
         if self._fatal is not None:
             what = "could not be closed" if where == _CLOSING else "broke"
             told = f"{type(error).__name__}: {text_of(error)}"
-            self.errors[self._fatal].add_note(f"resource {name!r} {what}: {told}")
+            noted(self.errors[self._fatal], f"resource {name!r} {what}: {told}")
             return
         self.errors[name], self._where[name] = error, where  # type: ignore[assignment]
         self._lost |= {name}
@@ -560,7 +562,8 @@ class Run(ABC):
         if inner is not None and error is inner.exception():
             # Its errors are recorded and have been decided about in there.
             return Verdict(outcome, f"{name}.{inner.first_error}", goes_on=inner._fatal is None)
-        error.__traceback__ = _user_traceback(error)
+        # Set without the class, which may refuse: dataclasses that are frozen do.
+        BaseException.with_traceback(error, _user_traceback(error))
         return Verdict(outcome, name, goes_on=self._goes_on(name, error))
 
     def settle(self, index: int, verdict: Verdict, started: float) -> list[int]:
@@ -712,15 +715,16 @@ class Run(ABC):
         try:
             answer = handler(path, error, self.context)
         except Exception as raised:
-            error.add_note(
-                f"error_handler raised for it: {type(raised).__name__}: {text_of(raised)}"
+            noted(
+                error, f"error_handler raised for it: {type(raised).__name__}: {text_of(raised)}"
             )
             return False
         finally:
             current_run.reset(token)
         if answer not in ("stop", "continue"):
-            error.add_note(
-                f"error_handler returned {answer!r} for it; it must return 'stop' or 'continue'"
+            noted(
+                error,
+                f"error_handler returned {answer!r} for it; it must return 'stop' or 'continue'",
             )
             return False
         return answer == "continue"
@@ -754,8 +758,8 @@ class Run(ABC):
             run=self,
         )
         error.__cause__ = cause
-        for note in getattr(cause, "__notes__", ()):
-            error.add_note(note)
+        if notes := notes_of(cause):
+            noted(error, *notes)
         self._note_others(error, key)
         return error
 

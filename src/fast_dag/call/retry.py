@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fast_dag.call.effects import LONGEST, waitable
+from fast_dag.errors import noted, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,5 +50,5 @@ def is_retried(error: BaseException, options: Mapping[str, Any]) -> bool:
     try:
         return bool(wanted(error))
     except Exception as raised:
-        error.add_note(f"retry_on raised for it: {type(raised).__name__}: {raised}")
+        noted(error, f"retry_on raised for it: {type(raised).__name__}: {text_of(raised)}")
         return False

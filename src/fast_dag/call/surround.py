@@ -14,7 +14,7 @@ from types import CoroutineType
 from fast_dag.call.arguments import named, unnamed
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Await, Outcome, Raised, Sleep, failures
 from fast_dag.call.retry import is_retried, wait_after
-from fast_dag.errors import text_of
+from fast_dag.errors import noted, text_of
 from fast_dag.signature import ABSENT
 
 TYPE_CHECKING = False
@@ -407,7 +407,7 @@ class Surroundings:
             return _failed(answer.error, "cleanup hook", outcome.attempts)
         if outcome.value is not None:
             told = f"{type(answer.error).__name__}: {text_of(answer.error)}"
-            outcome.value.add_note(f"its cleanup hook raised, too: {told}")
+            noted(outcome.value, f"its cleanup hook raised, too: {told}")
         return outcome
 
     # Arguments by name and back, in a shorter way where all are plain.

@@ -17,7 +17,7 @@ import click
 from fast_dag.cli.target import place_of
 from fast_dag.cli.tree import plainer
 from fast_dag.draw.words import brief, counted, duration
-from fast_dag.errors import ExecutionError, ValidationError, text_of
+from fast_dag.errors import ExecutionError, ValidationError, notes_of, text_of
 from fast_dag.fsm_run import FsmRun
 from fast_dag.serial.plain import plain
 
@@ -157,7 +157,7 @@ def as_error(error: BaseException) -> dict[str, Any]:
         data |= {"node": error.node_name, "attempts": error.attempts}
     if isinstance(error, ValidationError) and len(error.problems) > 1:
         data["problems"] = [str(each) for each in error.problems]
-    notes: list[str] = list(getattr(error, "__notes__", ()))
+    notes = [str(each) for each in notes_of(error)]
     return {**data, "notes": notes} if notes else data
 
 
@@ -187,5 +187,5 @@ def tell_error(error: BaseException, *, traced: bool = False) -> None:
     cause = error.__cause__ if isinstance(error, ExecutionError) else None
     place = "" if cause is None else place_of(cause)
     say(f"{click.style('error:', fg='red', bold=True)} {text_of(error)}{place}", err=True)
-    for note in getattr(error, "__notes__", ()):
+    for note in notes_of(error):
         say(f"  {note}", err=True)
