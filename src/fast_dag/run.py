@@ -715,9 +715,7 @@ class Run(ABC):
         try:
             answer = handler(path, error, self.context)
         except Exception as raised:
-            noted(
-                error, f"error_handler raised for it: {type(raised).__name__}: {text_of(raised)}"
-            )
+            noted(error, f"error_handler raised for it: {type(raised).__name__}: {text_of(raised)}")
             return False
         finally:
             current_run.reset(token)
