@@ -239,26 +239,6 @@ def failures() -> tuple[type[BaseException], ...]:
     return (Exception,) if asyncio is None else (Exception, asyncio.CancelledError)
 
 
-def add_note(error: BaseException, note: str) -> None:
-    """Add a note to an exception, if it lets itself be changed: frozen ones do not.
-
-    >>> error = ValueError()
-    >>> add_note(error, "seen")
-    >>> error.__notes__
-    ['seen']
-    """
-    try:
-        error.add_note(note)
-    except Exception:
-        return
-
-
-def notes_of(error: BaseException) -> list[str]:
-    """The notes of an exception; none where its class makes something else of them."""
-    notes = getattr(error, "__notes__", None)
-    return [str(note) for note in notes] if isinstance(notes, list) else []
-
-
 def traceback_of(error: BaseException) -> Any:
     """The traceback of an exception, whatever its class makes of the attribute."""
     return _TRACEBACK.__get__(error)
@@ -277,6 +257,27 @@ def text_of(error: BaseException) -> str:
         return str(error)
     except Exception:
         return "<its message cannot be shown>"
+
+
+def add_note(error: BaseException, *notes: object) -> None:
+    """Add notes to an error of the user's. `add_note` sets an attribute, which a class may refuse,
+    and raises where `__notes__` is no list; such a one stays as it is."""
+    own = object.__getattribute__(error, "__dict__")
+    there = own.get("__notes__", [])
+    if isinstance(there, list):
+        own["__notes__"] = [*there, *notes]
+
+
+def notes_of(error: BaseException) -> list[Any]:
+    """The notes of an error of the user's.
+
+    >>> error = ValueError("too small")
+    >>> add_note(error, "see the log")
+    >>> notes_of(error)
+    ['see the log']
+    """
+    there = object.__getattribute__(error, "__dict__").get("__notes__")
+    return there if isinstance(there, list) else []
 
 
 def raised_in(functions: Collection[CodeType], error: BaseException) -> bool:

@@ -762,8 +762,7 @@ class Run(ABC):
             run=self,
         )
         error.__cause__ = cause
-        for note in notes_of(cause):
-            error.add_note(note)
+        add_note(error, *notes_of(cause))
         self._note_others(error, key)
         return error
 

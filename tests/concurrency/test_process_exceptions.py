@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import builtins
+import dataclasses
 import io
 import json
 import pickle
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import fast_dag
 from fast_dag import DAG, ExecutionError
 from fast_dag.drivers import payload
 from tests.concurrency import functions
@@ -84,6 +88,34 @@ class FrozenError(Exception):
         raise AttributeError(f"frozen: {name}")
 
 
+class AppError(RuntimeError):
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(f"{host}:{port}")
+        self.host = host
+
+
+class AppTimeoutError(AppError, builtins.TimeoutError):
+    pass
+
+
+class AppOSError(AppError, OSError):
+    pass
+
+
+class AppConnectionError(AppError, ConnectionError):
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenDataError(Exception):
+    code: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenSlottedError(ValueError):
+    code: int
+
+
 class UnspeakableError(Exception):
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -126,7 +158,13 @@ def there_and_back(error: BaseException) -> Any:
         lambda: SlottedError("attic"),
         lambda: NoisyError(113, "example"),
         lambda: FrozenError(5),
+        lambda: FrozenDataError(6),
+        lambda: FrozenSlottedError(code=7),
         lambda: WrongWayError("wrong"),
+        lambda: AppTimeoutError("host", 1),
+        lambda: AppOSError("host", 2),
+        lambda: AppConnectionError("host", 3),
+        lambda: fast_dag.TimeoutError("late", node_name="x", timeout=0.2),
         lambda: functions.TwoArgumentsError(404, "not found"),
         lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
         lambda: FileNotFoundError(2, "No such file", "a", None, "b"),
@@ -178,6 +216,7 @@ def test_exceptions_of_libraries_travel() -> None:
         came = there_and_back(caught.value)
         assert type(came) is type(caught.value)
         assert str(came) == str(caught.value)
+        assert came.args == caught.value.args
 
 
 def test_a_class_that_pickles_in_its_own_way_is_pickled_in_its_own_way() -> None:
@@ -198,6 +237,91 @@ def test_causes_contexts_and_notes_travel() -> None:
     assert (type(came.__cause__), came.__cause__.status) == (ApiError, 2)
     assert came.__cause__.__context__.place == "below"
     assert not came.__cause__.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "notes", [["text", 1, (2,), LookupError], [], ("text", 1), "text", 5], ids=repr
+)
+def test_notes_travel_as_they_are(notes: object) -> None:
+    error = ApiError(1, "noted")
+    error.__notes__ = notes  # type: ignore[assignment]
+    assert there_and_back(error).__notes__ == notes
+
+
+def test_notes_that_cannot_travel_are_left_out_with_a_note() -> None:
+    error = ApiError(1, "noted")
+    error.__notes__ = ["before", threading.Lock(), "after"]  # type: ignore[list-item]
+    before, after, told = there_and_back(error).__notes__
+    assert (before, after) == ("before", "after")
+    assert "a note, a lock" in told
+
+    error.__notes__ = (threading.Lock(),)  # type: ignore[assignment]
+    (told,) = there_and_back(error).__notes__
+    assert "'__notes__', a tuple" in told
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "process"])
+@pytest.mark.parametrize("notes", [[1, "text"], ("text",), 5], ids=repr)
+def test_a_run_fails_with_the_error_whatever_its_notes_are(mode: Any, notes: Any) -> None:
+    def fails() -> None:
+        error = ApiError(1, "noted")
+        error.__notes__ = notes
+        raise error
+
+    with pytest.raises(ExecutionError) as caught:
+        DAG("notes").add_node("fails", fails).run(mode=mode)
+    cause = caught.value.__cause__
+    assert type(cause) is ApiError
+    is_list = isinstance(notes, list)
+    assert (cause.__notes__[:2] if is_list else cause.__notes__) == notes
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "process"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: FrozenError(5), lambda: FrozenDataError(5), lambda: FrozenSlottedError(code=5)],
+    ids=lambda make: type(make()).__name__,
+)
+def test_a_run_fails_with_errors_that_refuse_attributes(mode: Any, make: Any) -> None:
+    def fails() -> None:
+        raise make()
+
+    def refuses(*_: object) -> Any:
+        raise ValueError("no answer")
+
+    def cleanup(*_: object) -> None:
+        raise ValueError("not clean")
+
+    dag = DAG("frozen")
+    dag.add_node("fails", fails, retry=1, retry_delay=0, retry_on=refuses)
+    dag.set_node_hooks("fails", cleanup=cleanup)
+    with pytest.raises(ExecutionError) as caught:
+        dag.run(mode=mode, error_handler=refuses)
+    cause = caught.value.__cause__
+    assert type(cause) is type(make())
+    assert cause.code == 5  # type: ignore[union-attr]
+    notes = "".join(cause.__notes__)
+    for told in ("retry_on raised", "cleanup hook raised", "error_handler raised"):
+        assert told in notes
+
+
+def test_a_nested_run_that_is_late_in_a_worker_is_a_timeout_at_home(tmp_path: Any) -> None:
+    log = tmp_path / "log"
+
+    def late() -> str:
+        with log.open("a", encoding="utf-8") as file:
+            file.write("x")
+        if len(log.read_text(encoding="utf-8")) == 2:
+            return "in time"
+
+        async def waits() -> None:
+            await asyncio.Event().wait()
+
+        return str(DAG("inner").add_node("waits", waits).run(timeout=0.05))
+
+    dag = DAG("late")
+    dag.add_node("late", late, retry=1, retry_delay=0, retry_on=fast_dag.TimeoutError)
+    assert dag.run(mode="process") == "in time"
 
 
 def test_circles_of_causes_travel() -> None:

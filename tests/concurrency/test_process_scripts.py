@@ -549,3 +549,66 @@ def test_a_missing_cloudpickle_is_found_before_the_run(tmp_path: Path) -> None:
     done = run(tmp_path, MISSING)
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["process [] None"] * 4
+
+
+def test_errors_of_a_script_arrive_as_those_of_the_script(tmp_path: Path) -> None:
+    """By the script's own name, and without a note that their class is not there."""
+    script = """
+        from fast_dag import DAG
+
+        class Plain(Exception):
+            pass
+
+        class Pair(Plain):
+            def __reduce__(self):
+                return Pair, self.args
+
+        dag = DAG("errors")
+
+        @dag.node
+        def chain():
+            try:
+                raise Plain(1)
+            except Plain as cause:
+                raise Pair(2) from cause
+
+        @dag.node
+        def group():
+            raise ExceptionGroup("several", [Plain(3), Pair(4)])
+
+        @dag.node
+        def local():
+            class Local(Plain):
+                pass
+
+            raise Local(5)
+
+        @dag.node
+        def values():
+            def function():
+                pass
+
+            class Local:
+                pass
+
+            return Plain(6), Local, function
+
+        if __name__ == "__main__":
+            run = dag.execute(mode="process", max_workers=1, error_strategy="continue")
+            chain, group, local = (run.errors[each] for each in ("chain", "group", "local"))
+            value, kind, function = run["values"]
+            assert type(chain) is Pair and type(chain.__cause__) is type(value) is Plain
+            assert [type(each) for each in group.exceptions] == [Plain, Pair]
+            assert isinstance(local, Plain) and type(local).__name__ == "Local"
+            for made in (type(local), kind, function):
+                assert made.__module__ == "__main__", made
+            for error in (chain, group, local):
+                (note,) = error.__notes__
+                assert note.startswith("In the worker process:") and "__mp_main__" not in note
+            for error in (chain.__cause__, *group.exceptions, value):
+                assert not hasattr(error, "__notes__"), error.__notes__
+            print(chain.__notes__[0].splitlines()[-1])
+    """
+    done = run(tmp_path, script)
+    assert done.stderr == ""
+    assert done.stdout == "__main__.Pair: 2\n"

@@ -13,7 +13,7 @@ import pickle
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.errors import FastDAGError, text_of
+from fast_dag.errors import FastDAGError, add_note, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -69,22 +69,26 @@ def reduced(error: BaseException, dumps: Callable[[Any], bytes], depth: int) -> 
     args = (error.message, list(error.exceptions)) if is_group else _ARGS.__get__(error)  # type: ignore[attr-defined]
     sent = tuple(_sent(each, dumps) for each in args)
     attributes = _attributes(error)
-    notes = attributes.pop("__notes__", ())
+    # What is no list is an attribute like others.
+    notes = attributes.pop("__notes__") if type(attributes.get("__notes__")) is list else None
     chain = (error.__cause__, error.__context__)
     if depth >= _MOST and chain != (None, None):
         chain = (None, None)
-        notes = [*_texts(notes), "What caused it is left out: the chain of causes is too long."]
+        notes = [*(notes or ()), "What caused it is left out: the chain of causes is too long."]
+    missed: list[Any] = []  # one list, here and there: `made` tells `filled`
+    module = "__main__" if kind.__module__ == "__mp_main__" else kind.__module__
     state = {
-        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "class": f"{module}.{kind.__qualname__}",
+        "missed": missed,
         "text": "" if kind.__module__ == "builtins" else words_of(error),
         "attributes": {name: _sent(value, dumps) for name, value in attributes.items()},
         "members": {name: _sent(value, dumps) for name, value in _members(error)},
-        "notes": _texts(notes),
+        "notes": None if notes is None else [_sent(each, dumps) for each in notes],
         "chain": chain,
         "suppress": error.__suppress_context__,
     }
     whole = _whole(error, dumps) if depth < _MOST_WHOLE else None
-    return made, (whole, _classes(kind, dumps), sent), state, None, None, filled
+    return made, (whole, _classes(kind, dumps), sent, missed), state, None, None, filled
 
 
 def stand_in(error: BaseException) -> tuple[Any, ...]:
@@ -148,10 +152,6 @@ _FIELDS = (MemberDescriptorType, GetSetDescriptorType)
 _ELSEWHERE = frozenset({"args", "message", "exceptions", "obj"})
 
 
-def _texts(notes: Any) -> list[str]:
-    return [each for each in notes if isinstance(each, str)] if isinstance(notes, list) else []
-
-
 def _whole(error: BaseException, dumps: Callable[[Any], bytes]) -> Parcel | None:
     """Pickled as its class says, where it says so and that works."""
     if not _says_how(type(error)):
@@ -196,33 +196,53 @@ def _classes(kind: type, dumps: Callable[[Any], bytes]) -> list[Any]:
 
 
 def _built_in(kind: type[BaseException]) -> type[BaseException]:
+    """The nearest of its bases that is built in."""
     bases = (each for each in kind.__mro__ if issubclass(each, BaseException))
     return next(each for each in bases if each.__module__ == "builtins")
+
+
+def _maker(kind: type[BaseException]) -> Any:
+    """The base that is built in and whose `__new__` makes it: that with the most fields, which may
+    stand behind others (`class AppTimeout(AppError, TimeoutError)`)."""
+    base: Any = kind
+    while base.__module__ != "builtins":
+        base = base.__base__
+    return base
 
 
 # On arrival.
 
 
-def made(whole: Parcel | None, classes: Iterable[Any], sent: tuple[Any, ...]) -> BaseException:
-    """An exception with its `args`, of the nearest of its classes that there is here."""
+def made(
+    whole: Parcel | None,
+    classes: Iterable[Any],
+    sent: tuple[Any, ...],
+    missed: list[Any] | None = None,
+) -> BaseException:
+    """An exception with its `args`, of the nearest of its classes that there is here; those that
+    are not are `missed`."""
+    opened = [_opened(each, f"<{each.kind}>" if _is_parcel(each) else None) for each in sent]
+    args = tuple(each for each, _ in opened)
     if whole is not None:
         try:
             error: BaseException = whole.open()
         except Exception:
             pass  # its class may not be here
         else:
+            if not isinstance(error, BaseExceptionGroup) and not any(lost for _, lost in opened):
+                _ARGS.__set__(error, args)
             return error
-    args = tuple(_opened(each, f"<{each.kind}>")[0] if _is_parcel(each) else each for each in sent)
     for each in classes:
         try:
             return _of(each.open() if _is_parcel(each) else each, args)
         except Exception:
-            continue
+            if missed is not None:
+                missed.append(each)
     return Exception(*args)
 
 
 def _of(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    make: Any = _built_in(kind).__new__
+    make: Any = _maker(kind).__new__
     error: BaseException
     if issubclass(kind, BaseExceptionGroup):
         error = make(kind, *args)
@@ -256,17 +276,17 @@ def filled(error: BaseException, state: dict[str, Any]) -> None:
             continue  # its class knows how to make another
         if is_lost:
             lost.append(f"{name!r}, a {value.kind}")
-        own[name] = there
-    notes = [*state["notes"]]
-    kind = type(error)
-    if state["class"] != f"{kind.__module__}.{kind.__qualname__}":
-        notes.append(
-            f"It was a {state['class']}, which there is not here: {state['text']}".rstrip(": ")
-        )
+        if not (is_lost and name == "__notes__"):
+            own[name] = there
+    if state["notes"] is not None:
+        notes = [(each, *_opened(each, None)) for each in state["notes"]]
+        own["__notes__"] = [there for _, there, is_lost in notes if not is_lost]
+        lost += [f"a note, a {each.kind}" for each, _, is_lost in notes if is_lost]
+    if state["missed"]:
+        told = f"It was a {state['class']}, which there is not here: {state['text']}"
+        add_note(error, told.rstrip(": "))
     if lost:
-        notes.append(f"Left out, since it cannot travel between processes: {'; '.join(lost)}")
-    if notes:
-        own["__notes__"] = notes
+        add_note(error, f"Left out, since it cannot travel between processes: {'; '.join(lost)}")
     cause, context = state["chain"]
     if cause is not None:
         _CAUSE.__set__(error, cause)

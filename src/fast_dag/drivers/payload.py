@@ -6,9 +6,11 @@ import io
 import marshal
 import os
 import pickle
+import re
 import sys
 import traceback
 import zlib
+from contextlib import suppress
 from functools import cache, lru_cache
 from importlib import import_module
 from time import perf_counter
@@ -21,7 +23,14 @@ from fast_dag.call.effects import Outcome
 from fast_dag.context import Context, FSMContext
 from fast_dag.drivers import faults
 from fast_dag.drivers.faults import words_of
-from fast_dag.errors import ExecutionError, TimeoutError, ValidationError, failures, text_of
+from fast_dag.errors import (
+    ExecutionError,
+    TimeoutError,
+    ValidationError,
+    add_note,
+    failures,
+    text_of,
+)
 from fast_dag.extras import needed
 from fast_dag.node import FunctionOfNode, Node, importable
 
@@ -96,7 +105,7 @@ def unpack(job: Job, packed: bytes) -> Outcome:
     if ok:
         job.run.context.metadata.update(extra)
     else:
-        noted(value, extra)
+        add_note(value, *extra)
         if not isinstance(value, failures()):
             raise value
     return Outcome(ok, value)
@@ -176,14 +185,8 @@ def run_packed(packed: bytes, begins: Callable[[], None] | None = None) -> bytes
 def failure_of(error: BaseException) -> bytes:
     """What kept this process from taking calls."""
     if not isinstance(error, ValidationError):  # which says what to do
-        noted(error, _notes_on(error))
+        add_note(error, *_notes_on(error))
     return _failed(None, f"{type(error).__name__}: {words_of(error)}", error, perf_counter())
-
-
-def noted(error: BaseException, notes: list[str]) -> None:
-    """Add notes; `add_note` may meet an attribute of the user's that raises."""
-    own = object.__getattribute__(error, "__dict__")
-    own["__notes__"] = [*own.get("__notes__", ()), *notes]
 
 
 def _failed(ok: bool | None, value: Any, extra: Any, start: float) -> bytes:
@@ -201,13 +204,17 @@ def _notes_on(error: BaseException) -> list[str]:
         lines = traceback.format_exception(type(error), error, at and at.tb_next)
     except Exception:  # raised by what the exception's own class does
         lines = [*traceback.format_tb(at), f"{type(error).__qualname__}: {words_of(error)}"]
-    notes = ["In the worker process:\n" + "".join(lines)]
+    notes = ["In the worker process:\n" + _OF_MAIN.sub(r"\1__main__.", "".join(lines))]
     if isinstance(error, NameError) and main_name() == "__mp_main__":
         notes.append(
             "Worker processes import the main script: what it sets under "
             "`if __name__ == '__main__':` is not there. Pass it as an input, or set it outside."
         )
     return notes
+
+
+# Where a traceback names a class of the main script, in groups behind bars.
+_OF_MAIN = re.compile(r"^([ |]*)__mp_main__\.", re.MULTILINE)
 
 
 def _ring(path: str, token: bytes) -> None:
@@ -279,6 +286,7 @@ def _pickler() -> Any:
                     return _find, (where.module, where.qualname)
                 if isinstance(obj, _LRU_CACHED) and not _leads_to(obj):
                     return _cached_again, (obj.__wrapped__, obj.cache_parameters())
+                _move_to_main(obj)
             return super().reducer_override(obj)
 
         def _of_exception(self, error: BaseException) -> Any:
@@ -316,6 +324,14 @@ def _found_again(thing: Any) -> FunctionOfNode | None:
         return FunctionOfNode(module, qualname) if there.func is thing else None
     is_local = module in _MAIN or module in scripts.FILES
     return FunctionOfNode(module, qualname) if is_local and there is thing else None
+
+
+def _move_to_main(thing: Any) -> None:
+    """What a function of the main script made in a worker names the script as it is called at home.
+    (Here, both names are those of one module.)"""
+    with suppress(Exception):  # raised by its metaclass
+        if thing.__module__ == "__mp_main__" and "<locals>" in thing.__qualname__:
+            thing.__module__ = "__main__"
 
 
 def _reachable(where: FunctionOfNode, names: Names | None) -> bool:
