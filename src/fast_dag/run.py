@@ -20,8 +20,11 @@ from fast_dag.errors import (
     TimeoutError,
     UnknownNodeError,
     ValidationError,
+    is_a,
     names,
+    notes_of,
     text_of,
+    trace_of,
 )
 from fast_dag.fields import Fields
 from fast_dag.memory import MemoryWatch
@@ -560,7 +563,7 @@ class Run(ABC):
         if inner is not None and error is inner.exception():
             # Its errors are recorded and have been decided about in there.
             return Verdict(outcome, f"{name}.{inner.first_error}", goes_on=inner._fatal is None)
-        error.__traceback__ = _user_traceback(error)
+        BaseException.with_traceback(error, _user_traceback(error))
         return Verdict(outcome, name, goes_on=self._goes_on(name, error))
 
     def settle(self, index: int, verdict: Verdict, started: float) -> list[int]:
@@ -736,7 +739,7 @@ class Run(ABC):
         path = self._prefix + key
         attempts = self._attempts.get(key, 1)
         own = (TimeoutError, InvalidTransitionError, MaxCyclesError)
-        if isinstance(cause, own) and cause.node_name == path and key not in self._where:
+        if is_a(cause, own) and cause.node_name == path and key not in self._where:
             # Raised itself.
             cause.run, cause.attempts = self, attempts
             self._note_others(cause, key)
@@ -754,7 +757,7 @@ class Run(ABC):
             run=self,
         )
         error.__cause__ = cause
-        for note in getattr(cause, "__notes__", ()):
+        for note in notes_of(cause):
             error.add_note(note)
         self._note_others(error, key)
         return error
@@ -829,7 +832,7 @@ def shared_error(name: str, does: str, value: Any, takers: Sequence[str]) -> Val
 
 def _user_traceback(error: BaseException) -> Any:
     """The traceback from the user's own code on."""
-    traceback = error.__traceback__
+    traceback = trace_of(error)
     at = traceback
     while at is not None and at.tb_frame.f_code.co_filename.startswith((_PACKAGE, _ASYNCIO)):
         at = at.tb_next
