@@ -125,7 +125,7 @@ class Value:
     __class__ = property(lambda self: 1 / 0)
 
 dag = DAG("odd").add_node("odd", odd)
-value = DAG("value").add_node("value", Value)
+value = DAG("value").add_node("value", lambda: [Value()])
 """
 WAITING = """
 import asyncio, threading
