@@ -26,6 +26,7 @@ SLOW_OR_OPTIONAL = (
     "hashlib",
     "json",
     "pickle",
+    "traceback",
     "random",
     "re",
     "tracemalloc",

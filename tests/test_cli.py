@@ -105,6 +105,28 @@ silent = DAG("silent").add_node("silent", Silent)
 nothing = DAG("nothing").add_node("nothing", lambda: None)
 kinds = DAG("kinds").add_node("kinds", lambda **given: given)
 """
+FOREIGN = """
+from fast_dag import DAG
+dag = DAG("größe").add_node("→é", lambda: "→é \\ud800")
+dag.add_node("↓", lambda x: {"→": x}).connect("→é", "↓")
+red = DAG("red").add_node("red", lambda: "\\x1b[31mred")
+"""
+ODD_ERRORS = """
+from fast_dag import DAG
+
+class Odd(Exception):
+    def __getattribute__(self, name):
+        raise RuntimeError(name)
+
+def odd():
+    raise Odd("boo")
+
+class Value:
+    __class__ = property(lambda self: 1 / 0)
+
+dag = DAG("odd").add_node("odd", odd)
+value = DAG("value").add_node("value", lambda: [Value()])
+"""
 WAITING = """
 import asyncio, threading
 from fast_dag import DAG
@@ -136,6 +158,8 @@ FILES = {
     "invalid.py": INVALID,
     "values.py": VALUES,
     "waiting.py": WAITING,
+    "foreign.py": FOREIGN,
+    "odd.py": ODD_ERRORS,
     "nothing.py": "x = 1\n",
     "loose.py": FAILING,
     "broken.py": "import os\n\n1 / 0\n",
@@ -671,6 +695,137 @@ def test_reader_that_goes_away_is_no_error(cli: Cli) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+# Streams that cannot encode, or cannot be written.
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-16", "utf-8"])
+def test_json_has_everything_in_every_encoding(cli: Cli, encoding: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fast_dag", "run", "foreign.py:dag", "--json"],
+        cwd=cli.directory,
+        env=environment(PYTHONIOENCODING=encoding),
+        capture_output=True,
+        check=True,
+    )
+    data = json.loads(done.stdout)  # bytes: RFC 8259 knows Unicode only
+    assert data["workflow"] == "größe"
+    assert data["value"] == {"→": "→é \ud800"}
+    assert data["statuses"].keys() == {"→é", "↓"}
+
+
+def test_value_for_people_is_written_out_where_it_cannot_be_encoded(cli: Cli) -> None:
+    done = cli("run", "foreign.py:dag", "-q", PYTHONIOENCODING="ascii")
+    assert done.out == "{'\\u2192': '\\u2192\\xe9 \\ud800'}\n"
+    assert cli("run", "foreign.py:red", "-q").out == "\x1b[31mred\n"
+
+
+def test_tree_has_plain_marks_and_names_as_they_are(cli: Cli) -> None:
+    lines = cli("show", "foreign.py:dag", PYTHONIOENCODING="ascii").out.splitlines()
+    assert lines[-2:] == ["\\u2192\\xe9", "v \\u2193"]
+
+
+def through_shell(cli: Cli, words: str) -> Done:
+    """A command with redirections, which a shell does."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m fast_dag {words}', sys.executable],
+        cwd=cli.directory,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return Done(done)
+
+
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+
+
+@needs_full
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("run game.py", 74),
+        ("run game.py --json", 74),
+        ("run values.py:nothing -q", 0),
+        ("show shop.py", 74),
+        ("--help", 74),
+        ("run failing.py --continue", 1),
+        ("run failing.py --json", 1),
+        ("validate invalid.py", 2),
+    ],
+)
+def test_full_stdout_is_told_in_a_line(cli: Cli, words: str, code: int) -> None:
+    done = through_shell(cli, f"{words} > /dev/full")
+    assert done.code == code
+    lost = "error: stdout could not be written: No space left on device\n"
+    assert done.err.endswith(lost if code else ""), done
+
+
+@needs_full
+@pytest.mark.parametrize("to", ["2> /dev/full", "2>&-"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("run shop.py", 0),
+        ("run shop.py --progress", 0),
+        ("run game.py --json", 0),
+        ("run failing.py", 1),
+        ("run failing.py --traceback", 1),
+        ("run shop.py --speed", 2),
+    ],
+)
+def test_stderr_that_cannot_be_written_changes_no_code(
+    cli: Cli, words: str, code: int, to: str
+) -> None:
+    done = through_shell(cli, f"{words} {to}")
+    assert done.code == code
+    if "--json" in words:
+        assert done.json["value"] == "won by 3"
+    elif not code:
+        assert done.out == "asked for prices\n7.0 EUR\n"
+
+
+def test_closed_stdout_is_told(cli: Cli) -> None:
+    for words in ("run shop.py", "run shop.py --json"):
+        done = through_shell(cli, f"{words} >&-")
+        assert (done.code, done.err.count("stdout could not be written")) == (74, 1), done
+
+
+@needs_full
+def test_report_that_cannot_be_written_loses_no_run(cli: Cli) -> None:
+    done = cli("run", "shop.py", "--report", "/dev/full")
+    assert (done.code, done.out) == (74, "asked for prices\n7.0 EUR\n")
+    lost = "--report: '/dev/full' could not be written: No space left on device"
+    assert f"error: {lost}\n" in done.err
+    done = cli("run", "shop.py", "--report", "/dev/full", "--json")
+    assert (done.code, done.json["value"]) == (74, "7.0 EUR")
+    assert done.json["error"]["message"] == lost
+    done = cli("run", "failing.py", "--report", "/dev/full")
+    assert done.code == 1
+    assert lost in done.err
+    assert "'inverse' of 'failing' failed" in done.err
+
+
+def test_reader_that_goes_away_hides_no_failure(cli: Cli) -> None:
+    with cli.start("run", "failing.py", "--continue", "-q") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert "division by zero" in process.stderr.read()
+    assert process.returncode == 1
+
+
+def test_errors_and_values_of_odd_classes_are_told(cli: Cli) -> None:
+    done = cli("run", "odd.py:dag")
+    assert done.code == 1
+    assert "'odd' of 'odd' failed: Odd: boo (odd.py, line 9)" in done.err
+    assert "Odd: boo" in cli("run", "odd.py:dag", "--traceback").err
+    assert cli("run", "odd.py:dag", "--json").json["errors"]["odd"]["message"] == "boo"
+    done = cli("run", "odd.py:value", "--json")
+    assert (done.code, done.json["not_json"].keys()) == (0, {"value"})
 
 
 # With a terminal.

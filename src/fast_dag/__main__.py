@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 from fast_dag.extras import MissingExtraError, needed
 
@@ -12,7 +13,8 @@ def main() -> None:
     try:
         needed("click", extra="cli", purpose="fast-dag's commands")
     except MissingExtraError as error:
-        print(error, file=sys.stderr)
+        with suppress(OSError):  # where stderr is full, the code has to do
+            print(error, file=sys.stderr)
         sys.exit(2)
     from fast_dag.cli.app import start  # click is there
 

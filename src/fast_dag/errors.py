@@ -25,10 +25,12 @@ from sys import modules
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
-    from types import CodeType
-    from typing import Any
+    from types import CodeType, TracebackType
+    from typing import Any, TypeGuard, TypeVar
 
     from fast_dag.run import Run
+
+    E = TypeVar("E", bound=BaseException)
 
 
 class FastDAGError(Exception):
@@ -239,14 +241,6 @@ def failures() -> tuple[type[BaseException], ...]:
     return (Exception,) if asyncio is None else (Exception, asyncio.CancelledError)
 
 
-def traceback_of(error: BaseException) -> Any:
-    """The traceback of an exception, whatever its class makes of the attribute."""
-    return _TRACEBACK.__get__(error)
-
-
-_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
-
-
 def text_of(error: BaseException) -> str:
     """An exception's message; one whose `__str__` raises gets a stand-in.
 
@@ -280,8 +274,54 @@ def notes_of(error: BaseException) -> list[Any]:
     return there if isinstance(there, list) else []
 
 
+def is_a(error: BaseException, kinds: type[E] | tuple[type[E], ...]) -> TypeGuard[E]:
+    """`isinstance` by the class alone: `__class__` of an exception may be a property that raises.
+
+    >>> is_a(KeyError("a"), (OSError, LookupError))
+    True
+    """
+    return issubclass(type(error), kinds)
+
+
+def cause_of(error: BaseException) -> BaseException | None:
+    """An exception's `__cause__`, past any property of its class that has this name."""
+    cause: BaseException | None = BaseException.__dict__["__cause__"].__get__(error)
+    return cause
+
+
+def trace_of(error: BaseException) -> TracebackType | None:
+    """The same for its `__traceback__`."""
+    trace: TracebackType | None = BaseException.__dict__["__traceback__"].__get__(error)
+    return trace
+
+
+def traceback_of(error: BaseException) -> str:
+    """The whole traceback of an exception as Python prints it; where the exception's own class
+    keeps Python from that, the lines and messages of it and of its causes.
+
+    >>> traceback_of(ValueError("too small"))
+    'ValueError: too small\\n'
+    """
+    import traceback  # slow to import
+
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:
+        parts: list[str] = []
+        seen: set[int] = set()
+        at: BaseException | None = error
+        while at is not None and id(at) not in seen:
+            seen.add(id(at))
+            lines = "".join(traceback.format_tb(trace_of(at)))
+            head = "Traceback (most recent call last):\n" if lines else ""
+            parts.append(f"{head}{lines}{type(at).__name__}: {text_of(at)}\n")
+            at = cause_of(at)
+        between = "\nThe above exception was the direct cause of the following exception:\n\n"
+        return between.join(reversed(parts))
+
+
 def raised_in(functions: Collection[CodeType], error: BaseException) -> bool:
     """Whether one of these functions, called by the one that caught it, raised an error."""
-    traceback = traceback_of(error)
-    below = None if traceback is None else traceback.tb_next
+    trace = trace_of(error)
+    below = None if trace is None else trace.tb_next
     return below is not None and below.tb_frame.f_code in functions

@@ -22,10 +22,11 @@ from fast_dag.errors import (
     ValidationError,
     add_note,
     failures,
+    is_a,
     names,
     notes_of,
     text_of,
-    traceback_of,
+    trace_of,
 )
 from fast_dag.fields import Fields
 from fast_dag.memory import MemoryWatch
@@ -744,7 +745,7 @@ class Run(ABC):
         path = self._prefix + key
         attempts = self._attempts.get(key, 1)
         own = (TimeoutError, InvalidTransitionError, MaxCyclesError)
-        if isinstance(cause, own) and cause.node_name == path and key not in self._where:
+        if is_a(cause, own) and cause.node_name == path and key not in self._where:
             # Raised itself.
             cause.run, cause.attempts = self, attempts
             self._note_others(cause, key)
@@ -838,7 +839,7 @@ def shared_error(name: str, does: str, value: Any, takers: Sequence[str]) -> Val
 
 def _user_traceback(error: BaseException) -> Any:
     """The traceback from the user's own code on."""
-    traceback = traceback_of(error)
+    traceback = trace_of(error)
     at = traceback
     while at is not None and at.tb_frame.f_code.co_filename.startswith((_PACKAGE, _ASYNCIO)):
         at = at.tb_next

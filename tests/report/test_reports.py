@@ -359,6 +359,41 @@ def test_page_shows_names_and_values_as_they_are() -> None:
     assert evil in page.text
 
 
+def raising(name: str) -> Any:
+    def look(*args: Any) -> Any:
+        raise RuntimeError(name)
+
+    return look
+
+
+@pytest.mark.parametrize("as_cause", [False, True])
+@pytest.mark.parametrize(
+    "namespace",
+    [
+        {"__bool__": raising("__bool__")},
+        {"__getattribute__": raising("__getattribute__")},
+        *(
+            {name: property(raising(name))}
+            for name in ("__class__", "__cause__", "__context__", "__traceback__", "__notes__")
+        ),
+    ],
+    ids=lambda each: next(iter(each)),
+)
+def test_errors_of_odd_classes_are_told(namespace: dict[str, Any], as_cause: bool) -> None:
+    kind: Any = type("Odd", (Exception,), namespace)
+
+    def fails() -> None:
+        if as_cause:
+            raise ValueError("outer") from kind("boo")
+        raise kind("boo")
+
+    run = DAG("demo").add_node("fails", fails).execute(error_strategy="continue")
+    for told in (run.summary(), run.report()):
+        assert ("ValueError: outer" if as_cause else "Odd: boo") in told
+        assert "in fails" in told
+    assert "Odd: boo" in run.report()
+
+
 def test_page_has_its_picture_without_graphviz_and_grandalf(without_any: None, orders: DAG) -> None:
     page = Page(failing(orders).report())
     assert page.tags.count("svg") == 1

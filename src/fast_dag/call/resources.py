@@ -17,7 +17,7 @@ from types import CoroutineType, MethodType
 from fast_dag.cache.flight import Flight
 from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised
 from fast_dag.call.hooks import Hook
-from fast_dag.errors import InvalidNodeError, traceback_of
+from fast_dag.errors import InvalidNodeError, trace_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -384,7 +384,7 @@ async def _end_of(task: Task[None]) -> None:
 
 def _told(error: BaseException | None) -> tuple[Any, Any, Any]:
     """What a context manager is told of the failure that ended the run."""
-    return (None, None, None) if error is None else (type(error), error, traceback_of(error))
+    return (None, None, None) if error is None else (type(error), error, trace_of(error))
 
 
 def _is_all_of(raised: BaseException, error: BaseException | None) -> bool:

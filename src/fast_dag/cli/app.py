@@ -5,6 +5,7 @@ Each returns its exit code:
     0    all is well
     1    a node failed
     2    the command or the workflow is not as it should be; nothing has run
+    74   all went well, but its output, or its report, could not be written
     124  the run timed out
     130  interrupted
 """
@@ -12,9 +13,8 @@ Each returns its exit code:
 from __future__ import annotations
 
 import functools
-import os
 import re
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -26,15 +26,17 @@ from fast_dag.cli.output import (
     as_document,
     as_error,
     as_text,
+    can_show,
     own_stdout,
     say,
     say_json,
     summary,
     tell_error,
+    unwritten,
 )
 from fast_dag.cli.starter import starter
 from fast_dag.cli.target import Target, all_found, found, place_of
-from fast_dag.cli.tree import heading, inputs, tree
+from fast_dag.cli.tree import MARKS, heading, inputs, tree
 from fast_dag.context import Context
 from fast_dag.dag import DAG
 from fast_dag.errors import FastDAGError, ValidationError, text_of
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 
     from fast_dag.workflow import Workflow
 
-OK, FAILED, WRONG, TIMED_OUT, INTERRUPTED = 0, 1, 2, 124, 130
+OK, FAILED, WRONG, UNWRITTEN, TIMED_OUT, INTERRUPTED = 0, 1, 2, 74, 124, 130
 _NAME = "fast-dag"
 _COMPLETE = "_FAST_DAG_COMPLETE"
 
@@ -55,9 +57,25 @@ _COMPLETE = "_FAST_DAG_COMPLETE"
 def start(args: list[str] | None = None) -> int:
     """Carry out a command line; its exit code."""
     try:
+        code, lost = _carried_out(args), unwritten()
+    except OSError as error:  # of help, which is not printed by us
+        code, lost = OK, unwritten() or error
+    if lost is None:
+        return code
+    tell_error(FastDAGError(f"stdout could not be written: {_reason(lost)}"))
+    return code or UNWRITTEN
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or text_of(error)
+
+
+def _carried_out(args: list[str] | None) -> int:
+    try:
         code = main.main(args, prog_name=_NAME, complete_var=_COMPLETE, standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):  # where stderr is full, the code has to do
+            error.show()
         return WRONG
     except click.Abort:
         return INTERRUPTED
@@ -121,9 +139,6 @@ def command(func: Callable[..., Answer]) -> Callable[..., int]:
         except KeyboardInterrupt:
             say("interrupted", err=True)
             return INTERRUPTED
-        except BrokenPipeError:  # who reads us has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            return OK
         return answer.code
 
     return guarded
@@ -133,8 +148,6 @@ def _answer(call: Callable[[], Answer], as_data: bool) -> Answer:
     try:
         with own_stdout(as_data):
             return call()
-    except BrokenPipeError:
-        raise
     except FastDAGError as error:
         return Answer(WRONG, {"error": as_error(error)}, error)
     except Exception as error:
@@ -154,7 +167,8 @@ def main() -> None:
     name may be left out where there is one workflow only.
 
     Exit codes: 0 all is well, 1 a node failed, 2 the command or the workflow is not as it should
-    be, 124 the run timed out, 130 interrupted.
+    be, 74 all went well but its output could not be written, 124 the run timed out, 130
+    interrupted.
     """
 
 
@@ -277,14 +291,12 @@ def run(
             raise
         if not quiet:
             say(summary(cut_short, "interrupted"), err=True)
-        _write_report(cut_short, report)
-        return Answer(INTERRUPTED, as_document(cut_short) if as_data else None)
+        return _told(cut_short, INTERRUPTED, report, as_data)
     if not quiet:
         say(summary(done), err=True)
     if not as_data and done.value is not None:
         say(as_text(done.value))
-    _write_report(done, report)
-    return Answer(_code(done), as_document(done) if as_data else None, done.exception())
+    return _told(done, _code(done), report, as_data)._replace(error=done.exception())
 
 
 def _executed(dag: DAG, inputs_: Any, until: str | None, from_: str | None, options: Any) -> Run:
@@ -305,13 +317,20 @@ def _code(done: Run) -> int:
     return FAILED if done.errors else OK
 
 
-def _write_report(done: Run, report: Path | None) -> None:
+def _told(done: Run, code: int, report: Path | None, as_data: bool) -> Answer:
+    """Write the report. Where that fails, the run is told all the same."""
+    document = as_document(done) if as_data else None
     if report is None:
-        return
+        return Answer(code, document)
     try:
         done.report(report)
     except OSError as error:
-        raise ValidationError(f"--report: {str(report)!r}: {error.strerror or error}") from None
+        lost = FastDAGError(f"--report: {str(report)!r} could not be written: {_reason(error)}")
+        tell_error(lost)
+        if document is not None:
+            document.setdefault("error", as_error(lost))
+        code = code or UNWRITTEN
+    return Answer(code, document)
 
 
 def _refuse(asked: Mapping[str, Any], kind: str, workflow: Workflow) -> None:
@@ -382,7 +401,7 @@ def show(
     if as_data:
         return Answer(data=_described(workflow))
     if backend is None:
-        say("\n".join(tree(workflow)))
+        say("\n".join(tree(workflow, plain=not can_show(MARKS))))
     else:
         say(workflow.visualize(backend).rstrip("\n"))
     return Answer()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
 import json
 import os
 import sys
-import traceback
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import isfinite
 from pprint import pformat
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fast_dag.cli.target import place_of
-from fast_dag.cli.tree import plainer
 from fast_dag.draw.words import brief, counted, duration
-from fast_dag.errors import ExecutionError, ValidationError, notes_of, text_of
+from fast_dag.errors import (
+    ExecutionError,
+    ValidationError,
+    cause_of,
+    is_a,
+    notes_of,
+    text_of,
+    traceback_of,
+)
 from fast_dag.fsm_run import FsmRun
 from fast_dag.serial.plain import plain
 
@@ -27,35 +35,101 @@ if TYPE_CHECKING:
     from fast_dag.run import Run
 
 
-def say(text: str, *, err: bool = False) -> None:
-    """Print text, with what the stream can show."""
+_lost: list[Exception] = []
+"""What kept stdout from being written, the first cause first."""
+
+
+def say(text: str, *, err: bool = False, mark: str = "") -> None:
+    """Print text, behind a mark that may be styled. What the stream cannot encode is written out,
+    as `\\u2192`. Where a stream cannot be written to, what it would get from then on is dropped:
+    `unwritten` tells that of stdout."""
     stream = sys.stderr if err else sys.stdout
-    encoding = getattr(stream, "encoding", None) or "ascii"
     try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        text = plainer(text).encode(encoding, "backslashreplace").decode(encoding)
-    click.echo(text, err=err)
+        if stream is None:  # it was closed before Python began
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if not can_show(text, err=err):
+            encoding = _encoding(err)
+            text = text.encode(encoding, "backslashreplace").decode(encoding)
+        if mark:
+            click.echo(f"{mark} ", file=stream, nl=False)
+        stream.write(f"{text}\n")
+        stream.flush()
+    except (OSError, ValueError) as error:  # the latter of a stream that was closed
+        _give_up(error, err)
 
 
 def say_json(data: Any) -> None:
-    """Print one JSON document."""
-    say(json.dumps(data, indent=2, ensure_ascii=False))
+    """Print one JSON document: ASCII, unless stdout is UTF-8, which JSON has to be."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    if codecs.lookup(_encoding()).name != "utf-8" or not can_show(text):
+        text = json.dumps(data, indent=2)
+    say(text)
+
+
+def can_show(text: str, *, err: bool = False) -> bool:
+    """Whether the stream can encode a text."""
+    try:
+        text.encode(_encoding(err))
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _encoding(err: bool = False) -> str:
+    return getattr(sys.stderr if err else sys.stdout, "encoding", None) or "ascii"
+
+
+def unwritten() -> Exception | None:
+    """What kept stdout from being written, as far as anyone was there to read it; both streams are
+    flushed, and the account is closed."""
+    for err in (False, True):
+        stream = sys.stderr if err else sys.stdout
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError) as error:
+            _give_up(error, err)
+    first = _lost[0] if _lost else None
+    _lost.clear()
+    # Who reads us, and went away, has seen enough.
+    return None if isinstance(first, BrokenPipeError) else first
+
+
+def _give_up(error: Exception, err: bool) -> None:
+    if not err:
+        _lost.append(error)
+    if (sys.stderr if err else sys.stdout) is not None:
+        _to_nowhere(2 if err else 1)
+
+
+def _to_nowhere(descriptor: int) -> None:
+    """So that nothing is written there, neither what is left to flush when Python ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 @contextmanager
 def own_stdout(wanted: bool) -> Iterator[None]:
     """Where stdout is for JSON: what nodes print, also in other processes, goes to stderr."""
-    if not wanted:
+    if not wanted or sys.stdout is None:
         yield
         return
     sys.stdout.flush()
     kept = os.dup(1)
-    os.dup2(2, 1)
+    if sys.stderr is None:
+        _to_nowhere(1)
+    else:
+        os.dup2(2, 1)
     try:
         yield
     finally:
-        sys.stdout.flush()
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):  # stderr is full: what nodes print is not part of the JSON
+            _to_nowhere(1)
+            with suppress(ValueError):
+                sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
 
@@ -92,7 +166,7 @@ def is_plain(value: Any) -> bool:
     """
     try:
         return bool(plain(value, "") == value)
-    except (ValidationError, RecursionError):
+    except Exception:  # also of a value's own methods
         return False
 
 
@@ -104,7 +178,7 @@ def as_json(value: Any) -> Any:
     """
     try:
         return _as_json(value)
-    except RecursionError:
+    except Exception:  # it is nested too deeply, or its own methods raise
         return _repr(value)
 
 
@@ -153,11 +227,11 @@ def as_document(run: Run) -> dict[str, Any]:
 def as_error(error: BaseException) -> dict[str, Any]:
     """An error as data."""
     data: dict[str, Any] = {"type": type(error).__name__, "message": text_of(error)}
-    if isinstance(error, ExecutionError) and error.node_name is not None:
+    if is_a(error, ExecutionError) and error.node_name is not None:
         data |= {"node": error.node_name, "attempts": error.attempts}
-    if isinstance(error, ValidationError) and len(error.problems) > 1:
+    if is_a(error, ValidationError) and len(error.problems) > 1:
         data["problems"] = [str(each) for each in error.problems]
-    notes: list[str] = notes_of(error)
+    notes = [str(each) for each in notes_of(error)]
     return {**data, "notes": notes} if notes else data
 
 
@@ -181,11 +255,11 @@ def summary(run: Run, status: str | None = None) -> str:
 def tell_error(error: BaseException, *, traced: bool = False) -> None:
     """Print an error for people."""
     if traced:
-        lines = traceback.format_exception(error)
-        say("".join(lines).rstrip("\n"), err=True)
+        say(traceback_of(error).rstrip("\n"), err=True)
         return
-    cause = error.__cause__ if isinstance(error, ExecutionError) else None
+    cause = cause_of(error) if is_a(error, ExecutionError) else None
     place = "" if cause is None else place_of(cause)
-    say(f"{click.style('error:', fg='red', bold=True)} {text_of(error)}{place}", err=True)
+    mark = click.style("error:", fg="red", bold=True)
+    say(f"{text_of(error)}{place}", err=True, mark=mark)
     for note in notes_of(error):
         say(f"  {note}", err=True)

@@ -9,7 +9,7 @@ from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fast_dag.errors import ValidationError, closest, names, text_of
+from fast_dag.errors import ValidationError, closest, is_a, names, text_of, trace_of
 from fast_dag.scripts import import_file
 from fast_dag.workflow import Workflow
 
@@ -126,7 +126,7 @@ def _loaded(target: Target) -> ModuleType:
     except ValidationError:
         raise
     except (Exception, SystemExit) as error:
-        told = "it ended the program" if isinstance(error, SystemExit) else text_of(error)
+        told = "it ended the program" if is_a(error, SystemExit) else text_of(error)
         raise ValidationError(
             f"importing {target.place!r} failed: {type(error).__name__}: {told}{place_of(error)}"
         ) from error
@@ -192,7 +192,7 @@ def _leads_to(name: str, path: Path) -> bool:
 def place_of(error: BaseException) -> str:
     """Where in the user's code an error comes from, for the end of a message; "" where that cannot
     be told."""
-    at: TracebackType | None = error.__traceback__
+    at: TracebackType | None = trace_of(error)
     place = ""
     while at is not None:
         file = at.tb_frame.f_code.co_filename
@@ -202,4 +202,4 @@ def place_of(error: BaseException) -> str:
             is_library = "site-packages" in file or file.startswith(os.path.dirname(os.__file__))
             place = here if not (is_library and place) else place
         at = at.tb_next
-    return "" if isinstance(error, SyntaxError) else place
+    return "" if is_a(error, SyntaxError) else place

@@ -10,25 +10,22 @@ from fast_dag.fsm import FSM
 from fast_dag.signature import ABSENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from fast_dag.node import Nestable, Node
     from fast_dag.workflow import Workflow
 
-_PLAIN = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "┆": ":", "→": ">", "↓": "v"})
-_MARKS = str.maketrans({"▶": ">", "■": "#"})
+MARKS = "├└│─┆→↓▶■"
+"""What stands around names in a tree."""
+_PLAIN = str.maketrans(MARKS, "|`|-:>v>#")
 
 
-def plainer(text: str) -> str:
-    """The same for terminals that know ASCII only."""
-    return text.translate(_PLAIN).translate(_MARKS)
-
-
-def tree(workflow: Workflow) -> Iterator[str]:
+def tree(workflow: Workflow, *, plain: bool = False) -> Iterator[str]:
     """A heading, the inputs, then every node below one that it follows.
 
     A node that has only one successor, whose only source it is, stands above it; of several each
-    is a branch. One that has been shown is named again, with what follows left out.
+    is a branch. One that has been shown is named again, with what follows left out. Where it is to
+    be plain, the marks around names are ASCII, and names are as they are all the same.
 
     >>> dag = DAG("shop").add_node("load", lambda path: path).add_node("clean", lambda x: x)
     >>> dag = dag.add_node("sum", lambda x: x).add_node("plot", lambda x, wide=False: x)
@@ -49,7 +46,11 @@ def tree(workflow: Workflow) -> Iterator[str]:
     if given:
         yield f"inputs: {', '.join(given)}"
     yield ""
-    yield from _body(workflow)
+    yield from _body(workflow, _plain if plain else str)
+
+
+def _plain(marks: str) -> str:
+    return marks.translate(_PLAIN)
 
 
 def heading(workflow: Workflow) -> str:
@@ -88,11 +89,11 @@ def _default(value: Any) -> str:
     return "..." if value is ABSENT else brief(value)
 
 
-def _body(workflow: Nestable) -> Iterator[str]:
-    return _of_fsm(workflow) if isinstance(workflow, FSM) else _of_dag(workflow)
+def _body(workflow: Nestable, drawn: Callable[[str], str]) -> Iterator[str]:
+    return _of_fsm(workflow, drawn) if isinstance(workflow, FSM) else _of_dag(workflow, drawn)
 
 
-def _of_dag(dag: Any) -> Iterator[str]:
+def _of_dag(dag: Any, drawn: Callable[[str], str]) -> Iterator[str]:
     topology = dag._topology()
     seen: set[int] = set()
     order = topology.order or range(len(topology.nodes))
@@ -111,15 +112,15 @@ def _of_dag(dag: Any) -> Iterator[str]:
             yield label
             inner = topology.nodes[index].workflow
             if inner is not None:
-                yield from (f"{stem}┆  {line}" for line in _body(inner))
+                yield from (f"{stem}{drawn('┆')}  {line}" for line in _body(inner, drawn))
             if len(below) == 1 and sources[below[0][0]] == 1 and below[0][0] not in seen:
                 target, branch = below[0]
-                todo.append((target, f"{stem}↓ {_taken(branch)}", stem))
+                todo.append((target, f"{stem}{drawn('↓')} {_taken(branch)}", stem))
                 continue
             for position, (target, branch) in enumerate(reversed(below)):
                 last = position == 0
-                lead = f"{stem}{'└─ ' if last else '├─ '}{_taken(branch)}"
-                todo.append((target, lead, stem + ("   " if last else "│  ")))
+                lead = f"{stem}{drawn('└─ ' if last else '├─ ')}{_taken(branch)}"
+                todo.append((target, lead, stem + ("   " if last else drawn("│  "))))
 
 
 def _taken(branch: bool | str | None) -> str:
@@ -128,7 +129,7 @@ def _taken(branch: bool | str | None) -> str:
     return f"[{shown(branch) if isinstance(branch, str) else str(branch).lower()}] "
 
 
-def _of_fsm(fsm: FSM) -> Iterator[str]:
+def _of_fsm(fsm: FSM, drawn: Callable[[str], str]) -> Iterator[str]:
     ways: dict[str, list[str]] = {}
     for each in fsm.transitions:
         event = "" if each.event is None else f" on {each.event!r}"
@@ -136,12 +137,13 @@ def _of_fsm(fsm: FSM) -> Iterator[str]:
         if each.condition is not None:
             func = each.condition.func
             condition = f" if {getattr(func, '__name__', None) or brief(func)}"
-        ways.setdefault(each.source, []).append(f"    → {shown(each.target)}{event}{condition}")
+        way = f"    {drawn('→')} {shown(each.target)}{event}{condition}"
+        ways.setdefault(each.source, []).append(way)
     for name, node in fsm.nodes.items():
         mark = "■" if name in fsm.terminal_states else "▶" if name == fsm.initial_state else " "
-        yield f"{mark} {_label(node)}"
+        yield f"{drawn(mark)} {_label(node)}"
         if node.workflow is not None:
-            yield from (f"  ┆  {line}" for line in _body(node.workflow))
+            yield from (f"  {drawn('┆')}  {line}" for line in _body(node.workflow, drawn))
         yield from ways.get(name, ())
 
 

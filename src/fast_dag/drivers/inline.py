@@ -11,7 +11,7 @@ from types import CoroutineType
 from fast_dag.binding import GeneralBinding, PlainBinding
 from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
 from fast_dag.dag_run import DagRun
-from fast_dag.errors import ValidationError, failures, raised_in, traceback_of
+from fast_dag.errors import ValidationError, failures, is_a, raised_in, trace_of
 from fast_dag.plan import AROUND, MANY
 from fast_dag.run import current_run
 
@@ -167,10 +167,10 @@ def _looked_at(run: DagRun, waiter: Waiter, name: str, value: Any) -> Any:
 def _outcome_of(run: DagRun, index: int, error: BaseException) -> Outcome:
     """How the node ended that raised this. A KeyError of the line's own lookup means that a result
     was deleted, and nothing called."""
-    if isinstance(error, _FailedError):
+    if is_a(error, _FailedError):
         return error.outcome
-    traceback = traceback_of(error)
-    if isinstance(error, KeyError) and traceback is not None and traceback.tb_next is None:
+    traceback = trace_of(error)
+    if is_a(error, KeyError) and traceback is not None and traceback.tb_next is None:
         try:
             run.plan.bindings[index].gather(run)
         except KeyError as told:

@@ -29,7 +29,7 @@ def refuse(executor: Executor) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     if not isinstance(executor, ThreadPoolExecutor):
-        needed("cloudpickle", extra="process", purpose="an executor of other processes")
+        needed("cloudpickle", extra="process", purpose="executors of other processes")
 
 
 class RemoteLane(Lane):

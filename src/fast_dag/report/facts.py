@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from time import perf_counter
-from traceback import format_exception
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag.draw.words import brief, counted, duration, lines_shown, shown
-from fast_dag.errors import text_of
+from fast_dag.errors import text_of, traceback_of
 from fast_dag.node import NodeType
 from fast_dag.walk import FAILED
 
@@ -343,7 +342,7 @@ def _bounds(run: Run, shape: Shape, told: Facts, bars: list[Bar]) -> list[str]:
 
 def _failure(run: Run, path: str, error: BaseException) -> Failure:
     message = shown(f"{type(error).__name__}: {text_of(error)}", 200)
-    text = lines_shown("".join(format_exception(error)))
+    text = lines_shown(traceback_of(error))
     return Failure(path, message, run._attempts.get(path, 1), text)
 
 
