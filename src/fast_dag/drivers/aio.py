@@ -103,6 +103,9 @@ class _Coordinator(Lane):
         try:
             self._guarded(lambda: crew.go_on(crew.begin()))
             await self._until(self._done)
+            if crew.is_killed:  # something is at work that does not end
+                self.loop.cancel_all()
+                self.lanes.threads.abandon()
             await self._closed()
         except BaseException:  # the loop was closed, and this coroutine with it
             crew.kill()

@@ -834,14 +834,18 @@ class Crew:
         status = self._status_of(run)
         if run.resources is not None:
             run.resources.when_lost = None
-        run.close(status)
+        outcome = STOPPED
+        try:
+            run.close(status)
+            if parent is not None and status is None:
+                error = run.exception()
+                outcome = Outcome(error is None, run.value if error is None else error)
+        except BaseException as problem:  # of a mapping that the user gave as metadata, say
+            self.crash = problem
+            self.fail(problem)
         if parent is None:
             self.finish()
             return jobs
-        error = run.exception() if status is None else None
-        outcome = STOPPED
-        if status is None:
-            outcome = Outcome(error is None, run.value if error is None else error)
         parent.todo, parent.answer = END, (turn, outcome)
         jobs.append(parent)
         return jobs
