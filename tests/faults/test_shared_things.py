@@ -282,6 +282,74 @@ def test_abandoned_calls_give_up_their_places() -> None:
     let_go.set()
 
 
+class Crowd:
+    """As many nodes as there are shared threads, which hold these until they are let go."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.inside = threading.Semaphore(0)
+        self.dag = DAG("crowd")
+        for number in range(shared().most):
+            self.dag.add_node(f"n{number}", self.hold)
+
+    def hold(self) -> None:
+        self.inside.release()
+        wait_for(self.let_go)
+
+    async def gathered(self) -> asyncio.Task[Any]:
+        task = asyncio.create_task(self.dag.run_async())
+        for _ in range(shared().most):
+            await asyncio.to_thread(self.inside.acquire)
+        return task
+
+
+def test_a_run_whose_calls_wait_for_a_thread_ends_at_once_when_it_is_cancelled() -> None:
+    async def main() -> None:
+        crowd, called = Crowd(), []
+        others = await crowd.gathered()
+        dag = DAG("waits").add_node("node", lambda: called.append(1))
+        task = asyncio.create_task(dag.run_async())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not crowd.let_go.is_set()
+        crowd.let_go.set()
+        await others
+        assert not called
+
+    asyncio.run(main())
+
+
+def test_cleanup_of_a_cancelled_run_does_not_wait_for_threads_that_others_have() -> None:
+    async def main() -> None:
+        crowd, log, started = Crowd(), [], asyncio.Event()
+
+        async def node(resource: int) -> None:
+            started.set()
+            await asyncio.Event().wait()
+
+        async def opened() -> AsyncIterator[int]:
+            yield 1
+            log.append("closed")
+
+        dag = DAG("cleans").add_node("node", node)
+        dag.resource("resource", opened)
+        dag.set_default_hooks(cleanup=lambda node: log.append("cleaned up"))
+        task = asyncio.create_task(dag.run_async())
+        await started.wait()
+        others = await crowd.gathered()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert log == ["cleaned up", "closed"]
+        crowd.let_go.set()
+        await others
+
+    asyncio.run(main())
+
+
 # Waking up beside a caller's thread that is busy.
 
 

@@ -173,6 +173,11 @@ class Lane(ABC):
     def launch(self, job: Job) -> None:
         """Start the job's call, soon and without blocking; `crew.ended` is told the outcome."""
 
+    def withdraw(self, job: Job) -> bool:
+        """Take a call back that was launched and has to wait for its beginning; whether there was
+        one. The job belongs to the caller then."""
+        return False
+
     def give_up(self, job: Job) -> None:  # noqa: B027  most lanes have nothing to do
         """The job's present call is not waited for any more; it ends soon where `ends_calls`."""
 
@@ -389,6 +394,9 @@ class Crew:
                     self._take_in(job)
                     job.todo = RESUME
                     jobs.append(job)
+            elif job.lane is not None and job.lane.withdraw(job):
+                job.todo = RESUME
+                jobs.append(job)
         return [*jobs, *self._picked()], given_up
 
     def _cut(self, jobs: list[Job], given_up: list[Job]) -> None:

@@ -31,7 +31,17 @@ _IDLE = 5.0
 class Call:
     """A job on its way through a thread of a pool, and those that it leads to, one by one."""
 
-    __slots__ = ("has_place", "is_abandoned", "job", "lane", "lends", "pool", "thread", "turn")
+    __slots__ = (
+        "has_place",
+        "is_abandoned",
+        "is_urgent",
+        "job",
+        "lane",
+        "lends",
+        "pool",
+        "thread",
+        "turn",
+    )
 
     def __init__(self, lane: ThreadLane, job: Job) -> None:
         self.lane = lane
@@ -41,6 +51,7 @@ class Call:
         self.thread: threading.Thread | None = None
         self.has_place = False
         self.is_abandoned = False
+        self.is_urgent = lane.crew.ending is not None  # it cleans up
         self.lends = 0  # how many runs that this thread waits for have its place
 
     def make(self) -> None:
@@ -67,6 +78,7 @@ class Call:
 
 class Pool:
     """At most `most` calls at once, each in a thread of its own; what comes then waits its turn.
+    What cleans up after a run that was cut short comes first, and finds as many places again.
 
     A thread without work ends after `idle` seconds; None keeps it until the pool is closed.
     """
@@ -88,15 +100,31 @@ class Pool:
         with self._lock:
             if self._closed:  # the run ended while the job was on its way here
                 return
-            self._waiting.append(call)
+            if call.is_urgent:
+                self._waiting.appendleft(call)
+            else:
+                self._waiting.append(call)
             ready = self._placed()
         self._start(ready)
+
+    def withdraw(self, job: Job) -> bool:
+        """Take back a call that has no place yet; whether there was one."""
+        with self._lock:
+            for call in self._waiting:
+                if call.job is job:
+                    self._waiting.remove(call)
+                    call.lane.left(call)
+                    return True
+        return False
 
     def _placed(self) -> list[tuple[Call, Take | None]]:
         """The calls that have a place now, each with an idle thread, if there is one."""
         ready: list[tuple[Call, Take | None]] = []
         waiting = self._waiting
-        while waiting and self._busy < max(self.most, waiting[0].lane.most):
+        while waiting:
+            most = max(self.most, waiting[0].lane.most)
+            if self._busy >= (2 * most if waiting[0].is_urgent else most):
+                break
             call = waiting.popleft()
             call.has_place = True
             self._busy += 1
@@ -242,6 +270,9 @@ class ThreadLane(Lane):
         quiet = self._on_quiet
         if quiet is not None and not self._calls:
             quiet()
+
+    def withdraw(self, job: Job) -> bool:
+        return self.pool.withdraw(job)
 
     def give_up(self, job: Job) -> None:
         for call in list(self._calls):
