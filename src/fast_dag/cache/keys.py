@@ -222,6 +222,7 @@ _READ: Final[dict[tuple[str, str], Callable[[Any], Hashable]]] = {
     ("pandas._libs.missing", "NAType"): _singleton_key,
     ("builtins", "range"): _range_key,
     ("pathlib", "PurePath"): str,  # on Windows they are equal in other letters, too
+    ("pathlib._local", "PurePath"): str,  # its name in Python 3.13
     ("datetime", "timezone"): repr,  # which has a name
     ("datetime", "datetime"): _moment_key,
     ("datetime", "time"): _moment_key,
