@@ -863,10 +863,11 @@ def test_step_of_a_watched_machine_costs_the_same_after_many(
     machine = fsm.start(progress=noting([]) if by == "progress" else None)
     for _ in range(20):
         machine.step()
-    early = steps_of(machine.step)
+    # The least of some: what the collector finds to do in between is counted, too.
+    early = min(steps_of(machine.step) for _ in range(5))
     for _ in range(500):
         machine.step()
-    assert abs(steps_of(machine.step) - early) < 100
+    assert abs(min(steps_of(machine.step) for _ in range(5)) - early) < 100
 
 
 def nested_at_once(number: int) -> int:
