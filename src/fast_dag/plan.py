@@ -144,12 +144,10 @@ class Plan:
         return all(each == "async" for each in self.plain)
 
     @cached_property
-    def line(self) -> str | None:
-        """ "sync" or "async" where all nodes are plain, of that kind, and each waits for the one
-        before it, so that never two could run at once."""
-        kinds = set(self.plain)
-        is_line = len(kinds) == 1 and self.is_straight and self.topology.is_line
-        return kinds.pop() if is_line else None
+    def is_line(self) -> bool:
+        """Whether all nodes are sync and plain, and each waits for the one before it, so that never
+        two could run at once."""
+        return self.is_straight and self.topology.is_line and set(self.plain) == {"sync"}
 
     @cached_property
     def needs_loop(self) -> bool:

@@ -91,7 +91,6 @@ class Job:
         "effects",
         "func",
         "index",
-        "is_async",
         "is_late",
         "is_out",
         "is_plain",
@@ -122,7 +121,6 @@ class Job:
         self.timeout = node.timeout
         self.deadline: float | None = None  # of the call that is being made, where it has one
         self.timer: Any = None  # what is to be cancelled once that call, or a wait, has ended
-        self.is_async = False
         self.is_plain = False  # see `Plan.plain`
         self.is_out = False
         self.is_late = False
@@ -259,8 +257,7 @@ class Crew:
         self._patience = _Patience(self._lock)
         self._home = get_ident()
         self.lanes: Lanes
-        self.slots, self._bounds_all = slots_of(run.settings)
-        self._free = self.slots
+        self._free, self._bounds_all = slots_of(run.settings)
         # One job at a time, and waits between attempts keep the slot.
         self._ordered = run.settings.ordered
         # Whether plain calls happen in this process, so that those after them can follow at once.
@@ -426,8 +423,7 @@ class Crew:
             if node.workflow is None:
                 job.is_plain = follows and run.plan.plain[index] is not None
                 job.lane = self._lane_of(job)
-                job.is_async = node.signature.is_async
-                job.takes_slot = self._bounds_all or not job.is_async
+                job.takes_slot = self._bounds_all or not node.signature.is_async
             self._queue(job)
 
     def _lane_of(self, job: Job) -> Lane:
@@ -517,14 +513,12 @@ class Crew:
             job.timeout = job.node.timeout
             nested = job.node.workflow is not None
             job.lane = None if nested else self._lane_of(job)
-            job.is_async = not nested and job.node.signature.is_async
         else:
             assert isinstance(effect, Invoke)
             if effect.cleans_up:
                 job.phase = CLEANS
             job.func, job.args, job.kwargs = effect.func, effect.args, {}
             job.timeout = None  # but for what cleans up: see `begins`
-            job.is_async = effect.is_async
             job.lane = self.lanes.loop if effect.is_async else self.lanes.home
 
     def _grace(self) -> float:

@@ -51,7 +51,7 @@ def _needs_one_thread(run: Run) -> bool:
     if settings.timeout is not None or settings.executor is not None:
         return False
     if settings.mode is PARALLEL:
-        return plan.line == "sync" and not inline.in_running_loop()
+        return plan.is_line and not inline.in_running_loop()
     return settings.mode is SEQUENTIAL and not plan.goes_elsewhere
 
 
