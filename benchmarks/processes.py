@@ -28,7 +28,7 @@ def compute_twice(steps: int) -> None:
     """What a bare process does, with what a worker process has imported."""
     import cloudpickle  # noqa: F401
 
-    from fast_dag.drivers import processes  # noqa: F401
+    from fast_dag.drive import processes  # noqa: F401
 
     compute(steps)
     compute(steps)

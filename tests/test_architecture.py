@@ -33,7 +33,7 @@ SLOW_OR_OPTIONAL = (
     "importlib",
     # The cache of a node that has one, and machines.
     "fast_dag.cache.store",
-    "fast_dag.drivers.rounds",
+    "fast_dag.drive.inline_machine",
     # Pictures are drawn when somebody looks.
     "fast_dag.draw",
     "fast_dag.report",
@@ -41,11 +41,11 @@ SLOW_OR_OPTIONAL = (
     "fast_dag.serial",
     # They import asyncio, or what an extra brings.
     "fast_dag.cli",
-    "fast_dag.drivers.aio",
-    "fast_dag.drivers.blocking",
-    "fast_dag.drivers.loops",
-    "fast_dag.drivers.processes",
-    "fast_dag.drivers.remote",
+    "fast_dag.drive.aio",
+    "fast_dag.drive.blocking",
+    "fast_dag.drive.loops",
+    "fast_dag.drive.processes",
+    "fast_dag.drive.executor",
 )
 
 
@@ -164,9 +164,9 @@ MACHINE = "fast_dag.FSM('demo', initial_state='a', terminal_states=['a']).add_st
 @pytest.mark.parametrize(
     ("module", "code"),
     [
-        ("fast_dag.fsm", "fast_dag.FSM"),
-        ("fast_dag.machine", "fast_dag.Machine, fast_dag.Step"),
-        ("fast_dag.drivers.rounds", f"{MACHINE}.run()"),
+        ("fast_dag.define.fsm", "fast_dag.FSM"),
+        ("fast_dag.run.machine", "fast_dag.Machine, fast_dag.Step"),
+        ("fast_dag.drive.inline_machine", f"{MACHINE}.run()"),
         ("fast_dag.cache.store", "fast_dag.Node(abs, cache={})"),
     ],
 )
@@ -182,7 +182,7 @@ def test_every_public_name_is_there_and_listed() -> None:
         "import fast_dag; listed = dir(fast_dag); from fast_dag import *;"
         "assert set(fast_dag.__all__) <= set(listed) & set(globals())"
     )
-    assert "fast_dag.fsm" in loaded_by(code)
+    assert "fast_dag.define.fsm" in loaded_by(code)
 
 
 def test_file_of_a_machine_is_read_where_no_machine_was_made() -> None:
@@ -193,7 +193,7 @@ def test_file_of_a_machine_is_read_where_no_machine_was_made() -> None:
     read = (
         f"from fast_dag import DAG; read = DAG.from_dict({data!r}, registry={{'now': lambda: 0}})"
     )
-    assert "fast_dag.fsm" in loaded_by(f"{read}; assert read.run() == 0")
+    assert "fast_dag.define.fsm" in loaded_by(f"{read}; assert read.run() == 0")
 
 
 def test_unknown_name_of_the_package_is_told_as_python_does() -> None:

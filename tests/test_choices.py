@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fast_dag import DAG, Node
-from fast_dag.choices import Choices
+from fast_dag.plan.choices import Choices
 from tests.counting import steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fast_dag.choices import Needs
+    from fast_dag.plan.choices import Needs
 
 Pairs = frozenset[tuple[str, bool | str]]
 

@@ -18,7 +18,7 @@ import pytest
 
 from fast_dag.cli.target import Target
 from fast_dag.cli.tree import tree
-from fast_dag.dag import DAG
+from fast_dag.define.dag import DAG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,14 +13,14 @@ import pytest
 
 from fast_dag import DAG, FSM, ExecutionError, FSMReturn, Node, ValidationError
 from fast_dag.cli.tree import tree
+from fast_dag.define.graph import MOST_LEVELS
 from fast_dag.errors import InvalidNodeError
-from fast_dag.graph import MOST_LEVELS
 from tests.concurrency.support import EXECUTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fast_dag.workflow import Workflow
+    from fast_dag.define.workflow import Workflow
 
     Wrap = Callable[[Workflow, int], Workflow]
 

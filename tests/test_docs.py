@@ -32,8 +32,8 @@ import pytest
 import fast_dag
 from fast_dag import DAG, FSM, FastDAGError, Machine
 from fast_dag.cache.store import NodeCache
-from fast_dag.extras import MissingExtraError
-from fast_dag.node import NodeOptions
+from fast_dag.define.node import NodeOptions
+from fast_dag.errors import MissingExtraError
 
 yaml = pytest.importorskip("yaml")  # and so on: the pages show every extra
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fast_dag.extras import MissingExtraError, needed
+from fast_dag._extras import needed
+from fast_dag.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,7 @@ sys.meta_path.insert(0, Missing())
 
 WORKFLOWS = """
 from fast_dag import DAG, FSM
-from fast_dag.extras import MissingExtraError
+from fast_dag.errors import MissingExtraError
 
 ran = []
 

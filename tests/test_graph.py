@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from fast_dag import InvalidNodeError, Node, ValidationError
+from fast_dag.define.graph import Graph
 from fast_dag.errors import UnknownNodeError
-from fast_dag.graph import Graph
 
 
 def graph(*names: str) -> Graph:

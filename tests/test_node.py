@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fast_dag import DAG, InvalidNodeError, Node, NodeType
-from fast_dag.node import NodeOptions
+from fast_dag.define.node import NodeOptions
 
 
 async def later(x):

@@ -11,11 +11,11 @@ from weakref import WeakSet
 import pytest
 
 from fast_dag import DAG, FSM
-from fast_dag.dag import WHOLE
+from fast_dag.define.dag import WHOLE
 
 if TYPE_CHECKING:
     from fast_dag import Run
-    from fast_dag.plan import Plan
+    from fast_dag.plan.plan import Plan
 
 NAMES = [f"option{number}" for number in range(16)]
 SETS = [dict.fromkeys(pair, 1) for pair in combinations(NAMES, 2)]  # 120 sets of input names

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fast_dag import DAG, ExecutionError, MissingConnectionError, MissingInputError, ValidationError
+from fast_dag.plan.topology import Topology
 from fast_dag.schedule.base import NodeStatus
 from fast_dag.schedule.dag import DagSchedule
-from fast_dag.topology import Topology
 from tests.model import (
     Act,
     Edge,

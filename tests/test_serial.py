@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from fast_dag import DAG, FSM, Context, InvalidNodeError, Node, ValidationError
 from fast_dag.cache.memory import MemoryBackend
-from fast_dag.extras import MissingExtraError
+from fast_dag.errors import MissingExtraError
 from tests.model import Model, make_dag
 from tests.test_properties import shaped_worlds
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-import fast_dag.signature
+import fast_dag.define.signature
 from fast_dag import Context
-from fast_dag.signature import ABSENT, Kind, UnreadableSignatureError, read_signature
+from fast_dag.define.signature import ABSENT, Kind, UnreadableSignatureError, read_signature
 
 
 def every_kind(a, b=1, /, c=2, *d, e, f=3, **g): ...
@@ -371,7 +371,7 @@ def test_names_of_parameters_are_not_kept_without_end() -> None:
         made: dict[str, Any] = {}
         exec(f"def func(parameter_{number}): ...", made)
         assert read_signature(made["func"]).inputs == (f"parameter_{number}",)
-    assert len(fast_dag.signature._plain) < 2000
+    assert len(fast_dag.define.signature._plain) < 2000
 
 
 def test_absent_is_one_object() -> None:

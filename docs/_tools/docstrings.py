@@ -25,10 +25,10 @@ INTERNAL = {"Workflow": "DAG", "Nestable": "DAG", "Linkable": "Node"}
 FURTHER = {
     "UnknownNodeError": "fast_dag.errors.UnknownNodeError",
     "MissingResultError": "fast_dag.errors.MissingResultError",
-    "MissingExtraError": "fast_dag.extras.MissingExtraError",
+    "MissingExtraError": "fast_dag.errors.MissingExtraError",
     "GraphvizError": "fast_dag.draw.dot.GraphvizError",
-    "NodeOptions": "fast_dag.node.NodeOptions",
-    "CachedNodeOptions": "fast_dag.node.CachedNodeOptions",
+    "NodeOptions": "fast_dag.define.node.NodeOptions",
+    "CachedNodeOptions": "fast_dag.define.node.CachedNodeOptions",
 }
 """What the reference shows besides the names that `fast_dag` exports."""
 

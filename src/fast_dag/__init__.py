@@ -14,7 +14,8 @@
 """
 
 from fast_dag.context import Context, FSMContext
-from fast_dag.dag import DAG
+from fast_dag.define.dag import DAG
+from fast_dag.define.node import Node, NodeType
 from fast_dag.errors import (
     CycleError,
     DisconnectedNodeError,
@@ -28,9 +29,8 @@ from fast_dag.errors import (
     TimeoutError,
     ValidationError,
 )
-from fast_dag.node import Node, NodeType
 from fast_dag.returns import ConditionalReturn, FSMReturn, SelectReturn
-from fast_dag.run import ExecutionMode, Run
+from fast_dag.run.run import ExecutionMode, Run
 from fast_dag.schedule.base import NodeStatus
 
 __all__ = [
@@ -63,10 +63,14 @@ __all__ = [
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from fast_dag.fsm import FSM
-    from fast_dag.machine import Machine, Step
+    from fast_dag.define.fsm import FSM
+    from fast_dag.run.machine import Machine, Step
 else:
-    _LATER = {"FSM": "fast_dag.fsm", "Machine": "fast_dag.machine", "Step": "fast_dag.machine"}
+    _LATER = {
+        "FSM": "fast_dag.define.fsm",
+        "Machine": "fast_dag.run.machine",
+        "Step": "fast_dag.run.machine",
+    }
 
     def __getattr__(name):
         """Machines are loaded when somebody asks for one (PEP 562)."""

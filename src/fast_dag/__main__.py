@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
-from fast_dag.extras import MissingExtraError, needed
+from fast_dag._extras import needed
+from fast_dag.errors import MissingExtraError
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Self
 
-    from fast_dag.walk import Walk
+    from fast_dag.run.machine_state import MachineState
 
 
 class Context:
@@ -148,25 +148,25 @@ class FSMContext(Context):
     ) -> None:
         super().__init__(results, metadata, metrics)
         self._history = [] if state_history is None else state_history
-        self._walk: Walk | None = None
+        self._state: MachineState | None = None
 
     @property
     def state_history(self) -> list[str]:
         """The visited states in order, the running one included."""
-        return self._history if self._walk is None else self._walk.state_history
+        return self._history if self._state is None else self._state.state_history
 
     @property
     def current_state(self) -> str | None:
         """The running state, else the one visited last."""
         history = self._history
-        if self._walk is None:
+        if self._state is None:
             return history[-1] if history else None
-        return self._walk.current_state
+        return self._state.current_state
 
     @property
     def cycle_count(self) -> int:
         """How many states have been executed, the running one included."""
-        return len(self._history) if self._walk is None else self._walk.cycle_count
+        return len(self._history) if self._state is None else self._state.cycle_count
 
     def to_dict(self) -> dict[str, Any]:
         """The three dictionaries, and the history."""

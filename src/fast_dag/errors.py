@@ -9,6 +9,7 @@
     │   └── InvalidNodeError                .node
     │       └── UnknownNodeError (KeyError) .node .suggestion
     ├── MissingResultError (KeyError)       .node .reason
+    ├── MissingExtraError (ImportError)     .extra
     └── ExecutionError (RuntimeError)       .node_name .attempts .run
         ├── TimeoutError (builtins.TimeoutError)
         ├── InvalidTransitionError          .state .target
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from types import CodeType, TracebackType
     from typing import Any, TypeGuard, TypeVar
 
-    from fast_dag.run import Run
+    from fast_dag.run.run import Run
 
     E = TypeVar("E", bound=BaseException)
 
@@ -165,6 +166,13 @@ class MissingResultError(FastDAGError, KeyError):
 
     node: str
     reason: str
+
+
+class MissingExtraError(FastDAGError, ImportError):
+    """Raised when a feature needs a package that is not installed. `extra` names what to
+    install."""
+
+    extra: str
 
 
 class ExecutionError(FastDAGError, RuntimeError):

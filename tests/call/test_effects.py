@@ -22,11 +22,11 @@ from fast_dag.call.effects import (
     interpret,
 )
 from fast_dag.call.hooks import HANDLER, Hook, read_hooks
+from fast_dag.call.policy import CallPolicy
 from fast_dag.call.resources import Resources
 from fast_dag.call.retry import is_retried, wait_after
-from fast_dag.call.surround import Surroundings
-from fast_dag.node import Node
-from fast_dag.signature import ABSENT
+from fast_dag.define.node import Node
+from fast_dag.define.signature import ABSENT
 
 if TYPE_CHECKING:
     from fast_dag.call.effects import Effect
@@ -82,12 +82,12 @@ def effects_of(
     node: Node[..., Any], hooks: Any = None, handles: Any = None, run: Any = None
 ) -> Any:
     """The effects of a call `double(3)`."""
-    around = Surroundings(
+    around = CallPolicy(
         node,
         read_hooks(hooks or {}),
         None if handles is None else Hook.read(handles, HANDLER, "error handler"),
     )
-    return around.of_call(run or Told(), ([3], {}))
+    return around.effects_of(run or Told(), ([3], {}))
 
 
 def played(effects: Any, *answers: Any) -> tuple[list[Effect], Outcome | None]:
@@ -231,10 +231,10 @@ def test_a_second_call_waits_for_the_first_and_takes_its_value() -> None:
 
 
 def test_keys_of_small_plain_values_are_made_at_once_and_others_by_a_call() -> None:
-    cached = Surroundings(Node(double, cache={}), {}, None)
+    cached = CallPolicy(Node(double, cache={}), {}, None)
 
     def first_effect(value: Any) -> Any:
-        return next(cached.of_call(Told(), ([value], {})))  # type: ignore[arg-type]
+        return next(cached.effects_of(Told(), ([value], {})))  # type: ignore[arg-type]
 
     small = [1, "a" * 10_000, 1.5, {"a": [1, (None, b"b")]}, list(range(500)), {1j}]
     assert [first_effect(value) for value in small] == [([value], {}) for value in small]
@@ -243,10 +243,10 @@ def test_keys_of_small_plain_values_are_made_at_once_and_others_by_a_call() -> N
         effect = first_effect(value)
         assert isinstance(effect, Invoke)
         assert not effect.is_async
-    some = Surroundings(Node(double, cache={"cache_key": []}), {}, None)
-    assert next(some.of_call(Told(), (others[:1], {}))) == (others[:1], {})  # type: ignore[arg-type]
-    by_function = Surroundings(Node(double, cache={"cache_key": lambda x: x}), {}, None)
-    assert isinstance(next(by_function.of_call(Told(), ([1], {}))), Invoke)  # type: ignore[arg-type]
+    some = CallPolicy(Node(double, cache={"cache_key": []}), {}, None)
+    assert next(some.effects_of(Told(), (others[:1], {}))) == (others[:1], {})  # type: ignore[arg-type]
+    by_function = CallPolicy(Node(double, cache={"cache_key": lambda x: x}), {}, None)
+    assert isinstance(next(by_function.effects_of(Told(), ([1], {}))), Invoke)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("end", ["fails", "is given up"])
@@ -272,8 +272,8 @@ def test_a_cached_call_whose_run_stops_while_it_waits_for_a_resource_is_stopped(
     opens = Hook.read(lambda: nullcontext(3), (), "factory")
     run.resources = Resources({"x": opens}, CONTEXT)
     node = Node(double, cache={})
-    first = Surroundings(Node(double), {}, None, ["x"]).of_call(run, ([ABSENT], {}))
-    second = Surroundings(node, {}, None, ["x"]).of_call(run, ([ABSENT], {}))
+    first = CallPolicy(Node(double), {}, None, ["x"]).effects_of(run, ([ABSENT], {}))
+    second = CallPolicy(node, {}, None, ["x"]).effects_of(run, ([ABSENT], {}))
     next(first)
     assert isinstance(next(second), Await)
     with pytest.raises(StopIteration) as stop:
@@ -413,7 +413,7 @@ def test_a_plain_node_is_called_without_anything_around_it() -> None:
     run = dag.execute(x=3)
     called = [func for _, steps in run.plan.stretches for _, func, *_ in steps]
     assert called == [double, double]
-    assert run.plan.around == {}
+    assert run.plan.policies == {}
     assert run.value == 12
 
 
@@ -427,17 +427,17 @@ def test_only_what_was_asked_for_surrounds_a_node(ask: str) -> None:
         dag.set_node_hooks("asked", cleanup=cleanup)
     elif ask == "handler":
         dag.set_node_error_handler("asked", handler)
-    assert list(dag.execute(x=1).plan.around) == [0]
+    assert list(dag.execute(x=1).plan.policies) == [0]
 
 
 @pytest.mark.parametrize("mode", ["parallel", "async"])
 def test_new_default_hooks_are_seen_by_the_next_run(mode: str) -> None:
     dag = DAG("later")
     dag.node(name="plain")(double)
-    assert dag.execute(x=1, mode=mode).plan.around == {}
+    assert dag.execute(x=1, mode=mode).plan.policies == {}
     seen: list[str] = []
     dag.set_default_hooks(cleanup=lambda node: seen.append(node.name))
     assert dag.run(x=1, mode=mode) == 2
     assert seen == ["plain"]
     dag.set_default_hooks(cleanup=None)
-    assert dag.execute(x=1, mode=mode).plan.around == {}
+    assert dag.execute(x=1, mode=mode).plan.policies == {}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fast_dag import DAG, FSM, Context, ExecutionError, FSMReturn, Run
-from fast_dag.drivers import inline
+from fast_dag.drive import inline
 from tests.call.conftest import IN_PROCESS
 from tests.call.test_observers import Held, Watch, chain, cut_off, noting
 from tests.concurrency.support import EXECUTE
@@ -332,7 +332,7 @@ def test_straight_run_at_info_calls_nothing_for_a_node_but_the_node(
     calls: list[str] = []
 
     def watch(frame: Any, event: str, argument: Any) -> None:
-        is_direct = frame.f_back.f_code is inline._go_straight.__code__
+        is_direct = frame.f_back.f_code is inline._drive_straight.__code__
         is_ours = frame.f_globals["__name__"].startswith(
             ("fast_dag", __name__)
         )  # no callback of gc

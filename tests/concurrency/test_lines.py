@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fast_dag import DAG, Context, ExecutionError, TimeoutError, ValidationError
-from fast_dag.graph import Graph
-from fast_dag.node import Node
-from fast_dag.topology import Topology
+from fast_dag.define.graph import Graph
+from fast_dag.define.node import Node
+from fast_dag.plan.topology import Topology
 
 
 def line(*functions: Any) -> DAG:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG, Context, ValidationError
-from fast_dag.drivers.threads import shared
+from fast_dag.drive.threads import shared
 from tests.concurrency.support import EXECUTE, LONG, wait_for
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import pytest
 
 import fast_dag
 from fast_dag import DAG, ExecutionError
-from fast_dag.drivers import payload
+from fast_dag.drive import payload
 from tests.concurrency import functions
 from tests.concurrency.functions import Opaque
 

@@ -41,7 +41,7 @@ STATE = """
     import functools
     import pickle
     from fast_dag import DAG
-    from fast_dag.drivers import payload
+    from fast_dag.drive import payload
 
     class Model:
         def __init__(self, x):
@@ -454,7 +454,7 @@ def test_a_worker_whose_threads_do_not_end_does_not_hold_the_run(tmp_path: Path)
         """
         import threading
         from fast_dag import DAG
-        from fast_dag.drivers import processes
+        from fast_dag.drive import processes
 
         processes.GRACE = 0.2
 
@@ -520,7 +520,7 @@ MISSING = """
     sys.modules["cloudpickle"] = None
     from concurrent.futures import ProcessPoolExecutor
     from fast_dag import DAG
-    from fast_dag.extras import MissingExtraError
+    from fast_dag.errors import MissingExtraError
 
     ran = []
     inner = DAG("inner").add_node("away", len, run_in="process", inputs=["text"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fast_dag import DAG, FSM, FSMReturn
-from fast_dag.metrics import Retry
+from fast_dag.run.record import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

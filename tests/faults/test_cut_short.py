@@ -14,7 +14,7 @@ import pytest
 
 import fast_dag
 from fast_dag import DAG, FSM, Context, ExecutionError
-from fast_dag.drivers import crew
+from fast_dag.drive import dispatcher
 from tests.concurrency.support import EXECUTE, LONG, wait_until
 
 if TYPE_CHECKING:
@@ -493,9 +493,9 @@ def test_cleanup_after_a_deadline_sees_the_contextvars_of_its_call(mode: str) ->
 
 @pytest.fixture
 def _short_grace() -> Iterator[None]:
-    grace, crew.GRACE = crew.GRACE, 0.3
+    grace, dispatcher.GRACE = dispatcher.GRACE, 0.3
     yield
-    crew.GRACE = grace
+    dispatcher.GRACE = grace
 
 
 @pytest.mark.usefixtures("_short_grace")

@@ -266,7 +266,7 @@ def test_the_resource_of_a_nested_workflow_knows_how_that_ended(mode: str, fault
 
 
 def test_many_cleanup_hooks_that_hang_share_one_grace() -> None:
-    from fast_dag.drivers import crew
+    from fast_dag.drive import dispatcher
 
     let_go = threading.Event()
     many = 40
@@ -284,11 +284,11 @@ def test_many_cleanup_hooks_that_hang_share_one_grace() -> None:
         async with asyncio.timeout(LONG * 2):
             assert (await dag.execute_async(timeout=0.05)).status == "timed_out"
 
-    grace, crew.GRACE = crew.GRACE, 1.0
+    grace, dispatcher.GRACE = dispatcher.GRACE, 1.0
     try:
         asyncio.run(main())
     finally:
-        crew.GRACE = grace
+        dispatcher.GRACE = grace
         let_go.set()
     assert len(begun) == many
 

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from fast_dag import DAG, FSM, ExecutionError
-from fast_dag.drivers.threads import shared
+from fast_dag.drive.threads import shared
 from tests.concurrency.support import EXECUTE, LONG, wait_for
 
 if TYPE_CHECKING:

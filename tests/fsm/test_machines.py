@@ -25,7 +25,7 @@ from fast_dag import (
     MissingInputError,
     ValidationError,
 )
-from fast_dag.machine import Step
+from fast_dag.run.machine import Step
 from tests.fsm.support import LONG, counting, door, machine
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 
 from fast_dag import DAG, FSM, FSMReturn
 from fast_dag.draw.words import duration
-from fast_dag.report.facts import facts
+from fast_dag.report.analysis import facts
 from tests.draw.conftest import at_times, retried
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from fast_dag import (
     Run,
     ValidationError,
 )
-from fast_dag.machine import Step
+from fast_dag.run.machine import Step
 
 fsm = FSM(
     "typed",

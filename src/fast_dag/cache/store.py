@@ -7,20 +7,25 @@ import warnings
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.cache.flight import Flight
 from fast_dag.cache.keys import UnkeyableError, inputs_key, is_quick, key_of, stable_text
 from fast_dag.cache.memory import MemoryBackend
+from fast_dag.cache.single_flight import SingleFlight
 from fast_dag.call.effects import Invoke, Raised, waitable
+from fast_dag.define.signature import (
+    ABSENT,
+    UnreadableSignatureError,
+    gives_coroutine,
+    read_signature,
+)
 from fast_dag.errors import InvalidNodeError, ValidationError, closest, failures, text_of
-from fast_dag.signature import ABSENT, UnreadableSignatureError, gives_coroutine, read_signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
     from fast_dag.cache.memory import Backend
     from fast_dag.call.effects import Effect
-    from fast_dag.node import Node
-    from fast_dag.run import Run
+    from fast_dag.define.node import Node
+    from fast_dag.run.run import Run
 
     Found = Sequence[Any]
 
@@ -64,7 +69,7 @@ class NodeCache:
         self._base = _identity(node, version) if self.shared else ""
         # A clock that others do not share means nothing to them.
         self._clock = time.time if self.shared else time.monotonic
-        self._flights: dict[Any, Flight] = {}
+        self._flights: dict[Any, SingleFlight] = {}
         self._lock = RLock()  # a signal handler or a finalizer may come back here
         self._warned: set[str] = set()
 
@@ -201,7 +206,7 @@ class NodeCache:
             return entry  # type: ignore[no-any-return]
         return None
 
-    def write(self, place: Any, value: Any, flight: Flight) -> Generator[Effect, Any, None]:
+    def write(self, place: Any, value: Any, flight: SingleFlight) -> Generator[Effect, Any, None]:
         """Keep a value that was computed, unless the cache was invalidated since that began."""
         if flight.is_stale:
             return
@@ -213,7 +218,7 @@ class NodeCache:
             if flight.is_stale:  # while it was being written
                 self.backend.delete(place)
 
-    def _write(self, place: Any, entry: Any, flight: Flight) -> Generator[Effect, Any, None]:
+    def _write(self, place: Any, entry: Any, flight: SingleFlight) -> Generator[Effect, Any, None]:
         yield from self._ask("set", place, entry)
         if flight.is_stale:
             yield from self._ask("delete", place)
@@ -274,21 +279,21 @@ class NodeCache:
 
     # Who computes.
 
-    def board(self, key: Any, run: Run) -> tuple[Flight, bool]:
+    def claim(self, key: Any, run: Run) -> tuple[SingleFlight, bool]:
         """The flight that computes a key, and whether it is the caller's own, just begun."""
         with self._lock:
             flight = self._flights.get(key)
             if flight is not None:
                 return flight, False
-            flight = self._flights[key] = Flight(run)
+            flight = self._flights[key] = SingleFlight(run)
             return flight, True
 
-    def land(self, key: Any, flight: Flight) -> None:
+    def finish(self, key: Any, flight: SingleFlight) -> None:
         """The caller's computation ended, or was given up."""
         with self._lock:
             if self._flights.get(key) is flight:
                 del self._flights[key]
-        flight.land()
+        flight.finish()
 
 
 def _unwrapped(answer: Any) -> Any:

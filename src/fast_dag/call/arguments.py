@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fast_dag.signature import ABSENT, Kind
+from fast_dag.define.signature import ABSENT, Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fast_dag.context import Context
-    from fast_dag.signature import Signature
+    from fast_dag.define.signature import Signature
 
 
 def named(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs of a call by parameter, without the context; `*args` as a tuple.
 
-    >>> from fast_dag.signature import read_signature
+    >>> from fast_dag.define.signature import read_signature
     >>> named(read_signature(lambda a, b=2, *rest, **more: 0), [1, 2, 3], {"k": 4})
     {'a': 1, 'b': 2, 'rest': (3,), 'k': 4}
     """
@@ -43,7 +43,7 @@ def unnamed(
 ) -> tuple[list[Any], dict[str, Any]]:
     """The arguments that pass `inputs`. Raises TypeError where they do not fit the parameters.
 
-    >>> from fast_dag.signature import read_signature
+    >>> from fast_dag.define.signature import read_signature
     >>> unnamed(read_signature(lambda a, b=2, *rest: 0), {"a": 1, "rest": (3,)}, None)
     ([1, 2, 3], {})
     """

@@ -9,15 +9,15 @@ from __future__ import annotations
 from threading import TIMEOUT_MAX
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
+from fast_dag._fields import Fields
 from fast_dag.errors import failures
-from fast_dag.fields import Fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from typing import Any, Final
 
-    from fast_dag.cache.flight import Flight
+    from fast_dag.cache.single_flight import SingleFlight
 
 
 ONE_SHOT: Final = frozenset({GeneratorType, AsyncGeneratorType, map, filter, zip})
@@ -108,7 +108,7 @@ class Await(Fields):
 
     __slots__ = ("flight",)
 
-    def __init__(self, flight: Flight) -> None:
+    def __init__(self, flight: SingleFlight) -> None:
         self.flight = flight
 
 

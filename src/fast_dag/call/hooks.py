@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from fast_dag._fields import Fields
 from fast_dag.call.effects import Invoke
+from fast_dag.define.signature import Kind, UnreadableSignatureError, read_signature
 from fast_dag.errors import InvalidNodeError, closest
-from fast_dag.fields import Fields
-from fast_dag.signature import Kind, UnreadableSignatureError, read_signature
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

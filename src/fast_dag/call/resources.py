@@ -14,7 +14,7 @@ from functools import wraps
 from threading import Lock
 from types import CoroutineType, MethodType
 
-from fast_dag.cache.flight import Flight
+from fast_dag.cache.single_flight import SingleFlight
 from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised
 from fast_dag.call.hooks import Hook
 from fast_dag.errors import InvalidNodeError, trace_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from fast_dag.call.effects import Effect
     from fast_dag.context import Context
-    from fast_dag.run import Run
+    from fast_dag.run.run import Run
 
     Steps = Generator[Effect, Any, Outcome]
 
@@ -133,7 +133,7 @@ class Resources:
             self.context = copy(context)
             self.context.metadata = _Metadata(context.metadata)  # type: ignore[assignment]
         self._lock = Lock()
-        self._flights: dict[str, Flight] = {}
+        self._flights: dict[str, SingleFlight] = {}
         self._open: dict[str, _Opened] = {}  # in the order in which they were opened
         self._ended = False
         self.when_lost: Callable[[], None] | None = None
@@ -150,14 +150,14 @@ class Resources:
                 flight = self._flights.get(name)
                 is_own = flight is None
                 if flight is None:
-                    flight = self._flights[name] = Flight(run)
+                    flight = self._flights[name] = SingleFlight(run)
             if is_own:
                 try:
                     return (yield from self._enter(name, run))
                 finally:  # also where the call is given up
                     with self._lock:
                         del self._flights[name]
-                    flight.land()
+                    flight.finish()
             if not (yield Await(flight)):
                 return STOPPED
 

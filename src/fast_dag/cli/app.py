@@ -38,16 +38,16 @@ from fast_dag.cli.starter import starter
 from fast_dag.cli.target import Target, all_found, found, place_of
 from fast_dag.cli.tree import MARKS, heading, inputs, tree
 from fast_dag.context import Context
-from fast_dag.dag import DAG
+from fast_dag.define.dag import DAG
+from fast_dag.define.fsm import FSM
 from fast_dag.errors import FastDAGError, ValidationError, text_of
-from fast_dag.fsm import FSM
-from fast_dag.run import ExecutionMode, Run
+from fast_dag.run.run import ExecutionMode, Run
 from fast_dag.serial.texts import from_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from fast_dag.workflow import Workflow
+    from fast_dag.define.workflow import Workflow
 
 OK, FAILED, WRONG, UNWRITTEN, TIMED_OUT, INTERRUPTED = 0, 1, 2, 74, 124, 130
 _NAME = "fast-dag"

@@ -26,13 +26,13 @@ from fast_dag.errors import (
     text_of,
     traceback_of,
 )
-from fast_dag.fsm_run import FsmRun
+from fast_dag.run.machine_execution import FsmRun
 from fast_dag.serial.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from fast_dag.run import Run
+    from fast_dag.run.run import Run
 
 
 _lost: list[Exception] = []

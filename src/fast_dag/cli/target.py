@@ -9,9 +9,9 @@ from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fast_dag.define.workflow import Workflow
+from fast_dag.drive.scripts import import_file
 from fast_dag.errors import ValidationError, closest, is_a, names, text_of, trace_of
-from fast_dag.scripts import import_file
-from fast_dag.workflow import Workflow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

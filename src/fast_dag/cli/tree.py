@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.dag import DAG
+from fast_dag.define.dag import DAG
+from fast_dag.define.fsm import FSM
+from fast_dag.define.signature import ABSENT
 from fast_dag.draw.words import brief, counted, shown
-from fast_dag.fsm import FSM
-from fast_dag.signature import ABSENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from fast_dag.node import Nestable, Node
-    from fast_dag.workflow import Workflow
+    from fast_dag.define.node import Nestable, Node
+    from fast_dag.define.workflow import Workflow
 
 MARKS = "├└│─┆→↓▶■"
 """What stands around names in a tree."""

@@ -9,11 +9,12 @@ from collections import Counter, defaultdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from fast_dag._extras import needed
 from fast_dag.draw.dot import dot, render
 from fast_dag.draw.layers import Part, layered
 from fast_dag.draw.picture import Box, Cluster, Form
 from fast_dag.draw.words import width
-from fast_dag.extras import MissingExtraError, needed
+from fast_dag.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from fast_dag.graph import Edge
-    from fast_dag.topology import Topology
-    from fast_dag.transitions import Transition
-    from fast_dag.walk import Walk
+    from fast_dag.define.graph import Edge
+    from fast_dag.define.transitions import Transition
+    from fast_dag.plan.topology import Topology
+    from fast_dag.run.machine_state import MachineState
 
 
 class Shape(NamedTuple):
     """The nodes and edges of a graph; of a machine, the ways between its states.
 
-    `ended` tells of a run whether an edge ended live, None where it has not ended; `walk` where a
-    machine has been.
+    Of a run, `ended(edge)` is whether an edge ended live, None if it has not ended; of a machine,
+    `machine_state` is where it has been.
     """
 
     name: str
@@ -27,4 +27,4 @@ class Shape(NamedTuple):
     initial: Collection[str] = ()
     terminal: Collection[str] = ()
     ended: Callable[[Edge], bool | None] | None = None
-    walk: Walk | None = None
+    machine_state: MachineState | None = None

@@ -6,20 +6,20 @@ from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
+from fast_dag.define.node import NodeType
 from fast_dag.draw.picture import Box, Cluster, Form, Link, Picture
 from fast_dag.draw.words import brief, counted, duration, shown
 from fast_dag.errors import ValidationError, closest, names, text_of
-from fast_dag.node import NodeType
-from fast_dag.walk import FAILED
+from fast_dag.run.machine_state import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fast_dag.define.graph import Edge
+    from fast_dag.define.node import Node
+    from fast_dag.define.transitions import Transition
     from fast_dag.draw.shape import Shape
-    from fast_dag.graph import Edge
-    from fast_dag.node import Node
-    from fast_dag.run import Run
-    from fast_dag.transitions import Transition
+    from fast_dag.run.run import Run
 
 _MANY = 80
 """From so many boxes on each has a line of its own only, unless `details` is asked for."""
@@ -230,7 +230,7 @@ class _Sketcher:
             source = self._known(each.source, place, ids, items)
             target = self._known(each.target, place, ids, items)
             times = went.pop((each.source, each.target), 0)
-            taken = None if shape.walk is None else times > 0
+            taken = None if shape.machine_state is None else times > 0
             if taken is False and (source, target) in {(a, b) for a, b, *_ in links}:
                 taken = None  # one of several ways between the two was taken, perhaps this one
             links.append(Link(source, target, _way_label(each, times), "value", taken))
@@ -251,8 +251,11 @@ class _Sketcher:
 
 def _place(shape: Shape, run: Run | None, path: str) -> _Place:
     visits: dict[str, int] = {}
-    if shape.walk is not None:
-        visits = {shape.walk.names[state]: count for state, count in shape.walk.counts().items()}
+    if shape.machine_state is not None:
+        visits = {
+            shape.machine_state.names[state]: count
+            for state, count in shape.machine_state.counts().items()
+        }
     if run is None:
         return _Place(shape, None, path, {}, {}, visits, {})
     retries = Counter(each.node for each in run.record.retried)
@@ -260,7 +263,7 @@ def _place(shape: Shape, run: Run | None, path: str) -> _Place:
 
 
 def _true(shape: Shape) -> bool | None:
-    return None if shape.walk is None else True
+    return None if shape.machine_state is None else True
 
 
 def _edge_label(edge: Edge, shape: Shape) -> str:
@@ -294,8 +297,8 @@ def _went(shape: Shape) -> Counter[tuple[str, str]]:
     """How often a machine went from one state to another, as far as its visits are kept. After a
     state that failed the same one is tried again, which is no transition."""
     went: Counter[tuple[str, str]] = Counter()
-    if shape.walk is not None:
-        visits, known = shape.walk.visits, shape.walk.names
+    if shape.machine_state is not None:
+        visits, known = shape.machine_state.visits, shape.machine_state.names
         for (source, value, *_), (target, *_) in pairwise(visits):
             if value is not FAILED:
                 went[known[source], known[target]] += 1

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+    from fast_dag.define.workflow import Workflow
     from fast_dag.draw.shape import Shape
-    from fast_dag.machine import Machine
-    from fast_dag.run import Run
-    from fast_dag.workflow import Workflow
+    from fast_dag.run.machine import Machine
+    from fast_dag.run.run import Run
 
 _BACKENDS = {"mermaid": ("mmd",), "graphviz": ("dot", "gv", *FORMATS), "svg": ("svg",)}
 """The formats of each, its own text first."""

@@ -15,14 +15,14 @@ from fast_dag.draw.sketch import sketch
 from fast_dag.draw.svg import svg
 from fast_dag.draw.words import counted, duration, shown
 from fast_dag.errors import FastDAGError, text_of
-from fast_dag.report.facts import facts
+from fast_dag.report.analysis import facts
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Sequence
 
-    from fast_dag.report.facts import Bar, Facts, Row
-    from fast_dag.run import Run
+    from fast_dag.report.analysis import Bar, Facts, Row
+    from fast_dag.run.run import Run
 
 _MOST_SHRUNK = 2_000
 """A picture that is wider is better scrolled than shrunk to the page."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fast_dag.draw.words import counted, duration, shown, width
-from fast_dag.report.facts import facts
+from fast_dag.report.analysis import facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fast_dag.report.facts import Bar, Facts, Row
-    from fast_dag.run import Run
+    from fast_dag.report.analysis import Bar, Facts, Row
+    from fast_dag.run.run import Run
 
 _COLUMNS = 40
 """The width of the timeline."""

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fast_dag.topology import Topology
+    from fast_dag.plan.topology import Topology
 
 
 class DagSchedule(Schedule):
@@ -21,9 +21,9 @@ class DagSchedule(Schedule):
     until all its edges have ended, as a node with `wait=True` always does. Final statuses do not
     depend on the order in which nodes end.
 
-    >>> from fast_dag.graph import Graph
-    >>> from fast_dag.node import Node
-    >>> from fast_dag.topology import Topology
+    >>> from fast_dag.define.graph import Graph
+    >>> from fast_dag.define.node import Node
+    >>> from fast_dag.plan.topology import Topology
     >>> graph = Graph("demo")
     >>> a, b = graph.add(Node(lambda: 1, "a")), graph.add(Node(lambda x: x, "b"))
     >>> _ = a >> b

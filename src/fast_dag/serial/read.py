@@ -7,8 +7,8 @@ from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag.call.hooks import OFFERED
+from fast_dag.define.node import Branch, Node, NodeType
 from fast_dag.errors import ValidationError, closest, names
-from fast_dag.node import Branch, Node, NodeType
 from fast_dag.serial.plain import below, placed, plain, problem
 from fast_dag.serial.references import Finder
 from fast_dag.serial.write import VERSION
@@ -16,7 +16,7 @@ from fast_dag.serial.write import VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from fast_dag.workflow import Workflow
+    from fast_dag.define.workflow import Workflow
 
 
 class Kind(NamedTuple):

@@ -10,8 +10,8 @@ from sys import modules
 from types import FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from fast_dag.define.node import Node
 from fast_dag.errors import ValidationError, closest, names
-from fast_dag.node import Node
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from fast_dag._extras import needed
 from fast_dag.errors import ValidationError
-from fast_dag.extras import needed
 
 _ODD_BREAKS = frozenset("\x85\u2028\u2029")
 _DEEP = "the file is nested too deeply to be read"

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from fast_dag.call.hooks import Hook
-    from fast_dag.dag import DAG
-    from fast_dag.fsm import FSM
-    from fast_dag.graph import Edge
-    from fast_dag.node import Node
-    from fast_dag.workflow import Workflow
+    from fast_dag.define.dag import DAG
+    from fast_dag.define.fsm import FSM
+    from fast_dag.define.graph import Edge
+    from fast_dag.define.node import Node
+    from fast_dag.define.workflow import Workflow
 
 VERSION: Final = 1
 """The format that is written, and the newest that is read."""

@@ -1,0 +1,1 @@
+"""What users write: nodes, graphs, DAGs and machines."""

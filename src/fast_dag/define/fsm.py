@@ -1,0 +1,691 @@
+"""The public builder of finite-state machines, and the ways to run them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack, overload
+
+from fast_dag.call.hooks import Hook
+from fast_dag.context import Context, FSMContext
+from fast_dag.define.node import Node, as_node
+from fast_dag.define.signature import Kind, Parameter, Signature
+from fast_dag.define.transitions import Transition
+from fast_dag.define.validate import problems
+from fast_dag.define.workflow import (
+    Workflow,
+    decorated,
+    merged,
+    option_names,
+    takes_what,
+    value_of,
+    with_cache,
+)
+from fast_dag.errors import (
+    DisconnectedNodeError,
+    UnknownNodeError,
+    ValidationError,
+    closest,
+    names,
+)
+from fast_dag.plan.machine_plan import FsmPlan
+from fast_dag.plan.topology import Topology
+from fast_dag.run.machine import Machine, check_snapshot
+from fast_dag.run.machine_execution import FsmRun, Limits
+from fast_dag.run.run import ExecutionMode, Run, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from concurrent.futures import Executor
+
+    from fast_dag._typing import P, R
+    from fast_dag.define.node import CachedNodeOptions, CommonOptions, Nestable
+    from fast_dag.draw.shape import Shape
+
+
+class Request(NamedTuple):
+    """What a caller asked of one run."""
+
+    inputs: Mapping[str, Any]
+    context: Context | None
+    limits: Limits
+    settings: Settings
+
+
+class FSM(Workflow):
+    """Functions as the states of a machine, which goes from one to the next until it ends.
+
+    Parameters
+    ----------
+    name, description, metadata:
+        As in `DAG`.
+    initial_state, terminal_states:
+        Names of states; `@fsm.state(initial=True)` and `terminal=True` say the same.
+    max_cycles:
+        How many states a run executes at most; more raise MaxCyclesError.
+    on_max_cycles:
+        "raise", or "stop" to return what there is instead.
+    keep_history:
+        How many visits of states are remembered; all when None.
+
+    >>> from fast_dag import FSMReturn
+    >>> fsm = FSM("countdown")
+    >>> @fsm.state(initial=True)
+    ... def count(n: int):
+    ...     return FSMReturn("count" if n > 1 else "lift_off", n - 1)
+    >>> @fsm.state(terminal=True)
+    ... def lift_off():
+    ...     return "up"
+    >>> fsm.run(n=3), fsm.state_history, fsm["count.0"]
+    ('up', ['count', 'count', 'count', 'lift_off'], 2)
+    """
+
+    _kind = "fsm"
+    _noun = "state"
+
+    def __init__(
+        self,
+        name: str,
+        initial_state: str | None = None,
+        terminal_states: Iterable[str] = (),
+        max_cycles: int = 1000,
+        on_max_cycles: Literal["raise", "stop"] = "raise",
+        description: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        keep_history: int | None = None,
+    ) -> None:
+        super().__init__(name, description, metadata)
+        if isinstance(terminal_states, str):
+            raise ValidationError(f"terminal_states is a list of names, not {terminal_states!r}")
+        if on_max_cycles not in ("raise", "stop"):
+            raise ValidationError(f"on_max_cycles is 'raise' or 'stop', not {on_max_cycles!r}")
+        if keep_history is not None:
+            _check_count("keep_history", keep_history)
+        self.max_cycles = _check_count("max_cycles", max_cycles)
+        self.on_max_cycles: Literal["raise", "stop"] = on_max_cycles
+        self.keep_history = keep_history
+        # In the order of declaration; more than one initial state is a problem.
+        self._initial: dict[str, None] = {} if initial_state is None else {initial_state: None}
+        self._terminal: dict[str, None] = dict.fromkeys(terminal_states)
+        self._transitions: list[Transition] = []
+        self._state_hooks: list[Hook] = []
+
+    # Building.
+
+    @property
+    def state(self) -> StateDecorator:
+        """Decorator: a function becomes a state. Options: `initial`, `terminal`, those of a node
+        (see `NodeOptions`), `name` and `replace`.
+
+        It returns an `FSMReturn`, or a plain value where declared transitions lead on. Its
+        parameters take the keys of the value that the state before returned, or that value whole;
+        else run inputs, else their defaults.
+        """
+        return StateDecorator(self)
+
+    @property
+    def cached_state(self) -> CachedStateDecorator:
+        """Decorator: a state whose results are kept and looked up by its inputs, with the options
+        of `DAG.cached_node` besides those of `state`."""
+        return CachedStateDecorator(self)
+
+    def add_state(
+        self,
+        name: str | Node[..., Any] | Nestable,
+        func: Callable[..., Any] | Nestable | None = None,
+        *,
+        initial: bool = False,
+        terminal: bool = False,
+        replace: bool = False,
+        **options: Unpack[CommonOptions],
+    ) -> Self:
+        """Add a function, a Node or a whole workflow as a state; returns the FSM, for chains.
+
+        >>> FSM("demo").add_state("double", lambda x: 2 * x, initial=True, terminal=True).run(x=2)
+        4
+        """
+        self._add(
+            as_node(name, func, None, options), initial=initial, terminal=terminal, replace=replace
+        )
+        return self
+
+    def add_terminal_state(
+        self,
+        name: str | Node[..., Any] | Nestable,
+        func: Callable[..., Any] | Nestable | None = None,
+        **options: Unpack[CommonOptions],
+    ) -> Self:
+        """Add a state that ends the machine; with a name alone, let that state end it."""
+        if isinstance(name, str) and func is None:
+            self._terminal[name] = None
+            self._graph.version += 1
+            return self
+        return self.add_state(name, func, terminal=True, **options)
+
+    def _add(
+        self, node: Node[..., Any], *, initial: bool, terminal: bool, replace: bool
+    ) -> Node[..., Any]:
+        self._graph.add(node, replace=replace)
+        for flag, marked in ((initial, self._initial), (terminal, self._terminal)):
+            if flag:
+                marked[node.name] = None
+        return node
+
+    def add_transition(
+        self,
+        source: str | Node[..., Any],
+        target: str | Node[..., Any],
+        condition: Callable[..., Any] | None = None,
+        *,
+        event: str | None = None,
+    ) -> Self:
+        """Declare a way from one state to another; returns the FSM, for chains.
+
+        Parameters
+        ----------
+        source, target:
+            States or their names, which may be defined later.
+        condition:
+            `f(value, context, data)` or fewer of these: whether it is taken, given what the source
+            returned and what the event brought. Of several ways the first that holds is taken.
+        event:
+            It is taken only when a machine that was made by `start()` is sent this.
+
+        >>> fsm = FSM("demo", initial_state="draw", terminal_states=["win"])
+        >>> fsm = fsm.add_state("draw", lambda n=0: n + 1).add_state("win", lambda n: f"won by {n}")
+        >>> fsm = fsm.add_transition("draw", "win", lambda n: n > 2).add_transition("draw", "draw")
+        >>> fsm.run()
+        'won by 3'
+        """
+        ends: list[Any] = [getattr(each, "name", each) for each in (source, target)]
+        for each in ends:
+            if not isinstance(each, str):
+                raise ValidationError(f"a transition is between states or names, not {each!r}")
+        self._transitions.append(Transition.read(ends[0], ends[1], condition, event))
+        self._graph.version += 1
+        return self
+
+    def add_state_hook(self, hook: Callable[[FSM, str, str, Any], str | None]) -> None:
+        """Call `hook(fsm, from_state, to_state, result)` at each transition, in order of adding.
+
+        `result` is the value of the state that is left. A hook may return the name of another
+        state to go to, or raise to keep the machine from going.
+
+        >>> fsm = FSM("demo", initial_state="a", terminal_states=["b"])
+        >>> fsm = fsm.add_state("a", lambda: 1).add_state("b", lambda x: x + 1)
+        >>> fsm.add_state_hook(lambda fsm, a, b, result: print(a, "->", b, result))
+        >>> fsm.add_transition("a", "b").run()
+        a -> b 1
+        2
+        """
+        read = Hook.read(hook, ("fsm", "from_state", "to_state", "result"), "state")
+        if read.is_async:
+            raise ValidationError(f"a state hook cannot be async: {hook!r}")
+        self._state_hooks.append(read)
+        self._graph.version += 1
+
+    def remove_state(self, state: str | Node[..., Any]) -> Self:
+        """Remove a state and its transitions."""
+        name = self._graph.node(state).name
+        self._graph.remove(name)
+        self._transitions = [
+            each for each in self._transitions if name not in (each.source, each.target)
+        ]
+        self._initial.pop(name, None)
+        self._terminal.pop(name, None)
+        return self
+
+    def clone(self, name: str | None = None) -> FSM:
+        """An FSM of its own with the same states, options and transitions."""
+        twin = FSM(
+            name or self.name,
+            max_cycles=self.max_cycles,
+            on_max_cycles=self.on_max_cycles,
+            description=self.description,
+            metadata=self.metadata,
+            keep_history=self.keep_history,
+        )
+        self._copy_into(twin)
+        twin._initial = dict(self._initial)
+        twin._terminal = dict(self._terminal)
+        twin._transitions = list(self._transitions)
+        twin._state_hooks = list(self._state_hooks)
+        return twin
+
+    def __repr__(self) -> str:
+        return f"<FSM {self.name!r}: {len(self)} states, {len(self._transitions)} transitions>"
+
+    @property
+    def initial_state(self) -> str | None:
+        """The name of the state it starts in."""
+        return next(iter(self._initial), None)
+
+    @property
+    def terminal_states(self) -> list[str]:
+        """The names of the states that end it."""
+        return list(self._terminal)
+
+    @property
+    def transitions(self) -> list[Transition]:
+        """The declared transitions, in their order."""
+        return list(self._transitions)
+
+    # Checking.
+
+    def validate(
+        self, allow_disconnected: bool = False, check_types: bool = False
+    ) -> list[ValidationError]:
+        """Everything that is wrong with the machine, as error objects; an empty list where nothing
+        is.
+
+        States that no declared transition reaches are told unless `allow_disconnected`: returns may
+        lead there, and runs accept them.
+
+        >>> fsm = FSM("demo", initial_state="strat").add_state("start", lambda: 1)
+        >>> [str(problem) for problem in fsm.validate()]
+        ["initial state 'strat' of 'demo' is no state (did you mean 'start'?)"]
+        """
+        if not len(self):
+            problem = f"{self.name!r} has no states; add one with @fsm.state or add_state()"
+            return [ValidationError(problem)]
+        topology = Topology.of(self._graph)
+        found = problems(topology, allow_disconnected=True, check_types=check_types)
+        found += self._problems()
+        found += self._resource_problems()
+        if not allow_disconnected and not found:
+            found += self._unreachable()
+        return found
+
+    def _problems(self) -> list[ValidationError]:
+        found = []
+        if not self._initial:
+            found.append(
+                ValidationError(
+                    f"{self.name!r} has no initial state; give one state initial=True, or the FSM "
+                    "initial_state="
+                )
+            )
+        elif len(self._initial) > 1:
+            found.append(
+                ValidationError(
+                    f"{self.name!r} has several initial states: {names(self._initial)}; keep one"
+                )
+            )
+        named: dict[tuple[str, str], None] = {}
+        named.update({(f"initial state {name!r}", name): None for name in self._initial})
+        named.update({(f"terminal state {name!r}", name): None for name in self._terminal})
+        for each in self._transitions:
+            for name in (each.source, each.target):
+                named[f"{name!r} of the transition {each}", name] = None
+        for where, name in named:
+            if name not in self._graph.nodes:
+                suggestion, hint = closest(name, self._graph.nodes)
+                problem = f"{where} of {self.name!r} is no state{hint}"
+                found.append(UnknownNodeError(problem, node=name, suggestion=suggestion))
+        found += [
+            ValidationError(
+                f"{each.source!r} and {each.target!r} of {self.name!r} are connected like nodes of "
+                f"a DAG; say add_transition({each.source!r}, {each.target!r}) instead",
+                source=each.source,
+                target=each.target,
+            )
+            for each in self._graph.edges()
+        ]
+        return found
+
+    def _unreachable(self) -> list[ValidationError]:
+        if not self._transitions:
+            return []
+        reached = set(self._initial)
+        ways: dict[str, list[str]] = {}
+        for each in self._transitions:
+            ways.setdefault(each.source, []).append(each.target)
+        todo = list(reached)
+        while todo:
+            for target in ways.get(todo.pop(), ()):
+                if target not in reached:
+                    reached.add(target)
+                    todo.append(target)
+        alone = [name for name in self._graph.nodes if name not in reached]
+        if not alone:
+            return []
+        return [
+            DisconnectedNodeError(
+                f"{self.name!r} has states that no declared transition leads to: {names(alone)}; "
+                "that is well where states return their names, and is accepted by "
+                "validate(allow_disconnected=True)",
+                nodes=tuple(alone),
+            )
+        ]
+
+    def validate_or_raise(self, allow_disconnected: bool = True, check_types: bool = False) -> None:
+        """Raise what `validate` finds: the one problem, or a ValidationError with all of them."""
+        found = self.validate(allow_disconnected, check_types)
+        if found:
+            raise ValidationError.of(found, repr(self.name))
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it can be run."""
+        return not self.validate(allow_disconnected=True)
+
+    def _shape(self) -> Shape:
+        from fast_dag.draw.shape import Shape
+
+        topology = Topology.of(self._graph)
+        return Shape(
+            self.name, topology, True, self._transitions, tuple(self._initial), set(self._terminal)
+        )
+
+    # Running.
+
+    def _request(
+        self,
+        /,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        max_cycles: int | None = None,
+        context: Context | None = None,
+        mode: ExecutionMode | Literal["sequential", "parallel", "process", "async"] = "sequential",
+        max_workers: int | None = None,
+        executor: Executor | None = None,
+        timeout: float | None = None,
+        error_strategy: Literal["fail_fast", "continue"] = "fail_fast",
+        error_handler: Callable[[str, Exception, Context], str] | None = None,
+        progress: Callable[[str, str, float], object] | bool | None = None,
+        track_memory: bool = False,
+        **more_inputs: Any,
+    ) -> Request:
+        """The options that every way of running takes; see `execute`."""
+        settings = Settings.of(
+            mode,
+            max_workers,
+            executor,
+            timeout,
+            error_strategy,
+            error_handler,
+            progress,
+            track_memory,
+        )
+        if context is not None and not isinstance(context, Context):
+            raise ValidationError(f"context is a fast_dag.FSMContext, not {context!r}")
+        if max_cycles is not None:
+            _check_count("max_cycles", max_cycles)
+        limits = Limits(max_cycles or self.max_cycles, self.on_max_cycles == "raise")
+        return Request(merged(self.name, inputs, more_inputs), context, limits, settings)
+
+    @takes_what(_request)
+    def execute(self, /, *args: Any, **options: Any) -> FsmRun:
+        """Run the machine from its initial state; return the whole `Run`, also where it failed.
+
+        Parameters
+        ----------
+        inputs, more_inputs:
+            Values by the name of the parameters they fill, on any state.
+        max_cycles:
+            How many states are executed at most, in place of the FSM's.
+        context, mode, max_workers, executor, timeout, error_strategy, error_handler, progress,
+        track_memory:
+            As in `DAG.execute`. The fraction that `progress` tells is that of the states visited so
+            far.
+
+        Raises ValidationError for what is wrong before any state runs.
+
+        >>> fsm = FSM("demo").add_state("a", lambda n: n + 1, initial=True, terminal=True)
+        >>> run = fsm.execute(n=1)
+        >>> run.value, run.status, run.state_history, run.is_terminated
+        (2, 'completed', ['a'], True)
+        """
+        return self._drive(self._made_run(self._request(*args, **options)))
+
+    @takes_what(_request)
+    def run(self, /, *args: Any, **options: Any) -> Any:
+        """Run the machine from its initial state; return the value of the last state.
+
+        Takes what `execute` does. Raises ExecutionError where a state failed, with the user's
+        exception as its cause, InvalidTransitionError where a state leads nowhere, MaxCyclesError,
+        and ValidationError for what is wrong before any state runs.
+        """
+        return value_of(self.execute(*args, **options))
+
+    @takes_what(_request)
+    async def execute_async(self, /, *args: Any, **options: Any) -> FsmRun:
+        """`execute` for code that runs in an event loop, which it does not block: sync states run
+        in worker threads."""
+        request = self._request(*args, **{"mode": "async", **options})
+        return await self._drive_async(self._made_run(request))
+
+    @takes_what(_request)
+    async def run_async(self, /, *args: Any, **options: Any) -> Any:
+        """`run` for code that runs in an event loop."""
+        return value_of(await self.execute_async(*args, **options))
+
+    @takes_what(_request)
+    def start(self, /, *args: Any, **options: Any) -> Machine:
+        """A live machine, to be driven step by step or by events; takes what `execute` does.
+
+        `timeout` holds for each step or event. Nothing has run yet.
+
+        >>> fsm = FSM("door", initial_state="closed", terminal_states=["open"])
+        >>> fsm = fsm.add_state("closed", lambda: "closed").add_state("open", lambda: "open")
+        >>> fsm = fsm.add_transition("closed", "open", event="push")
+        >>> machine = fsm.start()
+        >>> machine.send("push"), machine.state
+        ('open', 'open')
+        """
+        return self._machine(None, *args, **options)
+
+    def restore(self, snapshot: Mapping[str, Any], /, **options: Any) -> Machine:
+        """The machine of which `snapshot` was made by `Machine.snapshot()`, to go on exactly there.
+
+        `options` are those of `start`; the inputs are those of the snapshot. Raises ValidationError
+        where it is none, or of a version of this FSM with other states.
+
+        >>> fsm = FSM("demo", initial_state="a", terminal_states=["b"])
+        >>> fsm = fsm.add_state("a", lambda: 1).add_state("b", lambda x: x + 1)
+        >>> machine = fsm.add_transition("a", "b").start()
+        >>> _ = machine.step()
+        >>> fsm.restore(machine.snapshot()).run()
+        2
+        """
+        check_snapshot(snapshot)
+        return self._machine(snapshot, snapshot["inputs"], **options)
+
+    def _machine(
+        self, snapshot: Mapping[str, Any] | None, /, *args: Any, **options: Any
+    ) -> Machine:
+        request = self._request(*args, **options)
+        awaited = self._request(*args, **{"mode": "async", **options})
+        plan = self._plan(frozenset(request.inputs))
+        return Machine(self, plan, request, awaited.settings, snapshot)
+
+    def _made_run(self, request: Request) -> FsmRun:
+        plan = self._plan(frozenset(request.inputs))
+        context = FSMContext() if request.context is None else request.context
+        run = FsmRun(self, plan, request.inputs, context, request.settings, request.limits)
+        run.observers = self._observers(run)
+        return run
+
+    def _plan(self, inputs: frozenset[str]) -> FsmPlan:
+        return self._kept(self._compile, inputs)
+
+    def _checked(self) -> Topology:
+        """The states; raises where something is wrong with them."""
+        found = self.validate(allow_disconnected=True)
+        if found:
+            raise ValidationError.of(found, repr(self.name))
+        return Topology.of(self._graph)
+
+    def _compile(self, inputs: frozenset[str]) -> FsmPlan:
+        plan = FsmPlan(
+            self._kept(self._checked),
+            inputs,
+            self._surroundings,
+            self._resources,
+            start=next(iter(self._initial)),
+            terminals=self._terminal,
+            transitions=self._transitions,
+            state_hooks=self._state_hooks,
+        )
+        plan.refuse_unknown(option_names(FSM._request))
+        return plan
+
+    # As a state or node of another workflow.
+
+    def _nested_plan(self, inputs: frozenset[str]) -> FsmPlan:
+        return self._plan(inputs)
+
+    def _nested_run(
+        self, parent: Run, prefix: str, plan: FsmPlan | None, inputs: dict[str, Any]
+    ) -> FsmRun:
+        if plan is None or plan.input_names != inputs.keys():
+            plan = self._plan(frozenset(inputs))
+        context = FSMContext(metadata=parent.context.metadata)
+        limits = Limits(self.max_cycles, self.on_max_cycles == "raise")
+        return FsmRun(
+            self, plan, inputs, context, parent.settings, limits, parent=parent, prefix=prefix
+        )
+
+    def _read_signature(self) -> Signature:
+        nodes = self._graph.nodes
+        first = nodes.get(self.initial_state or "")
+        parameters = () if first is None else first.signature.parameters
+        return Signature(
+            [
+                Parameter(each.name, Kind.KEYWORD_ONLY, optional=each.optional)
+                for each in parameters
+                if not each.is_context and each.name not in self._resources
+            ],
+            origin=self,
+            var_keyword=None if first is None else first.signature.var_keyword,
+            is_async=any(node.signature.is_async for node in nodes.values()),
+        )
+
+    # Views of the run in progress, or of the one that finished last.
+
+    def _run_or_none(self) -> FsmRun | None:
+        run = self._run_in_view()
+        assert run is None or isinstance(run, FsmRun)
+        return run
+
+    def __getitem__(self, name: str) -> Any:
+        """The latest value of a state; `"s.0"` that of its first visit, `"sub.inner"` looks into a
+        nested workflow. Raises a KeyError that says why there is none."""
+        if self._run_in_view() is None and isinstance(name, str):
+            state, _, visit = name.partition(".")
+            name = state if visit.isdecimal() else name
+        return super().__getitem__(name)
+
+    @property
+    def context(self) -> Context:
+        """The context of the run in progress, from inside it; else of the run that finished last;
+        an empty one before the first."""
+        run = self._run_in_view()
+        return FSMContext() if run is None else run.context
+
+    @property
+    def state_history(self) -> list[str]:
+        """The visited states in order, the running one included."""
+        run = self._run_or_none()
+        return [] if run is None else run.state_history
+
+    @property
+    def current_state(self) -> str | None:
+        """The running state, else the one visited last; None before the first run."""
+        run = self._run_or_none()
+        return None if run is None else run.current_state
+
+    @property
+    def is_terminated(self) -> bool:
+        """Whether a terminal state, or a return with `stop`, has ended the machine."""
+        run = self._run_or_none()
+        return run is not None and run.is_terminated
+
+    @property
+    def cycle_count(self) -> int:
+        """How many states have been executed, the running one included."""
+        run = self._run_or_none()
+        return 0 if run is None else run.cycle_count
+
+
+class StateDecorator:
+    """What `@fsm.state` is: usable bare, or called with options, the function first or later."""
+
+    __slots__ = ("_fsm",)
+
+    def __init__(self, fsm: FSM) -> None:
+        self._fsm = fsm
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[P, R],
+        /,
+        *,
+        initial: bool = False,
+        terminal: bool = False,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[CommonOptions],
+    ) -> Node[P, R]: ...
+    @overload
+    def __call__(
+        self,
+        *,
+        initial: bool = False,
+        terminal: bool = False,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[CommonOptions],
+    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
+    # mypy compares an unpacked TypedDict with **options: Any and finds them different.
+    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
+        return decorated(self._add, function, options)
+
+    def _add(
+        self,
+        func: Any,
+        name: str | None = None,
+        *,
+        initial: bool = False,
+        terminal: bool = False,
+        replace: bool = False,
+        **options: Any,
+    ) -> Node[..., Any]:
+        node = Node(func, name, **options)
+        return self._fsm._add(node, initial=initial, terminal=terminal, replace=replace)
+
+
+class CachedStateDecorator(StateDecorator):
+    """What `@fsm.cached_state` is: `StateDecorator` with the options of a cache."""
+
+    __slots__ = ()
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[P, R],
+        /,
+        *,
+        initial: bool = False,
+        terminal: bool = False,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[CachedNodeOptions],
+    ) -> Node[P, R]: ...
+    @overload
+    def __call__(
+        self,
+        *,
+        initial: bool = False,
+        terminal: bool = False,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[CachedNodeOptions],
+    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
+    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
+        return decorated(self._add, function, with_cache(options))
+
+
+def _check_count(what: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValidationError(f"{what} is a count of at least 1, not {value!r}")
+    return value

@@ -1,0 +1,509 @@
+"""Nodes and edges, and the rule that tells which parameter an edge feeds."""
+
+from __future__ import annotations
+
+from weakref import WeakSet
+
+from fast_dag.define.node import Branch, Node
+from fast_dag.errors import (
+    InvalidNodeError,
+    MissingConnectionError,
+    UnknownNodeError,
+    ValidationError,
+    closest,
+    names,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+    from typing import Any, Literal
+
+    from fast_dag.define.node import Nestable
+    from fast_dag.define.signature import Signature
+
+MOST_LEVELS = 32
+"""How deep workflows nest; one without others in it is one level. Every level takes some frames of
+Python's stack, of which there are a thousand: up to here all modes, files, pickles, pictures and
+copies work, also where the caller has a deep stack."""
+
+
+class Edge:
+    """From one node to a parameter of another.
+
+    `output` picks a part of the source's value, None takes it whole. `input` is the parameter,
+    None where the edge only orders; an edge into `*args` has the name with its star. `branch` is
+    the choice of the source that makes the edge live, None where every choice does. `asked` is what
+    `connect` was given as `input`.
+    """
+
+    __slots__ = ("asked", "branch", "input", "output", "source", "target")
+
+    def __init__(
+        self,
+        source: str,
+        target: str,
+        output: str | None,
+        input: str | None,
+        branch: bool | str | None = None,
+        asked: str | bool | None = None,
+    ) -> None:
+        self.source = source
+        self.target = target
+        self.output = output
+        self.input = input
+        self.branch = branch
+        self.asked = asked
+
+    @property
+    def origin(self) -> str:
+        """The source as messages and collected dicts name it: `source` or `source.output`."""
+        return self.source if self.output is None else f"{self.source}.{self.output}"
+
+    def __repr__(self) -> str:
+        branch = "" if self.branch is None else f"[{self.branch}]"
+        port = "" if self.input is None else f".{self.input}"
+        return f"<edge {self.origin}{branch} -> {self.target}{port}>"
+
+
+class Graph:
+    """A mutable graph of named nodes. `version` changes with every edit; `nested` has the workflows
+    among them. `noun` is what errors call a node.
+
+    >>> graph = Graph("demo")
+    >>> _ = graph.add(Node(lambda: 1, "one"))
+    >>> _ = graph.add(Node(lambda x: x + 1, "two"))
+    >>> graph.connect("one", "two")
+    >>> graph.incoming("two")
+    [<edge one -> two.x>]
+    """
+
+    _holders: WeakSet[Graph]
+    """Those in which this one is nested."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Graph:
+        self = super().__new__(cls)
+        self._holders = WeakSet()  # also while it is read from a pickle, which lacks it
+        return self
+
+    def __init__(self, name: str, noun: str = "node") -> None:
+        self.name = name
+        self.noun = noun
+        self.version = 0
+        self.nodes: dict[str, Node[..., Any]] = {}
+        self.nested: dict[str, Nestable] = {}
+        self._incoming: dict[str, list[Edge]] = {}
+        self._outgoing: dict[str, list[Edge]] = {}
+        # The fed parameters of nodes with many edges, so that each further edge costs the same.
+        self._fed: dict[str, set[str | None]] = {}
+
+    # Nodes.
+
+    def node(self, node: str | Node[..., Any]) -> Node[..., Any]:
+        """The node itself or the one of that name; raises InvalidNodeError or UnknownNodeError."""
+        if isinstance(node, Node):
+            if node.graph is not self:
+                other = "no DAG" if node.graph is None else repr(node.graph.name)
+                raise InvalidNodeError(
+                    f"node {node.name!r} belongs to {other}, not to {self.name!r}; "
+                    "add it there first (its function and options are lent to a new node)",
+                    node=node.name,
+                )
+            return node
+        found = self.nodes.get(node)
+        if found is None:
+            self._refuse_inside(node)
+            raise self._unknown(node)
+        return found
+
+    def _unknown(self, name: str) -> UnknownNodeError:
+        return UnknownNodeError.named(name, self.nodes, repr(self.name), self.noun)
+
+    def _refuse_inside(self, path: str) -> None:
+        first, _, rest = str(path).partition(".")
+        if rest and first in self.nested:
+            self.resolve(path)  # it may be unknown in there, too
+            raise UnknownNodeError(
+                f"{path!r} is inside the workflow {first!r}, which {self.name!r} can name as a "
+                f"whole only: say {first!r}, as in outputs=[{first!r}], and read the result inside "
+                f"after the run, as in dag[{path!r}]",
+                node=path,
+                suggestion=first,
+            )
+
+    def resolve(self, path: str) -> Node[..., Any]:
+        """The node that a path like `"sub.inner"` leads to; raises UnknownNodeError."""
+        first, _, rest = str(path).partition(".")
+        node = self.nodes.get(first)
+        if node is None or (rest and node.workflow is None):
+            raise self._unknown(path)
+        if not rest or node.workflow is None:
+            return node
+        return node.workflow.graph.resolve(rest)
+
+    def add(self, node: Node[..., Any], *, replace: bool = False) -> Node[..., Any]:
+        """Take a node in, or a copy of it where it belongs elsewhere; returns the one taken."""
+        if node.graph is not None:
+            node = Node(node, node.name, type=node.type)
+        if node.name in self.nodes:
+            if replace:
+                return self._replace(node)
+            raise InvalidNodeError(
+                f"{self.name!r} already has a {self.noun} {node.name!r}; to define it anew (in a "
+                "notebook, say) pass replace=True, as replace_node() of a DAG does",
+                node=node.name,
+            )
+        self._refuse_nesting(node)
+        self._nest(node.name, node.workflow)
+        self.nodes[node.name] = node
+        self._incoming[node.name] = []
+        self._outgoing[node.name] = []
+        node.graph = self
+        self.version += 1
+        return node
+
+    def _refuse_nesting(self, node: Node[..., Any]) -> None:
+        """Raise InvalidNodeError where a workflow would be inside itself, or too deep."""
+        if node.workflow is None:
+            return
+        below = _levels(node.workflow.graph, lambda graph: graph._inside())
+        if any(self in level for level in below):
+            raise InvalidNodeError(
+                f"{self.name!r} cannot be a node inside itself (as {node.name!r})", node=node.name
+            )
+        above = _levels(self, lambda graph: graph._holders)
+        levels = len(above) + len(below)
+        if levels > MOST_LEVELS:
+            outermost = next(iter(above[-1])).name
+            raise InvalidNodeError(
+                f"{node.name!r} cannot be a node of {self.name!r}: {outermost!r} would have "
+                f"workflows nested {levels} levels deep, and {MOST_LEVELS} are the most; put the "
+                "nodes of an inner workflow directly into the one around it",
+                node=node.name,
+                levels=levels,
+                most=MOST_LEVELS,
+            )
+
+    def _nest(self, name: str, workflow: Nestable | None) -> None:
+        """Note which workflow the node of this name is from now on, None where it is none."""
+        gone = self.nested.pop(name, None)
+        if workflow is not None:
+            self.nested[name] = workflow
+            workflow.graph._holders.add(self)
+        if gone is not None and gone.graph not in self._inside():
+            gone.graph._holders.discard(self)
+
+    def _inside(self) -> list[Graph]:
+        return [workflow.graph for workflow in self.nested.values()]
+
+    def _replace(self, node: Node[..., Any]) -> Node[..., Any]:
+        """Put `node` where one of its name is; the edges stay. Nothing changes where one of them
+        does not fit."""
+        name = node.name
+        self._refuse_nesting(node)
+        old, old_incoming = self.nodes[name], self._incoming[name]
+        if not node.type.decides or node.type is not old.type:
+            branched = [edge for edge in self._outgoing[name] if edge.branch is not None]
+            if branched:
+                raise InvalidNodeError(
+                    f"the new {name!r} is no {old.type.value}, but has branches to "
+                    f"{names(edge.target for edge in branched)}; disconnect them first",
+                    node=name,
+                )
+        self.nodes[name] = node
+        self._incoming[name] = []
+        self._fed.pop(name, None)
+        try:
+            for edge in old_incoming:
+                fed = self._kept(edge, old, node)
+                self._incoming[name].append(
+                    Edge(edge.source, name, edge.output, fed, edge.branch, edge.asked)
+                )
+        except ValidationError:
+            self.nodes[name], self._incoming[name] = old, old_incoming
+            self._fed.pop(name, None)
+            raise
+        for edge, new in zip(old_incoming, self._incoming[name], strict=True):
+            siblings = self._outgoing[edge.source]
+            siblings[siblings.index(edge)] = new
+        old.graph, node.graph = None, self
+        self._nest(name, node.workflow)
+        self.version += 1
+        return node
+
+    def remove(self, node: str | Node[..., Any]) -> None:
+        """Take a node and its edges out."""
+        gone = self.node(node)
+        for edge in self._incoming.pop(gone.name):
+            self._outgoing[edge.source].remove(edge)
+        for edge in self._outgoing.pop(gone.name):
+            if edge.target != gone.name:
+                self._incoming[edge.target].remove(edge)
+                self._fed.pop(edge.target, None)
+        self._fed.pop(gone.name, None)
+        del self.nodes[gone.name]
+        self._nest(gone.name, None)
+        gone.graph = None
+        self.version += 1
+
+    # Edges.
+
+    def connect(
+        self,
+        source: str | Node[..., Any] | Branch,
+        target: str | Node[..., Any],
+        output: str | None = None,
+        input: str | Literal[False] | None = None,
+    ) -> None:
+        """Add an edge; see `DAG.connect`."""
+        branch: bool | str | None = None
+        if isinstance(source, Branch):
+            branch, source = source.choice, source.node
+        start, end = self.node(source), self.node(target)
+        if output is not None:
+            _check_output(start, end, output)
+        origin, name = start.name, end.name
+        fed = self._placed(origin, end, output, input)
+        edge = Edge(origin, name, output, fed, branch, input)
+        self._incoming[name].append(edge)
+        self._outgoing[origin].append(edge)
+        if name in self._fed:
+            self._fed[name].add(fed)
+        self.version += 1
+
+    def disconnect(
+        self,
+        source: str | Node[..., Any] | Branch,
+        target: str | Node[..., Any],
+        output: str | None = None,
+        input: str | Literal[False] | None = None,
+    ) -> None:
+        """Remove the edges between two nodes, or those of one branch, output or parameter."""
+        branch: bool | str | None = None
+        if isinstance(source, Branch):
+            branch, source = source.choice, source.node
+        start, end = self.node(source), self.node(target)
+        gone = [
+            edge
+            for edge in self._incoming[end.name]
+            if edge.source == start.name
+            and branch in (None, edge.branch)
+            and output in (None, edge.output)
+            and (input is None or edge.input == (input or None))
+        ]
+        if not gone:
+            raise MissingConnectionError(
+                f"{self.name!r} has no such edge from {start.name!r} to {end.name!r}",
+                source=start.name,
+                target=end.name,
+            )
+        for edge in gone:
+            self._incoming[end.name].remove(edge)
+            self._outgoing[start.name].remove(edge)
+        self._fed.pop(end.name, None)
+        self.version += 1
+
+    def incoming(self, name: str) -> list[Edge]:
+        """The edges into a node, in the order they were made."""
+        return self._incoming[name]
+
+    def outgoing(self, name: str) -> list[Edge]:
+        """The edges out of a node, in the order they were made."""
+        return self._outgoing[name]
+
+    def edges(self) -> Iterator[Edge]:
+        """All edges, by target."""
+        for edges in self._incoming.values():
+            yield from edges
+
+    # Ports.
+
+    def _placed(
+        self,
+        source: str,
+        target: Node[..., Any],
+        output: str | None,
+        asked: str | bool | None,
+    ) -> str | None:
+        """The parameter that a new edge feeds, None where it only orders."""
+        signature = target.signature
+        if asked is not None:
+            if asked is False:
+                return None
+            if isinstance(asked, str):
+                return self._asked_for(source, target, signature, asked)
+            raise ValidationError(  # for a caller without a type checker
+                f"input={asked!r} of the edge {source!r} -> {target.name!r}: give a "
+                "parameter's name, or False for an edge that only orders"
+            )
+        inputs = signature.inputs
+        if not inputs:
+            if signature.var_positional:
+                return "*" + signature.var_positional
+            if signature.var_keyword:
+                return self._asked_for(source, target, signature, source)
+            return None
+        fed = self._fed_parameters(target.name)
+        if output is not None and output in inputs and output not in fed:
+            return output
+        if source in inputs and source not in fed:
+            return source
+        # Behind *args only names reach the parameters: its edges come in order.
+        for each in signature.positional if signature.var_positional else inputs:
+            if each not in fed:
+                return each
+        if signature.var_positional:
+            return "*" + signature.var_positional
+        if signature.var_keyword:
+            return self._asked_for(source, target, signature, source)
+        if target.type.joins and len(inputs) == 1:
+            return inputs[0]
+        raise self._no_room(source, target, inputs)
+
+    def _kept(self, edge: Edge, old: Node[..., Any], new: Node[..., Any]) -> str | None:
+        """The parameter that an edge into `old` feeds in `new`, which takes its place: the same.
+
+        Where that is gone, an edge that `connect` placed may find one by its name, or `*args`, or
+        a new one that is the only one, or no parameter at all; any other would be a guess."""
+        signature, gone = new.signature, edge.input
+        inputs = signature.inputs
+        if gone is None:  # it only orders, because it was asked to or found nothing to feed
+            return self._placed(edge.source, new, edge.output, edge.asked)
+        if gone.startswith("*"):
+            if signature.var_positional:
+                return "*" + signature.var_positional
+        elif gone in inputs or signature.var_keyword:
+            return self._asked_for(edge.source, new, signature, gone)
+        if edge.asked is None:
+            if not inputs:
+                return self._placed(edge.source, new, edge.output, None)
+            only = inputs[0] if len(inputs) == 1 and inputs[0] not in old.inputs else None
+            fed = self._fed_parameters(new.name)
+            for name in (edge.output, edge.source, only):
+                if name in inputs and name not in fed:
+                    return name
+        raise ValidationError(
+            f"the edge {edge.origin!r} -> {new.name!r} feeds {gone!r}, which the new {new.name!r} "
+            f"does not have: {_taken_by(signature)}. Call disconnect({edge.source!r}, "
+            f"{new.name!r}) before you replace the node, and connect it anew after, with input=",
+            node=new.name,
+            parameter=gone,
+            sources=(edge.source,),
+        )
+
+    def _asked_for(
+        self, source: str, target: Node[..., Any], signature: Signature, asked: str
+    ) -> str:
+        inputs = signature.inputs
+        if any(each.is_context and each.name == asked for each in signature.parameters):
+            raise ValidationError(
+                f"the parameter {asked!r} of {target.name!r} is filled by the engine; "
+                "no edge can feed it",
+                node=target.name,
+                parameter=asked,
+            )
+        if asked in inputs or (signature.var_keyword and not asked.startswith("*")):
+            if not target.type.joins and asked in self._fed_parameters(target.name):
+                raise self._taken(source, target, asked)
+            return asked
+        if signature.var_positional and asked.lstrip("*") == signature.var_positional:
+            return "*" + signature.var_positional
+        hint = closest(asked, inputs)[1]
+        raise ValidationError(
+            f"{target.name!r} has no parameter {asked!r} for the edge from {source!r}; "
+            f"{_taken_by(signature)}{hint}",
+            node=target.name,
+            parameter=asked,
+        )
+
+    def _fed_parameters(self, name: str) -> Collection[str | None]:
+        fed = self._fed.get(name)
+        if fed is None:
+            edges = self._incoming[name]
+            if not edges:
+                return ()
+            fed = {edge.input for edge in edges}
+            if len(edges) > 8:
+                self._fed[name] = fed
+        return fed
+
+    def _feeders(self, name: str, parameter: str) -> list[str]:
+        return [edge.origin for edge in self._incoming[name] if edge.input == parameter]
+
+    def _taken(self, source: str, target: Node[..., Any], parameter: str) -> ValidationError:
+        feeders = self._feeders(target.name, parameter)
+        return ValidationError(
+            f"{source!r} cannot feed the parameter {parameter!r} of {target.name!r}: "
+            f"{names(feeders)} does already. Disconnect that edge, or join several "
+            "sources in an @dag.any or @dag.all node",
+            node=target.name,
+            parameter=parameter,
+            sources=(*feeders, source),
+        )
+
+    def _no_room(
+        self, source: str, target: Node[..., Any], inputs: Iterable[str]
+    ) -> ValidationError:
+        fed = {each: names(self._feeders(target.name, each)) for each in inputs}
+        taken = ", ".join(f"{each!r} by {by}" for each, by in fed.items())
+        advice = (
+            "say which with connect(..., input=)"
+            if target.type.joins
+            else "disconnect one, or pass input=False for an edge that only orders"
+        )
+        return ValidationError(
+            f"no parameter of {target.name!r} is left for {source!r} (fed: {taken}); {advice}",
+            node=target.name,
+            parameter=None,
+            sources=(source,),
+        )
+
+    def copy_into(self, other: Graph) -> None:
+        """Give an empty graph copies of all nodes and edges."""
+        for name, node in self.nodes.items():
+            other.add(Node(node, name, type=node.type))
+        other._incoming = {key: list(edges) for key, edges in self._incoming.items()}
+        other._outgoing = {key: list(edges) for key, edges in self._outgoing.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__, "_fed": {}}
+        del state["_holders"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for node in self.nodes.values():
+            node.graph = self
+        for workflow in self.nested.values():
+            inside = vars(workflow).get("_graph")  # not read yet where its own pickle led here
+            if inside is not None:
+                inside._holders.add(self)
+
+
+def _levels(graph: Graph, beside: Callable[[Graph], Iterable[Graph]]) -> list[dict[Graph, None]]:
+    """The graph, those beside it, those beside these, and so on."""
+    levels = []
+    here = {graph: None}
+    while here:
+        levels.append(here)
+        here = dict.fromkeys(each for one in here for each in beside(one))
+    return levels
+
+
+def _taken_by(signature: Signature) -> str:
+    return f"it takes {names(signature.inputs)}" if signature.inputs else "it takes no value at all"
+
+
+def _check_output(source: Node[..., Any], target: Node[..., Any], output: str) -> None:
+    if not isinstance(output, str) or not output:
+        raise ValidationError(
+            f"output={output!r} of the edge {source.name!r} -> {target.name!r} is no name"
+        )
+    declared = () if source.type.decides else source.outputs
+    if declared and output not in declared:
+        hint = closest(output, source.outputs)[1]
+        raise MissingConnectionError(
+            f"{source.name!r} has no output {output!r}; it declares {names(source.outputs)}{hint}",
+            source=source.name,
+            target=target.name,
+        )

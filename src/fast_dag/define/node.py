@@ -1,0 +1,598 @@
+"""A node: a name, a function, options, and the operators that connect it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from enum import StrEnum
+from importlib import import_module
+from sys import _getframe as getframe
+from sys import modules
+from types import FunctionType, MappingProxyType, MethodType
+
+from fast_dag._typing import OfFunction, P, R, T, TypedDict, overload
+from fast_dag.call.effects import waitable
+from fast_dag.define.signature import Signature, UnreadableSignatureError, read_signature
+from fast_dag.errors import InvalidNodeError, ValidationError, closest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any, Literal, Self
+
+    from fast_dag.cache.memory import Backend
+    from fast_dag.cache.store import NodeCache
+    from fast_dag.define.graph import Graph
+
+
+class NodeType(StrEnum):
+    """What a node does with its edges.
+
+    >>> NodeType("any") is NodeType.ANY
+    True
+    """
+
+    decides: bool
+    """Whether it chooses among branches."""
+    joins: bool
+    """Whether several edges may feed one of its parameters."""
+
+    def __new__(cls, value: str, decides: bool = False, joins: bool = False) -> NodeType:
+        # As attributes: they are looked up several times for every node of a plan.
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.decides, member.joins = decides, joins
+        return member
+
+    NODE = "node"
+    CONDITION = "condition", True
+    SELECT = "select", True
+    ANY = "any", False, True
+    ALL = "all", False, True
+
+
+_NODE = NodeType.NODE  # a member of an enum costs ten times a global
+
+
+class CommonOptions(TypedDict, total=False):
+    """The options of every node; see `NodeOptions`."""
+
+    description: str | None
+    inputs: Sequence[str] | None
+    outputs: Sequence[str] | None
+    metadata: Mapping[str, Any] | None
+    retry: int
+    retry_delay: float
+    retry_backoff: float
+    retry_max_delay: float | None
+    retry_jitter: bool | float
+    retry_on: (
+        type[BaseException]
+        | tuple[type[BaseException], ...]
+        | Callable[[BaseException], bool]
+        | None
+    )
+    timeout: float | None
+    run_in: Literal["thread", "process", "inline"] | None
+
+
+class AnyOptions(CommonOptions, total=False):
+    """The options of `dag.any`; see `NodeOptions`."""
+
+    wait: bool
+
+
+class AllOptions(CommonOptions, total=False):
+    """The options of `dag.all`; see `NodeOptions`."""
+
+    collect: str | None
+
+
+class NodeOptions(AnyOptions, AllOptions, total=False):
+    """The options of `dag.node` and its siblings, all optional.
+
+    - `description`, `metadata`: yours; shown, never interpreted. The description defaults to the
+      first line of the docstring.
+    - `inputs`: names for the parameters, in their order, in place of the function's own (needed for
+      builtins whose signature cannot be read).
+    - `outputs`: names for the elements of a returned tuple, for `connect(..., output=)`.
+    - `retry` (count): further attempts after the first; `retry_delay` (seconds) before the
+      first of them, times `retry_backoff` before each later one, at most `retry_max_delay`;
+      `retry_jitter` (True, or a fraction from 0 to 1): each wait is shortened at random by up to
+      that part; `retry_on`: exception types, or a predicate of the exception.
+    - `timeout` (seconds): for each attempt; a thread that is late is abandoned, a process is
+      killed.
+    - `run_in`: "thread", "process" or "inline" (the thread that called `run()`, or the loop's in
+      `run_async`), whatever the mode.
+    - `wait`, of `any` nodes only: wait for all edges in every mode.
+    - `collect`, of `all` nodes only: the parameter that gets a dict of the edges even when there is
+      one.
+    """
+
+
+class CachedNodeOptions(CommonOptions, total=False):
+    """The options of `dag.cached_node` and `fsm.cached_state`: besides those of `dag.node`, `ttl`
+    (seconds), `cache_key`, `version`, `backend` and `max_entries` (count); see `DAG.cached_node`.
+    """
+
+    ttl: float | None
+    cache_key: Sequence[str] | Callable[..., Any] | None
+    version: str | int | None
+    backend: Backend | None
+    max_entries: int
+
+
+CACHE_OPTIONS = CachedNodeOptions.__annotations__.keys() - CommonOptions.__annotations__.keys()
+
+
+class Nestable(ABC):
+    """A whole workflow that can stand where a function stands."""
+
+    name: str
+
+    @property
+    @abstractmethod
+    def signature(self) -> Signature:
+        """Its unfed parameters, as a function's."""
+
+    @property
+    @abstractmethod
+    def graph(self) -> Graph:
+        """Its nodes and edges."""
+
+    @property
+    @abstractmethod
+    def version(self) -> object:
+        """Changes with every edit of it or of workflows nested in it."""
+
+    @abstractmethod
+    def validate(
+        self, allow_disconnected: bool = False, check_types: bool = False
+    ) -> list[ValidationError]:
+        """Everything that is wrong with it."""
+
+
+class Linkable:
+    """What may stand on the left of `>>`: a node, or one branch of a decider."""
+
+    def __rshift__(self, target: T) -> T:
+        """Connect to a node, or to each of a list of nodes; returns the target, for chains."""
+        _link([self], target)
+        return target
+
+    def __rrshift__(self, sources: Iterable[Any]) -> Self:
+        """`[a, b] >> c` connects each of them to c, in their order."""
+        _link(list(sources), self)
+        return self
+
+
+def _link(sources: list[Any], target: Any) -> None:
+    targets = list(target) if isinstance(target, (list, tuple)) else [target]
+    for source in sources:
+        node = source.node if isinstance(source, Branch) else source
+        if not isinstance(node, Node):
+            raise InvalidNodeError(
+                f"cannot connect {source!r}: both sides of >> are nodes", node=None
+            )
+        for each in targets:
+            if not isinstance(each, Node):
+                raise InvalidNodeError(
+                    f"cannot connect {node.name!r} to {each!r}: both sides of >> are nodes",
+                    node=node.name,
+                )
+            node.owner.connect(source, each)
+
+
+class Branch(Linkable):
+    """One way out of a condition or select: `check.on_true`, `router.branches["email"]`."""
+
+    __slots__ = ("choice", "node")
+
+    def __init__(self, node: Node[..., Any], choice: bool | str) -> None:
+        self.node = node
+        self.choice = choice
+
+    def __repr__(self) -> str:
+        return f"<branch {self.choice!r} of {self.node.name!r}>"
+
+
+class Branches:
+    """The branches of a select, by name: `router.branches["email"] >> send_email`."""
+
+    __slots__ = ("_node",)
+
+    def __init__(self, node: Node[..., Any]) -> None:
+        self._node = node
+
+    def __getitem__(self, name: str) -> Branch:
+        if not isinstance(name, str):
+            raise ValidationError(
+                f"a branch of {self._node.name!r} is named by a string, not {name!r}"
+            )
+        return Branch(self._node, name)
+
+
+class Node(Linkable, OfFunction[P, R]):
+    """A step of a workflow.
+
+    Made by `@dag.node` and its siblings, or by hand for `dag.add_node(Node(...))`. It stays the
+    function it was made of: calling it calls the bare function.
+
+    Parameters
+    ----------
+    func:
+        Any callable, sync or async, or a whole DAG.
+    name:
+        Non-empty, without '.'; the function's own name when not given.
+    type:
+        Whether it computes, decides or joins.
+    options:
+        See `NodeOptions`.
+
+    Raises InvalidNodeError where `func` cannot be a node or an option is not what it should be.
+
+    >>> node = Node(lambda x: x + 1, "increment", retry=2)
+    >>> node(3), node.name, node.retry
+    (4, 'increment', 2)
+    """
+
+    func: Callable[P, R]
+    name: str
+    # Where nothing else was asked for, a node has these in its class, and so needs less memory.
+    type: NodeType = NodeType.NODE
+    options: Mapping[str, Any] = MappingProxyType({})
+    graph: Graph | None = None
+    workflow: Nestable | None = None
+    retry: int = 0
+    timeout: float | None = None
+    run_in: str | None = None
+    cache: NodeCache | None = None
+    _signature: Signature | None
+
+    def __init__(
+        self,
+        func: Callable[P, R],
+        name: str | None = None,
+        *,
+        type: NodeType | str = NodeType.NODE,
+        **options: Any,
+    ) -> None:
+        if isinstance(func, Node):  # lends its function and options
+            options = {**func.options, **options}
+            name = func.name if name is None else name
+            func = func.func
+        self.func = func
+        if func.__class__ is not FunctionType:
+            if isinstance(func, Nestable):
+                self.workflow = func
+            elif not callable(func):
+                raise InvalidNodeError(
+                    f"{func!r} is not callable, so it cannot be a node{_advice(func)}", node=name
+                )
+        if type is not _NODE:
+            self.type = type if isinstance(type, NodeType) else _checked_type(name, type)
+        if options:
+            self.options = options
+        self._signature = None if self.workflow else self._read(name)
+        self.name = self.__name__ = _checked_name(self._own_name() if name is None else name, func)
+        self.__doc__ = self._origin.__doc__
+        if options:
+            self._take_options(options)
+
+    def _take_options(self, options: dict[str, Any]) -> None:
+        self.retry = options.get("retry", 0)
+        self.run_in = options.get("run_in")
+        check_options(self)
+        timeout = options.get("timeout")
+        self.timeout = None if timeout is None else waitable(timeout)
+        if options.get("metadata") is not None:
+            options["metadata"] = dict(options["metadata"])
+        # Its own: two graphs never share results by a name.
+        asked = options.get("cache")
+        self.cache = None if asked is None else _cache_of(self, asked)
+
+    def _read(self, name: str | None) -> Signature:
+        inputs = self.options.get("inputs")
+        try:
+            signature = read_signature(self.func)
+        except UnreadableSignatureError as error:
+            if inputs is not None:
+                return Signature((), origin=self.func, var_positional="args").renamed(inputs)
+            raise InvalidNodeError(
+                f"Python cannot tell the parameters of {self.func!r}; "
+                "name them with inputs=[...], or wrap it in a function of your own",
+                node=name,
+            ) from error.__cause__
+        return signature if inputs is None else signature.renamed(_checked_inputs(self, signature))
+
+    @property
+    def signature(self) -> Signature:
+        """The parameters; of a nested workflow those that nothing inside it feeds."""
+        if self._signature is not None:
+            return self._signature
+        assert self.workflow is not None
+        return self.workflow.signature
+
+    @property
+    def _origin(self) -> Any:
+        return self.func if self._signature is None else self._signature.origin
+
+    def _own_name(self) -> str:
+        if self.workflow is not None:
+            return self.workflow.name
+        origin = self._origin
+        own: str = getattr(origin, "__name__", "")
+        if own == "__call__":  # a callable object
+            return type(self.func).__name__
+        if own == "__init__":  # a class
+            return getattr(self.func, "__name__", own)
+        return own
+
+    # What a function is expected to be.
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the bare function, with nothing of the engine around it."""
+        return self.func(*args, **kwargs)
+
+    @overload
+    def __get__(self, instance: None, owner: Any) -> Node[P, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: Any) -> Callable[..., R]: ...
+    def __get__(self, instance: object | None, owner: Any) -> Node[P, R] | Callable[..., R]:
+        """In a class body it is a method like the function it was made of."""
+        return self if instance is None else MethodType(self, instance)
+
+    @property
+    def __wrapped__(self) -> Callable[P, R]:
+        return self.func
+
+    # Options.
+
+    @property
+    def description(self) -> str:
+        """The description given, else the first line of the docstring, else ''."""
+        given = self.options.get("description")
+        doc: str = self.__doc__ or ""
+        return given if given is not None else doc.strip().partition("\n")[0]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the parameters that edges and run inputs may fill."""
+        return self.signature.inputs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the elements of the returned tuple; empty where none were given."""
+        return tuple(self.options.get("outputs") or ())
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The node's own dictionary."""
+        given: dict[str, Any] | None = self.options.get("metadata")
+        if given is None:
+            given = {}
+            self.options = {**self.options, "metadata": given}
+        return given
+
+    # Edges.
+
+    @property
+    def owner(self) -> Graph:
+        """The graph this node belongs to; raises InvalidNodeError where there is none."""
+        if self.graph is None:
+            raise InvalidNodeError(
+                f"node {self.name!r} belongs to no DAG; add it with dag.add_node(node) first",
+                node=self.name,
+            )
+        return self.graph
+
+    def after(self, *nodes: Node[..., Any] | Branch) -> Node[P, R]:
+        """Run after `nodes`, without taking a value of theirs; returns this node."""
+        for each in nodes:
+            self.owner.connect(each, self, input=False)
+        return self
+
+    def _branch(self, attribute: str, type: NodeType) -> None:
+        if self.type is not type:
+            raise InvalidNodeError(
+                f"{self.name!r} is a {self.type.value} and has no {attribute}; "
+                f"make it with @dag.{type.value}",
+                node=self.name,
+            )
+
+    @property
+    def on_true(self) -> Branch:
+        """The branch of a condition that holds."""
+        self._branch("on_true", NodeType.CONDITION)
+        return Branch(self, True)
+
+    @property
+    def on_false(self) -> Branch:
+        """The branch of a condition that does not hold."""
+        self._branch("on_false", NodeType.CONDITION)
+        return Branch(self, False)
+
+    @property
+    def branches(self) -> Branches:
+        """The branches of a select, by name; "default" takes what no other branch does."""
+        self._branch("branches", NodeType.SELECT)
+        return Branches(self)
+
+    def __repr__(self) -> str:
+        where = "" if self.graph is None else f" of {self.graph.name!r}"
+        return f"<{self.type.value} {self.name!r}{where}({', '.join(self.inputs)})>"
+
+    # Pickling: `load` in a module is this node now, so pickle would not find the function there.
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {key: value for key, value in self.__dict__.items() if key[0] != "_"}
+        state["graph"] = None  # a DAG puts itself back
+        # cloudpickle sends what lives in __main__ by value, to processes with another __main__;
+        # that it is the one who asks shows only in the frame that called.
+        by_value = "cloudpickle" in getframe(1).f_globals.get("__name__", "")
+        state["func"] = importable(self, by_value=by_value) or self.func
+        state["cache"] = None
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        func = state["func"]
+        if isinstance(func, FunctionOfNode):
+            state = {**state, "func": func.find()}
+        self.__dict__.update(state)
+        self._signature = None if self.workflow else self._read(self.name)
+        self.__doc__ = self._origin.__doc__
+        asked = self.options.get("cache")
+        self.cache = None if asked is None else _cache_of(self, asked)
+
+
+def _cache_of(node: Node[..., Any], options: dict[str, Any]) -> NodeCache:
+    from fast_dag.cache.store import NodeCache  # with keys and backends, for those who cache
+
+    return NodeCache(node, **options)
+
+
+def as_node(
+    name: str | Node[..., Any] | Nestable,
+    func: Any | None,
+    type: NodeType | str | None,
+    options: Any,
+) -> Node[..., Any]:
+    """What `add_node` was given as a Node: a name and a function, or either alone."""
+    own: str | None = None
+    if func is None and not isinstance(name, str):
+        func = name
+    else:
+        own = name  # type: ignore[assignment]
+    if isinstance(func, Node):
+        if func.graph is None and own is None and type is None and not options:
+            return func
+        type = func.type if type is None else type
+    return Node(func, own, type=_NODE if type is None else type, **options)  # type: ignore[arg-type]
+
+
+class FunctionOfNode:
+    """Where an importable node's function is found again."""
+
+    def __init__(self, module: str, qualname: str) -> None:
+        self.module = module
+        self.qualname = qualname
+
+    def find(self) -> Any:
+        found: Any = import_module(self.module)
+        for part in self.qualname.split("."):
+            found = getattr(found, part)
+        return found.func if isinstance(found, Node) else found
+
+
+def importable(node: Node[..., Any], *, by_value: bool) -> FunctionOfNode | None:
+    """Where another process finds a node's function: in the module attribute that is now the
+    node."""
+    origin = node._origin
+    module, qualname = getattr(origin, "__module__", None), getattr(origin, "__qualname__", None)
+    if module == "__main__" and by_value:
+        return None
+    if module is None or qualname is None or module not in modules:
+        return None
+    there: Any = modules[module]
+    for part in qualname.split("."):
+        there = getattr(there, part, None)
+    is_there = isinstance(there, Node) and there.func is node.func
+    return FunctionOfNode(module, qualname) if is_there else None
+
+
+def _advice(func: Any) -> str:
+    if isinstance(func, classmethod):
+        return "; add the bound method instead: dag.add_node(name, Class.method)"
+    return "; decorate a function, or give add_node(name, function) one"
+
+
+def _checked_type(name: str | None, type: str) -> NodeType:
+    try:
+        return NodeType(type)
+    except ValueError:
+        kinds = ", ".join(each.value for each in NodeType)
+        raise InvalidNodeError(
+            f"the type of node {name!r} is one of {kinds}, not {type!r}", node=name
+        ) from None
+
+
+def _checked_name(name: Any, func: Any) -> str:
+    if not isinstance(name, str):
+        raise InvalidNodeError(f"a node's name is a string, not {name!r}", node=None)
+    if name == "<lambda>" or not name:
+        raise InvalidNodeError(
+            f"{func!r} has no name of its own; give the node one with name=", node=name
+        )
+    if "." in name:
+        raise InvalidNodeError(
+            f"the node name {name!r} has a '.', which stands for nesting (dag['sub.inner']); "
+            f"name it {name.replace('.', '_')!r}, say",
+            node=name,
+        )
+    return name
+
+
+def _checked_inputs(node: Node[..., Any], signature: Signature) -> Sequence[str]:
+    inputs = node.options["inputs"]
+    if isinstance(inputs, str) or not all(isinstance(each, str) for each in inputs):
+        raise InvalidNodeError(
+            f"inputs= of {node.func!r} is a list of names, not {inputs!r}", node=None
+        )
+    try:
+        signature.renamed(inputs)
+    except ValueError as error:
+        raise InvalidNodeError(
+            f"inputs={list(inputs)!r} does not fit {node.func!r}: {error}", node=None
+        ) from None
+    return list(inputs)
+
+
+def check_options(node: Node[..., Any]) -> None:
+    """Raise InvalidNodeError for the first option that is not what it should be."""
+    options = node.options
+
+    def refuse(problem: str) -> InvalidNodeError:
+        return InvalidNodeError(f"node {node.name!r}: {problem}", node=node.name)
+
+    if node.workflow is not None and options.get("inputs") is not None:
+        raise refuse(
+            "a workflow's parameters are named inside it; inputs= is for functions. To feed one "
+            "from a node of another name, connect(..., input=name)"
+        )
+    for key in options:
+        if key not in NodeOptions.__annotations__ and key != "cache":
+            hint = closest(key, [*NodeOptions.__annotations__, "name", "replace"])[1]
+            raise refuse(f"there is no option {key!r}{hint}")
+    retry = options.get("retry", 0)
+    if not isinstance(retry, int) or isinstance(retry, bool) or retry < 0:
+        raise refuse(f"retry is a count of further attempts (0, 1, ...), not {retry!r}")
+    for key in ("retry_delay", "retry_backoff", "retry_max_delay"):
+        value = options.get(key)
+        if value is not None and (not isinstance(value, (int, float)) or not value >= 0):
+            raise refuse(f"{key} is a number, zero or more, not {value!r}")
+    retry_on = options.get("retry_on")
+    kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
+    are_types = all(isinstance(each, type) and issubclass(each, BaseException) for each in kinds)
+    if not (retry_on is None or are_types or (callable(retry_on) and len(kinds) == 1)):
+        raise refuse(f"retry_on is exception types, or a predicate of one, not {retry_on!r}")
+    timeout = options.get("timeout")
+    if timeout is not None and (not isinstance(timeout, (int, float)) or not timeout > 0):
+        raise refuse(f"timeout is a number of seconds above 0, not {timeout!r}")
+    run_in = options.get("run_in")
+    if run_in not in (None, "thread", "process", "inline"):
+        raise refuse(f"run_in is 'thread', 'process' or 'inline', not {run_in!r}")
+    if run_in == "inline" and timeout is not None and not node.signature.is_async:
+        raise refuse("a call in the caller's own thread cannot be timed out; drop run_in='inline'")
+    jitter = options.get("retry_jitter", False)
+    if not isinstance(jitter, (bool, int, float)) or not 0 <= jitter <= 1:
+        raise refuse(f"retry_jitter is True, False or a fraction from 0 to 1, not {jitter!r}")
+    outputs = options.get("outputs")
+    if outputs is not None and (isinstance(outputs, str) or len(set(outputs)) < len(list(outputs))):
+        raise refuse(f"outputs is a list of different names, not {outputs!r}")
+    if options.get("wait") and node.type is not NodeType.ANY:
+        raise refuse("wait=True is for @dag.any")
+    collect = options.get("collect")
+    if collect is not None:
+        if node.type is not NodeType.ALL:
+            raise refuse("collect= is for @dag.all")
+        if collect not in node.inputs:
+            raise refuse(f"collect={collect!r} is none of its parameters {node.inputs}")

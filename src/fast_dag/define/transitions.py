@@ -1,0 +1,61 @@
+"""The declared ways from state to state."""
+
+from __future__ import annotations
+
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fast_dag.call.hooks import Hook
+from fast_dag.define.signature import UnreadableSignatureError, read_signature
+from fast_dag.errors import ValidationError
+
+if TYPE_CHECKING:
+    from fast_dag.context import Context
+
+
+class Transition(NamedTuple):
+    """From `source` to `target`: where `condition` holds, and, if it has an `event`, when that is
+    sent."""
+
+    source: str
+    target: str
+    condition: Hook | None
+    event: str | None
+
+    @classmethod
+    def read(cls, source: str, target: str, condition: Any, event: Any) -> Transition:
+        """Raises ValidationError where a part is not what it should be."""
+        if event is not None and (not isinstance(event, str) or not event):
+            raise ValidationError(f"an event is named by a non-empty string, not {event!r}")
+        guard = None
+        if condition is not None:
+            guard = _read_condition(condition)
+            if guard.is_async:
+                raise ValidationError(
+                    f"the condition of a transition cannot be async: {condition!r}; await in the "
+                    "state, and decide by its value"
+                )
+        return cls(source, target, guard, event)
+
+    def holds(self, value: Any, context: Context, data: Any) -> bool:
+        """Whether it is taken. Raises TypeError where the condition turns out to be async."""
+        if self.condition is None:
+            return True
+        answer = self.condition.func(*self.condition.offered(value, context, data))
+        if type(answer) is CoroutineType:
+            answer.close()
+            raise TypeError("it returned a coroutine, and cannot be async; await in the state")
+        return bool(answer)
+
+    def __str__(self) -> str:
+        event = "" if self.event is None else f" on {self.event!r}"
+        return f"{self.source!r} -> {self.target!r}{event}"
+
+
+def _read_condition(condition: Any) -> Hook:
+    if callable(condition):
+        try:
+            read_signature(condition)
+        except UnreadableSignatureError:  # of a builtin, say `bool`
+            return Hook(condition, 1, False)
+    return Hook.read(condition, ("value", "context", "data"), "condition of a transition, a")

@@ -1,0 +1,176 @@
+"""The only checker of definitions: everything that is wrong with a graph, at once."""
+
+from __future__ import annotations
+
+from types import UnionType
+
+from fast_dag.define.node import Node, NodeType
+from fast_dag.errors import (
+    CycleError,
+    DisconnectedNodeError,
+    MissingConnectionError,
+    ValidationError,
+    names,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from fast_dag.define.graph import Edge
+    from fast_dag.plan.topology import Topology
+
+
+def problems(
+    topology: Topology, *, allow_disconnected: bool = False, check_types: bool = False
+) -> list[ValidationError]:
+    """Everything that is wrong with a graph; an empty list where nothing is."""
+    if not topology.nodes:
+        return [
+            ValidationError(f"{topology.name!r} has no nodes; add one with @dag.node or add_node()")
+        ]
+    found: list[ValidationError] = []
+    found.extend(_cycles(topology))
+    if not allow_disconnected:
+        found.extend(_disconnected(topology))
+    if not topology.cycles:
+        found.extend(_impossible(topology))
+    found.extend(_nested(topology, check_types=check_types))
+    if check_types:
+        found.extend(_mistyped(topology))
+    return found
+
+
+def _cycles(topology: Topology) -> Iterator[ValidationError]:
+    for cycle in topology.cycles:
+        shown = cycle if len(cycle) < 20 else (*cycle[:8], f"({len(cycle) - 12} more)", *cycle[-4:])
+        path = " -> ".join(shown)
+        yield CycleError(
+            f"{topology.name!r} has a cycle: {path}; remove one of these edges with disconnect()",
+            cycle=cycle,
+        )
+
+
+def _disconnected(topology: Topology) -> Iterator[ValidationError]:
+    if len(topology.nodes) == 1:
+        return
+    sinks = set(topology.sinks)
+    alone = [
+        name
+        for index, name in enumerate(topology.names)
+        if not topology.incoming[index] and index in sinks
+    ]
+    if alone:
+        yield DisconnectedNodeError(
+            f"{topology.name!r} has nodes without any edge: {names(alone)}; connect or remove "
+            "them, or allow them with validate(allow_disconnected=True)",
+            nodes=tuple(alone),
+        )
+
+
+def _impossible(topology: Topology) -> Iterator[ValidationError]:
+    """Joins that need two branches of one decider at once."""
+    if not topology.listened:
+        return
+    for index, node in enumerate(topology.nodes):
+        if node.type is NodeType.ANY or len(topology.incoming[index]) == 0:
+            continue
+        clash = topology.contradiction_at(index)
+        if clash is None:
+            continue
+        one, other = clash
+        yield ValidationError(
+            f"{node.name!r} can never run: it needs both the branch {one.branch!r} and the branch "
+            f"{other.branch!r} of {one.decider!r}, which takes one of them; to join branches "
+            "make it with @dag.any",
+            node=node.name,
+            decider=one.decider,
+            branches=(one.branch, other.branch),
+        )
+
+
+def _nested(topology: Topology, *, check_types: bool) -> Iterator[ValidationError]:
+    """What is wrong inside nested workflows, or between them and the edges into them."""
+    for index, node in enumerate(topology.nodes):
+        if node.workflow is None:
+            continue
+        for problem in node.workflow.validate(allow_disconnected=True, check_types=check_types):
+            inner = type(problem)(f"in {node.name!r}: {problem}")
+            inner.__dict__.update(problem.__dict__)
+            yield inner
+        signature = node.signature
+        for edge in topology.incoming[index]:
+            if edge.input is None or edge.input in signature.inputs or signature.var_keyword:
+                continue
+            yield MissingConnectionError(
+                f"the workflow {node.name!r} has no unfed parameter {edge.input!r} any more for "
+                f"the edge from {edge.source!r}; it has {names(signature.inputs) or 'none'}",
+                source=edge.source,
+                target=node.name,
+            )
+
+
+def _mistyped(topology: Topology) -> Iterator[ValidationError]:
+    whole = topology.index
+    for index, target in enumerate(topology.nodes):
+        edges = topology.incoming[index]
+        for edge in edges:
+            source = topology.nodes[whole[edge.source]]
+            if target.type is NodeType.ALL and sum(edge.input == each.input for each in edges) > 1:
+                continue  # it gets a dict of them
+            problem = _mismatch(source, target, edge)
+            if problem is not None:
+                yield problem
+
+
+def _mismatch(source: Node[..., Any], target: Node[..., Any], edge: Edge) -> ValidationError | None:
+    collects = target.type is NodeType.ALL and target.options.get("collect") == edge.input
+    if edge.output is not None or edge.input is None or source.type.decides or collects:
+        return None
+    if source.workflow or target.workflow:
+        return None
+    given = _classes(source.signature.return_annotation())
+    taken = _classes(target.signature.annotation(target.signature.keyword_of(edge.input)))
+    if given is None or taken is None:
+        return None
+    wrong = [each for each in given if not any(_fits(each, wanted) for wanted in taken)]
+    if not wrong:
+        return None
+    has = " | ".join(each.__name__ for each in given)
+    wants = " | ".join(each.__name__ for each in taken)
+    return ValidationError(
+        f"{source.name!r} returns {has}, but {edge.input!r} of {target.name!r} takes {wants}",
+        source=source.name,
+        target=target.name,
+        parameter=edge.input,
+    )
+
+
+def _classes(annotation: Any) -> tuple[type, ...] | None:
+    """The classes of a plain annotation or union of plain ones; None where it is anything else."""
+    if annotation is None:
+        return (type(None),)
+    from typing import Any, Union, get_origin  # slow to import, and check_types is for tests
+
+    if annotation is Any:  # a class, as far as Python can tell
+        return None
+    if get_origin(annotation) in (Union, UnionType):
+        members = [_classes(each) for each in annotation.__args__]
+        if any(each is None for each in members):
+            return None
+        return tuple(each for member in members if member for each in member)
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return (annotation,)
+    return None
+
+
+# PEP 484: where a float is wanted an int will do, and so on up the numeric tower.
+_ALSO_FITS = {float: (int,), complex: (float, int)}
+
+
+def _fits(given: type, wanted: type) -> bool:
+    try:
+        return issubclass(given, (wanted, *_ALSO_FITS.get(wanted, ())))
+    except TypeError:  # protocols and the like cannot be asked
+        return True

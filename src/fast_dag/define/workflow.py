@@ -1,0 +1,730 @@
+"""What DAG and FSM have in common: nodes, and the views of the run in progress or finished last."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from importlib import import_module
+from types import MappingProxyType
+
+from fast_dag._typing import P, R, T, overload
+from fast_dag.call.hooks import HANDLER, Hook, read_hooks
+from fast_dag.call.policy import CallPolicy
+from fast_dag.call.resources import read_factory
+from fast_dag.context import Context
+from fast_dag.define.graph import Graph
+from fast_dag.define.node import CACHE_OPTIONS, Nestable, Node, NodeType
+from fast_dag.drive.select import drive, drive_async
+from fast_dag.errors import InvalidNodeError, MissingResultError, ValidationError, names
+from fast_dag.plan.plan import Plan, Plans
+from fast_dag.run.events import Bar, Event, Observers, Progress
+from fast_dag.run.run import Run, current_run
+from fast_dag.watch.log import node_log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from os import PathLike
+    from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+
+    from fast_dag.define.node import AllOptions, AnyOptions, CachedNodeOptions, CommonOptions
+    from fast_dag.define.signature import Signature
+    from fast_dag.draw.shape import Shape
+    from fast_dag.draw.sketch import DrawingOptions
+    from fast_dag.run.events import Observer
+
+    RunT = TypeVar("RunT", bound=Run)
+    Q = ParamSpec("Q")
+    V = TypeVar("V")
+
+
+class Workflow(Nestable):
+    """A named graph with views of its runs; the base of `DAG`."""
+
+    _kind: ClassVar[str] = ""  # as files call it
+    _noun: ClassVar[str] = "node"  # as errors call what it has
+
+    def __init__(
+        self,
+        name: str,
+        description: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise ValidationError(f"a workflow's name is a non-empty string, not {name!r}")
+        self.description = description or ""
+        self.metadata: dict[str, Any] = dict(metadata or {})
+        self._graph = Graph(name, self._noun)
+        self._default_hooks: dict[str, Hook] = {}
+        self._node_hooks: dict[str, dict[str, Hook]] = {}
+        self._handlers: dict[str, Hook] = {}
+        self._resources: Mapping[str, Hook] = {}
+        self._progress_callback: Callable[[str, str, float], object] | None = None
+        self._last_run: Run | None = None
+        self._plans: Plans | None = None
+        self._signature: tuple[Any, Signature] | None = None
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The name it was made with: for messages, and the default where it is nested in another
+        workflow."""
+        return self._graph.name
+
+    @property
+    def graph(self) -> Graph:
+        """The nodes and edges themselves."""
+        return self._graph
+
+    @property
+    def nodes(self) -> Mapping[str, Node[..., Any]]:
+        """The nodes by name, in the order of their definition; edited by the methods here."""
+        return MappingProxyType(self._graph.nodes)
+
+    def __len__(self) -> int:
+        return len(self._graph.nodes)
+
+    def __bool__(self) -> bool:
+        return True  # an empty workflow is still one
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._graph.nodes))
+
+    # What surrounds node calls.
+
+    def set_node_hooks(
+        self, node: str | Node[..., Any], /, **hooks: Callable[..., Any] | None
+    ) -> None:
+        """Set hooks around the calls of one node, phase by phase in place of the default ones.
+
+        - `pre_execute(node, inputs, context)`: may return new inputs.
+        - `post_execute(node, inputs, result, context)`: may return another result.
+        - `on_retry(node, inputs, error, context, attempt, delay)`: before each wait of `delay`
+          seconds.
+        - `on_error(node, inputs, error, context)`: after the last attempt failed.
+        - `cleanup(node, context)`: always, before the nodes that depend on this one start.
+
+        Hooks may take fewer trailing parameters, may be async, and run once per node. One that
+        returns None changes nothing; one that raises fails the node. None takes a hook away.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo").add_node("double", lambda x: 2 * x)
+        >>> dag.set_node_hooks("double", pre_execute=lambda node, inputs: {"x": inputs["x"] + 1})
+        >>> dag.run(x=1)
+        4
+        """
+        name = self._graph.node(node).name
+        self._node_hooks[name] = _updated(self._node_hooks.get(name, {}), hooks)
+        self._graph.version += 1
+
+    def set_default_hooks(self, **hooks: Callable[..., Any] | None) -> None:
+        """Set hooks around the calls of every node, of those added later, too; see
+        `set_node_hooks`."""
+        self._default_hooks = _updated(self._default_hooks, hooks)
+        self._graph.version += 1
+
+    def set_node_error_handler(
+        self, node: str | Node[..., Any], handler: Callable[..., Any] | None, /
+    ) -> None:
+        """Call `handler(node, inputs, error)` where a node failed for good.
+
+        What it returns becomes the node's result; None lets the error stand; what it raises
+        replaces the error.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo").add_node("inverse", lambda x: 1 / x)
+        >>> dag.set_node_error_handler("inverse", lambda node, inputs, error: float("inf"))
+        >>> dag.run(x=0)
+        inf
+        """
+        name = self._graph.node(node).name
+        self._handlers.pop(name, None)
+        if handler is not None:
+            self._handlers[name] = Hook.read(handler, HANDLER, "error handler")
+        self._graph.version += 1
+
+    def invalidate_cache(self, name: str | Node[..., Any] | None = None, /, **inputs: Any) -> None:
+        """Forget cached results: of all nodes, of one, or of its calls with these inputs.
+
+        Raises UnknownNodeError, and ValidationError where a node is not cached.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo")
+        >>> @dag.cached_node
+        ... def double(x):
+        ...     return 2 * x
+        >>> dag.run(x=1), dag.run(x=1), dag.context.metrics["cache_hits"]
+        (2, 2, 1)
+        >>> dag.invalidate_cache("double", x=1)
+        >>> dag.run(x=1), dag.context.metrics["cache_hits"]
+        (2, 0)
+        """
+        if name is None:
+            if inputs:
+                raise ValidationError("invalidate_cache takes inputs for one node; name it first")
+            nodes = [node for node in self._graph.nodes.values() if node.cache is not None]
+        else:
+            nodes = [self._graph.node(name)]
+        for node in nodes:
+            if node.cache is None:
+                raise ValidationError(
+                    f"node {node.name!r} of {self.name!r} is not cached; see @dag.cached_node"
+                )
+            node.cache.invalidate(inputs)
+
+    @overload
+    def resource(self, name: str, factory: Callable[..., T], /) -> Callable[..., T]: ...
+    @overload
+    def resource(self, name: str, /) -> Callable[[Callable[..., T]], Callable[..., T]]: ...
+    def resource(self, name: str, factory: Any = None, /) -> Any:
+        """Open something at its first use in a run, and close it when the run ends.
+
+        Every node with a parameter `name` that neither an edge nor a run input feeds is given what
+        the context manager gives that `factory(context)` makes, the same to all nodes of a run.
+        `context` may be left out. Both may be async. A generator function that yields once will do,
+        and so will this as its decorator. The context manager is told of the failure that ended the
+        run, if one did, but cannot undo it.
+
+        Raises InvalidNodeError where the factory cannot be called.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo")
+        >>> @dag.resource("connection")
+        ... def connect():
+        ...     print("open")
+        ...     yield "connection 1"
+        ...     print("close")
+        >>> @dag.node
+        ... def query(connection):
+        ...     return f"asked {connection}"
+        >>> dag.run()
+        open
+        close
+        'asked connection 1'
+        """
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValidationError(f"a resource's name is that of a parameter, not {name!r}")
+
+        def add(factory: Any) -> Any:
+            self._resources = {**self._resources, name: read_factory(name, factory)}
+            self._graph.version += 1
+            return factory
+
+        return add if factory is None else add(factory)
+
+    def _resource_problems(self) -> list[ValidationError]:
+        """What is wrong with the resources."""
+        if not self._resources:
+            return []
+        found = [
+            ValidationError(
+                f"{name!r} of {self.name!r} is both a node and a resource; rename one", node=name
+            )
+            for name in self._resources
+            if name in self._graph.nodes
+        ]
+        for node in self._graph.nodes.values():
+            taken = [name for name in node.inputs if name in self._resources]
+            fed = {edge.input for edge in self._graph.incoming(node.name)}
+            if node.run_in == "process" and not fed.issuperset(taken):
+                found.append(
+                    InvalidNodeError(
+                        f"node {node.name!r} has run_in='process' and takes the resource "
+                        f"{taken[0]!r}, which is open in this process only",
+                        node=node.name,
+                    )
+                )
+        return found
+
+    def _surroundings(self, node: Node[..., Any], resources: Sequence[str]) -> CallPolicy | None:
+        """What was asked for around the calls of a node; None where that is nothing."""
+        hooks, handler = self._default_hooks, None
+        if self._node_hooks or self._handlers:
+            hooks = {**hooks, **self._node_hooks.get(node.name, {})}
+            handler = self._handlers.get(node.name)
+        if not (hooks or handler or node.retry or node.cache or resources):
+            return None
+        return CallPolicy(node, hooks, handler, resources)
+
+    # Views of a run.
+
+    def _run_in_view(self) -> Run | None:
+        """The run in progress, from inside one of its nodes; else the one that finished last."""
+        run = current_run.get()
+        while run is not None:
+            if run.graph is self._graph:
+                return run
+            run = run.outer
+        return self._last_run
+
+    @property
+    def context(self) -> Context:
+        """The Context of the run in progress, from inside it; else of the run that finished last;
+        an empty one before the first."""
+        run = self._run_in_view()
+        return Context() if run is None else run.context
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """`context.results`: what each node returned, by name."""
+        return self.context.results
+
+    def __getitem__(self, name: str) -> Any:
+        """The result of a node; `"sub.inner"` looks into a nested workflow.
+
+        Raises a KeyError that says why there is none: unknown, not run, skipped, failed, deleted.
+        """
+        run = self._run_in_view()
+        if run is not None:
+            return run[name]
+        self._graph.resolve(name)
+        raise MissingResultError(
+            f"{self.name!r} has no result of {name!r}: it has not run yet",
+            node=name,
+            reason="not run",
+        )
+
+    @property
+    def progress_callback(self) -> Callable[[str, str, float], object]:
+        """Called as `f(node_name, status, fraction_done)` when nodes start and end; set it to
+        yours.
+
+        Nodes may call it themselves; it does nothing until it is set. From inside a run it is what
+        that run was given as `progress=`, if anything.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo").add_node("double", lambda x: 2 * x)
+        >>> dag.progress_callback = lambda name, status, fraction: print(name, status, fraction)
+        >>> dag.run(x=1)
+        double running 0.0
+        double completed 1.0
+        2
+        """
+        run = self._run_in_view()
+        if run is not None and run.status == "running" and run.observers is not None:
+            observers, here = run.observers, run
+            return lambda name, status, fraction: observers.tell(
+                Event(here, name, status, fraction)
+            )
+        return self._progress_callback or _no_progress
+
+    @progress_callback.setter
+    def progress_callback(self, callback: Callable[[str, str, float], object] | None) -> None:
+        if callback is not None and not callable(callback):
+            raise ValidationError(f"progress_callback is not callable: {callback!r}")
+        self._progress_callback = callback
+
+    def _observers(self, run: Run) -> Observers | None:
+        """Those who watch a new run; None where nobody does."""
+        asked = run.settings.progress
+        callback = self._progress_callback if asked is None else asked
+        log = node_log()
+        if callback is None and log is None:
+            return None
+        observers: list[Observer] = []
+        if callback is True:
+            observers.append(Progress(Bar(self.name)))
+        elif callable(callback):
+            observers.append(Progress(callback))
+        if log is not None:
+            observers.append(log)
+        return Observers(observers, len(run.plan.names)) if observers else None
+
+    def get_result(self, name: str) -> Any:
+        """The same as `workflow[name]`."""
+        return self[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The result of a node, `default` where there is none."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    def _copy_into(self, twin: Workflow) -> None:
+        """Give a new workflow the same nodes, edges and policy_of."""
+        self._graph.copy_into(twin._graph)
+        twin._default_hooks = dict(self._default_hooks)
+        twin._node_hooks = dict(self._node_hooks)
+        twin._handlers = dict(self._handlers)
+        twin._resources = self._resources
+
+    # Pictures.
+
+    @abstractmethod
+    def _shape(self) -> Shape:
+        """What is drawn of it."""
+
+    def visualize(
+        self,
+        backend: Literal["mermaid", "graphviz", "svg"] = "mermaid",
+        filename: str | PathLike[str] | None = None,
+        format: str | None = None,
+        show_results: bool = False,
+        options: DrawingOptions | None = None,
+    ) -> str:
+        """Draw the workflow; the text is returned, and written to `filename` where one is given.
+
+        Parameters
+        ----------
+        backend:
+            "mermaid" and "graphviz" give the text of these languages. "svg" draws, with Graphviz
+            where it is installed, else with grandalf (extra `draw`), else without either.
+        filename, format:
+            Where to write it, and "svg", "png" or "pdf" to have Graphviz draw; without `format`
+            the end of the file's name decides.
+        show_results:
+            Draw the run in progress or finished last: statuses, times, errors, results.
+        options:
+            `direction` ("TB", "LR", "BT", "RL"), `depth` (how many levels of nested workflows are
+            opened), `details` (whether boxes have more than one line).
+
+        Raises ValidationError for what there is not, GraphvizError where Graphviz is needed and
+        missing, or fails.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo").add_node("load", lambda: 1).add_node("double", lambda x: 2 * x)
+        >>> print(dag.connect("load", "double").visualize(options={"direction": "LR"}))
+        flowchart LR
+            n0["load"]
+            n1["double"]
+            n0 --> n1
+        <BLANKLINE>
+        """
+        from fast_dag.draw.visualize import visualize
+
+        run = self._run_in_view() if show_results else None
+        shape = self._shape() if run is None else run._shape()
+        return visualize(shape, run, backend, filename, format, show_results, options)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """The picture in a notebook."""
+        from fast_dag.draw.visualize import mimebundle
+
+        return mimebundle(self, None)
+
+    # Plans, kept until an edit.
+
+    @property
+    def version(self) -> object:
+        """Changes with every edit, here and in nested workflows."""
+        graph = self._graph
+        if not graph.nested:
+            return graph.version
+        return (graph.version, *(each.version for each in graph.nested.values()))
+
+    def _kept(self, compile: Callable[..., T], *asked: object) -> T:
+        """What `compile` makes of what is asked for, kept until an edit."""
+        version, plans = self.version, self._plans
+        if plans is None or plans.version != version:
+            plans = self._plans = Plans(version, len(self._graph.nodes))
+        compiled: T | None = plans.get(asked)
+        if compiled is None:
+            compiled = compile(*asked)
+            plans.keep(asked, compiled)
+        return compiled
+
+    @property
+    def signature(self) -> Signature:
+        """As a node: the parameters that nothing in here feeds; those with defaults may be left
+        out."""
+        version = self.version
+        if self._signature is None or self._signature[0] != version:
+            self._signature = version, self._read_signature()
+        return self._signature[1]
+
+    @abstractmethod
+    def _read_signature(self) -> Signature: ...
+
+    @abstractmethod
+    def _nested_plan(self, inputs: frozenset[str]) -> Plan:
+        """The plan of this workflow as a node that is given these inputs."""
+
+    # Running.
+
+    def _drive(self, run: RunT) -> RunT:
+        try:
+            drive(run)
+        finally:
+            if run.status != "running":
+                self._last_run = run
+        return run
+
+    async def _drive_async(self, run: RunT) -> RunT:
+        try:
+            await drive_async(run)
+        finally:
+            if run.status != "running":
+                self._last_run = run
+        return run
+
+    # As data and as text; docs/files.md has the format.
+
+    def to_dict(self, registry: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Everything but runs as plain data: nodes, edges, options, what surrounds the calls.
+
+        Functions go by where they are imported from, "module:name", or by their name in `registry`.
+        Raises ValidationError that names every node whose function has neither.
+
+        >>> from fast_dag import DAG
+        >>> from statistics import mean
+        >>> DAG("demo").add_node("mean", mean, retry=2).to_dict()["nodes"]
+        [{'name': 'mean', 'function': 'statistics:mean', 'retry': 2}]
+        """
+        from fast_dag.serial.write import written
+
+        return written(self, registry)
+
+    @classmethod
+    def from_dict(
+        cls,
+        data: Mapping[str, Any],
+        *,
+        allow: Iterable[str] | None = None,
+        registry: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """The workflow that `to_dict` made the data of.
+
+        Functions come from `registry`, by their names there, and are imported from the modules that
+        `allow` names, and those below these; nothing else is imported. Raises ValidationError with
+        all that is wrong, each with its place, such as `nodes[3].retry`.
+
+        >>> from fast_dag import DAG
+        >>> data = DAG("demo").add_node("f", abs).to_dict(registry={"absolute": abs})
+        >>> DAG.from_dict(data, registry={"absolute": abs}).run(x=-2)
+        2
+        """
+        from fast_dag.serial.read import read
+
+        import_module("fast_dag.define.fsm")  # machines load when used, and a file may have some
+        kinds = {each._kind: each for each in Workflow.__subclasses__() if each._kind}
+        made = read(data, cls, kinds, allow=allow, registry=registry)
+        assert isinstance(made, cls)
+        return made
+
+    def to_json(self, registry: Mapping[str, Any] | None = None, indent: int | None = 2) -> str:
+        """`to_dict` as JSON text."""
+        from fast_dag.serial.texts import to_json
+
+        return to_json(self.to_dict(registry), indent)
+
+    @classmethod
+    def from_json(
+        cls,
+        text: str | bytes,
+        *,
+        allow: Iterable[str] | None = None,
+        registry: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """`from_dict` of JSON text.
+
+        >>> from fast_dag import DAG
+        >>> from statistics import mean
+        >>> text = DAG("demo").add_node("mean", mean).to_json()
+        >>> DAG.from_json(text, allow=["statistics"]).run(data=[1, 3])
+        2
+        """
+        from fast_dag.serial.texts import from_json
+
+        return cls.from_dict(from_json(text), allow=allow, registry=registry)
+
+    def to_yaml(self, registry: Mapping[str, Any] | None = None) -> str:
+        """`to_dict` as YAML text (extra `yaml`)."""
+        from fast_dag.serial.texts import to_yaml
+
+        return to_yaml(self.to_dict(registry))
+
+    @classmethod
+    def from_yaml(
+        cls,
+        text: str | bytes,
+        *,
+        allow: Iterable[str] | None = None,
+        registry: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """`from_dict` of YAML text (extra `yaml`)."""
+        from fast_dag.serial.texts import from_yaml
+
+        return cls.from_dict(from_yaml(text), allow=allow, registry=registry)
+
+    # Pickling leaves out everything that belongs to runs.
+
+    def __getstate__(self) -> dict[str, Any]:
+        without: dict[str, Any] = {
+            "_last_run": None,
+            "_progress_callback": None,
+            "_plans": None,
+            "_signature": None,
+        }
+        return {**self.__dict__, **without}
+
+
+def value_of(run: Run) -> Any:
+    """What `run()` returns; raises where the run failed or timed out."""
+    if run.status in ("failed", "timed_out"):
+        run.raise_for_error()
+    return run.value
+
+
+def merged(name: str, inputs: Mapping[str, Any] | None, more: dict[str, Any]) -> Mapping[str, Any]:
+    """A run's inputs, given as a mapping and by keyword."""
+    if inputs is None:
+        return more
+    if not isinstance(inputs, Mapping):
+        raise ValidationError(f"inputs of {name!r} is a mapping of names to values, not {inputs!r}")
+    twice = sorted(set(inputs) & set(more))
+    if twice:
+        raise ValidationError(f"{name!r} was given twice: {names(twice)}")
+    return {**inputs, **more}
+
+
+def takes_what(template: Callable[Q, Any]) -> Callable[[Callable[..., V]], Callable[Q, V]]:
+    """Give a method the parameters of another, for type checkers and for `help()`."""
+
+    def dress(method: Callable[..., V]) -> Callable[Q, V]:
+        method.__wrapped__ = template  # type: ignore[attr-defined]
+        return method
+
+    return dress
+
+
+def option_names(request: Callable[..., Any]) -> set[str]:
+    """The keywords that are options and no inputs."""
+    code = request.__code__
+    return set(code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount])
+
+
+def _no_progress(name: str, status: str, fraction: float) -> None: ...
+
+
+def _updated(hooks: dict[str, Hook], changes: Mapping[str, Any]) -> dict[str, Hook]:
+    kept = {phase: hook for phase, hook in hooks.items() if changes.get(phase, hook) is not None}
+    return {**kept, **read_hooks(changes)}
+
+
+def decorated(
+    add: Callable[..., Node[..., Any]], function: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
+    """What a decorator returns: the node, or, called with options only, what makes a node."""
+
+    def decorate(func: Callable[..., Any]) -> Node[..., Any]:
+        return add(func, **options)
+
+    return decorate(*function) if function else decorate
+
+
+def with_cache(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a cached node, those of its cache put together."""
+    cache = {key: options.pop(key) for key in CACHE_OPTIONS if key in options}
+    return {**options, "cache": cache}
+
+
+class NodeDecorator:
+    """What `@dag.node` is: usable bare, or called with options, the function first or later."""
+
+    __slots__ = ("_graph", "_type")
+
+    def __init__(self, graph: Graph, type: NodeType) -> None:
+        self._graph = graph
+        self._type = type
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[P, R],
+        /,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[CommonOptions],
+    ) -> Node[P, R]: ...
+    @overload
+    def __call__(
+        self, *, name: str | None = None, replace: bool = False, **options: Unpack[CommonOptions]
+    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
+    # mypy compares an unpacked TypedDict with **options: Any and finds them different.
+    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
+        return decorated(self._add, function, options)
+
+    def _add(
+        self, func: Any, name: str | None = None, replace: bool = False, **options: Any
+    ) -> Node[..., Any]:
+        if "type" in options:
+            raise InvalidNodeError(
+                f"there is no option 'type' here: this makes a {self._type.value}; use another "
+                "decorator, or add_node(name, func, type=...)",
+                node=name,
+            )
+        return self._graph.add(Node(func, name, type=self._type, **options), replace=replace)
+
+
+class AnyDecorator(NodeDecorator):
+    """What `@dag.any` is: `NodeDecorator` with the option `wait`."""
+
+    __slots__ = ()
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[P, R],
+        /,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[AnyOptions],
+    ) -> Node[P, R]: ...
+    @overload
+    def __call__(
+        self, *, name: str | None = None, replace: bool = False, **options: Unpack[AnyOptions]
+    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
+    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
+        return decorated(self._add, function, options)
+
+
+class AllDecorator(NodeDecorator):
+    """What `@dag.all` is: `NodeDecorator` with the option `collect`."""
+
+    __slots__ = ()
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[P, R],
+        /,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[AllOptions],
+    ) -> Node[P, R]: ...
+    @overload
+    def __call__(
+        self, *, name: str | None = None, replace: bool = False, **options: Unpack[AllOptions]
+    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
+    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
+        return decorated(self._add, function, options)
+
+
+class CachedNodeDecorator(NodeDecorator):
+    """What `@dag.cached_node` is: `NodeDecorator` with the options of a cache."""
+
+    __slots__ = ()
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[P, R],
+        /,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[CachedNodeOptions],
+    ) -> Node[P, R]: ...
+    @overload
+    def __call__(
+        self,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[CachedNodeOptions],
+    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
+    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
+        return decorated(self._add, function, with_cache(options))

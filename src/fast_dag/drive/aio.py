@@ -1,0 +1,196 @@
+"""The coordinator of a run that is awaited: the caller's loop has the async nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from fast_dag.drive.dispatcher import SIGNALS_SEEN, Dispatcher, Lane
+from fast_dag.drive.lanes import Lanes
+from fast_dag.drive.loops import LoopLane
+from fast_dag.drive.tasks import Tasks, suits
+from fast_dag.drive.threads import Pool, ThreadLane, place_lent, pool_size, shared
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fast_dag.drive.dispatcher import Job
+    from fast_dag.run.run import Run
+
+
+async def drive(run: Run) -> None:
+    """Execute a run from its start to its end, in copies of the caller's contextvars."""
+    if suits(run):
+        await Tasks(run).drive()
+        return
+    with place_lent():
+        await _Coordinator(run, shared()).drive()
+
+
+def drive_here(run: Run) -> None:
+    """The same for a caller that waits in its thread, on a loop of its own."""
+
+    async def watched() -> None:
+        beat = _Heartbeat(asyncio.get_running_loop())
+        try:
+            if suits(run):
+                await Tasks(run).drive()
+            else:
+                await _Coordinator(run, Pool(pool_size(run)), owns_loop=True).drive()
+        finally:
+            beat.stop()
+
+    with asyncio.Runner() as runner:
+        runner.run(watched())
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts the call that is made here. The handler of `asyncio.Runner` would wait
+    until the loop turns again."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Heartbeat:
+    """Wakes a loop twice a second. A signal that comes just before the loop blocks does not wake
+    it, and Ctrl-C is to end a run promptly."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._beat()
+
+    def _beat(self) -> None:
+        self._handle = self._loop.call_later(SIGNALS_SEEN, self._beat)
+
+    def stop(self) -> None:
+        self._handle.cancel()
+
+
+class _Coordinator(Lane):
+    """Waits on the loop, which keeps the time and runs inline nodes."""
+
+    def __init__(self, run: Run, pool: Pool, *, owns_loop: bool = False) -> None:
+        self.run = run
+        self._owns_loop = owns_loop
+        loop = asyncio.get_running_loop()
+        self.dispatcher = dispatcher = Dispatcher(run, loop.time)
+        self.loop = LoopLane(dispatcher, loop, threading.get_ident())
+        threads = ThreadLane(dispatcher, pool, run.settings.max_workers or 0)
+        self.lanes = Lanes(dispatcher, run.settings, threads, loop=self.loop, inline=self)
+        self._handle: asyncio.TimerHandle | None = None  # of the timer that is due first
+        self._cancelled: asyncio.CancelledError | None = None
+        self._done = asyncio.Event()
+        dispatcher.lanes = self.lanes
+        dispatcher.finish = lambda: self.loop.soon(self._done.set)
+        dispatcher.soon = lambda function: self._later(self._guarded, function)
+        dispatcher.timers.is_earlier = lambda: self.loop.soon(self._arm)
+
+    async def drive(self) -> None:
+        """Execute the run. A cancellation cuts it short and is raised once it has ended; being
+        cancelled again meanwhile changes nothing."""
+        dispatcher = self.dispatcher
+        self.run.open()
+        try:
+            self._guarded(lambda: dispatcher.go_on(dispatcher.begin()))
+            await self._until(self._done)
+            if dispatcher.is_killed:  # something is at work that does not end
+                self.loop.cancel_all()
+                self.lanes.threads.abandon()
+            await self._closed()
+        except BaseException:  # the loop was closed, and this coroutine with it
+            dispatcher.kill()
+            self.loop.cancel_all()
+            self.lanes.close(abandon=True)
+            raise
+        finally:
+            self._disarm()
+            dispatcher.let_go()
+            del self.lanes  # which know this coordinator
+            self.run.tell_end()
+        if dispatcher.crash is not None:
+            raise dispatcher.crash
+        if self._cancelled is not None:
+            raise self._cancelled
+
+    async def _until(self, event: asyncio.Event) -> None:
+        while not event.is_set():
+            try:
+                await event.wait()
+            except asyncio.CancelledError as error:
+                self._cancelled = error
+                self.dispatcher.abort("cancelled")
+
+    async def _closed(self) -> None:
+        """End what was started for the run, without blocking the loop."""
+        quiet = asyncio.Event()
+        self.lanes.threads.when_quiet(lambda: self.loop.soon(quiet.set))
+        await self._until(quiet)
+        elsewhere = self.lanes.elsewhere
+        self.lanes.threads.close(abandon=False)  # whose threads have nothing to do by now
+        if elsewhere:
+            closed = asyncio.Event()
+
+            def close() -> None:
+                for lane in elsewhere:
+                    lane.close(abandon=self.dispatcher.ending is not None)
+                self.loop.soon(closed.set)
+
+            threading.Thread(target=close, name="fast_dag closing", daemon=True).start()
+            await self._until(closed)
+
+    # Time.
+
+    def _later(self, function: Callable[..., object], *args: Any) -> None:
+        self.loop.loop.call_soon_threadsafe(function, *args)
+
+    def _guarded(self, function: Callable[[], object]) -> None:
+        try:
+            function()
+        except BaseException as error:
+            self.dispatcher.break_off(error)
+
+    def _arm(self) -> None:
+        """Have the loop call back when the first timer is due."""
+        self._disarm()
+        due = self.dispatcher.timers.next()
+        if due is not None:
+            self._handle = self.loop.loop.call_at(due, self._ring)
+
+    def _disarm(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _ring(self) -> None:
+        for callback in self.dispatcher.timers.due():
+            self._guarded(callback)
+        self._arm()
+
+    # As the lane of inline nodes.
+
+    def launch(self, job: Job) -> None:
+        self._later(self._run_inline, job, job.generation)
+
+    def _run_inline(self, job: Job | None, generation: int) -> None:
+        variables = self.dispatcher.variables.copy()
+        try:
+            with _interruptible() if self._owns_loop else nullcontext():
+                while job is not None:
+                    job = variables.run(self.dispatcher.run_here, job, generation, self)
+                    if job is not None:
+                        generation = job.generation
+        except BaseException as error:
+            self.dispatcher.break_off(error)
+
+    def close(self, *, abandon: bool) -> None:
+        """The caller's loop is not ended."""

@@ -1,0 +1,172 @@
+"""The coordinator of a run whose caller waits in its own thread."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from contextvars import copy_context
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from fast_dag.drive.dispatcher import GRACE, SIGNALS_SEEN, Dispatcher, Lane
+from fast_dag.drive.lanes import Lanes
+from fast_dag.drive.threads import Pool, ThreadLane, pool_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fast_dag.drive.dispatcher import Job
+    from fast_dag.drive.threads import Call
+    from fast_dag.run.run import Run
+
+_RESPONSE = 1.0
+"""Seconds in which the loop of a run that is cut short must respond; else it is abandoned."""
+
+
+def drive(run: Run) -> None:
+    """Execute a run from its start to its end, in copies of the caller's contextvars."""
+    copy_context().run(_Coordinator(run).drive)
+
+
+class _Coordinator(Lane):
+    """Keeps the time and runs inline nodes; where there is no time to keep, it is one of the
+    workers."""
+
+    def __init__(self, run: Run) -> None:
+        from fast_dag.drive.loops import ThreadedLoopLane  # asyncio is slow to import
+
+        self.run = run
+        self.dispatcher = dispatcher = Dispatcher(run)
+        self.loop = ThreadedLoopLane(dispatcher)
+        self.pool = Pool(pool_size(run))
+        self.threads = ThreadLane(dispatcher, self.pool)
+        self.lanes = Lanes(dispatcher, run.settings, self.threads, loop=self.loop, inline=self)
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        # Inline nodes have the caller's thread; what there is to do else has one of its own then,
+        # unless only one of them can be at work at once.
+        self._is_apart = run.plan.has_inline and not run.settings.ordered
+        self._inline = SimpleQueue() if self._is_apart else self._inbox
+        self._finished = False
+        self._cut_short: float | None = None  # when that was noticed
+        self._helps = run.settings.timeout is None and not run.plan.needs_coordinator
+        dispatcher.lanes = self.lanes
+        dispatcher.finish = self._finish
+        dispatcher.soon = self._inbox.put
+        dispatcher.timers.is_earlier = lambda: self._inbox.put(_look_again)
+
+    def drive(self) -> None:
+        """Execute the run. What interrupts the caller cuts the run short and is raised once it has
+        ended; who is interrupted again waits no longer."""
+        dispatcher = self.dispatcher
+        self.run.open()
+        todo, serve = self._begin, self._serve_inline if self._is_apart else self._serve
+        try:
+            while not self._finished:
+                try:
+                    todo()
+                    todo = serve
+                except BaseException as error:
+                    todo = serve
+                    if dispatcher.crash is not None:
+                        dispatcher.kill()
+                    dispatcher.fail(error)
+        finally:
+            dispatcher.kill()  # unless it has ended
+            self.lanes.close(abandon=dispatcher.is_killed)
+            dispatcher.let_go()
+            del self.lanes  # which know this coordinator
+            self.run.tell_end()
+        if dispatcher.crash is not None:
+            raise dispatcher.crash
+
+    def _begin(self) -> None:
+        jobs = self.dispatcher.begin()
+        if self._is_apart:
+            threading.Thread(target=self._serve_apart, name="fast_dag time", daemon=True).start()
+        if not self._helps:
+            self.dispatcher.go_on(jobs)
+            return
+        job = self.dispatcher.go_on(jobs, self.threads)
+        call = None if job is None else self.threads.new_call(job)
+        if call is not None:
+            self.pool.give_place(call)
+        self._work(call)
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._inbox.put(_look_again)
+        self._inline.put(_look_again)
+
+    def _serve(self) -> None:
+        """Keep the time, and do what comes, until the run has ended."""
+        timers = self.dispatcher.timers
+        while not self._finished:
+            for callback in timers.due():
+                callback()
+            now = monotonic()
+            ends = [now + SIGNALS_SEEN]
+            if (due := timers.next()) is not None:
+                ends.append(due)
+            if self.dispatcher.ending is not None:
+                ends.append(self._lose_patience(now))
+            try:
+                self._inbox.get(timeout=max(min(ends) - now, 0.0))()
+            except Empty:
+                continue
+
+    def _serve_apart(self) -> None:
+        while not self._finished:
+            try:
+                copy_context().run(self._serve)
+            except BaseException as error:
+                self.dispatcher.fail(error)
+
+    def _serve_inline(self) -> None:
+        """Run inline nodes until the run has ended."""
+        while not self._finished:
+            with suppress(Empty):
+                self._inline.get(timeout=SIGNALS_SEEN)()
+
+    def _lose_patience(self, now: float) -> float:
+        """Of a run that is cut short: end it, if something at work does not end; when to look
+        again."""
+        if self._cut_short is None:
+            self._cut_short = now
+            self.loop.ask()
+        patience = GRACE + _RESPONSE if self.loop.responds else _RESPONSE
+        end = self._cut_short + patience
+        if now >= end:
+            self.dispatcher.kill()
+        return end
+
+    # As a worker.
+
+    def _work(self, call: Call | None) -> None:
+        if call is None:
+            self.pool.lend(self._take)
+        while call is not None:
+            call.make()
+            call, _ = self.pool.rested(call, self._take)
+
+    def _take(self, call: Call | None) -> None:
+        if call is not None:
+            self._inbox.put(lambda: self._work(call))
+
+    # As the lane of inline nodes.
+
+    def launch(self, job: Job) -> None:
+        generation = job.generation
+        self._inline.put(lambda: self._run_inline(job, generation))
+
+    def _run_inline(self, job: Job | None, generation: int) -> None:
+        while job is not None:
+            job = self.dispatcher.run_here(job, generation, self)
+            if job is not None:
+                generation = job.generation
+
+    def close(self, *, abandon: bool) -> None:
+        """The caller's thread is not ended."""
+
+
+def _look_again() -> None: ...

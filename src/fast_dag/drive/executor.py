@@ -1,0 +1,226 @@
+"""Calls that are submitted to an executor of the caller's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from abc import abstractmethod
+from contextvars import copy_context
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from fast_dag._extras import needed
+from fast_dag.call.effects import STOPPED, Outcome
+from fast_dag.drive import payload
+from fast_dag.drive.dispatcher import Lane, call_here
+from fast_dag.errors import ExecutionError, failures, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor, Future
+
+    from fast_dag.drive.dispatcher import Dispatcher, Job
+
+
+def refuse(executor: Executor) -> None:
+    """Raise MissingExtraError for an executor of other processes without cloudpickle."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    if not isinstance(executor, ThreadPoolExecutor):
+        needed("cloudpickle", extra="process", purpose="executors of other processes")
+
+
+class RemoteLane(Lane):
+    """Submits each job as one call of a top-level function.
+
+    A courier thread packs the arguments and takes the outcomes in, so that neither the caller's
+    loop nor the pool's own threads are held up by that.
+    """
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._futures: dict[Job, Future[Any]] = {}
+        self._courier = threading.Thread(
+            target=dispatcher.variables.copy().run,
+            args=(self._work,),
+            name="fast_dag courier",
+            daemon=True,
+        )
+        self._courier.start()
+
+    def _work(self) -> None:
+        while (task := self._inbox.get()) is not None:
+            try:
+                task()
+            except BaseException as error:
+                self.dispatcher.fail(error)
+
+    def launch(self, job: Job) -> None:
+        generation = job.generation
+        self._inbox.put(lambda: self._send(job, generation))
+
+    def _send(self, job: Job, generation: int) -> None:
+        if not self.dispatcher.begins(job, generation):
+            self.dispatcher.go_on(self.dispatcher.ended(job, generation, STOPPED))
+            return
+        try:
+            future = self._submit(job, generation)
+        except failures() as error:
+            self.dispatcher.go_on(self.dispatcher.ended(job, generation, Outcome(False, error)))
+            return
+        self._futures[job] = future
+        future.add_done_callback(
+            lambda done: self._inbox.put(lambda: self._receive(job, generation, done))
+        )
+
+    def _receive(self, job: Job, generation: int, future: Future[Any]) -> None:
+        self._futures.pop(job, None)
+        if future.cancelled():
+            outcome = Outcome(False, ExecutionError(f"the executor cancelled {job.path!r}"))
+        else:
+            outcome = self._outcome(job, future)
+        self.dispatcher.go_on(self.dispatcher.called(job, generation, outcome))
+
+    def give_up(self, job: Job) -> None:
+        future = self._futures.pop(job, None)
+        if future is not None:
+            future.cancel()
+
+    def close(self, *, abandon: bool) -> None:
+        if abandon:
+            for future in list(self._futures.values()):
+                future.cancel()
+        self._inbox.put(None)
+        self._courier.join()
+
+    @abstractmethod
+    def _submit(self, job: Job, generation: int) -> Future[Any]: ...
+
+    @abstractmethod
+    def _outcome(self, job: Job, future: Future[Any]) -> Outcome: ...
+
+
+class ExecutorLane(RemoteLane):
+    """An executor that the caller gave, and that is left open.
+
+    A call may wait in the executor's own queue for others, of this run or not. A node's timeout
+    counts from when its call begins. In threads the call says so itself, in other processes of this
+    machine it rings a bell. On another machine its beginning is heard by nobody: it is late only
+    when it has ended, by its own clock.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, executor: Executor | None) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        assert executor is not None
+        self._executor = executor
+        self.shares_memory = isinstance(executor, ThreadPoolExecutor)
+        self._bell = _Bell(dispatcher) if hasattr(os, "mkfifo") else None
+        super().__init__(dispatcher)
+
+    def _submit(self, job: Job, generation: int) -> Future[Any]:
+        if self.shares_memory:
+            return self._executor.submit(copy_context().run, self._call_here, job, generation)
+        bell = self._bell
+        to_ring = None if job.timeout is None or bell is None else bell.expected(job, generation)
+        future = self._executor.submit(payload.run_packed, payload.pack(job, bell=to_ring))
+        if job.timeout is not None and bell is None:
+            self._watch(job, generation, job.timeout, future)
+        return future
+
+    def _call_here(self, job: Job, generation: int) -> list[Outcome]:
+        """The outcome, in a list that it is taken out of: the executor's frame, which the traceback
+        of a failure leads back to, keeps what it was given."""
+        if (
+            self.dispatcher.over or job.generation != generation
+        ):  # given up while it waited in the executor's queue
+            return [STOPPED]
+        self.dispatcher.watch(job, generation)
+        return [call_here(job)]
+
+    def _watch(self, job: Job, generation: int, timeout: float, future: Future[Any]) -> None:
+        """Where there are no bells: start the timeout of a call once its Future is running."""
+
+        def look() -> None:
+            if job.generation != generation:
+                return
+            if future.running():
+                self.dispatcher.watch(job, generation)
+            else:
+                self._watch(job, generation, timeout, future)
+
+        self.dispatcher.timers.add(min(max(timeout, _LOOKS), 1.0), look)
+
+    def close(self, *, abandon: bool) -> None:
+        super().close(abandon=abandon)
+        if self._bell is not None:
+            self._bell.close()
+
+    def _outcome(self, job: Job, future: Future[Any]) -> Outcome:
+        error = future.exception()
+        if error is not None:
+            if not isinstance(error, Exception):
+                self.dispatcher.fail(error)
+            lost = ExecutionError(
+                f"the executor lost node {job.path!r}: {type(error).__name__}: {text_of(error)}",
+                node_name=job.path,
+            )
+            lost.__cause__ = error
+            return Outcome(False, lost)
+        if self.shares_memory:
+            outcome: Outcome = future.result().pop()
+            return outcome
+        return payload.unpack(job, future.result())
+
+
+_LOOKS = 0.05
+"""Seconds between looks at a Future, at least."""
+
+
+class _Bell:
+    """A named pipe that calls in other processes of this machine ring when they begin: executors
+    do not tell. Made when the first call with a timeout needs it."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._crew = dispatcher
+        self._calls: dict[bytes, tuple[Job, int]] = {}
+        self._listener: threading.Thread | None = None
+
+    def expected(self, job: Job, generation: int) -> payload.Bell:
+        """What the call of a job, which is about to be submitted, rings."""
+        if self._listener is None:
+            self._directory = tempfile.mkdtemp(prefix="fast_dag")
+            self._path = os.path.join(self._directory, "begins")
+            os.mkfifo(self._path, 0o600)
+            self._reads = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
+            self._writes = os.open(self._path, os.O_WRONLY)  # so that it never ends by itself
+            os.set_blocking(self._reads, True)
+            self._listener = threading.Thread(
+                target=self._listen, name="fast_dag bell", daemon=True
+            )
+            self._listener.start()
+        token = b"r" + os.urandom(_TOKEN - 1)
+        self._calls[token] = job, generation
+        return self._path, token
+
+    def _listen(self) -> None:
+        while (token := os.read(self._reads, _TOKEN)) != _END:
+            job, generation = self._calls.pop(token, (None, 0))
+            if job is not None:
+                self._crew.watch(job, generation)
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._listener is not None:
+            os.write(self._writes, _END)
+            self._listener.join()
+            os.close(self._reads)
+            os.close(self._writes)
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+_TOKEN = 16
+_END = bytes(_TOKEN)

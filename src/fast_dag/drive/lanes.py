@@ -1,0 +1,96 @@
+"""Which lane a node's calls go to, by mode and by the node's own wish."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fast_dag.run.run import PROCESS
+
+if TYPE_CHECKING:
+    from fast_dag.define.node import Node
+    from fast_dag.drive.dispatcher import Dispatcher, Lane
+    from fast_dag.drive.loops import LoopLane, ThreadedLoopLane
+    from fast_dag.drive.threads import ThreadLane
+    from fast_dag.run.run import Settings
+
+
+class Lanes:
+    """The lanes of one run; those for other processes are made when first needed."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        settings: Settings,
+        threads: ThreadLane,
+        *,
+        loop: LoopLane | ThreadedLoopLane,
+        inline: Lane,
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.settings = settings
+        self.threads = threads
+        self.loop = loop
+        self.inline = inline
+        # Where sync calls happen that nothing sends elsewhere, and hooks always:
+        # a sequential run stays in the caller's thread, unless that has a time to keep.
+        watched = settings.timeout is not None or dispatcher.run.plan.has_timeouts
+        self.home = inline if settings.ordered and not watched else self.threads
+        self._known: dict[Node[..., Any], Lane] = {}
+        self._processes: Lane | None = None
+        self._executor: Lane | None = None
+
+    def of(self, node: Node[..., Any], *, stays: bool = False) -> Lane:
+        """Where a node's calls happen; with `stays`, not in another process."""
+        if stays and not node.signature.is_async and node.run_in != "inline":
+            return self.threads if node.run_in == "thread" else self.home
+        lane = self._known.get(node)
+        if lane is None:
+            lane = self._known[node] = self._find(node)
+        return lane
+
+    def _find(self, node: Node[..., Any]) -> Lane:
+        if node.signature.is_async:
+            return self.loop
+        where = node.run_in
+        if where == "inline":
+            return self.inline
+        if where == "thread":
+            return self.threads
+        if where == "process":
+            return self.processes
+        if self.settings.executor is not None:
+            return self.executor(node)
+        if self.settings.mode is PROCESS and not node.signature.takes_context:
+            return self.processes
+        return self.home
+
+    @property
+    def processes(self) -> Lane:
+        """Worker processes of this run's own."""
+        if self._processes is None:
+            from fast_dag.drive.processes import ProcessLane  # needs the extra `process`
+
+            self._processes = ProcessLane(self.dispatcher)
+        return self._processes
+
+    def executor(self, node: Node[..., Any]) -> Lane:
+        """The executor the caller gave; what takes the context stays home, unless that is
+        threads."""
+        from fast_dag.drive.executor import ExecutorLane
+
+        if self._executor is None:
+            self._executor = ExecutorLane(self.dispatcher, self.settings.executor)
+        assert isinstance(self._executor, ExecutorLane)
+        if node.signature.takes_context and not self._executor.shares_memory:
+            return self.threads
+        return self._executor
+
+    @property
+    def elsewhere(self) -> list[Lane]:
+        """The lanes of other processes that were made."""
+        return [lane for lane in (self._processes, self._executor) if lane is not None]
+
+    def close(self, *, abandon: bool) -> None:
+        """End what was started."""
+        for lane in (*self.elsewhere, self.threads, self.loop):
+            lane.close(abandon=abandon)

@@ -1,0 +1,414 @@
+"""Event loops: async nodes as tasks, each of which follows the chain it is on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from functools import partial
+from time import perf_counter
+from types import coroutine as as_coroutine
+from typing import TYPE_CHECKING, Any, cast
+
+from fast_dag.call.effects import ONE_SHOT, STOPPED, Outcome
+from fast_dag.drive.dispatcher import CANCELLED, Lane
+from fast_dag.run.run import current_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+
+    from fast_dag.drive.dispatcher import Dispatcher, Job
+
+AT_ONCE = 0.01
+"""Seconds after which a task that calls one node after another lets others have the loop."""
+
+
+UNWINDING = 1.0
+"""Seconds that a call has to unwind which somebody else cancelled, before it is cancelled again."""
+
+
+class LoopLane(Lane):
+    """Tasks on a running loop, which may belong to another thread than the one that launches."""
+
+    ends_calls = True  # by cancelling them, and waiting until they have unwound
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        loop: asyncio.AbstractEventLoop,
+        thread: int,
+        known_as: Lane | None = None,
+    ) -> None:
+        self.dispatcher = dispatcher
+        self._known_as = known_as  # the lane that jobs name, where it is another
+        self.loop = loop
+        self._thread = thread
+        # The loop holds its tasks weakly; of each job that is inside of a call: its task.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._inside: dict[Job, asyncio.Task[Any]] = {}
+
+    def launch(self, job: Job) -> None:
+        self.soon(self._start, job, job.generation, None)
+
+    def adopt(self, job: Job, generation: int, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Await what a sync function returned, as the end of its call."""
+        self.soon(self._start, job, generation, coroutine)
+
+    def soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Call a function in the loop's thread."""
+        if threading.get_ident() == self._thread:
+            function(*args)
+            return
+        try:
+            self.loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # the loop was closed while the run was at work, and the run with it
+            self.dispatcher.kill()
+
+    def _start(self, job: Job, generation: int, coroutine: Coroutine[Any, Any, Any] | None) -> None:
+        if self.dispatcher.over:  # the run ended while this was on its way here
+            if coroutine is not None:
+                coroutine.close()
+            return
+        variables = job.variables or self.dispatcher.variables.copy()
+        task = self.loop.create_task(self._work(job, generation, coroutine), context=variables)
+        if not task.done():  # by now, where tasks start eagerly
+            self._tasks.add(task)
+            task.add_done_callback(partial(self._done, job, generation, coroutine))
+
+    def _done(
+        self,
+        job: Job,
+        generation: int,
+        coroutine: Coroutine[Any, Any, Any] | None,
+        task: asyncio.Task[None],
+    ) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():  # by somebody else, before its first step
+            if coroutine is not None:
+                coroutine.close()
+            self.dispatcher.go_on(
+                self.dispatcher.ended(job, generation, self._failed(job, asyncio.CancelledError()))
+            )
+
+    async def _work(
+        self, job: Job, generation: int, coroutine: Coroutine[Any, Any, Any] | None
+    ) -> None:
+        try:
+            await self._follow(job, generation, coroutine)
+        except BaseException as error:  # nobody else would see it
+            self.dispatcher.break_off(error)
+
+    async def _follow(
+        self, job: Job, generation: int, coroutine: Coroutine[Any, Any, Any] | None
+    ) -> None:
+        """Make a job's call, and then those of the jobs of this lane that it made ready."""
+        dispatcher = self.dispatcher
+        task = asyncio.current_task()
+        assert task is not None
+        since = perf_counter()
+        following: Job | None = job
+        while following is not None:
+            job = following
+            begins = coroutine is not None or dispatcher.begins(job, generation)
+            if begins and job.is_plain and coroutine is None:
+                jobs = await self._follow_plain(job, generation, task)
+            else:
+                outcome = STOPPED
+                if begins:
+                    outcome = await self._outcome(job, generation, coroutine, task)
+                if job.variables is not None:
+                    # This task is inside of them, and the next call may be another thread's.
+                    self.loop.call_soon(
+                        self._ended, job, generation, outcome, context=dispatcher.variables
+                    )
+                    return
+                jobs = dispatcher.ended(job, generation, outcome)
+            coroutine = None
+            # A task that was cancelled is none to go on in: scopes in it would go wrong.
+            following = dispatcher.go_on(
+                jobs, None if task.cancelling() else self._known_as or self
+            )
+            if following is None:
+                return
+            generation = following.generation
+            if following.variables is not None or following.run is not job.run:
+                self.launch(following)  # in its own contextvars
+                return
+            if perf_counter() - since > AT_ONCE:
+                since = await let_others_go()
+
+    def _ended(self, job: Job, generation: int, outcome: Outcome) -> None:
+        try:
+            following = self.dispatcher.go_on(
+                self.dispatcher.ended(job, generation, outcome), self._known_as or self
+            )
+        except BaseException as error:  # nobody else would see it
+            self.dispatcher.break_off(error)
+        else:
+            if following is not None:
+                self._start(following, following.generation, None)
+
+    async def _follow_plain(self, job: Job, generation: int, task: asyncio.Task[Any]) -> list[Job]:
+        """Make the plain call of a job, and those that it leads to one by one; the jobs to
+        launch."""
+        dispatcher, guard, inside = self.dispatcher, self.dispatcher.guard(), self._inside
+        current_run.set(job.run)
+        until = job.started + AT_ONCE
+        inside[job] = task
+        try:
+            while True:
+                try:
+                    value = await job.func(*job.args, **job.kwargs)
+                except BaseException as error:
+                    return dispatcher.ended(job, generation, self._failed(job, error))
+                if type(value) in ONE_SHOT:
+                    return dispatcher.ended(job, generation, Outcome(True, value))
+                goes_on, jobs = dispatcher.went_on(job, generation, value, guard)
+                del value  # who deletes it from the results frees it
+                if not goes_on:
+                    return jobs
+                generation = job.generation
+                if jobs:
+                    dispatcher.go_on(jobs)
+                if job.started > until:
+                    del inside[job]
+                    until = await let_others_go() + AT_ONCE
+                    if not dispatcher.begins(job, generation):
+                        return dispatcher.ended(job, generation, STOPPED)
+                    inside[job] = task
+        finally:
+            inside.pop(job, None)
+
+    async def _outcome(
+        self,
+        job: Job,
+        generation: int,
+        coroutine: Coroutine[Any, Any, Any] | None,
+        task: asyncio.Task[Any],
+    ) -> Outcome:
+        """How an async call ends."""
+        current_run.set(job.run)
+        self._inside[job] = task
+        scope: _Deadline | None = None
+        try:
+            if coroutine is None:
+                coroutine = cast("Coroutine[Any, Any, Any]", job.func(*job.args, **job.kwargs))
+                deadline = None if job.timeout is None else self.loop.time() + job.timeout
+            else:  # watched since the sync function was called
+                deadline, job.deadline = job.deadline, None
+            if deadline is None:
+                return Outcome(True, await coroutine)
+            scope = _Deadline(self.loop, task, deadline)
+            return Outcome(True, await scope.watched(coroutine))
+        except BaseException as error:
+            return self._failed(job, error)
+        finally:
+            self._inside.pop(job, None)
+            if scope is not None and scope.end():
+                job.is_late = True
+
+    def _failed(self, job: Job, error: BaseException) -> Outcome:
+        """How a call ended that raised. One that is cancelled though nobody asked it to end has
+        failed; what is no failure at all ends the run."""
+        if isinstance(error, asyncio.CancelledError):
+            if job.phase is CANCELLED or self.dispatcher.over:
+                return STOPPED
+        elif isinstance(error, GeneratorExit) and self.loop.is_closed():
+            self.dispatcher.kill()  # the loop was closed while the run was at work
+            return STOPPED
+        elif not isinstance(error, Exception):
+            self.dispatcher.fail(error)
+            return STOPPED
+        return Outcome(False, error)
+
+    def give_up(self, job: Job) -> None:
+        self.soon(self._cancel, job)
+
+    def _cancel(self, job: Job) -> None:
+        task = self._inside.get(job)
+        if task is None:
+            return
+        if task.cancelling() and job.phase is CANCELLED:
+            # Somebody else has cancelled it, as `asyncio.run` does at its end: it may unwind now.
+            self.dispatcher.timers.add(UNWINDING, partial(self._cancel_again, job, task))
+        else:
+            task.cancel()
+
+    def _cancel_again(self, job: Job, task: asyncio.Task[Any]) -> None:
+        def cancel() -> None:
+            if self._inside.get(job) is task:
+                task.cancel()
+
+        self.soon(cancel)
+
+    def cancel_all(self) -> None:
+        """Cancel what is left, of a run that is not waited for."""
+        for task in list(self._tasks):
+            task.cancel()
+
+    def close(self, *, abandon: bool) -> None:
+        """The loop is its owner's to close."""
+
+
+async def let_others_go() -> float:
+    """Yield to everything that waits for the loop; return the time afterwards. Being cancelled here
+    means no more than being asked to end soon."""
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+    return perf_counter()
+
+
+class _Deadline:
+    """Cancels a call that is late, and tells whether it was.
+
+    A call is late if it was cancelled here, whatever it made of that, or if its last step began in
+    time and ended late: it did not give the loop a chance. Where others keep the loop busy beyond
+    the deadline, the call gets the time that they took, once.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], deadline: float
+    ) -> None:
+        self._loop = loop
+        self._task = task
+        self._deadline = deadline
+        self._stepped = 0.0  # when the call's last step began
+        self._returned = 0.0  # and when it ended
+        self._is_fired = False
+        self._is_extended = False
+        self._handle = loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        lag = now - self._deadline
+        if lag > _NOTHING and not self._is_extended and not self._overstayed:
+            self._is_extended = True
+            self._deadline = now + lag
+            self._handle = self._loop.call_at(self._deadline, self._expire)
+        else:
+            self._is_fired = True
+            self._task.cancel()
+
+    @property
+    def _overstayed(self) -> bool:
+        return self._stepped <= self._deadline < self._returned
+
+    @as_coroutine
+    def watched(self, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        """What the coroutine returns; notes when its steps begin and end."""
+        steps: Any = coroutine if hasattr(coroutine, "send") else coroutine.__await__()
+        thrown: BaseException | None = None
+        while True:
+            self._stepped = self._loop.time()
+            try:
+                if thrown is None:
+                    waits_for = steps.send(None)
+                else:
+                    waits_for = steps.throw(thrown)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                self._returned = self._loop.time()
+            thrown = None
+            try:
+                yield waits_for
+            except GeneratorExit:
+                steps.close()
+                raise
+            except BaseException as error:
+                thrown = error
+
+    def end(self) -> bool:
+        """The call ended; whether that was too late."""
+        self._handle.cancel()
+        if self._is_fired:
+            self._task.uncancel()
+        return self._is_fired or self._overstayed
+
+
+_NOTHING = 0.01
+"""Seconds by which a loop is late of itself."""
+
+
+class ThreadedLoopLane(Lane):
+    """A loop of the run's own, in a thread that starts when it is first needed."""
+
+    ends_calls = True
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self._lock = threading.Lock()
+        self._lane: LoopLane | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._responds = threading.Event()
+
+    def launch(self, job: Job) -> None:
+        lane = self._started()
+        if lane is not None:
+            lane.launch(job)
+
+    def adopt(self, job: Job, generation: int, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Await what a sync function returned, as the end of its call."""
+        lane = self._started()
+        if lane is None:
+            coroutine.close()
+        else:
+            lane.adopt(job, generation, coroutine)
+
+    def give_up(self, job: Job) -> None:
+        with self._lock:
+            if self._lane is not None and not self._closed:
+                self._lane.give_up(job)
+
+    def ask(self) -> None:
+        """Find out whether the loop responds, or something blocks it; see `responds`."""
+        with self._lock:
+            if self._lane is not None and not self._closed:
+                self._lane.soon(self._responds.set)
+            else:
+                self._responds.set()
+
+    @property
+    def responds(self) -> bool:
+        """Whether the loop has responded since `ask`."""
+        return self._responds.is_set()
+
+    def _started(self) -> LoopLane | None:
+        """The lane on the running loop; None where the run ended while a job was on its way."""
+        with self._lock:
+            if self._closed:
+                return None
+            if self._lane is None:
+                ready = threading.Event()
+                self._thread = threading.Thread(
+                    target=self._run, args=(ready,), name="fast_dag loop", daemon=True
+                )
+                self._thread.start()
+                ready.wait()
+            return self._lane
+
+    def _run(self, ready: threading.Event) -> None:
+        with asyncio.Runner() as runner:
+            runner.run(self._serve(ready))
+
+    async def _serve(self, ready: threading.Event) -> None:
+        loop = asyncio.get_running_loop()
+        self._closing = asyncio.Event()
+        lane = self._lane = LoopLane(self.dispatcher, loop, threading.get_ident(), known_as=self)
+        ready.set()
+        await self._closing.wait()
+        lane.cancel_all()
+
+    def close(self, *, abandon: bool) -> None:
+        with self._lock:
+            self._closed = True
+            lane, self._lane = self._lane, None
+        if lane is not None and self._thread is not None:
+            lane.loop.call_soon_threadsafe(self._closing.set)
+            # A loop that an async node blocks cannot be cancelled: it is abandoned like a thread.
+            if not abandon:
+                self._thread.join()

@@ -1,0 +1,162 @@
+"""A run of async nodes with nothing around them, on the caller's loop: tasks that follow the chain
+they are on. All happens in one thread, so there are no locks, jobs or lanes."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import copy_context
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from fast_dag.call.effects import ONE_SHOT, Outcome
+from fast_dag.drive.loops import AT_ONCE, UNWINDING, let_others_go
+from fast_dag.errors import failures
+from fast_dag.run.run import current_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fast_dag.run.run import Run
+
+
+def suits(run: Run) -> bool:
+    """Whether a run is nothing but plain async nodes, of which any number may run at once."""
+    settings = run.settings
+    return (
+        run.observers is None
+        and run.resources is None
+        and settings.max_workers is None
+        and not settings.ordered
+        and run.plan.only_async
+    )
+
+
+class Tasks:
+    """The tasks of one run."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._loop = asyncio.get_running_loop()
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # by the node that each began with
+        self._open = 0  # how many have not ended
+        self._done = asyncio.Event()
+        self._crash: BaseException | None = None
+        self._stopped = False  # nothing more starts
+        self._ending: str | None = None  # the status of a run that is cut short
+        self._spared: list[asyncio.Task[None]] = []
+        self._variables = copy_context()
+        self._variables.run(current_run.set, run)
+
+    async def drive(self) -> None:
+        """Execute the run from its start to its end. A cancellation cuts it short and is raised
+        once it has ended; being cancelled again meanwhile changes nothing."""
+        run, timeout, cancelled = self.run, self.run.settings.timeout, None
+        run.open()
+        deadline = None if timeout is None else self._loop.time() + timeout
+        timer = None if deadline is None else self._loop.call_at(deadline, self._cut, "timed_out")
+        try:
+            self._launch(run.begin(eager=True))
+            while self._open and not (self._ending and self._are_done()):
+                try:
+                    await (self._unwound() if self._ending else self._done.wait())
+                except asyncio.CancelledError as error:
+                    cancelled = error
+                    self._cut("cancelled")
+            if deadline is not None and not run.stopped and self._loop.time() > deadline:
+                self._ending = self._ending or "timed_out"
+        except BaseException:  # the loop was closed, and this coroutine with it
+            self._cut("cancelled")
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            run.close(self._ending)
+        if self._crash is not None:
+            raise self._crash
+        if cancelled is not None:
+            raise cancelled
+
+    def _cut(self, status: str) -> None:
+        """Cut the run short: nothing more starts, and what ends is of no interest."""
+        if self._ending is None:
+            self._stopped, self._ending = True, status
+            self._done.set()
+            for task in self._tasks.values():
+                if task.cancelling():
+                    # Somebody else has cancelled it, as `asyncio.run` does at its end: it unwinds.
+                    self._spared.append(task)
+                else:
+                    task.cancel()
+
+    def _are_done(self) -> bool:
+        return all(task.done() for task in self._tasks.values())
+
+    async def _unwound(self) -> None:
+        """Wait until all tasks have ended; what somebody else had cancelled has its time for
+        that."""
+        left = [task for task in self._tasks.values() if not task.done()]
+        if left:
+            await asyncio.wait(left, timeout=UNWINDING if self._spared else None)
+        spared, self._spared = self._spared, []
+        for task in spared:
+            task.cancel()
+
+    def _launch(self, ready: Sequence[int]) -> None:
+        create, variables = self._loop.create_task, self._variables
+        self._open += len(ready)
+        for index in ready:
+            task = create(self._make_calls(index), context=variables.copy())
+            if not task.done():  # by now, where tasks start eagerly
+                self._tasks[index] = task
+
+    async def _make_calls(self, first: int) -> None:
+        try:
+            await self._follow(first)
+        except BaseException as error:  # what is no failure ends the run
+            if self._ending is None:
+                self._crash = error
+                self._cut("cancelled")
+        self._tasks.pop(first, None)
+        self._open -= 1
+        if not self._open:
+            self._done.set()
+
+    async def _follow(self, index: int) -> None:
+        """Call a node, then one of those that it made ready, and so on; others get tasks of their
+        own."""
+        run, nodes = self.run, self.run.plan.nodes
+        ended = perf_counter()
+        until = ended + AT_ONCE
+        value: Any = None
+        while not self._stopped:
+            if ended > until:
+                until = await let_others_go() + AT_ONCE
+                if self._stopped:
+                    return
+            started, attempts = ended, 0
+            try:
+                args, kwargs = run.start_plain(index), _NO_KEYWORDS
+                if args is None:
+                    args, kwargs = run.start(index)
+                attempts = 1
+                value = await nodes[index].func(*args, **kwargs)
+                outcome = Outcome(True, value) if type(value) in ONE_SHOT else None
+            except failures() as error:
+                outcome = Outcome(False, error, attempts)
+            if self._ending is not None:
+                return
+            ended = perf_counter()
+            if outcome is None:
+                ready = run.settle_plain(index, value, started, ended)
+                value = None  # who deletes it from the results frees it
+            else:
+                ready = run.settle(index, run.judge(index, outcome), started)
+                self._stopped = self._stopped or run.stopped
+            if not ready:
+                return
+            index = ready[0]
+            if len(ready) > 1:
+                self._launch(ready[1:])
+
+
+_NO_KEYWORDS: dict[str, Any] = {}

@@ -1,0 +1,126 @@
+"""What a worker process does: import the main script, then answer one call after another."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import pkgutil
+import signal
+import sys
+import threading
+from importlib.util import find_spec
+from multiprocessing import process as current
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from fast_dag.drive import payload, scripts
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    Pipe = Connection[Any, Any]
+
+BEGINS = b"begins"
+"""Sent home when a call begins, before its answer: a worker that dies before has not made it."""
+END = b"end"
+"""Sent by the run that needs the worker no more."""
+
+
+def main(pipe: Pipe, alive: Pipe, home: dict[str, Any], tracker: int | None = None) -> None:
+    """Serve until told to end.
+
+    Parameters
+    ----------
+    alive:
+        Never written to; it closes when the parent has died.
+    home:
+        What makes this process like the parent, as `processes.preparation` has it.
+    tracker:
+        The pipe to the parent's resource tracker, where there is one.
+    """
+    if tracker is not None:
+        from multiprocessing import resource_tracker
+
+        resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
+    # Ctrl-C is for the run that started this process, and ends it. Not SIG_IGN, which would be
+    # handed on to the programs that nodes start.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if hasattr(os, "register_at_fork"):
+        # Or a child of this process would seem to be it, to those at the other ends.
+        os.register_at_fork(after_in_child=pipe.close)
+        os.register_at_fork(after_in_child=alive.close)
+    threading.Thread(target=_end_with, args=(alive,), name="fast_dag parent", daemon=True).start()
+    try:
+        pipe.send_bytes(_prepared(home, alive))
+        while (packed := pipe.recv_bytes()) != END:
+            pipe.send_bytes(_answer(pipe, packed))
+    except (EOFError, OSError):
+        os._exit(1)  # the parent has gone, and nobody is there to be told
+
+
+def _answer(pipe: Pipe, packed: bytes) -> bytes:
+    try:
+        return payload.run_packed(packed, lambda: pipe.send_bytes(BEGINS))
+    except OSError:
+        raise
+    except BaseException as error:
+        told = f"its worker process could not tell how it ended: {type(error).__name__}"
+        return pickle.dumps((None, told, None, 0.0))
+
+
+def _end_with(alive: Pipe) -> None:
+    alive.poll(None)
+    os._exit(1)
+
+
+def _prepared(home: dict[str, Any], alive: Pipe) -> bytes:
+    """Become like the parent; what it is told of that: what there is by name, or what failed."""
+    me: Any = current.current_process()
+    me.authkey = home["authkey"]
+    me.name = home["name"]
+    current._parent_process = current._ParentProcess(*home["parent"], alive.fileno())  # type: ignore[attr-defined]
+    sys.argv = home["argv"]
+    scripts.know(home["files"])
+    if home["start_method"] is not None:
+        import multiprocessing
+
+        multiprocessing.set_start_method(home["start_method"], force=True)
+    # As multiprocessing has it while a child imports the main script; see `processes.refuse`.
+    me._inheriting = True
+    try:
+        module = _import_main(*home["main"])
+    except BaseException as error:
+        return payload.failure_of(error)
+    finally:
+        del me._inheriting
+    return pickle.dumps((True, {} if module is None else payload.names_of(module)))
+
+
+def _import_main(name: str | None, path: str | None) -> ModuleType | None:
+    """Import the parent's main script, under the name that keeps it from running again."""
+    if name is None and path is None:
+        return None
+    module = ModuleType("__mp_main__")
+    if name is not None:
+        spec = find_spec(name)
+        assert spec is not None
+        assert spec.loader is not None
+        module.__spec__, module.__file__, module.__package__ = spec, spec.origin, spec.parent
+        code = spec.loader.get_code(name)  # type: ignore[attr-defined]
+    else:
+        assert path is not None
+        module.__file__ = path
+        with open(path, "rb") as file:
+            code = pkgutil.read_code(file)
+        if code is None:
+            with open(path, "rb") as file:
+                code = compile(file.read(), path, "exec")
+    _OLD_MAIN.append(sys.modules["__main__"])
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+    exec(code, vars(module))
+    return module
+
+
+_OLD_MAIN: list[ModuleType] = []  # kept, or its globals would be cleared

@@ -1,0 +1,1 @@
+"""A definition compiled: what an execution needs to know, frozen."""

@@ -1,0 +1,424 @@
+"""Where each argument of a node comes from, settled when a plan is compiled."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from fast_dag.define.node import Node, NodeType
+from fast_dag.define.signature import ABSENT, Kind
+from fast_dag.errors import MissingResultError, names
+from fast_dag.returns import ConditionalReturn, SelectReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from typing import Any
+
+    from fast_dag.define.graph import Edge
+    from fast_dag.plan.topology import Topology
+    from fast_dag.run.dag_execution import DagRun
+
+
+# Members of enums cost ten times a global.
+_NODE = NodeType.NODE
+
+
+class Source(ABC):
+    """Something that yields an argument at the moment a node starts."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def fetch(self, run: DagRun) -> Any:
+        """The value; ABSENT leaves the parameter to its default."""
+
+
+class FromEdge(Source):
+    """The value an edge carries: a result, a part of it, or what a decider passes on."""
+
+    __slots__ = ("decider", "edge", "source")
+
+    def __init__(self, edge: Edge, source: Node[..., Any]) -> None:
+        self.edge = edge
+        self.source = source
+
+    def fetch(self, run: DagRun) -> Any:
+        edge = self.edge
+        try:
+            value = run.results[edge.source]
+        except KeyError:
+            raise missing_result(edge) from None
+        if self.source.type.decides:
+            if isinstance(value, (ConditionalReturn, SelectReturn)):
+                value = value.value
+            else:
+                value = run.carried(edge.source)
+        return value if edge.output is None else _part(value, edge, self.source)
+
+
+class FromInput(Source):
+    """A run input."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def fetch(self, run: DagRun) -> Any:
+        return run.inputs[self.name]
+
+
+class TheContext(Source):
+    """The run's Context."""
+
+    __slots__ = ()
+
+    def fetch(self, run: DagRun) -> Any:
+        return run.context
+
+
+class TheResource(Source):
+    """A resource of the run, which is opened later, when the function is about to be called."""
+
+    __slots__ = ()
+
+    def fetch(self, run: DagRun) -> Any:
+        return ABSENT
+
+
+class Constant(Source):
+    """A default."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def fetch(self, run: DagRun) -> Any:
+        return self.value
+
+
+class FirstLive(Source):
+    """Of an `any` node: the first edge that is live when it starts, else the default, else None."""
+
+    __slots__ = ("default", "edges")
+
+    def __init__(self, edges: Sequence[FromEdge], default: Any) -> None:
+        self.edges = edges
+        self.default = None if default is ABSENT else default
+
+    def fetch(self, run: DagRun) -> Any:
+        for each in self.edges:
+            if run.is_live(each.edge):
+                return each.fetch(run)
+        return self.default
+
+
+class Collected(Source):
+    """Of an `all` node: a dict of the values of several edges, by where they come from."""
+
+    __slots__ = ("edges",)
+
+    def __init__(self, edges: Sequence[FromEdge]) -> None:
+        self.edges = edges
+
+    def fetch(self, run: DagRun) -> Any:
+        return {each.edge.origin: each.fetch(run) for each in self.edges}
+
+
+class Together(Source):
+    """What a decider of `*args` was given: all of it, as a tuple."""
+
+    __slots__ = ("sources",)
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+
+    def fetch(self, run: DagRun) -> Any:
+        return tuple([each.fetch(run) for each in self.sources])
+
+
+def bind(
+    node: Node[..., Any],
+    edges: Sequence[Edge],
+    topology: Topology,
+    inputs: Collection[str],
+    named: Collection[str],
+    resources: Collection[str],
+) -> Binding:
+    """How a node's arguments are gathered."""
+    keys = _keys_by_position(node, edges, topology)
+    if keys is None:
+        general = GeneralBinding(node, edges, topology, inputs, named, resources)
+        keys = None if node.type.decides else general.plain_keys()
+        if keys is None:
+            return general
+    return PlainBinding(keys, edges)
+
+
+def _keys_by_position(
+    node: Node[..., Any], edges: Sequence[Edge], topology: Topology
+) -> tuple[str, ...] | None:
+    """The results that are all of a node's arguments, where there is an edge for each parameter, in
+    their order: the common case, found without looking for others."""
+    names = node.signature.by_position
+    if names is None or len(edges) != len(names) or node.type is not _NODE:
+        return None
+    deciders = topology.whole.deciders
+    keys = []
+    for name, edge in zip(names, edges, strict=True):
+        if name != edge.input or edge.output is not None or edge.source in deciders:
+            return None
+        keys.append(edge.source)
+    return tuple(keys)
+
+
+class PlainBinding:
+    """Arguments that are results, one by one: those that `keys` names. Drivers may take a shorter
+    way for those. See `GeneralBinding`."""
+
+    __slots__ = ("edges", "keys")
+
+    missing = resources = used = ()
+    rest: frozenset[str] = frozenset()
+    keywords: frozenset[str] = frozenset()
+
+    def __init__(self, keys: tuple[str, ...], edges: Sequence[Edge]) -> None:
+        self.keys = keys
+        self.edges = edges
+
+    def gather(self, run: DagRun) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of the call."""
+        keys, results = self.keys, run.results
+        try:
+            # The comprehension takes as long as all else here.
+            if len(keys) == 1:
+                return [results[keys[0]]], {}
+            return [results[key] for key in keys], {}
+        except KeyError:
+            gone = next(
+                edge for edge in self.edges if edge.input is not None and edge.source not in results
+            )
+            raise missing_result(gone) from None
+
+
+class GeneralBinding:
+    """How one node's arguments are gathered, each from its source.
+
+    `missing` are required parameters that nothing fills, `used` the run inputs that are taken,
+    `resources` the parameters that resources of the run fill.
+    """
+
+    __slots__ = (
+        "defaults",
+        "given",
+        "keyword",
+        "missing",
+        "positional",
+        "resources",
+        "rest",
+        "used",
+    )
+
+    keys = None
+
+    def __init__(
+        self,
+        node: Node[..., Any],
+        edges: Sequence[Edge],
+        topology: Topology,
+        inputs: Collection[str],
+        named: Collection[str],
+        resources: Collection[str] = (),
+    ) -> None:
+        """`inputs` are the names of the run inputs, `named` those that some parameter names."""
+        self.positional: list[Source] = []
+        self.keyword: list[tuple[str, Source]] = []
+        # What edges and inputs feed, by parameter: what a decider was given.
+        self.given: list[tuple[str, Source]] = []
+        self.defaults: list[tuple[str, Source]] = []  # of a decider
+        self.missing: list[str] = []
+        self.used: set[str] = set()
+        self.resources: list[str] = []
+        self.rest: frozenset[str] = frozenset()  # inputs that go into **kwargs
+        feeds: dict[str | None, list[FromEdge]] = {}
+        whole = topology.whole
+        for edge in edges:
+            source = whole.nodes[whole.index[edge.source]]
+            feeds.setdefault(edge.input, []).append(FromEdge(edge, source))
+        feeds.pop(None, None)
+        self._bind_named(node, feeds, inputs, resources)
+        self._bind_rest(node, feeds, inputs, named)
+
+    def plain_keys(self) -> tuple[str, ...] | None:
+        """The results that are all of the arguments, each as it is, by position; None where more is
+        wanted."""
+        if self.keyword or self.rest or self.missing:
+            return None
+        if not all(_is_plain(each) for each in self.positional):
+            return None
+        return tuple([each.edge.source for each in self.positional])  # type: ignore[attr-defined]
+
+    def _bind_named(
+        self,
+        node: Node[..., Any],
+        feeds: dict[str | None, list[FromEdge]],
+        inputs: Collection[str],
+        resources: Collection[str],
+    ) -> None:
+        skipped: list[Any] = []  # positional parameters left out, wanted if a later one is not
+        star = node.signature.var_positional
+        fills_star = star is not None and "*" + star in feeds
+        for parameter in node.signature.parameters:
+            name = parameter.name
+            source: Source | None = None
+            edges = feeds.pop(name, None)
+            if parameter.is_context:
+                source = TheContext()
+            elif edges is not None:
+                source = _joined(node, name, edges, parameter.default)
+                self.given.append((name, source))
+            elif name in inputs:
+                source = FromInput(name)
+                self.used.add(name)
+                self.given.append((name, source))
+            elif name in resources:
+                source = TheResource()
+                self.resources.append(name)
+            elif not parameter.optional:
+                self.missing.append(name)
+                continue
+            elif node.type.decides:
+                self.defaults.append((name, Constant(parameter.default)))
+            if parameter.kind == Kind.KEYWORD_ONLY:
+                if source is not None:
+                    self.keyword.append((parameter.keyword, source))
+            elif source is None:
+                skipped.append(parameter.default)
+            else:
+                self.positional.extend(Constant(default) for default in skipped)
+                skipped.clear()
+                self.positional.append(source)
+        if fills_star:
+            self.positional.extend(Constant(default) for default in skipped)
+
+    def _bind_rest(
+        self,
+        node: Node[..., Any],
+        feeds: dict[str | None, list[FromEdge]],
+        inputs: Collection[str],
+        named: Collection[str],
+    ) -> None:
+        signature = node.signature
+        if signature.var_positional is not None:
+            edges = feeds.pop("*" + signature.var_positional, [])
+            rest = [_joined(node, None, [each], ABSENT) for each in edges]
+            self.positional.extend(rest)
+            if rest:
+                together = rest[0] if len(rest) == 1 else Together(rest)
+                self.given.append((signature.var_positional, together))
+        if signature.var_keyword is not None:
+            for key, several in feeds.items():
+                assert key is not None
+                source = _joined(node, key, several, ABSENT)
+                self.keyword.append((key, source))
+                self.given.append((key, source))
+            self.rest = frozenset(key for key in inputs if key not in named and key not in feeds)
+            self.used |= self.rest
+            self.given.extend((key, FromInput(key)) for key in sorted(self.rest))
+
+    def gather(self, run: DagRun) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of the call."""
+        return (
+            [each.fetch(run) for each in self.positional],
+            {key: each.fetch(run) for key, each in self.keyword} | self._rest_of(run),
+        )
+
+    @property
+    def keywords(self) -> frozenset[str]:
+        """The names of the arguments that are passed by name."""
+        return self.rest.union(key for key, _ in self.keyword)
+
+    def _rest_of(self, run: DagRun) -> dict[str, Any]:
+        if not self.rest:
+            return {}
+        return {key: value for key, value in run.inputs.items() if key in self.rest}
+
+    def fetch_given(self, run: DagRun) -> Any:
+        """What a decider was given: its one input, else a dict of them; its defaults, where nothing
+        feeds it; None where it takes none."""
+        given = self.given or self.defaults
+        if len(given) == 1:
+            return given[0][1].fetch(run)
+        return {name: source.fetch(run) for name, source in given} or None
+
+
+Binding = PlainBinding | GeneralBinding
+
+
+def _joined(
+    node: Node[..., Any], name: str | None, edges: Sequence[FromEdge], default: Any
+) -> Source:
+    if node.type is NodeType.ANY:
+        return FirstLive(edges, default)
+    if node.type is NodeType.ALL and (
+        len(edges) > 1 or (name is not None and node.options.get("collect") == name)
+    ):
+        return Collected(edges)
+    return edges[0]
+
+
+def _is_plain(source: Source) -> bool:
+    return (
+        isinstance(source, FromEdge)
+        and source.edge.output is None
+        and not source.source.type.decides
+    )
+
+
+def missing_result(edge: Edge) -> MissingResultError:
+    """The error of a consumer whose source's result is gone from `context.results`."""
+    port = "an order-only edge" if edge.input is None else f"its parameter {edge.input!r}"
+    return MissingResultError(
+        f"{edge.target!r} needs the result of {edge.source!r} for {port}, but it was deleted "
+        f"from context.results before {edge.target!r} started",
+        node=edge.source,
+        consumer=edge.target,
+        parameter=edge.input,
+        reason="deleted",
+    )
+
+
+def _part(value: Any, edge: Edge, producer: Node[..., Any]) -> Any:
+    """The part of a value that `output=` names."""
+    output = edge.output
+    assert output is not None
+    if isinstance(value, Mapping):
+        if output in value:
+            return value[output]
+        there = f"it has the keys {names(value)}"
+    elif isinstance(value, tuple) and producer.outputs:
+        declared = producer.outputs
+        if len(declared) == len(value) and output in declared:
+            return value[declared.index(output)]
+        there = f"it returned {len(value)} values and declares the outputs {names(declared)}"
+    else:
+        found = getattr(value, output, ABSENT)
+        if found is not ABSENT:
+            return found
+        public = [name for name in dir(value) if not name.startswith("_")]
+        there = (
+            f"it returned a {type(value).__name__} with the attributes {names(public) or 'none'}"
+        )
+        if isinstance(value, tuple):
+            there += "; name the elements of a tuple with outputs=[...] on the producer"
+    raise MissingResultError(
+        f"{edge.target!r} needs the output {output!r} of {edge.source!r}, which is not there: "
+        f"{there}",
+        node=edge.source,
+        consumer=edge.target,
+        parameter=edge.input,
+        output=output,
+        reason="no such output",
+    )

@@ -1,0 +1,136 @@
+"""What a state of a machine is given: of the state before, of an event, of the run's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from fast_dag.call.arguments import unnamed
+from fast_dag.define.signature import ABSENT
+from fast_dag.errors import MissingInputError, names
+from fast_dag.plan.binding import Binding
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from fast_dag.context import Context
+    from fast_dag.define.node import Node
+
+_LATER: Final = object()
+"""Stands for a resource, which is opened when the function is about to be called."""
+
+
+class StateBinding:
+    """How the arguments of one state are gathered, settled when a plan is compiled.
+
+    A parameter takes, in this order: what an event brought under its name; that key of the previous
+    state's value, where this is a mapping; the whole value, where no key was taken, it is not
+    None, and this parameter is the `sole` one to take it; the run input of its name; a resource;
+    its default.
+
+    `takes_one` names the parameter of a function that has no other, and `takes_none` tells of one
+    without any: drivers may take a shorter way for those.
+    """
+
+    __slots__ = (
+        "_inputs",
+        "_node",
+        "_resources",
+        "_signature",
+        "_sole",
+        "missing",
+        "takes_none",
+        "takes_one",
+    )
+
+    def __init__(self, node: Node[..., Any], binding: Binding, inputs: Collection[str]) -> None:
+        """`binding` tells what the run inputs alone would fill."""
+        signature = node.signature
+        self._node = node
+        self._signature = signature
+        self._resources = frozenset(binding.resources)
+        self._inputs = frozenset(binding.used)
+        self.missing = tuple(binding.missing)
+        self._sole = self._find_sole(inputs)
+        plain = not (signature.takes_context or signature.var_positional or signature.var_keyword)
+        self.takes_none = plain and not signature.parameters
+        self.takes_one = None
+        if plain and len(signature.positional) == len(signature.parameters) == 1:
+            self.takes_one = self._sole
+
+    def _find_sole(self, inputs: Collection[str]) -> str | None:
+        """The parameter that takes the whole value, where these are named otherwise."""
+        parameters = [
+            each
+            for each in self._signature.parameters
+            if not each.is_context and each.name not in self._resources
+        ]
+        required = [each for each in parameters if not each.optional]
+        candidates = required or parameters
+        if len(required) > 1:
+            candidates = [each for each in required if each.name not in inputs]
+        if candidates:
+            return candidates[0].name if len(candidates) == 1 else None
+        return self._signature.var_positional  # of a function of nothing else
+
+    def gather(
+        self,
+        value: Any,
+        data: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        context: Context,
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of the call. Raises MissingInputError where a required one is missing."""
+        signature, sole = self._signature, self._sole
+        if data:
+            sole = self._find_sole({*inputs, *data})
+        given: dict[str, Any] = {key: inputs[key] for key in self._inputs}
+        taken = False
+        if isinstance(value, Mapping):
+            keys = self._keys(value)
+            given.update((key, value[key]) for key in keys)
+            taken = bool(keys)
+        if not taken and value is not None and sole is not None:
+            given[sole] = value if sole != signature.var_positional else (value,)
+        given.update((key, data[key]) for key in self._keys(data))
+        missing = [
+            each.name
+            for each in signature.parameters
+            if not (each.optional or each.is_context)
+            and each.name not in given
+            and each.name not in self._resources
+        ]
+        if missing:
+            self._refuse(missing, value)
+        if not self._resources:
+            return unnamed(signature, given, context)
+        later = self._resources.difference(given)
+        args, kwargs = unnamed(signature, {**given, **dict.fromkeys(later, _LATER)}, context)
+        args = [ABSENT if each is _LATER else each for each in args]
+        kwargs = {key: ABSENT if each is _LATER else each for key, each in kwargs.items()}
+        return args, kwargs
+
+    def _keys(self, value: Mapping[Any, Any]) -> list[str]:
+        """The keys of a value, or of what an event brought, that parameters take."""
+        signature = self._signature
+        if signature.var_keyword:
+            context = {each.name for each in signature.parameters if each.is_context}
+            return [key for key in value if isinstance(key, str) and key not in context]
+        return [name for name in signature.inputs if name in value]
+
+    def unknown(self, data: Mapping[str, Any]) -> list[str]:
+        """What an event brought that no parameter takes."""
+        if self._signature.var_keyword:
+            return []
+        return [name for name in data if name not in self._signature.inputs]
+
+    def _refuse(self, missing: list[str], value: Any) -> NoReturn:
+        if isinstance(value, Mapping):
+            had = f"a mapping with the keys {names(value) or 'none'}"
+        else:
+            had = "None" if value is None else f"a {type(value).__name__}"
+        raise MissingInputError(
+            f"state {self._node.name!r} lacks values for {names(missing)}: the state before gave "
+            f"{had}; return a mapping with these keys, pass run inputs, or give them defaults",
+            missing=tuple((self._node.name, name) for name in missing),
+        )

@@ -1,0 +1,436 @@
+"""One execution of a machine: what each state is given, where it leads, what was visited."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fast_dag.context import FSMContext
+from fast_dag.errors import InvalidTransitionError, MaxCyclesError, failures, names
+from fast_dag.returns import FSMReturn
+from fast_dag.run.machine_state import FAILED, MachineState
+from fast_dag.run.record import Record
+from fast_dag.run.run import Run, Verdict, current_run
+from fast_dag.schedule.base import NodeStatus
+from fast_dag.schedule.fsm import FsmSchedule
+from fast_dag.watch import log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fast_dag.call.effects import Outcome
+    from fast_dag.context import Context
+    from fast_dag.define.fsm import FSM
+    from fast_dag.draw.shape import Shape
+    from fast_dag.plan.machine_plan import FsmPlan
+    from fast_dag.plan.topology import Topology
+    from fast_dag.run.run import Settings
+
+
+class FsmRecord(Record):
+    """What is recorded of a machine, over all the runs that its now takes."""
+
+    def __init__(self, topology: Topology, machine_state: MachineState) -> None:
+        super().__init__(topology)
+        self.machine_state = machine_state
+        self.most_retried = machine_state.keep
+
+    def add(self, index: int, started: float, outcome: Outcome) -> float:
+        value, ended = outcome.value if outcome.ok else FAILED, perf_counter()
+        self.machine_state.visits.append((index, value, started, ended))
+        self.machine_state.forget()
+        self.count(outcome)
+        return ended - started
+
+    def executed(self) -> Iterator[tuple[int, float, float]]:
+        for state, _, started, ended in self.machine_state.kept:
+            yield state, started, ended
+
+    def status(self, index: int) -> NodeStatus:
+        return self.statuses()[self.topology.names[index]]
+
+    def statuses(self) -> dict[str, NodeStatus]:
+        topology = self.topology
+        statuses = [NodeStatus.NOT_RUN] * len(topology.names)
+        if self.schedule is not None:
+            statuses = list(self.schedule.status)
+        for state in self.machine_state.counts():
+            if statuses[state] in (NodeStatus.NOT_RUN, NodeStatus.READY):
+                statuses[state] = NodeStatus.COMPLETED
+        if self.machine_state.running is not None:
+            statuses[self.machine_state.running] = NodeStatus.RUNNING
+        return dict(zip(topology.names, statuses, strict=True))
+
+    def times(self) -> dict[str, float]:
+        return {
+            self.topology.names[state]: spent
+            for state, spent in self.machine_state.seconds().items()
+        }
+
+    def measure(self) -> dict[str, Any]:
+        measured = super().measure()
+        return {
+            **measured,
+            "execution_order": [
+                self.topology.names[state] for state, *_ in self.machine_state.kept
+            ],
+            "nodes_executed": self.machine_state.visited,
+        }
+
+
+class Limits(NamedTuple):
+    """How far one run of a machine goes: the most states of all its runs, and whether it is an
+    error to want more; how many states this run executes; whether it may wait for events."""
+
+    max_cycles: int
+    raises: bool
+    steps: int | None = None
+    may_wait: bool = False
+
+
+class Move(NamedTuple):
+    """Where a state leads: to `next`, or to a wait for events, or to the end; `halts` ends the run,
+    though there is a next."""
+
+    next: int | None = None
+    waits: bool = False
+    ended: bool = False
+    halts: bool = False
+
+
+class FsmRun(Run):
+    """The Run of a machine.
+
+    `record` is that of its `Machine`, `continues` tells that there were runs before, of which
+    `children` are the nested ones; `event` is what was sent to it, with its data.
+    """
+
+    plan: FsmPlan
+    noun = "state"
+    advice = "pass inputs, or give them defaults"
+
+    def __init__(
+        self,
+        fsm: FSM,
+        plan: FsmPlan,
+        inputs: Mapping[str, Any],
+        context: Context,
+        settings: Settings,
+        limits: Limits,
+        *,
+        record: FsmRecord | None = None,
+        continues: bool = False,
+        event: tuple[str, Mapping[str, Any]] | None = None,
+        children: Mapping[str, Run] | None = None,
+        parent: Run | None = None,
+        prefix: str = "",
+    ) -> None:
+        self.continues = continues
+        if record is None:
+            record = FsmRecord(
+                plan.topology, MachineState(plan.names, plan.start, fsm.keep_history)
+            )
+        self.machine_state = record.machine_state
+        super().__init__(
+            fsm.graph, plan, inputs, context, settings, record, parent=parent, prefix=prefix
+        )
+        self.fsm = fsm
+        self.limits = limits
+        self.children.update(children or {})
+        self._event = event
+        self._steps = 0
+        # An event that no condition lets through leaves the machine as it was.
+        self._is_refused = False
+        self._status_before: Any = None
+        # The state whose way on is looked for, and its value: what conditions and hooks see.
+        self._deciding: tuple[int, Any] | None = None
+
+    # What users look at.
+
+    @property
+    def state_history(self) -> list[str]:
+        """The visited states in order, as far as they are kept."""
+        return self.machine_state.state_history
+
+    @property
+    def current_state(self) -> str | None:
+        """The running state, else the one visited last."""
+        return self.machine_state.current_state
+
+    @property
+    def cycle_count(self) -> int:
+        """How many states have been executed, the running one included."""
+        return self.machine_state.cycle_count
+
+    @property
+    def is_terminated(self) -> bool:
+        """Whether a terminal state, or a return with `stop`, has ended the machine."""
+        return self.machine_state.ended
+
+    def __getitem__(self, name: str) -> Any:
+        """The latest value of a state; `"s.0"` that of its first visit, `"sub.inner"` looks into a
+        nested workflow. Raises a KeyError that says why there is none."""
+        first, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
+        state = self.plan.topology.index.get(first)
+        if dot and rest.isdecimal() and state is not None:
+            return self.machine_state.value_of(state, int(rest), self._deciding)
+        return super().__getitem__(name)
+
+    def _shape(self) -> Shape:
+        from fast_dag.draw.shape import Shape
+
+        plan = self.plan
+        ways = [
+            each
+            for here in zip(plan.ways, plan.events, strict=True)
+            for kind in here
+            for each in kind
+        ]
+        terminal = {plan.names[state] for state in plan.terminals}
+        return Shape(
+            self.name,
+            plan.topology,
+            True,
+            ways,
+            (plan.names[plan.start],),
+            terminal,
+            machine_state=self.machine_state,
+        )
+
+    # The life of a run.
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the log is told of its end: that of a machine which goes on is none."""
+        return not self.limits.may_wait or self.machine_state.ended or self.status != "completed"
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether it is given a new run_id."""
+        return not self.continues and super()._is_new
+
+    def _check(self) -> None:
+        if not self.continues:
+            super()._check()
+
+    def _prepare_results(self) -> None:
+        if not self.continues:
+            super()._prepare_results()
+        if isinstance(self.context, FSMContext):
+            self.context._state = self.machine_state
+
+    def _final_value(self) -> Any:
+        return self.machine_state.value
+
+    def open(self) -> None:
+        self._status_before = self.context.metadata.get("execution_status")
+        super().open()
+
+    def close(self, status: str | None = None) -> None:
+        now, schedule = self.machine_state, self.record.schedule
+        if now.running is not None and schedule is not None:  # cut short
+            schedule.start(now.running)
+        now.running = None
+        super().close(status)
+        if self._is_refused and self._status_before is not None:
+            self.context.metadata["execution_status"] = self._status_before
+
+    def begin(self, *, eager: bool) -> list[int]:
+        schedule = self.record.schedule
+        if not isinstance(schedule, FsmSchedule):
+            schedule = self.record.schedule = FsmSchedule(len(self.plan.names))
+        now = self.machine_state
+        if self._event is not None:
+            assert now.at is not None
+            try:
+                self._follow(self._by_event(now.at, *self._event))
+                now.data = self._event[1]
+            except failures() as fault:
+                self._is_refused = True
+                if self.parent is None:
+                    log.failed(self, self.plan.names[now.at], fault, 0)
+                self._tell_fault(now.at, fault, self._goes_on(self.plan.names[now.at], fault))
+                return []
+        return schedule.begin(now.next)
+
+    def gather(self, index: int) -> tuple[list[Any], dict[str, Any]]:
+        now = self.machine_state
+        now.running = index
+        return self.plan.state_bindings[index].gather(
+            now.value, now.data, self.inputs, self.context
+        )
+
+    def _decide(self, index: int, outcome: Outcome) -> Verdict:
+        result, name = outcome.value, self.plan.names[index]
+        value = result.value if isinstance(result, FSMReturn) else result
+        outcome.value = value
+        move: Move | None = None
+        if self.status == "running":
+            self.results[name], self._deciding = value, (index, value)
+        try:
+            move = self._move(index, result, value)
+            if move.halts and self.limits.steps is None and self.limits.raises:
+                raise too_many(self.name, name, self.limits.max_cycles)
+        except failures() as fault:
+            return Verdict(outcome, name, move, self._goes_on(name, fault), fault)
+        return Verdict(outcome, name, move)
+
+    def settle(self, index: int, verdict: Verdict, started: float) -> list[int]:
+        now, move = self.machine_state, verdict.choice
+        self._steps += 1
+        self._deciding = None
+        going = move.next if isinstance(move, Move) and not move.halts else None
+        verdict.choice = going
+        ready = super().settle(index, verdict, started)
+        now.running = None
+        now.at = index
+        if verdict.outcome.ok:
+            now.value = verdict.outcome.value
+            now.data = {}
+        if verdict.fault is not None:
+            self._tell_fault(index, verdict.fault, verdict.goes_on)
+            self._follow(
+                move if isinstance(move, Move) else Move(waits=bool(self.plan.events[index]))
+            )
+        elif isinstance(move, Move):
+            self._follow(move)
+        return ready
+
+    def _follow(self, move: Move) -> None:
+        now = self.machine_state
+        now.next, now.waits, now.ended = (
+            move.next,
+            move.waits,
+            move.ended,
+        )
+
+    def _tell_fault(self, index: int, fault: BaseException, goes_on: bool) -> None:
+        """A state ran, but not what follows it."""
+        name = self.plan.names[index]
+        self.errors[name] = fault  # type: ignore[assignment]  # or CancelledError
+        if isinstance(fault, (InvalidTransitionError, MaxCyclesError)) and name not in self._where:
+            fault.node_name = self.path_of(index)
+        if not goes_on:
+            self._stopped, self._fatal = True, name
+
+    @property
+    def free_steps(self) -> int:
+        """How many states may be executed with no look at limits, events and the history."""
+        now = self.machine_state
+        if now.data or self.limits.steps is not None:
+            return 0
+        left = max(self.limits.max_cycles - now.visited - 1, 0)
+        return left if now.room is None else min(left, now.room - len(now.visits))
+
+    # Where a state leads.
+
+    def _move(self, index: int, result: Any, value: Any) -> Move:
+        """Raises what keeps the machine from going on."""
+        plan = self.plan
+        target: Any = None
+        if isinstance(result, FSMReturn):
+            if result.stop:
+                return Move(ended=True)
+            target = result.next_state
+        if index in plan.terminals:
+            return Move(ended=True)
+        token = current_run.set(self)
+        try:
+            if target is not None:
+                chosen = plan.find(target, index)
+            else:
+                way = self._first(plan.ways[index], index, value, {})
+                if way is None:
+                    if plan.events[index] and self.limits.may_wait:
+                        return Move(waits=True)
+                    raise self._stuck(index)
+                chosen = plan.topology.index[way]
+            if self.machine_state.visited + 1 >= self.limits.max_cycles:
+                return Move(chosen, halts=True)
+            halts = self.limits.steps is not None and self._steps + 1 >= self.limits.steps
+            return Move(self._hooked(index, chosen, value), halts=halts)
+        finally:
+            current_run.reset(token)
+
+    def _by_event(self, index: int, event: str, data: Mapping[str, Any]) -> Move:
+        plan, name = self.plan, self.plan.names[index]
+        value = self.machine_state.value
+        heard = [each for each in plan.events[index] if each.event == event]
+        token = current_run.set(self)
+        try:
+            way = self._first(heard, index, value, data)
+            if way is None:
+                raise InvalidTransitionError(
+                    f"state {name!r} of {self.name!r} was sent {event!r}, but no condition of "
+                    f"{names([str(each) for each in heard])} holds",
+                    node_name=name,
+                    state=name,
+                    target=None,
+                    event=event,
+                    events=plan.heard(index),
+                )
+            chosen = plan.topology.index[way]
+            return Move(self._hooked(index, chosen, value, event))
+        finally:
+            current_run.reset(token)
+
+    def _first(self, ways: Any, index: int, value: Any, data: Mapping[str, Any]) -> str | None:
+        """The target of the first transition that holds."""
+        for each in ways:
+            try:
+                holds = each.holds(value, self.context, data)
+            except failures():
+                self._where[self.plan.names[index]] = f"condition of {each}"
+                raise
+            if holds:
+                return str(each.target)
+        return None
+
+    def _hooked(self, index: int, chosen: int, value: Any, event: str | None = None) -> int:
+        """Where the state hooks let it go."""
+        plan = self.plan
+        name = plan.names[index]
+        for hook in plan.state_hooks:
+            try:
+                other = hook.func(*(self.fsm, name, plan.names[chosen], value)[: hook.takes])
+            except failures():
+                self._where[name] = f"state hook of {name!r} -> {plan.names[chosen]!r}"
+                raise
+            if other is not None:
+                chosen = plan.find(other, index, event)
+        return chosen
+
+    def _stuck(self, index: int) -> InvalidTransitionError:
+        name, plan = self.plan.names[index], self.plan
+        heard = plan.heard(index)
+        if heard:
+            why = (
+                f"waits for an event ({names(heard)}), which nobody can send in run(); drive the "
+                "machine with start() and send()"
+            )
+        else:
+            declared = ", ".join(map(str, plan.ways[index]))
+            reason = f"no condition of {declared} holds" if declared else "it has no transitions"
+            why = (
+                f"leads nowhere: it returned no next_state, and {reason}; return "
+                "FSMReturn(next_state=...), or end the machine there with terminal=True or "
+                "FSMReturn(stop=True)"
+            )
+        return InvalidTransitionError(
+            f"state {name!r} of {self.name!r} {why}",
+            node_name=name,
+            state=name,
+            target=None,
+            events=heard,
+        )
+
+
+def too_many(machine: str, state: str, most: int) -> MaxCyclesError:
+    """The error of a machine that wants to execute more states than it may."""
+    return MaxCyclesError(
+        f"{machine!r} executed {most} states, which is its max_cycles, and did not end; the last "
+        f"was {state!r}; raise max_cycles, or return what there is with on_max_cycles='stop'",
+        node_name=state,
+        max_cycles=most,
+    )

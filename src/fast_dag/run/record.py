@@ -1,0 +1,145 @@
+"""What a run records while it runs, and the views of it that are built when somebody looks."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from fast_dag._fields import Fields
+from fast_dag.errors import text_of
+from fast_dag.schedule.base import NodeStatus
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from fast_dag.call.effects import Outcome
+    from fast_dag.plan.topology import Topology
+    from fast_dag.schedule.base import Schedule
+
+_EXECUTED = (NodeStatus.COMPLETED, NodeStatus.FAILED)
+
+
+class Retry(Fields):
+    """An attempt failed, and after `delay` seconds comes another."""
+
+    __slots__ = ("at", "delay", "error", "node")
+
+    def __init__(self, node: str, at: float, delay: float, error: str) -> None:
+        self.node = node
+        self.at = at
+        self.delay = delay
+        self.error = error
+
+
+class Record:
+    """Clock readings and the schedule; holds no value and not the run, so it outlives neither.
+
+    While a run goes straight through its nodes, `stamps` gets one reading at the start and one
+    after each node, in sequential order. Otherwise `spans` gets (node, start, end).
+    """
+
+    # Until it is otherwise, so that a new record does not set them all.
+    schedule: Schedule | None = None
+    began = 0.0
+    ended: float | None = None
+    retries = cache_hits = cache_misses = 0
+    retried: Sequence[Retry] = ()  # of a record's own once there was a retry
+    most_retried: int | None = None
+    peak_mb: float | None = None
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        self.stamps: list[float] = []
+        self.spans: list[tuple[int, float, float]] = []
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, up to its end or to now."""
+        if not self.began:
+            return 0.0
+        return (perf_counter() if self.ended is None else self.ended) - self.began
+
+    def begin(self) -> None:
+        """The run begins, or a machine goes on: the time that it stood still does not count."""
+        spent = 0.0 if self.ended is None else self.ended - self.began
+        self.began = perf_counter() - spent
+        self.ended = None
+
+    def add(self, index: int, started: float, outcome: Outcome) -> float:
+        """A node ended just now; the seconds that it took."""
+        ended = perf_counter()
+        self.spans.append((index, started, ended))
+        self.count(outcome)
+        return ended - started
+
+    def count(self, outcome: Outcome) -> None:
+        """What a node's end adds to the counts."""
+        if outcome.attempts > 1:
+            self.retries += outcome.attempts - 1
+        if outcome.cached is not None:
+            self.cache_hits += outcome.cached
+            self.cache_misses += not outcome.cached
+
+    def note_retry(self, node: str, error: Exception, delay: float) -> None:
+        """An attempt failed just now, and there will be another."""
+        told = f"{type(error).__name__}: {text_of(error)}"
+        own: list[Retry] = vars(self).setdefault("retried", [])  # by several threads at once
+        own.append(Retry(node, perf_counter(), delay, told))
+        if self.most_retried is not None and len(own) > 2 * self.most_retried:
+            del own[: -self.most_retried]
+
+    def leave_straight(self, schedule: Schedule) -> None:
+        """From here on the schedule tells what has run."""
+        self.spans = list(self.executed())
+        self.stamps = []
+        self.schedule = schedule
+
+    def executed(self) -> Iterator[tuple[int, float, float]]:
+        """(node, start, end) of each node that ran, in the order in which they ended."""
+        yield from self.spans
+        yield from zip(self.topology.order, self.stamps, self.stamps[1:], strict=False)
+
+    def status(self, index: int) -> NodeStatus:
+        """How one node stands."""
+        if self.schedule is not None:
+            return self.schedule.status[index]
+        return self.statuses()[self.topology.names[index]]
+
+    def statuses(self) -> dict[str, NodeStatus]:
+        """How every node stands, in the order of definition."""
+        names = self.topology.names
+        if self.schedule is not None:
+            return dict(zip(names, self.schedule.status, strict=True))
+        statuses = dict.fromkeys(names, NodeStatus.NOT_RUN)
+        for index, _, _ in self.executed():
+            statuses[names[index]] = NodeStatus.COMPLETED
+        order, begun = self.topology.order, len(self.stamps)
+        if 0 < begun <= len(order):
+            is_over = self.ended is not None
+            at = NodeStatus.CANCELLED if is_over else NodeStatus.RUNNING
+            statuses[names[order[begun - 1]]] = at
+        return statuses
+
+    def times(self) -> dict[str, float]:
+        """Seconds each node took, by name, in the order in which they ended."""
+        names = self.topology.names
+        return {names[index]: end - start for index, start, end in self.executed()}
+
+    def measure(self) -> dict[str, Any]:
+        """The engine's part of `context.metrics`."""
+        times = self.times()
+        statuses = list(self.statuses().values())
+        memory = {} if self.peak_mb is None else {"memory_usage": {"peak_mb": self.peak_mb}}
+        return {
+            **memory,
+            "execution_time": self.seconds,
+            "node_times": times,
+            "execution_order": list(times),
+            "nodes_executed": sum(status in _EXECUTED for status in statuses),
+            "nodes_failed": statuses.count(NodeStatus.FAILED),
+            "nodes_skipped": statuses.count(NodeStatus.SKIPPED),
+            "retries": self.retries,
+            "cache_hits": self.cache_hits,
+            "cache_misses": self.cache_misses,
+        }

@@ -1,0 +1,147 @@
+"""The records of the logger `fast_dag`: what is written of a run, at which level, and with which
+attributes.
+
+Whether nodes are logged is found when a run starts, for that takes a run off its fast paths.
+Everything else is rare, so the logger is asked each time. A handler that raises harms nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+
+from fast_dag.errors import text_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fast_dag.run.events import Event
+    from fast_dag.run.run import Run
+
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
+"""The levels of `logging`, which is slow to import."""
+
+
+class NodeLog:
+    """The observer that logs the start and the end of each node, at DEBUG."""
+
+    def tell(self, event: Event) -> None:
+        """Log an event, unless `retried` logs it."""
+        if event.status != "retrying":
+            _write(
+                DEBUG,
+                event.run,
+                event.path,
+                event.status,
+                attempt=event.attempt,
+                seconds=event.seconds,
+            )
+
+    def close(self, run: Run) -> None:
+        """`ended` logs the end of a run."""
+
+
+def node_log() -> NodeLog | None:
+    """The observer that logs nodes, where some handler would take its records now."""
+    log = _logger(DEBUG)
+    return NodeLog() if log is not None and _is_taken(log, DEBUG) else None
+
+
+def failed(run: Run, path: str, error: BaseException, attempts: int) -> None:
+    """A node failed, and its error stands: it ends the run, or is kept in its errors."""
+    _write(ERROR, run, path, "failed", error=error, attempt=attempts)
+
+
+def retried(run: Run, path: str, error: BaseException, attempt: int) -> None:
+    """An attempt failed, and another follows."""
+    _write(WARNING, run, path, "retrying", error=error, attempt=attempt)
+
+
+def handled(run: Run, path: str, error: BaseException, attempts: int) -> None:
+    """A node failed, and its error handler gave a result in its place."""
+    _write(WARNING, run, path, "handled", error=error, attempt=attempts)
+
+
+def ended(run: Run) -> None:
+    """An outermost run ended."""
+    if run.status == "timed_out":
+        _write(ERROR, run, None, "failed", error=run.exception())
+    if _logger(INFO) is not None:
+        _write(INFO, run, None, run.status, seconds=run.record.seconds)
+
+
+def raised(run: Run, path: str | None, error: BaseException) -> None:
+    """A progress callback raised; what it raised is logged with its traceback."""
+    told = "the progress callback raised; the run goes on"
+    _write(ERROR, run, path, None, message=told, exc_info=error)
+
+
+def _write(
+    level: int,
+    run: Run,
+    path: str | None,
+    status: str | None,
+    *,
+    error: BaseException | None = None,
+    attempt: int | None = None,
+    seconds: float | None = None,
+    message: str | None = None,
+    exc_info: BaseException | None = None,
+) -> None:
+    """Log one line. Names and errors are quoted, so that they cannot make it several."""
+    log = _logger(level)
+    if log is None:
+        return
+    outermost = run
+    while outermost.parent is not None:
+        outermost = outermost.parent
+    args: list[Any] = []
+    if message is None:
+        message, args = "run of %r: %s", [outermost.name, status]
+        if path is not None:
+            message, args = "%s %r of %r: %s", [run.noun, path, outermost.name, status]
+        if error is not None:
+            message += ": %r"
+            args.append(f"{type(error).__name__}: {text_of(error)}")
+    facts = {
+        "run_id": outermost.context.metadata.get("run_id"),
+        "workflow": outermost.name,
+        "node": path,
+        "attempt": attempt,
+        "status": status,
+        "seconds": seconds,
+    }
+    try:
+        log.log(level, message, *args, exc_info=exc_info, extra=facts)
+    except Exception:  # of a handler: the log is what is broken, so there is nobody to tell
+        return
+
+
+def _logger(level: int) -> Any:
+    """The logger, silent unless somebody configured one; None where it takes nothing of that
+    level."""
+    logging: Any = sys.modules.get("logging")
+    if logging is None:  # so nobody can have configured it
+        return None
+    log = _found()
+    if not log.isEnabledFor(level):
+        return None
+    if not any(isinstance(each, logging.NullHandler) for each in log.handlers):
+        log.addHandler(logging.NullHandler())  # again where a configuration took it away
+    return log
+
+
+@cache
+def _found() -> Any:
+    return sys.modules["logging"].getLogger("fast_dag")
+
+
+def _is_taken(log: Any, level: int) -> bool:
+    """Whether a record of this level would reach a handler that takes it."""
+    null: Any = sys.modules["logging"].NullHandler
+    while log is not None:
+        if any(each.level <= level and not isinstance(each, null) for each in log.handlers):
+            return True
+        log = log.parent if log.propagate else None
+    return False
