@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from fast_dag.context import Context
-    from fast_dag.define.fsm import FSM, Request
+    from fast_dag.define.fsm import FSM
+    from fast_dag.define.request import Request
     from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.plan.machine_plan import FsmPlan
     from fast_dag.run.run import Settings
