@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Self, Unpack
 
     from fast_dag.define.node import NodeOptions
-    from fast_dag.draw.shape import Shape
 
 
 class Request(Fields):
@@ -357,11 +356,6 @@ class DAG(Workflow):
             if topology.cycles:
                 raise problem
         return [topology.names[index] for index in topology.order]
-
-    def _shape(self) -> Shape:
-        from fast_dag.draw.shape import Shape
-
-        return Shape(self.name, self._topology())
 
     def _topology(self, given: Collection[str] = ()) -> Topology:
         return Topology.of(self._graph, given, autowire=self.autowire)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from fast_dag._typing import P, R
     from fast_dag.define.node import CachedNodeOptions, CommonOptions, Nestable
-    from fast_dag.draw.shape import Shape
+    from fast_dag.draw.view import MachineView
 
 
 class Request(NamedTuple):
@@ -286,7 +286,7 @@ class FSM(Workflow):
         if not len(self):
             problem = f"{self.name!r} has no states; add one with @fsm.state or add_state()"
             return [ValidationError(problem)]
-        topology = Topology.of(self._graph)
+        topology = self._topology()
         found = problems(topology, allow_disconnected=True, check_types=check_types)
         found += self._problems()
         found += self._resource_problems()
@@ -367,13 +367,13 @@ class FSM(Workflow):
         """Whether it can be run."""
         return not self.validate(allow_disconnected=True)
 
-    def _shape(self) -> Shape:
-        from fast_dag.draw.shape import Shape
+    def _topology(self) -> Topology:
+        return Topology.of(self._graph)
 
-        topology = Topology.of(self._graph)
-        return Shape(
-            self.name, topology, True, self._transitions, tuple(self._initial), set(self._terminal)
-        )
+    def _machine_view(self) -> MachineView:
+        from fast_dag.draw.view import MachineView
+
+        return MachineView(self._transitions, tuple(self._initial), set(self._terminal))
 
     # Running.
 
@@ -512,7 +512,7 @@ class FSM(Workflow):
         found = self.validate(allow_disconnected=True)
         if found:
             raise ValidationError.of(found, repr(self.name))
-        return Topology.of(self._graph)
+        return self._topology()
 
     def _compile(self, inputs: frozenset[str]) -> FsmPlan:
         plan = FsmPlan(

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     from fast_dag.define.node import AllOptions, AnyOptions, CachedNodeOptions, CommonOptions
     from fast_dag.define.signature import Signature
-    from fast_dag.draw.shape import Shape
     from fast_dag.draw.sketch import DrawingOptions
+    from fast_dag.draw.view import MachineView, WorkflowView
+    from fast_dag.plan.topology import Topology
     from fast_dag.run.events import Observer
 
     RunT = TypeVar("RunT", bound=Run)
@@ -350,9 +351,19 @@ class Workflow(Nestable):
 
     # Pictures.
 
+    def _view(self) -> WorkflowView:
+        """What pictures know of it."""
+        from fast_dag.draw.view import WorkflowView, nested_views
+
+        topology = self._topology()
+        return WorkflowView(self.name, topology, nested_views(topology), self._machine_view())
+
     @abstractmethod
-    def _shape(self) -> Shape:
-        """What is drawn of it."""
+    def _topology(self) -> Topology:
+        """Its shape, with no run inputs."""
+
+    def _machine_view(self) -> MachineView | None:
+        return None
 
     def visualize(
         self,
@@ -393,14 +404,13 @@ class Workflow(Nestable):
         from fast_dag.draw.visualize import visualize
 
         run = self._run_in_view() if show_results else None
-        shape = self._shape() if run is None else run._shape()
-        return visualize(shape, run, backend, filename, format, show_results, options)
+        return visualize(run or self, backend, filename, format, show_results, options)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """The picture in a notebook."""
         from fast_dag.draw.visualize import mimebundle
 
-        return mimebundle(self, None)
+        return mimebundle(self)
 
     # Plans, kept until an edit.
 

@@ -120,7 +120,7 @@ def _box(box: Box, sizes: Mapping[str, tuple[float, float]] | None) -> str:
     styles = ["rounded"] * (box.form in _ROUNDED) + ["dashed"] * tone.dashed
     if styles:
         told.append(f'style="filled,{",".join(styles)}"')
-    if box.tone != "plain":
+    if box.tone != "neutral":
         told.append(f'fillcolor="{tone.fill}" color="{tone.border}" fontcolor="{tone.text}"')
     told.append(f"tooltip={_quoted(box.tip)}")
     return " ".join(told)
@@ -137,7 +137,7 @@ def _link(link: Link, clusters: Mapping[str, Cluster], known: str) -> str:
         told.append(f"lhead=cluster_{target.id}")
     if link.label:
         told.append(f"label={_label(link.label)}")
-    if link.kind != "value":
+    if link.is_dashed:
         told.append("style=dashed")
     if link.taken is not None:
         told.append('color="#2e8b4f" penwidth=1.6' if link.taken else 'color="#c3c8d0"')

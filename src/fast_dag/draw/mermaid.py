@@ -65,7 +65,7 @@ def _cluster(cluster: Cluster, level: int, direction: str) -> Iterator[str]:
 
 
 def _link(link: Link) -> str:
-    arrow = {"order": "-.->", "returned": "-.->"}.get(link.kind, "-->")
+    arrow = "-.->" if link.is_dashed else "-->"
     label = f"|{_text(link.label)}|" if link.label else ""
     return f"{link.source} {arrow}{label} {link.target}"
 
@@ -80,14 +80,14 @@ def _styles(picture: Picture) -> Iterator[str]:
     for name, ids in sorted(toned.items()):
         if name == "start":
             yield f"    classDef {name} fill:#4b5b76,stroke:#4b5b76"
-        elif name != "plain":
+        elif name != "neutral":
             tone = TONES[name]
             dashed = ",stroke-dasharray:4 3" if tone.dashed else ""
             yield (
                 f"    classDef {name} fill:{tone.fill},stroke:{tone.border},color:{tone.text}"
                 + dashed
             )
-        if name != "plain":
+        if name != "neutral":
             yield f"    class {','.join(ids)} {name}"
     links = list(picture.links())
     for taken, style in ((True, "stroke:#2e8b4f,stroke-width:2px"), (False, "stroke:#c3c8d0")):

@@ -101,7 +101,7 @@ def _link(link: Link, route: Route) -> Iterator[str]:
     colour = {True: _TAKEN, False: _NOT_TAKEN, None: _LINK}[link.taken]
     points = route.points
     curve = " ".join(f"{x:.1f},{y:.1f}" for x, y in points[1:])
-    dashed = ' stroke-dasharray="5 3"' if link.kind != "value" else ""
+    dashed = ' stroke-dasharray="5 3"' if link.is_dashed else ""
     wide = 1.6 if link.taken else 1.1
     yield (
         f'<path d="M{points[0][0]:.1f},{points[0][1]:.1f}C{curve}" fill="none" '
