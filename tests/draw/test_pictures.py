@@ -223,14 +223,21 @@ def test_run_in_progress_is_drawn() -> None:
 
 
 def test_run_that_was_cut_short_is_drawn() -> None:
-    dag = DAG("demo")
+    dag, started = DAG("demo"), asyncio.Event()
 
     @dag.node
     async def slow() -> None:
+        started.set()
         await asyncio.sleep(30)
 
-    run = dag.execute(timeout=0.01)
-    assert "cancelled" in run.visualize()
+    async def cancel() -> None:
+        run = asyncio.create_task(dag.execute_async())
+        await started.wait()
+        run.cancel()
+        await asyncio.wait([run])
+
+    asyncio.run(cancel())
+    assert "class n0 cancelled" in dag.visualize(show_results=True)
 
 
 # Names.

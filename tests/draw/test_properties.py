@@ -176,7 +176,7 @@ def test_500_nodes_are_drawn(kind: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_links_too_long_to_bend_go_straight() -> None:
     sizes = {f"n{number}": (60.0, 30.0) for number in range(300)}
     pairs = list(combinations(sizes, 2))  # which pass some four million layers
-    part = layered(sizes, pairs, gap=24, rise=46)
+    part = layered(sizes, pairs, gap=24, layer_gap=46)
     assert set(part.bends) == set(pairs)
     assert max(map(len, part.bends.values())) == 2
     assert part.height == 300 * 30 + 299 * 46

@@ -61,16 +61,16 @@ class Box(NamedTuple):
 
 
 class Cluster(NamedTuple):
-    """A nested workflow, opened: a frame around its boxes."""
+    """A nested workflow, opened. `frame` is the box that it would be if it were not."""
 
-    id: str
-    path: str
-    name: str
-    tone: str
-    lines: tuple[str, ...]
-    tip: str
+    frame: Box
     items: Sequence[Box | Cluster]
     links: Sequence[Link]
+
+    @property
+    def id(self) -> str:
+        """That of its frame."""
+        return self.frame.id
 
 
 class Link(NamedTuple):

@@ -110,8 +110,7 @@ class _Sketcher:
         self._ids = map("n{}".format, count())
 
     def cluster(self, frame: Box, prefix: str, view: WorkflowView, depth: int | None) -> Cluster:
-        """A workflow, opened. `frame` is the box that it would be if it were closed, `prefix` what
-        the paths of its nodes begin with."""
+        """A workflow, opened; the paths of its nodes begin with `prefix`."""
         ids: dict[str, str] = {}
         items: list[Box | Cluster] = []
         retries = Counter(() if view.run is None else (each.node for each in view.run.retries))
@@ -138,9 +137,7 @@ class _Sketcher:
             ]
         else:
             links = self._transitions(view.machine, view.run, prefix, ids, items)
-        return Cluster(
-            frame.id, frame.path, frame.name, frame.tone, frame.lines, frame.tip, items, links
-        )
+        return Cluster(frame, items, links)
 
     def _box(self, node: Node[..., Any], prefix: str, view: WorkflowView, retries: int) -> Box:
         name = node.name
