@@ -13,6 +13,7 @@ from fast_dag import DAG, FSM, ValidationError
 from fast_dag.draw.dot import GraphvizError
 from fast_dag.draw.layout import by_grandalf, by_graphviz, by_layers
 from fast_dag.draw.sketch import sketch
+from fast_dag.draw.view import view_of
 from tests.draw.conftest import at_times, needs_dot, retried
 
 if TYPE_CHECKING:
@@ -222,14 +223,21 @@ def test_run_in_progress_is_drawn() -> None:
 
 
 def test_run_that_was_cut_short_is_drawn() -> None:
-    dag = DAG("demo")
+    dag, started = DAG("demo"), asyncio.Event()
 
     @dag.node
     async def slow() -> None:
+        started.set()
         await asyncio.sleep(30)
 
-    run = dag.execute(timeout=0.01)
-    assert "cancelled" in run.visualize()
+    async def cancel() -> None:
+        run = asyncio.create_task(dag.execute_async())
+        await started.wait()
+        run.cancel()
+        await asyncio.wait([run])
+
+    asyncio.run(cancel())
+    assert "class n0 cancelled" in dag.visualize(show_results=True)
 
 
 # Names.
@@ -361,7 +369,7 @@ def test_notebook_gets_no_picture_of_thousands() -> None:
 
 def test_notebook_always_gets_something(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(DAG):
-        def _shape(self) -> Any:
+        def _view(self) -> Any:
             raise RuntimeError("broken")
 
         def __repr__(self) -> str:
@@ -387,7 +395,7 @@ def test_boxes_do_not_overlap_and_stay_inside(
 ) -> None:
     for workflow in (orders, order):
         run = workflow.execute(error_strategy="continue")
-        picture = sketch(run._shape(), run, results=True, options={"direction": direction})
+        picture = sketch(view_of(run), results=True, options={"direction": direction})
         places = place(picture)
         boxes = [places.areas[box.id] for box in picture.boxes()]
         for position, one in enumerate(boxes):

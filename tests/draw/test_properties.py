@@ -19,6 +19,7 @@ from fast_dag import DAG, FSM
 from fast_dag.draw.layers import layered
 from fast_dag.draw.layout import by_grandalf, by_layers
 from fast_dag.draw.sketch import sketch
+from fast_dag.draw.view import view_of
 from tests.draw.conftest import needs_dot
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def test_svg_has_each_node_and_edge_once(graph: tuple[int, Pairs]) -> None:
 @given(graphs())
 def test_links_end_at_their_boxes(graph: tuple[int, Pairs]) -> None:
     for workflow in (dag_of(*graph), machine_of(*graph)):
-        picture = sketch(workflow._shape())
+        picture = sketch(view_of(workflow))
         for place in (by_grandalf, by_layers):
             places: Layout = place(picture)
             for link, route in zip(picture.links(), places.routes, strict=True):
@@ -121,7 +122,7 @@ def test_links_end_at_their_boxes(graph: tuple[int, Pairs]) -> None:
 @given(graphs())
 def test_boxes_of_any_graph_do_not_overlap(graph: tuple[int, Pairs]) -> None:
     for workflow in (dag_of(*graph), machine_of(*graph)):
-        picture = sketch(workflow._shape())
+        picture = sketch(view_of(workflow))
         places = by_layers(picture)
         boxes = [places.areas[box.id] for box in picture.boxes()]
         for one, other in combinations(boxes, 2):
@@ -175,7 +176,7 @@ def test_500_nodes_are_drawn(kind: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_links_too_long_to_bend_go_straight() -> None:
     sizes = {f"n{number}": (60.0, 30.0) for number in range(300)}
     pairs = list(combinations(sizes, 2))  # which pass some four million layers
-    part = layered(sizes, pairs, gap=24, rise=46)
+    part = layered(sizes, pairs, gap=24, layer_gap=46)
     assert set(part.bends) == set(pairs)
     assert max(map(len, part.bends.values())) == 2
     assert part.height == 300 * 30 + 299 * 46

@@ -1,4 +1,4 @@
-"""What is told of a run, as text and as a page."""
+"""Reports, as text and as a page."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG, FSM, FSMReturn
+from fast_dag.draw.view import view_of
 from fast_dag.draw.words import duration
-from fast_dag.report.analysis import facts
+from fast_dag.report.analysis import analyse
 from tests.draw.conftest import at_times, retried
 
 if TYPE_CHECKING:
     from fast_dag import Run
+    from fast_dag.report.analysis import Analysis
 
 GOLDEN = Path(__file__).parent / "golden" / "summary.txt"
 
@@ -39,16 +41,20 @@ def diamond(mode: str, workers: int | None = None) -> Run:
     return dag.execute(mode=mode, max_workers=workers)  # type: ignore[arg-type]
 
 
-# The facts.
+# The analysis.
+
+
+def analysis_of(run: Run) -> Analysis:
+    return analyse(view_of(run))
 
 
 def test_critical_path_is_the_longest_chain() -> None:
     run = diamond("parallel")
     at_times(run, {"a": (0, 1), "b1": (1, 2), "b2": (1, 4), "c": (4, 5)}, 5)
-    told = facts(run)
-    assert told.critical == ["a", "b2", "c"]
-    assert told.critical_seconds == pytest.approx(5)
-    assert "critical path" in told.bounds[1]
+    analysis = analysis_of(run)
+    assert analysis.critical == ["a", "b2", "c"]
+    assert analysis.critical_seconds == pytest.approx(5)
+    assert "critical path" in analysis.bounds[1]
 
 
 def test_any_is_reached_by_its_first_source() -> None:
@@ -61,7 +67,7 @@ def test_any_is_reached_by_its_first_source() -> None:
     dag.connect("slow", "first").connect("fast", "first")
     run = dag.execute(mode="parallel")
     at_times(run, {"slow": (0, 2), "fast": (0, 1), "first": (1, 4)}, 4)
-    assert facts(run).critical == ["fast", "first"]
+    assert analysis_of(run).critical == ["fast", "first"]
 
 
 def test_too_few_workers_bound_a_run() -> None:
@@ -70,30 +76,30 @@ def test_too_few_workers_bound_a_run() -> None:
         dag.add_node(f"n{number}", lambda: 1)
     run = dag.execute(mode="parallel", max_workers=2)
     times = {f"n{number}": (number // 2, number // 2 + 1.0) for number in range(8)}
-    told = facts(at_times(run, times, 4))
-    assert "What bounds it is workers: 2 workers need at least 4 s" in told.bounds[1]
-    assert [bar.ready for bar in told.bars] == [0.0] * 8
+    analysis = analysis_of(at_times(run, times, 4))
+    assert "What bounds it is workers: 2 workers need at least 4 s" in analysis.bounds[1]
+    assert [bar.ready for bar in analysis.bars] == [0.0] * 8
 
 
 def test_sequential_run_is_told_what_others_could_gain() -> None:
     run = diamond("sequential")
     at_times(run, {"a": (0, 1), "b1": (1, 3), "b2": (3, 5), "c": (5, 6)}, 6)
-    assert "the critical path (3 nodes, 4 s) would be the least" in facts(run).bounds[1]
+    assert "the critical path (3 nodes, 4 s) would be the least" in analysis_of(run).bounds[1]
     run = chain("a", "b").execute()
     at_times(run, {"a": (0, 1), "b": (1, 3)}, 3)
-    assert "other modes could gain little" in facts(run).bounds[1]
+    assert "other modes could gain little" in analysis_of(run).bounds[1]
 
 
 def test_time_outside_of_nodes_is_told() -> None:
     run = diamond("parallel", 4)
     at_times(run, {"a": (3, 4), "b1": (4, 5), "b2": (4, 5), "c": (9, 10)}, 10)
-    assert "Neither" in facts(run).bounds[1]
+    assert "Neither" in analysis_of(run).bounds[1]
 
 
 def test_wait_for_a_worker_begins_where_all_sources_have_ended() -> None:
     run = diamond("parallel", 1)
     at_times(run, {"a": (0, 1), "b1": (1, 3), "b2": (3, 5), "c": (5, 6)}, 6)
-    assert {bar.path: bar.start - bar.ready for bar in facts(run).bars} == pytest.approx(
+    assert {bar.path: bar.start - bar.ready for bar in analysis_of(run).bars} == pytest.approx(
         {"a": 0, "b1": 0, "b2": 2, "c": 0}
     )
 
@@ -102,7 +108,7 @@ def test_attempts_and_waits_are_pieces_of_a_bar() -> None:
     run = at_times(chain("a").execute(), {"a": (0, 4)}, 4)
     retried(run, "a", 1, 0.5, "OSError: busy")
     retried(run, "a", 2, 1, "OSError: busy")
-    (bar,) = facts(run).bars
+    (bar,) = analysis_of(run).bars
     assert [(each.kind, each.start, each.end) for each in bar.pieces] == [
         ("failed", 0, 1),
         ("slept", 1, 1.5),
@@ -124,7 +130,7 @@ def test_retries_are_recorded_in_every_mode(mode: Any) -> None:
         return 1
 
     run = dag.execute(mode=mode)
-    (bar,) = facts(run).bars
+    (bar,) = analysis_of(run).bars
     kinds = [piece.kind for piece in bar.pieces]
     assert kinds == ["failed", "slept", "failed", "slept", "ran"]
     assert [retry.error for retry in run.record.retried] == ["OSError: busy"] * 2
@@ -142,7 +148,7 @@ def test_retries_of_a_state_belong_to_their_visit() -> None:
         return FSMReturn("a" if n < 2 else "b", {"n": n + 1})
 
     fsm.add_state("b", lambda: 1)
-    bars = facts(fsm.execute()).bars
+    bars = analysis_of(fsm.execute()).bars
     assert [len(bar.pieces) for bar in bars] == [1, 3, 1, 1]
 
 
@@ -177,20 +183,20 @@ def test_retries_at_once_are_all_recorded() -> None:
 
 
 def test_nested_nodes_stand_behind_their_workflow(orders: DAG) -> None:
-    told = facts(orders.execute(error_strategy="continue", mode="parallel"))
-    paths = [bar.path for bar in told.bars]
+    analysis = analysis_of(orders.execute(error_strategy="continue", mode="parallel"))
+    paths = [bar.path for bar in analysis.bars]
     position = paths.index("checks")
     assert paths[position : position + 3] == ["checks", "checks.first", "checks.second"]
-    assert [bar.depth for bar in told.bars][position : position + 3] == [0, 1, 1]
-    assert "checks.first" in [row.path for row in told.rows]
+    assert [bar.depth for bar in analysis.bars][position : position + 3] == [0, 1, 1]
+    assert "checks.first" in [row.path for row in analysis.rows]
 
 
 def test_machine_is_told_by_its_visits(order: FSM) -> None:
-    told = facts(order.execute())
-    assert [bar.path for bar in told.bars][:3] == ["pending", "paying", "paying"]
-    assert told.critical == []
-    assert "one state at a time" in told.bounds[0]
-    paying = next(row for row in told.rows if row.path == "paying")
+    analysis = analysis_of(order.execute())
+    assert [bar.path for bar in analysis.bars][:3] == ["pending", "paying", "paying"]
+    assert analysis.critical == []
+    assert "one state at a time" in analysis.bounds[0]
+    paying = next(row for row in analysis.rows if row.path == "paying")
     assert (paying.visits, paying.attempts) == (3, 3)
 
 
@@ -201,9 +207,9 @@ def test_machine_restored_elsewhere_has_no_clock_for_earlier_visits(order: FSM) 
     again.run()
     run = order._last_run
     assert run is not None
-    told = facts(run)
-    assert "pending" not in [bar.path for bar in told.bars]
-    assert told.seconds < 60
+    analysis = analysis_of(run)
+    assert "pending" not in [bar.path for bar in analysis.bars]
+    assert analysis.seconds < 60
     run.summary()
 
 

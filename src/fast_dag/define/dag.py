@@ -31,7 +31,6 @@ if TYPE_CHECKING:
         NodeDecorator,
     )
     from fast_dag.define.options import NodeOptions
-    from fast_dag.draw.shape import Shape
 
 
 class Part(Fields):
@@ -105,7 +104,7 @@ class DAG(Workflow):
     ('Hello Ada?', 'Ada')
     """
 
-    _kind = "dag"
+    kind = "dag"
 
     def __init__(
         self,
@@ -337,11 +336,6 @@ class DAG(Workflow):
             if topology.cycles:
                 raise problem
         return [topology.names[index] for index in topology.order]
-
-    def _shape(self) -> Shape:
-        from fast_dag.draw.shape import Shape
-
-        return Shape(self.name, self._topology())
 
     def _topology(self, given: Collection[str] = ()) -> Topology:
         return Topology.of(self._graph, given, autowire=self.autowire)

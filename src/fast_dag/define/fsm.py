@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from fast_dag.define.decorators import CachedStateDecorator, StateDecorator
     from fast_dag.define.node import Nestable
     from fast_dag.define.options import CommonOptions
-    from fast_dag.draw.shape import Shape
+    from fast_dag.draw.view import MachineView
 
 
 _OWN = ("initial", "terminal", "replace")
@@ -68,7 +68,7 @@ class FSM(Workflow):
     ('up', ['count', 'count', 'count', 'lift_off'], 2)
     """
 
-    _kind = "fsm"
+    kind = "fsm"
     _noun = "state"
 
     def __init__(
@@ -254,6 +254,12 @@ class FSM(Workflow):
         return next(iter(self._initial), None)
 
     @property
+    def initial_states(self) -> list[str]:
+        """The names of the states that were declared initial; `validate()` reports more than
+        one."""
+        return list(self._initial)
+
+    @property
     def terminal_states(self) -> list[str]:
         """The names of the states that end it."""
         return list(self._terminal)
@@ -262,6 +268,11 @@ class FSM(Workflow):
     def transitions(self) -> list[Transition]:
         """The declared transitions, in their order."""
         return list(self._transitions)
+
+    @property
+    def state_hooks(self) -> list[Callable[..., Any]]:
+        """The state hooks, in their order."""
+        return [hook.func for hook in self._state_hooks]
 
     # Checking.
 
@@ -281,7 +292,7 @@ class FSM(Workflow):
         if not len(self):
             problem = f"{self.name!r} has no states; add one with @fsm.state or add_state()"
             return [ValidationError(problem)]
-        topology = Topology.of(self._graph)
+        topology = self._topology()
         found = problems(topology, allow_disconnected=True, check_types=check_types)
         found += self._problems()
         found += self._resource_problems()
@@ -362,13 +373,13 @@ class FSM(Workflow):
         """Whether it can be run."""
         return not self.validate(allow_disconnected=True)
 
-    def _shape(self) -> Shape:
-        from fast_dag.draw.shape import Shape
+    def _topology(self) -> Topology:
+        return Topology.of(self._graph)
 
-        topology = Topology.of(self._graph)
-        return Shape(
-            self.name, topology, True, self._transitions, tuple(self._initial), set(self._terminal)
-        )
+    def _machine_view(self) -> MachineView:
+        from fast_dag.draw.view import MachineView
+
+        return MachineView(self._transitions, tuple(self._initial), set(self._terminal))
 
     # Running.
 
@@ -505,7 +516,7 @@ class FSM(Workflow):
         found = self.validate(allow_disconnected=True)
         if found:
             raise ValidationError.of(found, repr(self.name))
-        return Topology.of(self._graph)
+        return self._topology()
 
     def _compile(self, inputs: frozenset[str]) -> FsmPlan:
         plan = FsmPlan(

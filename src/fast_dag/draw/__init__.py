@@ -1,1 +1,1 @@
-"""Pictures of workflows and runs: what is drawn is found once, then written anywhere."""
+"""Pictures of workflows and runs: what is drawn is decided once, then written in any language."""

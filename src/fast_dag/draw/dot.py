@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fast_dag.draw.picture import Link, Picture
 
 FORMATS = ("svg", "png", "pdf")
-"""What Graphviz is asked for."""
+"""The formats that Graphviz makes for `visualize`."""
 
 _FORMS = {
     Form.BOX: "shape=box",
@@ -35,7 +35,7 @@ class GraphvizError(FastDAGError):
 
 
 def dot(picture: Picture, sizes: Mapping[str, tuple[float, float]] | None = None) -> str:
-    """The text; with `sizes`, boxes get these (width and height in points) in place of their own.
+    """The text. `sizes` (width and height in points) fixes the size of each box, for `layout`.
 
     >>> from fast_dag import DAG
     >>> dag = DAG("demo").add_node("load", lambda: 1).add_node("double", lambda x: 2 * x)
@@ -46,10 +46,12 @@ def dot(picture: Picture, sizes: Mapping[str, tuple[float, float]] | None = None
         n0 -> n1
     }
     """
-    packed = "" if any(picture.links()) else ' pack=20 packmode="array"'  # it loses labels of links
-    label_size = 9 if sizes is None else 11  # Graphviz keeps room for it
+    packed = (
+        "" if any(picture.links()) else ' pack=20 packmode="array"'
+    )  # packing loses the labels of links
+    label_size = 9 if sizes is None else 11  # only the room for it counts
     lines = [
-        f"digraph {_quoted(picture.root.name)} {{",
+        f"digraph {_quoted(picture.root.frame.name)} {{",
         f"    graph [rankdir={picture.direction} compound=true fontname=Helvetica fontsize=11 "
         f"nodesep=0.3 ranksep=0.45{packed}]",
         '    node [fontname=Helvetica fontsize=11 style="filled" fillcolor="#f4f6fb" '
@@ -60,14 +62,14 @@ def dot(picture: Picture, sizes: Mapping[str, tuple[float, float]] | None = None
     ]
     ends = {each.id: each for each in picture.clusters()}
     for number, link in enumerate(picture.links()):
-        known = "" if sizes is None else f"id=e{number}"
-        lines.append(f"    {_link(link, ends, known)}")
+        name = "" if sizes is None else f"id=e{number}"
+        lines.append(f"    {_link(link, ends, name)}")
     return "\n".join([*lines, "}"]) + "\n"
 
 
 def render(text: str, format: str, seconds: float | None = None) -> bytes:
-    """What `dot` makes of a text. Raises GraphvizError where it is missing, fails, or takes longer
-    than that."""
+    """What the program `dot` makes of a text. Raises GraphvizError if it is missing, fails, or
+    takes longer than `seconds`."""
     program = shutil.which("dot")
     if program is None:
         raise GraphvizError(
@@ -98,9 +100,10 @@ def _cluster(
         if isinstance(item, Box):
             yield f"{indent}{item.id} [{_box(item, sizes)}]"
             continue
-        tone = TONES[item.tone]
-        yield f"{indent}subgraph cluster_{item.id} {{"
-        yield f"{indent}    label={_label(item.name, item.lines)} tooltip={_quoted(item.tip)}"
+        frame = item.frame
+        tone = TONES[frame.tone]
+        yield f"{indent}subgraph cluster_{frame.id} {{"
+        yield f"{indent}    label={_label(frame.name, frame.lines)} tooltip={_quoted(frame.tip)}"
         style = "rounded,dashed" if tone.dashed else "rounded"
         yield f'{indent}    style="{style}" color="{tone.border}" fontcolor="{tone.text}"'
         yield from _cluster(item, level + 1, sizes)
@@ -116,36 +119,37 @@ def _box(box: Box, sizes: Mapping[str, tuple[float, float]] | None) -> str:
     if box.form is Form.DOT:
         return f'label="" {_FORMS[box.form]} fillcolor="#4b5b76"'
     tone = TONES[box.tone]
-    told = [f"label={_label(box.name, box.lines)}", _FORMS[box.form]]
+    attributes = [f"label={_label(box.name, box.lines)}", _FORMS[box.form]]
     styles = ["rounded"] * (box.form in _ROUNDED) + ["dashed"] * tone.dashed
     if styles:
-        told.append(f'style="filled,{",".join(styles)}"')
-    if box.tone != "plain":
-        told.append(f'fillcolor="{tone.fill}" color="{tone.border}" fontcolor="{tone.text}"')
-    told.append(f"tooltip={_quoted(box.tip)}")
-    return " ".join(told)
+        attributes.append(f'style="filled,{",".join(styles)}"')
+    if box.tone != "neutral":
+        attributes.append(f'fillcolor="{tone.fill}" color="{tone.border}" fontcolor="{tone.text}"')
+    attributes.append(f"tooltip={_quoted(box.tip)}")
+    return " ".join(attributes)
 
 
-def _link(link: Link, clusters: Mapping[str, Cluster], known: str) -> str:
-    told = [known] if known else []
+def _link(link: Link, clusters: Mapping[str, Cluster], name: str) -> str:
+    attributes = [name] if name else []
     source, target = clusters.get(link.source), clusters.get(link.target)
     start = link.source if source is None else _inner(source, last=True)
     end = link.target if target is None else _inner(target, last=False)
     if source is not None and source is not target:
-        told.append(f"ltail=cluster_{source.id}")
+        attributes.append(f"ltail=cluster_{source.id}")
     if target is not None and source is not target:
-        told.append(f"lhead=cluster_{target.id}")
+        attributes.append(f"lhead=cluster_{target.id}")
     if link.label:
-        told.append(f"label={_label(link.label)}")
-    if link.kind != "value":
-        told.append("style=dashed")
+        attributes.append(f"label={_label(link.label)}")
+    if link.is_dashed:
+        attributes.append("style=dashed")
     if link.taken is not None:
-        told.append('color="#2e8b4f" penwidth=1.6' if link.taken else 'color="#c3c8d0"')
-    return f"{start} -> {end}" + (f" [{' '.join(told)}]" if told else "")
+        attributes.append('color="#2e8b4f" penwidth=1.6' if link.taken else 'color="#c3c8d0"')
+    return f"{start} -> {end}" + (f" [{' '.join(attributes)}]" if attributes else "")
 
 
 def _inner(cluster: Cluster, *, last: bool) -> str:
-    """The box in a cluster that a link out of it (with `last`) or into it is drawn at."""
+    """The box that stands for a cluster at the start of a link (`last`), or at its end: Graphviz
+    links boxes only."""
     taken = {each.source if last else each.target for each in cluster.links}
     items = [
         each for each in cluster.items if not (isinstance(each, Box) and each.form is Form.DOT)
@@ -157,12 +161,12 @@ def _inner(cluster: Cluster, *, last: bool) -> str:
 
 
 def _label(name: str, lines: tuple[str, ...] = ()) -> str:
-    # Graphviz reads entities in labels.
+    # Graphviz replaces HTML entities in labels.
     return _quoted("\n".join((name, *lines)).replace("&", "&amp;"))
 
 
 def _quoted(text: str) -> str:
-    r"""Text that stays what it is: no quote ends it, no backslash means anything.
+    r"""Text in quotes, in which no character has a meaning of its own.
 
     >>> print(_quoted('a "b" \\N'))
     "a \"b\" \\N"

@@ -1,4 +1,4 @@
-"""A connected graph without cycles in layers, placed with the standard library alone."""
+"""Sugiyama's layered layout of a connected graph without cycles, in the standard library alone."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 Point = tuple[float, float]
 
 _SWEEPS = 8
-"""How often the order in the layers, and then the places, are improved."""
+"""How many passes improve the order in the layers, and then the positions."""
 _MOST_BENDS = 20_000
-"""More bends than that, over all links, are not looked for: long links then go straight."""
-_STRAIGHT = 8.0
-"""How much more it counts that a long link is straight than that a box is above its targets."""
+"""If all links together would have more bends, long links go straight instead."""
+_STRAIGHTNESS = 8.0
+"""The pull between two bends of a link; between boxes it is 1."""
 
 
 class Part(NamedTuple):
-    """A connected part, from its own corner: centres, and where links bend between layers."""
+    """A connected part laid out; its upper left corner is at (0, 0). `bends`: where links bend."""
 
     centres: dict[str, Point]
     bends: dict[tuple[str, str], list[Point]]
@@ -32,7 +32,7 @@ class Part(NamedTuple):
 
 
 class _Slot:
-    """A place in a layer: that of a box, or of a long link that passes by."""
+    """A place in a layer, for a box or for a link that passes through the layer."""
 
     __slots__ = ("above", "below", "half", "is_bend", "rank", "x")
 
@@ -45,12 +45,13 @@ class _Slot:
         self.below: list[_Slot] = []
 
 
-def layered(sizes: Mapping[str, Size], pairs: Sequence[Pair], *, gap: float, rise: float) -> Part:
-    """Place the boxes of these sizes, connected by `pairs` (source, target), which close no cycle.
+def layered(
+    sizes: Mapping[str, Size], pairs: Sequence[Pair], *, gap: float, layer_gap: float
+) -> Part:
+    """Place the boxes of these sizes. `pairs` (source, target) connect them and close no cycle;
+    `gap` is the room between boxes of a layer, `layer_gap` between layers.
 
-    `gap` is left between boxes beside each other, `rise` between layers.
-
-    >>> part = layered({"a": (60, 30), "b": (60, 30)}, [("a", "b")], gap=24, rise=46)
+    >>> part = layered({"a": (60, 30), "b": (60, 30)}, [("a", "b")], gap=24, layer_gap=46)
     >>> part.centres, part.bends
     ({'a': (30.0, 15.0), 'b': (30.0, 91.0)}, {('a', 'b'): [(30.0, 30.0), (30.0, 76.0)]})
     """
@@ -76,20 +77,20 @@ def layered(sizes: Mapping[str, Size], pairs: Sequence[Pair], *, gap: float, ris
             layers[slot.rank].append(slot)
     layers = _untangled(layers)
     _place(layers, gap)
-    return _measured(sizes, pairs, slots, ways, rise)
+    return _measured(sizes, pairs, slots, ways, layer_gap)
 
 
-def _ranks(names: Mapping[str, Size], pairs: Sequence[Pair]) -> dict[str, int]:
-    """The layer of each box: below all its sources; as near to its targets as to its sources."""
-    targets: dict[str, list[str]] = {name: [] for name in names}
-    waiting = dict.fromkeys(names, 0)
+def _ranks(ids: Mapping[str, Size], pairs: Sequence[Pair]) -> dict[str, int]:
+    """The layer of each box: below all its sources, and near its targets if these are as many."""
+    targets: dict[str, list[str]] = {each: [] for each in ids}
+    waiting = dict.fromkeys(ids, 0)
     for source, target in pairs:
         targets[source].append(target)
         waiting[target] += 1
     degrees = dict(waiting)
     order = [name for name, count in waiting.items() if not count]
-    ranks = dict.fromkeys(names, 0)
-    for name in order:  # grows meanwhile
+    ranks = dict.fromkeys(ids, 0)
+    for name in order:  # it grows
         for target in targets[name]:
             ranks[target] = max(ranks[target], ranks[name] + 1)
             waiting[target] -= 1
@@ -102,7 +103,7 @@ def _ranks(names: Mapping[str, Size], pairs: Sequence[Pair]) -> dict[str, int]:
 
 
 def _untangled(layers: list[list[_Slot]]) -> list[list[_Slot]]:
-    """The layers in an order in which few links cross: of several sweeps the best."""
+    """The layers, each in the order in which the fewest links cross: the best of several passes."""
     best, fewest = layers, _crossings(layers)
     for sweep in range(_SWEEPS):
         if not fewest:
@@ -139,7 +140,7 @@ def _crossings(layers: Sequence[Sequence[_Slot]]) -> int:
 
 
 def _place(layers: Sequence[Sequence[_Slot]], gap: float) -> None:
-    """Find each slot's `x`: near those it is linked with, and beside those in its layer."""
+    """Find each slot's `x`: near the slots it is linked with, without overlap in its layer."""
     for layer in layers:
         _spread(layer, [0.0] * len(layer), [1.0] * len(layer), gap)
     for sweep in range(_SWEEPS):
@@ -151,7 +152,7 @@ def _place(layers: Sequence[Sequence[_Slot]], gap: float) -> None:
                 near = slot.above if is_down else slot.below
                 if is_last or not near:
                     near = slot.above + slot.below
-                pulls = [_STRAIGHT if slot.is_bend and each.is_bend else 1.0 for each in near]
+                pulls = [_STRAIGHTNESS if slot.is_bend and each.is_bend else 1.0 for each in near]
                 weight = sum(pulls)
                 middle = sum(each.x * pull for each, pull in zip(near, pulls, strict=True))
                 wanted.append(middle / weight if weight else slot.x)
@@ -162,8 +163,8 @@ def _place(layers: Sequence[Sequence[_Slot]], gap: float) -> None:
 def _spread(
     layer: Sequence[_Slot], wanted: Sequence[float], weights: Sequence[float], gap: float
 ) -> None:
-    """Place slots beside each other, as near as that goes to where each is wanted: in the end those
-    that would overlap form blocks, and each block is where its slots on average are wanted."""
+    """Place the slots of a layer, each as near to its wanted `x` as the others allow. Slots that
+    would overlap become a block, and a block goes to the weighted mean of what its slots want."""
     offsets, offset = [], 0.0
     for position, slot in enumerate(layer):
         if position:
@@ -192,21 +193,21 @@ def _measured(
     pairs: Sequence[Pair],
     slots: Mapping[str, _Slot],
     ways: Sequence[Sequence[_Slot]],
-    rise: float,
+    layer_gap: float,
 ) -> Part:
-    """The points, from the part's own corner."""
+    """The part, with its upper left corner at (0, 0)."""
     heights: dict[int, float] = {}
     for name, slot in slots.items():
         heights[slot.rank] = max(heights.get(slot.rank, 0.0), sizes[name][1])
     middles, top = {}, 0.0
     for rank in sorted(heights):
         middles[rank] = top + heights[rank] / 2
-        top += heights[rank] + rise
+        top += heights[rank] + layer_gap
     everywhere = [*slots.values(), *(slot for way in ways for slot in way[1:-1])]
     left = min(slot.x - slot.half for slot in everywhere)
     right = max(slot.x + slot.half for slot in everywhere)
     centres = {name: (slot.x - left, middles[slot.rank]) for name, slot in slots.items()}
-    # Curves bend between layers only: in a layer they go straight past its boxes.
+    # Links bend between layers only; within a layer they are vertical, so that they pass its boxes.
     bends = {
         pair: [
             (slot.x - left, middles[slot.rank] + side * heights[slot.rank] / 2)
@@ -215,4 +216,4 @@ def _measured(
         ][1:-1]
         for pair, way in zip(pairs, ways, strict=True)
     }
-    return Part(centres, bends, right - left, top - rise)
+    return Part(centres, bends, right - left, top - layer_gap)

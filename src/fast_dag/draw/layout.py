@@ -1,5 +1,5 @@
-"""Where the boxes of a picture go: by Graphviz where it is installed, else by grandalf where that
-is, else by the layers of our own."""
+"""Places the boxes of a picture: with Graphviz if it is installed, else with grandalf if that is,
+else with `layers`."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from fast_dag.draw.layers import Pair, Point, Size
     from fast_dag.draw.picture import Link, Picture
 
-_PATIENCE = 20.0
-"""Seconds that Graphviz is given."""
-_GAP, _RISE = 24.0, 46.0
-"""Between boxes beside each other, and between layers."""
+_DOT_TIMEOUT = 20.0
+"""In seconds."""
+_GAP, _LAYER_GAP = 24.0, 46.0
+"""Between boxes of one layer, and between layers."""
 _PADDING, _HEADER = 14.0, 17.0
-"""Inside of a cluster's frame, and each line of its label."""
+"""Between a cluster's frame and its boxes, and for each line of its label."""
 _LOOP = 26.0
-"""How far a link from a box to itself goes out."""
+"""How far a link from a box to itself leads away from it."""
 
 
 class Area(NamedTuple):
-    """A rectangle, by its centre."""
+    """A rectangle; `x` and `y` are its centre."""
 
     x: float
     y: float
@@ -42,16 +42,16 @@ class Area(NamedTuple):
 
 
 class Route(NamedTuple):
-    """The way of a link: where it starts, three points for each Bézier curve on it, and the middle
-    of its label."""
+    """The curve of a link: its start, then three points for each Bézier curve; and the middle of
+    its label."""
 
     points: list[Point]
     label: Point
 
 
 class Layout(NamedTuple):
-    """Where everything is, `y` downwards. `routes` are those of the picture's links, in their
-    order."""
+    """Where everything is; `y` grows downwards. `areas` go by id, `routes` are in the order of the
+    picture's links."""
 
     width: float
     height: float
@@ -60,7 +60,7 @@ class Layout(NamedTuple):
 
 
 def layout(picture: Picture) -> Layout:
-    """Find a place for everything. Raises GraphvizError where Graphviz is installed and fails."""
+    """Place everything. Raises GraphvizError if Graphviz is installed but fails."""
     if shutil.which("dot") is not None:
         return by_graphviz(picture)
     try:
@@ -70,7 +70,7 @@ def layout(picture: Picture) -> Layout:
 
 
 def size(box: Box) -> tuple[float, float]:
-    """How much room a box takes, in points.
+    """Width and height of a box, in points.
 
     >>> size(Box("n0", "load", "load", Form.BOX))
     (60.0, 30.0)
@@ -90,9 +90,9 @@ def size(box: Box) -> tuple[float, float]:
 
 
 def by_graphviz(picture: Picture) -> Layout:
-    """Ask `dot`. Raises GraphvizError."""
+    """Let Graphviz place everything. Raises GraphvizError."""
     sizes = {box.id: size(box) for box in picture.boxes()}
-    drawn = json.loads(render(dot(picture, sizes), "json0", _PATIENCE))
+    drawn = json.loads(render(dot(picture, sizes), "json0", _DOT_TIMEOUT))
     left, bottom, right, top = map(float, drawn["bb"].split(","))
     areas: dict[str, Area] = {}
     for each in drawn.get("objects", ()):
@@ -125,12 +125,12 @@ def by_graphviz(picture: Picture) -> Layout:
     return Layout(right - left, top - bottom, areas, [routes[f"e{n}"] for n in range(count)])
 
 
-# Without Graphviz: cluster by cluster, the inner ones are boxes in the outer one. Everything is
-# laid out as if the links went down; `_Turn` turns it at the end.
+# Without Graphviz each cluster is laid out by itself, inner ones first; in the outer one they are
+# boxes. All of that is done as if links led down; `_Turn` then turns the picture.
 
 
 class _Turn(NamedTuple):
-    """From (across, along) the links to (x, y)."""
+    """Turns a picture whose links lead down, `across` wide and `along` high."""
 
     direction: str
     across: float
@@ -150,7 +150,7 @@ class _Turn(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """A cluster laid out, from its own corner."""
+    """A cluster laid out; its upper left corner is at (0, 0)."""
 
     width: float
     height: float
@@ -159,21 +159,20 @@ class _Block(NamedTuple):
 
 
 def by_grandalf(picture: Picture) -> Layout:
-    """Let grandalf place what is in a cluster. Raises MissingExtraError where it is not
-    installed."""
+    """Let grandalf place the boxes of each cluster. Raises MissingExtraError without it."""
     return _by_blocks(picture, _Grandalf())
 
 
 def by_layers(picture: Picture) -> Layout:
-    """Place what is in a cluster with nothing but the standard library."""
+    """Place the boxes of each cluster with the standard library alone."""
     return _by_blocks(picture, layered)
 
 
 class _Placing(Protocol):
-    """Places the boxes of one connected part, whose pairs close no cycle; see `layered`."""
+    """A function like `layered`."""
 
     def __call__(
-        self, sizes: Mapping[str, Size], pairs: Sequence[Pair], *, gap: float, rise: float
+        self, sizes: Mapping[str, Size], pairs: Sequence[Pair], *, gap: float, layer_gap: float
     ) -> Part: ...
 
 
@@ -197,7 +196,7 @@ class _Blocks:
         self.place = place
 
     def block(self, cluster: Cluster) -> _Block:
-        """Lay out what is in a cluster."""
+        """Lay out the boxes and links of a cluster."""
         inner: dict[str, _Block] = {}
         sizes: dict[str, tuple[float, float]] = {}
         for item in cluster.items:
@@ -224,7 +223,7 @@ class _Blocks:
         return self.direction in ("TB", "BT")
 
     def _room_for_loops(self, cluster: Cluster) -> defaultdict[str, float]:
-        """How much links from a box to itself, and their labels, need beside it."""
+        """The room beside each box for links to itself and their labels."""
         room: defaultdict[str, float] = defaultdict(float)
         for link in cluster.links:
             if link.source == link.target:
@@ -232,10 +231,10 @@ class _Blocks:
         return room
 
     def _framed(self, cluster: Cluster) -> _Block:
-        """A cluster with the room that its frame and label take."""
+        """A cluster laid out, with room for its frame and label."""
         block = self.block(cluster)
-        header = _HEADER * (1 + len(cluster.lines))
-        text = 7.0 * max(map(width, (cluster.name, *cluster.lines)))
+        header = _HEADER * (1 + len(cluster.frame.lines))
+        text = 7.0 * max(map(width, (cluster.frame.name, *cluster.frame.lines)))
         wide, high = block.width + 2 * _PADDING, block.height + 2 * _PADDING
         shift = (_PADDING, _PADDING)
         if self._is_upright:
@@ -255,13 +254,13 @@ class _Blocks:
         )
 
     def _parts(self, sizes: dict[str, Size], pairs: Sequence[Pair]) -> list[Part]:
-        """The connected parts, each laid out."""
+        """Lay out each connected part."""
         gap = _GAP if self._is_upright else _GAP / 2
         parts = []
         for part in _connected(list(sizes), pairs):
             inside = {name: sizes[name] for name in part}
             own = [pair for name in part for pair in part[name]]
-            parts.append(self.place(inside, own, gap=gap, rise=_RISE))
+            parts.append(self.place(inside, own, gap=gap, layer_gap=_LAYER_GAP))
         return parts
 
     def _routes(
@@ -281,7 +280,7 @@ class _Blocks:
                 room = 0.7 * min(source.width, target.width) / len(links)
                 from_middle = position - (len(links) - 1) / 2
                 shift, down = min(18.0, room) * from_middle, 0.0
-                if self._is_upright:  # so that labels are not above each other
+                if self._is_upright:  # keeps their labels apart
                     down = 13.0 * from_middle
                 if link.source == link.target:
                     loops[link.source] += 1
@@ -304,10 +303,10 @@ class _Grandalf:
         self.layouts: Any = needed("grandalf.layouts", extra="draw", purpose=purpose)
 
     def __call__(
-        self, sizes: Mapping[str, Size], pairs: Sequence[Pair], *, gap: float, rise: float
+        self, sizes: Mapping[str, Size], pairs: Sequence[Pair], *, gap: float, layer_gap: float
     ) -> Part:
         if len(sizes) == 1:
-            return layered(sizes, pairs, gap=gap, rise=rise)
+            return layered(sizes, pairs, gap=gap, layer_gap=layer_gap)
         vertices = {name: self.graphs.Vertex(name) for name in sizes}
         for name, vertex in vertices.items():
             vertex.view = self.layouts.VertexViewer(*sizes[name])
@@ -316,11 +315,11 @@ class _Grandalf:
             edge.view = _EdgeView()
         core = self.graphs.Graph(list(vertices.values()), edges).C[0]
         sugiyama = self.layouts.SugiyamaLayout(core)
-        sugiyama.xspace, sugiyama.yspace = gap, rise
+        sugiyama.xspace, sugiyama.yspace = gap, layer_gap
         roots = [vertex for vertex in core.V() if not vertex.e_in()]
         sugiyama.alt_e = []
         sugiyama.rank_all(roots)
-        _close_up(sugiyama)
+        _shorten_links(sugiyama)
         for edge in core.E():
             sugiyama.setdummies(edge)
         for layer in sugiyama.layers:
@@ -330,7 +329,7 @@ class _Grandalf:
         top = min(vertex.view.xy[1] - sizes[vertex.data][1] / 2 for vertex in core.V())
         points = [x for edge in core.E() for x, _ in edge.view.points]
         left = min([left, *points])
-        # Curves bend between layers only: in a layer they go straight past its boxes.
+        # As in `layers`: links bend between layers only.
         half = {layer[0].view.xy[1]: max(v.view.h for v in layer) / 2 for layer in sugiyama.layers}
         bends = {
             (edge.v[0].data, edge.v[1].data): [
@@ -350,7 +349,7 @@ class _Grandalf:
 
 
 class _EdgeView:
-    """What grandalf tells the way of an edge."""
+    """Grandalf calls it with the points of an edge."""
 
     def __init__(self) -> None:
         self.points: list[Point] = []
@@ -359,8 +358,8 @@ class _EdgeView:
         self.points = list(points)
 
 
-def _close_up(sugiyama: Any) -> None:
-    """Move what has no fewer links on than links in to the layer before the next of these."""
+def _shorten_links(sugiyama: Any) -> None:
+    """Move boxes near to their targets, as `layers` does: grandalf puts each near its sources."""
     rank, layers = sugiyama.grx, sugiyama.layers
     for number in range(len(layers) - 2, -1, -1):
         for vertex in list(layers[number]):
@@ -372,43 +371,43 @@ def _close_up(sugiyama: Any) -> None:
                 rank[vertex].rank = nearest
 
 
-def _connected(names: Sequence[str], pairs: Sequence[Pair]) -> list[dict[str, list[Pair]]]:
-    """The connected parts: of each its boxes, in order, with the pairs that start at them."""
-    own: dict[str, list[Pair]] = {name: [] for name in names}
-    beside: dict[str, list[str]] = {name: [] for name in names}
+def _connected(ids: Sequence[str], pairs: Sequence[Pair]) -> list[dict[str, list[Pair]]]:
+    """The connected parts. Each has its boxes, in order, with the pairs that start at them."""
+    own: dict[str, list[Pair]] = {each: [] for each in ids}
+    beside: dict[str, list[str]] = {each: [] for each in ids}
     for source, target in pairs:
         own[source].append((source, target))
         beside[source].append(target)
         beside[target].append(source)
     parts: list[dict[str, list[Pair]]] = []
     seen: dict[str, int] = {}
-    for name in names:
-        if name not in seen:
+    for start in ids:
+        if start not in seen:
             parts.append({})
-            seen[name] = len(parts) - 1
-            todo = [name]
+            seen[start] = len(parts) - 1
+            todo = [start]
             while todo:
                 for other in beside[todo.pop()]:
                     if other not in seen:
                         seen[other] = len(parts) - 1
                         todo.append(other)
-        parts[seen[name]][name] = own[name]
+        parts[seen[start]][start] = own[start]
     return parts
 
 
-def _acyclic(names: Sequence[str], links: Sequence[Link]) -> list[tuple[str, str]]:
-    """The pairs that links connect, each once, and turned where they would close a cycle."""
-    targets: dict[str, dict[str, None]] = {name: {} for name in names}
+def _acyclic(ids: Sequence[str], links: Sequence[Link]) -> list[tuple[str, str]]:
+    """The pairs that links connect, each once; those that would close a cycle are reversed."""
+    targets: dict[str, dict[str, None]] = {each: {} for each in ids}
     for link in links:
         if link.source != link.target:
             targets[link.source][link.target] = None
     pairs: dict[tuple[str, str], None] = {}
-    state = dict.fromkeys(names, 0)  # 1: on the way down, 2: left
-    for name in names:
-        if state[name]:
+    state = dict.fromkeys(ids, 0)  # 1: on the stack, 2: done
+    for start in ids:
+        if state[start]:
             continue
-        state[name] = 1
-        stack = [(name, iter(targets[name]))]
+        state[start] = 1
+        stack = [(start, iter(targets[start]))]
         while stack:
             at, rest = stack[-1]
             target = next(rest, None)
@@ -427,15 +426,15 @@ def _acyclic(names: Sequence[str], links: Sequence[Link]) -> list[tuple[str, str
 def _packed(
     parts: Sequence[Part],
 ) -> tuple[dict[str, Point], dict[tuple[str, str], list[Point]], float, float]:
-    """Parts beside each other, in rows."""
-    total = sum((part.width + _GAP) * (part.height + _RISE) for part in parts)
+    """Set parts beside each other, in rows: centres and bends of all, width and height."""
+    total = sum((part.width + _GAP) * (part.height + _LAYER_GAP) for part in parts)
     row = max([1.5 * total**0.5, *(part.width for part in parts)])
     centres: dict[str, Point] = {}
     bends: dict[tuple[str, str], list[Point]] = {}
     x = y = wide = high = 0.0
     for part in parts:
         if x and x + part.width > row:
-            x, y = 0.0, y + high + _RISE / 2
+            x, y = 0.0, y + high + _LAYER_GAP / 2
             high = 0.0
         for name, (cx, cy) in part.centres.items():
             centres[name] = (x + cx, y + cy)
@@ -447,8 +446,8 @@ def _packed(
 
 
 def _way(source: Area, bends: Sequence[Point], target: Area, shift: float, down: float) -> Route:
-    """Down from one area to another, in curves that start and end straight down; `shift` and `down`
-    keep it and its label apart from others between the same two."""
+    """A route down from one area to another, which leaves and arrives vertically. `shift` keeps it
+    apart from others between the same two areas, `down` keeps their labels apart."""
     stops = [
         (source.x + shift, source.y + source.height / 2),
         (source.x + shift, bends[0][1]),
@@ -465,7 +464,7 @@ def _way(source: Area, bends: Sequence[Point], target: Area, shift: float, down:
 
 
 def _loop(area: Area, number: int, label: int) -> Route:
-    """Out of the side of an area and in again."""
+    """A route out of the side of an area and back into it."""
     x, out = area.x + area.width / 2, _LOOP * (0.5 + 0.5 * number)
     high = area.height / 4
     points = [

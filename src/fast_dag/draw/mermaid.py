@@ -23,7 +23,7 @@ _FORMS = {
     Form.DOT: ("((", "))"),
 }
 _MOST_LINKS = 500
-"""Mermaid refuses that many, unless its page says otherwise."""
+"""From so many links on Mermaid refuses to draw, unless the page has set `maxEdges`."""
 _PLAIN = re.compile(r"[^\w .,:;!?()\[\]{}=+/|'→…µ-]|_|(?<=fa):|(?<=fa[bklrs]):")
 
 
@@ -57,7 +57,9 @@ def _cluster(cluster: Cluster, level: int, direction: str) -> Iterator[str]:
             text = _text(item.name, item.lines) if item.form is not Form.DOT else '" "'
             yield f"{indent}{item.id}{start}{text}{end}"
         else:
-            title = ", ".join((item.name, *item.lines))  # it has room for one line only
+            title = ", ".join(
+                (item.frame.name, *item.frame.lines)
+            )  # Mermaid leaves room for one line
             yield f"{indent}subgraph {item.id} [{_text(title)}]"
             yield f"{indent}    direction {direction}"
             yield from _cluster(item, level + 1, direction)
@@ -65,7 +67,7 @@ def _cluster(cluster: Cluster, level: int, direction: str) -> Iterator[str]:
 
 
 def _link(link: Link) -> str:
-    arrow = {"order": "-.->", "returned": "-.->"}.get(link.kind, "-->")
+    arrow = "-.->" if link.is_dashed else "-->"
     label = f"|{_text(link.label)}|" if link.label else ""
     return f"{link.source} {arrow}{label} {link.target}"
 
@@ -74,20 +76,20 @@ def _styles(picture: Picture) -> Iterator[str]:
     toned: dict[str, list[str]] = {}
     for cluster in picture.clusters():
         if cluster is not picture.root:
-            toned.setdefault(cluster.tone, []).append(cluster.id)
+            toned.setdefault(cluster.frame.tone, []).append(cluster.id)
     for box in picture.boxes():
         toned.setdefault("start" if box.form is Form.DOT else box.tone, []).append(box.id)
     for name, ids in sorted(toned.items()):
         if name == "start":
             yield f"    classDef {name} fill:#4b5b76,stroke:#4b5b76"
-        elif name != "plain":
+        elif name != "neutral":
             tone = TONES[name]
             dashed = ",stroke-dasharray:4 3" if tone.dashed else ""
             yield (
                 f"    classDef {name} fill:{tone.fill},stroke:{tone.border},color:{tone.text}"
                 + dashed
             )
-        if name != "plain":
+        if name != "neutral":
             yield f"    class {','.join(ids)} {name}"
     links = list(picture.links())
     for taken, style in ((True, "stroke:#2e8b4f,stroke-width:2px"), (False, "stroke:#c3c8d0")):
@@ -101,7 +103,7 @@ def _text(name: str, lines: tuple[str, ...] = ()) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text of which Mermaid takes no character as more than that.
+    """Text in which no character has a meaning for Mermaid.
 
     >>> print(escaped('"><b>'), escaped("load_data"))
     #34;#62;#60;b#62; load#95;data

@@ -1,5 +1,5 @@
-"""A picture as plain data: boxes, clusters of boxes, and links. All text in it is ready to be
-shown, but not yet escaped for any language."""
+"""A picture as data: boxes, clusters of boxes, and links. Its texts are on one line and printable,
+but not escaped for any language."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Form(StrEnum):
     DIAMOND = "diamond"
     HEXAGON = "hexagon"
     STADIUM = "stadium"
-    DOUBLE = "double"  # a round one with two borders
-    FRAMED = "framed"  # a whole workflow, closed
+    DOUBLE = "double"  # round, with two borders
+    FRAMED = "framed"  # a nested workflow that is not opened
     DOT = "dot"
 
 
@@ -33,7 +33,7 @@ class Tone(NamedTuple):
 
 
 TONES = {
-    "plain": Tone("#f4f6fb", "#4b5b76"),
+    "neutral": Tone("#f4f6fb", "#4b5b76"),
     "completed": Tone("#e3f5e8", "#2e8b4f"),
     "failed": Tone("#fde4e4", "#c62f2f"),
     "skipped": Tone("#f3f4f6", "#9ca3af", "#6b7280", dashed=True),
@@ -44,55 +44,54 @@ TONES = {
     "outside": Tone("#ffffff", "#d1d5db", "#9ca3af", dashed=True),
     "missing": Tone("#ffffff", "#c62f2f", "#c62f2f", dashed=True),
 }
-"""By status, where there is a run."""
+"""By the status of a node in a run; "neutral" where there is no run."""
 
 
 class Box(NamedTuple):
-    """One node: `name` and `lines` are shown, `tip` when one points at it. `path` is its name from
-    the outermost workflow on."""
+    """One node, which shows `name` and `lines`, and `tip` to those who point at it. `path` is its
+    name from the outermost workflow on, as in "sub.inner"."""
 
     id: str
     path: str
     name: str
     form: Form
-    tone: str = "plain"
+    tone: str = "neutral"
     lines: tuple[str, ...] = ()
     tip: str = ""
 
 
 class Cluster(NamedTuple):
-    """A nested workflow, opened: a box around others."""
+    """A nested workflow, opened. `frame` is the box that it would be if it were not."""
 
-    id: str
-    path: str
-    name: str
-    tone: str
-    lines: tuple[str, ...]
-    tip: str
+    frame: Box
     items: Sequence[Box | Cluster]
     links: Sequence[Link]
 
+    @property
+    def id(self) -> str:
+        """That of its frame."""
+        return self.frame.id
+
 
 class Link(NamedTuple):
-    """From one item of a cluster to another of the same. `kind` is "value", "order" (no value
-    flows) or "returned" (a state's return led there, no declared transition); `taken` whether a run
-    went along it, None where no run tells."""
+    """From one item of a cluster to another of the same. It is dashed where no value flows, or no
+    transition is declared. `taken`: whether a run went along it, None where that is not known."""
 
     source: str
     target: str
     label: str = ""
-    kind: str = "value"
+    is_dashed: bool = False
     taken: bool | None = None
 
 
 class Picture(NamedTuple):
-    """What is drawn: `root` is a cluster without a frame; `direction` is TB, BT, LR or RL."""
+    """`root` is the outermost workflow, drawn without a frame; `direction` is TB, BT, LR or RL."""
 
     root: Cluster
     direction: str = "TB"
 
     def boxes(self) -> Iterator[Box]:
-        """All boxes, from the outermost in."""
+        """All boxes, those of the outermost workflow first."""
         for cluster in self.clusters():
             yield from (each for each in cluster.items if isinstance(each, Box))
 

@@ -1,16 +1,15 @@
-"""From a workflow or a run to its picture: the only place that knows what is drawn."""
+"""From the view of a workflow or a run to its picture: decides what is drawn."""
 
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+from itertools import count, pairwise
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from fast_dag.define.node import NodeType
 from fast_dag.draw.picture import Box, Cluster, Form, Link, Picture
 from fast_dag.draw.words import brief, counted, duration, shown
 from fast_dag.errors import ValidationError, closest, names, text_of
-from fast_dag.run.machine_state import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,11 +17,10 @@ if TYPE_CHECKING:
     from fast_dag.define.graph import Edge
     from fast_dag.define.node import Node
     from fast_dag.define.transitions import Transition
-    from fast_dag.draw.shape import Shape
-    from fast_dag.run.run import Run
+    from fast_dag.draw.view import MachineView, RunView, WorkflowView
 
-_MANY = 80
-"""From so many boxes on each has a line of its own only, unless `details` is asked for."""
+_MOST_DETAILED = 80
+"""In a picture with more boxes, boxes show names only, unless `details` is asked for."""
 
 _FORMS = {
     NodeType.NODE: Form.BOX,
@@ -68,148 +66,110 @@ def read_options(options: Mapping[str, Any] | None) -> DrawingOptions:
 
 
 def sketch(
-    shape: Shape,
-    run: Run | None = None,
-    *,
-    results: bool = False,
-    options: DrawingOptions | None = None,
+    view: WorkflowView, *, results: bool = False, options: DrawingOptions | None = None
 ) -> Picture:
-    """The picture of a workflow, or of a run; with `results`, what each node returned."""
+    """The picture of a workflow or a run; with `results`, boxes show what their nodes returned."""
     options = {} if options is None else options
     depth, details = options.get("depth"), options.get("details")
     if details is None:
-        details = _count(shape, depth) <= _MANY
+        details = _count(view, depth) <= _MOST_DETAILED
     sketcher = _Sketcher(results=results, details=details)
-    root = sketcher.cluster("root", "", shape, run, depth)
-    return Picture(root, options.get("direction") or _better_direction(shape))
+    root = Box("root", "", shown(view.name), Form.FRAMED)
+    return Picture(
+        sketcher.cluster(root, "", view, depth),
+        options.get("direction") or _better_direction(view),
+    )
 
 
-def _count(shape: Shape, depth: int | None) -> int:
-    """How many boxes there will be."""
-    count = 0
-    for node in shape.topology.nodes:
-        inner: Any = node.workflow
-        if inner is None or depth == 0:
-            count += 1
-        else:
-            count += _count(inner._shape(), None if depth is None else depth - 1)
+def _count(view: WorkflowView, depth: int | None) -> int:
+    """The number of boxes, those in opened workflows included."""
+    count = len(view.topology.nodes)
+    if depth != 0:
+        deeper = None if depth is None else depth - 1
+        count += sum(_count(inner, deeper) - 1 for inner in view.nested.values())
     return count
 
 
-def _better_direction(shape: Shape) -> str:
-    """Boxes are wider than high, so many beside each other are better drawn below each other."""
-    topology = shape.topology
-    rank: dict[int, int] = {}
+def _better_direction(view: WorkflowView) -> str:
+    """ "LR" for a wide graph: boxes are wider than high, so a layer of many takes less room as a
+    column."""
+    topology = view.topology
+    layer_of: dict[int, int] = {}
     for index in topology.order:
-        rank[index] = max((rank.get(each, 0) + 1 for each in topology.sources(index)), default=0)
-    layers = Counter(rank.values())
+        above = (layer_of.get(each, 0) + 1 for each in topology.sources(index))
+        layer_of[index] = max(above, default=0)
+    layers = Counter(layer_of.values())
     widest = max(layers.values(), default=0)
-    return "LR" if not shape.is_machine and widest > 8 and widest * 2 > len(layers) else "TB"
-
-
-class _Place(NamedTuple):
-    """Where a node stands: in which shape, and in which run, if any."""
-
-    shape: Shape
-    run: Run | None
-    path: str
-    statuses: Mapping[str, str]
-    timings: Mapping[str, float]
-    visits: Mapping[str, int]
-    retries: Mapping[str, int]
+    return "LR" if view.machine is None and widest > 8 and widest * 2 > len(layers) else "TB"
 
 
 class _Sketcher:
     def __init__(self, *, results: bool, details: bool) -> None:
         self.results = results
         self.details = details
-        self._made = 0
+        self._ids = map("n{}".format, count())
 
-    def _id(self) -> str:
-        self._made += 1
-        return f"n{self._made - 1}"
-
-    def cluster(
-        self,
-        own_id: str,
-        path: str,
-        shape: Shape,
-        run: Run | None,
-        depth: int | None,
-        head: Box | None = None,
-    ) -> Cluster:
-        """Everything in one workflow; `head` is the node that it is in another."""
-        place = _place(shape, run, path)
+    def cluster(self, frame: Box, prefix: str, view: WorkflowView, depth: int | None) -> Cluster:
+        """A workflow, opened; the paths of its nodes begin with `prefix`."""
         ids: dict[str, str] = {}
         items: list[Box | Cluster] = []
-        for node in shape.topology.nodes:
-            ids[node.name] = own = self._id()
-            box = self._box(own, node, place)
-            inner: Any = node.workflow
-            if inner is None or depth == 0 or not len(inner):
+        retries = Counter(() if view.run is None else (each.node for each in view.run.retries))
+        for node in view.topology.nodes:
+            box = self._box(node, prefix, view, retries[node.name])
+            ids[node.name] = box.id
+            inner = view.nested.get(node.name)
+            if inner is None or depth == 0 or not inner.topology.nodes:
                 items.append(box)
-                continue
-            below = None if run is None else run.children.get(node.name)
-            inside = inner._shape() if below is None else below._shape()
-            deeper = None if depth is None else depth - 1
-            items.append(self.cluster(own, f"{place.path}{node.name}.", inside, below, deeper, box))
-        if shape.is_machine:
-            links = self._ways(place, ids, items)
-        else:
+            else:
+                deeper = None if depth is None else depth - 1
+                items.append(self.cluster(box, f"{prefix}{node.name}.", inner, deeper))
+        if view.machine is None:
             links = [
                 Link(
                     ids[edge.source],
-                    ids[edge.target],
-                    _edge_label(edge, shape),
-                    "order" if edge.input is None else "value",
-                    None if shape.ended is None else shape.ended(edge),
+                    ids[node.name],
+                    _edge_label(edge, node),
+                    is_dashed=edge.input is None,
+                    taken=live,
                 )
-                for edges in shape.topology.incoming
-                for edge in edges
+                for index, node in enumerate(view.topology.nodes)
+                for edge, live in view.edges_into(index)
             ]
-        if head is None:
-            return Cluster(own_id, path, shown(shape.name), "plain", (), "", items, links)
-        return Cluster(head.id, head.path, head.name, head.tone, head.lines, head.tip, items, links)
+        else:
+            links = self._transitions(view.machine, view.run, prefix, ids, items)
+        return Cluster(frame, items, links)
 
-    def _box(self, own_id: str, node: Node[..., Any], place: _Place) -> Box:
-        name, run = node.name, place.run
-        tone, lines = "plain", []
-        if run is not None:
-            status = place.statuses.get(name)
+    def _box(self, node: Node[..., Any], prefix: str, view: WorkflowView, retries: int) -> Box:
+        name = node.name
+        tone, lines = "neutral", []
+        if view.run is not None:
+            status = view.run.statuses.get(name)
             tone = "outside" if status is None else str(status)
-            lines = self._lines(node, place, tone)
+            lines = self._lines(name, view.run, tone, retries)
         if node.type.joins:
             lines.insert(0, node.type.value)
         form = _FORMS[node.type]
         if node.workflow is not None:
             form = Form.FRAMED
-        elif place.shape.is_machine:
-            form = Form.DOUBLE if name in place.shape.terminal else Form.ROUND
-        tip = [shown(place.path + name, None), *lines, *_about(node)]
-        shortened = lines if self.details else lines[: int(tone == "failed")]
-        return Box(
-            own_id,
-            shown(place.path + name, None),
-            shown(name),
-            form,
-            tone,
-            tuple(shortened),
-            "\n".join(dict.fromkeys(tip)),
-        )
+        elif view.machine is not None:
+            form = Form.DOUBLE if name in view.machine.terminal else Form.ROUND
+        path = shown(prefix + name, None)
+        tip = dict.fromkeys([path, *lines, *_about(node)])
+        if not self.details:
+            lines = lines[: int(tone == "failed")]
+        return Box(next(self._ids), path, shown(name), form, tone, tuple(lines), "\n".join(tip))
 
-    def _lines(self, node: Node[..., Any], place: _Place, tone: str) -> list[str]:
-        """How a node stands in a run."""
-        name, run = node.name, place.run
-        assert run is not None
-        told = [] if tone in ("completed", "outside") else [tone.replace("_", " ")]
-        visits = place.visits.get(name, 0)
+    def _lines(self, name: str, run: RunView, tone: str, retries: int) -> list[str]:
+        """What a run's box says below its name."""
+        parts = [] if tone in ("completed", "outside") else [tone.replace("_", " ")]
+        visits = run.visits.get(name, 0)
         if visits > 1:
-            told.append(counted(visits, "visit"))
-        if name in place.timings:
-            told.append(duration(place.timings[name]))
-        if place.retries.get(name):
-            told.append(counted(place.retries[name] + max(visits, 1), "attempt"))
-        lines = [", ".join(told)] if told else []
+            parts.append(counted(visits, "visit"))
+        if name in run.timings:
+            parts.append(duration(run.timings[name]))
+        if retries:
+            parts.append(counted(retries + max(visits, 1), "attempt"))
+        lines = [", ".join(parts)] if parts else []
         error = run.errors.get(name)
         if error is not None:
             lines.insert(0, shown(f"{type(error).__name__}: {text_of(error)}"))
@@ -217,74 +177,66 @@ class _Sketcher:
             lines.append("= " + brief(run.results[name], 40))
         return lines
 
-    # Machines.
+    def _transitions(
+        self,
+        machine: MachineView,
+        run: RunView | None,
+        prefix: str,
+        ids: dict[str, str],
+        items: list[Box | Cluster],
+    ) -> list[Link]:
+        """The links between states, and the boxes that these need besides the states."""
 
-    def _ways(self, place: _Place, ids: dict[str, str], items: list[Box | Cluster]) -> list[Link]:
-        shape = place.shape
+        def id_of(state: str) -> str:
+            if state not in ids:  # the transition names a state that is missing
+                ids[state] = next(self._ids)
+                path, tip = shown(prefix + state, None), f"{shown(state)} is no state"
+                box = Box(ids[state], path, shown(state), Form.ROUND, "missing", (), tip)
+                items.append(box)
+            return ids[state]
+
         links: list[Link] = []
-        for name in shape.initial:
-            items.insert(0, Box(start := self._id(), "", "", Form.DOT))
-            links.append(Link(start, self._known(name, place, ids, items), taken=_true(shape)))
-        went = _went(shape)
-        for each in shape.transitions:
-            source = self._known(each.source, place, ids, items)
-            target = self._known(each.target, place, ids, items)
-            times = went.pop((each.source, each.target), 0)
-            taken = None if shape.machine_state is None else times > 0
-            if taken is False and (source, target) in {(a, b) for a, b, *_ in links}:
-                taken = None  # one of several ways between the two was taken, perhaps this one
-            links.append(Link(source, target, _way_label(each, times), "value", taken))
-        for (start, end), times in went.items():
-            links.append(Link(ids[start], ids[end], _times(times), "returned", True))
+        for state in machine.initial:
+            dot = Box(next(self._ids), "", "", Form.DOT)
+            items.insert(0, dot)
+            links.append(Link(dot.id, id_of(state), taken=None if run is None else True))
+        counts = Counter() if run is None else _transitions_taken(run)
+        already: set[tuple[str, str]] = set()
+        for each in machine.transitions:
+            ends = each.source, each.target
+            times = counts.pop(ends, 0)
+            taken = None if run is None else times > 0
+            if times:
+                already.add(ends)
+            elif ends in already:  # which of several was taken is not known
+                taken = None
+            source, target = map(id_of, ends)
+            links.append(Link(source, target, _transition_label(each, times), taken=taken))
+        for ends, times in counts.items():  # a return led there, no declared transition
+            source, target = map(id_of, ends)
+            links.append(Link(source, target, _times(times), is_dashed=True, taken=True))
         return links
 
-    def _known(
-        self, name: str, place: _Place, ids: dict[str, str], items: list[Box | Cluster]
-    ) -> str:
-        """The id of a state, or of a stand-in where there is none of that name."""
-        if name not in ids:
-            ids[name] = self._id()
-            path, tip = shown(place.path + name, None), f"{shown(name)} is no state"
-            items.append(Box(ids[name], path, shown(name), Form.ROUND, "missing", (), tip))
-        return ids[name]
 
-
-def _place(shape: Shape, run: Run | None, path: str) -> _Place:
-    visits: dict[str, int] = {}
-    if shape.machine_state is not None:
-        visits = {
-            shape.machine_state.names[state]: count
-            for state, count in shape.machine_state.counts().items()
-        }
-    if run is None:
-        return _Place(shape, None, path, {}, {}, visits, {})
-    retries = Counter(each.node for each in run.record.retried)
-    return _Place(shape, run, path, run.statuses, run.timings, visits, retries)
-
-
-def _true(shape: Shape) -> bool | None:
-    return None if shape.machine_state is None else True
-
-
-def _edge_label(edge: Edge, shape: Shape) -> str:
-    """The branch, and what flows where, as far as that is not plain to see."""
+def _edge_label(edge: Edge, target: Node[..., Any]) -> str:
+    """The branch, the output, and the parameter, as far as the picture does not show them."""
     branch = "" if edge.branch is None else str(edge.branch)
     if isinstance(edge.branch, bool):
         branch = branch.lower()
-    port = ""
+    parameter = ""
     if edge.input is not None and edge.input not in (edge.source, edge.output):
-        target = shape.topology.nodes[shape.topology.index[edge.target]]
         several = len(target.inputs) > 1 or (target.inputs and edge.input[0] == "*")
-        port = f"→ {edge.input}" if several else ""
-    told = " ".join(each for each in (edge.output or "", port) if each)
-    return shown(": ".join(each for each in (branch, told) if each))
+        parameter = f"→ {edge.input}" if several else ""
+    ports = " ".join(each for each in (edge.output or "", parameter) if each)
+    return shown(": ".join(each for each in (branch, ports) if each))
 
 
-def _way_label(way: Transition, times: int) -> str:
-    event = "" if way.event is None else way.event
+def _transition_label(transition: Transition, times: int) -> str:
+    event = "" if transition.event is None else transition.event
     condition = ""
-    if way.condition is not None:
-        name = getattr(way.condition.func, "__name__", "") or type(way.condition.func).__name__
+    if transition.condition is not None:
+        func = transition.condition.func
+        name = getattr(func, "__name__", "") or type(func).__name__
         condition = "[condition]" if name == "<lambda>" else f"[{name}]"
     return shown(" ".join(each for each in (event, condition, _times(times)) if each))
 
@@ -293,30 +245,26 @@ def _times(times: int) -> str:
     return f"{times:,}x" if times else ""
 
 
-def _went(shape: Shape) -> Counter[tuple[str, str]]:
-    """How often a machine went from one state to another, as far as its visits are kept. After a
-    state that failed the same one is tried again, which is no transition."""
-    went: Counter[tuple[str, str]] = Counter()
-    if shape.machine_state is not None:
-        visits, known = shape.machine_state.visits, shape.machine_state.names
-        for (source, value, *_), (target, *_) in pairwise(visits):
-            if value is not FAILED:
-                went[known[source], known[target]] += 1
-    return went
+def _transitions_taken(run: RunView) -> Counter[tuple[str, str]]:
+    """How often a machine went from one state to another, as far as it keeps its history. A state
+    that failed is tried again, which is no transition."""
+    return Counter(
+        (before.node, after.node) for before, after in pairwise(run.spans) if not before.failed
+    )
 
 
 def _about(node: Node[..., Any]) -> list[str]:
-    """What was asked of a node, for those who point at it."""
+    """A node's description and options, for its tip."""
     workflow: Any = node.workflow
     described = node.description if workflow is None else workflow.description
-    told = [shown(described, 200)] if described else []
-    asked = []
+    lines = [shown(described, 200)] if described else []
+    options = []
     if node.retry:
-        asked.append(counted(node.retry, "retry", "retries"))
+        options.append(counted(node.retry, "retry", "retries"))
     if node.timeout:
-        asked.append(f"timeout {duration(node.timeout)}")
+        options.append(f"timeout {duration(node.timeout)}")
     if node.cache is not None:
-        asked.append("cached")
+        options.append("cached")
     if node.run_in:
-        asked.append(f"runs in {node.run_in}")
-    return [*told, ", ".join(asked)] if asked else told
+        options.append(f"runs in {node.run_in}")
+    return [*lines, ", ".join(options)] if options else lines

@@ -1,4 +1,4 @@
-"""A picture as SVG, which needs nothing but itself."""
+"""A picture as SVG that loads nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from fast_dag.draw.layers import Point
     from fast_dag.draw.layout import Area, Route
-    from fast_dag.draw.picture import Cluster, Link, Picture
+    from fast_dag.draw.picture import Link, Picture
 
 _MARGIN = 8.0
 _LINK, _TAKEN, _NOT_TAKEN = "#4b5b76", "#2e8b4f", "#c3c8d0"
@@ -22,9 +22,10 @@ _FONT = "Helvetica, Arial, 'DejaVu Sans', sans-serif"
 
 
 def svg(picture: Picture) -> str:
-    """The text. All its looks are attributes, so that it changes nothing of a page it is put in.
+    """The text. It is styled by attributes only, because a `<style>` would apply to the whole page
+    that it is put in.
 
-    Raises GraphvizError where Graphviz is installed and fails.
+    Raises GraphvizError if Graphviz is installed but fails.
     """
     places = layout(picture)
     wide, high = places.width + 2 * _MARGIN, places.height + 2 * _MARGIN
@@ -32,11 +33,11 @@ def svg(picture: Picture) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide:.0f}" height="{high:.0f}" '
         f'viewBox="{-_MARGIN:g} {-_MARGIN:g} {wide:.1f} {high:.1f}" font-family="{_FONT}" '
         f'font-size="12" text-anchor="middle" role="img">',
-        f"<title>{escape(picture.root.name)}</title>",
+        f"<title>{escape(picture.root.frame.name)}</title>",
     ]
     for cluster in picture.clusters():
         if cluster is not picture.root:
-            lines += _cluster(cluster, places.areas[cluster.id])
+            lines += _frame(cluster.frame, places.areas[cluster.id])
     for link, route in zip(picture.links(), places.routes, strict=True):
         lines += _link(link, route)
     for box in picture.boxes():
@@ -47,17 +48,17 @@ def svg(picture: Picture) -> str:
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
-def _cluster(cluster: Cluster, area: Area) -> Iterator[str]:
-    tone = TONES[cluster.tone]
+def _frame(frame: Box, area: Area) -> Iterator[str]:
+    tone = TONES[frame.tone]
     dashed = ' stroke-dasharray="5 3"' if tone.dashed else ""
-    yield f'<g data-node="{escape(cluster.path)}"><title>{escape(cluster.tip)}</title>'
+    yield f'<g data-node="{escape(frame.path)}"><title>{escape(frame.tip)}</title>'
     yield (
         f'<rect {_corner(area)} rx="8" fill="{tone.fill}" fill-opacity="0.45" '
         f'stroke="{tone.border}"{dashed}/>'
     )
     top = area.y - area.height / 2 + 15
-    yield _text(cluster.name, area.x, top, tone.text, bold=True)
-    for number, line in enumerate(cluster.lines):
+    yield _text(frame.name, area.x, top, tone.text, bold=True)
+    for number, line in enumerate(frame.lines):
         yield _text(line, area.x, top + 14 + 13 * number, tone.text, size=10)
     yield "</g>"
 
@@ -101,7 +102,7 @@ def _link(link: Link, route: Route) -> Iterator[str]:
     colour = {True: _TAKEN, False: _NOT_TAKEN, None: _LINK}[link.taken]
     points = route.points
     curve = " ".join(f"{x:.1f},{y:.1f}" for x, y in points[1:])
-    dashed = ' stroke-dasharray="5 3"' if link.kind != "value" else ""
+    dashed = ' stroke-dasharray="5 3"' if link.is_dashed else ""
     wide = 1.6 if link.taken else 1.1
     yield (
         f'<path d="M{points[0][0]:.1f},{points[0][1]:.1f}C{curve}" fill="none" '
@@ -111,7 +112,7 @@ def _link(link: Link, route: Route) -> Iterator[str]:
 
 
 def _arrow(points: list[Point], colour: str) -> str:
-    """The head at the end, along the last piece of the curve."""
+    """The arrow head at the end of a link, in its last direction."""
     x, y = points[-1]
     before = next((each for each in reversed(points) if _far(each, (x, y))), (x, y - 1))
     length = ((x - before[0]) ** 2 + (y - before[1]) ** 2) ** 0.5 or 1.0
@@ -149,5 +150,5 @@ def _corner(area: Area) -> str:
 
 
 def _polygon(points: list[Point], look: str) -> str:
-    told = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polygon points="{told}" {look}/>'
+    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return f'<polygon points="{corners}" {look}/>'

@@ -1,4 +1,5 @@
-"""The picture of a workflow or a run, in the language that was asked for, and into a file."""
+"""`visualize`: a picture in the language that was asked for, written to a file or shown by a
+notebook."""
 
 from __future__ import annotations
 
@@ -9,26 +10,23 @@ from fast_dag.draw.dot import FORMATS, dot, render
 from fast_dag.draw.mermaid import mermaid
 from fast_dag.draw.sketch import read_options, sketch
 from fast_dag.draw.svg import svg
+from fast_dag.draw.view import view_of
 from fast_dag.errors import ValidationError, closest
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from fast_dag.define.workflow import Workflow
-    from fast_dag.draw.shape import Shape
-    from fast_dag.run.machine import Machine
-    from fast_dag.run.run import Run
+    from fast_dag.draw.view import Viewable
 
 _BACKENDS = {"mermaid": ("mmd",), "graphviz": ("dot", "gv", *FORMATS), "svg": ("svg",)}
-"""The formats of each, its own text first."""
+"""The formats that each backend makes; the first is its own text."""
 _MOST_BOXES = 1_000
-"""What is larger is drawn when asked for, and not because a notebook's cell ends with it."""
+"""A notebook draws no larger picture by itself; `visualize` does when it is called."""
 
 
 def visualize(
-    shape: Shape,
-    run: Run | None,
+    owner: Viewable,
     backend: str,
     filename: str | os.PathLike[str] | None,
     format: str | None,
@@ -48,7 +46,7 @@ def visualize(
         others = [each for each, known in _BACKENDS.items() if format in known]
         hint = f"; the backend {others[0]!r} does" if others else ""
         raise ValidationError(f"the backend {backend!r} does not make {format!r}{hint}")
-    picture = sketch(shape, run, results=show_results, options=read_options(options))
+    picture = sketch(view_of(owner), results=show_results, options=read_options(options))
     if backend == "mermaid":
         text = mermaid(picture)
     elif backend == "svg":
@@ -69,19 +67,18 @@ def visualize(
     return text
 
 
-def mimebundle(shown: Workflow | Run | Machine, run: Run | None) -> dict[str, str]:
+def mimebundle(owner: Viewable) -> dict[str, str]:
     """The picture for a notebook: as SVG, else as Mermaid, which some notebooks draw; and as text.
-    This never raises."""
-    bundle = {"text/plain": object.__repr__(shown)}
+    It never raises."""
+    bundle = {"text/plain": object.__repr__(owner)}
     try:
-        bundle["text/plain"] = repr(shown)
-        shape = run._shape() if run is not None else shown._shape()  # type: ignore[union-attr]
-        picture = sketch(shape, run)
+        bundle["text/plain"] = repr(owner)
+        picture = sketch(view_of(owner))
         if sum(1 for _ in picture.boxes()) > _MOST_BOXES:
             return bundle
         bundle["text/vnd.mermaid"] = mermaid(picture)
         bundle["image/svg+xml"] = svg(picture)
         del bundle["text/vnd.mermaid"]
-    except Exception:  # of SVG: Graphviz is installed, but fails
+    except Exception:  # Graphviz is installed, but fails to draw
         pass
     return bundle

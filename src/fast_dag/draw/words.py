@@ -1,4 +1,4 @@
-"""Names, values and durations as short text that is safe to show."""
+"""Names, values and durations as short, printable text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from unicodedata import category, east_asian_width
 
 _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-"""Categories of characters that one cannot see, or that no file can hold."""
+"""The Unicode categories of characters that are invisible, or that no encoding can write."""
 
 _BRIEF = Repr()
 _BRIEF.maxlevel = 3
@@ -15,7 +15,7 @@ _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 60
 
 
 def shown(text: str, most: int | None = 60) -> str:
-    """Text on one line: what one would not see is written out, and what is long is cut.
+    """Text on one line: invisible characters are escaped, and a long text is cut.
 
     >>> print(shown("two\\nlines"), shown("a" * 70, 5))
     two\\nlines aaaa…
@@ -34,12 +34,12 @@ def _seen(character: str) -> str:
 
 
 def lines_shown(text: str) -> str:
-    """`shown` for text that may have several lines, and is not cut."""
+    """`shown` for text of several lines, which is not cut."""
     return "\n".join(shown(line.expandtabs(4), None) for line in text.splitlines())
 
 
 def brief(value: Any, most: int = 60) -> str:
-    """A value's repr, cut where it grows long; one whose `__repr__` raises gets a stand-in.
+    """A value's repr on one line, cut if it is long; a stand-in if `__repr__` raises.
 
     >>> brief(list(range(100)))
     '[0, 1, 2, 3, 4, 5, ...]'
@@ -52,7 +52,7 @@ def brief(value: Any, most: int = 60) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them, with three digits.
+    """Seconds in the unit that fits, with three digits.
 
     >>> duration(0.0123), duration(2.5), duration(75), duration(4000)
     ('12.3 ms', '2.5 s', '1 min 15 s', '1 h 7 min')
@@ -70,7 +70,7 @@ def duration(seconds: float) -> str:
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """A count and its noun.
+    """A count with its noun, in the plural if it has one.
 
     >>> counted(1, "visit"), counted(2, "retry", "retries")
     ('1 visit', '2 retries')
@@ -79,7 +79,7 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 
 
 def width(text: str) -> int:
-    """How many columns text takes.
+    """How many columns a terminal needs for the text.
 
     >>> width("ab"), width("日本")
     (2, 4)

@@ -1,1 +1,1 @@
-"""What is told of a run that ended: found once, then written as text or as a page."""
+"""A run explained, as text or as a page."""

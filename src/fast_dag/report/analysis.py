@@ -1,4 +1,4 @@
-"""What is told of a run: where its time went, what held it up, what failed."""
+"""What a report says of a run: where its time went, what bounds it, what failed."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fast_dag.define.node import NodeType
 from fast_dag.draw.words import brief, counted, duration, lines_shown, shown
 from fast_dag.errors import text_of, traceback_of
-from fast_dag.run.machine_state import FAILED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from fast_dag.draw.shape import Shape
+    from fast_dag.draw.view import RunView, WorkflowView
     from fast_dag.run.record import Retry
-    from fast_dag.run.run import Run
 
 _MUCH = 0.8
-"""The share of a run that its critical path takes where that is what bounds it."""
+"""From this share of a run on, its critical path is what bounds it."""
 
 
 class Piece(NamedTuple):
-    """A part of a bar: "ran", "failed" (an attempt) or "slept" (before the next), in seconds since
-    the run began."""
+    """A part of a bar: `kind` is "ran", "failed" (an attempt) or "slept" (before the next one)."""
 
     kind: str
     start: float
@@ -32,8 +29,8 @@ class Piece(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """One execution of a node, in seconds since the run began. It could have started at `ready`,
-    had there been a worker."""
+    """One execution of a node, in seconds since the run began. With a free worker it would have
+    started at `ready`."""
 
     path: str
     depth: int
@@ -50,7 +47,7 @@ class Bar(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One node in all: how it stands, its seconds, executions and attempts."""
+    """One node over all its executions. `seconds` is None if it did not run."""
 
     path: str
     status: str
@@ -60,7 +57,7 @@ class Row(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A failed node, its exception in a line, and the traceback."""
+    """A failed node; `message` is its exception on one line."""
 
     path: str
     message: str
@@ -68,216 +65,199 @@ class Failure(NamedTuple):
     traceback: str
 
 
-class Facts(NamedTuple):
-    """All of it. `critical` is the longest chain of nodes that waited for each other, and
-    `critical_seconds` how long it took."""
+class Analysis(NamedTuple):
+    """A run, analysed. `critical` is the longest chain of nodes that waited for each other,
+    `critical_seconds` how long it took, `bounds` sentences that say what kept the run from being
+    shorter, and `ended_by` the error that ended it."""
 
     name: str
     status: str
     noun: str
-    how: str
+    setting: str
     seconds: float
     counts: dict[str, int]
     bars: list[Bar]
     rows: list[Row]
     critical: list[str]
     critical_seconds: float
-    work: float
     bounds: list[str]
     failures: list[Failure]
     retries: int
     cache_hits: int
     inputs: list[tuple[str, str]]
     metrics: list[tuple[str, str]]
-    ended: str | None
+    ended_by: str | None
 
     @property
     def headline(self) -> str:
-        """How it ended, in a line."""
+        """How the run ended, on one line."""
         return f"{shown(self.name)}: {self.status.replace('_', ' ')} in {duration(self.seconds)}"
 
     @property
     def tally(self) -> str:
-        """How many nodes there are, and how they stand."""
-        told = [f"{count:,} {name.replace('_', ' ')}" for name, count in self.counts.items()]
+        """The numbers of nodes, retries and cache hits."""
+        parts = [f"{count:,} {name.replace('_', ' ')}" for name, count in self.counts.items()]
         if self.retries:
-            told.append(counted(self.retries, "retry", "retries"))
+            parts.append(counted(self.retries, "retry", "retries"))
         if self.cache_hits:
-            told.append(counted(self.cache_hits, "cache hit"))
-        return f"{counted(sum(self.counts.values()), self.noun)}: {', '.join(told)}"
+            parts.append(counted(self.cache_hits, "cache hit"))
+        return f"{counted(sum(self.counts.values()), self.noun)}: {', '.join(parts)}"
 
     @property
     def slowest(self) -> list[Row]:
-        """Those that ran, the slowest first."""
+        """The nodes that ran, the slowest first."""
         ran = [row for row in self.rows if row.seconds is not None]
         return sorted(ran, key=lambda row: -(row.seconds or 0))
 
+    def longest(self, most: int) -> list[Bar]:
+        """The longest `most` bars, in the order of all."""
+        chosen = set(sorted(self.bars, key=lambda bar: -bar.seconds)[:most])
+        return [bar for bar in self.bars if bar in chosen]
+
     def share(self, seconds: float) -> str:
-        """Seconds as a part of the whole run."""
+        """Seconds in percent of the whole run."""
         return f"{seconds / self.seconds:.0%}" if self.seconds > 0 else "100%"
 
 
-def facts(run: Run) -> Facts:
-    """Find everything out. Clocks and statuses are read once."""
-    shape, record = run._shape(), run.record
-    ended = perf_counter() if record.ended is None else record.ended
-    spans = [span for span in record.executed() if span[1] > 0.0]  # not those of other processes
-    began = min([record.began, *(start for _, start, _ in spans)])
-    bars = list(_bars(run, began))
-    seconds = max([ended, *(end for *_, end in spans)]) - began
-    outer = [bar for bar in bars if bar.depth == 0]
-    chain, length = _critical(shape, {bar.path: bar for bar in outer})
-    work = sum(bar.seconds for bar in outer)
-    rows = list(_rows(run))
-    told = Facts(
-        run.name,
+def analyse(view: WorkflowView) -> Analysis:
+    """Analyse the view of a run."""
+    run = view.run
+    assert run is not None
+    spans = [span for span in run.spans if span.start > 0.0]
+    began = min([run.began, *(span.start for span in spans)])
+    ended = max([run.ended or perf_counter(), *(span.end for span in spans)])
+    bars = list(_bars(view, began))
+    chain, length = _critical(view, {bar.path: bar for bar in bars if bar.depth == 0})
+    analysis = Analysis(
+        view.name,
         run.status,
-        run.noun,
-        _how(run),
-        seconds,
-        Counter(str(status) for status in run.statuses.values()),
+        view.noun,
+        _setting(run),
+        ended - began,
+        Counter(map(str, run.statuses.values())),
         bars,
-        rows,
+        list(_rows(view)),
         chain,
         length,
-        work,
         [],
         [_failure(run, path, error) for path, error in run.errors.items()],
-        record.retries,
-        record.cache_hits,
+        run.metrics["retries"],
+        run.metrics["cache_hits"],
         [(shown(name), brief(value, 200)) for name, value in run.inputs.items()],
-        _metrics(run),
-        _end(run),
+        _metrics(run.metrics),
+        None if run.error is None else lines_shown(text_of(run.error)),
     )
-    told.bounds.extend(_bounds(run, shape, told, outer))
-    return told
+    return analysis._replace(bounds=_bounds(run, analysis))
 
 
-def _how(run: Run) -> str:
-    settings = run.settings
-    mode = str(settings.mode)
-    if settings.executor is not None:
-        mode = type(settings.executor).__name__
-    workers = settings.max_workers
-    limit = "" if workers is None else f", {counted(workers, 'worker')}"
-    timeout = "" if settings.timeout is None else f", timeout {duration(settings.timeout)}"
-    return f"{mode}{limit}{timeout}"
-
-
-def _end(run: Run) -> str | None:
-    """What ended a run that failed or timed out."""
-    error = run.exception() if run.status in ("failed", "timed_out") else None
-    return None if error is None else lines_shown(text_of(error))
+def _setting(run: RunView) -> str:
+    """The mode and the limits that were asked for."""
+    parts = [run.mode]
+    if run.max_workers is not None:
+        parts.append(counted(run.max_workers, "worker"))
+    if run.timeout is not None:
+        parts.append(f"timeout {duration(run.timeout)}")
+    return ", ".join(parts)
 
 
 # Where the time went.
 
 
 def _bars(
-    run: Run, began: float, depth: int = 0, prefix: str = "", parent: float | None = None
+    view: WorkflowView,
+    began: float,
+    prefix: str = "",
+    depth: int = 0,
+    parent_start: float | None = None,
 ) -> Iterator[Bar]:
-    """The executions in the order of their start, those in nested workflows behind their node,
-    which started at `parent`."""
-    names, shape, statuses = run.record.topology.names, run._shape(), run.statuses
+    """The executions in the order of their start; those in a nested workflow, whose node started
+    at `parent_start`, follow that of the node."""
+    run = view.run
+    assert run is not None
     retries: dict[str, list[Retry]] = {}
-    for retry in run.record.retried:
+    for retry in run.retries:
         retries.setdefault(retry.node, []).append(retry)
-    visits = () if shape.machine_state is None else shape.machine_state.visits
-    failed = {start for _, value, start, _ in visits if value is FAILED}
-    spans = sorted(run.record.executed(), key=lambda span: span[1])
-    ends = {names[index]: end for index, _, end in spans}
-    last = {names[index]: start for index, start, _ in spans}
-    at_once = not (shape.is_machine or run.settings.ordered)
-    for index, start, end in spans:
-        if (
-            start <= 0.0
-        ):  # of a machine restored from another process, whose clock says nothing here
+    spans = sorted(run.spans, key=lambda span: span.start)
+    ends = {span.node: span.end for span in spans}
+    last = {span.node: span for span in spans}
+    at_once = view.machine is None and not run.is_ordered
+    for span in spans:
+        name, start, end, failed = span
+        if not start:
             continue
-        name, ready = names[index], start
-        status = str(statuses[name])
+        ready = start
         if at_once:
-            ready = min(start, _ready(shape, name, ends, began if parent is None else parent))
-        if shape.is_machine:
-            status = "failed" if start in failed else "completed"
-        pieces = tuple(_pieces(retries.get(name, ()), start, end, status, began))
+            first = began if parent_start is None else parent_start
+            ready = min(start, _ready(view, name, ends, first))
+        status = str(run.statuses[name])
+        if view.machine is not None:
+            status = "failed" if failed else "completed"
+        pieces = tuple(_pieces(retries.get(name, ()), start, end, failed, began))
         yield Bar(prefix + name, depth, status, ready - began, start - began, end - began, pieces)
-        child = run.children.get(name)
-        if child is not None and last[name] == start:
-            yield from _bars(child, began, depth + 1, f"{prefix}{name}.", start)
+        inner = view.nested.get(name)
+        if inner is not None and inner.run is not None and last[name] is span:
+            yield from _bars(inner, began, f"{prefix}{name}.", depth + 1, start)
 
 
-def _ready(shape: Shape, name: str, ends: dict[str, float], began: float) -> float:
-    """When a node could have started."""
-    if shape.ended is None:
-        return began
-    topology = shape.topology
-    index = topology.index[name]
-    node = topology.nodes[index]
-    ended = [
-        ends[edge.source]
-        for edge in topology.incoming[index]
-        if edge.source in ends and shape.ended(edge)
-    ]
-    if not ended:
-        return began
-    eager = node.type is NodeType.ANY and not node.options.get("wait")
-    return min(ended) if eager else max(ended)
+def _ready(view: WorkflowView, name: str, ends: Mapping[str, float], began: float) -> float:
+    """When a node could have started; without sources that was when its run began."""
+    index = view.topology.index[name]
+    waited_for = [ends[each] for each in _live_sources(view, index, ends)]
+    decisive: float = _decisive(view, index)(waited_for, default=began)
+    return decisive
+
+
+def _live_sources(view: WorkflowView, index: int, known: Mapping[str, float]) -> list[str]:
+    """The sources, among those that are known, that a node waited for."""
+    edges = view.edges_into(index)
+    return [edge.source for edge, live in edges if live and edge.source in known]
+
+
+def _decisive(view: WorkflowView, index: int) -> Callable[..., Any]:
+    """`min` if the first of its sources lets a node start, else `max`."""
+    node = view.topology.nodes[index]
+    return min if node.type is NodeType.ANY and not node.options.get("wait") else max
 
 
 def _pieces(
-    retries: Iterable[Retry], start: float, end: float, status: str, began: float
+    retries: Iterable[Retry], start: float, end: float, failed: bool, began: float
 ) -> Iterator[Piece]:
     at = start
     for retry in retries:
-        if not start <= retry.at <= end:  # in another visit of that state
+        if not start <= retry.at <= end:  # it belongs to another visit of the state
             continue
         yield Piece("failed", at - began, retry.at - began)
         at = min(retry.at + retry.delay, end)
         yield Piece("slept", retry.at - began, at - began)
-    yield Piece("failed" if status == "failed" else "ran", at - began, end - began)
+    yield Piece("failed" if failed else "ran", at - began, end - began)
 
 
-def _rows(run: Run, prefix: str = "") -> Iterator[Row]:
-    timings = run.timings
-    visits: dict[str, int] = {}
-    shape = run._shape()
-    if shape.machine_state is not None:
-        visits = {
-            shape.machine_state.names[state]: count
-            for state, count in shape.machine_state.counts().items()
-        }
-    retries = Counter(retry.node for retry in run.record.retried)
+def _rows(view: WorkflowView, prefix: str = "") -> Iterator[Row]:
+    run = view.run
+    assert run is not None
+    retries = Counter(retry.node for retry in run.retries)
     for name, status in run.statuses.items():
-        ran = visits.get(name, int(name in timings))
-        seconds = timings.get(name)
-        yield Row(prefix + name, str(status), seconds, ran, ran + retries[name])
-        child = run.children.get(name)
-        if child is not None:
-            yield from _rows(child, f"{prefix}{name}.")
+        visits = run.visits.get(name, 0)
+        attempts = visits + retries[name]
+        yield Row(prefix + name, str(status), run.timings.get(name), visits, attempts)
+        inner = view.nested.get(name)
+        if inner is not None and inner.run is not None:
+            yield from _rows(inner, f"{prefix}{name}.")
 
 
-def _critical(shape: Shape, bars: dict[str, Bar]) -> tuple[list[str], float]:
+def _critical(view: WorkflowView, bars: Mapping[str, Bar]) -> tuple[list[str], float]:
     """The chain of nodes, each waiting for the one before, that took longest; and how long."""
-    if shape.is_machine or shape.ended is None:
+    if view.machine is not None:
         return [], 0.0
-    topology = shape.topology
     finish: dict[str, float] = {}
     before: dict[str, str | None] = {}
-    for index in topology.order:
-        node = topology.nodes[index]
-        bar = bars.get(node.name)
-        if bar is None:
-            continue
-        sources = [
-            edge.source
-            for edge in topology.incoming[index]
-            if edge.source in finish and shape.ended(edge)
-        ]
-        eager = node.type is NodeType.ANY and not node.options.get("wait")
-        choose: Any = min if eager else max
-        waited = choose(sources, key=finish.__getitem__, default=None)
-        before[node.name] = waited
-        finish[node.name] = bar.seconds + (0.0 if waited is None else finish[waited])
+    for index in view.topology.order:
+        name = view.topology.names[index]
+        if name in bars:
+            sources = _live_sources(view, index, finish)
+            source = _decisive(view, index)(sources, key=finish.__getitem__, default=None)
+            before[name] = source
+            finish[name] = bars[name].seconds + (0.0 if source is None else finish[source])
     at: str | None = max(finish, key=finish.__getitem__, default=None)
     length = 0.0 if at is None else finish[at]
     chain: list[str] = []
@@ -287,9 +267,9 @@ def _critical(shape: Shape, bars: dict[str, Bar]) -> tuple[list[str], float]:
     return chain[::-1], length
 
 
-def _peak(bars: Sequence[Bar]) -> int:
+def _most_at_once(bars: Iterable[Bar]) -> int:
     """How many nodes ran at once, at most."""
-    moments = sorted([(bar.start, 1) for bar in bars] + [(bar.end, -1) for bar in bars])
+    moments = sorted(each for bar in bars for each in ((bar.start, 1), (bar.end, -1)))
     now = most = 0
     for _, change in moments:
         now += change
@@ -297,36 +277,38 @@ def _peak(bars: Sequence[Bar]) -> int:
     return most
 
 
-def _bounds(run: Run, shape: Shape, told: Facts, bars: list[Bar]) -> list[str]:
+def _bounds(run: RunView, analysis: Analysis) -> list[str]:
     """What keeps the run from being shorter."""
-    work, wall, length = told.work, told.seconds, told.critical_seconds
+    bars = [bar for bar in analysis.bars if bar.depth == 0]
+    work = sum(bar.seconds for bar in bars)
+    wall, length = analysis.seconds, analysis.critical_seconds
     if not bars or wall <= 0:
         return []
-    if shape.is_machine:
+    if analysis.noun == "state":
         return [
             f"A machine is in one state at a time: its states took {duration(work)} of "
             f"{duration(wall)}."
         ]
-    path = f"the critical path ({counted(len(told.critical), run.noun)}, {duration(length)})"
-    if run.settings.ordered:
-        lines = [f"One node at a time: together they took {duration(work)} of {duration(wall)}."]
+    nodes = counted(len(analysis.critical), "node")
+    path = f"the critical path ({nodes}, {duration(length)})"
+    if run.is_ordered:
+        together = f"One node at a time: together they took {duration(work)} of {duration(wall)}."
         if length >= _MUCH * work:
-            lines.append(f"Nearly all of that is {path}, so other modes could gain little.")
-        else:
-            lines.append(f"Where nodes run at once, {path} would be the least that it takes.")
-        return lines
-    peak = _peak(bars)
-    at_once = f"At most {counted(peak, run.noun)} ran at once; all together they took " + (
+            return [together, f"Nearly all of that is {path}, so other modes could gain little."]
+        return [together, f"Where nodes run at once, {path} would be the least that it takes."]
+    most = _most_at_once(bars)
+    at_once = (
+        f"At most {counted(most, 'node')} ran at once; all together they took "
         f"{duration(work)}, {work / wall:.1f} times the run."
     )
     if length >= _MUCH * wall:
         return [
             at_once,
-            f"What bounds it is {path}, {told.share(length)} of the run: more workers would gain "
-            "little; make these nodes faster, or let them wait for less.",
+            f"What bounds it is {path}, {analysis.share(length)} of the run: more workers would "
+            "gain little; make these nodes faster, or let them wait for less.",
         ]
     waited = sum(bar.start - bar.ready for bar in bars)
-    workers = run.settings.max_workers or peak
+    workers = run.max_workers or most
     if waited > wall - length and work / workers >= 0.5 * wall:
         return [
             at_once,
@@ -340,21 +322,18 @@ def _bounds(run: Run, shape: Shape, told: Facts, bars: list[Bar]) -> list[str]:
     ]
 
 
-# What failed, what went in.
+# Failures and metrics.
 
 
-def _failure(run: Run, path: str, error: BaseException) -> Failure:
+def _failure(run: RunView, path: str, error: BaseException) -> Failure:
     message = shown(f"{type(error).__name__}: {text_of(error)}", 200)
-    text = lines_shown(traceback_of(error))
-    return Failure(path, message, run._attempts.get(path, 1), text)
+    return Failure(path, message, run.attempts.get(path, 1), lines_shown(traceback_of(error)))
 
 
-def _metrics(run: Run) -> list[tuple[str, str]]:
+def _metrics(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The engine's numbers, and what users added to them."""
-    told: list[tuple[str, str]] = []
-    for name, value in run.metrics.items():
-        if name in ("node_times", "execution_order"):  # they are in the timeline
-            continue
-        text = duration(value) if name == "execution_time" else brief(value, 200)
-        told.append((shown(str(name)), text))
-    return told
+    return [
+        (shown(str(name)), duration(value) if name == "execution_time" else brief(value, 200))
+        for name, value in metrics.items()
+        if name not in ("node_times", "execution_order")  # the timeline shows them
+    ]

@@ -1,4 +1,4 @@
-"""What is told of a run, as one HTML page that needs nothing else."""
+"""The report of a run as one HTML page that loads nothing."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from fast_dag.draw.mermaid import mermaid
 from fast_dag.draw.picture import TONES
 from fast_dag.draw.sketch import sketch
 from fast_dag.draw.svg import svg
+from fast_dag.draw.view import view_of
 from fast_dag.draw.words import counted, duration, shown
 from fast_dag.errors import FastDAGError, text_of
-from fast_dag.report.analysis import facts
+from fast_dag.report.analysis import analyse
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Sequence
 
-    from fast_dag.report.analysis import Bar, Facts, Row
-    from fast_dag.run.run import Run
+    from fast_dag.draw.view import Viewable, WorkflowView
+    from fast_dag.report.analysis import Analysis, Bar, Row
 
 _MOST_SHRUNK = 2_000
-"""A picture that is wider is better scrolled than shrunk to the page."""
+"""A wider picture is shown in full size and scrolled; shrunk to the page it could not be read."""
 _MOST_BOXES, _MOST_BARS, _MOST_CHAIN = 1_500, 1_000, 60
 
 
-def page(run: Run, filename: str | os.PathLike[str] | None = None) -> str:
+def page(run: Viewable, filename: str | os.PathLike[str] | None = None) -> str:
     """See `Run.report`."""
-    told = facts(run)
+    view = view_of(run)
+    analysis = analyse(view)
     script = _file("page.js")
     digest = b64encode(sha256(script.encode()).digest()).decode()
     parts = [
@@ -41,16 +43,16 @@ def page(run: Run, filename: str | os.PathLike[str] | None = None) -> str:
         # Nothing is fetched, and no script runs but the one below.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         f"style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'\">",
-        f"<title>{escape(told.headline)}</title>",
+        f"<title>{escape(analysis.headline)}</title>",
         f"<style>{_file('page.css')}{_tones()}</style></head><body>",
-        *_header(told),
-        *_section("Graph", _graph(run)),
-        *_section("What bounds the run", _bounds(told)),
-        *_section("Timeline", _timeline(told)),
-        *_section("Errors", _errors(told)),
-        *_section("Slowest nodes" if told.noun == "node" else "Slowest states", _rows(told)),
-        *_section("Inputs", _pairs(told.inputs)),
-        *_section("Metrics", _pairs(told.metrics)),
+        *_header(analysis),
+        *_section("Graph", _graph(view)),
+        *_section("What bounds the run", _bounds(analysis)),
+        *_section("Timeline", _timeline(analysis)),
+        *_section("Errors", _errors(analysis)),
+        *_section(f"Slowest {analysis.noun}s", _rows(analysis)),
+        *_section("Inputs", _pairs(analysis.inputs)),
+        *_section("Metrics", _pairs(analysis.metrics)),
         f"<script>{script}</script></body></html>",
     ]
     text = "\n".join(parts) + "\n"
@@ -64,7 +66,7 @@ def _file(name: str) -> str:
 
 
 def _key(path: str) -> str:
-    """A node's path as boxes of the picture have it, too."""
+    """A node's path, as `data-node` has it in the picture and everywhere else on the page."""
     return escape(shown(path, None))
 
 
@@ -83,21 +85,21 @@ def _section(title: str, body: Iterable[str]) -> Iterator[str]:
         yield "</section>"
 
 
-def _header(told: Facts) -> Iterator[str]:
-    yield f'<header><h1>{escape(shown(told.name))} <span class="chip {_tone(told.status)}">'
-    yield f"{escape(told.status.replace('_', ' '))}</span></h1><p>"
-    yield escape(f"{duration(told.seconds)}, {told.how}. {told.tally}.")
+def _header(analysis: Analysis) -> Iterator[str]:
+    yield f'<header><h1>{escape(shown(analysis.name))} <span class="chip {_tone(analysis.status)}">'
+    yield f"{escape(analysis.status.replace('_', ' '))}</span></h1><p>"
+    yield escape(f"{duration(analysis.seconds)}, {analysis.setting}. {analysis.tally}.")
     yield "</p></header>"
 
 
 def _tone(status: str) -> str:
     """The colours of a run's status."""
-    known = {"completed_with_errors": "failed", "timed_out": "failed", "not_run": "plain"}
+    known = {"completed_with_errors": "failed", "timed_out": "failed", "not_run": "neutral"}
     return known.get(status, status)
 
 
-def _graph(run: Run) -> Iterator[str]:
-    picture = sketch(run._shape(), run)
+def _graph(view: WorkflowView) -> Iterator[str]:
+    picture = sketch(view)
     try:
         if sum(1 for _ in picture.boxes()) > _MOST_BOXES:
             raise FastDAGError(f"it has more than {_MOST_BOXES:,} boxes")
@@ -113,74 +115,73 @@ def _graph(run: Run) -> Iterator[str]:
     yield f'<div class="graph">{drawn}</div>'
 
 
-def _bounds(told: Facts) -> Iterator[str]:
-    for line in told.bounds:
+def _bounds(analysis: Analysis) -> Iterator[str]:
+    for line in analysis.bounds:
         yield f"<p>{escape(line)}</p>"
-    if told.critical:
-        share = told.share(told.critical_seconds)
+    if analysis.critical:
+        share = analysis.share(analysis.critical_seconds)
         yield (
-            f"<p>Critical path, {duration(told.critical_seconds)} ({share} of the run):</p>"
+            f"<p>Critical path, {duration(analysis.critical_seconds)} ({share} of the run):</p>"
             '<ol class="chain">'
         )
         yield from (
             f'<li data-node="{_key(each)}" tabindex="0">{escape(shown(each))}</li>'
-            for each in told.critical[:_MOST_CHAIN]
+            for each in analysis.critical[:_MOST_CHAIN]
         )
-        more = len(told.critical) - _MOST_CHAIN
+        more = len(analysis.critical) - _MOST_CHAIN
         yield f"<li>and {more:,} more</li></ol>" if more > 0 else "</ol>"
 
 
-def _timeline(told: Facts) -> Iterator[str]:
-    bars: Sequence[Bar] = told.bars
+def _timeline(analysis: Analysis) -> Iterator[str]:
+    bars: Sequence[Bar] = analysis.bars
     if not bars:
         return
     if len(bars) > _MOST_BARS:
-        kept = set(sorted(bars, key=lambda bar: -bar.seconds)[:_MOST_BARS])
-        bars = [bar for bar in bars if bar in kept]
-        yield f'<p class="note">The {_MOST_BARS:,} longest of {len(told.bars):,}.</p>'
+        bars = analysis.longest(_MOST_BARS)
+        yield f'<p class="note">The {_MOST_BARS:,} longest of {len(analysis.bars):,}.</p>'
     yield (
         '<p class="legend"><i class="ran"></i> ran <i class="failed"></i> failed attempt '
         '<i class="slept"></i> wait before the next <i class="queued"></i> wait for a worker</p>'
     )
     yield '<div class="timeline"><div class="row scale"><span></span><span class="track">'
     for part in range(5):
-        yield (f'<b style="left:{part * 25}%">{escape(duration(told.seconds * part / 4))}</b>')
+        yield (f'<b style="left:{part * 25}%">{escape(duration(analysis.seconds * part / 4))}</b>')
     yield "</span></div>"
     for bar in bars:
-        yield from _bar(bar, told)
+        yield from _bar(bar, analysis)
     yield "</div>"
 
 
-def _bar(bar: Bar, told: Facts) -> Iterator[str]:
+def _bar(bar: Bar, analysis: Analysis) -> Iterator[str]:
     name = bar.path.rpartition(".")[2] if bar.depth else bar.path
-    critical = " critical" if bar.path in told.critical else ""
+    critical = " critical" if bar.path in analysis.critical else ""
     yield (
         f'<div class="row{critical}" data-node="{_key(bar.path)}" tabindex="0">'
         f'<span class="name" style="padding-left:{bar.depth}em">{escape(shown(name, 40))}</span>'
         '<span class="track">'
     )
-    if bar.start - bar.ready > 0.002 * told.seconds:
+    if bar.start - bar.ready > 0.002 * analysis.seconds:
         waited = f"waited {duration(bar.start - bar.ready)} for a worker"
-        yield _piece("queued", bar.ready, bar.start, told, waited)
+        yield _piece("queued", bar.ready, bar.start, analysis, waited)
     for piece in bar.pieces:
         words = {"ran": "ran", "failed": "failed after", "slept": "waited"}[piece.kind]
-        told_of = f"{words} {duration(piece.end - piece.start)}"
-        yield _piece(piece.kind, piece.start, piece.end, told, told_of)
+        title = f"{words} {duration(piece.end - piece.start)}"
+        yield _piece(piece.kind, piece.start, piece.end, analysis, title)
     yield f"</span><em>{escape(duration(bar.seconds))}</em></div>"
 
 
-def _piece(kind: str, start: float, end: float, told: Facts, title: str) -> str:
-    whole = told.seconds or 1.0
+def _piece(kind: str, start: float, end: float, analysis: Analysis, title: str) -> str:
+    whole = analysis.seconds or 1.0
     left, wide = start / whole * 100, (end - start) / whole * 100
     return (
         f'<i class="{kind}" style="left:{left:.3f}%;width:{wide:.3f}%" title="{escape(title)}"></i>'
     )
 
 
-def _errors(told: Facts) -> Iterator[str]:
-    if told.ended is not None:
-        yield f'<p class="ended">{escape(told.ended)}</p>'
-    for number, each in enumerate(told.failures):
+def _errors(analysis: Analysis) -> Iterator[str]:
+    if analysis.ended_by is not None:
+        yield f'<p class="ended">{escape(analysis.ended_by)}</p>'
+    for number, each in enumerate(analysis.failures):
         tries = f", {counted(each.attempts, 'attempt')}" if each.attempts > 1 else ""
         is_open = " open" if number == 0 else ""
         yield (
@@ -190,16 +191,16 @@ def _errors(told: Facts) -> Iterator[str]:
         )
 
 
-def _rows(told: Facts) -> Iterator[str]:
-    rows: Sequence[Row] = told.slowest
-    rest = [row for row in told.rows if row.seconds is None]
-    if not told.rows:
+def _rows(analysis: Analysis) -> Iterator[str]:
+    rows: Sequence[Row] = analysis.slowest
+    rest = [row for row in analysis.rows if row.seconds is None]
+    if not analysis.rows:
         return
     yield "<table><thead><tr><th>name</th><th>status</th><th>time</th><th>share</th>"
     yield "<th>executions</th><th>attempts</th></tr></thead><tbody>"
     for row in [*rows, *rest][:_MOST_BARS]:
         seconds = "" if row.seconds is None else duration(row.seconds)
-        share = "" if row.seconds is None else told.share(row.seconds)
+        share = "" if row.seconds is None else analysis.share(row.seconds)
         yield (
             f'<tr data-node="{_key(row.path)}" tabindex="0"><td>{escape(shown(row.path))}</td>'
             f'<td><span class="chip {_tone(row.status)}">{row.status.replace("_", " ")}</span></td>'
@@ -207,7 +208,7 @@ def _rows(told: Facts) -> Iterator[str]:
             f"<td>{row.visits or ''}</td><td>{row.attempts or ''}</td></tr>"
         )
     yield "</tbody></table>"
-    more = len(told.rows) - _MOST_BARS
+    more = len(analysis.rows) - _MOST_BARS
     if more > 0:
         yield f'<p class="note">And {more:,} more.</p>'
 

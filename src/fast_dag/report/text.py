@@ -1,17 +1,18 @@
-"""What is told of a run, as text for a terminal."""
+"""The report of a run as text for a terminal."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fast_dag.draw.view import view_of
 from fast_dag.draw.words import counted, duration, shown, width
-from fast_dag.report.analysis import facts
+from fast_dag.report.analysis import analyse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fast_dag.report.analysis import Bar, Facts, Row
-    from fast_dag.run.run import Run
+    from fast_dag.draw.view import Viewable
+    from fast_dag.report.analysis import Analysis, Bar, Row
 
 _COLUMNS = 40
 """The width of the timeline."""
@@ -19,39 +20,37 @@ _MOST_BARS, _MOST_SLOW, _MOST_CHAIN = 25, 5, 8
 _MARKS = {"ran": "#", "failed": "x", "slept": "~"}
 
 
-def summary(run: Run) -> str:
+def summary(run: Viewable) -> str:
     """See `Run.summary`."""
-    told = facts(run)
+    analysis = analyse(view_of(run))
     parts = [
-        "\n".join([f"{told.headline} ({told.how})", told.tally]),
-        "\n".join(_timeline(told)),
-        "\n".join(_slowest(told)),
-        "\n".join(_bounds(told)),
-        "\n".join(_errors(told)),
-        "\n".join(_inputs(told)),
+        "\n".join([f"{analysis.headline} ({analysis.setting})", analysis.tally]),
+        "\n".join(_timeline(analysis)),
+        "\n".join(_slowest(analysis)),
+        "\n".join(_bounds(analysis)),
+        "\n".join(_errors(analysis)),
+        "\n".join(_inputs(analysis)),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _timeline(told: Facts) -> Iterator[str]:
-    bars = told.bars
-    if not bars:
+def _timeline(analysis: Analysis) -> Iterator[str]:
+    if not analysis.bars:
         return
-    head = "Timeline"
+    bars, head = analysis.bars, "Timeline"
     if len(bars) > _MOST_BARS:
-        kept = set(sorted(bars, key=lambda bar: -bar.seconds)[:_MOST_BARS])
-        bars = [bar for bar in bars if bar in kept]
-        head += f", the {_MOST_BARS} longest of {len(told.bars):,}"
-    names = [_name(bar) for bar in bars]
-    wide = max(map(width, names))
+        bars = analysis.longest(_MOST_BARS)
+        head += f", the {_MOST_BARS} longest of {len(analysis.bars):,}"
+    labels = [_label(bar) for bar in bars]
+    wide = max(map(width, labels))
     yield f"{head} (# ran, x failed attempt, ~ wait before the next, . wait for a worker)"
-    for bar, name in zip(bars, names, strict=True):
-        padded = name + " " * (wide - width(name))
+    for bar, label in zip(bars, labels, strict=True):
+        padded = label + " " * (wide - width(label))
         status = "" if bar.status == "completed" else f" {bar.status}"
-        yield f"  {padded} |{_drawn(bar, told.seconds)}| {duration(bar.seconds)}{status}"
+        yield f"  {padded} |{_drawn(bar, analysis.seconds)}| {duration(bar.seconds)}{status}"
 
 
-def _name(bar: Bar) -> str:
+def _label(bar: Bar) -> str:
     name = bar.path.rpartition(".")[2] if bar.depth else bar.path
     return "  " * bar.depth + shown(name, 30)
 
@@ -69,8 +68,8 @@ def _drawn(bar: Bar, seconds: float) -> str:
     return "".join(cells)
 
 
-def _slowest(told: Facts) -> Iterator[str]:
-    rows = told.slowest[:_MOST_SLOW]
+def _slowest(analysis: Analysis) -> Iterator[str]:
+    rows = analysis.slowest[:_MOST_SLOW]
     if not rows:
         return
     yield "Slowest"
@@ -79,39 +78,36 @@ def _slowest(told: Facts) -> Iterator[str]:
         name = shown(row.path)
         padded = name + " " * (wide - width(name))
         seconds = row.seconds or 0.0
-        yield f"  {padded}  {duration(seconds):>8}  {told.share(seconds):>4}{_tries(row)}"
+        yield f"  {padded}  {duration(seconds):>8}  {analysis.share(seconds):>4}{_tries(row)}"
 
 
 def _tries(row: Row) -> str:
-    told = []
-    if row.visits > 1:
-        told.append(counted(row.visits, "visit"))
-    if row.attempts > row.visits:
-        told.append(counted(row.attempts, "attempt"))
-    return "".join(f"  {each}" for each in told)
+    visits = "  " + counted(row.visits, "visit") if row.visits > 1 else ""
+    attempts = "  " + counted(row.attempts, "attempt") if row.attempts > row.visits else ""
+    return visits + attempts
 
 
-def _bounds(told: Facts) -> Iterator[str]:
-    if told.critical:
-        share = told.share(told.critical_seconds)
-        yield f"Critical path: {duration(told.critical_seconds)}, {share} of the run"
-        yield "  " + " > ".join(shown(each) for each in _ends(told.critical))
-    yield from told.bounds
+def _bounds(analysis: Analysis) -> Iterator[str]:
+    if analysis.critical:
+        share = analysis.share(analysis.critical_seconds)
+        yield f"Critical path: {duration(analysis.critical_seconds)}, {share} of the run"
+        yield "  " + " > ".join(shown(each) for each in _shortened(analysis.critical))
+    yield from analysis.bounds
 
 
-def _ends(chain: Sequence[str]) -> Sequence[str]:
+def _shortened(chain: Sequence[str]) -> Sequence[str]:
     if len(chain) <= _MOST_CHAIN:
         return chain
     half = _MOST_CHAIN // 2
     return [*chain[:half], f"... {len(chain) - 2 * half} more ...", *chain[-half:]]
 
 
-def _errors(told: Facts) -> Iterator[str]:
-    if told.ended is not None and not told.failures:
-        yield f"Ended by: {told.ended}"
-    if told.failures:
+def _errors(analysis: Analysis) -> Iterator[str]:
+    if analysis.ended_by is not None and not analysis.failures:
+        yield f"Ended by: {analysis.ended_by}"
+    if analysis.failures:
         yield "Errors"
-    for each in told.failures:
+    for each in analysis.failures:
         tries = f" after {each.attempts} attempts" if each.attempts > 1 else ""
         yield f"  {shown(each.path)}{tries}: {each.message}"
         place = [line.strip() for line in each.traceback.splitlines() if line.startswith("  File")]
@@ -119,8 +115,8 @@ def _errors(told: Facts) -> Iterator[str]:
             yield f"    at {place[-1]}"
 
 
-def _inputs(told: Facts) -> Iterator[str]:
-    if told.inputs:
+def _inputs(analysis: Analysis) -> Iterator[str]:
+    if analysis.inputs:
         yield "Inputs"
-    for name, value in told.inputs:
+    for name, value in analysis.inputs:
         yield f"  {name} = {value if len(value) <= 60 else value[:59] + '…'}"

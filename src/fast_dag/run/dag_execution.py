@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fast_dag.call.effects import Outcome
     from fast_dag.context import Context
     from fast_dag.define.graph import Edge, Graph
-    from fast_dag.draw.shape import Shape
+    from fast_dag.draw.view import RunView
     from fast_dag.plan.plan import Plan
     from fast_dag.run.run import Settings
 
@@ -151,12 +151,11 @@ class DagRun(Run):
             return outside
         return self._schedule.is_live(self.plan.topology.index[edge.source], edge.branch)
 
-    def _shape(self) -> Shape:
-        from fast_dag.draw.shape import Shape
+    def _run_view(self) -> RunView:
+        view = super()._run_view()
+        statuses = view.statuses
 
-        statuses = self.statuses  # read once, for all edges
-
-        def ended(edge: Edge) -> bool | None:
+        def live(edge: Edge) -> bool | None:
             if edge.target not in statuses:
                 return None
             if id(edge) in self._outside:
@@ -168,7 +167,8 @@ class DagRun(Run):
                 return None
             return self.record.schedule is None or self.is_live(edge)
 
-        return Shape(self.name, self.plan.topology.whole, ended=ended)
+        incoming = self.plan.topology.whole.incoming
+        return view._replace(live=[[live(edge) for edge in edges] for edges in incoming])
 
     def carried(self, name: str) -> Any:
         """What the edges of a decider carry that returned a plain bool or name: what it was

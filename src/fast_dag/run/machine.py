@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fast_dag.define.fsm import FSM
     from fast_dag.define.request import Request
     from fast_dag.draw.sketch import DrawingOptions
+    from fast_dag.draw.view import WorkflowView
     from fast_dag.plan.machine_plan import FsmPlan
     from fast_dag.run.run import Settings
 
@@ -151,14 +152,20 @@ class Machine:
         >>> machine.step().state, "class n0 completed" in machine.visualize()
         ('on', True)
         """
-        run = self._last or self._made_run(None)
-        return run.visualize(backend, filename, format, show_results, options)
+        from fast_dag.draw.visualize import visualize
+
+        return visualize(self, backend, filename, format, show_results, options)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """The picture in a notebook."""
         from fast_dag.draw.visualize import mimebundle
 
-        return mimebundle(self, self._last or self._made_run(None))
+        return mimebundle(self)
+
+    def _view(self) -> WorkflowView:
+        from fast_dag.draw.view import view_of
+
+        return view_of(self._last or self._made_run(None))
 
     def __repr__(self) -> str:
         if self.done:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fast_dag.call.effects import Outcome
     from fast_dag.context import Context
     from fast_dag.define.fsm import FSM
-    from fast_dag.draw.shape import Shape
+    from fast_dag.draw.view import MachineView, RunView
     from fast_dag.plan.machine_plan import FsmPlan
     from fast_dag.plan.topology import Topology
     from fast_dag.run.run import Settings
@@ -177,25 +177,33 @@ class FsmRun(Run):
             return self.machine_state.value_of(state, int(rest), self._deciding)
         return super().__getitem__(name)
 
-    def _shape(self) -> Shape:
-        from fast_dag.draw.shape import Shape
+    def _machine_view(self) -> MachineView:
+        from fast_dag.draw.view import MachineView
 
         plan = self.plan
-        ways = [
+        transitions = [
             each
-            for here in zip(plan.ways, plan.events, strict=True)
-            for kind in here
-            for each in kind
+            for of_state in zip(plan.ways, plan.events, strict=True)
+            for several in of_state
+            for each in several
         ]
         terminal = {plan.names[state] for state in plan.terminals}
-        return Shape(
-            self.name,
-            plan.topology,
-            True,
-            ways,
-            (plan.names[plan.start],),
-            terminal,
-            machine_state=self.machine_state,
+        return MachineView(transitions, (plan.names[plan.start],), terminal)
+
+    def _run_view(self) -> RunView:
+        from fast_dag.draw.view import Span
+
+        names_, state = self.plan.names, self.machine_state
+        return (
+            super()
+            ._run_view()
+            ._replace(
+                visits={names_[index]: count for index, count in state.counts().items()},
+                spans=[
+                    Span(names_[index], start, end, value is FAILED)
+                    for index, value, start, end in state.kept
+                ],
+            )
         )
 
     # The life of a run.

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from fast_dag.context import Context
     from fast_dag.define.graph import Edge, Graph
     from fast_dag.define.node import Node
-    from fast_dag.draw.shape import Shape
     from fast_dag.draw.sketch import DrawingOptions
+    from fast_dag.draw.view import MachineView, RunView, WorkflowView
     from fast_dag.plan.plan import Plan
     from fast_dag.run.events import Observers
 
@@ -345,7 +345,7 @@ class Run(ABC):
         """
         from fast_dag.draw.visualize import visualize
 
-        return visualize(self._shape(), self, backend, filename, format, show_results, options)
+        return visualize(self, backend, filename, format, show_results, options)
 
     def summary(self) -> str:
         """The run told for a terminal: how it ended, its timeline with attempts and waits, the
@@ -377,11 +377,48 @@ class Run(ABC):
         """The picture in a notebook."""
         from fast_dag.draw.visualize import mimebundle
 
-        return mimebundle(self, self)
+        return mimebundle(self)
 
-    @abstractmethod
-    def _shape(self) -> Shape:
-        """What is drawn of it."""
+    def _view(self) -> WorkflowView:
+        """What pictures and reports know of it."""
+        from fast_dag.draw.view import WorkflowView, nested_views
+
+        topology = self.plan.topology.whole
+        nested = nested_views(topology, self.children)
+        return WorkflowView(self.name, topology, nested, self._machine_view(), self._run_view())
+
+    def _machine_view(self) -> MachineView | None:
+        return None
+
+    def _run_view(self) -> RunView:
+        from fast_dag.draw.view import RunView, Span
+
+        settings, record, names_ = self.settings, self.record, self.plan.names
+        statuses, timings = self.statuses, self.timings
+        return RunView(
+            self.status,
+            str(settings.mode) if settings.executor is None else type(settings.executor).__name__,
+            settings.max_workers,
+            settings.timeout,
+            settings.ordered,
+            record.began,
+            record.ended,
+            statuses,
+            timings,
+            visits=dict.fromkeys(timings, 1),
+            spans=[
+                Span(names_[index], start, end, statuses[names_[index]] is NodeStatus.FAILED)
+                for index, start, end in record.executed()
+            ],
+            retries=tuple(record.retried),
+            live=(),
+            errors=dict(self.errors),
+            attempts=dict(self._attempts),
+            error=self.exception() if self.status in ("failed", "timed_out") else None,
+            inputs=self.inputs,
+            results=dict(self.results),
+            metrics=self.metrics | record.measure(),
+        )
 
     def _node(self, name: str) -> Node[..., Any]:
         whole = self.plan.topology.whole
