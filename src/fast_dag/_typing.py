@@ -1,5 +1,8 @@
-"""What definitions need of `typing`, which takes as long to import as a fifth of this package: type
-checkers see the real thing, and at run time stands no more than is looked at."""
+"""The parts of `typing` that definitions use.
+
+Importing `typing` takes a fifth of the time of importing this package. So only type checkers see
+the real names; at run time there are stand-ins for those that Python evaluates.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
     class OfFunction(Generic[P, R]):
-        """Known by the parameters and the result of a function."""
+        """Generic over the parameters and the result of a function."""
 
 else:
     P = R = T = None

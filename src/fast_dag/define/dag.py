@@ -1,4 +1,4 @@
-"""The public builder of directed acyclic graphs, and the ways to run them."""
+"""DAG: builds and runs directed acyclic graphs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Part(Fields):
         return hash((self.start, self.end, self.outputs))
 
     def of(self, topology: Topology) -> Topology:
-        """The narrowed topology. Raises MissingConnectionError where nothing is left."""
+        """The narrowed topology. Raises MissingConnectionError if no node is left."""
         index = topology.index
         keep = set(range(len(topology.nodes)))
         if self.start is not None:
@@ -84,12 +84,12 @@ class DAG(Workflow):
     Parameters
     ----------
     name:
-        For messages, and the default name where it is nested in another workflow.
+        For messages, and the default name of the node if it is nested in another workflow.
     description, metadata:
         Yours; shown, never interpreted.
     autowire:
-        A parameter that bears the name of another node, and that neither an edge nor a run input
-        feeds, takes that node's result.
+        A parameter that has the name of another node, and that neither an edge nor a run input
+        feeds, gets that node's result.
 
     >>> dag = DAG("greeting", autowire=True)
     >>> @dag.node
@@ -120,7 +120,7 @@ class DAG(Workflow):
 
     @property
     def autowire(self) -> bool:
-        """Whether parameters named like other nodes take their results."""
+        """Whether parameters named like other nodes get their results."""
         return self._autowire
 
     @autowire.setter
@@ -130,7 +130,8 @@ class DAG(Workflow):
 
     @property
     def node(self) -> NodeDecorator:
-        """Decorator: a function becomes a node. Options: see `NodeOptions`, and `name`, `replace`.
+        """Decorator: a function becomes a node. Options: those of `NodeOptions`, `name` and
+        `replace`.
 
         >>> dag = DAG("demo")
         >>> @dag.node(retry=2, description="adds")
@@ -145,11 +146,11 @@ class DAG(Workflow):
     def cached_node(self) -> CachedNodeDecorator:
         """Decorator: a node whose results are kept and looked up by its inputs.
 
-        Options besides those of `node`: `ttl`, how many seconds a result is good for; `cache_key`,
-        the parameters that count, all when not given, or a function that is called with the inputs
-        and returns what counts; `max_entries` kept in memory, the least
-        recently used make room; `backend`, any object with get / set / delete / clear, shared with
-        others, and `version`, part of its keys. What several runs need at once is computed once.
+        Options besides those of `node`, all in `CachedNodeOptions`: `ttl`, how many seconds a
+        result is kept; `cache_key`, the parameters that make the key, or a function of the inputs
+        that returns it; `max_entries` in memory; `backend`, any object with get / set / delete /
+        clear, and `version`, part of its keys. Runs that need a result at the same time compute it
+        once.
 
         >>> dag = DAG("demo")
         >>> @dag.cached_node(ttl=60, cache_key=["user"])
@@ -164,26 +165,26 @@ class DAG(Workflow):
 
     @property
     def condition(self) -> NodeDecorator:
-        """Decorator: the function returns a bool or ConditionalReturn, and `.on_true` or
-        `.on_false` is taken."""
+        """Decorator: the function returns a bool or ConditionalReturn, which selects the branch
+        `.on_true` or `.on_false`."""
         return Decorator(self._graph.add, NodeType.CONDITION)
 
     @property
     def select(self) -> NodeDecorator:
-        """Decorator: the function returns a branch's name or SelectReturn, and `.branches[name]` is
-        taken, or `.branches["default"]`."""
+        """Decorator: the function returns a branch's name or SelectReturn, which selects
+        `.branches[name]`, or `.branches["default"]` if no edge leaves that branch."""
         return Decorator(self._graph.add, NodeType.SELECT)
 
     @property
     def any(self) -> AnyDecorator:
-        """Decorator: the node runs once one of its edges is live; it joins branches. With
-        `wait=True` it waits until all its edges have ended."""
+        """Decorator: the node runs as soon as one of its edges is live, so it can join branches.
+        With `wait=True` it waits until all its edges have ended."""
         return Decorator(self._graph.add, NodeType.ANY)
 
     @property
     def all(self) -> AllDecorator:
-        """Decorator: the node runs once all of its edges are live. Several edges into one parameter
-        arrive as a dict by source; with `collect="parameter"` one edge does, too."""
+        """Decorator: the node runs once all of its edges are live. A parameter with several edges
+        gets a dict by source; with `collect="parameter"`, a parameter with one edge does, too."""
         return Decorator(self._graph.add, NodeType.ALL)
 
     def add_node(
@@ -197,8 +198,8 @@ class DAG(Workflow):
     ) -> Self:
         """Add a function, a Node or a whole workflow under a name; returns the DAG, for chains.
 
-        A Node or workflow may stand alone: `add_node(Node(f))` takes its own name. A Node that
-        belongs to a DAG already lends its function and options to a new one.
+        A Node or workflow may be given alone: `add_node(Node(f))` uses its own name. If the Node
+        belongs to another DAG, a new Node gets its function and options.
 
         >>> DAG("demo").add_node("double", lambda x: 2 * x).add_node("half", lambda x: x / 2)
         <DAG 'demo': 2 nodes, 0 edges>
@@ -215,14 +216,13 @@ class DAG(Workflow):
         type: NodeType | str | None = None,
         **options: Unpack[NodeOptions],
     ) -> Self:
-        """Put another function in the place of node `name`, as `add_node(name, func, replace=True)`
-        does.
+        """Replace the function of a node, as `add_node(name, func, replace=True)` does.
 
         Edges, hooks and the error handler stay; type and options do not, so give them again.
-        Each edge goes on feeding the parameter that it feeds. Where the new function has none of
-        that name, an edge made without `input=` may feed the parameter named like its output or
-        source, else a new one that is the only one; into a function without parameters it only
-        orders. Raises ValidationError, and changes nothing, where an edge finds no place.
+        Each edge keeps its parameter. If the new function has no parameter of that name, an edge
+        made without `input=` feeds the parameter named like its output or source, else a new one if
+        that is the only parameter; an edge into a function without parameters only orders. Raises
+        ValidationError, and changes nothing, if there is no parameter for an edge.
 
         >>> dag = DAG("demo").add_node("load", lambda: 20).add_node("add", lambda x, y=1: x + y)
         >>> dag.connect("load", "add").replace_node("add", lambda y, x: x - y).run(y=5)
@@ -249,15 +249,15 @@ class DAG(Workflow):
         Parameters
         ----------
         source, target:
-            Nodes or their names; the source may be a branch, `check.on_true`.
+            Nodes or their names; the source may also be a branch, `check.on_true`.
         output:
             The part of the value that flows: a key of a mapping, an attribute, or an element of a
-            tuple that the source names with `outputs=`. None: all of it.
+            tuple, named by `outputs=` of the source. None: the whole value.
         input:
-            The parameter that is fed. None: the one named like `output`, else like the source, else
-            the first that no edge feeds. False: none; the edge only orders.
+            The parameter that the edge feeds. None: the one named like `output`, else like the
+            source, else the first parameter without an edge. False: none, the edge only orders.
 
-        Raises ValidationError where a name is unknown or no parameter is left.
+        Raises ValidationError if a name is unknown or no parameter is left.
 
         >>> dag = DAG("demo").add_node("load", lambda: {"n": 3}).add_node("double", lambda n: 2 * n)
         >>> dag.connect("load", "double", output="n").run()
@@ -273,12 +273,14 @@ class DAG(Workflow):
         output: str | None = None,
         input: str | Literal[False] | None = None,
     ) -> Self:
-        """Remove the edges between two nodes, or those of a branch, output or parameter only."""
+        """Remove the edges between two nodes; of these only those of a branch, an output or a
+        parameter
+        if one is given."""
         self._graph.disconnect(source, target, output, input)
         return self
 
     def clone(self, name: str | None = None) -> DAG:
-        """A DAG of its own with the same functions, options and edges."""
+        """An independent copy with the same functions, options and edges."""
         twin = DAG(name or self.name, self.description, self.metadata, self.autowire)
         self._copy_into(twin)
         return twin
@@ -292,11 +294,10 @@ class DAG(Workflow):
     def validate(
         self, allow_disconnected: bool = False, check_types: bool = False
     ) -> list[ValidationError]:
-        """Everything that is wrong with the graph, as error objects; an empty list where nothing
-        is.
+        """All problems of the graph, as error objects; an empty list if there are none.
 
         `allow_disconnected` accepts nodes without any edge, as runs do. `check_types` compares the
-        annotations at both ends of each edge, where these are plain classes or unions of them.
+        annotations at both ends of each edge, if these are classes or unions of classes.
 
         >>> dag = DAG("demo").add_node("a", lambda x: x).add_node("b", lambda x: x)
         >>> [str(problem) for problem in dag.connect("a", "b").connect("b", "a").validate()]
@@ -310,7 +311,7 @@ class DAG(Workflow):
     def validate_or_raise(
         self, allow_disconnected: bool = False, check_types: bool = False
     ) -> None:
-        """Raise what `validate` finds: the one problem, or a ValidationError with all of them."""
+        """Raise the problem that `validate` finds, or one ValidationError with all of them."""
         found = self.validate(allow_disconnected, check_types)
         if found:
             raise ValidationError.of(found, repr(self.name))
@@ -330,7 +331,7 @@ class DAG(Workflow):
 
     @property
     def execution_order(self) -> list[str]:
-        """The names of the nodes as a sequential run takes them; raises CycleError."""
+        """The names of the nodes in the order of a sequential run; raises CycleError."""
         topology = self._topology()
         for problem in problems(topology, allow_disconnected=True):
             if topology.cycles:
@@ -374,40 +375,40 @@ class DAG(Workflow):
 
     @takes_what(_request)
     def execute(self, /, *args: Any, **options: Any) -> Run:
-        """Run the workflow; return the whole `Run`, also where nodes failed.
+        """Run the workflow; returns the `Run`, also if nodes failed.
 
         Parameters
         ----------
         inputs, more_inputs:
-            Values by the name of the parameters they fill, on any node.
+            Values by the name of the parameters that they fill, on any node.
         context:
-            The Context to work in; a new one when not given.
+            The Context of the run; a new one if not given.
         mode:
             "sequential": the caller's thread, one node at a time. "parallel": threads. "process":
-            worker processes (extra `process`). "async": an event loop, sync nodes in threads.
-            Everywhere but in the first a node starts the moment its inputs are there.
+            worker processes (extra `process`). "async": an event loop, sync nodes in threads. In
+            all modes but the first, a node starts as soon as its inputs are there.
         max_workers:
-            How many nodes run at once, at most. Where not given: for sync nodes the CPU count, in
-            async mode min(32, CPUs + 4); async nodes are unbounded.
+            How many nodes run at once, at most. If not given: the CPU count for sync nodes, in
+            async mode min(32, CPUs + 4); no limit for async nodes.
         executor:
-            Any `concurrent.futures.Executor`, left open: every sync node is one call submitted to
-            it.
+            Any `concurrent.futures.Executor`; each sync node is one call submitted to it. The run
+            does not shut it down.
         timeout:
             Seconds for the whole run.
         error_strategy:
-            "fail_fast" starts nothing more after a failure; "continue" runs all that does not
-            depend on one.
+            "fail_fast": after a failure no further node starts. "continue": all nodes run that do
+            not depend on a failed one.
         error_handler:
             `f(node_name, error, context)`, once per failed node; returns "stop" or "continue".
         outputs:
-            Run only what these nodes need; the value is a dict of those that completed.
+            Run only the nodes that these need; the value is a dict of those that completed.
         progress:
-            `f(node_name, status, fraction_done)`, called at each node's start and end, never twice
-            at once; True shows a bar (extra `progress`). In place of `progress_callback`.
+            `f(node_name, status, fraction_done)`, called at each node's start and end, one call at
+            a time; True shows a bar (extra `progress`). Used instead of `progress_callback`.
         track_memory:
             Measure the peak of traced memory, `context.metrics["memory_usage"]["peak_mb"]`; slow.
 
-        Raises ValidationError for what is wrong before any node runs.
+        Raises ValidationError, before any node runs, if the graph, an input or an option is wrong.
 
         >>> dag = DAG("demo").add_node("inverse", lambda x: 1 / x)
         >>> run = dag.execute(x=0)
@@ -418,11 +419,10 @@ class DAG(Workflow):
 
     @takes_what(_request)
     def run(self, /, *args: Any, **options: Any) -> Any:
-        """Run the workflow; return the value of the last sink that completed, None where none did.
+        """Run the workflow; returns the value of the last sink that completed, None if none did.
 
-        Takes what `execute` does. Raises ExecutionError where a node's failure ended the run, with
-        the user's exception as its cause, and ValidationError for what is wrong before any node
-        runs.
+        Takes the options of `execute`. Raises ExecutionError if a node's failure ended the run,
+        with the node's exception as its cause, and ValidationError as `execute` does.
 
         >>> DAG("demo").add_node("double", lambda x: 2 * x).run(x=2)
         4
@@ -431,14 +431,14 @@ class DAG(Workflow):
 
     @takes_what(_request, mode="async")
     async def execute_async(self, /, *args: Any, **options: Any) -> Run:
-        """`execute` for code that runs in an event loop, which it does not block: sync nodes run in
-        worker threads."""
+        """`execute` for code in an event loop. It does not block the loop: sync nodes run in worker
+        threads."""
         request = self._request(*args, **{"mode": "async", **options})
         return await self._drive_async(self._made_run(request))
 
     @takes_what(_request, mode="async")
     async def run_async(self, /, *args: Any, **options: Any) -> Any:
-        """`run` for code that runs in an event loop.
+        """`run` for code in an event loop.
 
         >>> import asyncio
         >>> dag = DAG("demo")
@@ -461,11 +461,11 @@ class DAG(Workflow):
         run: Run | None = None,
         **options: Any,
     ) -> Any:
-        """Run a node and everything below it; return the last sink's value.
+        """Run a node and all nodes below it; returns the last sink's value.
 
-        The results of other nodes that it needs come from `run`, an earlier Run, or from `context`,
-        else from the run that finished last, and so do the inputs that are not given anew.
-        `options` are those of `run`. Raises MissingInputError where such a result is missing.
+        The results of other nodes that are needed come from `run`, an earlier Run, or from
+        `context`, else from the run that finished last; so do inputs that are not given again.
+        `options` are those of `run`. Raises MissingInputError if such a result is missing.
 
         >>> dag = DAG("demo").add_node("load", lambda: 20).add_node("add", lambda x, y: x + y)
         >>> dag.connect("load", "add").run(y=1), dag.run_from("add", y=2)
@@ -482,7 +482,7 @@ class DAG(Workflow):
         run: Run | None = None,
         **options: Any,
     ) -> Any:
-        """`run_from` for code that runs in an event loop."""
+        """`run_from` for code in an event loop."""
         made = self._from(node, inputs, run, {"mode": "async", **options})
         return value_of(await self._drive_async(made))
 
@@ -493,7 +493,8 @@ class DAG(Workflow):
         inputs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Run a node and everything it depends on; return its value. `options` are those of `run`.
+        """Run a node and all nodes that it depends on; returns its value. `options` are those of
+        `run`.
 
         >>> dag = DAG("demo").add_node("load", lambda: 20).add_node("fail", lambda x: x / 0)
         >>> dag.connect("load", "fail").run_until("load")
@@ -508,7 +509,7 @@ class DAG(Workflow):
         inputs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """`run_until` for code that runs in an event loop."""
+        """`run_until` for code in an event loop."""
         made = self._until(node, inputs, {"mode": "async", **options})
         return value_of(await self._drive_async(made))
 
@@ -522,10 +523,10 @@ class DAG(Workflow):
         run: Run | None = None,
         **options: Any,
     ) -> Any:
-        """Run the nodes on the paths from one node to another; return the value of the latter.
+        """Run the nodes on the paths from `start` to `end`; returns the value of `end`.
 
-        Values from outside come as in `run_from`. Raises MissingConnectionError where there is no
-        path.
+        Results of other nodes come from earlier runs, as in `run_from`. Raises
+        MissingConnectionError if there is no path.
         """
         return value_of(self._drive(self._between(start, end, inputs, run, options)))
 
@@ -539,7 +540,7 @@ class DAG(Workflow):
         run: Run | None = None,
         **options: Any,
     ) -> Any:
-        """`run_between` for code that runs in an event loop."""
+        """`run_between` for code in an event loop."""
         made = self._between(start, end, inputs, run, {"mode": "async", **options})
         return value_of(await self._drive_async(made))
 
@@ -582,7 +583,7 @@ class DAG(Workflow):
         return run
 
     def _could_take(self, name: str) -> bool:
-        """Whether some node has a parameter for a run input, as the graph is now."""
+        """Whether some node of the graph, as it is now, takes a run input of this name."""
         for node in self._graph.nodes.values():
             fed = {edge.input for edge in self._graph.incoming(node.name)}
             signature = node.signature
@@ -596,7 +597,7 @@ class DAG(Workflow):
     def _nested_run(
         self, parent: Run, prefix: str, plan: Plan | None, inputs: dict[str, Any]
     ) -> DagRun:
-        """The run of this workflow as a node of another, which has compiled it for some inputs."""
+        """The run of this workflow as a node; `plan` is the plan that its parent compiled."""
         if plan is None or plan.input_names != inputs.keys():
             plan = self._plan(frozenset(inputs), WHOLE)
         context = Context(metadata=parent.context.metadata)
@@ -608,8 +609,8 @@ class DAG(Workflow):
         return self._kept(self._compile, inputs, part)
 
     def _checked(self, given: frozenset[str]) -> Topology:
-        """The whole shape; raises where something is wrong with it. `given` are the run inputs that
-        keep parameters of their name from being autowired."""
+        """The topology; raises if there are problems. Parameters with the names in `given` are not
+        autowired, because the run gives them as inputs."""
         topology = self._topology(given)
         found = problems(topology, allow_disconnected=True) + self._resource_problems()
         if found:
@@ -626,7 +627,7 @@ class DAG(Workflow):
             plan = Plan(narrowed, inputs, self._surroundings, self._resources)
         for index, node in enumerate(plan.nodes):
             if isinstance(node.workflow, Workflow):
-                # Now, so that an edit while the plan is executed changes nothing in it.
+                # Compiled now, so that an edit during a run does not change that run.
                 plan.nested[index] = node.workflow._nested_plan(plan.bindings[index].keywords)
         return plan
 
@@ -649,7 +650,7 @@ class DAG(Workflow):
 
 
 def _context_after(stored: Run | None) -> Context:
-    """A new Context that goes on with the user's metadata of an earlier run."""
+    """A new Context with the user's metadata of an earlier run."""
     if stored is None:
         return Context()
     engine = ("run_id", "execution_status", "errors")

@@ -1,4 +1,4 @@
-"""The public builder of finite-state machines, and the ways to run them."""
+"""FSM: builds and runs finite-state machines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _OWN = ("initial", "terminal", "replace")
 
 
 class FSM(Workflow):
-    """Functions as the states of a machine, which goes from one to the next until it ends.
+    """A finite-state machine, whose states are functions.
 
     Parameters
     ----------
@@ -50,11 +50,11 @@ class FSM(Workflow):
     initial_state, terminal_states:
         Names of states; `@fsm.state(initial=True)` and `terminal=True` say the same.
     max_cycles:
-        How many states a run executes at most; more raise MaxCyclesError.
+        How many states a run executes at most; a further state raises MaxCyclesError.
     on_max_cycles:
-        "raise", or "stop" to return what there is instead.
+        "raise", or "stop" to end the run and return the last value instead.
     keep_history:
-        How many visits of states are remembered; all when None.
+        How many visits of states are kept; None keeps all.
 
     >>> from fast_dag import FSMReturn
     >>> fsm = FSM("countdown")
@@ -92,7 +92,7 @@ class FSM(Workflow):
         self.max_cycles = _check_count("max_cycles", max_cycles)
         self.on_max_cycles: Literal["raise", "stop"] = on_max_cycles
         self.keep_history = keep_history
-        # In the order of declaration; more than one initial state is a problem.
+        # In the order of declaration. More than one initial state is a problem for `validate`.
         self._initial: dict[str, None] = {} if initial_state is None else {initial_state: None}
         self._terminal: dict[str, None] = dict.fromkeys(terminal_states)
         self._transitions: list[Transition] = []
@@ -105,9 +105,9 @@ class FSM(Workflow):
         """Decorator: a function becomes a state. Options: `initial`, `terminal`, those of a node
         (see `NodeOptions`), `name` and `replace`.
 
-        It returns an `FSMReturn`, or a plain value where declared transitions lead on. Its
-        parameters take the keys of the value that the state before returned, or that value whole;
-        else run inputs, else their defaults.
+        It returns an `FSMReturn`, or another value if declared transitions say what comes next. Its
+        parameters get the keys of the value that the previous state returned, or that value as a
+        whole; else run inputs, else their defaults.
         """
         return Decorator(self._add, own=_OWN)
 
@@ -143,7 +143,7 @@ class FSM(Workflow):
         func: Callable[..., Any] | Nestable | None = None,
         **options: Unpack[CommonOptions],
     ) -> Self:
-        """Add a state that ends the machine; with a name alone, let that state end it."""
+        """Add a state that ends the machine; with a name alone, make that state a terminal one."""
         if isinstance(name, str) and func is None:
             self._terminal[name] = None
             self._graph.version += 1
@@ -172,17 +172,18 @@ class FSM(Workflow):
         *,
         event: str | None = None,
     ) -> Self:
-        """Declare a way from one state to another; returns the FSM, for chains.
+        """Declare a transition from one state to another; returns the FSM, for chains.
 
         Parameters
         ----------
         source, target:
-            States or their names, which may be defined later.
+            States or their names; the states may be defined later.
         condition:
-            `f(value, context, data)` or fewer of these: whether it is taken, given what the source
-            returned and what the event brought. Of several ways the first that holds is taken.
+            `f(value, context, data)`, or with fewer parameters: whether to take the transition.
+            `value` is what the source returned, `data` what came with the event. Of several
+            transitions the first whose condition holds is taken.
         event:
-            It is taken only when a machine that was made by `start()` is sent this.
+            Take the transition only when this event is sent to a machine made by `start()`.
 
         >>> fsm = FSM("demo", initial_state="draw", terminal_states=["win"])
         >>> fsm = fsm.add_state("draw", lambda n=0: n + 1).add_state("win", lambda n: f"won by {n}")
@@ -201,8 +202,8 @@ class FSM(Workflow):
     def add_state_hook(self, hook: Callable[[FSM, str, str, Any], str | None]) -> None:
         """Call `hook(fsm, from_state, to_state, result)` at each transition, in order of adding.
 
-        `result` is the value of the state that is left. A hook may return the name of another
-        state to go to, or raise to keep the machine from going.
+        `result` is the value of `from_state`. A hook may return the name of another state to go to
+        instead, or raise to refuse the transition.
 
         >>> fsm = FSM("demo", initial_state="a", terminal_states=["b"])
         >>> fsm = fsm.add_state("a", lambda: 1).add_state("b", lambda x: x + 1)
@@ -229,7 +230,7 @@ class FSM(Workflow):
         return self
 
     def clone(self, name: str | None = None) -> FSM:
-        """An FSM of its own with the same states, options and transitions."""
+        """An independent copy with the same states, options and transitions."""
         twin = FSM(
             name or self.name,
             max_cycles=self.max_cycles,
@@ -250,7 +251,7 @@ class FSM(Workflow):
 
     @property
     def initial_state(self) -> str | None:
-        """The name of the state it starts in."""
+        """The name of the first state."""
         return next(iter(self._initial), None)
 
     @property
@@ -261,17 +262,17 @@ class FSM(Workflow):
 
     @property
     def terminal_states(self) -> list[str]:
-        """The names of the states that end it."""
+        """The names of the states that end the machine."""
         return list(self._terminal)
 
     @property
     def transitions(self) -> list[Transition]:
-        """The declared transitions, in their order."""
+        """The transitions, in the order of their declaration."""
         return list(self._transitions)
 
     @property
     def state_hooks(self) -> list[Callable[..., Any]]:
-        """The state hooks, in their order."""
+        """The state hooks, in the order in which they were added."""
         return [hook.func for hook in self._state_hooks]
 
     # Checking.
@@ -279,11 +280,10 @@ class FSM(Workflow):
     def validate(
         self, allow_disconnected: bool = False, check_types: bool = False
     ) -> list[ValidationError]:
-        """Everything that is wrong with the machine, as error objects; an empty list where nothing
-        is.
+        """All problems of the machine, as error objects; an empty list if there are none.
 
-        States that no declared transition reaches are told unless `allow_disconnected`: returns may
-        lead there, and runs accept them.
+        States that no declared transition leads to are a problem unless `allow_disconnected`: other
+        states may return their names, so runs accept them.
 
         >>> fsm = FSM("demo", initial_state="strat").add_state("start", lambda: 1)
         >>> [str(problem) for problem in fsm.validate()]
@@ -355,22 +355,22 @@ class FSM(Workflow):
             return []
         return [
             DisconnectedNodeError(
-                f"{self.name!r} has states that no declared transition leads to: {names(alone)}; "
-                "that is well where states return their names, and is accepted by "
-                "validate(allow_disconnected=True)",
+                f"{self.name!r} has states that no declared transition leads to: {names(alone)}. "
+                "If other states return their names, that is fine: pass allow_disconnected=True. "
+                "Else declare add_transition(), or remove_state()",
                 nodes=tuple(alone),
             )
         ]
 
     def validate_or_raise(self, allow_disconnected: bool = True, check_types: bool = False) -> None:
-        """Raise what `validate` finds: the one problem, or a ValidationError with all of them."""
+        """Raise the problem that `validate` finds, or one ValidationError with all of them."""
         found = self.validate(allow_disconnected, check_types)
         if found:
             raise ValidationError.of(found, repr(self.name))
 
     @property
     def is_valid(self) -> bool:
-        """Whether it can be run."""
+        """Whether the machine can be run."""
         return not self.validate(allow_disconnected=True)
 
     def _topology(self) -> Topology:
@@ -418,20 +418,21 @@ class FSM(Workflow):
 
     @takes_what(_request)
     def execute(self, /, *args: Any, **options: Any) -> FsmRun:
-        """Run the machine from its initial state; return the whole `Run`, also where it failed.
+        """Run the machine from its initial state; returns the `Run`, also if it failed.
 
         Parameters
         ----------
         inputs, more_inputs:
-            Values by the name of the parameters they fill, on any state.
+            Values by the name of the parameters that they fill, on any state.
         max_cycles:
-            How many states are executed at most, in place of the FSM's.
+            How many states the run executes at most, instead of the FSM's `max_cycles`.
         context, mode, max_workers, executor, timeout, error_strategy, error_handler, progress,
         track_memory:
-            As in `DAG.execute`. The fraction that `progress` tells is that of the states visited so
+            As in `DAG.execute`. The fraction given to `progress` is that of the states visited so
             far.
 
-        Raises ValidationError for what is wrong before any state runs.
+        Raises ValidationError, before any state runs, if the machine, an input or an option is
+        wrong.
 
         >>> fsm = FSM("demo").add_state("a", lambda n: n + 1, initial=True, terminal=True)
         >>> run = fsm.execute(n=1)
@@ -442,31 +443,31 @@ class FSM(Workflow):
 
     @takes_what(_request)
     def run(self, /, *args: Any, **options: Any) -> Any:
-        """Run the machine from its initial state; return the value of the last state.
+        """Run the machine from its initial state; returns the value of the last state.
 
-        Takes what `execute` does. Raises ExecutionError where a state failed, with the user's
-        exception as its cause, InvalidTransitionError where a state leads nowhere, MaxCyclesError,
-        and ValidationError for what is wrong before any state runs.
+        Takes the options of `execute`. Raises ExecutionError if a state failed, with the state's
+        exception as its cause, InvalidTransitionError if a state has no next state, MaxCyclesError,
+        and ValidationError as `execute` does.
         """
         return value_of(self.execute(*args, **options))
 
     @takes_what(_request, mode="async")
     async def execute_async(self, /, *args: Any, **options: Any) -> FsmRun:
-        """`execute` for code that runs in an event loop, which it does not block: sync states run
-        in worker threads."""
+        """`execute` for code in an event loop. It does not block the loop: sync states run in
+        worker threads."""
         request = self._request(*args, **{"mode": "async", **options})
         return await self._drive_async(self._made_run(request))
 
     @takes_what(_request, mode="async")
     async def run_async(self, /, *args: Any, **options: Any) -> Any:
-        """`run` for code that runs in an event loop."""
+        """`run` for code in an event loop."""
         return value_of(await self.execute_async(*args, **options))
 
     @takes_what(_request)
     def start(self, /, *args: Any, **options: Any) -> Machine:
-        """A live machine, to be driven step by step or by events; takes what `execute` does.
+        """Make a `Machine`, to be driven step by step or by events; takes the options of `execute`.
 
-        `timeout` holds for each step or event. Nothing has run yet.
+        No state has run yet. `timeout` applies to each step or event.
 
         >>> fsm = FSM("door", initial_state="closed", terminal_states=["open"])
         >>> fsm = fsm.add_state("closed", lambda: "closed").add_state("open", lambda: "open")
@@ -478,10 +479,10 @@ class FSM(Workflow):
         return self._machine(None, *args, **options)
 
     def restore(self, snapshot: Mapping[str, Any], /, **options: Any) -> Machine:
-        """The machine of which `snapshot` was made by `Machine.snapshot()`, to go on exactly there.
+        """The `Machine` of a snapshot that `Machine.snapshot()` made; it goes on from there.
 
-        `options` are those of `start`; the inputs are those of the snapshot. Raises ValidationError
-        where it is none, or of a version of this FSM with other states.
+        `options` are those of `start`; the inputs come from the snapshot. Raises ValidationError if
+        `snapshot` is no snapshot, or names states that this FSM does not have.
 
         >>> fsm = FSM("demo", initial_state="a", terminal_states=["b"])
         >>> fsm = fsm.add_state("a", lambda: 1).add_state("b", lambda x: x + 1)
@@ -512,7 +513,7 @@ class FSM(Workflow):
         return self._kept(self._compile, inputs)
 
     def _checked(self) -> Topology:
-        """The states; raises where something is wrong with them."""
+        """The topology; raises if there are problems."""
         found = self.validate(allow_disconnected=True)
         if found:
             raise ValidationError.of(found, repr(self.name))
@@ -571,8 +572,8 @@ class FSM(Workflow):
         return run
 
     def __getitem__(self, name: str) -> Any:
-        """The latest value of a state; `"s.0"` that of its first visit, `"sub.inner"` looks into a
-        nested workflow. Raises a KeyError that says why there is none."""
+        """The latest value of a state; `"s.0"` is that of its first visit, `"sub.inner"` is a value
+        inside a nested workflow. Raises a KeyError that says why there is no value."""
         if self._run_in_view() is None and isinstance(name, str):
             state, _, visit = name.partition(".")
             name = state if visit.isdecimal() else name
@@ -580,8 +581,8 @@ class FSM(Workflow):
 
     @property
     def context(self) -> Context:
-        """The context of the run in progress, from inside it; else of the run that finished last;
-        an empty one before the first."""
+        """Inside a run, the FSMContext of that run; else that of the run that finished last; an
+        empty one before the first run."""
         run = self._run_in_view()
         return FSMContext() if run is None else run.context
 
@@ -593,7 +594,7 @@ class FSM(Workflow):
 
     @property
     def current_state(self) -> str | None:
-        """The running state, else the one visited last; None before the first run."""
+        """The running state, or the one visited last; None before the first run."""
         run = self._run_or_none()
         return None if run is None else run.current_state
 

@@ -1,4 +1,4 @@
-"""A node: a name, a function, options, and the operators that connect it."""
+"""Node: a name, a function, options, and the operators that connect it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class NodeType(StrEnum):
-    """What a node does with its edges.
+    """How a node treats its edges: it computes, decides or joins.
 
     >>> NodeType("any") is NodeType.ANY
     True
@@ -46,7 +46,7 @@ class NodeType(StrEnum):
     """Whether several edges may feed one of its parameters."""
 
     def __new__(cls, value: str, decides: bool = False, joins: bool = False) -> NodeType:
-        # As attributes: they are looked up several times for every node of a plan.
+        # Attributes are faster than properties; plans look these up several times per node.
         member = str.__new__(cls, value)
         member._value_ = value
         member.decides, member.joins = decides, joins
@@ -59,18 +59,18 @@ class NodeType(StrEnum):
     ALL = "all", False, True
 
 
-_NODE = NodeType.NODE  # a member of an enum costs ten times a global
+_NODE = NodeType.NODE  # looking up a member of an enum takes ten times as long as a global
 
 
 class Nestable(ABC):
-    """A whole workflow that can stand where a function stands."""
+    """A workflow that can be a node of another workflow."""
 
     name: str
 
     @property
     @abstractmethod
     def signature(self) -> Signature:
-        """Its unfed parameters, as a function's."""
+        """Its parameters as a node: those that nothing inside it feeds."""
 
     @property
     @abstractmethod
@@ -86,11 +86,11 @@ class Nestable(ABC):
     def validate(
         self, allow_disconnected: bool = False, check_types: bool = False
     ) -> list[ValidationError]:
-        """Everything that is wrong with it."""
+        """All problems of it, as error objects."""
 
 
 class Linkable:
-    """What may stand on the left of `>>`: a node, or one branch of a decider."""
+    """Base of what may stand on the left of `>>`: a node, or one branch of a decider."""
 
     def __rshift__(self, target: T) -> T:
         """Connect to a node, or to each of a list of nodes; returns the target, for chains."""
@@ -98,7 +98,7 @@ class Linkable:
         return target
 
     def __rrshift__(self, sources: Iterable[Any]) -> Self:
-        """`[a, b] >> c` connects each of them to c, in their order."""
+        """`[a, b] >> c` connects a to c, then b to c."""
         _link(list(sources), self)
         return self
 
@@ -121,7 +121,7 @@ def _link(sources: list[Any], target: Any) -> None:
 
 
 class Branch(Linkable):
-    """One way out of a condition or select: `check.on_true`, `router.branches["email"]`."""
+    """One branch of a condition or select: `check.on_true`, `router.branches["email"]`."""
 
     __slots__ = ("choice", "node")
 
@@ -152,8 +152,8 @@ class Branches:
 class Node(Linkable, OfFunction[P, R]):
     """A step of a workflow.
 
-    Made by `@dag.node` and its siblings, or by hand for `dag.add_node(Node(...))`. It stays the
-    function it was made of: calling it calls the bare function.
+    `@dag.node` and its siblings make it, or you do, for `dag.add_node(Node(...))`. It can still be
+    called: that calls the bare function.
 
     Parameters
     ----------
@@ -162,11 +162,11 @@ class Node(Linkable, OfFunction[P, R]):
     name:
         Non-empty, without '.'; the function's own name when not given.
     type:
-        Whether it computes, decides or joins.
+        A `NodeType`: whether the node computes, decides or joins.
     options:
         See `NodeOptions`.
 
-    Raises InvalidNodeError where `func` cannot be a node or an option is not what it should be.
+    Raises InvalidNodeError if `func` cannot be a node, or if an option is wrong.
 
     >>> node = Node(lambda x: x + 1, "increment", retry=2)
     >>> node(3), node.name, node.retry
@@ -175,7 +175,7 @@ class Node(Linkable, OfFunction[P, R]):
 
     func: Callable[P, R]
     name: str
-    # Where nothing else was asked for, a node has these in its class, and so needs less memory.
+    # Class attributes, so that a node without options needs less memory.
     type: NodeType = NodeType.NODE
     options: Mapping[str, Any] = MappingProxyType({})
     graph: Holder | None = None
@@ -272,7 +272,7 @@ class Node(Linkable, OfFunction[P, R]):
 
     @property
     def signature(self) -> Signature:
-        """The parameters; of a nested workflow those that nothing inside it feeds."""
+        """The parameters; for a nested workflow those that nothing inside it feeds."""
         if self._signature is not None:
             return self._signature
         assert self.workflow is not None
@@ -293,10 +293,10 @@ class Node(Linkable, OfFunction[P, R]):
             return getattr(self.func, "__name__", own)
         return own
 
-    # What a function is expected to be.
+    # A node behaves like its function.
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the bare function, with nothing of the engine around it."""
+        """Call the bare function, without hooks, retries or cache."""
         return self.func(*args, **kwargs)
 
     @overload
@@ -304,7 +304,7 @@ class Node(Linkable, OfFunction[P, R]):
     @overload
     def __get__(self, instance: object, owner: Any) -> Callable[..., R]: ...
     def __get__(self, instance: object | None, owner: Any) -> Node[P, R] | Callable[..., R]:
-        """In a class body it is a method like the function it was made of."""
+        """Bind the function to an instance, as for a method defined in a class body."""
         return self if instance is None else MethodType(self, instance)
 
     @property
@@ -327,12 +327,12 @@ class Node(Linkable, OfFunction[P, R]):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of the elements of the returned tuple; empty where none were given."""
+        """The names of the elements of the returned tuple; empty if none were given."""
         return tuple(self.options.get("outputs") or ())
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The node's own dictionary."""
+        """The node's metadata: a dictionary that you may change."""
         given: dict[str, Any] | None = self.options.get("metadata")
         if given is None:
             given = {}
@@ -343,7 +343,7 @@ class Node(Linkable, OfFunction[P, R]):
 
     @property
     def owner(self) -> Holder:
-        """The graph this node belongs to; raises InvalidNodeError where there is none."""
+        """The graph that this node belongs to; raises InvalidNodeError if it belongs to none."""
         if self.graph is None:
             raise InvalidNodeError(
                 f"node {self.name!r} belongs to no DAG; add it with dag.add_node(node) first",
@@ -352,7 +352,7 @@ class Node(Linkable, OfFunction[P, R]):
         return self.graph
 
     def after(self, *nodes: Node[..., Any] | Branch) -> Node[P, R]:
-        """Run after `nodes`, without taking a value of theirs; returns this node."""
+        """Run after `nodes` without taking their values; returns this node."""
         for each in nodes:
             self.owner.connect(each, self, input=False)
         return self
@@ -367,19 +367,20 @@ class Node(Linkable, OfFunction[P, R]):
 
     @property
     def on_true(self) -> Branch:
-        """The branch of a condition that holds."""
+        """The branch that is taken if the condition is true."""
         self._branch("on_true", NodeType.CONDITION)
         return Branch(self, True)
 
     @property
     def on_false(self) -> Branch:
-        """The branch of a condition that does not hold."""
+        """The branch that is taken if the condition is false."""
         self._branch("on_false", NodeType.CONDITION)
         return Branch(self, False)
 
     @property
     def branches(self) -> Branches:
-        """The branches of a select, by name; "default" takes what no other branch does."""
+        """The branches of a select, by name; "default" is taken if there is no branch of the
+        returned name."""
         self._branch("branches", NodeType.SELECT)
         return Branches(self)
 
@@ -418,7 +419,7 @@ def as_node(
     type: NodeType | str | None,
     options: Any,
 ) -> Node[..., Any]:
-    """What `add_node` was given as a Node: a name and a function, or either alone."""
+    """The Node that `add_node` is asked for: by a name and a function, or by one of them."""
     own: str | None = None
     if func is None and not isinstance(name, str):
         func = name

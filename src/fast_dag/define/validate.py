@@ -1,4 +1,4 @@
-"""The only checker of definitions: everything that is wrong with a graph, at once."""
+"""Checks definitions: finds all problems of a graph at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def problems(
     topology: Topology, *, allow_disconnected: bool = False, check_types: bool = False
 ) -> list[ValidationError]:
-    """Everything that is wrong with a graph; an empty list where nothing is."""
+    """All problems of a graph; an empty list if there are none."""
     if not topology.nodes:
         return [
             ValidationError(f"{topology.name!r} has no nodes; add one with @dag.node or add_node()")
@@ -70,7 +70,7 @@ def _disconnected(topology: Topology) -> Iterator[ValidationError]:
 
 
 def _impossible(topology: Topology) -> Iterator[ValidationError]:
-    """Joins that need two branches of one decider at once."""
+    """Nodes that need two branches of one decider at once."""
     if not topology.listened:
         return
     for index, node in enumerate(topology.nodes):
@@ -91,7 +91,7 @@ def _impossible(topology: Topology) -> Iterator[ValidationError]:
 
 
 def _nested(topology: Topology, *, check_types: bool) -> Iterator[ValidationError]:
-    """What is wrong inside nested workflows, or between them and the edges into them."""
+    """Problems inside nested workflows, and of the edges into them."""
     for index, node in enumerate(topology.nodes):
         if node.workflow is None:
             continue
@@ -118,7 +118,7 @@ def _mistyped(topology: Topology) -> Iterator[ValidationError]:
         for edge in edges:
             source = topology.nodes[whole[edge.source]]
             if target.type is NodeType.ALL and sum(edge.input == each.input for each in edges) > 1:
-                continue  # it gets a dict of them
+                continue  # the parameter gets a dict
             problem = _mismatch(source, target, edge)
             if problem is not None:
                 yield problem
@@ -148,12 +148,12 @@ def _mismatch(source: Node[..., Any], target: Node[..., Any], edge: Edge) -> Val
 
 
 def _classes(annotation: Any) -> tuple[type, ...] | None:
-    """The classes of a plain annotation or union of plain ones; None where it is anything else."""
+    """The classes of an annotation that is a class or a union of classes; else None."""
     if annotation is None:
         return (type(None),)
-    from typing import Any, Union, get_origin  # slow to import, and check_types is for tests
+    from typing import Any, Union, get_origin  # slow to import; only check_types uses it
 
-    if annotation is Any:  # a class, as far as Python can tell
+    if annotation is Any:  # isinstance(Any, type) is true
         return None
     if get_origin(annotation) in (Union, UnionType):
         members = [_classes(each) for each in annotation.__args__]
@@ -165,12 +165,12 @@ def _classes(annotation: Any) -> tuple[type, ...] | None:
     return None
 
 
-# PEP 484: where a float is wanted an int will do, and so on up the numeric tower.
+# PEP 484: an int is accepted as a float, and both are accepted as a complex.
 _ALSO_FITS = {float: (int,), complex: (float, int)}
 
 
 def _fits(given: type, wanted: type) -> bool:
     try:
         return issubclass(given, (wanted, *_ALSO_FITS.get(wanted, ())))
-    except TypeError:  # protocols and the like cannot be asked
+    except TypeError:  # issubclass does not work with some protocols
         return True
