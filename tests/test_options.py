@@ -175,7 +175,7 @@ def test_ways_to_run_show_their_options(kind: Any, name: str) -> None:
     assert ("max_cycles" if kind is FSM else "outputs") in names
     mode = "async" if name.endswith("async") else "sequential"
     assert shown.parameters["mode"].default == mode
-    result = "Any" if name.startswith("run") else ("FsmRun" if kind is FSM else "Run")
+    result = "Any" if name.startswith("run") else ("MachineRun" if kind is FSM else "Run")
     assert shown.return_annotation == result
 
 

@@ -315,7 +315,7 @@ def test_only_who_takes_nodes_takes_a_run_off_its_fast_paths(
     alone(logger_takes, handler)
     for workflow in (chain(), FSM("m").add_state("s", lambda: 1, initial=True, terminal=True)):
         run = workflow.execute()
-        assert (run.observers is not None) is are_logged
+        assert (run._execution.observers is not None) is are_logged
     assert ("DEBUG" in handler.levels) is are_logged
     assert ("INFO" in handler.levels) is (logger_takes <= logging.INFO)
 

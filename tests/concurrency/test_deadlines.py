@@ -161,7 +161,7 @@ def test_a_run_that_was_late_has_a_timeout_error_to_raise(way: Way) -> None:
     assert error.run is run
     assert run.status == "timed_out"
     assert run.results == {"quick": 1}
-    assert error.timeout == run.settings.timeout
+    assert error.timeout == run._execution.settings.timeout
     held.end()
 
 

@@ -668,9 +668,9 @@ def test_an_interrupt_in_a_state_ends_the_run(options: dict[str, Any], error: ty
     assert views(fsm) == (["a", "b"], "b", 2, False)
     assert context.metadata["execution_status"] == "cancelled"
     assert context.results == {"a": 1, "b": 1}
-    assert fsm._last_run is not None
-    assert fsm._last_run.statuses["c"] == "cancelled"
-    assert fsm._last_run.statuses["d"] == "not_run"
+    assert fsm.last_run is not None
+    assert fsm.last_run.statuses["c"] == "cancelled"
+    assert fsm.last_run.statuses["d"] == "not_run"
 
 
 def test_an_async_state_inside_a_running_loop_needs_run_async() -> None:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from fast_dag.cache.memory import Backend
     from fast_dag.call.effects import Effect
+    from fast_dag.call.host import Host
     from fast_dag.define.node import Node
-    from fast_dag.run.run import Run
 
     Found = Sequence[Any]
 
@@ -266,13 +266,13 @@ class NodeCache:
 
     # Who computes.
 
-    def claim(self, key: Any, run: Run) -> tuple[SingleFlight, bool]:
+    def claim(self, key: Any, host: Host) -> tuple[SingleFlight, bool]:
         """The flight that computes a key, and whether it is the caller's own, just begun."""
         with self._lock:
             flight = self._flights.get(key)
             if flight is not None:
                 return flight, False
-            flight = self._flights[key] = SingleFlight(run)
+            flight = self._flights[key] = SingleFlight(host)
             return flight, True
 
     def finish(self, key: Any, flight: SingleFlight) -> None:

@@ -15,8 +15,9 @@ from fast_dag.define.workflow import Workflow, value_of
 from fast_dag.errors import MissingConnectionError, ValidationError, names
 from fast_dag.plan.plan import Plan
 from fast_dag.plan.topology import Topology
-from fast_dag.run.dag_execution import DagRun
-from fast_dag.run.run import ExecutionMode, Run, Settings
+from fast_dag.run.dag_execution import DagExecution
+from fast_dag.run.run import Run
+from fast_dag.run.settings import ExecutionMode, Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         NodeDecorator,
     )
     from fast_dag.define.options import NodeOptions
+    from fast_dag.run.execution import Execution
 
 
 class Part(Fields):
@@ -415,7 +417,7 @@ class DAG(Workflow):
         >>> run.status, run.errors
         ('failed', {'inverse': ZeroDivisionError('division by zero')})
         """
-        return self._drive(self._made_run(self._request(*args, **options)))
+        return self._drive(self._made(self._request(*args, **options))).run
 
     @takes_what(_request)
     def run(self, /, *args: Any, **options: Any) -> Any:
@@ -427,14 +429,14 @@ class DAG(Workflow):
         >>> DAG("demo").add_node("double", lambda x: 2 * x).run(x=2)
         4
         """
-        return value_of(self.execute(*args, **options))
+        return value_of(self._drive(self._made(self._request(*args, **options))))
 
     @takes_what(_request, mode="async")
     async def execute_async(self, /, *args: Any, **options: Any) -> Run:
         """`execute` for code in an event loop. It does not block the loop: sync nodes run in worker
         threads."""
         request = self._request(*args, **{"mode": "async", **options})
-        return await self._drive_async(self._made_run(request))
+        return (await self._drive_async(self._made(request))).run
 
     @takes_what(_request, mode="async")
     async def run_async(self, /, *args: Any, **options: Any) -> Any:
@@ -448,7 +450,8 @@ class DAG(Workflow):
         >>> asyncio.run(dag.run_async(x=2))
         4
         """
-        return value_of(await self.execute_async(*args, **options))
+        request = self._request(*args, **{"mode": "async", **options})
+        return value_of(await self._drive_async(self._made(request)))
 
     # Running a part.
 
@@ -544,27 +547,31 @@ class DAG(Workflow):
         made = self._between(start, end, inputs, run, {"mode": "async", **options})
         return value_of(await self._drive_async(made))
 
-    def _from(self, node: Any, inputs: Any, run: Run | None, options: Any) -> DagRun:
+    def _from(self, node: Any, inputs: Any, run: Run | None, options: Any) -> DagExecution:
         part = Part(start=self._graph.node(node).name)
-        return self._made_run(self._request(inputs, **options), part, run)
+        return self._made(self._request(inputs, **options), part, run)
 
-    def _until(self, node: Any, inputs: Any, options: Any) -> DagRun:
+    def _until(self, node: Any, inputs: Any, options: Any) -> DagExecution:
         part = Part(end=self._graph.node(node).name)
-        return self._made_run(self._request(inputs, **options), part)
+        return self._made(self._request(inputs, **options), part)
 
-    def _between(self, start: Any, end: Any, inputs: Any, run: Run | None, options: Any) -> DagRun:
+    def _between(
+        self, start: Any, end: Any, inputs: Any, run: Run | None, options: Any
+    ) -> DagExecution:
         part = Part(self._graph.node(start).name, self._graph.node(end).name)
-        return self._made_run(self._request(inputs, **options), part, run)
+        return self._made(self._request(inputs, **options), part, run)
 
     # From a request to a run.
 
-    def _made_run(self, request: Request, part: Part = WHOLE, stored: Run | None = None) -> DagRun:
+    def _made(
+        self, request: Request, part: Part = WHOLE, stored: Run | None = None
+    ) -> DagExecution:
         inputs, context = request.inputs, request.context
         if part.start is not None and context is None:
-            stored = stored or self._last_run
+            stored = stored or (None if self._last is None else self._last.run)
+        earlier: DagExecution | None = None
         if stored is not None:
-            if not isinstance(stored, DagRun) or stored.graph is not self._graph:
-                raise ValidationError(f"run= is a run of {stored.name!r}, not of {self.name!r}")
+            earlier = self._earlier(stored)
             kept = {key: stored.inputs[key] for key in stored.inputs if self._could_take(key)}
             inputs = {**kept, **inputs}
         outputs = request.outputs
@@ -576,11 +583,19 @@ class DAG(Workflow):
         plan = self._plan(frozenset(inputs), part)
         if context is None:
             context = _context_after(stored)
-        run = DagRun(
-            self._graph, plan, inputs, context, request.settings, outputs=outputs, stored=stored
+        execution = DagExecution(
+            self._graph, plan, inputs, context, request.settings, outputs=outputs, earlier=earlier
         )
-        run.observers = self._observers(run)
-        return run
+        execution.observers = self._observers(execution)
+        return execution
+
+    def _earlier(self, run: Run) -> DagExecution:
+        """The execution of an earlier Run of this DAG."""
+        earlier = run._execution if isinstance(run, Run) else None
+        if not isinstance(earlier, DagExecution) or earlier.graph is not self._graph:
+            name = getattr(run, "name", run)
+            raise ValidationError(f"run= is a run of {name!r}, not of {self.name!r}")
+        return earlier
 
     def _could_take(self, name: str) -> bool:
         """Whether some node of the graph, as it is now, takes a run input of this name."""
@@ -594,14 +609,14 @@ class DAG(Workflow):
     def _nested_plan(self, inputs: frozenset[str]) -> Plan:
         return self._plan(inputs, WHOLE)
 
-    def _nested_run(
-        self, parent: Run, prefix: str, plan: Plan | None, inputs: dict[str, Any]
-    ) -> DagRun:
-        """The run of this workflow as a node; `plan` is the plan that its parent compiled."""
+    def _nested_execution(
+        self, parent: Execution, prefix: str, plan: Plan | None, inputs: dict[str, Any]
+    ) -> DagExecution:
+        """The execution of this workflow as a node; `plan` is the plan that its parent compiled."""
         if plan is None or plan.input_names != inputs.keys():
             plan = self._plan(frozenset(inputs), WHOLE)
         context = Context(metadata=parent.context.metadata)
-        return DagRun(
+        return DagExecution(
             self._graph, plan, inputs, context, parent.settings, parent=parent, prefix=prefix
         )
 
@@ -620,15 +635,16 @@ class DAG(Workflow):
     def _compile(self, inputs: frozenset[str], part: Part) -> Plan:
         given = inputs.intersection(self._graph.nodes) if self.autowire else frozenset()
         topology = self._kept(self._checked, given)
-        plan = Plan(topology, inputs, self._surroundings, self._resources)
+        plan = Plan(topology, inputs, self._policy_of, self._resources, self._wrappers)
         plan.refuse_unknown(option_names(DAG._request))
         narrowed = part.of(topology)
         if narrowed is not topology:
-            plan = Plan(narrowed, inputs, self._surroundings, self._resources)
-        for index, node in enumerate(plan.nodes):
-            if isinstance(node.workflow, Workflow):
+            plan = Plan(narrowed, inputs, self._policy_of, self._resources, self._wrappers)
+        for step in plan.steps:
+            workflow = step.node.workflow
+            if isinstance(workflow, Workflow):
                 # Compiled now, so that an edit during a run does not change that run.
-                plan.nested[index] = node.workflow._nested_plan(plan.bindings[index].keywords)
+                step.nested = workflow._nested_plan(step.binding.keywords)
         return plan
 
     def _read_signature(self) -> Signature:

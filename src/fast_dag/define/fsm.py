@@ -20,11 +20,11 @@ from fast_dag.errors import (
     closest,
     names,
 )
-from fast_dag.plan.machine_plan import FsmPlan
+from fast_dag.plan.machine_plan import MachinePlan
 from fast_dag.plan.topology import Topology
 from fast_dag.run.machine import Machine, check_snapshot
-from fast_dag.run.machine_execution import FsmRun, Limits
-from fast_dag.run.run import ExecutionMode, Run, Settings
+from fast_dag.run.machine_execution import Limits, MachineExecution, MachineRun
+from fast_dag.run.settings import ExecutionMode, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from fast_dag.define.node import Nestable
     from fast_dag.define.options import CommonOptions
     from fast_dag.draw.view import MachineView
+    from fast_dag.run.execution import Execution
+    from fast_dag.run.machine_state import MachineState
 
 
 _OWN = ("initial", "terminal", "replace")
@@ -417,7 +419,7 @@ class FSM(Workflow):
         return Request(self.name, inputs, more_inputs, context, settings, limits=limits)
 
     @takes_what(_request)
-    def execute(self, /, *args: Any, **options: Any) -> FsmRun:
+    def execute(self, /, *args: Any, **options: Any) -> MachineRun:
         """Run the machine from its initial state; returns the `Run`, also if it failed.
 
         Parameters
@@ -439,7 +441,9 @@ class FSM(Workflow):
         >>> run.value, run.status, run.state_history, run.is_terminated
         (2, 'completed', ['a'], True)
         """
-        return self._drive(self._made_run(self._request(*args, **options)))
+        run = self._drive(self._made(self._request(*args, **options))).run
+        assert isinstance(run, MachineRun)
+        return run
 
     @takes_what(_request)
     def run(self, /, *args: Any, **options: Any) -> Any:
@@ -449,19 +453,22 @@ class FSM(Workflow):
         exception as its cause, InvalidTransitionError if a state has no next state, MaxCyclesError,
         and ValidationError as `execute` does.
         """
-        return value_of(self.execute(*args, **options))
+        return value_of(self._drive(self._made(self._request(*args, **options))))
 
     @takes_what(_request, mode="async")
-    async def execute_async(self, /, *args: Any, **options: Any) -> FsmRun:
+    async def execute_async(self, /, *args: Any, **options: Any) -> MachineRun:
         """`execute` for code in an event loop. It does not block the loop: sync states run in
         worker threads."""
         request = self._request(*args, **{"mode": "async", **options})
-        return await self._drive_async(self._made_run(request))
+        run = (await self._drive_async(self._made(request))).run
+        assert isinstance(run, MachineRun)
+        return run
 
     @takes_what(_request, mode="async")
     async def run_async(self, /, *args: Any, **options: Any) -> Any:
         """`run` for code in an event loop."""
-        return value_of(await self.execute_async(*args, **options))
+        request = self._request(*args, **{"mode": "async", **options})
+        return value_of(await self._drive_async(self._made(request)))
 
     @takes_what(_request)
     def start(self, /, *args: Any, **options: Any) -> Machine:
@@ -502,14 +509,16 @@ class FSM(Workflow):
         plan = self._plan(frozenset(request.inputs))
         return Machine(self, plan, request, awaited.settings, snapshot)
 
-    def _made_run(self, request: Request) -> FsmRun:
+    def _made(self, request: Request) -> MachineExecution:
         plan = self._plan(frozenset(request.inputs))
         context = FSMContext() if request.context is None else request.context
-        run = FsmRun(self, plan, request.inputs, context, request.settings, request.limits)
-        run.observers = self._observers(run)
-        return run
+        execution = MachineExecution(
+            self, plan, request.inputs, context, request.settings, request.limits
+        )
+        execution.observers = self._observers(execution)
+        return execution
 
-    def _plan(self, inputs: frozenset[str]) -> FsmPlan:
+    def _plan(self, inputs: frozenset[str]) -> MachinePlan:
         return self._kept(self._compile, inputs)
 
     def _checked(self) -> Topology:
@@ -519,12 +528,13 @@ class FSM(Workflow):
             raise ValidationError.of(found, repr(self.name))
         return self._topology()
 
-    def _compile(self, inputs: frozenset[str]) -> FsmPlan:
-        plan = FsmPlan(
+    def _compile(self, inputs: frozenset[str]) -> MachinePlan:
+        plan = MachinePlan(
             self._kept(self._checked),
             inputs,
-            self._surroundings,
+            self._policy_of,
             self._resources,
+            self._wrappers,
             start=next(iter(self._initial)),
             terminals=self._terminal,
             transitions=self._transitions,
@@ -535,17 +545,17 @@ class FSM(Workflow):
 
     # As a state or node of another workflow.
 
-    def _nested_plan(self, inputs: frozenset[str]) -> FsmPlan:
+    def _nested_plan(self, inputs: frozenset[str]) -> MachinePlan:
         return self._plan(inputs)
 
-    def _nested_run(
-        self, parent: Run, prefix: str, plan: FsmPlan | None, inputs: dict[str, Any]
-    ) -> FsmRun:
+    def _nested_execution(
+        self, parent: Execution, prefix: str, plan: MachinePlan | None, inputs: dict[str, Any]
+    ) -> MachineExecution:
         if plan is None or plan.input_names != inputs.keys():
             plan = self._plan(frozenset(inputs))
         context = FSMContext(metadata=parent.context.metadata)
         limits = Limits(self.max_cycles, self.on_max_cycles == "raise")
-        return FsmRun(
+        return MachineExecution(
             self, plan, inputs, context, parent.settings, limits, parent=parent, prefix=prefix
         )
 
@@ -566,15 +576,19 @@ class FSM(Workflow):
 
     # Views of the run in progress, or of the one that finished last.
 
-    def _run_or_none(self) -> FsmRun | None:
-        run = self._run_in_view()
-        assert run is None or isinstance(run, FsmRun)
-        return run
+    @property
+    def _state(self) -> MachineState | None:
+        """Where the machine in view is."""
+        execution = self._in_view()
+        if execution is None:
+            return None
+        assert isinstance(execution, MachineExecution)
+        return execution.machine_state
 
     def __getitem__(self, name: str) -> Any:
         """The latest value of a state; `"s.0"` is that of its first visit, `"sub.inner"` is a value
         inside a nested workflow. Raises a KeyError that says why there is no value."""
-        if self._run_in_view() is None and isinstance(name, str):
+        if self._in_view() is None and isinstance(name, str):
             state, _, visit = name.partition(".")
             name = state if visit.isdecimal() else name
         return super().__getitem__(name)
@@ -583,32 +597,32 @@ class FSM(Workflow):
     def context(self) -> Context:
         """Inside a run, the FSMContext of that run; else that of the run that finished last; an
         empty one before the first run."""
-        run = self._run_in_view()
-        return FSMContext() if run is None else run.context
+        execution = self._in_view()
+        return FSMContext() if execution is None else execution.context
 
     @property
     def state_history(self) -> list[str]:
         """The visited states in order, the running one included."""
-        run = self._run_or_none()
-        return [] if run is None else run.state_history
+        state = self._state
+        return [] if state is None else state.state_history
 
     @property
     def current_state(self) -> str | None:
         """The running state, or the one visited last; None before the first run."""
-        run = self._run_or_none()
-        return None if run is None else run.current_state
+        state = self._state
+        return None if state is None else state.current_state
 
     @property
     def is_terminated(self) -> bool:
         """Whether a terminal state, or a return with `stop`, has ended the machine."""
-        run = self._run_or_none()
-        return run is not None and run.is_terminated
+        state = self._state
+        return state is not None and state.ended
 
     @property
     def cycle_count(self) -> int:
         """How many states have been executed, the running one included."""
-        run = self._run_or_none()
-        return 0 if run is None else run.cycle_count
+        state = self._state
+        return 0 if state is None else state.cycle_count
 
 
 def _check_count(what: str, value: Any) -> int:

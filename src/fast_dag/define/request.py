@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, ParamSpec, TypeVar
 
-    from fast_dag.run.run import Settings
+    from fast_dag.run.settings import Settings
 
     Q = ParamSpec("Q")
     V = TypeVar("V")

@@ -17,9 +17,11 @@ from fast_dag.define.node import Nestable, Node
 from fast_dag.drive.select import drive, drive_async
 from fast_dag.errors import InvalidNodeError, MissingResultError, ValidationError
 from fast_dag.plan.plan import Plan, Plans
-from fast_dag.run.events import Bar, Event, Observers, Progress
-from fast_dag.run.run import Run, current_run
+from fast_dag.run.execution import current
+from fast_dag.watch.events import Reported
 from fast_dag.watch.log import node_log
+from fast_dag.watch.observers import Observers
+from fast_dag.watch.progress import Bar, Progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,13 +29,16 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import Any, ClassVar, Literal, Self, TypeVar
 
+    from fast_dag.call.policy import Around
     from fast_dag.define.signature import Signature
     from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.draw.view import MachineView, WorkflowView
+    from fast_dag.plan.step import Wrapper
     from fast_dag.plan.topology import Topology
-    from fast_dag.run.events import Observer
+    from fast_dag.run.execution import Execution
+    from fast_dag.run.run import Run
 
-    RunT = TypeVar("RunT", bound=Run)
+    ExecutionT = TypeVar("ExecutionT", bound=Execution)
 
 
 class Workflow(Nestable):
@@ -42,6 +47,8 @@ class Workflow(Nestable):
     kind: ClassVar[str] = ""
     """What it is, as files and the command line call it: "dag" or "fsm"."""
     _noun: ClassVar[str] = "node"  # as errors call what it has
+    _wrappers: tuple[Wrapper, ...] = ()  # put other functions in the place of those of nodes
+    _arounds: tuple[Around, ...] = ()  # put effects around the calls of nodes
 
     def __init__(
         self,
@@ -59,7 +66,7 @@ class Workflow(Nestable):
         self._handlers: dict[str, Hook] = {}
         self._resources: Mapping[str, Hook] = {}
         self._progress_callback: Callable[[str, str, float], object] | None = None
-        self._last_run: Run | None = None
+        self._last: Execution | None = None
         self._plans: Plans | None = None
         self._signature: tuple[Any, Signature] | None = None
 
@@ -261,27 +268,26 @@ class Workflow(Nestable):
                 )
         return found
 
-    def _surroundings(self, node: Node[..., Any], resources: Sequence[str]) -> CallPolicy | None:
-        """The hooks, retries, cache and resources of a node's calls; None if it has none of
-        them."""
+    def _policy_of(self, node: Node[..., Any], resources: Sequence[str]) -> CallPolicy | None:
+        """What surrounds the calls of a node; None if nothing does."""
         hooks, handler = self._default_hooks, None
         if self._node_hooks or self._handlers:
             hooks = {**hooks, **self._node_hooks.get(node.name, {})}
             handler = self._handlers.get(node.name)
-        if not (hooks or handler or node.retry or node.cache or resources):
+        if not (hooks or handler or node.retry or node.cache or resources or self._arounds):
             return None
-        return CallPolicy(node, hooks, handler, resources)
+        return CallPolicy(node, hooks, handler, resources, self._arounds)
 
     # Views of a run.
 
-    def _run_in_view(self) -> Run | None:
-        """Inside a run, that run; else the run that finished last."""
-        run = current_run.get()
-        while run is not None:
-            if run.graph is self._graph:
-                return run
-            run = run.outer
-        return self._last_run
+    def _in_view(self) -> Execution | None:
+        """Inside a run, its execution; else that of the run that finished last."""
+        execution = current.get()
+        while execution is not None:
+            if execution.graph is self._graph:
+                return execution
+            execution = execution.outer
+        return self._last
 
     @property
     def last_run(self) -> Run | None:
@@ -292,14 +298,15 @@ class Workflow(Nestable):
         >>> dag.last_run, dag.run(), dag.last_run.status
         (None, 42, 'completed')
         """
-        return self._run_in_view()
+        execution = self._in_view()
+        return None if execution is None else execution.run
 
     @property
     def context(self) -> Context:
         """Inside a run, the Context of that run; else that of the run that finished last; an empty
         one before the first run."""
-        run = self._run_in_view()
-        return Context() if run is None else run.context
+        execution = self._in_view()
+        return Context() if execution is None else execution.context
 
     @property
     def results(self) -> dict[str, Any]:
@@ -312,9 +319,9 @@ class Workflow(Nestable):
         Raises a KeyError that says why there is no result: unknown, not run, skipped, failed,
         deleted.
         """
-        run = self._run_in_view()
-        if run is not None:
-            return run[name]
+        execution = self._in_view()
+        if execution is not None:
+            return execution.run[name]
         self._graph.resolve(name)
         raise MissingResultError(
             f"{self.name!r} has no result of {name!r}: it has not run yet",
@@ -338,11 +345,11 @@ class Workflow(Nestable):
         double completed 1.0
         2
         """
-        run = self._run_in_view()
-        if run is not None and run.status == "running" and run.observers is not None:
-            observers, here = run.observers, run
+        here = self._in_view()
+        if here is not None and here.status == "running" and here.observers is not None:
+            observers, execution = here.observers, here
             return lambda name, status, fraction: observers.tell(
-                Event(here, name, status, fraction)
+                Reported(execution, name, fraction, status)
             )
         return self._progress_callback or _no_progress
 
@@ -352,21 +359,21 @@ class Workflow(Nestable):
             raise ValidationError(f"progress_callback is not callable: {callback!r}")
         self._progress_callback = callback
 
-    def _observers(self, run: Run) -> Observers | None:
-        """The observers of a new run; None if there are none."""
-        asked = run.settings.progress
+    def _observers(self, execution: Execution) -> Observers | None:
+        """The observers of a new execution; None if there are none."""
+        asked = execution.settings.progress
         callback = self._progress_callback if asked is None else asked
         log = node_log()
         if callback is None and log is None:
             return None
-        observers: list[Observer] = []
+        observers: list[Any] = []
         if callback is True:
             observers.append(Progress(Bar(self.name)))
         elif callable(callback):
             observers.append(Progress(callback))
         if log is not None:
             observers.append(log)
-        return Observers(observers, len(run.plan.names)) if observers else None
+        return Observers(observers, len(execution.plan.names)) if observers else None
 
     def get_result(self, name: str) -> Any:
         """The same as `workflow[name]`."""
@@ -441,8 +448,8 @@ class Workflow(Nestable):
         """
         from fast_dag.draw.visualize import visualize
 
-        run = self._run_in_view() if show_results else None
-        return visualize(run or self, backend, filename, format, show_results, options)
+        execution = self._in_view() if show_results else None
+        return visualize(execution or self, backend, filename, format, show_results, options)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """The picture that a notebook shows."""
@@ -489,21 +496,21 @@ class Workflow(Nestable):
 
     # Running.
 
-    def _drive(self, run: RunT) -> RunT:
+    def _drive(self, execution: ExecutionT) -> ExecutionT:
         try:
-            drive(run)
+            drive(execution)
         finally:
-            if run.status != "running":
-                self._last_run = run
-        return run
+            if execution.status != "running":
+                self._last = execution
+        return execution
 
-    async def _drive_async(self, run: RunT) -> RunT:
+    async def _drive_async(self, execution: ExecutionT) -> ExecutionT:
         try:
-            await drive_async(run)
+            await drive_async(execution)
         finally:
-            if run.status != "running":
-                self._last_run = run
-        return run
+            if execution.status != "running":
+                self._last = execution
+        return execution
 
     # As data and as text; docs/files.md has the format.
 
@@ -596,7 +603,7 @@ class Workflow(Nestable):
 
     def __getstate__(self) -> dict[str, Any]:
         without: dict[str, Any] = {
-            "_last_run": None,
+            "_last": None,
             "_progress_callback": None,
             "_plans": None,
             "_signature": None,
@@ -604,11 +611,13 @@ class Workflow(Nestable):
         return {**self.__dict__, **without}
 
 
-def value_of(run: Run) -> Any:
+def value_of(execution: Execution) -> Any:
     """The value that `run()` returns; raises if the run failed or timed out."""
-    if run.status in ("failed", "timed_out"):
-        run.raise_for_error()
-    return run.value
+    if execution.status in ("failed", "timed_out"):
+        error = execution.exception()
+        assert error is not None
+        raise error
+    return execution.value
 
 
 def _no_progress(name: str, status: str, fraction: float) -> None: ...
