@@ -86,7 +86,9 @@ def shapes(draw: st.DrawFn, kinds: tuple[str, ...] = KINDS, most: int = 8) -> Sh
             # Plain nodes take one edge per parameter, joins as many as there are.
             ports = ("x", "y") if kind in ("any", "all") else (f"p{number}",)
             port = draw(st.sampled_from((None, *ports, *ports)))
-            edges.append(Edge(source.name, name, branch, port))
+            edge = Edge(source.name, name, branch, port)
+            if edge not in edges:  # once is enough
+                edges.append(edge)
         fed = sorted({e.parameter for e in edges if e.target == name and e.parameter})
         specs.append(
             Spec(

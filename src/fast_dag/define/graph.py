@@ -17,7 +17,7 @@ from fast_dag.errors import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
-    from typing import Any, Literal
+    from typing import Any, Final, Literal
 
     from fast_dag.define.signature import Signature
 
@@ -25,6 +25,9 @@ MOST_LEVELS = 32
 """How many levels deep workflows may nest; a workflow without nested ones is one level. Each level
 takes some frames of Python's stack, which has a thousand. With this limit, runs in all modes,
 files, pickles, pictures and copies work even if the caller's stack is deep."""
+
+MANY: Final = 8
+"""Nodes with more edges than that have an index of them."""
 
 
 class Edge:
@@ -58,6 +61,12 @@ class Edge:
     def origin(self) -> str:
         """The source's name in messages and in collected dicts: `source` or `source.output`."""
         return self.source if self.output is None else f"{self.source}.{self.output}"
+
+    def meant_by(self, input: str | bool | None) -> bool:
+        """Whether `connect` with this `input` asks for the same parameter."""
+        if input is None:
+            return self.asked is not False
+        return input is False if self.input is None else input in (self.input, self.input[1:])
 
     def __repr__(self) -> str:
         branch = "" if self.branch is None else f"[{self.branch}]"
@@ -96,15 +105,17 @@ class Graph:
         self.nested: dict[str, Nestable] = {}
         self._incoming: dict[str, list[Edge]] = {}
         self._outgoing: dict[str, list[Edge]] = {}
-        # The parameters with an edge, of nodes with many edges: a further edge takes no longer than
-        # the first.
-        self._fed: dict[str, set[str | None]] = {}
+        # Of nodes with many edges: what they feed, and their edges by source. So a further edge
+        # takes no longer than the first.
+        self._many: dict[str, tuple[set[str | None], dict[str, list[Edge]]]] = {}
 
     # Nodes.
 
     def node(self, node: str | Node[..., Any]) -> Node[..., Any]:
         """The node itself or the one of that name; raises InvalidNodeError or UnknownNodeError."""
         if isinstance(node, Node):
+            if node.graph is None and node.replaced_in is self and node.name in self.nodes:
+                return self.nodes[node.name]
             if node.graph is not self:
                 other = "no DAG" if node.graph is None else repr(node.graph.name)
                 raise InvalidNodeError(
@@ -113,7 +124,7 @@ class Graph:
                     node=node.name,
                 )
             return node
-        found = self.nodes.get(node)
+        found = self.nodes.get(node) if isinstance(node, str) else None
         if found is None:
             self._refuse_inside(node)
             raise self._unknown(node)
@@ -217,7 +228,7 @@ class Graph:
                 )
         self.nodes[name] = node
         self._incoming[name] = []
-        self._fed.pop(name, None)
+        self._many.pop(name, None)
         try:
             for edge in old_incoming:
                 fed = self._kept(edge, old, node)
@@ -226,12 +237,12 @@ class Graph:
                 )
         except ValidationError:
             self.nodes[name], self._incoming[name] = old, old_incoming
-            self._fed.pop(name, None)
+            self._many.pop(name, None)
             raise
         for edge, new in zip(old_incoming, self._incoming[name], strict=True):
             siblings = self._outgoing[edge.source]
             siblings[siblings.index(edge)] = new
-        old.graph, node.graph = None, self
+        old.graph, node.graph, old.replaced_in = None, self, self
         self._nest(name, node.workflow)
         self.version += 1
         return node
@@ -244,8 +255,8 @@ class Graph:
         for edge in self._outgoing.pop(gone.name):
             if edge.target != gone.name:
                 self._incoming[edge.target].remove(edge)
-                self._fed.pop(edge.target, None)
-        self._fed.pop(gone.name, None)
+                self._many.pop(edge.target, None)
+        self._many.pop(gone.name, None)
         del self.nodes[gone.name]
         self._nest(gone.name, None)
         gone.graph = None
@@ -268,13 +279,34 @@ class Graph:
         if output is not None:
             _check_output(start, end, output)
         origin, name = start.name, end.name
+        for edge in self._between(origin, name):
+            if edge.output == output and edge.branch == branch and edge.meant_by(input):
+                return  # a cell of a notebook that is run again, say
         fed = self._placed(origin, end, output, input)
         edge = Edge(origin, name, output, fed, branch, input)
         self._incoming[name].append(edge)
         self._outgoing[origin].append(edge)
-        if name in self._fed:
-            self._fed[name].add(fed)
+        if name in self._many:
+            known, by_source = self._many[name]
+            known.add(fed)
+            by_source.setdefault(origin, []).append(edge)
         self.version += 1
+
+    def _between(self, source: str, target: str) -> Iterable[Edge]:
+        """The edges from one node to another."""
+        edges = self._incoming[target]
+        if len(edges) > MANY:
+            return self._indexed(target)[1].get(source, ())
+        return [edge for edge in edges if edge.source == source] if edges else edges
+
+    def _indexed(self, name: str) -> tuple[set[str | None], dict[str, list[Edge]]]:
+        found = self._many.get(name)
+        if found is None:
+            found = self._many[name] = set(), {}
+            for edge in self._incoming[name]:
+                found[0].add(edge.input)
+                found[1].setdefault(edge.source, []).append(edge)
+        return found
 
     def disconnect(
         self,
@@ -305,7 +337,7 @@ class Graph:
         for edge in gone:
             self._incoming[end.name].remove(edge)
             self._outgoing[start.name].remove(edge)
-        self._fed.pop(end.name, None)
+        self._many.pop(end.name, None)
         self.version += 1
 
     def incoming(self, name: str) -> list[Edge]:
@@ -426,15 +458,10 @@ class Graph:
         )
 
     def _fed_parameters(self, name: str) -> Collection[str | None]:
-        fed = self._fed.get(name)
-        if fed is None:
-            edges = self._incoming[name]
-            if not edges:
-                return ()
-            fed = {edge.input for edge in edges}
-            if len(edges) > 8:
-                self._fed[name] = fed
-        return fed
+        edges = self._incoming[name]
+        if len(edges) > MANY:
+            return self._indexed(name)[0]
+        return {edge.input for edge in edges} if edges else ()
 
     def _feeders(self, name: str, parameter: str) -> list[str]:
         return [edge.origin for edge in self._incoming[name] if edge.input == parameter]
@@ -475,7 +502,7 @@ class Graph:
         other._outgoing = {key: list(edges) for key, edges in self._outgoing.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**self.__dict__, "_fed": {}}
+        state = {**self.__dict__, "_many": {}}
         del state["_holders"]
         return state
 

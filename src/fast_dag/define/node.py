@@ -179,6 +179,7 @@ class Node(Linkable, OfFunction[P, R]):
     type: NodeType = NodeType.NODE
     options: Mapping[str, Any] = MappingProxyType({})
     graph: Holder | None = None
+    replaced_in: Holder | None = None
     workflow: Nestable | None = None
     retry: int = 0
     timeout: float | None = None
@@ -343,13 +344,15 @@ class Node(Linkable, OfFunction[P, R]):
 
     @property
     def owner(self) -> Holder:
-        """The graph that this node belongs to; raises InvalidNodeError if it belongs to none."""
-        if self.graph is None:
+        """The graph that this node belongs to, or did until another node took its place; raises
+        InvalidNodeError if there is none."""
+        owner = self.graph or self.replaced_in
+        if owner is None:
             raise InvalidNodeError(
                 f"node {self.name!r} belongs to no DAG; add it with dag.add_node(node) first",
                 node=self.name,
             )
-        return self.graph
+        return owner
 
     def after(self, *nodes: Node[..., Any] | Branch) -> Node[P, R]:
         """Run after `nodes` without taking their values; returns this node."""
@@ -394,6 +397,7 @@ class Node(Linkable, OfFunction[P, R]):
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key[0] != "_"}
         state["graph"] = None  # a DAG puts itself back
+        state.pop("replaced_in", None)
         where = importable(self)
         if where is not None:
             # cloudpickle sends what lives in __main__ by value, to processes with another __main__.
