@@ -31,8 +31,7 @@ import pytest
 
 import fast_dag
 from fast_dag import DAG, FSM, FastDAGError, Machine
-from fast_dag.cache.store import NodeCache
-from fast_dag.define.node import NodeOptions
+from fast_dag.define.options import CACHE_OPTIONS, OPTIONS
 from fast_dag.errors import MissingExtraError
 
 yaml = pytest.importorskip("yaml")  # and so on: the pages show every extra
@@ -397,13 +396,11 @@ def test_every_method_of_a_workflow_is_documented(kind: type, documented: set[st
 def test_every_option_of_nodes_and_runs_is_documented(documented: set[str]) -> None:
     code = DAG._request.__code__
     options = code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]
-    assert {*NodeOptions.__annotations__, *options} - documented == set()
+    assert {*OPTIONS, *options} - documented == set()
 
 
 def test_every_option_of_cached_nodes_is_documented(documented: set[str]) -> None:
-    code = NodeCache.__init__.__code__
-    options = code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]
-    assert {"ttl", *options} - documented == set()
+    assert CACHE_OPTIONS.keys() - documented == set()
 
 
 def test_every_metric_is_documented(documented: set[str]) -> None:

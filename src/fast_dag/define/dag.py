@@ -6,20 +6,12 @@ from collections.abc import Mapping
 
 from fast_dag._fields import Fields
 from fast_dag.context import Context
+from fast_dag.define.decorators import Decorator
 from fast_dag.define.node import Branch, Nestable, Node, NodeType, as_node
+from fast_dag.define.request import Request, option_names, takes_what
 from fast_dag.define.signature import Kind, Parameter, Signature
 from fast_dag.define.validate import problems
-from fast_dag.define.workflow import (
-    AllDecorator,
-    AnyDecorator,
-    CachedNodeDecorator,
-    NodeDecorator,
-    Workflow,
-    merged,
-    option_names,
-    takes_what,
-    value_of,
-)
+from fast_dag.define.workflow import Workflow, value_of
 from fast_dag.errors import MissingConnectionError, ValidationError, names
 from fast_dag.plan.plan import Plan
 from fast_dag.plan.topology import Topology
@@ -33,26 +25,14 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from typing import Any, Literal, Self, Unpack
 
-    from fast_dag.define.node import NodeOptions
+    from fast_dag.define.decorators import (
+        AllDecorator,
+        AnyDecorator,
+        CachedNodeDecorator,
+        NodeDecorator,
+    )
+    from fast_dag.define.options import NodeOptions
     from fast_dag.run.execution import Execution
-
-
-class Request(Fields):
-    """What a caller asked of one run."""
-
-    __slots__ = ("context", "inputs", "outputs", "settings")
-
-    def __init__(
-        self,
-        inputs: Mapping[str, Any],
-        context: Context | None,
-        outputs: Sequence[str] | None,
-        settings: Settings,
-    ) -> None:
-        self.inputs = inputs
-        self.context = context
-        self.outputs = outputs
-        self.settings = settings
 
 
 class Part(Fields):
@@ -161,7 +141,7 @@ class DAG(Workflow):
         >>> add(1), add.name
         (2, 'add')
         """
-        return NodeDecorator(self._graph, NodeType.NODE)
+        return Decorator(self._graph.add)
 
     @property
     def cached_node(self) -> CachedNodeDecorator:
@@ -182,31 +162,31 @@ class DAG(Workflow):
         >>> dag.context.metrics["cache_hits"]
         1
         """
-        return CachedNodeDecorator(self._graph, NodeType.NODE)
+        return Decorator(self._graph.add, cached=True)
 
     @property
     def condition(self) -> NodeDecorator:
         """Decorator: the function returns a bool or ConditionalReturn, and `.on_true` or
         `.on_false` is taken."""
-        return NodeDecorator(self._graph, NodeType.CONDITION)
+        return Decorator(self._graph.add, NodeType.CONDITION)
 
     @property
     def select(self) -> NodeDecorator:
         """Decorator: the function returns a branch's name or SelectReturn, and `.branches[name]` is
         taken, or `.branches["default"]`."""
-        return NodeDecorator(self._graph, NodeType.SELECT)
+        return Decorator(self._graph.add, NodeType.SELECT)
 
     @property
     def any(self) -> AnyDecorator:
         """Decorator: the node runs once one of its edges is live; it joins branches. With
         `wait=True` it waits until all its edges have ended."""
-        return AnyDecorator(self._graph, NodeType.ANY)
+        return Decorator(self._graph.add, NodeType.ANY)
 
     @property
     def all(self) -> AllDecorator:
         """Decorator: the node runs once all of its edges are live. Several edges into one parameter
         arrive as a dict by source; with `collect="parameter"` one edge does, too."""
-        return AllDecorator(self._graph, NodeType.ALL)
+        return Decorator(self._graph.add, NodeType.ALL)
 
     def add_node(
         self,
@@ -392,7 +372,7 @@ class DAG(Workflow):
             progress,
             track_memory,
         )
-        return Request(merged(self.name, inputs, more_inputs), context, outputs, settings)
+        return Request(self.name, inputs, more_inputs, context, settings, outputs=outputs)
 
     @takes_what(_request)
     def execute(self, /, *args: Any, **options: Any) -> Run:
@@ -451,14 +431,14 @@ class DAG(Workflow):
         """
         return value_of(self._drive(self._made(self._request(*args, **options))))
 
-    @takes_what(_request)
+    @takes_what(_request, mode="async")
     async def execute_async(self, /, *args: Any, **options: Any) -> Run:
         """`execute` for code that runs in an event loop, which it does not block: sync nodes run in
         worker threads."""
         request = self._request(*args, **{"mode": "async", **options})
         return (await self._drive_async(self._made(request))).run
 
-    @takes_what(_request)
+    @takes_what(_request, mode="async")
     async def run_async(self, /, *args: Any, **options: Any) -> Any:
         """`run` for code that runs in an event loop.
 
@@ -586,8 +566,6 @@ class DAG(Workflow):
         self, request: Request, part: Part = WHOLE, stored: Run | None = None
     ) -> DagExecution:
         inputs, context = request.inputs, request.context
-        if context is not None and not isinstance(context, Context):
-            raise ValidationError(f"context is a fast_dag.Context, not {context!r}")
         if part.start is not None and context is None:
             stored = stored or (None if self._last is None else self._last.run)
         earlier: DagExecution | None = None

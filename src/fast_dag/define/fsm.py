@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from fast_dag.call.hooks import Hook
 from fast_dag.context import Context, FSMContext
+from fast_dag.define.decorators import Decorator
 from fast_dag.define.node import Node, as_node
+from fast_dag.define.request import Request, option_names, takes_what
 from fast_dag.define.signature import Kind, Parameter, Signature
 from fast_dag.define.transitions import Transition
 from fast_dag.define.validate import problems
-from fast_dag.define.workflow import (
-    Workflow,
-    decorated,
-    merged,
-    option_names,
-    takes_what,
-    value_of,
-    with_cache,
-)
+from fast_dag.define.workflow import Workflow, value_of
 from fast_dag.errors import (
     DisconnectedNodeError,
     UnknownNodeError,
@@ -36,20 +30,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor
 
-    from fast_dag._typing import P, R
-    from fast_dag.define.node import CachedNodeOptions, CommonOptions, Nestable
+    from fast_dag.define.decorators import CachedStateDecorator, StateDecorator
+    from fast_dag.define.node import Nestable
+    from fast_dag.define.options import CommonOptions
     from fast_dag.draw.view import MachineView
     from fast_dag.run.execution import Execution
     from fast_dag.run.machine_state import MachineState
 
 
-class Request(NamedTuple):
-    """What a caller asked of one run."""
-
-    inputs: Mapping[str, Any]
-    context: Context | None
-    limits: Limits
-    settings: Settings
+_OWN = ("initial", "terminal", "replace")
+"""The options of states that other nodes do not have."""
 
 
 class FSM(Workflow):
@@ -121,13 +111,13 @@ class FSM(Workflow):
         parameters take the keys of the value that the state before returned, or that value whole;
         else run inputs, else their defaults.
         """
-        return StateDecorator(self)
+        return Decorator(self._add, own=_OWN)
 
     @property
     def cached_state(self) -> CachedStateDecorator:
         """Decorator: a state whose results are kept and looked up by its inputs, with the options
         of `DAG.cached_node` besides those of `state`."""
-        return CachedStateDecorator(self)
+        return Decorator(self._add, cached=True, own=_OWN)
 
     def add_state(
         self,
@@ -163,7 +153,12 @@ class FSM(Workflow):
         return self.add_state(name, func, terminal=True, **options)
 
     def _add(
-        self, node: Node[..., Any], *, initial: bool, terminal: bool, replace: bool
+        self,
+        node: Node[..., Any],
+        *,
+        initial: bool = False,
+        terminal: bool = False,
+        replace: bool = False,
     ) -> Node[..., Any]:
         self._graph.add(node, replace=replace)
         for flag, marked in ((initial, self._initial), (terminal, self._terminal)):
@@ -418,12 +413,10 @@ class FSM(Workflow):
             progress,
             track_memory,
         )
-        if context is not None and not isinstance(context, Context):
-            raise ValidationError(f"context is a fast_dag.FSMContext, not {context!r}")
         if max_cycles is not None:
             _check_count("max_cycles", max_cycles)
         limits = Limits(max_cycles or self.max_cycles, self.on_max_cycles == "raise")
-        return Request(merged(self.name, inputs, more_inputs), context, limits, settings)
+        return Request(self.name, inputs, more_inputs, context, settings, limits=limits)
 
     @takes_what(_request)
     def execute(self, /, *args: Any, **options: Any) -> MachineRun:
@@ -461,7 +454,7 @@ class FSM(Workflow):
         """
         return value_of(self._drive(self._made(self._request(*args, **options))))
 
-    @takes_what(_request)
+    @takes_what(_request, mode="async")
     async def execute_async(self, /, *args: Any, **options: Any) -> MachineRun:
         """`execute` for code that runs in an event loop, which it does not block: sync states run
         in worker threads."""
@@ -470,7 +463,7 @@ class FSM(Workflow):
         assert isinstance(run, MachineRun)
         return run
 
-    @takes_what(_request)
+    @takes_what(_request, mode="async")
     async def run_async(self, /, *args: Any, **options: Any) -> Any:
         """`run` for code that runs in an event loop."""
         request = self._request(*args, **{"mode": "async", **options})
@@ -629,85 +622,6 @@ class FSM(Workflow):
         """How many states have been executed, the running one included."""
         state = self._state
         return 0 if state is None else state.cycle_count
-
-
-class StateDecorator:
-    """What `@fsm.state` is: usable bare, or called with options, the function first or later."""
-
-    __slots__ = ("_fsm",)
-
-    def __init__(self, fsm: FSM) -> None:
-        self._fsm = fsm
-
-    @overload
-    def __call__(
-        self,
-        func: Callable[P, R],
-        /,
-        *,
-        initial: bool = False,
-        terminal: bool = False,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[CommonOptions],
-    ) -> Node[P, R]: ...
-    @overload
-    def __call__(
-        self,
-        *,
-        initial: bool = False,
-        terminal: bool = False,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[CommonOptions],
-    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
-    # mypy compares an unpacked TypedDict with **options: Any and finds them different.
-    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        return decorated(self._add, function, options)
-
-    def _add(
-        self,
-        func: Any,
-        name: str | None = None,
-        *,
-        initial: bool = False,
-        terminal: bool = False,
-        replace: bool = False,
-        **options: Any,
-    ) -> Node[..., Any]:
-        node = Node(func, name, **options)
-        return self._fsm._add(node, initial=initial, terminal=terminal, replace=replace)
-
-
-class CachedStateDecorator(StateDecorator):
-    """What `@fsm.cached_state` is: `StateDecorator` with the options of a cache."""
-
-    __slots__ = ()
-
-    @overload
-    def __call__(
-        self,
-        func: Callable[P, R],
-        /,
-        *,
-        initial: bool = False,
-        terminal: bool = False,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[CachedNodeOptions],
-    ) -> Node[P, R]: ...
-    @overload
-    def __call__(
-        self,
-        *,
-        initial: bool = False,
-        terminal: bool = False,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[CachedNodeOptions],
-    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
-    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        return decorated(self._add, function, with_cache(options))
 
 
 def _check_count(what: str, value: Any) -> int:

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from importlib import import_module
 from types import MappingProxyType
 
-from fast_dag._typing import P, R, T, overload
+from fast_dag._typing import T, overload
 from fast_dag.call.hooks import HANDLER, Hook, read_hooks
 from fast_dag.call.policy import CallPolicy
 from fast_dag.call.resources import read_factory
 from fast_dag.context import Context
 from fast_dag.define.graph import Graph
-from fast_dag.define.node import CACHE_OPTIONS, Nestable, Node, NodeType
+from fast_dag.define.node import Nestable, Node
 from fast_dag.drive.select import drive, drive_async
-from fast_dag.errors import InvalidNodeError, MissingResultError, ValidationError, names
+from fast_dag.errors import InvalidNodeError, MissingResultError, ValidationError
 from fast_dag.plan.plan import Plan, Plans
 from fast_dag.run.execution import current
 from fast_dag.watch.events import Reported
@@ -27,10 +27,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from os import PathLike
-    from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+    from typing import Any, ClassVar, Literal, Self, TypeVar
 
     from fast_dag.call.policy import Around
-    from fast_dag.define.node import AllOptions, AnyOptions, CachedNodeOptions, CommonOptions
     from fast_dag.define.signature import Signature
     from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.draw.view import MachineView, WorkflowView
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from fast_dag.run.run import Run
 
     ExecutionT = TypeVar("ExecutionT", bound=Execution)
-    Q = ParamSpec("Q")
-    V = TypeVar("V")
 
 
 class Workflow(Nestable):
@@ -624,34 +621,6 @@ def value_of(execution: Execution) -> Any:
     return execution.value
 
 
-def merged(name: str, inputs: Mapping[str, Any] | None, more: dict[str, Any]) -> Mapping[str, Any]:
-    """A run's inputs, given as a mapping and by keyword."""
-    if inputs is None:
-        return more
-    if not isinstance(inputs, Mapping):
-        raise ValidationError(f"inputs of {name!r} is a mapping of names to values, not {inputs!r}")
-    twice = sorted(set(inputs) & set(more))
-    if twice:
-        raise ValidationError(f"{name!r} was given twice: {names(twice)}")
-    return {**inputs, **more}
-
-
-def takes_what(template: Callable[Q, Any]) -> Callable[[Callable[..., V]], Callable[Q, V]]:
-    """Give a method the parameters of another, for type checkers and for `help()`."""
-
-    def dress(method: Callable[..., V]) -> Callable[Q, V]:
-        method.__wrapped__ = template  # type: ignore[attr-defined]
-        return method
-
-    return dress
-
-
-def option_names(request: Callable[..., Any]) -> set[str]:
-    """The keywords that are options and no inputs."""
-    code = request.__code__
-    return set(code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount])
-
-
 def _no_progress(name: str, status: str, fraction: float) -> None: ...
 
 
@@ -662,132 +631,3 @@ def _functions(hooks: Mapping[str, Hook]) -> dict[str, Callable[..., Any]]:
 def _updated(hooks: dict[str, Hook], changes: Mapping[str, Any]) -> dict[str, Hook]:
     kept = {phase: hook for phase, hook in hooks.items() if changes.get(phase, hook) is not None}
     return {**kept, **read_hooks(changes)}
-
-
-def decorated(
-    add: Callable[..., Node[..., Any]], function: tuple[Any, ...], options: dict[str, Any]
-) -> Any:
-    """What a decorator returns: the node, or, called with options only, what makes a node."""
-
-    def decorate(func: Callable[..., Any]) -> Node[..., Any]:
-        return add(func, **options)
-
-    return decorate(*function) if function else decorate
-
-
-def with_cache(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a cached node, those of its cache put together."""
-    cache = {key: options.pop(key) for key in CACHE_OPTIONS if key in options}
-    return {**options, "cache": cache}
-
-
-class NodeDecorator:
-    """What `@dag.node` is: usable bare, or called with options, the function first or later."""
-
-    __slots__ = ("_graph", "_type")
-
-    def __init__(self, graph: Graph, type: NodeType) -> None:
-        self._graph = graph
-        self._type = type
-
-    @overload
-    def __call__(
-        self,
-        func: Callable[P, R],
-        /,
-        *,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[CommonOptions],
-    ) -> Node[P, R]: ...
-    @overload
-    def __call__(
-        self, *, name: str | None = None, replace: bool = False, **options: Unpack[CommonOptions]
-    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
-    # mypy compares an unpacked TypedDict with **options: Any and finds them different.
-    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        return decorated(self._add, function, options)
-
-    def _add(
-        self, func: Any, name: str | None = None, replace: bool = False, **options: Any
-    ) -> Node[..., Any]:
-        if "type" in options:
-            raise InvalidNodeError(
-                f"there is no option 'type' here: this makes a {self._type.value}; use another "
-                "decorator, or add_node(name, func, type=...)",
-                node=name,
-            )
-        return self._graph.add(Node(func, name, type=self._type, **options), replace=replace)
-
-
-class AnyDecorator(NodeDecorator):
-    """What `@dag.any` is: `NodeDecorator` with the option `wait`."""
-
-    __slots__ = ()
-
-    @overload
-    def __call__(
-        self,
-        func: Callable[P, R],
-        /,
-        *,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[AnyOptions],
-    ) -> Node[P, R]: ...
-    @overload
-    def __call__(
-        self, *, name: str | None = None, replace: bool = False, **options: Unpack[AnyOptions]
-    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
-    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        return decorated(self._add, function, options)
-
-
-class AllDecorator(NodeDecorator):
-    """What `@dag.all` is: `NodeDecorator` with the option `collect`."""
-
-    __slots__ = ()
-
-    @overload
-    def __call__(
-        self,
-        func: Callable[P, R],
-        /,
-        *,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[AllOptions],
-    ) -> Node[P, R]: ...
-    @overload
-    def __call__(
-        self, *, name: str | None = None, replace: bool = False, **options: Unpack[AllOptions]
-    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
-    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        return decorated(self._add, function, options)
-
-
-class CachedNodeDecorator(NodeDecorator):
-    """What `@dag.cached_node` is: `NodeDecorator` with the options of a cache."""
-
-    __slots__ = ()
-
-    @overload
-    def __call__(
-        self,
-        func: Callable[P, R],
-        /,
-        *,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[CachedNodeOptions],
-    ) -> Node[P, R]: ...
-    @overload
-    def __call__(
-        self,
-        *,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[CachedNodeOptions],
-    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
-    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        return decorated(self._add, function, with_cache(options))

@@ -50,11 +50,23 @@ from fast_dag.run.execution import current
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from typing import Protocol
 
     from fast_dag.call.effects import Effect
-    from fast_dag.drive.lane import Lane
-    from fast_dag.drive.lanes import Lanes
+    from fast_dag.define.node import Node
+    from fast_dag.drive.job import Lane
     from fast_dag.run.execution import Execution
+
+    class Lanes(Protocol):
+        """The lanes of a run, which the coordinator makes."""
+
+        @property
+        def loop(self) -> Any: ...
+        @property
+        def home(self) -> Lane: ...
+        def of(self, node: Node[..., Any], /, *, stays: bool = False) -> Lane:
+            """The lane of a node's calls; with `stays`, not in another process."""
+
 
 GRACE = 5.0
 """Seconds that cleanup hooks and the closings of resources have in all once a run is cut short."""

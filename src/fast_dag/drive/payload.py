@@ -62,7 +62,7 @@ def pack(job: Job, names: Names | None = None, bell: Bell | None = None) -> byte
         What the other process rings when the call begins, if it is on this machine.
     """
     func: Any = job.func
-    where = importable(job.step.node, by_value=False) if func is job.step.node.func else None
+    where = importable(job.step.node) if func is job.step.node.func else None
     if where is not None and _reachable(where, names):
         func = where
     if names is None:
