@@ -11,6 +11,7 @@ import pytest
 
 from fast_dag._extras import needed
 from fast_dag.errors import MissingExtraError
+from tests.ways import MODES_EVERYWHERE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +86,7 @@ def test_report_and_pictures_need_no_extra() -> None:
     assert told.splitlines() == ["completed demo", "completed machine"]
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "process"])
+@pytest.mark.parametrize("mode", MODES_EVERYWHERE)
 def test_bar_without_its_extra_is_refused_before_any_node_and_hook(mode: str) -> None:
     told = bare(
         f"""
