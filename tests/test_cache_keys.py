@@ -268,7 +268,7 @@ class EqualsItselfOnly:
         return 1
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_values_that_cannot_be_compared_are_two_inputs(mode):
     dag = DAG("d")
     dag.cached_node(name="f")(lambda x: object())

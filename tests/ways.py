@@ -95,6 +95,8 @@ OWN_EVERYWHERE = (*OWN, "process")
 MODES = ("sequential", "parallel", "async")
 """What `mode=` takes where nodes run in this process, for tests that give the option themselves."""
 MODES_EVERYWHERE = (*MODES, "process")
+MODES_ON_A_LOOP = ("sequential", "parallel")
+"""What `mode=` takes where an event loop is running, which the call blocks."""
 
 MACHINES = ("sequential", "observed", *AT_ONCE)
 """A machine has one state at a time; the ways differ in who calls it."""

@@ -1005,7 +1005,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 def test_runs_in_all_modes_at_once_share_one_computation() -> None:
     flights = Flights()
-    modes = ["sequential", "parallel", "async", "run_async", "executor"] * 2
+    modes = [*HERE, *HERE]
     with ThreadPoolExecutor(len(modes)) as pool:
         runs = [pool.submit(EXECUTE[mode], flights.dag) for mode in modes]
         assert flights.started.acquire(timeout=LONG)
@@ -1155,7 +1155,7 @@ def test_a_call_that_missed_just_before_another_one_ended_takes_its_value() -> N
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_one_computation_per_key_at_once_whatever_happens(mode: str) -> None:
     inside: dict[int, int] = {}
     most: list[int] = []

@@ -669,7 +669,7 @@ def test_a_late_result_reaches_neither_results_nor_cache_nor_hooks(
     assert again.metrics["cache_misses"] == 1
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_a_late_result_does_not_replace_that_of_the_attempt_after_it(mode: str) -> None:
     let_go, calls = threading.Event(), []
     dag = DAG("late")

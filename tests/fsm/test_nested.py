@@ -273,7 +273,7 @@ def test_a_deadline_reaches_nested_machines() -> None:
     endless = FSM("endless", keep_history=1, max_cycles=10**9)
     endless.add_state("a", lambda: FSMReturn("a"), initial=True)
     fsm = machine(work=DAG("dag").add_node("sub", endless))
-    for mode in ("sequential", "parallel"):
+    for mode in MODES:
         with pytest.raises(fast_dag.TimeoutError):
             fsm.run(timeout=0.05, mode=mode)  # type: ignore[arg-type]
 
