@@ -413,7 +413,7 @@ def test_a_plain_node_is_called_without_anything_around_it() -> None:
     first >> second
     run = dag.execute(x=3)
     plan = run._execution.plan
-    assert [step.call for _, steps, _ in plan.line for step in steps] == [double, double]
+    assert [call for _, calls in plan.line for _, call, *_ in calls] == [double, double]
     assert policies(run) == [None, None]
     assert run.value == 12
 

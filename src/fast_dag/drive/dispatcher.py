@@ -436,8 +436,10 @@ class Dispatcher:
             else:
                 outcome = Outcome(False, error)
         if effect is None:  # no longer while that is handled: it is no error's context
-            job.todo, job.answer = SETTLE, outcome
-        elif job.phase is CANCELLED:
+            job.answer = outcome
+            self._settle(job, jobs)
+            return
+        if job.phase is CANCELLED:
             job.todo = UNWIND
         elif isinstance(effect, (Sleep, Await)):
             self._wait(job, effect, jobs)
@@ -467,11 +469,11 @@ class Dispatcher:
         job.deadline, job.is_late = None, False
         if job.phase is CANCELLED or outcome is STOPPED:
             self._unwind(job, jobs)
-            return
-        job.todo = SETTLE
-        if job.effects is not None:
-            job.todo, job.answer = ADVANCE, outcome.answer()
-        jobs.append(job)
+        elif job.effects is None:
+            self._settle(job, jobs)
+        else:
+            job.answer = outcome.answer()
+            self._advance(job, jobs)
 
     def _unwind(self, job: Job, jobs: list[Job]) -> None:
         """A job that was cut off ends, once its cleanup hook has been called."""

@@ -39,12 +39,10 @@ class MachineStep(Step):
         node: Node[..., Any],
         binding: Binding,
         policy: CallPolicy | None,
-        wrappers: Sequence[Wrapper],
-        inputs: Collection[str],
     ) -> None:
-        super().__init__(index, node, binding, policy, wrappers)
+        super().__init__(index, node, binding, policy)
         self.plain = None
-        self.intake = StateBinding(node, binding, inputs)
+        self.intake: StateBinding
         self.ways: list[Transition] = []
         self.events: list[Transition] = []
         self.onward: int | None = None
@@ -64,6 +62,7 @@ class MachinePlan(Plan):
         Called at each transition.
     """
 
+    step_class = MachineStep
     steps: list[MachineStep]  # type: ignore[assignment]  # a list of a subclass
 
     def __init__(
@@ -89,20 +88,11 @@ class MachinePlan(Plan):
             step = steps[index[each.source]]
             (step.ways if each.event is None else step.events).append(each)
         for step in steps:
+            step.intake = StateBinding(step.node, step.binding, inputs)
             if step.ways and step.ways[0].condition is None:
                 step.onward = index[step.ways[0].target]
         # What a state after the first lacks, the states before it may give.
         self.missing = tuple((start, name) for name in steps[self.start].intake.missing)
-
-    def _step(
-        self,
-        index: int,
-        node: Node[..., Any],
-        binding: Binding,
-        policy: CallPolicy | None,
-        wrappers: Sequence[Wrapper],
-    ) -> MachineStep:
-        return MachineStep(index, node, binding, policy, wrappers, self.input_names)
 
     @cached_property
     def is_straight(self) -> bool:
