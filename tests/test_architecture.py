@@ -102,36 +102,20 @@ def test_layout_lists_every_module_once() -> None:
     assert sorted(listed) == sorted(modules())
 
 
-def imports_from_below(*, typed: bool) -> set[tuple[str, str]]:
-    """Importers and what they import, where that stands in the layout below the importer."""
+NOT_YET = {("fast_dag.cache.store", "fast_dag.define.node.Node")}
+
+
+def test_module_imports_only_from_lines_above_its_own_not_even_for_type_checkers() -> None:
     place = {dotted(PACKAGE / name): line for line, name in enumerate(layout())}
-    return {
+    against = {
         (importer, name)
         for importer, path in modules().items()
-        for name, _ in imports_of(path, typed=typed)
+        for name, _ in imports_of(path, typed=True)
         if name.startswith("fast_dag.")
         # `from fast_dag.a import b`: a module b of a package a, or a name b in the module a
         and place.get(name, place.get(name.rpartition(".")[0], -1)) >= place[importer]
     }
-
-
-def test_module_imports_only_from_lines_above_its_own() -> None:
-    assert imports_from_below(typed=False) == set()
-
-
-NOT_YET = {
-    "fast_dag.cache.store",
-    "fast_dag.drive.dispatcher",
-    "fast_dag.drive.lane",
-    "fast_dag.errors",
-    "fast_dag.run.machine",
-    "fast_dag.run.machine_execution",
-}
-"""The modules that still import from below for type checkers."""
-
-
-def test_module_names_only_types_from_lines_above_its_own() -> None:
-    assert {importer for importer, _ in imports_from_below(typed=True)} <= NOT_YET
+    assert against == NOT_YET
 
 
 def test_import_inside_a_function_has_a_reason() -> None:

@@ -265,6 +265,9 @@ def test_kept_promise_of_a_snippet_passes(code: str) -> None:
 def test_testing_page_is_a_test_module_that_passes(tmp_path: Path) -> None:
     text = "\n\n".join(each.text for each in blocks(DOCS / "testing.md"))
     (tmp_path / "test_weather.py").write_text(text, encoding="utf-8")
+    shutil.copy(
+        ROOT / "tests" / "properties.py", tmp_path / "conftest.py"
+    )  # on a busy machine, too
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"],
         cwd=tmp_path,
@@ -292,6 +295,19 @@ def test_quick_start_has_its_two_commands() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (section,) = re.findall(r"^## Quick start\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL)
     assert re.findall(r"^```sh\n(.*?)\n```$", section, re.MULTILINE | re.DOTALL) == QUICK_START
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=relative)
+def test_nothing_is_installed_by_the_name_that_belongs_to_another_project(page: Path) -> None:
+    assert not re.search(r"pip install [^\n`]*\bfast-dag\b", page.read_text(encoding="utf-8"))
+
+
+def test_picture_of_the_readme_is_what_the_library_draws() -> None:
+    made = runpy.run_path(str(DOCS / "_tools" / "pictures.py"))
+    assert made["graph"]() == made["GRAPH"].read_text(encoding="utf-8"), "draw it anew"
+    told = made["nightly"]().summary()
+    assert "5 completed, 1 failed, 1 retry" in told  # as the picture of the report says
+    assert made["REPORT"].read_bytes().startswith(b"\x89PNG")
 
 
 def anchors(page: Path) -> set[str]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Generic, ParamSpec, TypeVar, overload
 
     P = ParamSpec("P")
-    R = TypeVar("R")
+    R = TypeVar("R", covariant=True)
     T = TypeVar("T")
 
     class OfFunction(Generic[P, R]):

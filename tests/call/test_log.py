@@ -13,15 +13,14 @@ import pytest
 
 from fast_dag import DAG, FSM, Context, ExecutionError, FSMReturn, Run
 from fast_dag.drive import inline
-from tests.call.conftest import IN_PROCESS
 from tests.call.test_observers import Held, Watch, chain, cut_off, noting
-from tests.concurrency.support import EXECUTE
+from tests.ways import EVERYWHERE, EXECUTE
 
 Execute = Callable[..., Run]
 Line = tuple[str, str, str | None, int | None]
 
 everywhere = pytest.mark.parametrize(
-    "execute", [EXECUTE[mode] for mode in (*IN_PROCESS, "process")], ids=(*IN_PROCESS, "process")
+    "execute", [EXECUTE[way] for way in EVERYWHERE], ids=EVERYWHERE
 )
 BROKEN = "'ZeroDivisionError: division by zero'"
 

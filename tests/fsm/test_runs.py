@@ -27,6 +27,7 @@ from fast_dag import (
 )
 from fast_dag.errors import MissingResultError
 from tests.fsm.support import LONG, counting, machine
+from tests.ways import MODES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -592,7 +593,7 @@ def test_contextvars_of_the_caller_are_seen_and_what_is_set_inside_does_not_get_
 
 
 @pytest.mark.parametrize("observed", [False, True])
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_run_ends_at_its_timeout(mode: str, observed: bool) -> None:
     let_go = threading.Event()
     fsm = machine(a=lambda: 1, b=lambda x: let_go.wait(LONG), c=lambda: 1)

@@ -17,6 +17,7 @@ from fast_dag.draw.view import view_of
 from fast_dag.draw.words import duration
 from fast_dag.report.analysis import analyse
 from tests.draw.conftest import at_times, retried
+from tests.ways import MODES
 
 if TYPE_CHECKING:
     from fast_dag import Run
@@ -118,7 +119,7 @@ def test_attempts_and_waits_are_pieces_of_a_bar() -> None:
     ]
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+@pytest.mark.parametrize("mode", MODES)
 def test_retries_are_recorded_in_every_mode(mode: Any) -> None:
     dag, tries = DAG("demo"), []
 

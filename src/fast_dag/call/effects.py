@@ -135,6 +135,14 @@ if TYPE_CHECKING:
     Effects = Generator[Effect, Any, Outcome]
 
 
+def bare_effects(attempt: Attempt) -> Effects:
+    """A call with nothing around it, as effects."""
+    answer = yield attempt
+    if isinstance(answer, Raised):
+        return Outcome(False, answer.error)
+    return Outcome(True, answer)
+
+
 def interpret(
     effects: Effects,
     func: Callable[..., Any],

@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from concurrent.futures import Executor
-    from typing import Any, Literal, Self, Unpack
+    from typing import Any, Literal, Self, SupportsIndex, Unpack
 
     from fast_dag.define.decorators import (
         AllDecorator,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         CachedNodeDecorator,
         NodeDecorator,
     )
-    from fast_dag.define.options import NodeOptions
+    from fast_dag.define.options import NodeOptions, Seconds
     from fast_dag.run.execution import Execution
 
 
@@ -42,8 +42,8 @@ class Part(Fields):
 
     def __init__(
         self,
-        start: str | None = None,
-        end: str | None = None,
+        start: tuple[str, ...] | None = None,
+        end: tuple[str, ...] | None = None,
         outputs: tuple[str, ...] | None = None,
     ) -> None:
         self.start = start
@@ -58,9 +58,9 @@ class Part(Fields):
         index = topology.index
         keep = set(range(len(topology.nodes)))
         if self.start is not None:
-            keep &= topology.below([index[self.start]])
+            keep &= topology.below([index[name] for name in self.start])
         if self.end is not None:
-            keep &= topology.above([index[self.end]])
+            keep &= topology.above([index[name] for name in self.end])
         if self.outputs is not None:
             outside = [name for name in self.outputs if index[name] not in keep]
             if outside:
@@ -69,10 +69,11 @@ class Part(Fields):
                 )
             keep &= topology.above([index[name] for name in self.outputs])
         if not keep:
+            start, end = names(self.start or ()), names(self.end or ())
             raise MissingConnectionError(
-                f"{topology.name!r} has no path from {self.start!r} to {self.end!r}",
-                source=self.start,
-                target=self.end,
+                f"{topology.name!r} has no path from {start} to {end}",
+                source=None if self.start is None else self.start[0],
+                target=None if self.end is None else self.end[0],
             )
         return topology.narrowed(keep)
 
@@ -92,6 +93,9 @@ class DAG(Workflow):
     autowire:
         A parameter that has the name of another node, and that neither an edge nor a run input
         feeds, gets that node's result.
+    replace:
+        A node takes the place of the node of its name, as with `replace=True` on every node: cells
+        of a notebook may be run again.
 
     >>> dag = DAG("greeting", autowire=True)
     >>> @dag.node
@@ -114,8 +118,9 @@ class DAG(Workflow):
         description: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         autowire: bool = False,
+        replace: bool = False,
     ) -> None:
-        super().__init__(name, description, metadata)
+        super().__init__(name, description, metadata, replace)
         self._autowire = autowire
 
     # Building.
@@ -142,7 +147,7 @@ class DAG(Workflow):
         >>> add(1), add.name
         (2, 'add')
         """
-        return Decorator(self._graph.add)
+        return Decorator(self._add)
 
     @property
     def cached_node(self) -> CachedNodeDecorator:
@@ -163,31 +168,31 @@ class DAG(Workflow):
         >>> dag.context.metrics["cache_hits"]
         1
         """
-        return Decorator(self._graph.add, cached=True)
+        return Decorator(self._add, cached=True)
 
     @property
     def condition(self) -> NodeDecorator:
         """Decorator: the function returns a bool or ConditionalReturn, which selects the branch
         `.on_true` or `.on_false`."""
-        return Decorator(self._graph.add, NodeType.CONDITION)
+        return Decorator(self._add, NodeType.CONDITION)
 
     @property
     def select(self) -> NodeDecorator:
         """Decorator: the function returns a branch's name or SelectReturn, which selects
         `.branches[name]`, or `.branches["default"]` if no edge leaves that branch."""
-        return Decorator(self._graph.add, NodeType.SELECT)
+        return Decorator(self._add, NodeType.SELECT)
 
     @property
     def any(self) -> AnyDecorator:
         """Decorator: the node runs as soon as one of its edges is live, so it can join branches.
         With `wait=True` it waits until all its edges have ended."""
-        return Decorator(self._graph.add, NodeType.ANY)
+        return Decorator(self._add, NodeType.ANY)
 
     @property
     def all(self) -> AllDecorator:
         """Decorator: the node runs once all of its edges are live. A parameter with several edges
         gets a dict by source; with `collect="parameter"`, a parameter with one edge does, too."""
-        return Decorator(self._graph.add, NodeType.ALL)
+        return Decorator(self._add, NodeType.ALL)
 
     def add_node(
         self,
@@ -207,12 +212,13 @@ class DAG(Workflow):
         <DAG 'demo': 2 nodes, 0 edges>
         """
         made = as_node(name, func, type, options)
-        self._graph.add(made, replace=replace)
+        self._add(made, replace=replace)
         return self
 
     def replace_node(
         self,
-        name: str,
+        node: str | Node[..., Any],
+        /,
         func: Callable[..., Any] | Nestable,
         *,
         type: NodeType | str | None = None,
@@ -230,7 +236,7 @@ class DAG(Workflow):
         >>> dag.connect("load", "add").replace_node("add", lambda y, x: x - y).run(y=5)
         15
         """
-        self._graph.node(name)
+        name = self._graph.node(node).name
         self._graph.add(as_node(name, func, type, options), replace=True)
         return self
 
@@ -283,7 +289,7 @@ class DAG(Workflow):
 
     def clone(self, name: str | None = None) -> DAG:
         """An independent copy with the same functions, options and edges."""
-        twin = DAG(name or self.name, self.description, self.metadata, self.autowire)
+        twin = DAG(name or self.name, self.description, self.metadata, self.autowire, self.replace)
         self._copy_into(twin)
         return twin
 
@@ -299,12 +305,20 @@ class DAG(Workflow):
         """All problems of the graph, as error objects; an empty list if there are none.
 
         `allow_disconnected` accepts nodes without any edge, as runs do. `check_types` compares the
-        annotations at both ends of each edge, if these are classes or unions of classes.
+        annotations at both ends of each edge, if these are classes or unions of classes. Without it
+        a warning tells of edges whose types do not fit, if their parameter was only the first free
+        one; nested machines that wait for events are a warning, too.
 
         >>> dag = DAG("demo").add_node("a", lambda x: x).add_node("b", lambda x: x)
         >>> [str(problem) for problem in dag.connect("a", "b").connect("b", "a").validate()]
         ["'demo' has a cycle: a -> b -> a; remove one of these edges with disconnect()"]
         """
+        self._warn(check_types)
+        return self._problems(allow_disconnected=allow_disconnected, check_types=check_types)
+
+    def _problems(
+        self, *, allow_disconnected: bool = False, check_types: bool = False
+    ) -> list[ValidationError]:
         found = problems(
             self._topology(), allow_disconnected=allow_disconnected, check_types=check_types
         )
@@ -321,7 +335,7 @@ class DAG(Workflow):
     @property
     def is_valid(self) -> bool:
         """Whether `validate()` finds nothing."""
-        return not self.validate()
+        return not self._problems()
 
     @property
     def entry_points(self) -> list[str]:
@@ -352,12 +366,12 @@ class DAG(Workflow):
         *,
         context: Context | None = None,
         mode: ExecutionMode | Literal["sequential", "parallel", "process", "async"] = "sequential",
-        max_workers: int | None = None,
+        max_workers: SupportsIndex | None = None,
         executor: Executor | None = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         error_strategy: Literal["fail_fast", "continue"] = "fail_fast",
         error_handler: Callable[[str, Exception, Context], str] | None = None,
-        outputs: Sequence[str] | None = None,
+        outputs: Sequence[str | Node[..., Any]] | None = None,
         progress: Callable[[str, str, float], object] | bool | None = None,
         track_memory: bool = False,
         **more_inputs: Any,
@@ -457,14 +471,14 @@ class DAG(Workflow):
 
     def run_from(
         self,
-        node: str | Node[..., Any],
+        node: str | Node[..., Any] | Sequence[str | Node[..., Any]],
         /,
         inputs: Mapping[str, Any] | None = None,
         *,
         run: Run | None = None,
         **options: Any,
     ) -> Any:
-        """Run a node and all nodes below it; returns the last sink's value.
+        """Run a node, or several, and all nodes below; returns the last sink's value.
 
         The results of other nodes that are needed come from `run`, an earlier Run, or from
         `context`, else from the run that finished last; so do inputs that are not given again.
@@ -474,11 +488,11 @@ class DAG(Workflow):
         >>> dag.connect("load", "add").run(y=1), dag.run_from("add", y=2)
         (21, 22)
         """
-        return value_of(self._drive(self._from(node, inputs, run, options)))
+        return value_of(self._drive(self._part(node, None, inputs, run, options)))
 
     async def run_from_async(
         self,
-        node: str | Node[..., Any],
+        node: str | Node[..., Any] | Sequence[str | Node[..., Any]],
         /,
         inputs: Mapping[str, Any] | None = None,
         *,
@@ -486,34 +500,34 @@ class DAG(Workflow):
         **options: Any,
     ) -> Any:
         """`run_from` for code in an event loop."""
-        made = self._from(node, inputs, run, {"mode": "async", **options})
+        made = self._part(node, None, inputs, run, {"mode": "async", **options})
         return value_of(await self._drive_async(made))
 
     def run_until(
         self,
-        node: str | Node[..., Any],
+        node: str | Node[..., Any] | Sequence[str | Node[..., Any]],
         /,
         inputs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Run a node and all nodes that it depends on; returns its value. `options` are those of
-        `run`.
+        """Run a node and all nodes that it depends on; returns its value, or for a list of nodes a
+        dict of their values by name. `options` are those of `run`.
 
         >>> dag = DAG("demo").add_node("load", lambda: 20).add_node("fail", lambda x: x / 0)
         >>> dag.connect("load", "fail").run_until("load")
         20
         """
-        return value_of(self._drive(self._until(node, inputs, options)))
+        return value_of(self._drive(self._part(None, node, inputs, None, options)))
 
     async def run_until_async(
         self,
-        node: str | Node[..., Any],
+        node: str | Node[..., Any] | Sequence[str | Node[..., Any]],
         /,
         inputs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
         """`run_until` for code in an event loop."""
-        made = self._until(node, inputs, {"mode": "async", **options})
+        made = self._part(None, node, inputs, None, {"mode": "async", **options})
         return value_of(await self._drive_async(made))
 
     def run_between(
@@ -531,7 +545,7 @@ class DAG(Workflow):
         Results of other nodes come from earlier runs, as in `run_from`. Raises
         MissingConnectionError if there is no path.
         """
-        return value_of(self._drive(self._between(start, end, inputs, run, options)))
+        return value_of(self._drive(self._part(start, end, inputs, run, options)))
 
     async def run_between_async(
         self,
@@ -544,22 +558,26 @@ class DAG(Workflow):
         **options: Any,
     ) -> Any:
         """`run_between` for code in an event loop."""
-        made = self._between(start, end, inputs, run, {"mode": "async", **options})
+        made = self._part(start, end, inputs, run, {"mode": "async", **options})
         return value_of(await self._drive_async(made))
 
-    def _from(self, node: Any, inputs: Any, run: Run | None, options: Any) -> DagExecution:
-        part = Part(start=self._graph.node(node).name)
-        return self._made(self._request(inputs, **options), part, run)
-
-    def _until(self, node: Any, inputs: Any, options: Any) -> DagExecution:
-        part = Part(end=self._graph.node(node).name)
-        return self._made(self._request(inputs, **options), part)
-
-    def _between(
+    def _part(
         self, start: Any, end: Any, inputs: Any, run: Run | None, options: Any
     ) -> DagExecution:
-        part = Part(self._graph.node(start).name, self._graph.node(end).name)
-        return self._made(self._request(inputs, **options), part, run)
+        part = Part(self._named(start), self._named(end))
+        request = self._request(inputs, **options)
+        if isinstance(end, (list, tuple)) and request.outputs is None:
+            request.outputs = end
+        return self._made(request, part, run)
+
+    def _named(self, nodes: Any) -> tuple[str, ...] | None:
+        """The names of one node or of several."""
+        if nodes is None:
+            return None
+        several = nodes if isinstance(nodes, (list, tuple)) else (nodes,)
+        if not several:
+            raise ValidationError(f"no node of {self.name!r} is named; name at least one")
+        return tuple([self._graph.node(each).name for each in several])
 
     # From a request to a run.
 
@@ -576,8 +594,11 @@ class DAG(Workflow):
             inputs = {**kept, **inputs}
         outputs = request.outputs
         if outputs is not None:
-            if isinstance(outputs, str) or not outputs:
-                raise ValidationError(f"outputs is a list of node names, not {outputs!r}")
+            if not isinstance(outputs, (list, tuple, set, dict)) or not outputs:
+                raise ValidationError(
+                    f"outputs is a list of nodes or their names, not {outputs!r}; for the value of "
+                    "one node say outputs=[node], or run_until(node)"
+                )
             outputs = [self._graph.node(name).name for name in outputs]
             part = Part(part.start, part.end, tuple(outputs))
         plan = self._plan(frozenset(inputs), part)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, Unpack
 
 from fast_dag.call.hooks import Hook
 from fast_dag.context import Context, FSMContext
 from fast_dag.define.decorators import Decorator
-from fast_dag.define.node import Node, as_node
+from fast_dag.define.graph import Graph
+from fast_dag.define.node import Node, as_node, name_of
+from fast_dag.define.options import asked_count
 from fast_dag.define.request import Request, option_names, takes_what
 from fast_dag.define.signature import Kind, Parameter, Signature
 from fast_dag.define.transitions import Transition
@@ -15,6 +17,7 @@ from fast_dag.define.validate import problems
 from fast_dag.define.workflow import Workflow, value_of
 from fast_dag.errors import (
     DisconnectedNodeError,
+    InvalidNodeError,
     UnknownNodeError,
     ValidationError,
     closest,
@@ -27,15 +30,34 @@ from fast_dag.run.machine_execution import Limits, MachineExecution, MachineRun
 from fast_dag.run.settings import ExecutionMode, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Executor
 
     from fast_dag.define.decorators import CachedStateDecorator, StateDecorator
     from fast_dag.define.node import Nestable
-    from fast_dag.define.options import CommonOptions
+    from fast_dag.define.options import CommonOptions, Seconds
     from fast_dag.draw.view import MachineView
     from fast_dag.run.execution import Execution
     from fast_dag.run.machine_state import MachineState
+
+
+class _States(Graph):
+    """The states of a machine: to connect two of them is to declare a transition."""
+
+    def __init__(self, name: str, fsm: FSM) -> None:
+        super().__init__(name, "state")
+        self._fsm = fsm
+
+    def connect(
+        self, source: Any, target: Any, output: str | None = None, input: Any = None
+    ) -> None:
+        start, end = self.node(source).name, self.node(target).name
+        if output is not None or input is not None:
+            raise ValidationError(
+                f"states have no outputs and inputs to connect: say {start} >> {end}, or "
+                f"add_transition({start!r}, {end!r}) with a condition or an event"
+            )
+        self._fsm.add_transition(start, end)
 
 
 _OWN = ("initial", "terminal", "replace")
@@ -57,6 +79,8 @@ class FSM(Workflow):
         "raise", or "stop" to end the run and return the last value instead.
     keep_history:
         How many visits of states are kept; None keeps all.
+    replace:
+        A state takes the place of the state of its name, as with `replace=True` on every state.
 
     >>> from fast_dag import FSMReturn
     >>> fsm = FSM("countdown")
@@ -78,29 +102,32 @@ class FSM(Workflow):
         name: str,
         initial_state: str | None = None,
         terminal_states: Iterable[str] = (),
-        max_cycles: int = 1000,
+        max_cycles: SupportsIndex = 1000,
         on_max_cycles: Literal["raise", "stop"] = "raise",
         description: str | None = None,
         metadata: Mapping[str, Any] | None = None,
-        keep_history: int | None = None,
+        keep_history: SupportsIndex | None = None,
+        replace: bool = False,
     ) -> None:
-        super().__init__(name, description, metadata)
+        super().__init__(name, description, metadata, replace)
         if isinstance(terminal_states, str):
             raise ValidationError(f"terminal_states is a list of names, not {terminal_states!r}")
         if on_max_cycles not in ("raise", "stop"):
             raise ValidationError(f"on_max_cycles is 'raise' or 'stop', not {on_max_cycles!r}")
-        if keep_history is not None:
-            _check_count("keep_history", keep_history)
-        self.max_cycles = _check_count("max_cycles", max_cycles)
+        self.max_cycles = asked_count("max_cycles", max_cycles) or 1000
         self.on_max_cycles: Literal["raise", "stop"] = on_max_cycles
-        self.keep_history = keep_history
+        self.keep_history = asked_count("keep_history", keep_history)
+        initial, terminal = name_of(initial_state), [name_of(each) for each in terminal_states]
         # In the order of declaration. More than one initial state is a problem for `validate`.
-        self._initial: dict[str, None] = {} if initial_state is None else {initial_state: None}
-        self._terminal: dict[str, None] = dict.fromkeys(terminal_states)
+        self._initial: dict[str, None] = {} if initial is None else {initial: None}
+        self._terminal: dict[str, None] = dict.fromkeys(terminal)
         self._transitions: list[Transition] = []
         self._state_hooks: list[Hook] = []
 
     # Building.
+
+    def _new_graph(self, name: str) -> Graph:
+        return _States(name, self)
 
     @property
     def state(self) -> StateDecorator:
@@ -147,7 +174,7 @@ class FSM(Workflow):
     ) -> Self:
         """Add a state that ends the machine; with a name alone, make that state a terminal one."""
         if isinstance(name, str) and func is None:
-            self._terminal[name] = None
+            self._terminal[name_of(name)] = None
             self._graph.version += 1
             return self
         return self.add_state(name, func, terminal=True, **options)
@@ -160,7 +187,9 @@ class FSM(Workflow):
         terminal: bool = False,
         replace: bool = False,
     ) -> Node[..., Any]:
-        self._graph.add(node, replace=replace)
+        if node.name == "*":
+            raise InvalidNodeError("a state cannot be called '*': that means every state", node="*")
+        super()._add(node, replace=replace)
         for flag, marked in ((initial, self._initial), (terminal, self._terminal)):
             if flag:
                 marked[node.name] = None
@@ -168,7 +197,7 @@ class FSM(Workflow):
 
     def add_transition(
         self,
-        source: str | Node[..., Any],
+        source: str | Node[..., Any] | Sequence[str | Node[..., Any]],
         target: str | Node[..., Any],
         condition: Callable[..., Any] | None = None,
         *,
@@ -179,7 +208,8 @@ class FSM(Workflow):
         Parameters
         ----------
         source, target:
-            States or their names; the states may be defined later.
+            States or their names; the states may be defined later. Of a list of sources each gets
+            the transition, and of "*" every state that is not terminal, also those added later.
         condition:
             `f(value, context, data)`, or with fewer parameters: whether to take the transition.
             `value` is what the source returned, `data` what came with the event. Of several
@@ -193,11 +223,15 @@ class FSM(Workflow):
         >>> fsm.run()
         'won by 3'
         """
-        ends: list[Any] = [getattr(each, "name", each) for each in (source, target)]
+        sources = [*source] if isinstance(source, (list, tuple)) else [source]
+        ends = [name_of(each) for each in (*sources, target)]
         for each in ends:
             if not isinstance(each, str):
                 raise ValidationError(f"a transition is between states or names, not {each!r}")
-        self._transitions.append(Transition.read(ends[0], ends[1], condition, event))
+        for name in ends[:-1]:
+            made = Transition.read(name, ends[-1], condition, event)
+            if made not in self._transitions:  # a cell of a notebook that is run again, say
+                self._transitions.append(made)
         self._graph.version += 1
         return self
 
@@ -240,6 +274,7 @@ class FSM(Workflow):
             description=self.description,
             metadata=self.metadata,
             keep_history=self.keep_history,
+            replace=self.replace,
         )
         self._copy_into(twin)
         twin._initial = dict(self._initial)
@@ -249,7 +284,7 @@ class FSM(Workflow):
         return twin
 
     def __repr__(self) -> str:
-        return f"<FSM {self.name!r}: {len(self)} states, {len(self._transitions)} transitions>"
+        return f"<FSM {self.name!r}: {len(self)} states, {len(self.transitions)} transitions>"
 
     @property
     def initial_state(self) -> str | None:
@@ -269,8 +304,14 @@ class FSM(Workflow):
 
     @property
     def transitions(self) -> list[Transition]:
-        """The transitions, in the order of their declaration."""
-        return list(self._transitions)
+        """The transitions, in the order of their declaration; those from "*" as one from each
+        state."""
+        going = [name for name in self._graph.nodes if name not in self._terminal]
+        return [
+            each._replace(source=name)
+            for each in self._transitions
+            for name in (going if each.source == "*" else [each.source])
+        ]
 
     @property
     def state_hooks(self) -> list[Callable[..., Any]]:
@@ -291,18 +332,25 @@ class FSM(Workflow):
         >>> [str(problem) for problem in fsm.validate()]
         ["initial state 'strat' of 'demo' is no state (did you mean 'start'?)"]
         """
+        self._warn(check_types)
+        return self._problems(allow_disconnected=allow_disconnected, check_types=check_types)
+
+    def _problems(
+        self, *, allow_disconnected: bool = False, check_types: bool = False
+    ) -> list[ValidationError]:
         if not len(self):
             problem = f"{self.name!r} has no states; add one with @fsm.state or add_state()"
             return [ValidationError(problem)]
         topology = self._topology()
         found = problems(topology, allow_disconnected=True, check_types=check_types)
-        found += self._problems()
+        found += self._declared_wrong()
         found += self._resource_problems()
         if not allow_disconnected and not found:
             found += self._unreachable()
         return found
 
-    def _problems(self) -> list[ValidationError]:
+    def _declared_wrong(self) -> list[ValidationError]:
+        """Problems of initial and terminal states and of transitions."""
         found = []
         if not self._initial:
             found.append(
@@ -320,7 +368,7 @@ class FSM(Workflow):
         named: dict[tuple[str, str], None] = {}
         named.update({(f"initial state {name!r}", name): None for name in self._initial})
         named.update({(f"terminal state {name!r}", name): None for name in self._terminal})
-        for each in self._transitions:
+        for each in self.transitions:
             for name in (each.source, each.target):
                 named[f"{name!r} of the transition {each}", name] = None
         for where, name in named:
@@ -328,15 +376,6 @@ class FSM(Workflow):
                 suggestion, hint = closest(name, self._graph.nodes)
                 problem = f"{where} of {self.name!r} is no state{hint}"
                 found.append(UnknownNodeError(problem, node=name, suggestion=suggestion))
-        found += [
-            ValidationError(
-                f"{each.source!r} and {each.target!r} of {self.name!r} are connected like nodes of "
-                f"a DAG; say add_transition({each.source!r}, {each.target!r}) instead",
-                source=each.source,
-                target=each.target,
-            )
-            for each in self._graph.edges()
-        ]
         return found
 
     def _unreachable(self) -> list[ValidationError]:
@@ -344,7 +383,7 @@ class FSM(Workflow):
             return []
         reached = set(self._initial)
         ways: dict[str, list[str]] = {}
-        for each in self._transitions:
+        for each in self.transitions:
             ways.setdefault(each.source, []).append(each.target)
         todo = list(reached)
         while todo:
@@ -373,7 +412,16 @@ class FSM(Workflow):
     @property
     def is_valid(self) -> bool:
         """Whether the machine can be run."""
-        return not self.validate(allow_disconnected=True)
+        return not self._problems(allow_disconnected=True)
+
+    @property
+    def _waiting_states(self) -> list[str]:
+        ways = self.transitions
+        waits = {
+            name: all(each.event is not None for each in ways if each.source == name)
+            for name in dict.fromkeys(each.source for each in ways)
+        }
+        return [name for name, does in waits.items() if does and name not in self._terminal]
 
     def _topology(self) -> Topology:
         return Topology.of(self._graph)
@@ -381,7 +429,7 @@ class FSM(Workflow):
     def _machine_view(self) -> MachineView:
         from fast_dag.draw.view import MachineView
 
-        return MachineView(self._transitions, tuple(self._initial), set(self._terminal))
+        return MachineView(self.transitions, tuple(self._initial), set(self._terminal))
 
     # Running.
 
@@ -390,12 +438,12 @@ class FSM(Workflow):
         /,
         inputs: Mapping[str, Any] | None = None,
         *,
-        max_cycles: int | None = None,
+        max_cycles: SupportsIndex | None = None,
         context: Context | None = None,
         mode: ExecutionMode | Literal["sequential", "parallel", "process", "async"] = "sequential",
-        max_workers: int | None = None,
+        max_workers: SupportsIndex | None = None,
         executor: Executor | None = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         error_strategy: Literal["fail_fast", "continue"] = "fail_fast",
         error_handler: Callable[[str, Exception, Context], str] | None = None,
         progress: Callable[[str, str, float], object] | bool | None = None,
@@ -413,9 +461,8 @@ class FSM(Workflow):
             progress,
             track_memory,
         )
-        if max_cycles is not None:
-            _check_count("max_cycles", max_cycles)
-        limits = Limits(max_cycles or self.max_cycles, self.on_max_cycles == "raise")
+        cycles = asked_count("max_cycles", max_cycles) or self.max_cycles
+        limits = Limits(cycles, self.on_max_cycles == "raise")
         return Request(self.name, inputs, more_inputs, context, settings, limits=limits)
 
     @takes_what(_request)
@@ -523,7 +570,7 @@ class FSM(Workflow):
 
     def _checked(self) -> Topology:
         """The topology; raises if there are problems."""
-        found = self.validate(allow_disconnected=True)
+        found = self._problems(allow_disconnected=True)
         if found:
             raise ValidationError.of(found, repr(self.name))
         return self._topology()
@@ -537,7 +584,7 @@ class FSM(Workflow):
             self._wrappers,
             start=next(iter(self._initial)),
             terminals=self._terminal,
-            transitions=self._transitions,
+            transitions=self.transitions,
             state_hooks=self._state_hooks,
         )
         plan.refuse_unknown(option_names(FSM._request))
@@ -585,13 +632,9 @@ class FSM(Workflow):
         assert isinstance(execution, MachineExecution)
         return execution.machine_state
 
-    def __getitem__(self, name: str) -> Any:
-        """The latest value of a state; `"s.0"` is that of its first visit, `"sub.inner"` is a value
-        inside a nested workflow. Raises a KeyError that says why there is no value."""
-        if self._in_view() is None and isinstance(name, str):
-            state, _, visit = name.partition(".")
-            name = state if visit.isdecimal() else name
-        return super().__getitem__(name)
+    def _refuse_path(self, name: str) -> None:
+        state, _, visit = name.partition(".")  # "s.0" is a visit of the state s
+        super()._refuse_path(state if visit.isdecimal() else name)
 
     @property
     def context(self) -> Context:
@@ -623,9 +666,3 @@ class FSM(Workflow):
         """How many states have been executed, the running one included."""
         state = self._state
         return 0 if state is None else state.cycle_count
-
-
-def _check_count(what: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValidationError(f"{what} is a count of at least 1, not {value!r}")
-    return value

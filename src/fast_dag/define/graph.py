@@ -485,7 +485,8 @@ class Graph:
         advice = (
             "say which with connect(..., input=)"
             if target.type.joins
-            else "disconnect one, or pass input=False for an edge that only orders"
+            else "disconnect one, or pass input=False for an edge that only orders; to join "
+            "branches, make it an @dag.any node, and to join several nodes an @dag.all node"
         )
         return ValidationError(
             f"no parameter of {target.name!r} is left for {source!r} (fed: {taken}); {advice}",

@@ -15,7 +15,7 @@ from fast_dag.errors import InvalidNodeError, ValidationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any, Protocol, Self
 
     from fast_dag.cache.store import NodeCache
@@ -83,10 +83,17 @@ class Nestable(ABC):
         """Changes with every edit of it or of workflows nested in it."""
 
     @abstractmethod
-    def validate(
-        self, allow_disconnected: bool = False, check_types: bool = False
-    ) -> list[ValidationError]:
-        """All problems of it, as error objects."""
+    def _problems(self, *, allow_disconnected: bool, check_types: bool) -> list[ValidationError]:
+        """What `validate()` returns."""
+
+    @abstractmethod
+    def _cautions(self, check_types: bool) -> Iterable[str]:
+        """What `validate()` warns of."""
+
+    @property
+    def _waiting_states(self) -> Sequence[str]:
+        """The states of a machine that it leaves by events only."""
+        return ()
 
 
 class Linkable:
@@ -99,8 +106,23 @@ class Linkable:
 
     def __rrshift__(self, sources: Iterable[Any]) -> Self:
         """`[a, b] >> c` connects a to c, then b to c."""
-        _link(list(sources), self)
+        _link(list(sources) if isinstance(sources, (list, tuple)) else [sources], self)
         return self
+
+
+_SIDES = "both sides of >> are nodes, as in a >> b, a >> [b, c] or [a, b] >> c; do not call them"
+
+
+def name_of(given: Any) -> Any:
+    """The name that is meant: that of a node or workflow, or the value of a member of a string
+    enum; all else as it is.
+
+    >>> name_of(NodeType.ANY), name_of(Node(abs, "size", inputs=["x"]))
+    ('any', 'size')
+    """
+    if isinstance(given, str):
+        return str.__str__(given)
+    return given.name if isinstance(given, (Node, Nestable)) else given
 
 
 def _link(sources: list[Any], target: Any) -> None:
@@ -108,14 +130,11 @@ def _link(sources: list[Any], target: Any) -> None:
     for source in sources:
         node = source.node if isinstance(source, Branch) else source
         if not isinstance(node, Node):
-            raise InvalidNodeError(
-                f"cannot connect {source!r}: both sides of >> are nodes", node=None
-            )
+            raise InvalidNodeError(f"cannot connect {source!r}: {_SIDES}", node=None)
         for each in targets:
             if not isinstance(each, Node):
                 raise InvalidNodeError(
-                    f"cannot connect {node.name!r} to {each!r}: both sides of >> are nodes",
-                    node=node.name,
+                    f"cannot connect {node.name!r} to {each!r}: {_SIDES}", node=node.name
                 )
             node.owner.connect(source, each)
 
@@ -493,6 +512,7 @@ def _checked_type(name: str | None, type: str) -> NodeType:
 def _checked_name(name: Any, func: Any) -> str:
     if not isinstance(name, str):
         raise InvalidNodeError(f"a node's name is a string, not {name!r}", node=None)
+    plain: str = str.__str__(name)  # of a member of a string enum, its value
     if name == "<lambda>" or not name:
         raise InvalidNodeError(
             f"{func!r} has no name of its own; give the node one with name=", node=name
@@ -503,4 +523,4 @@ def _checked_name(name: Any, func: Any) -> str:
             f"name it {name.replace('.', '_')!r}, say",
             node=name,
         )
-    return name
+    return plain

@@ -9,7 +9,7 @@ from operator import index
 
 from fast_dag._fields import Fields
 from fast_dag.call.effects import waitable
-from fast_dag.errors import InvalidNodeError, closest
+from fast_dag.errors import InvalidNodeError, ValidationError, closest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,6 +127,27 @@ def _errors(value: Any) -> Any:
     return _only(value, are_types or (callable(value) and not isinstance(value, type)))
 
 
+def asked_count(name: str, value: Any) -> int | None:
+    """A count of at least 1 that an option `name` of a run or workflow was given, None if it was
+    not; raises ValidationError."""
+    try:
+        return None if value is None else count(value, 1)
+    except WRONG:
+        raise ValidationError(f"{name} is a count of at least 1, not {value!r}") from None
+
+
+def asked_deadline(name: str, value: Any) -> float | None:
+    """The same for a number of seconds."""
+    try:
+        return None if value is None else deadline(value)
+    except WRONG:
+        raise ValidationError(f"{name} is {_DEADLINE}, not {value!r}") from None
+
+
+_SECONDS = "a number of seconds, zero or more, or a timedelta"
+_DEADLINE = "a number of seconds above 0, or a timedelta"
+
+
 class Option(Fields):
     """One option of nodes.
 
@@ -175,10 +196,6 @@ class Option(Fields):
         except WRONG:
             return False
         return True
-
-
-_SECONDS = "a number of seconds, zero or more, or a timedelta"
-_DEADLINE = "a number of seconds above 0, or a timedelta"
 
 
 def _table(*options: Option) -> dict[str, Option]:

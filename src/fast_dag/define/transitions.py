@@ -6,6 +6,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag.call.hooks import Hook
+from fast_dag.define.node import name_of
 from fast_dag.define.signature import UnreadableSignatureError, read_signature
 from fast_dag.errors import ValidationError
 
@@ -25,6 +26,7 @@ class Transition(NamedTuple):
     @classmethod
     def read(cls, source: str, target: str, condition: Any, event: Any) -> Transition:
         """A checked transition; raises ValidationError if a part is wrong."""
+        event = name_of(event)
         if event is not None and (not isinstance(event, str) or not event):
             raise ValidationError(f"an event is named by a non-empty string, not {event!r}")
         guard = None

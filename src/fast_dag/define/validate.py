@@ -95,7 +95,7 @@ def _nested(topology: Topology, *, check_types: bool) -> Iterator[ValidationErro
     for index, node in enumerate(topology.nodes):
         if node.workflow is None:
             continue
-        for problem in node.workflow.validate(allow_disconnected=True, check_types=check_types):
+        for problem in node.workflow._problems(allow_disconnected=True, check_types=check_types):
             inner = type(problem)(f"in {node.name!r}: {problem}")
             inner.__dict__.update(problem.__dict__)
             yield inner
@@ -111,11 +111,34 @@ def _nested(topology: Topology, *, check_types: bool) -> Iterator[ValidationErro
             )
 
 
-def _mistyped(topology: Topology) -> Iterator[ValidationError]:
+def cautions(topology: Topology, *, check_types: bool) -> Iterator[str]:
+    """What may be meant, but probably is not; a run accepts it."""
+    if not check_types:  # else these are problems
+        for problem in _mistyped(topology, guessed=True):
+            yield f"{problem}: no edge names that parameter, so it may not be meant; say input="
+    for node in topology.nodes:
+        if node.workflow is not None:
+            yield from (
+                f"in {node.name!r}: {each}" for each in node.workflow._cautions(check_types)
+            )
+            waiting = node.workflow._waiting_states
+            if waiting:
+                yield (
+                    f"{node.name!r} is a machine that waits for events in {names(waiting)}, but "
+                    "nobody can send events to a nested machine: add a transition without event=, "
+                    "or run it by itself with start()"
+                )
+
+
+def _mistyped(topology: Topology, *, guessed: bool = False) -> Iterator[ValidationError]:
+    """Edges whose types do not fit; with `guessed`, only those whose parameter was the first
+    without an edge."""
     whole = topology.index
     for index, target in enumerate(topology.nodes):
         edges = topology.incoming[index]
         for edge in edges:
+            if guessed and (edge.asked is not None or edge.input in (edge.output, edge.source)):
+                continue
             source = topology.nodes[whole[edge.source]]
             if target.type is NodeType.ALL and sum(edge.input == each.input for each in edges) > 1:
                 continue  # the parameter gets a dict
@@ -130,7 +153,9 @@ def _mismatch(source: Node[..., Any], target: Node[..., Any], edge: Edge) -> Val
         return None
     if source.workflow or target.workflow:
         return None
-    given = _classes(source.signature.return_annotation())
+    # Calling a class makes an instance of it; its `__init__` returns None.
+    is_class = isinstance(source.func, type)
+    given = _classes(source.func if is_class else source.signature.return_annotation())
     taken = _classes(target.signature.annotation(target.signature.keyword_of(edge.input)))
     if given is None or taken is None:
         return None

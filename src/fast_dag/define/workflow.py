@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
@@ -14,6 +15,7 @@ from fast_dag.call.resources import read_factory
 from fast_dag.context import Context
 from fast_dag.define.graph import Graph
 from fast_dag.define.node import Nestable, Node
+from fast_dag.define.validate import cautions
 from fast_dag.drive.select import drive, drive_async
 from fast_dag.errors import InvalidNodeError, MissingResultError, ValidationError
 from fast_dag.plan.plan import Plan, Plans
@@ -25,7 +27,7 @@ from fast_dag.watch.progress import Bar, Progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
     from os import PathLike
     from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from fast_dag.draw.view import MachineView, WorkflowView
     from fast_dag.plan.step import Wrapper
     from fast_dag.plan.topology import Topology
+    from fast_dag.returns import FSMReturn
     from fast_dag.run.execution import Execution
     from fast_dag.run.run import Run
 
@@ -55,12 +58,14 @@ class Workflow(Nestable):
         name: str,
         description: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        replace: bool = False,
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ValidationError(f"a workflow's name is a non-empty string, not {name!r}")
         self.description = description or ""
         self.metadata: dict[str, Any] = dict(metadata or {})
-        self._graph = Graph(name, self._noun)
+        self.replace = replace
+        self._graph = self._new_graph(name)
         self._default_hooks: dict[str, Hook] = {}
         self._node_hooks: dict[str, dict[str, Hook]] = {}
         self._handlers: dict[str, Hook] = {}
@@ -69,6 +74,12 @@ class Workflow(Nestable):
         self._last: Execution | None = None
         self._plans: Plans | None = None
         self._signature: tuple[Any, Signature] | None = None
+
+    def _new_graph(self, name: str) -> Graph:
+        return Graph(name, self._noun)
+
+    def _add(self, node: Node[..., Any], *, replace: bool = False) -> Node[..., Any]:
+        return self._graph.add(node, replace=replace or self.replace)
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -244,6 +255,19 @@ class Workflow(Nestable):
 
         return add if factory is None else add(factory)
 
+    @abstractmethod
+    def validate(
+        self, allow_disconnected: bool = False, check_types: bool = False
+    ) -> list[ValidationError]:
+        """All problems, as error objects."""
+
+    def _warn(self, check_types: bool) -> None:
+        for caution in self._cautions(check_types):
+            warnings.warn(caution, stacklevel=3)
+
+    def _cautions(self, check_types: bool) -> Iterator[str]:
+        return cautions(self._topology(), check_types=check_types)
+
     def _resource_problems(self) -> list[ValidationError]:
         """Problems of the resources."""
         if not self._resources:
@@ -313,21 +337,36 @@ class Workflow(Nestable):
         """`context.results`: what each node returned, by name."""
         return self.context.results
 
-    def __getitem__(self, name: str) -> Any:
-        """The result of a node; `"sub.inner"` looks into a nested workflow.
+    @overload
+    def __getitem__(self, name: Node[..., FSMReturn]) -> Any: ...
+    @overload
+    def __getitem__(self, name: Node[..., Coroutine[Any, Any, T]]) -> T: ...
+    @overload
+    def __getitem__(self, name: Node[..., T]) -> T: ...
+    @overload
+    def __getitem__(self, name: str) -> Any: ...
+    def __getitem__(self, name: str | Node[..., Any]) -> Any:
+        """The result of a node, which is given by name or as itself; `"sub.inner"` looks into a
+        nested workflow.
 
         Raises a KeyError that says why there is no result: unknown, not run, skipped, failed,
         deleted.
         """
+        if isinstance(name, Node):
+            name = self._graph.node(name).name
         execution = self._in_view()
         if execution is not None:
             return execution.run[name]
-        self._graph.resolve(name)
+        self._refuse_path(name)
         raise MissingResultError(
             f"{self.name!r} has no result of {name!r}: it has not run yet",
             node=name,
             reason="not run",
         )
+
+    def _refuse_path(self, name: str) -> None:
+        """Raise UnknownNodeError if there is no such node, here or in a nested workflow."""
+        self._graph.resolve(name)
 
     @property
     def progress_callback(self) -> Callable[[str, str, float], object]:
@@ -375,11 +414,11 @@ class Workflow(Nestable):
             observers.append(log)
         return Observers(observers, len(execution.plan.names)) if observers else None
 
-    def get_result(self, name: str) -> Any:
+    def get_result(self, name: str | Node[..., Any]) -> Any:
         """The same as `workflow[name]`."""
         return self[name]
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str | Node[..., Any], default: Any = None) -> Any:
         """The result of a node; `default` if there is none."""
         try:
             return self[name]

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.drive.dispatcher import SIGNALS_SEEN, Dispatcher
-from fast_dag.drive.lane import Lane
+from fast_dag.drive.job import Lane
 from fast_dag.drive.lanes import Lanes
 from fast_dag.drive.loops import LoopLane
 from fast_dag.drive.tasks import Tasks, suits

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from fast_dag.drive.dispatcher import GRACE, SIGNALS_SEEN, Dispatcher
-from fast_dag.drive.lane import Lane
+from fast_dag.drive.job import Lane
 from fast_dag.drive.lanes import Lanes
 from fast_dag.drive.threads import Pool, ThreadLane, pool_size
 

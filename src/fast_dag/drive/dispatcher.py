@@ -50,11 +50,23 @@ from fast_dag.run.execution import current
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from typing import Protocol
 
     from fast_dag.call.effects import Effect
-    from fast_dag.drive.lane import Lane
-    from fast_dag.drive.lanes import Lanes
+    from fast_dag.define.node import Node
+    from fast_dag.drive.job import Lane
     from fast_dag.run.execution import Execution
+
+    class Lanes(Protocol):
+        """The lanes of a run, which the coordinator makes."""
+
+        @property
+        def loop(self) -> Any: ...
+        @property
+        def home(self) -> Lane: ...
+        def of(self, node: Node[..., Any], /, *, stays: bool = False) -> Lane:
+            """The lane of a node's calls; with `stays`, not in another process."""
+
 
 GRACE = 5.0
 """Seconds that cleanup hooks and the closings of resources have in all once a run is cut short."""
@@ -424,8 +436,10 @@ class Dispatcher:
             else:
                 outcome = Outcome(False, error)
         if effect is None:  # no longer while that is handled: it is no error's context
-            job.todo, job.answer = SETTLE, outcome
-        elif job.phase is CANCELLED:
+            job.answer = outcome
+            self._settle(job, jobs)
+            return
+        if job.phase is CANCELLED:
             job.todo = UNWIND
         elif isinstance(effect, (Sleep, Await)):
             self._wait(job, effect, jobs)
@@ -455,11 +469,11 @@ class Dispatcher:
         job.deadline, job.is_late = None, False
         if job.phase is CANCELLED or outcome is STOPPED:
             self._unwind(job, jobs)
-            return
-        job.todo = SETTLE
-        if job.effects is not None:
-            job.todo, job.answer = ADVANCE, outcome.answer()
-        jobs.append(job)
+        elif job.effects is None:
+            self._settle(job, jobs)
+        else:
+            job.answer = outcome.answer()
+            self._advance(job, jobs)
 
     def _unwind(self, job: Job, jobs: list[Job]) -> None:
         """A job that was cut off ends, once its cleanup hook has been called."""
@@ -489,6 +503,7 @@ class Dispatcher:
             if outcome is STOPPED and not job.started:
                 execution.take_back(job.index)
             more, ended = self._left(job, ready)
+        execution.deliver()
         jobs.extend(reversed(more))
         if ended is not None:
             self._leave(ended, jobs)
@@ -555,7 +570,7 @@ class Dispatcher:
         if execution.observers is not None:
             with self.guard():
                 execution.note_start(job.index)
-            execution.observers.deliver()
+            execution.deliver()
         # Things may have changed by now, where somebody was told.
         return not self.over and job.generation == generation and job.phase is not CANCELLED
 

@@ -15,7 +15,7 @@ from fast_dag._extras import needed
 from fast_dag.call.effects import STOPPED, Outcome
 from fast_dag.drive import payload
 from fast_dag.drive.dispatcher import call_here
-from fast_dag.drive.lane import Lane
+from fast_dag.drive.job import Lane
 from fast_dag.errors import ExecutionError, failures, text_of
 
 if TYPE_CHECKING:

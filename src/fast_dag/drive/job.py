@@ -1,7 +1,8 @@
-"""One node of one execution on its way through its call."""
+"""One node of one execution on its way through its call, and the place where that is made."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -9,7 +10,6 @@ if TYPE_CHECKING:
     from contextvars import Context as Variables
 
     from fast_dag.call.effects import Effect, Outcome
-    from fast_dag.drive.lane import Lane
     from fast_dag.plan.step import Step
     from fast_dag.run.execution import Execution
 
@@ -26,6 +26,31 @@ RETURN: Final = 6  # the workflow nested in it ended: `answer` is the generation
 RUNS: Final = 0
 CANCELLED: Final = 1  # it must end, and clean up
 CLEANS: Final = 2  # its cleanup hook is at work, or it closes resources: that is not cut short
+
+
+class Lane(ABC):
+    """A place where the calls of jobs happen. From the launch of a call to its end the job belongs
+    to its lane."""
+
+    calls_here = False  # in the thread that takes a job, by a mere call
+    ends_calls = False  # calls that are given up end soon, and say so
+
+    @abstractmethod
+    def launch(self, job: Job) -> None:
+        """Start the job's call, soon and without blocking; report its outcome to the dispatcher's
+        `ended`."""
+
+    def withdraw(self, job: Job) -> bool:
+        """Take back a call that was launched and has not begun; whether that was possible. The job
+        belongs to the caller then."""
+        return False
+
+    def give_up(self, job: Job) -> None:  # noqa: B027  most lanes have nothing to do
+        """Nobody waits for the job's present call any more; it ends soon if `ends_calls`."""
+
+    @abstractmethod
+    def close(self, *, abandon: bool) -> None:
+        """End what was started for this lane; with `abandon`, although calls may be at work."""
 
 
 class Job:

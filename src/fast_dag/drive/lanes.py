@@ -9,7 +9,7 @@ from fast_dag.run.settings import PROCESS
 if TYPE_CHECKING:
     from fast_dag.define.node import Node
     from fast_dag.drive.dispatcher import Dispatcher
-    from fast_dag.drive.lane import Lane
+    from fast_dag.drive.job import Lane
     from fast_dag.drive.loops import LoopLane, ThreadedLoopLane
     from fast_dag.drive.threads import ThreadLane
     from fast_dag.run.settings import Settings

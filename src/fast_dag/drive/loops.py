@@ -10,8 +10,7 @@ from types import coroutine as as_coroutine
 from typing import TYPE_CHECKING, Any, cast
 
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Outcome
-from fast_dag.drive.job import CANCELLED
-from fast_dag.drive.lane import Lane
+from fast_dag.drive.job import CANCELLED, Lane
 from fast_dag.run.execution import current
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from weakref import WeakSet
 from fast_dag._extras import needed
 from fast_dag.call.effects import STOPPED, Outcome
 from fast_dag.drive import payload, scripts
-from fast_dag.drive.lane import Lane
+from fast_dag.drive.job import Lane
 from fast_dag.drive.worker import BEGINS, END
 from fast_dag.errors import ExecutionError, ValidationError, text_of
 

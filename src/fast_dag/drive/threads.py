@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from fast_dag.drive.lane import Lane
+from fast_dag.drive.job import Lane
 from fast_dag.drive.slots import cpu_count, slots_of
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from fast_dag.define.node import name_of
 from fast_dag.errors import InvalidTransitionError, closest, names
 from fast_dag.plan.plan import Plan
 from fast_dag.plan.state_binding import StateBinding
@@ -39,12 +40,10 @@ class MachineStep(Step):
         node: Node[..., Any],
         binding: Binding,
         policy: CallPolicy | None,
-        wrappers: Sequence[Wrapper],
-        inputs: Collection[str],
     ) -> None:
-        super().__init__(index, node, binding, policy, wrappers)
+        super().__init__(index, node, binding, policy)
         self.plain = None
-        self.intake = StateBinding(node, binding, inputs)
+        self.intake: StateBinding
         self.ways: list[Transition] = []
         self.events: list[Transition] = []
         self.onward: int | None = None
@@ -64,6 +63,7 @@ class MachinePlan(Plan):
         Called at each transition.
     """
 
+    step_class = MachineStep
     steps: list[MachineStep]  # type: ignore[assignment]  # a list of a subclass
 
     def __init__(
@@ -89,20 +89,11 @@ class MachinePlan(Plan):
             step = steps[index[each.source]]
             (step.ways if each.event is None else step.events).append(each)
         for step in steps:
+            step.intake = StateBinding(step.node, step.binding, inputs)
             if step.ways and step.ways[0].condition is None:
                 step.onward = index[step.ways[0].target]
         # What a state after the first lacks, the states before it may give.
         self.missing = tuple((start, name) for name in steps[self.start].intake.missing)
-
-    def _step(
-        self,
-        index: int,
-        node: Node[..., Any],
-        binding: Binding,
-        policy: CallPolicy | None,
-        wrappers: Sequence[Wrapper],
-    ) -> MachineStep:
-        return MachineStep(index, node, binding, policy, wrappers, self.input_names)
 
     @cached_property
     def is_straight(self) -> bool:
@@ -120,7 +111,7 @@ class MachinePlan(Plan):
     def find(self, target: Any, source: int, event: str | None = None) -> int:
         """The state of that name, to which `source` leads, when sent `event` if there is one;
         raises InvalidTransitionError."""
-        target = getattr(target, "name", target)  # a state itself
+        target = name_of(target)
         found = self.topology.index.get(target) if isinstance(target, str) else None
         if found is None:
             raise InvalidTransitionError(

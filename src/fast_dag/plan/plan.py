@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     from fast_dag.call.hooks import Hook
     from fast_dag.call.policy import CallPolicy
     from fast_dag.define.node import Node
-    from fast_dag.plan.binding import Binding
     from fast_dag.plan.step import Wrapper
     from fast_dag.plan.topology import Topology
 
 
-GATHERED, SURROUNDED = "gathered", "surrounded"
-"""How a group of steps of the straight line is called, where it is not from a known number of
-results: with arguments that the binding gathers, or through the policy."""
+MANY, GATHERED, SURROUNDED = "many", "gathered", "surrounded"
+"""How calls of the straight line are made that do not take one or two results: with any other
+number of them, with arguments that the binding gathers, or through the policy."""
 
 
 class Plan:
@@ -46,6 +45,8 @@ class Plan:
         Each may put another function in the place of a node's own.
     """
 
+    step_class: type[Step] = Step
+
     def __init__(
         self,
         topology: Topology,
@@ -62,28 +63,21 @@ class Plan:
         named = _named_parameters(topology) if inputs else ()
         steps: list[Any] = []
         missing: list[tuple[str, str]] = []
-        has_policies = False
+        has_policies, make = False, self.step_class
         for index, (node, edges) in enumerate(zip(topology.nodes, topology.incoming, strict=True)):
             binding = bind(node, edges, topology, inputs, named, resources)
             policy = None if policy_of is None else policy_of(node, binding.resources)
             if policy is not None:
                 has_policies = True
-            steps.append(self._step(index, node, binding, policy, wrappers))
+            steps.append(make(index, node, binding, policy))
             if binding.missing:
                 missing.extend((node.name, parameter) for parameter in binding.missing)
+        for wrap in wrappers:
+            for step in steps:
+                step.call = wrap(step.node) or step.call
         self.steps: list[Step] = steps
         self.missing = tuple(missing)
         self.has_policies = has_policies
-
-    def _step(
-        self,
-        index: int,
-        node: Node[..., Any],
-        binding: Binding,
-        policy: CallPolicy | None,
-        wrappers: Sequence[Wrapper],
-    ) -> Step:
-        return Step(index, node, binding, policy, wrappers)
 
     def refuse_unknown(self, options: Iterable[str] = ()) -> None:
         """Raise ValidationError for run inputs that fill no parameter of the whole graph; `options`
@@ -93,7 +87,7 @@ class Plan:
         if not unknown:
             return
         parameters = {name for node in self.topology.nodes for name in node.signature.inputs}
-        lines = []
+        lines, options = [], set(options)
         for name in unknown:
             feeders = [
                 f"{edge.origin!r} feeds that of {edge.target!r}"
@@ -104,6 +98,8 @@ class Plan:
             if feeders:
                 shown = ", ".join(feeders[:5])
                 lines.append(f"{name!r}: edges feed every parameter of that name ({shown})")
+            elif name in options:
+                lines.append(f"{name!r} (an option: pass {name}=... beside the inputs)")
             else:
                 lines.append(f"{name!r}{closest(name, {*parameters, *options})[1]}")
         word = "inputs that fill" if len(unknown) > 1 else "an input that fills"
@@ -185,33 +181,34 @@ class Plan:
         return _some(self.topology.nodes, lambda node: node.run_in == "inline")
 
     @cached_property
-    def line(self) -> list[tuple[int | str, list[Step], list[Any]]]:
-        """The steps of a straight plan in sequential order, in groups of neighbours that are called
-        in the same way: as (how, steps, sources).
+    def line(self) -> list[tuple[int | str, list[tuple[Any, ...]]]]:
+        """The calls of a straight plan in sequential order, in groups of neighbours that are made
+        in the same way, as (how, calls).
 
-        `how` is the number of results that all steps of the group take, one by one, and `sources`
-        has for each of them the keys of these results (of one result: the key). It is `GATHERED`
-        if the bindings, or `SURROUNDED` if the policies and the bindings are needed, and `sources`
-        has the sole key, or None."""
-        line: list[tuple[int | str, list[Step], list[Any]]] = []
+        Where `how` is 1 or 2, a call is (name, function, key of each result that it takes). Where
+        it is `GATHERED` or `SURROUNDED`, because the binding, or the policy and the binding are
+        needed, it is (name, step, key of the sole result that it takes, or None), and for any
+        other number of results (name, function, keys)."""
+        line: list[tuple[int | str, list[tuple[Any, ...]]]] = []
         last: int | str | None = None
         for index in self.topology.order:
             step = self.steps[index]
             keys = step.binding.keys
-            source: Any = keys[0] if keys is not None and len(keys) == 1 else None
             how: int | str
+            call: tuple[Any, ...]
             if step.policy is not None:
-                how = SURROUNDED
+                sole = keys[0] if keys is not None and len(keys) == 1 else None
+                how, call = SURROUNDED, (step.name, step, sole)
             elif keys is None:
-                how = GATHERED
+                how, call = GATHERED, (step.name, step, None)
+            elif 1 <= len(keys) <= 2:
+                how, call = len(keys), (step.name, step.call, *keys)
             else:
-                how = len(keys)
-                source = source if how == 1 else keys
+                how, call = MANY, (step.name, step.call, keys)
             if how != last:
                 last = how
-                line.append((how, [], []))
-            line[-1][1].append(step)
-            line[-1][2].append(source)
+                line.append((how, []))
+            line[-1][1].append(call)
         return line
 
     @cached_property

@@ -6,7 +6,7 @@ from fast_dag.define.node import NodeType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Any, Protocol
 
     from fast_dag.call.policy import CallPolicy
@@ -44,7 +44,6 @@ class Step:
         node: Node[..., Any],
         binding: Binding,
         policy: CallPolicy | None,
-        wrappers: Sequence[Wrapper] = (),
     ) -> None:
         self.index = index
         self.node = node
@@ -52,16 +51,8 @@ class Step:
         self.binding = binding
         self.policy = policy
         self.call: Callable[..., Any] = node.func
-        for wrap in wrappers:
-            self.call = wrap(node) or self.call
         self.nested: Any = None
-        self.decides = node.type is not _NODE and node.type.decides
+        self.decides = decides = node.type is not _NODE and node.type.decides
         self.plain: str | None = None
-        if not (
-            self.decides
-            or node.timeout
-            or node.run_in
-            or policy is not None
-            or node.workflow is not None
-        ):
+        if policy is None and not (decides or node.timeout or node.run_in or node.workflow):
             self.plain = "async" if node.signature.is_async else "sync"

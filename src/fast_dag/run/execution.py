@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from time import perf_counter, time
 from weakref import ref
 
-from fast_dag.call.effects import ONE_SHOT, STOPPED, Invoke, Outcome, Raised
+from fast_dag.call.effects import ONE_SHOT, STOPPED, Invoke, Outcome, Raised, bare_effects
 from fast_dag.call.resources import Resources
 from fast_dag.errors import ExecutionError, add_note, failures, text_of
 from fast_dag.run import failures as told
@@ -338,16 +338,14 @@ class Execution(ABC):
         """The call of a node as effects, to its end: what its policy asks for, and the commit if
         there is a store."""
         policy = self.plan.steps[index].policy
-        if policy is None:
-            answer = yield attempt
-            ok = not isinstance(answer, Raised)
-            outcome = Outcome(ok, answer if ok else answer.error)
-        else:
-            outcome = yield from policy.effects_of(self, attempt)
-        if self.store is not None and outcome is not STOPPED:
+        effects = bare_effects(attempt) if policy is None else policy.effects_of(self, attempt)
+        return effects if self.store is None else self._committed(index, effects, self.store)
+
+    def _committed(self, index: int, effects: Effects, store: Store) -> Effects:
+        outcome = yield from effects
+        if outcome is not STOPPED:
             outcome.verdict = verdict = self.judge(index, outcome)
-            args = (self.path_of(index), verdict.outcome)
-            answer = yield Invoke(self.store.commit, args, False)
+            answer = yield Invoke(store.commit, (self.path_of(index), verdict.outcome), False)
             if isinstance(answer, Raised):
                 outcome = Outcome(False, answer.error, outcome.attempts, "store")
         return outcome
@@ -359,17 +357,18 @@ class Execution(ABC):
         judged, recorded and told.
 
         `guard` is a lock for what runs in several threads share. User code (an error handler, a
-        value's truth, observers) is called while it is not held. What ends after the execution was
-        closed is dropped."""
+        value's truth) is called while it is not held. What ends after the execution was closed is
+        dropped. Drivers call `deliver` some time later, when they hold no lock."""
         verdict = outcome.verdict or self.judge(index, outcome)
         if guard is None:
-            ready = self._settle(index, verdict, started)
-        else:
-            with guard:
-                ready = [] if self.status != "running" else self._settle(index, verdict, started)
+            return self._settle(index, verdict, started)
+        with guard:
+            return self._settle(index, verdict, started) if self.status == "running" else []
+
+    def deliver(self) -> None:
+        """Tell the observers, if there are any, of what has happened."""
         if self.observers is not None:
             self.observers.deliver()
-        return ready
 
     def finish_plain(self, index: int, value: Any, started: float, ended: float) -> list[int]:
         """`finish` of a plain node that completed, in an execution that nobody watches."""

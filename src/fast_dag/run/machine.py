@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from fast_dag.context import Context
-    from fast_dag.define.fsm import FSM
     from fast_dag.define.request import Request
     from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.draw.view import WorkflowView
     from fast_dag.plan.machine_plan import MachinePlan
+    from fast_dag.run.machine_execution import Definition
     from fast_dag.run.settings import Settings
 
 _FORMAT = 1
@@ -54,7 +54,7 @@ class Machine:
 
     def __init__(
         self,
-        fsm: FSM,
+        fsm: Definition,
         plan: MachinePlan,
         request: Request,
         async_settings: Settings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from fast_dag.context import FSMContext
 from fast_dag.errors import InvalidTransitionError, MaxCyclesError, failures, names
@@ -22,11 +22,26 @@ if TYPE_CHECKING:
 
     from fast_dag.call.effects import Attempt, Outcome
     from fast_dag.context import Context
-    from fast_dag.define.fsm import FSM
+    from fast_dag.define.graph import Graph
     from fast_dag.draw.view import MachineView, RunView
     from fast_dag.plan.machine_plan import MachinePlan
     from fast_dag.plan.topology import Topology
     from fast_dag.run.settings import Settings
+    from fast_dag.watch.observers import Observers
+
+
+class Definition(Protocol):
+    """The FSM that an execution is of."""
+
+    keep_history: int | None
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def graph(self) -> Graph: ...
+    def _observers(self, execution: MachineExecution, /) -> Observers | None: ...
+    def _drive(self, execution: MachineExecution, /) -> MachineExecution: ...
+    async def _drive_async(self, execution: MachineExecution, /) -> MachineExecution: ...
 
 
 class MachineRecord(Record):
@@ -125,7 +140,7 @@ class MachineRun(Run):
         """Whether a terminal state, or a return with `stop`, has ended the machine."""
         return self._execution.machine_state.ended
 
-    def __getitem__(self, name: str) -> Any:
+    def _result(self, name: str) -> Any:
         """The latest value of a state; `"s.0"` that of its first visit, `"sub.inner"` looks into a
         nested workflow. Raises a KeyError that says why there is none."""
         execution = self._execution
@@ -133,7 +148,7 @@ class MachineRun(Run):
         state = execution.plan.topology.index.get(first)
         if dot and rest.isdecimal() and state is not None:
             return execution.machine_state.value_of(state, int(rest), execution.deciding)
-        return super().__getitem__(name)
+        return super()._result(name)
 
 
 class MachineExecution(Execution):
@@ -150,7 +165,7 @@ class MachineExecution(Execution):
 
     def __init__(
         self,
-        fsm: FSM,
+        fsm: Definition,
         plan: MachinePlan,
         inputs: Mapping[str, Any],
         context: Context,
