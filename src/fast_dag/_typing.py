@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from typing import Generic, ParamSpec, TypeVar, overload
 
     P = ParamSpec("P")
-    R = TypeVar("R", covariant=True)
+    R_co = TypeVar("R_co", covariant=True)
     T = TypeVar("T")
 
-    class OfFunction(Generic[P, R]):
+    class OfFunction(Generic[P, R_co]):
         """Generic over the parameters and the result of a function."""
 
 else:
-    P = R = T = None
+    P = R_co = T = None
 
     class OfFunction:
         __class_getitem__ = classmethod(GenericAlias)
@@ -29,4 +29,4 @@ else:
         return func
 
 
-__all__ = ["OfFunction", "P", "R", "T", "overload"]
+__all__ = ["OfFunction", "P", "R_co", "T", "overload"]

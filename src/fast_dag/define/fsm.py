@@ -546,6 +546,11 @@ class FSM(Workflow):
         2
         """
         check_snapshot(snapshot)
+        if "inputs" in options:
+            raise ValidationError(
+                f"{self.name!r} is restored with the inputs of its snapshot; change these in "
+                "snapshot['inputs']"
+            )
         return self._machine(snapshot, snapshot["inputs"], **options)
 
     def _machine(

@@ -8,7 +8,7 @@ from importlib import import_module
 from sys import modules
 from types import FunctionType, MappingProxyType, MethodType
 
-from fast_dag._typing import OfFunction, P, R, T, overload
+from fast_dag._typing import OfFunction, P, R_co, T, overload
 from fast_dag.define.options import CACHE_OPTIONS, checked
 from fast_dag.define.signature import Signature, UnreadableSignatureError, read_signature
 from fast_dag.errors import InvalidNodeError, ValidationError
@@ -168,7 +168,7 @@ class Branches:
         return Branch(self._node, name)
 
 
-class Node(Linkable, OfFunction[P, R]):
+class Node(Linkable, OfFunction[P, R_co]):
     """A step of a workflow.
 
     `@dag.node` and its siblings make it, or you do, for `dag.add_node(Node(...))`. It can still be
@@ -192,7 +192,7 @@ class Node(Linkable, OfFunction[P, R]):
     (4, 'increment', 2)
     """
 
-    func: Callable[P, R]
+    func: Callable[P, R_co]
     name: str
     # Class attributes, so that a node without options needs less memory.
     type: NodeType = NodeType.NODE
@@ -208,7 +208,7 @@ class Node(Linkable, OfFunction[P, R]):
 
     def __init__(
         self,
-        func: Callable[P, R],
+        func: Callable[P, R_co],
         name: str | None = None,
         *,
         type: NodeType | str = NodeType.NODE,
@@ -315,20 +315,20 @@ class Node(Linkable, OfFunction[P, R]):
 
     # A node behaves like its function.
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Call the bare function, without hooks, retries or cache."""
         return self.func(*args, **kwargs)
 
     @overload
-    def __get__(self, instance: None, owner: Any) -> Node[P, R]: ...
+    def __get__(self, instance: None, owner: Any) -> Node[P, R_co]: ...
     @overload
-    def __get__(self, instance: object, owner: Any) -> Callable[..., R]: ...
-    def __get__(self, instance: object | None, owner: Any) -> Node[P, R] | Callable[..., R]:
+    def __get__(self, instance: object, owner: Any) -> Callable[..., R_co]: ...
+    def __get__(self, instance: object | None, owner: Any) -> Node[P, R_co] | Callable[..., R_co]:
         """Bind the function to an instance, as for a method defined in a class body."""
         return self if instance is None else MethodType(self, instance)
 
     @property
-    def __wrapped__(self) -> Callable[P, R]:
+    def __wrapped__(self) -> Callable[P, R_co]:
         return self.func
 
     # Options.
@@ -373,7 +373,7 @@ class Node(Linkable, OfFunction[P, R]):
             )
         return owner
 
-    def after(self, *nodes: Node[..., Any] | Branch) -> Node[P, R]:
+    def after(self, *nodes: Node[..., Any] | Branch) -> Node[P, R_co]:
         """Run after `nodes` without taking their values; returns this node."""
         for each in nodes:
             self.owner.connect(each, self, input=False)
