@@ -481,10 +481,9 @@ class Dispatcher:
         job.todo, job.answer = SETTLE, STOPPED
         if effects is not None:
             effects.close()  # so that others who wait for what it computes take over
-            policy = job.step.policy
-            if policy is not None and job.started and job.phase is not CLEANS:
-                job.phase = CLEANS
-                job.effects = policy.effects_of_cancelled(job.execution)
+            left = job.execution.effects_of_cancelled(job.step)
+            if left is not None and job.started and job.phase is not CLEANS:
+                job.phase, job.effects = CLEANS, left
                 job.todo, job.answer = ADVANCE, None
         jobs.append(job)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from fast_dag.call.effects import Attempt, Effects
+    from fast_dag.call.policy import CallPolicy
     from fast_dag.context import Context
     from fast_dag.define.graph import Graph
     from fast_dag.draw.view import MachineView, RunView, WorkflowView
@@ -52,24 +53,18 @@ current: ContextVar[Execution | None] = ContextVar("fast_dag_execution", default
 
 class Verdict:
     """What the end of a node means to its execution: the `choice` of a node that decides, or the
-    `key` of its error, and whether the execution goes on. `fault`: why nothing follows a state,
-    although the state itself succeeded."""
+    `key` of its error (None where a failure is no error of the execution), and whether the
+    execution goes on."""
 
-    __slots__ = ("choice", "fault", "goes_on", "key", "outcome")
+    __slots__ = ("choice", "goes_on", "key", "outcome")
 
     def __init__(
-        self,
-        outcome: Outcome,
-        key: str,
-        choice: Any = None,
-        goes_on: bool = True,
-        fault: BaseException | None = None,
+        self, outcome: Outcome, key: str | None, choice: Any = None, goes_on: bool = True
     ) -> None:
         self.outcome = outcome
         self.key = key
         self.choice = choice
         self.goes_on = goes_on
-        self.fault = fault
 
 
 class Execution(ABC):
@@ -148,6 +143,11 @@ class Execution(ABC):
     def is_straight(self) -> bool:
         """Whether there is nothing to do but to call one node after another."""
         return self.plan.is_straight and self.resources is None and not self.watched
+
+    @property
+    def needs_loop(self) -> bool:
+        """Whether something in it is known to be async."""
+        return self.plan.needs_loop
 
     @property
     def blocks_loop(self) -> bool:
@@ -334,6 +334,10 @@ class Execution(ABC):
         """Whether the call of a node is more than calling its function: a generator of effects."""
         return step.policy is not None or self.store is not None
 
+    def sole_policy(self, step: Step) -> CallPolicy | None:
+        """What surrounds the call of a node, where that is its policy alone."""
+        return step.policy if self.store is None else None
+
     def effects_of(self, index: int, attempt: Attempt) -> Effects:
         """The call of a node as effects, to its end: what its policy asks for, and the commit if
         there is a store."""
@@ -341,14 +345,24 @@ class Execution(ABC):
         effects = bare_effects(attempt) if policy is None else policy.effects_of(self, attempt)
         return effects if self.store is None else self._committed(index, effects, self.store)
 
+    def effects_of_cancelled(self, step: Step) -> Effects | None:
+        """What is left to do for a call of a node that was cut off; None if that is nothing."""
+        return None if step.policy is None else step.policy.effects_of_cancelled(self)
+
     def _committed(self, index: int, effects: Effects, store: Store) -> Effects:
         outcome = yield from effects
         if outcome is not STOPPED:
-            outcome.verdict = verdict = self.judge(index, outcome)
-            answer = yield Invoke(store.commit, (self.path_of(index), verdict.outcome), False)
+            kept = self._kept(index, outcome)
+            answer = yield Invoke(store.commit, (self.path_of(index), kept), False)
             if isinstance(answer, Raised):
                 outcome = Outcome(False, answer.error, outcome.attempts, "store")
         return outcome
+
+    def _kept(self, index: int, outcome: Outcome) -> Outcome:
+        """What a store keeps of how a node ended."""
+        outcome.verdict = verdict = self.judge(index, outcome)
+        kept: Outcome = verdict.outcome
+        return kept
 
     def finish(
         self, index: int, outcome: Outcome, started: float, guard: Lock | Any = None
@@ -381,7 +395,7 @@ class Execution(ABC):
     def judge(self, index: int, outcome: Outcome) -> Verdict:
         """What the end of a node means. Calls user code, so drivers hold no lock here."""
         verdict = self._judged(index, outcome)
-        if not verdict.outcome.ok or verdict.fault is not None or self.children:
+        if not verdict.outcome.ok or self.children:
             self._log_failures(index, verdict)
         return verdict
 
@@ -412,7 +426,7 @@ class Execution(ABC):
         seconds = self.record.add(index, started, outcome)
         name = self.plan.names[index]
         child = self.children.get(name)
-        if child is not None:
+        if child is not None and verdict.key is not None:
             self.failures.adopt(name, child.failures)
         if outcome.ok:
             self.results[name] = outcome.value
@@ -422,8 +436,7 @@ class Execution(ABC):
                 self.failures.add(name, outcome.value, outcome.attempts, outcome.where)
             ready = schedule.fail(index)
             if not verdict.goes_on and not self._stopped:
-                self._stopped = True
-                self.failures.fatal = verdict.key
+                self._stopped, self.failures.fatal = True, verdict.key
         if self.observers is not None:
             status = "completed" if outcome.ok else "failed"
             error = None if outcome.ok else outcome.value
@@ -457,7 +470,7 @@ class Execution(ABC):
 
     def _log_failures(self, index: int, verdict: Verdict) -> None:
         """Log the errors that the outermost run keeps of a node, and of what is nested in it."""
-        if self.parent is not None:  # whose node may be tried again, or have a handler
+        if self.parent is not None or verdict.key is None:  # the parent's node may be tried again
             return
         name, outcome = self.plan.names[index], verdict.outcome
         child = self.children.get(name)
@@ -466,9 +479,7 @@ class Execution(ABC):
                 path = f"{name}.{key}"
                 if self.failures.errors.get(path) is not error:  # as of an earlier visit of a state
                     log.failed(self, path, error, child.failures.attempts(key))
-        if verdict.fault is not None:
-            log.failed(self, name, verdict.fault, outcome.attempts)
-        elif not outcome.ok and verdict.key == name:
+        if not outcome.ok and verdict.key == name:
             log.failed(self, name, outcome.value, outcome.attempts)
 
     def retries(self, name: str, error: Exception, attempt: int, delay: float) -> None:

@@ -86,8 +86,13 @@ WORKFLOWS: dict[str, Fields] = {
         **_ANY_KIND,
         "initial_state": TEXT,
         "terminal_states": TEXTS,
-        "max_cycles": COUNT,
+        "max_cycles": Rule("a whole number or null", lambda v: v is None or type(v) is int),
         "on_max_cycles": TEXT,
+        "on_error": TEXT,
+        "error_states": Rule(
+            "a mapping of states to states",
+            lambda v: isinstance(v, Mapping) and _is_texts([*v, *v.values()]),
+        ),
         "keep_history": COUNT,
         "states": LIST,
         "transitions": LIST,
@@ -224,9 +229,14 @@ class _Reader:
                 "max_cycles",
                 "on_max_cycles",
                 "keep_history",
+                "on_error",
             )
         )
+        before = len(self.problems)
         self._nodes(fields, place, fsm, "states")
+        if len(self.problems) == before:  # else states would be named that could not be read
+            for state, target in fields.get("error_states", {}).items():
+                fsm.set_error_state(state, target)
 
         def transition(data: Any, here: str) -> None:
             each = _fields(data, here, TRANSITION, ["source", "target"])
