@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from fast_dag.run.settings import Settings
     from fast_dag.watch.observers import Observers
 
+    Decision = tuple["Move", BaseException | None, bool]
+    """Where a visit leads; what kept it from leading on; whether the run goes on after that."""
     T = TypeVar("T")
     Asking = Generator[Invoke, Any, T]
     """Asks async conditions and hooks by effects, the others at once."""
@@ -135,15 +137,13 @@ class Move(NamedTuple):
     is_sent: bool = False
 
 
-class Decision(NamedTuple):
-    """Where a visit leads, or why it leads nowhere, and whether the run goes on after that."""
-
-    move: Move
-    fault: BaseException | None = None
-    goes_on: bool = True
-
-
+# What a visit leads to if nothing is known, if nothing leads on, and if a return leads nowhere.
 _OPEN: Final = Move(is_open=True)
+_NOWHERE: Final = Move()
+_LOST: Final = Move(stands=True)
+_ENDED: Final = Move(ended=True)
+_WAITS: Final = Move(waits=True)
+_STOPPED: Final = Move(ended=True, stands=True)
 
 
 class MachineRun(Run):
@@ -204,7 +204,17 @@ class MachineExecution(Execution):
     machine: Any = None
     on_step: Hook | None = None
     broken_by: BaseException | None = None  # what `on_step` raised
+
+    # Until it is otherwise.
     is_halted = False  # there is more to do than it may
+    _rest = _OPEN  # where the visit stands if what decides about it raises now
+    _fault_in: str | None = None  # the condition or state hook that raised last
+    _errand: Callable[[], Effects] | None = None
+    _status_at_errand = NodeStatus.NOT_RUN
+    _ready: Sequence[int] = ()  # what may start after the errand
+    _stops_later = False  # after the errand
+    _is_refused = False  # an event that no condition lets through leaves the machine as it was
+    _status_before: Any = None
 
     def __init__(
         self,
@@ -235,16 +245,9 @@ class MachineExecution(Execution):
         self.limits = limits
         self.children.update(children or {})
         self.event = event
-        self._visited_before = self.machine_state.visited
-        self._rest = _OPEN  # where the visit stands if what decides about it raises now
-        self._fault_in: str | None = None  # the condition or state hook that raised last
-        self._errand: Callable[[], Effects] | None = None
-        self._status_at_errand = NodeStatus.NOT_RUN
-        self._ready: list[int] = []  # what may start after the errand
-        self._stops_later = False  # after the errand
-        # An event that no condition lets through leaves the machine as it was.
-        self._is_refused = False
-        self._status_before: Any = None
+        self._visited_before = before = self.machine_state.visited
+        most = limits.max_cycles if limits.steps is None else limits.steps
+        self._visited_at_most = maxsize if most is None else before + most
 
     # Begin and end.
 
@@ -321,9 +324,9 @@ class MachineExecution(Execution):
         return now.is_open or (now.next != now.asked and bool(self.plan.state_hooks))
 
     def _begun(self, index: int, decision: Decision) -> list[int]:
-        self._is_refused = decision.fault is not None
+        self._is_refused = decision[1] is not None
         self._conclude(index, decision)
-        return self._following(decision.move)
+        return self._following(decision[0])
 
     # One state.
 
@@ -350,7 +353,11 @@ class MachineExecution(Execution):
                 if self.status != "running":
                     return []
                 self._note_visit(index, outcome, started)
-        return super().finish(index, outcome, started, guard)
+        verdict = self.judge(index, outcome)
+        if guard is None:
+            return self._settle(index, verdict, started)
+        with guard:
+            return self._settle(index, verdict, started) if self.status == "running" else []
 
     def _note_visit(self, index: int, outcome: Outcome, started: float) -> None:
         """A visit stands from now on, whatever comes of looking for the way on."""
@@ -363,39 +370,43 @@ class MachineExecution(Execution):
             now.failed(index, outcome.value, started, ended, leads_on=leads_on)
 
     def _judged(self, index: int, outcome: Outcome) -> Verdict:
-        step = self.plan.steps[index]
-        if outcome.ok:
-            return self._decide(index, outcome)
-        if step.on_error is None:
+        if not outcome.ok and self.plan.steps[index].on_error is None:
             return super()._judged(index, outcome)
-        told.cut_traceback(outcome.value)
-        self.handled(step.name, outcome.value, outcome.attempts)
-        return Verdict(outcome, None, self._found(step))
-
-    def _decide(self, index: int, outcome: Outcome) -> Verdict:
         step = self.plan.steps[index]
-        return Verdict(outcome, step.name, self._found(step))
+        key: str | None = step.name
+        if not outcome.ok:
+            told.cut_traceback(outcome.value)
+            self.handled(step.name, outcome.value, outcome.attempts)
+            key = None
+        if not self.machine_state.is_open:  # a return has ended it
+            return Verdict(outcome, key, (_STOPPED, None, True))
+        if step.awaits:
+            return Verdict(outcome, key)  # an errand finds where it leads
+        return Verdict(outcome, key, _at_once(self._decided()))
 
-    def _found(self, step: MachineStep) -> Decision | None:
-        """Where a visit leads; None if that needs an errand."""
-        return None if step.awaits and not self.machine_state.ended else _at_once(self._decided())
+    _decide = _judged  # a failure, too, may lead on
 
     def _settle(self, index: int, verdict: Verdict, started: float) -> list[int]:
-        decision, verdict.choice = verdict.choice, None
-        was_stopped = self.stopped
-        super()._settle(index, verdict, started)
+        decision: Decision | None = verdict.choice
+        move = _NOWHERE if decision is None else decision[0]
+        is_spent = self.machine_state.visited >= self._visited_at_most
+        verdict.choice = None if is_spent else move.next
+        was_stopped = self._stopped
+        ready = super()._settle(index, verdict, started)
         if decision is not None:
             self._conclude(index, decision)
+            if not verdict.outcome.ok or self._stopped:
+                ready = self._following(move)
         elif self.machine_state.is_open:
             return [] if was_stopped else self._begin_errand(index, self._deciding_on)
-        move = Move() if decision is None else decision.move
-        return self._tell(index, self._following(move), was_stopped=was_stopped)
+        return ready if self.on_step is None else self._tell(index, ready, was_stopped=was_stopped)
 
     def _following(self, move: Move) -> list[int]:
         """What may start after a move."""
         schedule = self.record.schedule
         assert isinstance(schedule, FsmSchedule)
-        return [] if self.stopped or move.halts else schedule.begin(move.next)
+        is_spent = self.machine_state.visited >= self._visited_at_most
+        return [] if self.stopped or is_spent else schedule.begin(move.next)
 
     def _conclude(self, index: int, decision: Decision) -> None:
         """It has been found where a visit leads, or that something keeps that from being found."""
@@ -429,10 +440,10 @@ class MachineExecution(Execution):
     @property
     def free_steps(self) -> int:
         """How many states may be executed with no look at limits, events and the history."""
-        now, most = self.machine_state, self.limits.max_cycles
-        if now.data or now.error is not None or self.limits.steps is not None:
+        now = self.machine_state
+        if now.data or now.error is not None:
             return 0
-        left = maxsize if most is None else max(most - self.executed - 1, 0)
+        left = max(self._visited_at_most - now.visited - 1, 0)
         return left if now.room is None else min(left, now.room - len(now.visits))
 
     # Errands.
@@ -479,12 +490,12 @@ class MachineExecution(Execution):
             if not outcome.ok:
                 self._stopped, self.broken_by = True, outcome.value
             self._stopped = self._stopped or self._stops_later
-            return [] if self._stopped else self._ready
+            return [] if self._stopped else [*self._ready]
         decision: Decision = outcome.value
         if errand == self._deciding_first:
             return self._begun(index, decision)
         self._conclude(index, decision)
-        return self._tell(index, self._following(decision.move), was_stopped=stopped)
+        return self._tell(index, self._following(decision[0]), was_stopped=stopped)
 
     def _deciding_first(self) -> Effects:
         return Outcome(True, (yield from self._decided()))
@@ -515,79 +526,80 @@ class MachineExecution(Execution):
 
     def _decided(self) -> Asking[Decision]:
         """Where the visit leads that the machine is at."""
-        now, limits = self.machine_state, self.limits
+        now, plan, limits = self.machine_state, self.plan, self.limits
         assert now.at is not None
-        name, move = self.plan.names[now.at], _OPEN
+        step, self._fault_in = plan.steps[now.at], None
+        move = self._rest = _OPEN
         try:
-            move = yield from self._deciding()
-            if not (move.halts and limits.steps is None and limits.raises):
-                return Decision(move)
-            raise too_many(self.name, name, limits.max_cycles)
+            if not now.is_open:
+                asked = now.asked
+                move = self._rest = Move(now.next, now.waits, now.ended, False, now.stands, asked)
+            else:
+                found = self._found(step)
+                move = found or self._by(step, (yield from self.first(step.ways, {})))
+            if move.waits:
+                move = yield from self._by_event()
+            if move.next is not None and move.next != now.asked:
+                if self._is_at_limit:  # the next run asks the hooks
+                    move = move._replace(halts=True)
+                    if limits.raises:
+                        raise too_many(self.name, step.name, limits.max_cycles)
+                elif plan.state_hooks:
+                    chosen = yield from self._hooked(move)
+                    stands = move.stands or chosen != move.next
+                    move = move._replace(next=chosen, asked=chosen, stands=stands)
+            elif move.halts and limits.raises:
+                raise too_many(self.name, step.name, limits.max_cycles)
+            return move, None, True
         except failures() as raised:
             fault = raised
             if not isinstance(raised, MaxCyclesError) or self._fault_in is not None:
                 move = self._rest
-        goes_on = self._goes_on(name, fault)
+        goes_on = self._goes_on(step.name, fault)
         if self.parent is None:
-            log.failed(self, name, fault, min(self.executed, 1))
-        return Decision(move, fault, goes_on)
-
-    def _deciding(self) -> Asking[Move]:
-        """Raises what keeps the machine from going on; `_rest` is where it is left then."""
-        now, self._fault_in = self.machine_state, None
-        move = self._rest = Move(now.next, now.waits, now.ended, False, now.stands, now.asked)
-        if now.is_open:
-            self._rest = _OPEN
-            move = yield from self._route()
-        if move.waits:
-            move = yield from self._by_event()
-        if move.next is None or move.next == now.asked:
-            return move
-        if self._is_at_limit:  # the next run asks the hooks
-            return move._replace(halts=True)
-        steps = self.limits.steps
-        chosen = yield from self._hooked(move)
-        stands = move.stands or chosen != move.next
-        halts = steps is not None and self.executed >= steps
-        return move._replace(next=chosen, asked=chosen, stands=stands, halts=halts)
+            log.failed(self, step.name, fault, min(self.executed, 1))
+        return move, fault, goes_on
 
     @property
     def _is_at_limit(self) -> bool:
-        steps, most = self.limits.steps, self.limits.max_cycles
-        return steps is None and most is not None and self.executed >= most
+        return self.limits.steps is None and self.machine_state.visited >= self._visited_at_most
 
     def declared(self) -> tuple[int | None, bool, bool]:
         """Where declarations lead from a visit, as `next`, `waits` and `ended` of `MachineState`;
         none of the conditions is async. Raises InvalidTransitionError where they lead nowhere."""
-        self._fault_in = None
-        try:
-            move = _at_once(self._route())
-        except InvalidTransitionError as error:
-            if self._fault_in is None:
-                raise
-            raise ValueError from error  # of a condition
+        at, self._fault_in = self.machine_state.at, None
+        assert at is not None
+        step = self.plan.steps[at]
+        move = self._found(step)
+        if move is None:
+            try:
+                way = _at_once(self.first(step.ways, {}))
+            except InvalidTransitionError as error:
+                raise ValueError from error  # of the user's
+            move = self._by(step, way)
         return move[:3]
 
-    def _route(self) -> Asking[Move]:
-        """Where a return, a failure or a transition without an event leads."""
-        now, plan = self.machine_state, self.plan
-        assert now.at is not None
-        step = plan.steps[now.at]
+    def _found(self, step: MachineStep) -> Move | None:
+        """Where a return or a failure leads; None where the transitions are to be asked."""
+        now = self.machine_state
         if now.error is not None:
             return Move(step.on_error, stands=True)
         if step.is_terminal:
-            return Move(ended=True)
-        if now.choice is not None:
-            self._rest = Move(stands=True)
-            chosen, self._rest = plan.find(now.choice, now.at), _OPEN
-            return Move(chosen, stands=True)
-        way = yield from self.first(step.ways, {})
+            return _ENDED
+        if now.choice is None:
+            return None
+        self._rest = _LOST
+        chosen, self._rest = self.plan.find(now.choice, step.index), _OPEN
+        return Move(chosen, False, False, False, True)
+
+    def _by(self, step: MachineStep, way: Transition | None) -> Move:
+        """Where the transition leads that was found, if one was."""
         if way is not None:
-            return Move(plan.topology.index[way.target])
+            return Move(self.plan.topology.index[way.target])
         if step.events and self.limits.may_wait:
-            return Move(waits=True)
-        self._rest = Move()
-        raise self._stuck(now.at)
+            return _WAITS
+        self._rest = _NOWHERE
+        raise self._stuck(step.index)
 
     def _by_event(self) -> Asking[Move]:
         """What a machine that waits makes of the events that are there."""

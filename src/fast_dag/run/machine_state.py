@@ -24,6 +24,8 @@ FAILED: Final = _Failed()
 """The value of a visit that failed."""
 
 
+_NO_DATA: Final[Mapping[str, Any]] = {}
+
 Visit = tuple[int, Any, float, float]
 """One execution of a state: which, its value (FAILED where it failed), and two clock readings."""
 
@@ -89,28 +91,29 @@ class MachineState:
         self.choice, self.ended = None, False
         if isinstance(result, FSMReturn):
             self.choice, self.ended, result = result.next_state, bool(result.stop), result.value
-        self.value, self.data, self.error = result, {}, None
-        self._visited(state, result, started, ended, is_open=not self.ended)
+        self.value, self.data, self.error = result, _NO_DATA, None
+        self.visits.append((state, result, started, ended))
+        self._visited(state, is_open=not self.ended)
         return result
 
     def failed(
         self, state: int, error: BaseException, started: float, ended: float, *, leads_on: bool
     ) -> None:
         """A visit failed: the same state is next, unless the failure leads on."""
-        self._visited(state, FAILED, started, ended, is_open=leads_on)
+        self.visits.append((state, FAILED, started, ended))
+        self._visited(state, is_open=leads_on)
+        self.has_failed = True
         if leads_on:
             self.error, self.choice = error, None
         else:
             self.next = self.asked = state
 
-    def _visited(
-        self, state: int, value: Any, started: float, ended: float, *, is_open: bool
-    ) -> None:
-        self.visits.append((state, value, started, ended))
-        self.at, self.running, self.next, self.asked = state, None, None, None
-        self.waits, self.is_open, self.stands = False, is_open, not is_open
-        self.has_failed = value is FAILED
-        self.forget()
+    def _visited(self, state: int, *, is_open: bool) -> None:
+        self.at, self.is_open, self.stands = state, is_open, not is_open
+        self.running = self.next = self.asked = None
+        self.waits = self.has_failed = False
+        if self.keep is not None:
+            self.forget()
 
     def forget(self) -> None:
         """Cut the history back, where it is bounded."""
