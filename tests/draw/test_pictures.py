@@ -202,7 +202,7 @@ def test_attempts_are_counted(orders: DAG) -> None:
         return 1
 
     run = orders.execute(error_strategy="continue", mode="parallel")
-    assert re.search(r'"flaky<br>[^"]*, 3 attempts"', run.visualize())
+    assert re.search(r'"flaky\n[^"]*, 3 attempts"', run.visualize())
 
 
 def test_value_whose_repr_raises_is_drawn() -> None:

@@ -24,7 +24,16 @@ _FORMS = {
 }
 _MOST_LINKS = 500
 """From so many links on Mermaid refuses to draw, unless the page has set `maxEdges`."""
-_PLAIN = re.compile(r"[^\w .,:;!?()\[\]{}=+/|'→…µ-]|_|(?<=fa):|(?<=fa[bklrs]):")
+_SPECIAL = re.compile(
+    r"""[^\w .,:;!?()\[\]{}=+/'→…µ-]
+    | (?<=fa): | (?<=fa[bklrs]):                # icons
+    # The rest is Markdown, which Mermaid 11.0 to 11.9 reads in labels.
+    | (?<![^\W_])_ | _(?![^\W_])                # emphasis
+    | ^[-+](?=[ -]|$) | ^\d+[.)](?=[ ]|$)       # lists
+    | ^=(?==*$) | ^[ ] | [ ]$                   # headings, code, line breaks
+    | :(?=//) | (?<=(?i:www))\. | \](?=[(:\[])  # links""",
+    re.VERBOSE,
+)
 
 
 def mermaid(picture: Picture) -> str:
@@ -99,13 +108,14 @@ def _styles(picture: Picture) -> Iterator[str]:
 
 
 def _text(name: str, lines: tuple[str, ...] = ()) -> str:
-    return '"' + "<br>".join(escaped(each) for each in (name, *lines)) + '"'
+    # No "<br>": in labels with HTML, Mermaid 11.0 to 11.9 reads escaped text as Markdown, too.
+    return '"' + "\n".join(escaped(each) for each in (name, *lines)) + '"'
 
 
 def escaped(text: str) -> str:
     """Text in which no character has a meaning for Mermaid.
 
-    >>> print(escaped('"><b>'), escaped("load_data"))
-    #34;#62;#60;b#62; load#95;data
+    >>> print(escaped('"><b>'), escaped("1. load_data"))
+    #34;#62;#60;b#62; 1#46; load_data
     """
-    return _PLAIN.sub(lambda match: f"#{ord(match[0])};", text)
+    return _SPECIAL.sub(lambda match: f"{match[0][:-1]}#{ord(match[0][-1])};", text)
