@@ -6,9 +6,11 @@ from __future__ import annotations
 import functools
 import json
 import pickle
+import re
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
+from enum import Enum, StrEnum
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HERE = __name__
+NEEDS_YAML = pytest.mark.needs("yaml")
 
 
 # Functions that files name.
@@ -303,6 +306,9 @@ def test_what_surrounds_calls_comes_back() -> None:
     dag.set_node_error_handler("fail", zero_instead)
     dag.resource("connection", connect)
     back = rewritten(dag)
+    assert back.node_hooks == {"double": {"pre_execute": add_one_before}}
+    assert (back.default_hooks, back.error_handlers) == ({"cleanup": first}, {"fail": zero_instead})
+    assert back.resources.keys() == {"connection"}
     names = ["double", "ask", "fail"]
     given = {"x": 1, "y": "no number"}
     assert back.run(given, outputs=names) == {"double": 4, "ask": "asked open", "fail": 0}
@@ -408,7 +414,66 @@ def test_enum_tuple_and_text_beyond_ascii_are_written_as_plain_data() -> None:
     assert "größe" in dag.to_yaml()
 
 
+class State(StrEnum):
+    DRAFT = "draft"
+    DONE = "done"
+
+
+class OldState(str, Enum):  # noqa: UP042  users have such
+    DRAFT = "draft"
+    DONE = "done"
+
+
+@pytest.mark.parametrize("states", [State, OldState])
+@pytest.mark.parametrize("form", ["dict", "json", pytest.param("yaml", marks=NEEDS_YAML)])
+def test_names_that_are_members_of_enums_are_written_as_their_values(
+    states: Any, form: str
+) -> None:
+    fsm = FSM("paper", states.DRAFT, [states.DONE], metadata={states.DRAFT: states.DONE})
+    fsm.add_state(states.DRAFT, draw).add_state(states.DONE, won)
+    fsm.add_transition(states.DRAFT.value, states.DONE.value, event=states.DONE)
+    written = getattr(fsm, f"to_{form}")()
+    back = getattr(FSM, f"from_{form}")(written, allow=[HERE])
+    assert (back.initial_state, back.terminal_states) == ("draft", ["done"])
+    assert {type(name) for name in [*back.nodes, *back.terminal_states, *back.metadata]} == {str}
+    assert [(each.source, each.target, each.event) for each in back.transitions] == [
+        ("draft", "done", "done")
+    ]
+
+
+@NEEDS_YAML
+def test_numbers_of_other_libraries_are_written_as_what_they_equal() -> None:
+    np = pytest.importorskip("numpy")
+    metadata = {"n": np.int64(3), "half": np.float32(0.5), "yes": np.bool_(True), "a": np.array(4)}
+    dag = DAG("demo", metadata=metadata)
+    dag.add_node("double", double, metadata=metadata, timeout=np.float64(2))
+    plain = {"n": 3, "half": 0.5, "yes": True, "a": 4}
+    for back in (DAG.from_json(dag.to_json(), allow=[HERE]), rewritten(dag)):
+        assert back.metadata == back.nodes["double"].metadata == plain
+        assert [type(each) for each in back.metadata.values()] == [int, float, bool, int]
+
+
 # What cannot be written.
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (Colour.RED, "<Colour.RED: 'red'> is a Colour, which text files cannot hold"),
+        (float("inf"), "inf is no number that text files can hold"),
+        ({1: 2}, "the key 1 is no string"),
+    ],
+)
+def test_value_that_cannot_be_written_is_told_with_its_place(value: Any, words: str) -> None:
+    dag = DAG("demo").add_node("double", double, metadata={"paint": [value]})
+    expected = f"node 'double' of 'demo' cannot be written: metadata.paint[0]: {words}"
+    for write in (dag.to_dict, dag.to_json, dag.to_yaml):
+        with pytest.raises(InvalidNodeError, match=re.escape(expected)):
+            write()
 
 
 def local_function() -> Any:

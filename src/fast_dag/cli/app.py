@@ -36,11 +36,10 @@ from fast_dag.cli.output import (
 )
 from fast_dag.cli.starter import starter
 from fast_dag.cli.target import Target, all_found, found, place_of
-from fast_dag.cli.tree import MARKS, heading, inputs, tree
+from fast_dag.cli.tree import MARKS, heading, inputs, topology_of, tree
 from fast_dag.context import Context
-from fast_dag.define.dag import DAG
 from fast_dag.define.fsm import FSM
-from fast_dag.errors import FastDAGError, ValidationError, text_of
+from fast_dag.errors import ExecutionError, FastDAGError, ValidationError, text_of
 from fast_dag.run.run import ExecutionMode, Run
 from fast_dag.serial.texts import from_json
 
@@ -275,19 +274,19 @@ def run(
     if results_file is not None:
         options["context"] = Context(results=_results(from_json(results_file.read())))
     inputs_ = _inputs(given, given_file)
+    if isinstance(workflow, FSM):
+        _refuse({"--until": until, "--from": from_, "--outputs": outputs}, "a DAG", workflow)
+        options["max_cycles"] = max_cycles
+    else:
+        _refuse({"--max-cycles": max_cycles}, "an FSM", workflow)
+        if outputs:
+            options["outputs"] = _listed(outputs, workflow)
+    earlier = workflow.last_run  # of a module that runs its workflow when it is imported
     try:
-        if isinstance(workflow, FSM):
-            _refuse({"--until": until, "--from": from_, "--outputs": outputs}, "a DAG", workflow)
-            done: Run = workflow.execute(inputs_, max_cycles=max_cycles, **options)
-        else:
-            assert isinstance(workflow, DAG)
-            _refuse({"--max-cycles": max_cycles}, "an FSM", workflow)
-            if outputs:
-                options["outputs"] = _listed(outputs, workflow)
-            done = _executed(workflow, inputs_, until, from_, options)
+        done = _executed(workflow, inputs_, until, from_, options)
     except KeyboardInterrupt:
-        cut_short = workflow._run_in_view()
-        if cut_short is None:
+        cut_short = workflow.last_run
+        if cut_short is None or cut_short is earlier:
             raise
         if not quiet:
             say(summary(cut_short, "interrupted"), err=True)
@@ -299,16 +298,21 @@ def run(
     return _told(done, _code(done), report, as_data)._replace(error=done.exception())
 
 
-def _executed(dag: DAG, inputs_: Any, until: str | None, from_: str | None, options: Any) -> Run:
-    if until is not None and from_ is not None:
-        made = dag._between(from_, until, inputs_, None, options)
-    elif until is not None:
-        made = dag._until(until, inputs_, options)
-    elif from_ is not None:
-        made = dag._from(from_, inputs_, None, options)
-    else:
-        return dag.execute(inputs_, **options)
-    return dag._drive(made)
+def _executed(
+    workflow: Any, inputs_: Any, until: str | None, from_: str | None, options: Any
+) -> Run:
+    """Run the workflow, or a part of it, whether it fails or not."""
+    with suppress(ExecutionError):  # the Run has it
+        if until is not None and from_ is not None:
+            workflow.run_between(from_, until, inputs_, **options)
+        elif until is not None:
+            workflow.run_until(until, inputs_, **options)
+        elif from_ is not None:
+            workflow.run_from(from_, inputs_, **options)
+        else:
+            workflow.run(inputs_, **options)
+    run: Run = workflow.last_run
+    return run
 
 
 def _code(done: Run) -> int:
@@ -341,7 +345,7 @@ def _refuse(asked: Mapping[str, Any], kind: str, workflow: Workflow) -> None:
             )
 
 
-def _listed(outputs: Iterable[str], dag: DAG) -> list[str]:
+def _listed(outputs: Iterable[str], dag: Workflow) -> list[str]:
     """The nodes that are named, each list split where it is no name itself."""
     listed: list[str] = []
     for each in outputs:
@@ -410,7 +414,7 @@ def show(
 def _described(workflow: Workflow) -> dict[str, Any]:
     data: dict[str, Any] = {
         "name": workflow.name,
-        "kind": workflow._kind,
+        "kind": workflow.kind,
         "description": workflow.description,
         "inputs": inputs(workflow),
         "nodes": [
@@ -432,7 +436,6 @@ def _described(workflow: Workflow) -> dict[str, Any]:
             for each in workflow.transitions
         ]
         return data
-    assert isinstance(workflow, DAG)
     data["edges"] = [
         {
             "source": edge.source,
@@ -441,7 +444,7 @@ def _described(workflow: Workflow) -> dict[str, Any]:
             "output": edge.output,
             "input": edge.input,
         }
-        for edges in workflow._topology().incoming
+        for edges in topology_of(workflow).incoming
         for edge in edges
     ]
     return data
@@ -497,7 +500,7 @@ def list_(target: str, allow: tuple[str, ...], as_data: bool) -> Answer:
             {
                 "variable": name,
                 "name": workflow.name,
-                "kind": workflow._kind,
+                "kind": workflow.kind,
                 "description": workflow.description,
                 "inputs": inputs(workflow),
             }

@@ -1,4 +1,4 @@
-"""What `fast-dag new` writes."""
+"""The programs that `fast-dag new` writes."""
 
 from __future__ import annotations
 
@@ -84,5 +84,5 @@ if __name__ == "__main__":
 
 
 def starter(file: str, name: str, *, machine: bool) -> str:
-    """A small program that runs."""
+    """The text of a small program."""
     return (_FSM if machine else _DAG).format(file=file, name=name)

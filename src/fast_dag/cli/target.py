@@ -1,4 +1,4 @@
-"""Workflows by what a command line calls them: a module or a file, and a name in it."""
+"""Finds the workflow that a command line names: a module or a file, and a name in it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ _OWN = os.path.dirname(os.path.dirname(__file__))
 
 
 class Target(NamedTuple):
-    """A module or a file, and the name of a workflow in it, None for the only one."""
+    """A module or a file, and the name of a workflow in it; None means the only one."""
 
     place: str
     name: str | None
 
     @classmethod
     def of(cls, text: str) -> Target:
-        """
+        """Split what the command line has.
+
         >>> Target.of("shop.flows:daily"), Target.of("flows/daily.py")
         (Target(place='shop.flows', name='daily'), Target(place='flows/daily.py', name=None))
         """
@@ -40,15 +41,15 @@ class Target(NamedTuple):
 
     @property
     def is_file(self) -> bool:
-        """Whether the place is a file's, not a module's."""
+        """Whether the place is a file and not a module."""
         path = Path(self.place)
         separated = os.sep in self.place or "/" in self.place
         return path.suffix in (".py", *_DATA) or separated or path.is_file()
 
 
 def found(text: str, allow: Sequence[str] = ()) -> Workflow:
-    """The workflow that a command line names. Raises ValidationError where there is none, or more
-    than one."""
+    """The workflow that a command line names. Raises ValidationError if there is none, or if it
+    could be one of several."""
     target = Target.of(text)
     here = all_found(target, allow)
     if target.name is not None:
@@ -64,8 +65,8 @@ def found(text: str, allow: Sequence[str] = ()) -> Workflow:
 
 
 def all_found(target: Target, allow: Sequence[str] = ()) -> dict[str, Workflow]:
-    """The workflows of a module or file by their names in it, at least one; the one that is asked
-    for where one is."""
+    """The workflows of a module or file by their variables, or the one that the target names.
+    Raises ValidationError if there is none."""
     if Path(target.place).suffix in _DATA:
         return _from_data(target, allow)
     module = _loaded(target)
@@ -120,7 +121,7 @@ def _named(module: ModuleType, target: Target) -> Workflow:
 
 
 def _loaded(target: Target) -> ModuleType:
-    """Raises ValidationError where there is nothing to import, or importing it fails."""
+    """The module; raises ValidationError if there is none, or if its import fails."""
     try:
         return _of_file(Path(target.place)) if target.is_file else _of_module(target.place)
     except ValidationError:
@@ -133,7 +134,7 @@ def _loaded(target: Target) -> ModuleType:
 
 
 def _search_first(directory: Path) -> None:
-    """Let imports look there first, as Python does for a script's directory."""
+    """Make imports look in a directory first, as Python does for that of a script."""
     if str(directory) in sys.path:
         sys.path.remove(str(directory))
     sys.path.insert(0, str(directory))
@@ -157,7 +158,7 @@ def _of_module(name: str) -> ModuleType:
 
 
 def _of_file(path: Path) -> ModuleType:
-    """A file as the module that it is, in its package where it lies in one."""
+    """Import a file as the module that it is, inside its package if it has one."""
     if not path.is_file():
         siblings = [each.name for each in path.parent.glob("*.py")] if path.parent.is_dir() else []
         hint = closest(path.name, siblings)[1]
@@ -173,14 +174,14 @@ def _of_file(path: Path) -> ModuleType:
     name = ".".join(parts)
     if _leads_to(name, path):
         return import_module(name)
-    # No name of a module, or that of another one, say of the standard library.
+    # Its name is not that of a module, or another module has it, say one of the standard library.
     if spec_from_file_location("any", path) is None:
         raise ValidationError(f"{str(path)!r} is no Python file")
     return import_file(path)
 
 
 def _leads_to(name: str, path: Path) -> bool:
-    if "." in path.stem:  # the name of a package and a module, to Python
+    if "." in path.stem:  # Python would look for a package
         return False
     try:
         spec = find_spec(name)
@@ -190,8 +191,8 @@ def _leads_to(name: str, path: Path) -> bool:
 
 
 def place_of(error: BaseException) -> str:
-    """Where in the user's code an error comes from, for the end of a message; "" where that cannot
-    be told."""
+    """The place in the user's code that raised an error, for the end of a message; "" if there is
+    none."""
     at: TracebackType | None = trace_of(error)
     place = ""
     while at is not None:

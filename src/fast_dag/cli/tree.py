@@ -8,6 +8,7 @@ from fast_dag.define.dag import DAG
 from fast_dag.define.fsm import FSM
 from fast_dag.define.signature import ABSENT
 from fast_dag.draw.words import brief, counted, shown
+from fast_dag.plan.topology import Topology
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,16 +17,16 @@ if TYPE_CHECKING:
     from fast_dag.define.workflow import Workflow
 
 MARKS = "├└│─┆→↓▶■"
-"""What stands around names in a tree."""
+"""The characters around names in a tree."""
 _PLAIN = str.maketrans(MARKS, "|`|-:>v>#")
 
 
 def tree(workflow: Workflow, *, plain: bool = False) -> Iterator[str]:
-    """A heading, the inputs, then every node below one that it follows.
+    """The lines of a heading, of the inputs, and of the nodes, each below a node that leads to it.
 
-    A node that has only one successor, whose only source it is, stands above it; of several each
-    is a branch. One that has been shown is named again, with what follows left out. Where it is to
-    be plain, the marks around names are ASCII, and names are as they are all the same.
+    Where a node has one successor, and that has no other source, the successor stands right below
+    it; several successors are branches. A node that is reached a second time is named again,
+    without what follows it. `plain=True` makes the marks ASCII; it does not change names.
 
     >>> dag = DAG("shop").add_node("load", lambda path: path).add_node("clean", lambda x: x)
     >>> dag = dag.add_node("sum", lambda x: x).add_node("plot", lambda x, wide=False: x)
@@ -54,52 +55,55 @@ def _plain(marks: str) -> str:
 
 
 def heading(workflow: Workflow) -> str:
-    """What it is, and how big."""
+    """One line: name, kind and size."""
     if isinstance(workflow, FSM):
         counts = counted(len(workflow), "state"), counted(len(workflow.transitions), "transition")
     else:
         edges = sum(1 for _ in workflow.graph.edges())
         counts = counted(len(workflow), "node"), counted(edges, "edge")
-    return f"{shown(workflow.name)} ({workflow._kind.upper()}): {', '.join(counts)}"
+    return f"{shown(workflow.name)} ({workflow.kind.upper()}): {', '.join(counts)}"
 
 
 def inputs(workflow: Workflow) -> list[str]:
-    """What a run takes, with defaults: the parameters that nothing in the workflow feeds."""
+    """The inputs of a run, with defaults: the parameters that nothing in the workflow feeds."""
     taken: dict[str, str] = {}
-    if isinstance(workflow, DAG):
-        topology = workflow._topology()
-        fed = [{edge.input for edge in edges} for edges in topology.incoming]
-        nodes = zip(topology.nodes, fed, strict=True)
-    else:
-        assert isinstance(workflow, FSM)
-        first = workflow.nodes.get(workflow.initial_state or "")
-        nodes = zip([] if first is None else [first], [set()], strict=False)
-    for node, known in nodes:
+    topology, resources = topology_of(workflow), workflow.resources
+    for node, edges in zip(topology.nodes, topology.incoming, strict=True):
+        if isinstance(workflow, FSM) and node.name != workflow.initial_state:
+            continue
+        fed = {edge.input for edge in edges}
         for parameter in node.signature.parameters:
             name = parameter.name
-            if parameter.is_context or name in known or name in workflow._resources:
+            if parameter.is_context or name in fed or name in resources:
                 continue
             default = "" if not parameter.optional else "=" + _default(parameter.default)
-            if name not in taken or not default:  # who needs it goes before who does not
+            if name not in taken or not default:  # one node that needs it makes it required
                 taken[name] = name + default
     return list(taken.values())
+
+
+def topology_of(workflow: Nestable) -> Topology:
+    """The nodes and edges, also those that `autowire` adds."""
+    return Topology.of(workflow.graph, autowire=isinstance(workflow, DAG) and workflow.autowire)
 
 
 def _default(value: Any) -> str:
     return "..." if value is ABSENT else brief(value)
 
 
-def _body(workflow: Nestable, drawn: Callable[[str], str]) -> Iterator[str]:
-    return _of_fsm(workflow, drawn) if isinstance(workflow, FSM) else _of_dag(workflow, drawn)
+def _body(workflow: Nestable, draw_mark: Callable[[str], str]) -> Iterator[str]:
+    return (
+        _of_fsm(workflow, draw_mark) if isinstance(workflow, FSM) else _of_dag(workflow, draw_mark)
+    )
 
 
-def _of_dag(dag: Any, drawn: Callable[[str], str]) -> Iterator[str]:
-    topology = dag._topology()
+def _of_dag(dag: Nestable, draw_mark: Callable[[str], str]) -> Iterator[str]:
+    topology = topology_of(dag)
     seen: set[int] = set()
     order = topology.order or range(len(topology.nodes))
     sources = [len(edges) for edges in topology.incoming]
     roots = [index for index in order if not sources[index]]
-    for root in [*roots, *range(len(topology.nodes))]:  # those in a cycle have no root
+    for root in [*roots, *range(len(topology.nodes))]:  # nodes of a cycle are below no root
         todo = [] if root in seen else [(root, "", "")]
         while todo:
             index, lead, stem = todo.pop()
@@ -112,15 +116,15 @@ def _of_dag(dag: Any, drawn: Callable[[str], str]) -> Iterator[str]:
             yield label
             inner = topology.nodes[index].workflow
             if inner is not None:
-                yield from (f"{stem}{drawn('┆')}  {line}" for line in _body(inner, drawn))
+                yield from (f"{stem}{draw_mark('┆')}  {line}" for line in _body(inner, draw_mark))
             if len(below) == 1 and sources[below[0][0]] == 1 and below[0][0] not in seen:
                 target, branch = below[0]
-                todo.append((target, f"{stem}{drawn('↓')} {_taken(branch)}", stem))
+                todo.append((target, f"{stem}{draw_mark('↓')} {_taken(branch)}", stem))
                 continue
             for position, (target, branch) in enumerate(reversed(below)):
                 last = position == 0
-                lead = f"{stem}{drawn('└─ ' if last else '├─ ')}{_taken(branch)}"
-                todo.append((target, lead, stem + ("   " if last else drawn("│  "))))
+                lead = f"{stem}{draw_mark('└─ ' if last else '├─ ')}{_taken(branch)}"
+                todo.append((target, lead, stem + ("   " if last else draw_mark("│  "))))
 
 
 def _taken(branch: bool | str | None) -> str:
@@ -129,7 +133,7 @@ def _taken(branch: bool | str | None) -> str:
     return f"[{shown(branch) if isinstance(branch, str) else str(branch).lower()}] "
 
 
-def _of_fsm(fsm: FSM, drawn: Callable[[str], str]) -> Iterator[str]:
+def _of_fsm(fsm: FSM, draw_mark: Callable[[str], str]) -> Iterator[str]:
     ways: dict[str, list[str]] = {}
     for each in fsm.transitions:
         event = "" if each.event is None else f" on {each.event!r}"
@@ -137,13 +141,13 @@ def _of_fsm(fsm: FSM, drawn: Callable[[str], str]) -> Iterator[str]:
         if each.condition is not None:
             func = each.condition.func
             condition = f" if {getattr(func, '__name__', None) or brief(func)}"
-        way = f"    {drawn('→')} {shown(each.target)}{event}{condition}"
+        way = f"    {draw_mark('→')} {shown(each.target)}{event}{condition}"
         ways.setdefault(each.source, []).append(way)
     for name, node in fsm.nodes.items():
         mark = "■" if name in fsm.terminal_states else "▶" if name == fsm.initial_state else " "
-        yield f"{drawn(mark)} {_label(node)}"
+        yield f"{draw_mark(mark)} {_label(node)}"
         if node.workflow is not None:
-            yield from (f"  {drawn('┆')}  {line}" for line in _body(node.workflow, drawn))
+            yield from (f"  {draw_mark('┆')}  {line}" for line in _body(node.workflow, draw_mark))
         yield from ways.get(name, ())
 
 

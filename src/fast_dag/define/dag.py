@@ -124,7 +124,7 @@ class DAG(Workflow):
     ('Hello Ada?', 'Ada')
     """
 
-    _kind = "dag"
+    kind = "dag"
 
     def __init__(
         self,

@@ -78,7 +78,7 @@ class FSM(Workflow):
     ('up', ['count', 'count', 'count', 'lift_off'], 2)
     """
 
-    _kind = "fsm"
+    kind = "fsm"
     _noun = "state"
 
     def __init__(
@@ -259,6 +259,12 @@ class FSM(Workflow):
         return next(iter(self._initial), None)
 
     @property
+    def initial_states(self) -> list[str]:
+        """The names of the states that were declared initial; `validate()` reports more than
+        one."""
+        return list(self._initial)
+
+    @property
     def terminal_states(self) -> list[str]:
         """The names of the states that end it."""
         return list(self._terminal)
@@ -267,6 +273,11 @@ class FSM(Workflow):
     def transitions(self) -> list[Transition]:
         """The declared transitions, in their order."""
         return list(self._transitions)
+
+    @property
+    def state_hooks(self) -> list[Callable[..., Any]]:
+        """The state hooks, in their order."""
+        return [hook.func for hook in self._state_hooks]
 
     # Checking.
 

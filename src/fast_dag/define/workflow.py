@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 class Workflow(Nestable):
     """A named graph with views of its runs; the base of `DAG`."""
 
-    _kind: ClassVar[str] = ""  # as files call it
+    kind: ClassVar[str] = ""
+    """What it is, as files and the command line call it: "dag" or "fsm"."""
     _noun: ClassVar[str] = "node"  # as errors call what it has
 
     def __init__(
@@ -142,6 +143,33 @@ class Workflow(Nestable):
         if handler is not None:
             self._handlers[name] = Hook.read(handler, HANDLER, "error handler")
         self._graph.version += 1
+
+    @property
+    def default_hooks(self) -> dict[str, Callable[..., Any]]:
+        """The hooks of every node, by phase; `set_default_hooks` sets them."""
+        return _functions(self._default_hooks)
+
+    @property
+    def node_hooks(self) -> dict[str, dict[str, Callable[..., Any]]]:
+        """The hooks of single nodes, by node and phase; `set_node_hooks` sets them.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo").add_node("double", lambda x: 2 * x)
+        >>> dag.set_node_hooks("double", cleanup=print)
+        >>> dag.node_hooks, dag.default_hooks
+        ({'double': {'cleanup': <built-in function print>}}, {})
+        """
+        return {name: _functions(hooks) for name, hooks in self._node_hooks.items()}
+
+    @property
+    def error_handlers(self) -> dict[str, Callable[..., Any]]:
+        """The error handlers by node; `set_node_error_handler` sets them."""
+        return _functions(self._handlers)
+
+    @property
+    def resources(self) -> dict[str, Callable[..., Any]]:
+        """What opens each resource, by name; `resource` adds them."""
+        return _functions(self._resources)
 
     def invalidate_cache(self, name: str | Node[..., Any] | None = None, /, **inputs: Any) -> None:
         """Forget cached results: of all nodes, of one, or of its calls with these inputs.
@@ -256,6 +284,18 @@ class Workflow(Nestable):
                 return run
             run = run.outer
         return self._last_run
+
+    @property
+    def last_run(self) -> Run | None:
+        """The run in progress, from inside it; else the run that finished last; None before the
+        first.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo").add_node("answer", lambda: 42)
+        >>> dag.last_run, dag.run(), dag.last_run.status
+        (None, 42, 'completed')
+        """
+        return self._run_in_view()
 
     @property
     def context(self) -> Context:
@@ -506,10 +546,8 @@ class Workflow(Nestable):
         from fast_dag.serial.read import read
 
         import_module("fast_dag.define.fsm")  # machines load when used, and a file may have some
-        kinds = {each._kind: each for each in Workflow.__subclasses__() if each._kind}
-        made = read(data, cls, kinds, allow=allow, registry=registry)
-        assert isinstance(made, cls)
-        return made
+        kinds = {each.kind: each for each in Workflow.__subclasses__() if each.kind}
+        return read(data, cls, kinds, allow=allow, registry=registry)
 
     def to_json(self, registry: Mapping[str, Any] | None = None, indent: int | None = 2) -> str:
         """`to_dict` as JSON text."""
@@ -604,6 +642,10 @@ def option_names(request: Callable[..., Any]) -> set[str]:
 
 
 def _no_progress(name: str, status: str, fraction: float) -> None: ...
+
+
+def _functions(hooks: Mapping[str, Hook]) -> dict[str, Callable[..., Any]]:
+    return {key: hook.func for key, hook in hooks.items()}
 
 
 def _updated(hooks: dict[str, Hook], changes: Mapping[str, Any]) -> dict[str, Hook]:

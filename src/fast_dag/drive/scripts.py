@@ -1,6 +1,6 @@
-"""Modules made of files that no import finds by a name: `etl.v2.py`, or a `json.py` of the user's.
+"""Modules of files that imports cannot find: `etl.v2.py`, or a `json.py` of the user's.
 
-They are given a name that imports find, here and in worker processes.
+Each gets a name that imports find, in this process and in worker processes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 FILES: dict[str, str] = {}
-"""The paths of such modules by their names."""
+"""The paths of these files by the names of their modules."""
 
 
 class _Finder:
@@ -31,14 +31,14 @@ _FINDER = _Finder()
 
 
 def know(files: Mapping[str, str]) -> None:
-    """Let imports find these files by these names."""
+    """Make imports find files by these names."""
     FILES.update(files)
     if FILES and _FINDER not in sys.meta_path:
         sys.meta_path.append(_FINDER)
 
 
 def import_file(path: Path) -> ModuleType:
-    """The file as a module that is made anew, under a name of its own."""
+    """Import a file anew, under a name of its own."""
     stem = re.sub(r"\W", "_", path.stem)
     name, count = f"fast_dag_file_{stem}", 1
     while FILES.get(name, str(path)) != str(path):

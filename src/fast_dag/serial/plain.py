@@ -1,4 +1,4 @@
-"""Data that JSON and YAML have in common, and where in it something stands."""
+"""The data that JSON and YAML have in common, and the places of values in it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fast_dag.errors import ValidationError
 
 
 def below(place: str, key: str) -> str:
-    """The place of a key of what stands at `place`.
+    """The place of the value that a mapping at `place` has under `key`.
 
     >>> below("nodes[3]", "retry"), below("", "nodes"), below("metadata", "a.b")
     ('nodes[3].retry', 'nodes', "metadata['a.b']")
@@ -22,25 +22,25 @@ def below(place: str, key: str) -> str:
 
 
 def problem(place: str, message: str) -> ValidationError:
-    """What is wrong at a place."""
+    """The error that says what is wrong at a place."""
     return ValidationError(f"{place}: {message}" if place else message, place=place)
 
 
 def placed(error: ValueError, place: str) -> ValidationError:
-    """The error with the place where it was met, unless it tells one already."""
+    """The same error with a place in its message; an error that has one is returned as it is."""
     if isinstance(error, ValidationError) and "place" in error.__dict__:
         return error
-    told = problem(place, str(error))
-    told.__cause__ = error
-    return told
+    made = problem(place, str(error))
+    made.__cause__ = error
+    return made
 
 
 def plain(value: Any, place: str) -> Any:
-    """A copy of `value` as text files can keep it: tuples become lists, what is derived from a
-    builtin type becomes that.
+    """A copy of `value` that JSON and YAML can hold.
 
-    Raises ValidationError where it holds anything but mappings, lists, strings, numbers, booleans
-    and None.
+    Tuples become lists, members of enums that are strings or numbers become these, and numbers of
+    other libraries become Python's. Raises ValidationError with the place of the first value that
+    is anything but a mapping, list, string, finite number, boolean or None.
 
     >>> plain({"sizes": (1, 2.5)}, "metadata")
     {'sizes': [1, 2.5]}
@@ -52,6 +52,8 @@ def plain(value: Any, place: str) -> Any:
 
 
 def _plain(value: Any, place: str, outer: tuple[int, ...]) -> Any:
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()  # of NumPy and its like
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -60,12 +62,12 @@ def _plain(value: Any, place: str, outer: tuple[int, ...]) -> Any:
         return int(value)
     if isinstance(value, float):
         if not isfinite(value):
-            raise problem(place, f"{float(value)} is no number that text files can keep")
+            raise problem(place, f"{float(value)} is no number that text files can hold")
         return float(value)
     if not isinstance(value, (Mapping, list, tuple)):
         raise problem(
             place,
-            f"{short_repr(value)} is a {type(value).__name__}, which text files cannot keep; "
+            f"{short_repr(value)} is a {type(value).__name__}, which text files cannot hold; "
             "make it of mappings, lists, strings, numbers, booleans and None",
         )
     if id(value) in outer:

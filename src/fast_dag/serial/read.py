@@ -1,10 +1,10 @@
-"""A workflow from data that anybody may have written."""
+"""A workflow from data that need not be trusted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from reprlib import repr as short_repr
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from fast_dag.call.hooks import OFFERED
 from fast_dag.define.node import Branch, Node, NodeType
@@ -16,11 +16,11 @@ from fast_dag.serial.write import VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from fast_dag.define.workflow import Workflow
+T = TypeVar("T")
 
 
-class Kind(NamedTuple):
-    """What a value in a file must be, and the words for that."""
+class Rule(NamedTuple):
+    """What a value in a file must be: the words for it, and the check."""
 
     words: str
     fits: Callable[[Any], bool]
@@ -34,15 +34,15 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
-TEXT = Kind("a string", lambda value: isinstance(value, str))
-TEXTS = Kind("a list of strings", _is_texts)
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-COUNT = Kind("a whole number", lambda value: _is_number(value) and isinstance(value, int))
-NUMBER = Kind("a number", _is_number)
-LIST = Kind("a list", lambda value: isinstance(value, list))
-MAPPING = Kind("a mapping", lambda value: isinstance(value, Mapping))
+TEXT = Rule("a string", lambda value: isinstance(value, str))
+TEXTS = Rule("a list of strings", _is_texts)
+FLAG = Rule("true or false", lambda value: isinstance(value, bool))
+COUNT = Rule("a whole number", lambda value: _is_number(value) and isinstance(value, int))
+NUMBER = Rule("a number", _is_number)
+LIST = Rule("a list", lambda value: isinstance(value, list))
+MAPPING = Rule("a mapping", lambda value: isinstance(value, Mapping))
 
-Fields = dict[str, Kind]
+Fields = dict[str, Rule]
 
 NODE: Fields = {
     "name": TEXT,
@@ -57,8 +57,8 @@ NODE: Fields = {
     "retry_delay": NUMBER,
     "retry_backoff": NUMBER,
     "retry_max_delay": NUMBER,
-    "retry_jitter": Kind("true, false or a number", lambda v: isinstance(v, bool) or _is_number(v)),
-    "retry_on": Kind(
+    "retry_jitter": Rule("true, false or a number", lambda v: isinstance(v, bool) or _is_number(v)),
+    "retry_on": Rule(
         "a string or a list of strings", lambda value: isinstance(value, str) or _is_texts(value)
     ),
     "timeout": NUMBER,
@@ -72,16 +72,16 @@ NODE: Fields = {
 CACHE: Fields = {
     "ttl": NUMBER,
     "cache_key": TEXTS,
-    "version": Kind("a string or a whole number", lambda v: TEXT.fits(v) or COUNT.fits(v)),
+    "version": Rule("a string or a whole number", lambda v: TEXT.fits(v) or COUNT.fits(v)),
     "max_entries": COUNT,
     "backend": TEXT,
 }
 EDGE: Fields = {
     "source": TEXT,
     "target": TEXT,
-    "branch": Kind("a branch's name, true or false", lambda value: isinstance(value, (str, bool))),
+    "branch": Rule("a branch's name, true or false", lambda value: isinstance(value, (str, bool))),
     "output": TEXT,
-    "input": Kind("a parameter's name, or false", lambda v: v is False or isinstance(v, str)),
+    "input": Rule("a parameter's name, or false", lambda v: v is False or isinstance(v, str)),
 }
 HOOKS: Fields = dict.fromkeys(OFFERED, TEXT)
 TRANSITION: Fields = {"source": TEXT, "target": TEXT, "condition": TEXT, "event": TEXT}
@@ -113,15 +113,16 @@ WORKFLOWS: dict[str, Fields] = {
 
 def read(
     data: Any,
-    cls: type[Workflow],
-    kinds: Mapping[str, type[Workflow]],
+    cls: type[T],
+    kinds: Mapping[str, type[Any]],
     *,
     allow: Iterable[str] | None = None,
     registry: Mapping[str, Any] | None = None,
-) -> Workflow:
-    """The workflow that `written` made such data of: a `cls`, and inside of it one of `kinds`.
+) -> T:
+    """The workflow that the data describes, as `written` returns it: a `cls`; those nested in it
+    are of the classes in `kinds`.
 
-    Raises ValidationError with all that is wrong, each with its place.
+    Raises ValidationError with everything that is wrong, each problem with its place.
     """
     reader = _Reader(Finder(allow, registry), kinds)
     try:
@@ -131,7 +132,7 @@ def read(
             raise problem(
                 "fast_dag", f"the file has {told}; this release reads version {VERSION} only"
             )
-        workflow = reader.workflow(data, "", cls)
+        workflow: T = reader.workflow(data, "", cls)
     except RecursionError:
         raise ValidationError("the file is nested too deeply to be read") from None
     if reader.problems:
@@ -140,8 +141,8 @@ def read(
 
 
 def _fields(data: Any, place: str, known: Fields, required: Iterable[str] = ()) -> dict[str, Any]:
-    """The keys that are there; null is like none. Raises ValidationError for the first that is
-    wrong."""
+    """The entries of a mapping without those that are null. Raises ValidationError for the first
+    entry that is wrong."""
     if not isinstance(data, Mapping):
         raise problem(place, f"{short_repr(data)} is no mapping")
     found = {}
@@ -163,9 +164,9 @@ def _fields(data: Any, place: str, known: Fields, required: Iterable[str] = ()) 
 
 
 class _Reader:
-    """Reads what it can, and collects the problems with the rest."""
+    """Reads what can be read, and collects the problems with the rest."""
 
-    def __init__(self, finder: Finder, kinds: Mapping[str, type[Workflow]]) -> None:
+    def __init__(self, finder: Finder, kinds: Mapping[str, type[Any]]) -> None:
         self.finder = finder
         self.kinds = kinds
         self.problems: list[ValidationError] = []
@@ -192,17 +193,17 @@ class _Reader:
 
     # Workflows.
 
-    def workflow(self, data: Any, place: str, cls: type[Workflow] | None = None) -> Workflow:
-        """A workflow, as far as it can be read."""
+    def workflow(self, data: Any, place: str, cls: Any = None) -> Any:
+        """The workflow at a place, without the parts that have problems."""
         if not isinstance(data, Mapping):
             raise problem(place, f"{short_repr(data)} is no mapping")
         kind = data.get("kind")
         if not isinstance(kind, str) or kind not in self.kinds:
             told = f"it is one of {names(self.kinds)}, not {short_repr(kind)}"
             raise problem(below(place, "kind"), told)
-        if cls is None or not cls._kind:
+        if cls is None or not cls.kind:
             cls = self.kinds[kind]
-        elif cls._kind != kind:
+        elif cls.kind != kind:
             right = self.kinds[kind].__name__
             raise problem(
                 below(place, "kind"),
@@ -214,11 +215,11 @@ class _Reader:
         except ValueError as error:
             raise placed(error, place) from error.__cause__
 
-    def _dag(self, fields: dict[str, Any], place: str, cls: Any) -> Workflow:
+    def _dag(self, fields: dict[str, Any], place: str, cls: Any) -> Any:
         dag = cls(**_only(fields, "name", "description", "metadata", "autowire"))
         before = len(self.problems)
         self._nodes(fields, place, dag, "nodes")
-        if len(self.problems) == before:  # else edges between nodes that could not be read
+        if len(self.problems) == before:  # else edges would name nodes that could not be read
             self._each(
                 fields.get("edges", ()),
                 below(place, "edges"),
@@ -226,7 +227,7 @@ class _Reader:
             )
         return self._surrounded(fields, place, dag)
 
-    def _fsm(self, fields: dict[str, Any], place: str, cls: Any) -> Workflow:
+    def _fsm(self, fields: dict[str, Any], place: str, cls: Any) -> Any:
         fsm = cls(
             **_only(
                 fields,
@@ -257,7 +258,7 @@ class _Reader:
         )
         return self._surrounded(fields, place, fsm)
 
-    def _surrounded(self, fields: dict[str, Any], place: str, workflow: Any) -> Workflow:
+    def _surrounded(self, fields: dict[str, Any], place: str, workflow: Any) -> Any:
         hooks = fields.get("default_hooks", {})
         workflow.set_default_hooks(**self._hooks(hooks, below(place, "default_hooks")))
         for name, factory in fields.get("resources", {}).items():
@@ -265,8 +266,7 @@ class _Reader:
             if not isinstance(name, str) or not isinstance(factory, str):
                 raise problem(here, "a resource is a name with a function's")
             workflow.resource(name, self._function(factory, here))
-        made: Workflow = workflow
-        return made
+        return workflow
 
     # Nodes and edges.
 
@@ -296,7 +296,7 @@ class _Reader:
         workflow.set_node_error_handler(node, handler)
 
     def _called(self, fields: dict[str, Any], place: str) -> Any:
-        """What a node calls: the function, or the workflow that is nested."""
+        """What a node calls: a function, or a nested workflow."""
         if ("function" in fields) == ("workflow" in fields):
             raise problem(place, "a node has either 'function' or 'workflow'")
         if "function" in fields:

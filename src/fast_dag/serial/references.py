@@ -1,4 +1,4 @@
-"""Functions as text: by where they are imported from, or by a name in a registry."""
+"""Functions as text: the place they are imported from, or their name in a registry."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def _is_dunder(name: str) -> bool:
 
 
 def _bare(found: Any) -> Any:
-    """The function of a node, since `load` in a module is a node once it is decorated."""
+    """The function of a node: a decorated function in a module is a Node."""
     return found.func if isinstance(found, Node) else found
 
 
 def _identity(func: Any) -> Any:
-    """What two references to one function have in common: a method is a new object each time."""
+    """What identifies a function; a method is a new object at each access."""
     return (id(func.__self__), func.__func__) if isinstance(func, MethodType) else id(func)
 
 
 def checked_registry(registry: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Raises ValidationError where it is no mapping of names."""
+    """The registry, empty for None; raises ValidationError if it is no mapping of names."""
     if registry is None:
         return {}
     if not isinstance(registry, Mapping):
@@ -46,7 +46,7 @@ def checked_registry(registry: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 class References:
-    """What functions are called in a file.
+    """The texts that stand for functions in a file.
 
     >>> References({"twice": len}).of(len)
     'twice'
@@ -60,22 +60,22 @@ class References:
         self._names = {_identity(_bare(each)): name for name, each in registered.items()}
 
     def registered(self, value: Any) -> str | None:
-        """The registry's name of a value; None where it has none."""
+        """The name of a value in the registry, or None."""
         return self._names.get(_identity(_bare(value)))
 
     def known(self, func: Any) -> str | None:
-        """What a function is called; None where it has neither a name nor a place."""
+        """The text for a function; None if it has neither a name nor a place."""
         return self.registered(func) or _path_of(func)
 
     def of(self, func: Any) -> str:
-        """The same; raises ValidationError in place of None."""
+        """The text for a function; raises ValidationError if there is none."""
         name = self.known(func)
         if name is None:
             raise ValidationError(f"{func!r} cannot be imported: it is {_kind(func)}; {_REMEDY}")
         return name
 
     def of_errors(self, kind: Any) -> str:
-        """The same for an exception type; builtin ones go by their names."""
+        """The text for an exception type; a builtin one has its name."""
         if self.registered(kind) is None and vars(builtins).get(_name(kind)) is kind:
             return _name(kind)
         return self.of(kind)
@@ -86,7 +86,7 @@ def _name(func: Any) -> str:
 
 
 def _path_of(func: Any) -> str | None:
-    """Where anybody finds a function: "module:qualname"; None where that leads elsewhere."""
+    """The place of a function, "module:qualname"; None if something else is there."""
     module, qualname = getattr(func, "__module__", None), getattr(func, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(qualname, str) or module == "__main__":
         return None
@@ -99,7 +99,7 @@ def _path_of(func: Any) -> str | None:
 
 
 def _kind(func: Any) -> str:
-    """What it is about a function that keeps it from being found by name."""
+    """Why a function cannot be imported by name."""
     if getattr(func, "__module__", None) == "__main__" and isinstance(func, (FunctionType, type)):
         return "defined in the program that runs, not in a module that others import"
     if isinstance(func, functools.partial):
@@ -116,11 +116,11 @@ def _kind(func: Any) -> str:
 
 
 class Finder:
-    """The functions that a file names. Imports only what `allow` names.
+    """Finds the functions that a file names, and imports only what `allow` names.
 
-    An entry of `allow` is a module, which stands for those below it, too, or "module:qualname" for
-    one function. What is found must also be defined there: a module that imports `os` does not let
-    a file call what is in `os`.
+    An entry of `allow` is a module, which includes the modules below it, or "module:qualname" for
+    one function. A function must also be defined in an allowed module: a module that imports `os`
+    does not let a file call functions of `os`.
 
     >>> Finder(allow=["statistics"]).find("statistics:mean")([1, 3])
     2
@@ -138,7 +138,7 @@ class Finder:
         self._registry = checked_registry(registry)
 
     def find(self, reference: str) -> Any:
-        """Raises ValidationError where a reference is unknown, not allowed, or leads nowhere."""
+        """The function; raises ValidationError if it is unknown, not allowed, or not there."""
         if reference in self._registry:
             return _bare(self._registry[reference])
         module, colon, qualname = reference.partition(":")
@@ -161,7 +161,7 @@ class Finder:
         return self.find(reference)
 
     def find_value(self, reference: str) -> Any:
-        """What the registry has under a name, function or not."""
+        """The value in the registry, which need not be a function."""
         if reference not in self._registry:
             raise ValidationError(f"{reference!r} is no name in registry=, where it must be")
         return self._registry[reference]

@@ -13,14 +13,14 @@ _DEEP = "the file is nested too deeply to be read"
 
 
 def to_json(data: dict[str, Any], indent: int | None) -> str:
-    """JSON text, in the order of the data."""
+    """JSON text with the keys in the order of the data."""
     import json  # slow to import
 
     return json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def from_json(text: str | bytes) -> Any:
-    """The data of a JSON text; raises ValidationError where it is none.
+    """The data of a JSON text; raises ValidationError if the text is not valid JSON.
 
     >>> from_json('{"a": 1, "a": 2}')
     Traceback (most recent call last):
@@ -54,14 +54,15 @@ def _yaml() -> Any:
 
 
 def to_yaml(data: dict[str, Any]) -> str:
-    """YAML text, in the order of the data."""
+    """YAML text with the keys in the order of the data."""
     text: str = _yaml().dump(data, Dumper=_dumper(), sort_keys=False, allow_unicode=True)
     return text
 
 
 @cache
 def _dumper() -> Any:
-    """PyYAML's safe dumper, but for line breaks other than newlines, which it would change."""
+    """PyYAML's safe dumper, which also quotes line breaks other than newlines: reading would
+    change them."""
     yaml = _yaml()
 
     class Dumper(yaml.SafeDumper):  # type: ignore[misc,name-defined]  # it is loaded when needed
@@ -76,8 +77,11 @@ def _dumper() -> Any:
 
 
 def from_yaml(text: str | bytes) -> Any:
-    """The data of a YAML text; raises ValidationError where it is none, or has aliases, of which a
-    short text can make endless data."""
+    """The data of a YAML text.
+
+    Raises ValidationError if the text is not valid YAML, or has aliases: with these, a short text
+    can describe endless data.
+    """
     yaml = _yaml()
     try:
         return yaml.load(text, Loader=_loader())
@@ -89,7 +93,7 @@ def from_yaml(text: str | bytes) -> Any:
 
 @cache
 def _loader() -> Any:
-    """PyYAML's safe loader, and stricter."""
+    """PyYAML's safe loader, which also refuses aliases and duplicate keys."""
     yaml = _yaml()
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc,name-defined]  # it is loaded when needed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from fast_dag.errors import InvalidNodeError, ValidationError, names
 from fast_dag.serial.plain import plain
@@ -11,15 +11,32 @@ from fast_dag.serial.references import References
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from fast_dag.call.hooks import Hook
-    from fast_dag.define.dag import DAG
-    from fast_dag.define.fsm import FSM
     from fast_dag.define.graph import Edge
     from fast_dag.define.node import Node
-    from fast_dag.define.workflow import Workflow
+
+    class Workflow(Protocol):
+        """What is written of a DAG and of an FSM alike."""
+
+        kind: ClassVar[str]
+        description: str
+        metadata: dict[str, Any]
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def nodes(self) -> Mapping[str, Node[..., Any]]: ...
+        @property
+        def default_hooks(self) -> Mapping[str, Any]: ...
+        @property
+        def node_hooks(self) -> Mapping[str, Mapping[str, Any]]: ...
+        @property
+        def error_handlers(self) -> Mapping[str, Any]: ...
+        @property
+        def resources(self) -> Mapping[str, Any]: ...
+
 
 VERSION: Final = 1
-"""The format that is written, and the newest that is read."""
+"""The version of the format: the one that is written, and the newest that is read."""
 
 _AS_THEY_ARE = (
     "description",
@@ -37,22 +54,23 @@ _AS_THEY_ARE = (
 
 
 def written(workflow: Workflow, registry: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All of a workflow as mappings, lists and plain values.
+    """A workflow as mappings, lists and plain values.
 
     Raises ValidationError with everything that cannot be written.
     """
     writer = _Writer(References(registry))
     try:
         data = writer.workflow(workflow)
+        if not writer.problems:
+            # Names may be members of enums, and numbers those of another library.
+            return {"fast_dag": VERSION, **plain(data, "")}
     except RecursionError:
         raise ValidationError(f"{workflow.name!r} is nested too deeply to be written") from None
-    if writer.problems:
-        raise ValidationError.of(writer.problems, repr(workflow.name))
-    return {"fast_dag": VERSION, **data}
+    raise ValidationError.of(writer.problems, repr(workflow.name))
 
 
 class _Writer:
-    """Writes what it can, and collects the problems with the rest."""
+    """Writes what can be written, and collects the problems with the rest."""
 
     def __init__(self, references: References) -> None:
         self.references = references
@@ -73,36 +91,34 @@ class _Writer:
     # Workflows.
 
     def workflow(self, workflow: Workflow) -> dict[str, Any]:
-        """A workflow, without the version."""
-        name = workflow.name
-        data: dict[str, Any] = {"kind": workflow._kind, "name": name}
+        """The data of a workflow, without the version of the format."""
+        name, metadata = workflow.name, workflow.metadata
+        data: dict[str, Any] = {"kind": workflow.kind, "name": name}
         if workflow.description:
             data["description"] = workflow.description
-        if workflow.metadata:
-            metadata = workflow.metadata
+        if metadata:
             data["metadata"] = self._try(repr(name), None, lambda: plain(metadata, "metadata"))
-        made: Any = workflow
-        data |= self._dag(made) if workflow._kind == "dag" else self._fsm(made)
-        if workflow._default_hooks:
-            whose = f"of {name!r}"
-            data["default_hooks"] = self._hooks(whose, None, workflow._default_hooks)
-        if workflow._resources:
+        data |= self._dag(workflow) if workflow.kind == "dag" else self._fsm(workflow)
+        if workflow.default_hooks:
+            data["default_hooks"] = self._hooks(f"of {name!r}", None, workflow.default_hooks)
+        if workflow.resources:
             data["resources"] = {
-                key: self._function(f"resource {key!r} of {name!r}", None, self._own(hook.func))
-                for key, hook in workflow._resources.items()
+                key: self._function(f"resource {key!r} of {name!r}", None, self._own(factory))
+                for key, factory in workflow.resources.items()
             }
         return data
 
-    def _dag(self, dag: DAG) -> dict[str, Any]:
+    def _dag(self, dag: Any) -> dict[str, Any]:
         return {
             **({"autowire": True} if dag.autowire else {}),
-            "nodes": [self._node(dag, node) for node in dag.nodes.values()],
+            "nodes": self._nodes(dag),
             "edges": [_edge(edge) for edge in dag.graph.edges()],
         }
 
-    def _fsm(self, fsm: FSM) -> dict[str, Any]:
-        if len(fsm._initial) > 1:
-            problem = f"{fsm.name!r} has several initial states: {names(fsm._initial)}; keep one"
+    def _fsm(self, fsm: Any) -> dict[str, Any]:
+        initial = fsm.initial_states
+        if len(initial) > 1:
+            problem = f"{fsm.name!r} has several initial states: {names(initial)}; keep one"
             self.problems.append(ValidationError(problem))
         for edge in fsm.graph.edges():
             problem = (
@@ -110,45 +126,51 @@ class _Writer:
                 "a DAG; make that a transition"
             )
             self.problems.append(ValidationError(problem))
-        data: dict[str, Any] = {"initial_state": fsm.initial_state} if fsm._initial else {}
+        data: dict[str, Any] = {"initial_state": initial[0]} if initial else {}
         data["terminal_states"] = fsm.terminal_states
         data["max_cycles"] = fsm.max_cycles
         if fsm.on_max_cycles != "raise":
             data["on_max_cycles"] = fsm.on_max_cycles
         if fsm.keep_history is not None:
             data["keep_history"] = fsm.keep_history
-        data["states"] = [self._node(fsm, node) for node in fsm.nodes.values()]
-        data["transitions"] = [
-            {
-                "source": each.source,
-                "target": each.target,
-                **({} if each.event is None else {"event": each.event}),
-                **self._condition(fsm, str(each), each.condition),
-            }
-            for each in fsm.transitions
-        ]
-        if fsm._state_hooks:
-            data["state_hooks"] = [
-                self._function(f"a state hook of {fsm.name!r}", None, hook.func)
-                for hook in fsm._state_hooks
-            ]
+        data["states"] = self._nodes(fsm)
+        data["transitions"] = [self._transition(fsm, each) for each in fsm.transitions]
+        if fsm.state_hooks:
+            who = f"a state hook of {fsm.name!r}"
+            data["state_hooks"] = [self._function(who, None, hook) for hook in fsm.state_hooks]
         return data
 
-    def _condition(self, fsm: FSM, transition: str, condition: Hook | None) -> dict[str, Any]:
-        if condition is None:
-            return {}
-        who = f"the condition of {transition} of {fsm.name!r}"
-        return {"condition": self._function(who, None, condition.func)}
+    def _transition(self, fsm: Any, transition: Any) -> dict[str, Any]:
+        data = {"source": transition.source, "target": transition.target}
+        if transition.event is not None:
+            data["event"] = transition.event
+        if transition.condition is not None:
+            who = f"the condition of {transition} of {fsm.name!r}"
+            data["condition"] = self._function(who, None, transition.condition.func)
+        return data
 
     # Nodes.
 
-    def _node(self, workflow: Workflow, node: Node[..., Any]) -> dict[str, Any]:
-        who = f"{'state' if workflow._kind == 'fsm' else 'node'} {node.name!r} of {workflow.name!r}"
+    def _nodes(self, workflow: Workflow) -> list[dict[str, Any]]:
+        hooks, handlers = workflow.node_hooks, workflow.error_handlers
+        return [
+            self._node(workflow, node, hooks.get(name), handlers.get(name))
+            for name, node in workflow.nodes.items()
+        ]
+
+    def _node(
+        self,
+        workflow: Workflow,
+        node: Node[..., Any],
+        hooks: Mapping[str, Any] | None,
+        handler: Any,
+    ) -> dict[str, Any]:
+        who = f"{'state' if workflow.kind == 'fsm' else 'node'} {node.name!r} of {workflow.name!r}"
         data: dict[str, Any] = {"name": node.name}
         inner: Any = node.workflow
         if inner is None:
             data["function"] = self._function(who, node.name, node.func)
-        elif getattr(inner, "_kind", ""):
+        elif getattr(inner, "kind", ""):
             data["workflow"] = self.workflow(inner)
         else:
             problem = f"{who} cannot be written: {inner!r} is neither a DAG nor an FSM"
@@ -157,23 +179,21 @@ class _Writer:
             data["type"] = node.type.value
         options = self._try(who, node.name, lambda: self._options(node.options))
         data |= options or {}
-        if node.name in workflow._node_hooks:
-            hooks = workflow._node_hooks[node.name]
+        if hooks:
             data["hooks"] = self._hooks(f"of {who}", node.name, hooks)
-        handler = workflow._handlers.get(node.name)
         if handler is not None:
             whose = f"the error handler of {who}"
-            data["error_handler"] = self._function(whose, node.name, handler.func)
+            data["error_handler"] = self._function(whose, node.name, handler)
         return data
 
-    def _hooks(self, whose: str, node: str | None, hooks: Mapping[str, Hook]) -> dict[str, Any]:
+    def _hooks(self, whose: str, node: str | None, hooks: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            phase: self._function(f"the {phase} hook {whose}", node, hook.func)
+            phase: self._function(f"the {phase} hook {whose}", node, hook)
             for phase, hook in hooks.items()
         }
 
     def _own(self, factory: Any) -> Any:
-        """A resource's factory as it was given: a generator function has been wrapped since."""
+        """The factory that the user gave; a generator function is kept wrapped."""
         inner = getattr(factory, "__wrapped__", None)
         return factory if inner is None or self.references.known(factory) else inner
 
