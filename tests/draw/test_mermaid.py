@@ -79,6 +79,7 @@ def drawn(bundle: Path, texts: list[str], tmp_path: Path) -> list[dict[str, Any]
     result = re.search(r'<pre id="result">(.*?)</pre>', dom, re.DOTALL)
     assert result is not None, dom[-500:]
     found: list[dict[str, Any]] = json.loads(unescape(result[1]))
+    assert [each["error"] for each in found if "error" in each] == []
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import xml.etree.ElementTree as ET
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -365,6 +366,36 @@ def test_notebook_gets_no_picture_of_thousands() -> None:
     for number in range(1_001):
         dag.add_node(f"n{number}", lambda: 1)
     assert dag._repr_mimebundle_() == {"text/plain": repr(dag)}
+
+
+def dense(count: int) -> FSM:
+    """A machine in which each state leads to each."""
+    fsm = FSM("dense", initial_state="s0")
+    for number in range(count):
+        fsm.add_state(f"s{number}", lambda: 1)
+    for source, target in product(range(count), repeat=2):
+        fsm.add_transition(f"s{source}", f"s{target}", event=f"e{target}")
+    return fsm
+
+
+def test_notebook_draws_a_dense_machine_without_asking_others(failing_dot: None) -> None:
+    svg = dense(30)._repr_mimebundle_()["image/svg+xml"]
+    assert svg.count("<polygon") == 30 * 30 + 1
+
+
+def test_picture_that_graphviz_cannot_place_in_time_is_placed_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orders: DAG
+) -> None:
+    (tmp_path / "dot").write_text("#!/bin/sh\nexec sleep 3600\n", encoding="utf-8")
+    (tmp_path / "dot").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setattr("fast_dag.draw.layout._DOT_TIMEOUT", 0.01)
+    bundle = orders._repr_mimebundle_()
+    assert nodes(bundle["image/svg+xml"])
+
+
+def test_notebook_gets_no_picture_of_thousands_of_links() -> None:
+    assert list(dense(32)._repr_mimebundle_()) == ["text/plain"]
 
 
 def test_notebook_always_gets_something(monkeypatch: pytest.MonkeyPatch) -> None:

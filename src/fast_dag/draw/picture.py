@@ -107,3 +107,7 @@ class Picture(NamedTuple):
         """All links, cluster by cluster."""
         for cluster in self.clusters():
             yield from cluster.links
+
+    def has_more_than(self, boxes: int, links: int) -> bool:
+        """Whether it is larger than that."""
+        return len(list(self.boxes())) > boxes or len(list(self.links())) > links

@@ -91,6 +91,7 @@ class Job:
         "args",
         "deadline",
         "effects",
+        "entered",
         "func",
         "generation",
         "index",
@@ -132,7 +133,7 @@ class Job:
         self.answer: Any = None
         self.phase = RUNS
         self.generation = 0
-        self.started = 0.0
+        self.started = self.entered = 0.0
         self.takes_slot = False
 
     @property
@@ -504,6 +505,7 @@ class Dispatcher:
                 self.fail(error)
                 return self._unwound(job)
             if job.index in job.run.plan.policies:
+                job.entered = perf_counter()  # it may end before its first call: a value is cached
                 # Hooks and attempts of one call share a copy of the contextvars.
                 job.variables = self.variables.copy()
                 job.effects = job.run.surround(job.index, job.args, job.kwargs)
@@ -778,7 +780,8 @@ class Dispatcher:
                 return []
             ready: list[int] = []
             if verdict is not None:
-                ready = job.run.settle(job.index, verdict, job.started)
+                started = job.started or job.entered or perf_counter()
+                ready = job.run.settle(job.index, verdict, started)
             elif not job.started:
                 job.run.take_back(job.index)
             jobs, closed = self._left(job, ready)

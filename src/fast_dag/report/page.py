@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _MOST_SHRUNK = 2_000
 """A wider picture is shown in full size and scrolled; shrunk to the page it could not be read."""
-_MOST_BOXES, _MOST_BARS, _MOST_CHAIN = 1_500, 1_000, 60
+_MOST_BOXES, _MOST_LINKS, _MOST_BARS, _MOST_CHAIN = 1_500, 5_000, 1_000, 60
 
 
 def page(run: Viewable, filename: str | os.PathLike[str] | None = None) -> str:
@@ -101,8 +101,8 @@ def _tone(status: str) -> str:
 def _graph(view: WorkflowView) -> Iterator[str]:
     picture = sketch(view)
     try:
-        if sum(1 for _ in picture.boxes()) > _MOST_BOXES:
-            raise FastDAGError(f"it has more than {_MOST_BOXES:,} boxes")
+        if picture.has_more_than(_MOST_BOXES, _MOST_LINKS):
+            raise FastDAGError(f"it has more than {_MOST_BOXES:,} boxes or {_MOST_LINKS:,} links")
         drawn = svg(picture)
     except FastDAGError as error:
         yield f'<p class="note">The graph is not drawn: {escape(text_of(error))}.</p>'
