@@ -192,6 +192,34 @@ def test_results_without_a_run_are_none(orders: DAG) -> None:
     assert orders.visualize(show_results=True) == orders.visualize()
 
 
+def test_cached_nodes_of_a_definition_are_marked() -> None:
+    dag = DAG("demo")
+    dag.cached_node(lambda: 1, name="slow")
+    assert 'n0["slow\ncached"]' in dag.visualize()
+
+
+def test_why_a_node_was_skipped_is_told(orders: DAG) -> None:
+    orders.add_node("send", lambda mail: mail).connect("mail", "send")
+    orders.add_node("sent", lambda send: send).connect("send", "sent")
+    run = orders.execute({"path": "x"}, error_strategy="continue")
+    text = run.visualize()
+    for name, reason in {
+        "guess": "enough was true",
+        "paper": "route did not choose paper",
+        "sent": "mail failed",
+    }.items():
+        assert f'"{name}\nskipped: {reason}"' in text
+        assert f"  {name}: {reason}" in run.summary()
+        assert reason in run.report()
+
+
+def test_why_an_any_was_skipped_is_told() -> None:
+    dag = DAG("demo")
+    dag.condition(lambda: False, name="first").on_true >> dag.node(lambda: 1, name="a")
+    dag.nodes["a"] >> dag.any(lambda value: value, name="b")
+    assert '"b\nany\nskipped: first was false"' in dag.execute().visualize()
+
+
 def test_attempts_are_counted(orders: DAG) -> None:
     tries = []
 
@@ -461,3 +489,28 @@ def test_a_live_machine_is_drawn_as_it_stands() -> None:
     bundle = machine._repr_mimebundle_()
     assert bundle["text/plain"] == repr(machine)
     assert {"image/svg+xml", "text/vnd.mermaid"} & bundle.keys()
+
+
+def test_state_that_a_machine_is_in_is_marked() -> None:
+    fsm = FSM("order", initial_state="cart", terminal_states=["paid", "lost"])
+    fsm.add_state("cart", lambda: 1).add_state("paid", lambda: 2).add_state("lost", lambda: 3)
+    fsm.add_transition("cart", "paid", event="pay").add_transition("cart", "lost", event="drop")
+    machine = fsm.start()
+    for thick, state in (("n0", "current state"), ("n0", "waits for pay, drop")):
+        text = machine.visualize()
+        assert f"class {thick} current" in text
+        assert f'n0("cart\n{state}' in text
+        assert machine.visualize("graphviz").count("penwidth=3") == 1
+        assert machine.visualize("svg").count('stroke-width="3"') == 1
+        if machine.waiting:
+            break
+        machine.step()
+    machine.send("pay")
+    assert "class n1 current" in machine.visualize(options={"details": False})
+    assert "class n1 current" in fsm.visualize(show_results=True)
+    assert "current" not in fsm.visualize()
+
+
+def test_state_of_a_nested_machine_is_marked(order: FSM) -> None:
+    run = DAG("outer").add_node("order", order).execute()
+    assert run.visualize().count("classDef current") == 1

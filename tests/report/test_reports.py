@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import re
+import time
+from datetime import datetime
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +20,7 @@ from fast_dag.draw.view import view_of
 from fast_dag.draw.words import duration
 from fast_dag.report.analysis import analyse
 from tests.draw.conftest import at_times, retried
+from tests.ways import MODES
 
 if TYPE_CHECKING:
     from fast_dag import Run
@@ -118,7 +122,7 @@ def test_attempts_and_waits_are_pieces_of_a_bar() -> None:
     ]
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+@pytest.mark.parametrize("mode", MODES)
 def test_retries_are_recorded_in_every_mode(mode: Any) -> None:
     dag, tries = DAG("demo"), []
 
@@ -133,7 +137,7 @@ def test_retries_are_recorded_in_every_mode(mode: Any) -> None:
     (bar,) = analysis_of(run).bars
     kinds = [piece.kind for piece in bar.pieces]
     assert kinds == ["failed", "slept", "failed", "slept", "ran"]
-    assert [retry.error for retry in run.record.retried] == ["OSError: busy"] * 2
+    assert [retry.error for retry in run._execution.record.retried] == ["OSError: busy"] * 2
     assert all(piece.start <= piece.end for piece in bar.pieces)
 
 
@@ -165,7 +169,7 @@ def test_retries_of_a_machine_are_remembered_as_long_as_its_visits() -> None:
     seen: list[int] = []
     fsm.add_state("b", lambda: 1)
     run = fsm.execute()
-    assert len(run.record.retried) <= 10
+    assert len(run._execution.record.retried) <= 10
     assert run.metrics["retries"] == 102
     run.summary()
 
@@ -179,7 +183,7 @@ def test_retries_at_once_are_all_recorded() -> None:
     for number in range(50):
         dag.add_node(f"n{number}", fails, retry=4, retry_delay=0)
     run = dag.execute(mode="parallel", max_workers=8, error_strategy="continue")
-    assert len(run.record.retried) == 200
+    assert len(run._execution.record.retried) == 200
 
 
 def test_nested_nodes_stand_behind_their_workflow(orders: DAG) -> None:
@@ -205,7 +209,7 @@ def test_machine_restored_elsewhere_has_no_clock_for_earlier_visits(order: FSM) 
     machine.step()
     again = order.restore(machine.snapshot())
     again.run()
-    run = order._last_run
+    run = order.last_run
     assert run is not None
     analysis = analysis_of(run)
     assert "pending" not in [bar.path for bar in analysis.bars]
@@ -216,7 +220,7 @@ def test_machine_restored_elsewhere_has_no_clock_for_earlier_visits(order: FSM) 
 def test_run_in_progress_is_told() -> None:
     dag, seen = DAG("demo"), []
     dag.add_node("first", lambda: 1)
-    dag.add_node("second", lambda first: seen.append(dag._run_in_view().summary()))  # type: ignore[union-attr]
+    dag.add_node("second", lambda first: seen.append(dag.last_run.summary()))  # type: ignore[union-attr]
     dag.connect("first", "second").run(mode="parallel")
     assert "demo: running" in seen[0]
 
@@ -245,6 +249,7 @@ def failing(orders: DAG) -> Run:
 
 def test_summary_of_a_run(orders: DAG) -> None:
     text = re.sub(r'File ".*?", line \d+', 'File "orders.py", line 1', failing(orders).summary())
+    text = re.sub(r"^run \w{32}, began .*$", "run 1, began ...", text, flags=re.MULTILINE)
     if os.environ.get("GOLDEN") == "write":
         GOLDEN.write_text(text + "\n", encoding="utf-8")
     assert text + "\n" == GOLDEN.read_text(encoding="utf-8")
@@ -258,9 +263,17 @@ def test_summary_of_many_nodes_is_short() -> None:
     assert "the 25 longest of 500" in text
 
 
-def test_report_of_10_000_nodes_is_made_in_time() -> None:
-    run = chain(*[f"n{number}" for number in range(10_000)]).execute()
+@pytest.mark.parametrize("fails", [False, True])
+def test_report_of_10_000_nodes_is_made_in_time(fails: bool) -> None:
+    def first() -> None:
+        if fails:
+            raise OSError("no server")
+
+    names = [f"n{number}" for number in range(1, 10_000)]
+    dag = chain(*names).add_node("n0", first).connect("n0", "n1")
+    run = dag.execute(error_strategy="continue")
     assert "10,000 nodes" in run.summary()
+    assert ("  n9: n0 failed\n" in run.summary()) is fails
     assert "more than 1,500 boxes" in run.report()
 
 
@@ -292,6 +305,29 @@ def test_durations_are_readable() -> None:
         "1 h 0 min",
         "2 h 1 min",
     ]
+
+
+def test_report_tells_which_run_it_was_and_where(orders: DAG) -> None:
+    before = int(time.time())
+    run = orders.execute(error_strategy="continue")
+    text = run.summary().splitlines()[2]
+    assert text.startswith(f"run {run.run_id}, began ")
+    began = datetime.strptime(text.split("began ")[1].split(",")[0], "%Y-%m-%d %H:%M:%S %z")
+    assert before <= began.timestamp() <= time.time()
+    assert text.endswith(f"process {os.getpid()}, Python {platform.python_version()}")
+    assert platform.node() in text
+    assert text in run.report()
+
+
+def test_machine_began_when_its_first_run_did(order: FSM) -> None:
+    machine = order.start()
+    machine.step()
+    first = view_of(machine).run
+    machine.run()
+    last = view_of(machine).run
+    assert first is not None
+    assert last is not None
+    assert first.began_at == last.began_at > 0
 
 
 # As a page.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fast_dag.cache.keys import UnkeyableError, inputs_key, is_quick, key_of, stable_text
 from fast_dag.cache.memory import MemoryBackend
 from fast_dag.cache.single_flight import SingleFlight
-from fast_dag.call.effects import Invoke, Raised, waitable
+from fast_dag.call.effects import Invoke, Raised
 from fast_dag.define.signature import (
     ABSENT,
     UnreadableSignatureError,
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from fast_dag.cache.memory import Backend
     from fast_dag.call.effects import Effect
+    from fast_dag.call.host import Host
     from fast_dag.define.node import Node
-    from fast_dag.run.run import Run
 
     Found = Sequence[Any]
 
@@ -45,7 +45,7 @@ class NodeCache:
         node: Node[..., Any],
         *,
         ttl: float | None = None,
-        cache_key: Sequence[str] | Callable[..., Any] | None = None,
+        cache_key: list[str] | Callable[..., Any] | None = None,
         version: str | int | None = None,
         backend: Backend | None = None,
         max_entries: int = 1024,
@@ -54,18 +54,11 @@ class NodeCache:
         self.ttl = ttl
         self._inputs = node.inputs
         self._takes_any = node.signature.var_keyword is not None
-        if isinstance(cache_key, str):
-            raise InvalidNodeError(
-                f"cached node {node.name!r}: cache_key is a list of names, not {cache_key!r}",
-                node=node.name,
-            )
         self._key_function = _KeyFunction(node, cache_key) if callable(cache_key) else None
-        self.cache_key: tuple[str, ...] | None = None
-        if cache_key is not None and not callable(cache_key):
-            self.cache_key = tuple(cache_key)
+        self.cache_key = None if callable(cache_key) else cache_key
         self.shared = backend is not None
         self.backend: Backend = MemoryBackend(max_entries) if backend is None else backend
-        self._check(node, max_entries)
+        self._check(node)
         self._base = _identity(node, version) if self.shared else ""
         # A clock that others do not share means nothing to them.
         self._clock = time.time if self.shared else time.monotonic
@@ -73,16 +66,10 @@ class NodeCache:
         self._lock = RLock()  # a signal handler or a finalizer may come back here
         self._warned: set[str] = set()
 
-    def _check(self, node: Node[..., Any], max_entries: int) -> None:
+    def _check(self, node: Node[..., Any]) -> None:
         def refuse(problem: str) -> InvalidNodeError:
             return InvalidNodeError(f"cached node {node.name!r}: {problem}", node=node.name)
 
-        if self.ttl is not None:
-            if not isinstance(self.ttl, (int, float)) or not self.ttl > 0:
-                raise refuse(f"ttl is a number of seconds above 0, not {self.ttl!r}")
-            self.ttl = waitable(self.ttl)
-        if not isinstance(max_entries, int) or max_entries < 1:
-            raise refuse(f"max_entries is a count of at least 1, not {max_entries!r}")
         for name in self.cache_key or ():
             if name not in node.inputs and not node.signature.var_keyword:
                 hint = closest(name, node.inputs)[1]
@@ -279,13 +266,13 @@ class NodeCache:
 
     # Who computes.
 
-    def claim(self, key: Any, run: Run) -> tuple[SingleFlight, bool]:
+    def claim(self, key: Any, host: Host) -> tuple[SingleFlight, bool]:
         """The flight that computes a key, and whether it is the caller's own, just begun."""
         with self._lock:
             flight = self._flights.get(key)
             if flight is not None:
                 return flight, False
-            flight = self._flights[key] = SingleFlight(run)
+            flight = self._flights[key] = SingleFlight(host)
             return flight, True
 
     def finish(self, key: Any, flight: SingleFlight) -> None:

@@ -122,6 +122,8 @@ def _box(box: Box, sizes: Mapping[str, tuple[float, float]] | None) -> str:
         attributes.append(f'style="filled,{",".join(styles)}"')
     if box.tone != "neutral":
         attributes.append(f'fillcolor="{tone.fill}" color="{tone.border}" fontcolor="{tone.text}"')
+    if box.is_current:
+        attributes.append("penwidth=3")
     attributes.append(f"tooltip={_quoted(box.tip)}")
     return " ".join(attributes)
 

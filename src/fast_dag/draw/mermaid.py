@@ -22,6 +22,7 @@ _FORMS = {
     Form.FRAMED: ("[[", "]]"),
     Form.DOT: ("((", "))"),
 }
+_CLASSES = {"start": "fill:#4b5b76,stroke:#4b5b76", "current": "stroke-width:4px"}
 _MOST_LINKS = 500
 """From so many links on Mermaid refuses to draw, unless the page has set `maxEdges`."""
 _SPECIAL = re.compile(
@@ -88,9 +89,11 @@ def _styles(picture: Picture) -> Iterator[str]:
             toned.setdefault(cluster.frame.tone, []).append(cluster.id)
     for box in picture.boxes():
         toned.setdefault("start" if box.form is Form.DOT else box.tone, []).append(box.id)
+        if box.is_current:
+            toned.setdefault("current", []).append(box.id)
     for name, ids in sorted(toned.items()):
-        if name == "start":
-            yield f"    classDef {name} fill:#4b5b76,stroke:#4b5b76"
+        if name in _CLASSES:
+            yield f"    classDef {name} {_CLASSES[name]}"
         elif name != "neutral":
             tone = TONES[name]
             dashed = ",stroke-dasharray:4 3" if tone.dashed else ""

@@ -69,7 +69,8 @@ def _box(box: Box, area: Area) -> Iterator[str]:
         yield f'<circle cx="{area.x:.1f}" cy="{area.y:.1f}" r="6" fill="{_LINK}"/>'
         return
     dashed = ' stroke-dasharray="4 3"' if tone.dashed else ""
-    look = f'fill="{tone.fill}" stroke="{tone.border}" stroke-width="1.2"{dashed}'
+    wide = 3 if box.is_current else 1.2
+    look = f'fill="{tone.fill}" stroke="{tone.border}" stroke-width="{wide}"{dashed}'
     yield f'<g data-node="{escape(box.path)}"><title>{escape(box.tip)}</title>'
     yield from _outline(box.form, area, look)
     top = area.y - 6.5 * len(box.lines) + 4
