@@ -511,6 +511,27 @@ def test_state_that_a_machine_is_in_is_marked() -> None:
     assert "current" not in fsm.visualize()
 
 
+def test_state_that_is_a_whole_workflow_is_marked() -> None:
+    fsm = FSM("outer", initial_state="inner", terminal_states=["end"])
+    fsm.add_state("inner", DAG("inner").add_node("x", lambda: 1)).add_state("end", lambda: 2)
+    machine = fsm.add_transition("inner", "end", event="go").start()
+    machine.step()
+    assert "class n0 current" in machine.visualize()
+    assert machine.visualize("graphviz").count("penwidth=3") == 1
+    assert machine.visualize("svg").count('stroke-width="3"') == 1
+
+
+def test_error_of_a_join_is_drawn_without_details() -> None:
+    dag = DAG("demo").add_node("a", lambda: 1)
+
+    @dag.any
+    def broken(value: int) -> None:
+        raise OSError("no server")
+
+    run = dag.connect("a", "broken").execute()
+    assert '"broken\nOSError: no server"' in run.visualize(options={"details": False})
+
+
 def test_state_of_a_nested_machine_is_marked(order: FSM) -> None:
     run = DAG("outer").add_node("order", order).execute()
     assert run.visualize().count("classDef current") == 1

@@ -102,7 +102,8 @@ def _cluster(
         yield f"{indent}subgraph cluster_{frame.id} {{"
         yield f"{indent}    label={_label(frame.name, frame.lines)} tooltip={_quoted(frame.tip)}"
         style = "rounded,dashed" if tone.dashed else "rounded"
-        yield f'{indent}    style="{style}" color="{tone.border}" fontcolor="{tone.text}"'
+        wide = " penwidth=3" if frame.is_current else ""
+        yield f'{indent}    style="{style}" color="{tone.border}" fontcolor="{tone.text}"{wide}'
         yield from _cluster(item, level + 1, sizes)
         yield f"{indent}}}"
 

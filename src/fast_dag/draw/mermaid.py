@@ -10,7 +10,7 @@ from fast_dag.draw.picture import TONES, Box, Cluster, Form
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fast_dag.draw.picture import Link, Picture
+    from fast_dag.draw.picture import Link, Picture, Tone
 
 _FORMS = {
     Form.BOX: ("[", "]"),
@@ -83,31 +83,25 @@ def _link(link: Link) -> str:
 
 
 def _styles(picture: Picture) -> Iterator[str]:
-    toned: dict[str, list[str]] = {}
-    for cluster in picture.clusters():
-        if cluster is not picture.root:
-            toned.setdefault(cluster.frame.tone, []).append(cluster.id)
-    for box in picture.boxes():
-        toned.setdefault("start" if box.form is Form.DOT else box.tone, []).append(box.id)
+    classes: dict[str, list[str]] = {}
+    for box in (*(each.frame for each in picture.clusters()), *picture.boxes()):
+        classes.setdefault("start" if box.form is Form.DOT else box.tone, []).append(box.id)
         if box.is_current:
-            toned.setdefault("current", []).append(box.id)
-    for name, ids in sorted(toned.items()):
-        if name in _CLASSES:
-            yield f"    classDef {name} {_CLASSES[name]}"
-        elif name != "neutral":
-            tone = TONES[name]
-            dashed = ",stroke-dasharray:4 3" if tone.dashed else ""
-            yield (
-                f"    classDef {name} fill:{tone.fill},stroke:{tone.border},color:{tone.text}"
-                + dashed
-            )
-        if name != "neutral":
-            yield f"    class {','.join(ids)} {name}"
+            classes.setdefault("current", []).append(box.id)
+    classes.pop("neutral", None)
+    for name, ids in sorted(classes.items()):
+        yield f"    classDef {name} {_CLASSES.get(name) or _style(TONES[name])}"
+        yield f"    class {','.join(ids)} {name}"
     links = list(picture.links())
     for taken, style in ((True, "stroke:#2e8b4f,stroke-width:2px"), (False, "stroke:#c3c8d0")):
         numbers = [str(number) for number, link in enumerate(links) if link.taken is taken]
         if numbers:
             yield f"    linkStyle {','.join(numbers)} {style}"
+
+
+def _style(tone: Tone) -> str:
+    dashed = ",stroke-dasharray:4 3" if tone.dashed else ""
+    return f"fill:{tone.fill},stroke:{tone.border},color:{tone.text}{dashed}"
 
 
 def _text(name: str, lines: tuple[str, ...] = ()) -> str:

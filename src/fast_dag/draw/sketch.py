@@ -86,13 +86,13 @@ def _count(view: WorkflowView, depth: int | None) -> int:
     count = len(view.topology.nodes)
     if depth != 0:
         deeper = None if depth is None else depth - 1
-        count += sum(_count(inner, deeper) - 1 for inner in view.nested.values())
+        count += sum(max(_count(inner, deeper), 1) - 1 for inner in view.nested.values())
     return count
 
 
 def _better_direction(view: WorkflowView) -> str:
-    """ "LR" for a wide graph: boxes are wider than high, so a layer of many takes less room as a
-    column."""
+    """To the right for a wide graph: boxes are wider than high, so a layer of many takes less room
+    as a column."""
     topology = view.topology
     layer_of: dict[int, int] = {}
     for index in topology.order:
@@ -154,6 +154,7 @@ class _Sketcher:
             lines = self._lines(name, view.run, tone, reason, retries)
         elif node.cache is not None:
             lines = ["cached"]
+        short = lines[: int(tone == "failed")]
         if node.type.joins:
             lines.insert(0, node.type.value)
         form = _FORMS[node.type]
@@ -163,11 +164,16 @@ class _Sketcher:
             form = Form.DOUBLE if name in view.machine.terminal else Form.ROUND
         path = shown(prefix + name, None)
         tip = dict.fromkeys([path, *lines, *_about(node)])
-        if not self.details:
-            lines = lines[: int(tone == "failed")]
-        is_current = view.run is not None and view.run.current == name
-        text = "\n".join(tip)
-        return Box(next(self._ids), path, shown(name), form, tone, tuple(lines), text, is_current)
+        return Box(
+            next(self._ids),
+            path,
+            shown(name),
+            form,
+            tone,
+            tuple(lines if self.details else short),
+            "\n".join(tip),
+            is_current=view.run is not None and view.run.current == name,
+        )
 
     def _lines(self, name: str, run: RunView, tone: str, reason: str, retries: int) -> list[str]:
         """What a run's box says below its name; `reason`: why the node was skipped."""
