@@ -198,7 +198,7 @@ def test_cached_nodes_of_a_definition_are_marked() -> None:
     assert 'n0["slow\ncached"]' in dag.visualize()
 
 
-def test_why_a_node_was_skipped_is_told(orders: DAG) -> None:
+def test_skipped_nodes_say_why(orders: DAG) -> None:
     orders.add_node("send", lambda mail: mail).connect("mail", "send")
     orders.add_node("sent", lambda send: send).connect("send", "sent")
     run = orders.execute({"path": "x"}, error_strategy="continue")
@@ -213,7 +213,7 @@ def test_why_a_node_was_skipped_is_told(orders: DAG) -> None:
         assert reason in run.report()
 
 
-def test_why_an_any_was_skipped_is_told() -> None:
+def test_skipped_any_says_why() -> None:
     dag = DAG("demo")
     dag.condition(lambda: False, name="first").on_true >> dag.node(lambda: 1, name="a")
     dag.nodes["a"] >> dag.any(lambda value: value, name="b")

@@ -85,7 +85,7 @@ def test_too_few_workers_bound_a_run() -> None:
     assert [bar.ready for bar in analysis.bars] == [0.0] * 8
 
 
-def test_sequential_run_is_told_what_others_could_gain() -> None:
+def test_sequential_run_says_what_other_modes_could_gain() -> None:
     run = diamond("sequential")
     at_times(run, {"a": (0, 1), "b1": (1, 3), "b2": (3, 5), "c": (5, 6)}, 6)
     assert "the critical path (3 nodes, 4 s) would be the least" in analysis_of(run).bounds[1]
@@ -94,7 +94,7 @@ def test_sequential_run_is_told_what_others_could_gain() -> None:
     assert "other modes could gain little" in analysis_of(run).bounds[1]
 
 
-def test_time_outside_of_nodes_is_told() -> None:
+def test_time_outside_of_nodes_is_reported() -> None:
     run = diamond("parallel", 4)
     at_times(run, {"a": (3, 4), "b1": (4, 5), "b2": (4, 5), "c": (9, 10)}, 10)
     assert "Neither" in analysis_of(run).bounds[1]
@@ -195,7 +195,7 @@ def test_nested_nodes_stand_behind_their_workflow(orders: DAG) -> None:
     assert "checks.first" in [row.path for row in analysis.rows]
 
 
-def test_machine_is_told_by_its_visits(order: FSM) -> None:
+def test_machine_is_reported_by_its_visits(order: FSM) -> None:
     analysis = analysis_of(order.execute())
     assert [bar.path for bar in analysis.bars][:3] == ["pending", "paying", "paying"]
     assert analysis.critical == []
@@ -217,7 +217,7 @@ def test_machine_restored_elsewhere_has_no_clock_for_earlier_visits(order: FSM) 
     run.summary()
 
 
-def test_run_in_progress_is_told() -> None:
+def test_run_in_progress_is_reported() -> None:
     dag, seen = DAG("demo"), []
     dag.add_node("first", lambda: 1)
     dag.add_node("second", lambda first: seen.append(dag.last_run.summary()))  # type: ignore[union-attr]
@@ -421,7 +421,7 @@ def raising(name: str) -> Any:
     ],
     ids=lambda each: next(iter(each)),
 )
-def test_errors_of_odd_classes_are_told(namespace: dict[str, Any], as_cause: bool) -> None:
+def test_errors_of_odd_classes_are_reported(namespace: dict[str, Any], as_cause: bool) -> None:
     kind: Any = type("Odd", (Exception,), namespace)
 
     def fails() -> None:
@@ -430,9 +430,9 @@ def test_errors_of_odd_classes_are_told(namespace: dict[str, Any], as_cause: boo
         raise kind("boo")
 
     run = DAG("demo").add_node("fails", fails).execute(error_strategy="continue")
-    for told in (run.summary(), run.report()):
-        assert ("ValueError: outer" if as_cause else "Odd: boo") in told
-        assert "in fails" in told
+    for text in (run.summary(), run.report()):
+        assert ("ValueError: outer" if as_cause else "Odd: boo") in text
+        assert "in fails" in text
     assert "Odd: boo" in run.report()
 
 

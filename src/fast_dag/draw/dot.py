@@ -67,9 +67,9 @@ def dot(picture: Picture, sizes: Mapping[str, tuple[float, float]] | None = None
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def render(text: str, format: str, seconds: float | None = None) -> bytes:
+def render(text: str, format: str, timeout: float | None = None) -> bytes:
     """What the program `dot` makes of a text. Raises GraphvizError if it is missing or fails, and
-    TimeoutExpired after `seconds`."""
+    TimeoutExpired after `timeout` seconds."""
     program = shutil.which("dot")
     if program is None:
         raise GraphvizError(
@@ -82,7 +82,7 @@ def render(text: str, format: str, seconds: float | None = None) -> bytes:
         input=text.encode(),
         capture_output=True,
         check=False,
-        timeout=seconds,
+        timeout=timeout,
     )
     if done.returncode or not done.stdout:
         raise GraphvizError(f"dot failed: {done.stderr.decode(errors='replace').strip()}")

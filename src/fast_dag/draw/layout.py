@@ -67,7 +67,9 @@ def layout(picture: Picture) -> Layout:
     """Place everything. Raises GraphvizError if Graphviz is installed but fails."""
     if len(list(picture.links())) <= _MOST_LINKS:
         with suppress(MissingExtraError, TimeoutExpired):
-            return by_grandalf(picture) if shutil.which("dot") is None else by_graphviz(picture)
+            if shutil.which("dot") is None:
+                return by_grandalf(picture)
+            return by_graphviz(picture, _DOT_TIMEOUT)
     return by_layers(picture)
 
 
@@ -91,10 +93,11 @@ def size(box: Box) -> tuple[float, float]:
 # Graphviz.
 
 
-def by_graphviz(picture: Picture) -> Layout:
-    """Let Graphviz place everything. Raises GraphvizError, and TimeoutExpired."""
+def by_graphviz(picture: Picture, timeout: float | None = None) -> Layout:
+    """Let Graphviz place everything. Raises GraphvizError, and TimeoutExpired after `timeout`
+    seconds."""
     sizes = {box.id: size(box) for box in picture.boxes()}
-    drawn = json.loads(render(dot(picture, sizes), "json0", _DOT_TIMEOUT))
+    drawn = json.loads(render(dot(picture, sizes), "json0", timeout))
     left, bottom, right, top = map(float, drawn["bb"].split(","))
     areas: dict[str, Area] = {}
     for each in drawn.get("objects", ()):
