@@ -164,7 +164,7 @@ def _looked_at(execution: DagExecution, waiter: Waiter, name: str, value: Any) -
             execution.refuse_sharing(execution.plan.topology.index[name], value)
         except ValidationError as error:
             raise _FailedError(Outcome(False, error, outcome.attempts)) from None
-    execution.record.count(outcome)
+    execution.record.count(name, outcome)
     return value
 
 

@@ -575,4 +575,7 @@ class Execution(ABC):
             inputs=self.inputs,
             results=dict(self.results),
             metrics=self.context.metrics | record.measure(),
+            run_id=self.context.metadata.get("run_id"),
+            began_at=record.began_at,
+            from_cache=frozenset(record.from_cache),
         )
