@@ -920,7 +920,7 @@ def test_yaml_as_people_write_it_is_read() -> None:
 
 def test_missing_yaml_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
-    with pytest.raises(MissingExtraError, match=r"YAML files need yaml.*fast-dag\[yaml\]"):
+    with pytest.raises(MissingExtraError, match=r"YAML files need yaml.*\[yaml\]"):
         workshop.to_yaml()
 
 

@@ -9,6 +9,12 @@ from typing import Any
 
 from fast_dag.errors import ValidationError
 
+_DEEPEST = 400
+"""How many levels of mappings and lists are written; reading needs as many calls inside of each
+other."""
+_MOST_BITS = 14_000
+"""The size of the largest integers: Python reads up to 4300 digits."""
+
 
 def below(place: str, key: str) -> str:
     """The place of the value that a mapping at `place` has under `key`.
@@ -59,6 +65,8 @@ def _plain(value: Any, place: str, outer: tuple[int, ...]) -> Any:
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):
+        if value.bit_length() > _MOST_BITS:
+            raise problem(place, "the number has more digits than text files can hold")
         return int(value)
     if isinstance(value, float):
         if not isfinite(value):
@@ -72,6 +80,8 @@ def _plain(value: Any, place: str, outer: tuple[int, ...]) -> Any:
         )
     if id(value) in outer:
         raise problem(place, "it contains itself")
+    if len(outer) == _DEEPEST:
+        raise problem(place, "it is nested too deeply")
     outer = (*outer, id(value))
     if not isinstance(value, Mapping):
         return [_plain(each, f"{place}[{index}]", outer) for index, each in enumerate(value)]
