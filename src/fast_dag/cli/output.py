@@ -80,7 +80,7 @@ def say_document(text: str) -> None:
     try:
         if stream is None:
             raise _closed()
-        # A lone surrogate becomes `\\ud800`, which JSON reads as that.
+        # A lone surrogate becomes `\ud800`, which JSON reads as that.
         stream.buffer.write(f"{text}\n".encode("utf-8", "backslashreplace"))
         stream.flush()
     except (OSError, ValueError) as error:
