@@ -36,7 +36,6 @@ from fast_dag.cli.output import (
     can_show,
     keep_stdout,
     say,
-    say_document,
     summary,
     tell_error,
     unwritten,
@@ -69,8 +68,6 @@ if TYPE_CHECKING:
 OK, FAILED, WRONG, UNWRITTEN, TIMED_OUT, BY_SIGNAL = 0, 1, 2, 74, 124, 128
 _NAME = "fast-dag"
 _COMPLETE = "_FAST_DAG_COMPLETE"
-
-
 _signals = Signals()
 
 
@@ -167,7 +164,7 @@ def command(func: Callable[..., Answer], *, shares_stdout: bool = False) -> Call
                 keep_stdout()
             answer = _answer(functools.partial(func, *args, **options))
             if as_data:
-                say_document(json.dumps(answer.data, indent=2, ensure_ascii=False))
+                say(json.dumps(answer.data, indent=2, ensure_ascii=False), document=True)
             if answer.error is not None and (traced or not as_data):
                 tell_error(answer.error, traced=traced)
         except KeyboardInterrupt:
@@ -317,7 +314,8 @@ def run(
     if isinstance(workflow, FSM):
         parts = {"--until": until, "--from": from_, "--outputs": outputs, "--results": results_file}
         _refuse(parts, "a DAG", workflow)
-        options["max_cycles"] = max_cycles
+        if max_cycles is not None:
+            options["max_cycles"] = max_cycles
     else:
         _refuse({"--max-cycles": max_cycles}, "an FSM", workflow)
         if outputs:
@@ -390,11 +388,11 @@ def _cut_off_in(run: Run, nodes: Mapping[str, Node[..., Any]], frames: set[Any])
     """The path of the node that was running; of several, the one whose function is in `frames`."""
     running = [name for name, status in run.statuses.items() if status == "cancelled"]
     raised = [name for name in running if getattr(nodes[name].func, "__code__", None) in frames]
-    name = " or ".join(raised if len(raised) == 1 else running)
-    inner: Any = nodes[name].workflow if name in run.children else None
-    return (
-        name if inner is None else f"{name}.{_cut_off_in(run.children[name], inner.nodes, frames)}"
-    )
+    name = " or ".join(raised if len(raised) == 1 else running) or run.name
+    if name not in run.children:
+        return name
+    inner: Any = nodes[name].workflow
+    return f"{name}.{_cut_off_in(run.children[name], inner.nodes, frames)}"
 
 
 def _with_remedy(error: MissingInputError, as_text_only: list[str]) -> ValidationError:
@@ -513,7 +511,7 @@ def show(
     if backend is None:
         say("\n".join(tree(workflow, plain=not can_show(MARKS))))
     else:
-        say_document(workflow.visualize(backend).rstrip("\n"))
+        say(workflow.visualize(backend).rstrip("\n"), document=True)
     return Answer()
 
 

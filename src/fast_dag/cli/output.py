@@ -56,40 +56,28 @@ def keep_stdout() -> None:
         os.dup2(2, 1)
 
 
-def say(text: str, *, err: bool = False, mark: str = "") -> None:
+def say(text: str, *, err: bool = False, mark: str = "", document: bool = False) -> None:
     """Print text, after a mark that may be styled.
 
-    Characters that the stream cannot encode are written as `\\u2192`. After a failure nothing more
-    is written to the stream; `unwritten` returns the failure of stdout."""
+    Characters that the stream cannot encode are written as `\\u2192`. A document is UTF-8 in every
+    terminal. After a failure nothing more is written to the stream; `unwritten` returns the failure
+    of stdout."""
     stream = _stream(err)
     try:
-        if stream is None:
-            raise _closed()
-        encoding = _encoding(stream)
+        if stream is None:  # it was closed before Python began
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if mark:
             click.echo(f"{mark} ", file=stream, nl=False, color=_colour())
-        stream.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
+        encoding = "utf-8" if document else _encoding(stream)
+        # In JSON, a lone surrogate as `\ud800` is that surrogate.
+        encoded = f"{text}\n".encode(encoding, "backslashreplace")
+        if document:
+            stream.buffer.write(encoded)
+        else:
+            stream.write(encoded.decode(encoding))
         stream.flush()
     except (OSError, ValueError) as error:  # ValueError: the stream was closed
         _give_up(error, stream)
-
-
-def say_document(text: str) -> None:
-    """Print text that has the same bytes everywhere: UTF-8, with newlines as they are."""
-    stream = _stream(False)
-    try:
-        if stream is None:
-            raise _closed()
-        # A lone surrogate becomes `\ud800`, which JSON reads as that.
-        stream.buffer.write(f"{text}\n".encode("utf-8", "backslashreplace"))
-        stream.flush()
-    except (OSError, ValueError) as error:
-        _give_up(error, stream)
-
-
-def _closed() -> OSError:
-    """The error for a stream that was closed before Python began."""
-    return OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 def can_show(text: str) -> bool:
