@@ -326,49 +326,54 @@ def run(
         if from_ is None:
             raise ValidationError("--results are for --from, which names the node to go on with")
         options["context"] = Context(results=results)
+    try:
+        done, code, status = _executed(workflow, inputs_, until, from_, options)
+    except MissingInputError as error:
+        raise _with_remedy(error, as_text_only) from None
+    if not quiet:
+        say(summary(done, status), err=True)
+    cut_short = code is not None
+    if not as_data and not cut_short and done.value is not None:
+        say(as_text(done.value))
+    answer = _told(done, _code(done) if code is None else code, report, as_data)
+    if as_data and status == "failed":
+        answer.data["status"] = status
+    return answer if cut_short else answer._replace(error=done.exception())
+
+
+def _executed(
+    workflow: Workflow, inputs_: Any, until: str | None, from_: str | None, options: Any
+) -> tuple[Run, int | None, str | None]:
+    """The run, whether it failed or not; the exit code if a signal cut it short; and the word for
+    how it ended, if its own status does not tell."""
     earlier = workflow.last_run  # of a module that runs its workflow when it is imported
     code, status = None, None
     try:
-        done = _executed(workflow, inputs_, until, from_, options)
-    except MissingInputError as error:
-        raise _with_remedy(error, as_text_only) from None
+        with suppress(ExecutionError):  # the Run has it
+            _run(workflow, inputs_, until, from_, options)
     except Exception:
         raise
     except BaseException as error:  # of a signal, or of a node that ends the program
-        last: Run | None = workflow.last_run
-        if last is None or last is earlier:
+        if workflow.last_run is None or workflow.last_run is earlier:
             raise
-        done = last
         if isinstance(error, KeyboardInterrupt):
             code, status = _interrupted(), _interruption()
         else:
             status = "failed"
-            _blame_a_node(error, done, workflow)
-    if not quiet:
-        say(summary(done, status), err=True)
-    if not as_data and code is None and done.value is not None:
-        say(as_text(done.value))
-    answer = _told(done, _code(done) if code is None else code, report, as_data)
-    if status == "failed" and answer.data is not None:
-        answer.data["status"] = status
-    return answer if code is not None else answer._replace(error=done.exception())
+            _blame_a_node(error, workflow.last_run, workflow)
+    assert workflow.last_run is not None
+    return workflow.last_run, code, status
 
 
-def _executed(
-    workflow: Any, inputs_: Any, until: str | None, from_: str | None, options: Any
-) -> Run:
-    """Run the workflow, or a part of it, whether it fails or not."""
-    with suppress(ExecutionError):  # the Run has it
-        if until is not None and from_ is not None:
-            workflow.run_between(from_, until, inputs_, **options)
-        elif until is not None:
-            workflow.run_until(until, inputs_, **options)
-        elif from_ is not None:
-            workflow.run_from(from_, inputs_, **options)
-        else:
-            workflow.run(inputs_, **options)
-    run: Run = workflow.last_run
-    return run
+def _run(workflow: Any, inputs_: Any, until: str | None, from_: str | None, options: Any) -> None:
+    if until is not None and from_ is not None:
+        workflow.run_between(from_, until, inputs_, **options)
+    elif until is not None:
+        workflow.run_until(until, inputs_, **options)
+    elif from_ is not None:
+        workflow.run_from(from_, inputs_, **options)
+    else:
+        workflow.run(inputs_, **options)
 
 
 def _interruption() -> str:
