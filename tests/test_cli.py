@@ -180,6 +180,13 @@ first >> leave >> never
 outer = DAG("outer").add_node("sub", dag)
 fsm = FSM("fsm").add_state("leave", lambda: sys.exit(3), initial=True, terminal=True)
 
+hung_up = DAG("hung_up")
+@hung_up.node
+def hang_up():
+    import os, signal
+    os.kill(os.getpid(), signal.SIGHUP)
+    return "still here"
+
 wide = DAG("wide")
 @wide.node
 async def leave_soon():
@@ -862,14 +869,23 @@ def test_signal_ends_a_run_with_all_that_was_asked_for(
     assert report.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_signal_that_comes_twice_at_once_is_one(cli: Cli) -> None:
-    process = cli.start("run", "clean.py", "-q")
-    until(process.stderr, "waiting\n")
-    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
-        process.send_signal(number)
-    out, err = process.communicate(timeout=30)
-    assert (out, err) == ("", "cleaned up\nclosed\n")
-    assert process.returncode in {129, 143}  # whichever Python saw first
+def test_signal_that_repeats_at_once_interrupts_once() -> None:
+    code = """
+import signal
+from fast_dag.cli import signals
+
+signals._REPEATED = 1000.0
+heard = []
+with signals.Signals() as heeded:
+    for name in ("SIGHUP", "SIGHUP", "SIGTERM", "SIGINT"):
+        try:
+            signal.raise_signal(getattr(signal, name))
+        except KeyboardInterrupt:
+            heard.append(name)
+print(heard, heeded.number.name, signal.getsignal(signal.SIGTERM).name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['SIGHUP', 'SIGINT'] SIGHUP SIG_DFL\n"
 
 
 def test_signal_that_is_ignored_stays_ignored(cli: Cli) -> None:
@@ -881,6 +897,11 @@ def test_signal_that_is_ignored_stays_ignored(cli: Cli) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=30)[0] == ""
     assert process.returncode == 143
+
+
+def test_worker_process_leaves_the_signals_of_a_terminal_to_the_run(cli: Cli) -> None:
+    done = cli("run", "leaving_nodes.py:hung_up", "--mode", "process", "-q")
+    assert (done.code, done.out) == (0, "still here\n"), done
 
 
 @pytest.mark.parametrize("mode", MODES)
