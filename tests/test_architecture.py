@@ -33,6 +33,10 @@ SLOW_OR_OPTIONAL = (
     "importlib",
     # The cache of a node that has one, and machines.
     "fast_dag.cache.store",
+    # What only backends need that others share.
+    "fast_dag.cache.disk",
+    "fast_dag.cache.fingerprint",
+    "fast_dag.cache.origins",
     "fast_dag.drive.inline_machine",
     # Pictures are drawn when somebody looks.
     "fast_dag.draw",
@@ -168,6 +172,7 @@ MACHINE = "fast_dag.FSM('demo', initial_state='a', terminal_states=['a']).add_st
         ("fast_dag.run.machine", "fast_dag.Machine, fast_dag.Step"),
         ("fast_dag.drive.inline_machine", f"{MACHINE}.run()"),
         ("fast_dag.cache.store", "fast_dag.Node(abs, cache={})"),
+        ("fast_dag.cache.disk", "from fast_dag.cache import DiskCache"),
     ],
 )
 def test_what_few_programs_use_is_loaded_when_it_is_used(

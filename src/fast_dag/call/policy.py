@@ -124,7 +124,7 @@ class CallPolicy:
             outcome = yield from self._attempts(run, inputs, kept)
         else:
             try:
-                key, found = yield from self.cache.looked_up(inputs)
+                key, found = yield from self.cache.looked_up(inputs, run)
             except failures() as error:
                 outcome = _failed(error, "cache")
             else:
@@ -185,7 +185,7 @@ class CallPolicy:
                 pass
             elif self.cache is not None:
                 try:
-                    key = self.cache.key(inputs)
+                    key = self.cache.key(inputs, run)
                     found = None if key is None else self.cache.at_hand(key)
                     if found is not None:
                         value, attempts = found[0], 0
