@@ -6,14 +6,15 @@ from importlib.util import find_spec
 
 import pytest
 
-NEEDED = {
-    "process": "cloudpickle",
-    "process pool": "cloudpickle",
-    "processes": "cloudpickle",
-    "loky": "loky",
-    "dask": "distributed",
-    "yaml": "yaml",
-    "by grandalf": "grandalf",
+import tests.properties  # noqa: F401  loads how hard hypothesis tries
+from tests.ways import WAYS
+
+NEEDED = {name: way.needs for name, way in WAYS.items()} | {
+    "processes": ("cloudpickle",),
+    "loky": ("loky",),
+    "dask": ("distributed",),
+    "yaml": ("yaml",),
+    "by grandalf": ("grandalf",),
 }
 """What a test needs that is parametrised with one of these, beside what its marks `needs` say."""
 
@@ -34,6 +35,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
         given = {each for each in item.callspec.params.values() if isinstance(each, str)}
         given.update(item.callspec.id.split("-"))  # where the parameter is a function, say
-        packages += [NEEDED[each] for each in given if each in NEEDED]
+        packages += [package for each in given for package in NEEDED.get(each, ())]
     if missing := [package for package in packages if is_missing(package)]:
         pytest.skip(f"not installed: {', '.join(missing)}")

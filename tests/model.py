@@ -1,8 +1,8 @@
 """The rules of a run, written down as plainly as possible: what holds, not how the engine does it.
 
 A `Shape` is a graph as data, a `World` what its functions do when they are called, and a `Model`
-tells what must come of running one in the other. Everything is recursive or tries everything; it
-is meant for graphs of a dozen nodes.
+tells what must come of running one in the other. `status` and `value` are recursive: of a large
+graph, ask for them in topological order. All else is meant for graphs of a dozen nodes.
 """
 
 from __future__ import annotations
@@ -66,18 +66,27 @@ class Shape:
     nodes: tuple[Spec, ...]
     edges: tuple[Edge, ...]
     by_name: dict[str, Spec] = field(init=False, compare=False, repr=False)
+    _into: dict[str, list[Edge]] = field(init=False, compare=False, repr=False)
+    _out_of: dict[str, list[Edge]] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        into: dict[str, list[Edge]] = {spec.name: [] for spec in self.nodes}
+        out_of: dict[str, list[Edge]] = {spec.name: [] for spec in self.nodes}
+        for edge in self.edges:
+            into[edge.target].append(edge)
+            out_of[edge.source].append(edge)
         object.__setattr__(self, "by_name", {spec.name: spec for spec in self.nodes})
+        object.__setattr__(self, "_into", into)
+        object.__setattr__(self, "_out_of", out_of)
 
     def into(self, name: str) -> list[Edge]:
-        return [edge for edge in self.edges if edge.target == name]
+        return self._into[name]
 
     def sources(self, name: str) -> set[str]:
         return {edge.source for edge in self.into(name)}
 
     def targets(self, name: str) -> set[str]:
-        return {edge.target for edge in self.edges if edge.source == name}
+        return {edge.target for edge in self._out_of[name]}
 
     def below(self, name: str) -> set[str]:
         return {name}.union(*(self.below(each) for each in self.targets(name)))
@@ -91,7 +100,7 @@ class Shape:
 
     def listened(self, name: str) -> set[bool | str]:
         """The branches of a decider that somebody is connected to."""
-        return {e.branch for e in self.edges if e.source == name and e.branch is not None}
+        return {edge.branch for edge in self._out_of[name] if edge.branch is not None}
 
     @property
     def deciders(self) -> list[str]:
@@ -106,11 +115,6 @@ class Shape:
         """The same where every `any` waits for all its edges, so that its value is settled."""
         nodes = [replace(spec, wait=spec.kind == "any") for spec in self.nodes]
         return Shape(tuple(nodes), self.edges)
-
-    def asking(self) -> Shape:
-        """The same without the edges that ask neither a value nor a branch of their source."""
-        edges = [edge for edge in self.edges if (edge.parameter, edge.branch) != (None, None)]
-        return Shape(self.nodes, tuple(edges))
 
     def worlds(self) -> Iterator[World]:
         """Every way in which the deciders may decide, where nothing fails."""
@@ -355,6 +359,11 @@ def make_dag(shape: Shape, world: World, ran: list[str] | None = None) -> DAG:
             options["collect"] = spec.collect
         func = _function(spec, shape.parameters(spec.name), world, ran)
         dag.add_node(spec.name, func, type=spec.kind, **options)
+    return connect(dag, shape)
+
+
+def connect(dag: DAG, shape: Shape) -> DAG:
+    """Make the edges of the shape."""
     for edge in shape.edges:
         source: Any = dag.nodes[edge.source]
         if isinstance(edge.branch, bool):

@@ -56,7 +56,12 @@ def test_page_tells_of_each_program_once() -> None:
     )
 
 
-NEEDED = {"log_shards.py": "cloudpickle", "nightly_job.py": "yaml", "watch_nodes.py": "rich"}
+NEEDED = {
+    "log_shards.py": ["cloudpickle"],
+    "nightly_job.py": ["yaml"],
+    "watch_nodes.py": ["rich"],
+    "web_service.py": ["fastapi", "httpx", "uvicorn"],
+}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +70,7 @@ NEEDED = {"log_shards.py": "cloudpickle", "nightly_job.py": "yaml", "watch_nodes
         pytest.param(
             recipe,
             id=recipe.program,
-            marks=[pytest.mark.needs(NEEDED[recipe.program])] if recipe.program in NEEDED else [],
+            marks=pytest.mark.needs(*NEEDED.get(recipe.program, [])),
         )
         for recipe in recipes()
     ],
@@ -199,3 +204,16 @@ def test_agent_answers_within_its_steps(
 ) -> None:
     done = run(f"ask_agent.py {arguments}", tmp_path)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (status, last)
+
+
+def test_a_case_is_decided_in_other_processes_and_only_once(tmp_path: Path) -> None:
+    run("approve_refund.py open case.json 'a pot and a spoon'", tmp_path)
+    before = (tmp_path / "case.json").read_text(encoding="utf-8")
+    shown = run("approve_refund.py show case.json", tmp_path).stdout
+    assert shown == "23.25 for 'a pot and a spoon': ['approve', 'change', 'refuse']\n"
+    assert (tmp_path / "case.json").read_text(encoding="utf-8") == before
+    assert run("approve_refund.py decide case.json refuse", tmp_path).stdout == "refused by Ada\n"
+    refused = run("approve_refund.py decide case.json approve", tmp_path)
+    assert refused.returncode == 2
+    assert "has ended" in refused.stderr
+    assert run("approve_refund.py show case.json", tmp_path).stdout == "refused by Ada\n"

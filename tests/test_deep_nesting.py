@@ -15,7 +15,7 @@ from fast_dag import DAG, FSM, ExecutionError, FSMReturn, Node, ValidationError
 from fast_dag.cli.tree import tree
 from fast_dag.define.graph import MOST_LEVELS
 from fast_dag.errors import InvalidNodeError
-from tests.concurrency.support import EXECUTE
+from tests.ways import EVERYWHERE, EXECUTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,7 +112,7 @@ in_all_modes = pytest.mark.parametrize(
     ("mode", "wrap"),
     [
         pytest.param(mode, wrap, id=f"{mode}-{wrap.__name__}")
-        for mode in EXECUTE
+        for mode in (*EVERYWHERE, "one thread")
         for wrap in (WRAPS if mode != "process" else (in_both, with_all_around))  # which are slow
     ],
 )

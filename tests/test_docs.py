@@ -31,8 +31,7 @@ import pytest
 
 import fast_dag
 from fast_dag import DAG, FSM, FastDAGError, Machine
-from fast_dag.cache.store import NodeCache
-from fast_dag.define.node import NodeOptions
+from fast_dag.define.options import CACHE_OPTIONS, OPTIONS
 from fast_dag.errors import MissingExtraError
 
 yaml = pytest.importorskip("yaml")  # and so on: the pages show every extra
@@ -266,6 +265,9 @@ def test_kept_promise_of_a_snippet_passes(code: str) -> None:
 def test_testing_page_is_a_test_module_that_passes(tmp_path: Path) -> None:
     text = "\n\n".join(each.text for each in blocks(DOCS / "testing.md"))
     (tmp_path / "test_weather.py").write_text(text, encoding="utf-8")
+    shutil.copy(
+        ROOT / "tests" / "properties.py", tmp_path / "conftest.py"
+    )  # on a busy machine, too
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"],
         cwd=tmp_path,
@@ -293,6 +295,19 @@ def test_quick_start_has_its_two_commands() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (section,) = re.findall(r"^## Quick start\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL)
     assert re.findall(r"^```sh\n(.*?)\n```$", section, re.MULTILINE | re.DOTALL) == QUICK_START
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=relative)
+def test_nothing_is_installed_by_the_name_that_belongs_to_another_project(page: Path) -> None:
+    assert not re.search(r"pip install [^\n`]*\bfast-dag\b", page.read_text(encoding="utf-8"))
+
+
+def test_picture_of_the_readme_is_what_the_library_draws() -> None:
+    made = runpy.run_path(str(DOCS / "_tools" / "pictures.py"))
+    assert made["graph"]() == made["GRAPH"].read_text(encoding="utf-8"), "draw it anew"
+    told = made["nightly"]().summary()
+    assert "5 completed, 1 failed, 1 retry" in told  # as the picture of the report says
+    assert made["REPORT"].read_bytes().startswith(b"\x89PNG")
 
 
 def anchors(page: Path) -> set[str]:
@@ -397,13 +412,11 @@ def test_every_method_of_a_workflow_is_documented(kind: type, documented: set[st
 def test_every_option_of_nodes_and_runs_is_documented(documented: set[str]) -> None:
     code = DAG._request.__code__
     options = code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]
-    assert {*NodeOptions.__annotations__, *options} - documented == set()
+    assert {*OPTIONS, *options} - documented == set()
 
 
 def test_every_option_of_cached_nodes_is_documented(documented: set[str]) -> None:
-    code = NodeCache.__init__.__code__
-    options = code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]
-    assert {"ttl", *options} - documented == set()
+    assert CACHE_OPTIONS.keys() - documented == set()
 
 
 def test_every_metric_is_documented(documented: set[str]) -> None:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from examples import lexer as program
 from examples.lexer import LexError, Scan, Token, is_python, lex, lexer, reference
+from tests.properties import tries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -189,7 +190,7 @@ PARTS = [
 BITS = [*"\n\t '\"\\#{}()[]:!.,=_0e$é\f", '"""', "f'", 'rb"', "\\\n", "{{", "or ", "1.", "\n  "]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@tries(300)
 @given(
     st.sampled_from(PARTS),
     st.lists(st.tuples(st.integers(0, 300), st.integers(0, 3), st.sampled_from(["", *BITS]))),
@@ -208,7 +209,6 @@ def test_text_has_the_tokens_of_tokenize_or_is_refused_by_python_too(
         assert tokens == by_tokenize(text)
 
 
-@settings(deadline=None)
 @given(st.text(st.sampled_from("ab0. \n\\'\"f{}([])#:!=\t\fé"), max_size=30), st.booleans())
 def test_any_text_is_lexed_whole_or_refused(text: str, splits_fstrings: bool) -> None:
     try:

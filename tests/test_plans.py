@@ -34,7 +34,10 @@ def machine() -> FSM:
 
 
 def plans_of(run: Run) -> list[Plan]:
-    return [run.plan, *(plan for child in run.children.values() for plan in plans_of(child))]
+    return [
+        run._execution.plan,
+        *(plan for child in run.children.values() for plan in plans_of(child)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -60,16 +63,16 @@ def test_parts_are_kept_beside_whole_runs() -> None:
         for inputs in SETS:
             assert workflow.run(inputs) == 4
             assert workflow.run_until("sum", inputs) == 2
-    plans = [workflow.execute(inputs).plan for inputs in SETS]
+    plans = [workflow.execute(inputs)._execution.plan for inputs in SETS]
     assert len({id(plan) for plan in plans}) == len(SETS)
 
 
 def test_what_is_asked_for_again_stays_while_others_come_and_go() -> None:
     workflow = dag().connect("sum", "twice")
-    often = workflow.execute(often=1).plan
+    often = workflow.execute(often=1)._execution.plan
     for number in range(2_000):
         workflow.execute({f"once{number}": 1})
-        assert workflow.execute(often=1).plan is often
+        assert workflow.execute(often=1)._execution.plan is often
 
 
 @pytest.mark.parametrize(("nodes", "most"), [(2, 512), (5_000, 40), (10_000, 32)])
@@ -86,7 +89,7 @@ def test_the_number_of_kept_plans_is_bounded(nodes: int, most: int) -> None:
 
 def test_an_edit_lets_all_plans_go() -> None:
     workflow = dag().connect("sum", "twice")
-    alive: WeakSet[Plan] = WeakSet(workflow.execute(inputs).plan for inputs in SETS)
+    alive: WeakSet[Plan] = WeakSet(workflow.execute(inputs)._execution.plan for inputs in SETS)
     workflow.add_node("last", lambda: 5)
     assert workflow.run(SETS[0]) == 5
     gc.collect()
@@ -95,7 +98,7 @@ def test_an_edit_lets_all_plans_go() -> None:
 
 def test_the_shape_is_checked_once_for_all_sets_of_input_names() -> None:
     workflow = dag().connect("sum", "twice")
-    shapes = {id(workflow.execute(inputs).plan.topology) for inputs in SETS}
+    shapes = {id(workflow.execute(inputs)._execution.plan.topology) for inputs in SETS}
     assert len(shapes) == 1
 
 

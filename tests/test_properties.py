@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from fast_dag import DAG, ExecutionError, MissingConnectionError, MissingInputError, ValidationError
+from fast_dag import ExecutionError, MissingConnectionError, MissingInputError, ValidationError
 from fast_dag.plan.topology import Topology
 from fast_dag.schedule.base import NodeStatus
 from fast_dag.schedule.dag import DagSchedule
@@ -25,39 +23,21 @@ from tests.model import (
     definition_order,
     make_dag,
 )
+from tests.properties import tries
+from tests.ways import EVERYWHERE, EXECUTE
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
 
     from fast_dag import Run
 
 
-def in_threads_of_ours(dag: DAG, **options: Any) -> Run:
-    with ThreadPoolExecutor(2) as executor:
-        return dag.execute(executor=executor, **options)
+EXAMPLES = {"process": 8, "sequential": 50}
 
 
-MODES: dict[str, Callable[..., Run]] = {
-    "sequential": lambda dag, **options: dag.execute(**options),
-    "parallel": lambda dag, **options: dag.execute(mode="parallel", max_workers=3, **options),
-    "async": lambda dag, **options: dag.execute(mode="async", **options),
-    "execute_async": lambda dag, **options: asyncio.run(dag.execute_async(**options)),
-    "executor": in_threads_of_ours,
-    "process": lambda dag, **options: dag.execute(mode="process", max_workers=2, **options),
-}
-EXAMPLES = {"process": 10, "sequential": 150}
-
-in_every_mode = pytest.mark.parametrize("mode", MODES)
-
-
-def checked(examples: int) -> Any:
-    """The settings of all properties here: what they find is reported, how long it took is not."""
-    return settings(
-        max_examples=max(8, examples // 3),
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+def in_every_way(test: Any) -> Any:
+    """The property once for each way, because each tries another number of examples."""
+    return pytest.mark.hypothesis(pytest.mark.parametrize("way", EVERYWHERE)(test))
 
 
 # Random graphs.
@@ -70,8 +50,11 @@ KINDS = ("node", "node", "condition", "select", "any", "any", "all")
 
 
 @st.composite
-def shapes(draw: st.DrawFn, kinds: tuple[str, ...] = KINDS, most: int = 8) -> Shape:
-    """Graphs that may contain joins that can never run. A select has at least one branch."""
+def shapes(
+    draw: st.DrawFn, kinds: tuple[str, ...] = KINDS, most: int = 8, ordering: bool = True
+) -> Shape:
+    """Graphs that may contain joins that can never run. A select has at least one branch. Without
+    `ordering`, each edge carries a value or leaves a branch."""
     size = draw(st.integers(1, most))
     names = draw(st.permutations([f"n{index}" for index in range(size)]))  # in topological order
     specs: list[Spec] = []
@@ -85,7 +68,8 @@ def shapes(draw: st.DrawFn, kinds: tuple[str, ...] = KINDS, most: int = 8) -> Sh
             branch = draw(st.sampled_from((None, *BRANCHES.get(source.kind, ()) * 2)))
             # Plain nodes take one edge per parameter, joins as many as there are.
             ports = ("x", "y") if kind in ("any", "all") else (f"p{number}",)
-            port = draw(st.sampled_from((None, *ports, *ports)))
+            may_only_order = ordering or branch is not None
+            port = draw(st.sampled_from((None, *ports, *ports) if may_only_order else ports))
             edges.append(Edge(source.name, name, branch, port))
         fed = sorted({e.parameter for e in edges if e.target == name and e.parameter})
         specs.append(
@@ -159,13 +143,13 @@ def statuses_of(run: Run) -> dict[str, str]:
     return {name: str(status) for name, status in run.statuses.items()}
 
 
-@in_every_mode
-def test_statuses_of_a_run_are_those_of_the_join_rule(mode: str) -> None:
-    @checked(EXAMPLES.get(mode, 60))
+@in_every_way
+def test_statuses_of_a_run_are_those_of_the_join_rule(way: str) -> None:
+    @tries(EXAMPLES.get(way, 20))
     @given(shaped_worlds())
     def check(drawn: tuple[Shape, World]) -> None:
         model = Model(*drawn)
-        run = MODES[mode](make_dag(*drawn), error_strategy="continue")
+        run = EXECUTE[way](make_dag(*drawn), error_strategy="continue")
         assert statuses_of(run) == model.statuses
         failed = [name for name, status in model.statuses.items() if status == "failed"]
         assert sorted(run.errors) == failed
@@ -174,41 +158,41 @@ def test_statuses_of_a_run_are_those_of_the_join_rule(mode: str) -> None:
     check()
 
 
-@in_every_mode
-def test_values_of_a_run_are_those_of_direct_evaluation(mode: str) -> None:
+@in_every_way
+def test_values_of_a_run_are_those_of_direct_evaluation(way: str) -> None:
     """Where an `any` does not wait, what it gets is only settled in sequential mode."""
 
-    @checked(EXAMPLES.get(mode, 60))
+    @tries(EXAMPLES.get(way, 20))
     @given(shaped_worlds())
     def check(drawn: tuple[Shape, World]) -> None:
         shape, world = drawn
-        if mode != "sequential":
+        if way != "sequential":
             shape = shape.waiting()
-        run = MODES[mode](make_dag(shape, world), error_strategy="continue")
+        run = EXECUTE[way](make_dag(shape, world), error_strategy="continue")
         assert run.results == Model(shape, world).values
 
     check()
 
 
-@in_every_mode
-def test_value_of_a_run_is_that_of_the_last_sink_in_sequential_order(mode: str) -> None:
-    @checked(EXAMPLES.get(mode, 60))
+@in_every_way
+def test_value_of_a_run_is_that_of_the_last_sink_in_sequential_order(way: str) -> None:
+    @tries(EXAMPLES.get(way, 20))
     @given(shaped_worlds())
     def check(drawn: tuple[Shape, World]) -> None:
         last = Model(*drawn).last_sink
-        run = MODES[mode](make_dag(*drawn), error_strategy="continue")
+        run = EXECUTE[way](make_dag(*drawn), error_strategy="continue")
         assert run.value == (run.results[last] if last else None)
 
     check()
 
 
-@in_every_mode
-def test_first_failure_ends_a_run_that_fails_fast(mode: str) -> None:
-    @checked(EXAMPLES.get(mode, 60))
+@in_every_way
+def test_first_failure_ends_a_run_that_fails_fast(way: str) -> None:
+    @tries(EXAMPLES.get(way, 20))
     @given(shaped_worlds())
     def check(drawn: tuple[Shape, World]) -> None:
         model = Model(*drawn)
-        run = MODES[mode](make_dag(*drawn))
+        run = EXECUTE[way](make_dag(*drawn))
         failing = {name for name, status in model.statuses.items() if status == "failed"}
         assert run.status == ("failed" if failing else "completed")
         assert set(run.errors) <= failing
@@ -220,7 +204,7 @@ def test_first_failure_ends_a_run_that_fails_fast(mode: str) -> None:
     check()
 
 
-@checked(150)
+@tries(50)
 @given(shaped_worlds())
 def test_sequential_run_that_fails_fast_runs_the_order_up_to_the_first_failure(
     drawn: tuple[Shape, World],
@@ -238,7 +222,7 @@ def test_sequential_run_that_fails_fast_runs_the_order_up_to_the_first_failure(
     assert ran == model.order[: model.order.index(failing[0]) + 1]
 
 
-@checked(200)
+@tries(66)
 @given(shaped_worlds())
 def test_sequential_order_takes_of_the_ready_nodes_the_one_defined_first(
     drawn: tuple[Shape, World],
@@ -249,7 +233,7 @@ def test_sequential_order_takes_of_the_ready_nodes_the_one_defined_first(
     assert run.metrics["execution_order"] == ran
 
 
-@checked(200)
+@tries(66)
 @given(runnable())
 def test_execution_order_is_that_of_a_run_that_skips_nothing(shape: Shape) -> None:
     dag = make_dag(shape, {})
@@ -259,7 +243,7 @@ def test_execution_order_is_that_of_a_run_that_skips_nothing(shape: Shape) -> No
         assert dag.execution_order == model.order
 
 
-@checked(60)
+@tries(20)
 @given(shaped_worlds())
 def test_second_run_of_a_dag_equals_the_first(drawn: tuple[Shape, World]) -> None:
     dag = make_dag(*drawn)
@@ -291,7 +275,7 @@ def settle_at_random(schedule: DagSchedule, model: Model, pick: random.Random) -
 
 
 @pytest.mark.parametrize("eager", [True, False])
-@checked(300)
+@tries(100)
 @given(drawn=shaped_worlds(most=12), pick=st.randoms(use_true_random=False))
 def test_statuses_do_not_depend_on_the_order_in_which_nodes_end(
     eager: bool, drawn: tuple[Shape, World], pick: random.Random
@@ -304,7 +288,7 @@ def test_statuses_do_not_depend_on_the_order_in_which_nodes_end(
 
 
 @pytest.mark.parametrize("eager", [True, False])
-@checked(200)
+@tries(66)
 @given(drawn=shaped_worlds(), pick=st.randoms(use_true_random=False))
 def test_node_starts_when_its_join_allows_and_not_before(
     eager: bool, drawn: tuple[Shape, World], pick: random.Random
@@ -341,16 +325,16 @@ def part_of(shape: Shape, start: str | None, end: str | None, outputs: list[str]
     return part
 
 
-@in_every_mode
-def test_outputs_run_what_they_need_and_nothing_else(mode: str) -> None:
-    @checked(EXAMPLES.get(mode, 60))
+@in_every_way
+def test_outputs_run_what_they_need_and_nothing_else(way: str) -> None:
+    @tries(EXAMPLES.get(way, 20))
     @given(shaped_worlds(), st.data())
     def check(drawn: tuple[Shape, World], data: st.DataObject) -> None:
         shape = drawn[0].waiting()
         names = st.sampled_from(sorted(shape.by_name))
         outputs = data.draw(st.lists(names, min_size=1, max_size=3, unique=True))
         model = Model(shape, drawn[1], part_of(shape, None, None, outputs))
-        run = MODES[mode](make_dag(shape, drawn[1]), outputs=outputs, error_strategy="continue")
+        run = EXECUTE[way](make_dag(shape, drawn[1]), outputs=outputs, error_strategy="continue")
         assert statuses_of(run) == model.statuses
         assert run.results == model.values
         assert run.value == {name: run.results[name] for name in outputs if name in run.results}
@@ -359,7 +343,7 @@ def test_outputs_run_what_they_need_and_nothing_else(mode: str) -> None:
     check()
 
 
-@checked(150)
+@tries(50)
 @given(shaped_worlds(), st.data())
 def test_run_until_runs_a_node_and_all_above_it(
     drawn: tuple[Shape, World], data: st.DataObject
@@ -374,7 +358,7 @@ def test_run_until_runs_a_node_and_all_above_it(
     assert value == model.values.get(end)
 
 
-@checked(200)
+@tries(66)
 @given(shaped_worlds(failing=False), st.data())
 def test_run_from_runs_a_node_and_all_below_it_in_the_light_of_the_last_run(
     drawn: tuple[Shape, World], data: st.DataObject
@@ -396,7 +380,7 @@ def test_run_from_runs_a_node_and_all_below_it_in_the_light_of_the_last_run(
     assert value == (second.value(second.last_sink) if second.last_sink else None)
 
 
-@checked(200)
+@tries(66)
 @given(shaped_worlds(failing=False), st.data())
 def test_run_between_runs_the_nodes_on_the_paths(
     drawn: tuple[Shape, World], data: st.DataObject
@@ -440,12 +424,12 @@ def missing_sources(shape: Shape, part: set[str], first: Model) -> set[str]:
     return missing
 
 
-@checked(200)
-@given(shaped_worlds(), st.data())
+@tries(66)
+@given(shaped_worlds(ordering=False), st.data())
 def test_run_from_after_failures_names_all_sources_that_are_missing(
     drawn: tuple[Shape, World], data: st.DataObject
 ) -> None:
-    shape, world = drawn[0].asking(), drawn[1]
+    shape, world = drawn
     first = Model(shape, world)
     start = data.draw(st.sampled_from(sorted(shape.by_name)))
     second = Model(shape, world, shape.below(start), first)
@@ -471,7 +455,7 @@ def refused_by_validation(shape: Shape) -> list[ValidationError]:
     return make_dag(shape, {}).validate(allow_disconnected=True)
 
 
-@checked(300)
+@tries(100)
 @given(shapes())
 def test_refused_join_can_never_run(shape: Shape) -> None:
     refused = refused_by_validation(shape)
@@ -483,13 +467,13 @@ def test_refused_join_can_never_run(shape: Shape) -> None:
         assert set(problem.branches) <= shape.listened(problem.decider)
 
 
-@checked(300)
+@tries(100)
 @given(shapes(kinds=("node", "node", "condition", "select", "all")))
 def test_graph_without_any_is_refused_exactly_where_a_node_can_never_run(shape: Shape) -> None:
     assert bool(refused_by_validation(shape)) == (can_run(shape) != set(shape.by_name))
 
 
-@checked(300)
+@tries(100)
 @given(shapes())
 def test_join_of_two_branches_of_one_decider_is_refused(shape: Shape) -> None:
     direct = {
@@ -504,7 +488,7 @@ def test_join_of_two_branches_of_one_decider_is_refused(shape: Shape) -> None:
     assert direct <= {problem.node for problem in refused_by_validation(shape)}
 
 
-@checked(100)
+@tries(33)
 @given(shapes())
 def test_refused_graph_runs_nothing(shape: Shape) -> None:
     ran: list[str] = []

@@ -27,8 +27,8 @@ FURTHER = {
     "MissingResultError": "fast_dag.errors.MissingResultError",
     "MissingExtraError": "fast_dag.errors.MissingExtraError",
     "GraphvizError": "fast_dag.draw.dot.GraphvizError",
-    "NodeOptions": "fast_dag.define.node.NodeOptions",
-    "CachedNodeOptions": "fast_dag.define.node.CachedNodeOptions",
+    "NodeOptions": "fast_dag.define.options.NodeOptions",
+    "CachedNodeOptions": "fast_dag.define.options.CachedNodeOptions",
 }
 """What the reference shows besides the names that `fast_dag` exports."""
 
@@ -100,7 +100,7 @@ class Docstrings(griffe.Extension):
 def take_parameters(function: griffe.Function) -> None:
     """Show a method under `@takes_what(other)` with the parameters of that one."""
     for decorator in function.decorators:
-        match = re.fullmatch(r"takes_what\((\w+)\)", str(decorator.value))
+        match = re.fullmatch(r"takes_what\((\w+)(, .*)?\)", str(decorator.value))
         if match is not None:
             assert function.parent is not None
             function.parameters = function.parent[match[1]].parameters

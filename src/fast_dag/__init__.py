@@ -30,7 +30,8 @@ from fast_dag.errors import (
     ValidationError,
 )
 from fast_dag.returns import ConditionalReturn, FSMReturn, SelectReturn
-from fast_dag.run.run import ExecutionMode, Run
+from fast_dag.run.run import Run
+from fast_dag.run.settings import ExecutionMode
 from fast_dag.schedule.base import NodeStatus
 
 __all__ = [

@@ -26,6 +26,9 @@ def needed(module: str, *, extra: str, purpose: str) -> Any:
         missing = error.name or ""
         if not f"{module}.".startswith(f"{missing}."):
             raise
+        # Not by name: on the package index the name belongs to another project.
         raise MissingExtraError(
-            f"{purpose} need {missing}: pip install 'fast-dag[{extra}]'", extra=extra
+            f"{purpose} need {missing}: pip install '/path/to/checkout[{extra}]', with the path of "
+            f"your checkout of fast-dag",
+            extra=extra,
         ) from None

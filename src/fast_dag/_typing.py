@@ -7,7 +7,7 @@ from types import GenericAlias
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Generic, ParamSpec, TypedDict, TypeVar, overload
+    from typing import Generic, ParamSpec, TypeVar, overload
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -22,15 +22,8 @@ else:
     class OfFunction:
         __class_getitem__ = classmethod(GenericAlias)
 
-    class TypedDict:
-        def __init_subclass__(cls, total=True):
-            inherited = {}
-            for base in cls.__bases__:
-                inherited.update(base.__annotations__)
-            cls.__annotations__ = inherited | cls.__annotations__
-
     def overload(func):
         return func
 
 
-__all__ = ["OfFunction", "P", "R", "T", "TypedDict", "overload"]
+__all__ = ["OfFunction", "P", "R", "T", "overload"]

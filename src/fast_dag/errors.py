@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from types import CodeType, TracebackType
     from typing import Any, TypeGuard, TypeVar
 
-    from fast_dag.run.run import Run
-
     E = TypeVar("E", bound=BaseException)
 
 
@@ -186,7 +184,7 @@ class ExecutionError(FastDAGError, RuntimeError):
 
     node_name: str | None = None
     attempts: int = 0
-    run: Run | None = None
+    run: Any = None
 
 
 class TimeoutError(ExecutionError, builtins.TimeoutError):

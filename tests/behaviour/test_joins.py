@@ -245,7 +245,7 @@ def test_any_after_any_joins_three_ways(run: Any) -> None:
 
 
 def test_wait_is_for_any_only() -> None:
-    with pytest.raises(ValidationError, match=r"wait=True is for @dag\.any"):
+    with pytest.raises(ValidationError, match=r"wait= is for @dag\.any"):
         DAG("d").add_node("t", lambda x: x, type="all", wait=True)
 
 

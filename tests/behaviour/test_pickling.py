@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copyreg
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,6 +120,37 @@ def test_dag_of_closures_pickles_by_cloudpickle() -> None:
 
     dag.connect("a", "b").run(x=0)
     assert pickle.loads(cloudpickle.dumps(dag)).run(x=1) == 30
+
+
+SCRIPT = """
+import pickle, sys
+import cloudpickle
+from fast_dag import DAG
+
+dag = DAG("script")
+offset = 5
+
+@dag.node
+def load(x):
+    return x + offset
+
+for twin in (pickle.loads(pickle.dumps(load)), pickle.loads(pickle.dumps(dag)).nodes["load"]):
+    assert twin is not load and twin.func is load.func and twin.name == "load"
+if __name__ == "__main__":
+    sys.stdout.buffer.write(cloudpickle.dumps(dag))
+"""
+
+
+def test_node_of_a_script_pickles_by_name_and_by_cloudpickle_by_value(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run([sys.executable, script], capture_output=True, check=True, timeout=60)
+    assert pickle.loads(done.stdout).run(x=1) == 6
+
+
+def test_nodes_of_a_module_go_by_name_by_cloudpickle_too() -> None:
+    twin = pickle.loads(cloudpickle.dumps(pickled.load))
+    assert twin.func is pickled.load.func
 
 
 # Errors.

@@ -21,6 +21,7 @@ from fast_dag import (
 )
 from fast_dag.errors import UnknownNodeError
 from tests.behaviour.support import BoomError, add_later, boom
+from tests.ways import MODES
 
 
 def line() -> DAG:
@@ -317,7 +318,7 @@ def needs_loop() -> DAG:
     return DAG("d").add_node("later", add_later)
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("method", ["run", "execute"])
 def test_run_of_async_nodes_inside_of_a_loop_says_what_to_do(mode: str, method: str) -> None:
     async def main():

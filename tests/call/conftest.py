@@ -6,25 +6,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.concurrency.support import EXECUTE
 from tests.leaks import nothing_left
+from tests.ways import AT_ONCE, EXECUTE, HERE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fast_dag import Run
 
-IN_PROCESS = ("sequential", "parallel", "async", "run_async", "executor")
 """The modes in which nodes run in this process."""
 
 
-@pytest.fixture(params=IN_PROCESS)
+@pytest.fixture(params=HERE)
 def execute(request: pytest.FixtureRequest) -> Callable[..., Run]:
     """`execute(dag, **options)` in each mode of this process."""
     return EXECUTE[request.param]
 
 
-@pytest.fixture(params=[mode for mode in IN_PROCESS if mode != "sequential"])
+@pytest.fixture(params=AT_ONCE)
 def overlapping(request: pytest.FixtureRequest) -> Callable[..., Run]:
     """The same, in those in which nodes overlap."""
     return EXECUTE[request.param]

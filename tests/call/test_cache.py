@@ -34,7 +34,8 @@ from fast_dag import DAG, Context, ExecutionError, InvalidNodeError, Run, Valida
 from fast_dag.cache import store
 from fast_dag.cache.keys import UnkeyableError, inputs_key, key_of, stable_text
 from fast_dag.cache.memory import MemoryBackend
-from tests.concurrency.support import EXECUTE, LONG, end_of, threads_of_runs, wait_for
+from tests.concurrency.support import LONG, end_of, threads_of_runs, wait_for
+from tests.ways import EXECUTE, HERE, MODES, OWN
 
 Execute = Callable[..., Run]
 
@@ -408,7 +409,7 @@ def test_a_miss_makes_its_key_once(execute: Execute) -> None:
 
 def test_a_hit_in_one_mode_is_a_hit_in_every_other() -> None:
     counted = Counted()
-    for mode in ("sequential", "parallel", "async", "run_async", "executor"):
+    for mode in HERE:
         assert EXECUTE[mode](counted.dag, x=1).value == [1, 1]
     assert counted.calls == [1]
 
@@ -1201,14 +1202,14 @@ class Flights:
                 self.inside -= 1
 
 
-@pytest.fixture(params=["sequential", "parallel", "async", "run_async"])
+@pytest.fixture(params=OWN)
 def mode(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 def test_runs_in_all_modes_at_once_share_one_computation() -> None:
     flights = Flights()
-    modes = ["sequential", "parallel", "async", "run_async", "executor"] * 2
+    modes = [*HERE, *HERE]
     with ThreadPoolExecutor(len(modes)) as pool:
         runs = [pool.submit(EXECUTE[mode], flights.dag) for mode in modes]
         assert flights.started.acquire(timeout=LONG)
@@ -1263,7 +1264,7 @@ def test_a_waiter_whose_time_is_up_does_not_wait_on(mode: str) -> None:
     end_of(threads_of_runs() - before)
 
 
-@pytest.mark.parametrize("inner", ["sequential", "parallel", "async"])
+@pytest.mark.parametrize("inner", MODES)
 @pytest.mark.parametrize("outer", ["sequential", "parallel", "executor"])
 def test_a_cached_node_that_runs_its_own_dag_does_not_wait_for_itself(
     outer: str, inner: str
@@ -1358,7 +1359,7 @@ def test_a_call_that_missed_just_before_another_one_ended_takes_its_value() -> N
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_one_computation_per_key_at_once_whatever_happens(mode: str) -> None:
     inside: dict[int, int] = {}
     most: list[int] = []

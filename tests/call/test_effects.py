@@ -29,6 +29,7 @@ from fast_dag.define.node import Node
 from fast_dag.define.signature import ABSENT
 
 if TYPE_CHECKING:
+    from fast_dag import Run
     from fast_dag.call.effects import Effect
 
 
@@ -42,15 +43,15 @@ class Told:
 
     def __init__(self) -> None:
         self.cut_off: tuple[str, ...] = ()
-        self.retries: list[tuple[str, Exception, int]] = []
+        self.failed: list[tuple[str, Exception, int]] = []
         self.outer = None
         self.context = CONTEXT
 
-    def tell_handled(self, name: str, error: Exception, attempts: int) -> None:
+    def handled(self, name: str, error: Exception, attempts: int) -> None:
         pass
 
-    def tell_retry(self, name: str, error: Exception, attempt: int, delay: float) -> None:
-        self.retries.append((name, error, attempt))
+    def retries(self, name: str, error: Exception, attempt: int, delay: float) -> None:
+        self.failed.append((name, error, attempt))
 
 
 def pre(node: Any, inputs: Any, context: Any) -> None: ...
@@ -127,7 +128,7 @@ def test_a_retried_call_is_attempts_and_waits() -> None:
     )
     assert effects == [TRY, Sleep(0.5), TRY, Sleep(1.5), TRY]
     assert outcome == Outcome(True, 6, attempts=3)
-    assert run.retries == [("double", ERROR, 1), ("double", AGAIN, 2)]
+    assert run.failed == [("double", ERROR, 1), ("double", AGAIN, 2)]
 
 
 def test_the_last_failure_is_that_of_the_call() -> None:
@@ -411,10 +412,15 @@ def test_a_plain_node_is_called_without_anything_around_it() -> None:
     second = dag.node(name="second")(double)
     first >> second
     run = dag.execute(x=3)
-    called = [func for _, steps in run.plan.stretches for _, func, *_ in steps]
-    assert called == [double, double]
-    assert run.plan.policies == {}
+    plan = run._execution.plan
+    assert [call for _, calls in plan.line for _, call, *_ in calls] == [double, double]
+    assert policies(run) == [None, None]
     assert run.value == 12
+
+
+def policies(run: Run) -> list[CallPolicy | None]:
+    """What surrounds the call of each node."""
+    return [step.policy for step in run._execution.plan.steps]
 
 
 @pytest.mark.parametrize("ask", ["hook", "handler", "retry", "cache"])
@@ -427,17 +433,19 @@ def test_only_what_was_asked_for_surrounds_a_node(ask: str) -> None:
         dag.set_node_hooks("asked", cleanup=cleanup)
     elif ask == "handler":
         dag.set_node_error_handler("asked", handler)
-    assert list(dag.execute(x=1).plan.policies) == [0]
+    asked, plain = policies(dag.execute(x=1))
+    assert asked is not None
+    assert plain is None
 
 
 @pytest.mark.parametrize("mode", ["parallel", "async"])
 def test_new_default_hooks_are_seen_by_the_next_run(mode: str) -> None:
     dag = DAG("later")
     dag.node(name="plain")(double)
-    assert dag.execute(x=1, mode=mode).plan.policies == {}
+    assert policies(dag.execute(x=1, mode=mode)) == [None]
     seen: list[str] = []
     dag.set_default_hooks(cleanup=lambda node: seen.append(node.name))
     assert dag.run(x=1, mode=mode) == 2
     assert seen == ["plain"]
     dag.set_default_hooks(cleanup=None)
-    assert dag.execute(x=1, mode=mode).plan.policies == {}
+    assert policies(dag.execute(x=1, mode=mode)) == [None]

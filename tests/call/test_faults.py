@@ -11,19 +11,17 @@ import numpy as np
 import pytest
 
 from fast_dag import DAG, ExecutionError, Run
-from tests.concurrency.support import EXECUTE, LONG, end_of, threads_of_runs
+from tests.concurrency.support import LONG, end_of, threads_of_runs
+from tests.ways import EXECUTE, OWN, OWN_EVERYWHERE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Execute = "Callable[..., Run]"
-MODES = ["sequential", "parallel", "process", "async", "run_async"]
 
 
-@pytest.fixture(params=MODES)
+@pytest.fixture(params=OWN_EVERYWHERE)
 def execute(request: pytest.FixtureRequest) -> Callable[..., Run]:
-    if request.param == "process":
-        return lambda dag, **options: dag.execute(mode="process", **options)
     return EXECUTE[request.param]
 
 
@@ -102,7 +100,7 @@ def test_what_is_no_exception_ends_the_run_and_comes_through(
     assert dag.context.metadata["execution_status"] == "cancelled"
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 @pytest.mark.parametrize(
     "where",
     ["pre_execute", "post_execute", "on_error", "on_retry", "cleanup", "handler", "get", "set"],
@@ -229,7 +227,7 @@ def test_failures_while_another_ends_the_run_are_kept() -> None:
     assert any(repr(other) in note for note in caught.value.__notes__)
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_a_late_result_reaches_nothing(mode: str) -> None:
     held, seen, calls = threading.Event(), [], []
     before = threads_of_runs()

@@ -7,10 +7,12 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fast_dag import DAG, FSM, Context
+from tests.properties import tries
+from tests.ways import MODES, MODES_ON_A_LOOP
 
 if TYPE_CHECKING:
     from fast_dag import Run
@@ -34,7 +36,7 @@ KEYS = (0, 1)
 ACTIONS = ("start", "start", "start limited", "return", "fail", "cancel", "wait")
 
 
-@settings(max_examples=60, deadline=None)
+@tries(60)
 @given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from(KEYS)), max_size=16))
 def test_one_call_at_a_time_computes_a_key_and_when_it_ends_without_a_value_another_takes_over(
     steps: list[tuple[str, int]],
@@ -181,7 +183,7 @@ def machine(func: Any) -> Any:
 BUILDS = [alone, nested, cached_as_a_whole, machine]
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+@pytest.mark.parametrize("mode", MODES_ON_A_LOOP)
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
 @pytest.mark.parametrize("limit", [None, LIMIT], ids=["unlimited", "limited"])
 def test_a_run_that_a_loop_waits_for_computes_what_a_run_on_that_loop_is_at(
@@ -218,8 +220,8 @@ def test_a_run_that_was_started_there_and_is_awaited_later_waits() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("inner", ["sequential", "parallel", "async"])
-@pytest.mark.parametrize("outer", ["sequential", "parallel"])
+@pytest.mark.parametrize("inner", MODES)
+@pytest.mark.parametrize("outer", MODES_ON_A_LOOP)
 def test_nor_does_a_run_wait_that_a_node_of_such_a_run_starts(outer: str, inner: str) -> None:
     async def main() -> None:
         held = Held(alone)

@@ -13,15 +13,14 @@ import pytest
 
 from fast_dag import DAG, FSM, Context, ExecutionError, FSMReturn, Run
 from fast_dag.drive import inline
-from tests.call.conftest import IN_PROCESS
 from tests.call.test_observers import Held, Watch, chain, cut_off, noting
-from tests.concurrency.support import EXECUTE
+from tests.ways import EVERYWHERE, EXECUTE
 
 Execute = Callable[..., Run]
 Line = tuple[str, str, str | None, int | None]
 
 everywhere = pytest.mark.parametrize(
-    "execute", [EXECUTE[mode] for mode in (*IN_PROCESS, "process")], ids=(*IN_PROCESS, "process")
+    "execute", [EXECUTE[way] for way in EVERYWHERE], ids=EVERYWHERE
 )
 BROKEN = "'ZeroDivisionError: division by zero'"
 
@@ -315,7 +314,7 @@ def test_only_who_takes_nodes_takes_a_run_off_its_fast_paths(
     alone(logger_takes, handler)
     for workflow in (chain(), FSM("m").add_state("s", lambda: 1, initial=True, terminal=True)):
         run = workflow.execute()
-        assert (run.observers is not None) is are_logged
+        assert (run._execution.observers is not None) is are_logged
     assert ("DEBUG" in handler.levels) is are_logged
     assert ("INFO" in handler.levels) is (logger_takes <= logging.INFO)
 

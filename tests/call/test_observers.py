@@ -31,16 +31,16 @@ from fast_dag import (
     TimeoutError,
     ValidationError,
 )
-from tests.call.conftest import IN_PROCESS
-from tests.concurrency.support import EXECUTE, LONG, Tally, wait_for, wait_until
+from tests.concurrency.support import LONG, Tally, wait_for, wait_until
 from tests.counting import steps_of
+from tests.ways import AT_ONCE_EVERYWHERE, EVERYWHERE, EXECUTE, OWN, OWN_AT_ONCE
 
 Execute = Callable[..., Run]
 Event = tuple[str, str, float]
 Told = list[Event]
 
 everywhere = pytest.mark.parametrize(
-    "execute", [EXECUTE[mode] for mode in (*IN_PROCESS, "process")], ids=(*IN_PROCESS, "process")
+    "execute", [EXECUTE[way] for way in EVERYWHERE], ids=EVERYWHERE
 )
 
 
@@ -206,7 +206,7 @@ def test_each_visit_of_a_state_is_told(execute: Execute) -> None:
 # One at a time, and harmless.
 
 
-@pytest.mark.parametrize("mode", ["parallel", "async", "run_async", "executor", "process"])
+@pytest.mark.parametrize("mode", AT_ONCE_EVERYWHERE)
 def test_a_callback_is_never_called_twice_at_once(mode: str) -> None:
     tally, calls = Tally(), Counter[str]()
     dag = DAG("busy")
@@ -430,9 +430,9 @@ def execute_and_leave_behind(workflow: Any, **options: Any) -> Run:
         executor.shutdown(wait=False)
 
 
-ABANDONING: dict[str, Callable[..., Run]] = {
-    mode: EXECUTE[mode] for mode in ("parallel", "async", "run_async")
-} | {"executor": execute_and_leave_behind}
+ABANDONING: dict[str, Callable[..., Run]] = {mode: EXECUTE[mode] for mode in OWN_AT_ONCE} | {
+    "executor": execute_and_leave_behind
+}
 abandoning = pytest.mark.parametrize("execute", ABANDONING.values(), ids=ABANDONING)
 
 
@@ -579,7 +579,7 @@ def test_nodes_of_a_cancelled_task_are_told_to_be_cancelled() -> None:
     assert told == [("endless", "running", 0.0), ("endless", "cancelled", 0.0)]
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_nodes_that_end_the_program_are_told_to_be_cancelled(
     mode: str, stop: type[BaseException]

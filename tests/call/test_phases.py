@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from fast_dag import DAG, Context, ExecutionError, InvalidNodeError, Run, TimeoutError
-from tests.concurrency.support import EXECUTE, LONG, end_of, threads_of_runs, wait_for
+from tests.concurrency.support import LONG, end_of, threads_of_runs, wait_for
+from tests.ways import EXECUTE, OWN
 
 Execute = Callable[..., Run]
 PHASES = ("pre_execute", "post_execute", "on_error", "on_retry", "cleanup")
@@ -126,7 +127,7 @@ def test_phases_come_in_order(execute: Execute, cached: bool, is_async: bool) ->
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_a_timed_out_attempt_goes_the_way_of_failures(mode: str, is_async: bool) -> None:
     watched = Watched(PHASES, is_async=is_async, timeout=0.3)
     run = watched.execute_held(EXECUTE[mode], x=4)
@@ -134,7 +135,7 @@ def test_a_timed_out_attempt_goes_the_way_of_failures(mode: str, is_async: bool)
     assert isinstance(run.errors["watched"], TimeoutError)
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_a_timed_out_attempt_is_retried(mode: str) -> None:
     watched = Watched(PHASES, timeout=0.5, retry=1, retry_delay=0.0)
     watched.let_go.clear()
@@ -154,7 +155,7 @@ def test_a_timed_out_attempt_is_retried(mode: str) -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_a_run_that_is_out_of_time_cleans_up(mode: str, is_async: bool) -> None:
     watched = Watched(PHASES, is_async=is_async)
     run = watched.execute_held(EXECUTE[mode], x=4, timeout=0.3)
@@ -185,7 +186,7 @@ def test_a_cancelled_run_cleans_up_and_tells_no_hook_of_an_error(is_async: bool)
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_what_ends_programs_is_cleaned_up_after_and_nothing_else(
     mode: str, kind: type[BaseException]
 ) -> None:
@@ -216,7 +217,7 @@ def test_what_ends_programs_is_cleaned_up_after_and_nothing_else(
         ("fails", True),
     ],
 )
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_a_cleanup_that_ends_programs_is_called_once(
     mode: str, is_async: bool, node: str, kind: type[BaseException]
 ) -> None:
@@ -652,7 +653,7 @@ def test_hooks_and_attempts_of_one_call_share_their_contextvars(
 # Late results.
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync hooks", "async hooks"])
 def test_a_late_result_reaches_neither_results_nor_cache_nor_hooks(
     mode: str, is_async: bool
@@ -668,7 +669,7 @@ def test_a_late_result_reaches_neither_results_nor_cache_nor_hooks(
     assert again.metrics["cache_misses"] == 1
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_a_late_result_does_not_replace_that_of_the_attempt_after_it(mode: str) -> None:
     let_go, calls = threading.Event(), []
     dag = DAG("late")

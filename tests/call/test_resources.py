@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG, Context, ExecutionError, InvalidNodeError, TimeoutError, ValidationError
+from tests.ways import EXECUTE, MODES, OWN, OWN_EVERYWHERE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -48,24 +49,7 @@ class AsyncTracked(Tracked):
         Tracked.__exit__(self, *error)
 
 
-def run_async(dag: DAG, **options: Any) -> Run:
-    return asyncio.run(dag.execute_async(**options))
-
-
-def in_mode(mode: str) -> Callable[..., Run]:
-    return lambda dag, **options: dag.execute(mode=mode, **options)
-
-
-EXECUTE: dict[str, Callable[..., Run]] = {
-    "sequential": in_mode("sequential"),
-    "parallel": in_mode("parallel"),
-    "process": in_mode("process"),
-    "async": in_mode("async"),
-    "run_async": run_async,
-}
-
-
-@pytest.fixture(params=list(EXECUTE))
+@pytest.fixture(params=OWN_EVERYWHERE)
 def execute(request: pytest.FixtureRequest) -> Callable[..., Run]:
     return EXECUTE[request.param]
 
@@ -327,7 +311,7 @@ def test_two_nodes_that_start_at_once_open_it_once() -> None:
     assert opened == [1]
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("manager", [Tracked, AsyncTracked])
 def test_resources_are_closed_at_the_deadline(mode: Any, manager: type[Tracked]) -> None:
     held = threading.Event()
@@ -482,7 +466,7 @@ def test_a_run_that_went_on_after_failures_tells_only_how_many_there_were(
     assert log == ["open it", 1, "close it"]
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_a_task_group_that_wraps_the_failure_of_the_run_is_closed_all_the_same(mode: str) -> None:
     dag = DAG("group")
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from fast_dag import DAG, FSM, ExecutionError, Run, TimeoutError
-from tests.concurrency.support import EXECUTE, IN_THREADS, LONG, wait_for
+from tests.concurrency.support import LONG, wait_for
+from tests.ways import AT_ONCE, EXECUTE, HERE, OWN, OWN_AT_ONCE
 
 Execute = Callable[..., Run]
 FOREVER = 3600.0
@@ -37,7 +38,7 @@ class Flaky:
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-@pytest.mark.parametrize("mode", ["parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN_AT_ONCE)
 def test_nodes_that_wait_for_a_retry_leave_the_worker_to_others(mode: str, is_async: bool) -> None:
     """Or else four of a hundred would wait for ever and keep the others from their first call."""
     waiting = threading.Semaphore(0)
@@ -56,7 +57,7 @@ def test_nodes_that_wait_for_a_retry_leave_the_worker_to_others(mode: str, is_as
     assert isinstance(run.errors["ends_the_run"], LookupError)
 
 
-@pytest.mark.parametrize("mode", ["parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN_AT_ONCE)
 def test_all_that_wait_for_a_retry_are_tried_again(mode: str) -> None:
     dag = DAG("many")
     for number in range(100):
@@ -159,7 +160,7 @@ def test_stop_iteration_of_a_hook_is_an_ordinary_failure(execute: Execute) -> No
     "error", [KeyboardInterrupt(), SystemExit(3)], ids=lambda e: type(e).__name__
 )
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_what_ends_programs_is_never_retried(
     mode: str, is_async: bool, error: BaseException
 ) -> None:
@@ -217,7 +218,7 @@ def test_cancelling_the_run_ends_a_wait() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("mode", ["sequential", *IN_THREADS])
+@pytest.mark.parametrize("mode", HERE)
 def test_the_deadline_ends_a_wait(mode: str) -> None:
     func = Flaky(1)
     dag = DAG("waits").add_node("f", func, retry=1, retry_delay=FOREVER)
@@ -228,7 +229,7 @@ def test_the_deadline_ends_a_wait(mode: str) -> None:
     assert isinstance(run.exception(), TimeoutError)
 
 
-@pytest.mark.parametrize("mode", IN_THREADS)
+@pytest.mark.parametrize("mode", AT_ONCE)
 def test_a_failure_elsewhere_ends_a_wait(mode: str) -> None:
     waits = threading.Event()
     flaky = Flaky(1)
@@ -245,10 +246,12 @@ def test_a_failure_elsewhere_ends_a_wait(mode: str) -> None:
     assert monotonic() - began < LONG / 2
     assert flaky.calls == 1
     assert isinstance(run.errors["fails"], LookupError)
-    assert run.first_error == "fails"
+    error = run.exception()
+    assert error is not None
+    assert error.node_name == "fails"
 
 
-@pytest.mark.parametrize("mode", IN_THREADS)
+@pytest.mark.parametrize("mode", AT_ONCE)
 def test_a_wait_goes_on_where_failures_elsewhere_do_not_stop_the_run(mode: str) -> None:
     flaky = Flaky(1)
     dag = DAG("waits").add_node("flaky", flaky, retry=1, retry_delay=0.05)
@@ -307,7 +310,7 @@ def test_waits_of_any_length_leave_the_error_as_it_is(
 
 
 @pytest.mark.parametrize("huge", HUGE, ids=["int", "float", "inf"])
-@pytest.mark.parametrize("mode", ["sequential", *IN_THREADS])
+@pytest.mark.parametrize("mode", HERE)
 def test_a_wait_of_any_length_is_waited_until_the_run_ends(mode: str, huge: Any) -> None:
     """Also in machines, and in workflows that are nested."""
     for build in (_waits_alone, _waits_in_a_machine, _waits_nested):
@@ -337,7 +340,7 @@ def _waits_nested(flaky: Flaky, **options: Any) -> Any:
 
 @pytest.mark.parametrize("huge", HUGE, ids=["int", "float", "inf"])
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-@pytest.mark.parametrize("mode", ["sequential", *IN_THREADS])
+@pytest.mark.parametrize("mode", HERE)
 def test_a_timeout_of_any_length_is_no_timeout(mode: str, is_async: bool, huge: Any) -> None:
     func: Any = Flaky(0)
     func = awaited(func) if is_async else func

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.concurrency.support import EXECUTE, Here, Shared, Way
+from tests.concurrency.support import Here, Shared, Way
 from tests.leaks import KINDS, nothing_left
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def shared() -> Iterator[Any]:
 def way(request: pytest.FixtureRequest) -> Way:
     """The way to run that the test is parametrised with."""
     name = request.param
-    return Way(EXECUTE[name], request.getfixturevalue("shared") if name == "process" else Here)
+    return Way(name, request.getfixturevalue("shared") if name == "process" else Here)
 
 
 clusters: list[Any] = []

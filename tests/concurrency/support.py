@@ -1,23 +1,27 @@
-"""What the tests of this directory share: ways to run, and events that reach other processes."""
+"""What the tests of this directory share: events that reach other processes, and waits."""
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.managers import SyncManager
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from tests.leaks import LONG, children, is_alive, is_kept, open_files
+from tests.ways import EXECUTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fast_dag import DAG, Run
+    from fast_dag import DAG
 
-__all__ = ["LONG", "children", "is_alive"]  # the tests of this directory find these here, too
+__all__ = [
+    "EXECUTE",
+    "LONG",
+    "children",
+    "is_alive",
+]  # found here, too
 
 
 def wait_for(event: Any) -> None:
@@ -71,10 +75,10 @@ class Here:
 
 
 class Way:
-    """A way to run a DAG."""
+    """A way to run a DAG, and the events, barriers and lists that its nodes can use."""
 
-    def __init__(self, execute: Callable[..., Run], shared: Any) -> None:
-        self.execute = execute
+    def __init__(self, name: str, shared: Any) -> None:
+        self.execute = EXECUTE[name]
         self.shared = shared
         self.has_processes = shared is not Here
 
@@ -83,34 +87,6 @@ class Way:
         run = self.execute(dag, **options)
         run.raise_for_error()
         return run.value
-
-
-def execute_awaited(dag: DAG, **options: Any) -> Run:
-    return asyncio.run(dag.execute_async(**options))
-
-
-def execute_on_threads(dag: DAG, **options: Any) -> Run:
-    with ThreadPoolExecutor(4) as executor:
-        return dag.execute(executor=executor, **options)
-
-
-def execute_on_one_thread(dag: DAG, **options: Any) -> Run:
-    with ThreadPoolExecutor(1) as executor:
-        return dag.execute(executor=executor, **options)
-
-
-EXECUTE: dict[str, Callable[..., Run]] = {
-    "sequential": lambda dag, **options: dag.execute(**options),
-    "parallel": lambda dag, **options: dag.execute(mode="parallel", **options),
-    "process": lambda dag, **options: dag.execute(mode="process", **options),
-    "async": lambda dag, **options: dag.execute(mode="async", **options),
-    "run_async": execute_awaited,
-    "executor": execute_on_threads,
-    "one thread": execute_on_one_thread,
-}
-IN_THREADS = ("parallel", "async", "run_async", "executor")
-OVERLAPPING = (*IN_THREADS, "process")
-MODES = ("sequential", *OVERLAPPING)
 
 
 def threads_of_runs() -> set[threading.Thread]:

@@ -15,7 +15,6 @@ import pytest
 
 from fast_dag import DAG, Context, ExecutionError
 from tests.concurrency.support import (
-    EXECUTE,
     LONG,
     Way,
     end_of,
@@ -24,6 +23,7 @@ from tests.concurrency.support import (
     wait_for,
     wait_until,
 )
+from tests.ways import EVERYWHERE, EXECUTE, OWN
 
 
 class Watched:
@@ -462,9 +462,7 @@ def test_keyboard_interrupt_ends_a_run_promptly(mode: str, holds: str, tmp_path:
 # SystemExit and KeyboardInterrupt that nodes raise.
 
 
-@pytest.mark.parametrize(
-    "way", ["sequential", "parallel", "process", "async", "run_async", "executor"], indirect=True
-)
+@pytest.mark.parametrize("way", EVERYWHERE, indirect=True)
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 def test_what_ends_programs_propagates_from_a_node(
@@ -496,7 +494,7 @@ def test_what_ends_programs_propagates_from_a_node(
     assert way.execute(DAG("next").add_node("node", lambda: 1), context=context).value == 1
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_what_ends_programs_propagates_from_a_nested_workflow(mode: str) -> None:
     def leaves() -> None:
         sys.exit(3)

@@ -11,17 +11,11 @@ from typing import Any
 import pytest
 
 from fast_dag import DAG
-from tests.concurrency.support import EXECUTE, LONG
+from tests.concurrency.support import LONG
+from tests.ways import AT_ONCE, EXECUTE, HERE, OWN_AT_ONCE
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
-WAYS = ("sequential", "parallel", "async", "run_async", "executor", "one thread")
-everywhere = pytest.mark.parametrize("way", [*WAYS, "timed"])
-
-
-def execute(way: str, dag: DAG, **options: Any) -> Any:
-    if way == "timed":  # a sequential run in a helper thread
-        return dag.execute(timeout=LONG, **options)
-    return EXECUTE[way](dag, **options)
+everywhere = pytest.mark.parametrize("way", [*HERE, "one thread", "timed"])
 
 
 @everywhere
@@ -48,7 +42,7 @@ def test_the_callers_variables_are_visible_in_every_node(way: str) -> None:
     for value in ("one", "two"):
         token = variable.set(value)
         try:
-            run = execute(way, dag)
+            run = EXECUTE[way](dag)
         finally:
             variable.reset(token)
         assert {**run.results, **run.children["inner"].results} == dict.fromkeys(
@@ -68,7 +62,7 @@ def test_nothing_that_a_node_sets_reaches_the_caller(way: str) -> None:
     dag.add_node("inner", DAG("inner").add_node("nested", lambda: variable.set("nested")))
     token = variable.set("mine")
     try:
-        assert execute(way, dag).status == "completed"
+        assert EXECUTE[way](dag).status == "completed"
         assert variable.get() == "mine"
     finally:
         variable.reset(token)
@@ -110,7 +104,7 @@ def test_the_attempts_of_a_node_share_one_copy(way: str) -> None:
         dag = DAG("attempts").add_node("node", func, retry=1, retry_delay=0)
         token = variable.set("mine")
         try:
-            assert execute(way, dag).value == "by the first attempt"
+            assert EXECUTE[way](dag).value == "by the first attempt"
         finally:
             variable.reset(token)
         assert seen == ["mine", "by the first attempt"]
@@ -120,10 +114,10 @@ def test_the_attempts_of_a_node_share_one_copy(way: str) -> None:
 def test_a_node_with_a_copy_of_its_own_tells_no_other_node(way: str) -> None:
     dag = DAG("own").add_node("sets", lambda: variable.set("leaked") and None, retry=1)
     dag.add_node("reads", lambda sets: variable.get()).connect("sets", "reads")
-    assert execute(way, dag).value == "unset"
+    assert EXECUTE[way](dag).value == "unset"
 
 
-@pytest.mark.parametrize("way", ["parallel", "async", "run_async", "executor"])
+@pytest.mark.parametrize("way", AT_ONCE)
 def test_workers_do_not_see_what_others_set(way: str) -> None:
     """Both nodes run at once, each in a worker of its own."""
     have_set = threading.Barrier(2)
@@ -134,10 +128,10 @@ def test_workers_do_not_see_what_others_set(way: str) -> None:
         return variable.get()
 
     dag = DAG("workers").add_node("a", lambda: node("a")).add_node("b", lambda: node("b"))
-    assert execute(way, dag, max_workers=2).results == {"a": "a", "b": "b"}
+    assert EXECUTE[way](dag, max_workers=2).results == {"a": "a", "b": "b"}
 
 
-@pytest.mark.parametrize("way", ["parallel", "async", "run_async"])
+@pytest.mark.parametrize("way", OWN_AT_ONCE)
 def test_async_nodes_do_not_see_what_others_set(way: str) -> None:
     barrier = asyncio.Barrier(2)
 
@@ -150,7 +144,7 @@ def test_async_nodes_do_not_see_what_others_set(way: str) -> None:
         return node
 
     dag = DAG("tasks").add_node("a", make("a")).add_node("b", make("b"))
-    assert execute(way, dag).results == {"a": "a", "b": "b"}
+    assert EXECUTE[way](dag).results == {"a": "a", "b": "b"}
 
 
 def test_runs_at_once_see_each_their_own_callers_variables() -> None:

@@ -23,9 +23,7 @@ import pytest
 import fast_dag
 from fast_dag import DAG, ExecutionError, Run, ValidationError
 from tests.concurrency.support import (
-    EXECUTE,
     LONG,
-    MODES,
     Here,
     Way,
     end_of,
@@ -34,15 +32,13 @@ from tests.concurrency.support import (
     wait_for,
     wait_until,
 )
+from tests.ways import EXECUTE, MODES, OWN, OWN_AT_ONCE, OWN_EVERYWHERE
 
 LATE = LONG / 2
 """Seconds a deadline may be missed by when the machine is busy; without load it is 0.05."""
 
-TIMED = tuple(mode for mode in MODES if mode != "executor")
-everywhere = pytest.mark.parametrize("way", TIMED, indirect=True)
-in_this_process = pytest.mark.parametrize(
-    "way", [mode for mode in TIMED if mode != "process"], indirect=True
-)
+everywhere = pytest.mark.parametrize("way", OWN_EVERYWHERE, indirect=True)
+in_this_process = pytest.mark.parametrize("way", OWN, indirect=True)
 Measure = Callable[[float], None]
 
 
@@ -138,7 +134,7 @@ def test_a_run_ends_at_its_deadline_and_nothing_starts_afterwards(
 
 
 def test_a_run_on_an_executor_ends_at_its_deadline(overshoot: Measure) -> None:
-    held = Held(Way(EXECUTE["executor"], Here))
+    held = Held(Way("executor", Here))
     with ThreadPoolExecutor(2) as executor:
         began = monotonic()
         run = held.dag.execute(executor=executor, timeout=0.25)
@@ -161,11 +157,11 @@ def test_a_run_that_was_late_has_a_timeout_error_to_raise(way: Way) -> None:
     assert error.run is run
     assert run.status == "timed_out"
     assert run.results == {"quick": 1}
-    assert error.timeout == run.settings.timeout
+    assert error.timeout == run._execution.settings.timeout
     held.end()
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+@pytest.mark.parametrize("mode", MODES)
 def test_dag_run_raises_the_timeout_error(mode: Any) -> None:
     never, before = threading.Event(), threads_of_runs()
     dag = DAG("never").add_node("node", lambda: never.wait(LONG) and None)
@@ -269,7 +265,7 @@ def test_a_context_is_free_again_after_a_deadline(way: Way) -> None:
     assert list(held.started) == ["quick", "held", "quick", "held", "after"]
 
 
-@pytest.mark.parametrize("mode", TIMED)
+@pytest.mark.parametrize("mode", OWN_EVERYWHERE)
 @pytest.mark.parametrize("timeout", [0, -1, "soon"])
 def test_a_timeout_that_is_no_time_is_an_error(mode: str, timeout: Any) -> None:
     ran: list[int] = []
@@ -536,7 +532,7 @@ def test_abandoned_threads_are_daemonic(way: Way) -> None:
     held.end()
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_program_ends_though_it_has_abandoned_threads(mode: str) -> None:
     program = f"""
         import threading
@@ -594,7 +590,7 @@ def test_a_timeout_on_an_inline_sync_node_is_refused() -> None:
         DAG("inline").add_node("node", lambda: 1, run_in="inline", timeout=1)
 
 
-@pytest.mark.parametrize("way", ["parallel", "async", "run_async", "process"], indirect=True)
+@pytest.mark.parametrize("way", [*OWN_AT_ONCE, "process"], indirect=True)
 def test_many_node_timeouts_at_once_are_all_met(way: Way) -> None:
     never, before = way.shared.Event(), threads_of_runs()
     workers = 2 if way.has_processes else 20

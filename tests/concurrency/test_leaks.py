@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from fast_dag import DAG, FSM, Context, FSMReturn
-from tests.concurrency.support import EXECUTE, MODES, wait_until
+from tests.concurrency.support import wait_until
 from tests.leaks import Births, Value, timers, without_collector
+from tests.ways import EXECUTE, HERE
 
-HERE = [mode for mode in MODES if mode != "process"]
 RUNS = 8
 FOR_EVER = 3600.0
 

@@ -204,6 +204,6 @@ def test_interrupted_node_of_a_sequential_run_is_cancelled() -> None:
     dag = line(lambda: 1, interrupted, lambda x: x)
     with pytest.raises(KeyboardInterrupt):
         dag.run()
-    run = dag._last_run
+    run = dag.last_run
     assert run is not None
     assert list(run.statuses.values()) == ["completed", "cancelled", "not_run"]

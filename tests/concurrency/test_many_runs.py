@@ -11,13 +11,13 @@ import pytest
 
 from fast_dag import DAG, Context, ValidationError
 from fast_dag.drive.threads import shared
-from tests.concurrency.support import EXECUTE, LONG, wait_for
+from tests.concurrency.support import LONG, wait_for
+from tests.ways import EXECUTE, MODES, OWN, OWN_AT_ONCE, OWN_EVERYWHERE
 
 if TYPE_CHECKING:
     from fast_dag import Run
 
 RUNS = 50
-IN_THIS_PROCESS = ("sequential", "parallel", "async")
 
 
 def shared_dag(meeting: Any = None) -> DAG:
@@ -57,7 +57,7 @@ def check(run: Run, x: int) -> None:
     assert run.inputs == {"x": x}
 
 
-@pytest.mark.parametrize("mode", IN_THIS_PROCESS)
+@pytest.mark.parametrize("mode", MODES)
 def test_fifty_threads_run_one_dag_each_with_its_own_result(mode: Any) -> None:
     """The barrier lets no run go on before all of them are inside of their first node."""
     barrier = threading.Barrier(RUNS)
@@ -110,8 +110,8 @@ def test_runs_share_an_executor() -> None:
         check(run, x)
 
 
-@pytest.mark.parametrize("outer_mode", IN_THIS_PROCESS)
-@pytest.mark.parametrize("inner_mode", IN_THIS_PROCESS)
+@pytest.mark.parametrize("outer_mode", MODES)
+@pytest.mark.parametrize("inner_mode", MODES)
 def test_nodes_run_another_dag_themselves(outer_mode: Any, inner_mode: Any) -> None:
     inner = shared_dag()
 
@@ -126,7 +126,7 @@ def test_nodes_run_another_dag_themselves(outer_mode: Any, inner_mode: Any) -> N
     assert results == {f"n{index}": (expected(100 + index), "not yet") for index in range(5)}
 
 
-@pytest.mark.parametrize("mode", IN_THIS_PROCESS)
+@pytest.mark.parametrize("mode", MODES)
 def test_a_dag_runs_itself_from_inside_of_a_node(mode: Any) -> None:
     """Recursion with an end: each level has its own inputs and results."""
     dag = DAG("factorial")
@@ -154,10 +154,9 @@ def test_async_nodes_await_another_dag_themselves() -> None:
 
     for index in range(10):
         outer.add_node(f"n{index}", make(index))
-    for mode in EXECUTE:
-        if mode not in ("process", "executor", "one thread"):
-            results = EXECUTE[mode](outer).results
-            assert results == {f"n{index}": expected(index) for index in range(10)}, mode
+    for mode in OWN:
+        results = EXECUTE[mode](outer).results
+        assert results == {f"n{index}": expected(index) for index in range(10)}, mode
 
 
 @pytest.mark.needs("cloudpickle")
@@ -169,7 +168,7 @@ def test_a_worker_process_runs_a_dag_itself() -> None:
     assert DAG("outer").add_node("node", node).run(x=4, mode="process") == (8, 8)
 
 
-@pytest.mark.parametrize("mode", ["parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN_AT_ONCE)
 def test_more_runs_than_threads_of_an_executor_wait_for_each_other_without_end_of_any(
     mode: str,
 ) -> None:
@@ -187,7 +186,7 @@ def test_more_runs_than_threads_of_an_executor_wait_for_each_other_without_end_o
 # One context.
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async", "process"])
+@pytest.mark.parametrize("mode", OWN_EVERYWHERE)
 def test_one_context_in_two_runs_at_once_is_a_clear_error(mode: str) -> None:
     inside, let_go, ran = threading.Event(), threading.Event(), []
     first = DAG("first").add_node(
@@ -209,7 +208,7 @@ def test_one_context_in_two_runs_at_once_is_a_clear_error(mode: str) -> None:
     assert EXECUTE[mode](second, context=context).status == "completed"
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_node_that_gives_its_own_context_to_another_run_is_told_so(mode: Any) -> None:
     inner = DAG("inner").add_node("node", lambda: 1)
     outer = DAG("outer").add_node("outer", lambda context: inner.run(context=context))
@@ -221,7 +220,7 @@ def test_a_node_that_gives_its_own_context_to_another_run_is_told_so(mode: Any) 
 # Editing.
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_editing_a_dag_during_a_run_affects_the_next_run(mode: str) -> None:
     dag = DAG("edited")
     inner = DAG("inner").add_node("x", lambda: "old")

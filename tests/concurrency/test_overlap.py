@@ -12,24 +12,21 @@ from typing import Any
 import pytest
 
 from fast_dag import DAG, ValidationError
-from tests.concurrency.support import (
+from tests.concurrency.support import LONG, Tally, Way, threads_of_runs, wait_for
+from tests.ways import (
+    AT_ONCE,
+    AT_ONCE_EVERYWHERE,
+    EVERYWHERE,
     EXECUTE,
-    IN_THREADS,
-    LONG,
-    MODES,
-    OVERLAPPING,
-    Tally,
-    Way,
-    threads_of_runs,
-    wait_for,
+    MODES_EVERYWHERE,
+    OWN_AT_ONCE,
+    OWN_EVERYWHERE,
 )
 
-in_threads = pytest.mark.parametrize("way", IN_THREADS, indirect=True)
-overlapping = pytest.mark.parametrize("way", OVERLAPPING, indirect=True)
-everywhere = pytest.mark.parametrize("way", MODES, indirect=True)
-with_one_worker = pytest.mark.parametrize(
-    "way", ["sequential", "parallel", "process", "async", "run_async", "one thread"], indirect=True
-)
+in_threads = pytest.mark.parametrize("way", AT_ONCE, indirect=True)
+overlapping = pytest.mark.parametrize("way", AT_ONCE_EVERYWHERE, indirect=True)
+everywhere = pytest.mark.parametrize("way", EVERYWHERE, indirect=True)
+with_one_worker = pytest.mark.parametrize("way", [*OWN_EVERYWHERE, "one thread"], indirect=True)
 
 
 # Branches and levels.
@@ -229,7 +226,7 @@ def test_async_nodes_are_unbounded_where_no_number_is_given(way: Way) -> None:
     assert len(arrived) == many
 
 
-@pytest.mark.parametrize("mode", ["parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN_AT_ONCE)
 def test_the_widest_graph_starts_no_more_threads_than_workers(mode: str) -> None:
     workers = 4
     used: set[int] = set()
@@ -303,7 +300,7 @@ def test_every_sync_node_is_one_call_submitted_to_the_executor() -> None:
     assert len(submitted) == 10
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVERYWHERE)
 @pytest.mark.parametrize("workers", [0, -1, 1.5])
 def test_less_than_one_worker_is_an_error(mode: str, workers: Any) -> None:
     ran: list[int] = []
@@ -359,7 +356,7 @@ def test_more_nested_workflows_than_workers_get_by(way: Way) -> None:
     assert way(outer, max_workers=1) == 18
 
 
-@pytest.mark.parametrize("way", OVERLAPPING, indirect=True)
+@pytest.mark.parametrize("way", AT_ONCE_EVERYWHERE, indirect=True)
 def test_nodes_of_a_nested_workflow_overlap_with_those_around_it(way: Way) -> None:
     barrier = way.shared.Barrier(2)
     inner = DAG("inner").add_node("meet", lambda: barrier.wait(LONG) is None)
@@ -400,7 +397,7 @@ def test_a_sequential_run_stays_in_the_thread_of_its_caller() -> None:
     assert dag.run() == (threading.get_ident(), threading.get_ident())
 
 
-@pytest.mark.parametrize("mode", ["parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN_AT_ONCE)
 def test_a_chain_is_followed_by_one_worker(mode: str) -> None:
     """Two chains side by side, held together at their heads so that each has a worker."""
     barrier = threading.Barrier(2)
@@ -417,7 +414,7 @@ def test_a_chain_is_followed_by_one_worker(mode: str) -> None:
     assert workers[0] != workers[1]
 
 
-@pytest.mark.parametrize("mode", ["parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN_AT_ONCE)
 def test_a_chain_of_async_nodes_is_followed_by_one_task(mode: str) -> None:
     async def node(above: Any = None) -> Any:
         await asyncio.sleep(0)
@@ -435,7 +432,7 @@ def test_a_chain_of_async_nodes_is_followed_by_one_task(mode: str) -> None:
 # The loop.
 
 
-@pytest.mark.parametrize("way", MODES, indirect=True)
+@pytest.mark.parametrize("way", EVERYWHERE, indirect=True)
 def test_there_is_one_loop_for_each_run_and_it_is_closed_with_it(way: Way) -> None:
     async def loop_of_run(above: Any = None) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
@@ -549,7 +546,7 @@ def test_an_inline_node_runs_in_the_thread_of_the_loop() -> None:
     assert asyncio.run(main())
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "process", "async"])
+@pytest.mark.parametrize("mode", MODES_EVERYWHERE)
 def test_a_run_that_needs_a_loop_inside_of_one_says_to_await_it(mode: Any) -> None:
     async def node() -> None: ...
 

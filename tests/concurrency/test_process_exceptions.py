@@ -21,6 +21,7 @@ from fast_dag import DAG, ExecutionError
 from fast_dag.drive import payload
 from tests.concurrency import functions
 from tests.concurrency.functions import Opaque
+from tests.ways import MODES_EVERYWHERE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -260,7 +261,7 @@ def test_notes_that_cannot_travel_are_left_out_with_a_note() -> None:
     assert "'__notes__', a tuple" in told
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "process"])
+@pytest.mark.parametrize("mode", MODES_EVERYWHERE)
 @pytest.mark.parametrize("notes", [[1, "text"], ("text",), 5], ids=repr)
 def test_a_run_fails_with_the_error_whatever_its_notes_are(mode: Any, notes: Any) -> None:
     def fails() -> None:
@@ -276,7 +277,7 @@ def test_a_run_fails_with_the_error_whatever_its_notes_are(mode: Any, notes: Any
     assert (cause.__notes__[:2] if is_list else cause.__notes__) == notes
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "process"])
+@pytest.mark.parametrize("mode", MODES_EVERYWHERE)
 @pytest.mark.parametrize(
     "make",
     [lambda: FrozenError(5), lambda: FrozenDataError(5), lambda: FrozenSlottedError(code=5)],

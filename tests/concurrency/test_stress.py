@@ -29,10 +29,11 @@ from tests.concurrency.support import (
     children,
     descriptors,
     end_of,
-    execute_awaited,
     threads_of_runs,
 )
 from tests.leaks import is_kept
+from tests.model import Act, Branch, Edge, Kind, Model, Shape, Spec, connect
+from tests.ways import EXECUTE, OWN_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,10 +50,10 @@ DEADLOCK = 50.0
 class Planned:
     """One node: what it is, what feeds it as (source, branch), and what it does."""
 
-    kind: str
-    edges: list[tuple[int, bool | str | None]]
+    kind: Kind
+    edges: list[tuple[int, Branch]]
     does: str = "returns"
-    choice: bool | str | None = None
+    choice: Branch = None
     is_async: bool = False
     sleep: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +63,7 @@ BRANCHES: dict[str, tuple[bool | str, ...]] = {
     "condition": (True, False),
     "select": ("a", "b", "c"),
 }
-KINDS = ("node",) * 6 + ("all", "any", "any", "condition", "select")
+KINDS: tuple[Kind, ...] = ("node",) * 6 + ("all", "any", "any", "condition", "select")
 
 
 def plan_graph(
@@ -77,7 +78,7 @@ def plan_graph(
     for index in range(size):
         kind = rng.choice(KINDS)
         count = min(index, rng.choice((0, 1, 1, 1, 2, 2, 3)) or (index > 0 and rng.random() < 0.9))
-        edges: list[tuple[int, bool | str | None]] = []
+        edges: list[tuple[int, Branch]] = []
         needs: list[dict[int, Any]] = []
         for source in rng.sample(range(max(0, index - reach), index), min(count, reach)):
             branches = BRANCHES.get(nodes[source].kind)
@@ -131,22 +132,25 @@ def merged(needs: list[dict[int, Any]], *, common: bool) -> dict[int, Any]:
     return {decider: branch for each in needs for decider, branch in each.items()}
 
 
-def expected(nodes: list[Planned]) -> dict[str, str]:
-    """How every node must stand in the end: an edge is live where its source completed and chose
-    it; a node runs where all its edges are live, an `any` where one is."""
-    status: list[str] = []
-    for node in nodes:
-        live = [
-            status[source] == "completed" and branch in (None, nodes[source].choice)
+def shape_of(nodes: list[Planned]) -> Shape:
+    """The nodes as the model of the join rule has them."""
+    return Shape(
+        tuple(Spec(f"n{index}", node.kind) for index, node in enumerate(nodes)),
+        tuple(
+            Edge(f"n{source}", f"n{index}", branch)
+            for index, node in enumerate(nodes)
             for source, branch in node.edges
-        ]
-        if live and not (any(live) if node.kind == "any" else all(live)):
-            status.append("skipped")
-        elif node.does in ("fails", "never ends"):
-            status.append("failed")
-        else:
-            status.append("completed")
-    return {f"n{index}": each for index, each in enumerate(status)}
+        ),
+    )
+
+
+def expected(nodes: list[Planned]) -> dict[str, str]:
+    """How every node must stand in the end."""
+    world = {
+        f"n{index}": Act(fails=node.does in ("fails", "never ends"), choice=node.choice or False)
+        for index, node in enumerate(nodes)
+    }
+    return Model(shape_of(nodes), world).statuses
 
 
 class Graph:
@@ -160,14 +164,7 @@ class Graph:
         for index, node in enumerate(nodes):
             func = self._asynchronous(index) if node.is_async else self._sync(index)
             self.dag.add_node(f"n{index}", func, type=node.kind, **node.options)
-        for index, node in enumerate(nodes):
-            for source, branch in node.edges:
-                start: Any = self.dag.nodes[f"n{source}"]
-                if isinstance(branch, bool):
-                    start = start.on_true if branch else start.on_false
-                elif branch is not None:
-                    start = start.branches[branch]
-                self.dag.connect(start, f"n{index}", input=False)
+        connect(self.dag, shape_of(nodes))
 
     def _sync(self, index: int) -> Any:
         node = self.nodes[index]
@@ -256,29 +253,16 @@ def sinks(graph: Graph) -> list[str]:
     return [name for name in order if int(name[1:]) not in sources]
 
 
-def run_threads(dag: DAG, workers: int) -> Run:
-    return dag.execute(mode="parallel", max_workers=workers, error_strategy="continue")
+def execute(way: str, dag: DAG, **options: Any) -> Run:
+    if way != "run_async":
+        return EXECUTE[way](dag, **options)
 
-
-def run_loop(dag: DAG, workers: int) -> Run:
-    return dag.execute(mode="async", max_workers=workers, error_strategy="continue")
-
-
-def run_awaited(dag: DAG, workers: int) -> Run:
     async def main() -> Run:
-        run = await dag.execute_async(max_workers=workers, error_strategy="continue")
+        run = await dag.execute_async(**options)
         assert asyncio.all_tasks() == {asyncio.current_task()}, "leaked tasks"
         return run
 
     return asyncio.run(main())
-
-
-def run_executor(dag: DAG, workers: int) -> Run:
-    with ThreadPoolExecutor(workers) as executor:
-        return dag.execute(executor=executor, error_strategy="continue")
-
-
-WAYS = {"parallel": run_threads, "async": run_loop, "run_async": run_awaited}
 
 
 def run_seed(seed: int, way: str, size: int | None = None, timeouts: int | None = None) -> None:
@@ -293,14 +277,14 @@ def run_seed(seed: int, way: str, size: int | None = None, timeouts: int | None 
     )
     before = threads_of_runs()
     try:
-        run = WAYS[way](graph.dag, rng.randint(1, 16))
+        run = execute(way, graph.dag, max_workers=rng.randint(1, 16), error_strategy="continue")
     finally:
         graph.let_go.set()
     end_of(threads_of_runs() - before)
     check(graph, run)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", OWN_AT_ONCE)
 @pytest.mark.parametrize("block", range(4))
 @pytest.mark.usefixtures("_nothing_leaks")
 def test_random_graphs_end_as_the_rule_says(way: str, block: int) -> None:
@@ -312,7 +296,7 @@ def test_random_graphs_end_as_the_rule_says(way: str, block: int) -> None:
             raise
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", OWN_AT_ONCE)
 @pytest.mark.usefixtures("_nothing_leaks")
 def test_large_random_graphs_end_as_the_rule_says(way: str) -> None:
     for seed in (1001, 1002):
@@ -324,7 +308,8 @@ def test_random_graphs_on_an_executor_end_as_the_rule_says() -> None:
     for seed in range(20):
         rng = random.Random(seed)
         graph = Graph(plan_graph(rng, 200, timeouts=0, asynchronous=rng.choice((0, 0.3))))
-        check(graph, run_executor(graph.dag, rng.randint(1, 8)))
+        with ThreadPoolExecutor(rng.randint(1, 8)) as executor:
+            check(graph, graph.dag.execute(executor=executor, error_strategy="continue"))
 
 
 class Told:
@@ -372,7 +357,7 @@ def test_workers_that_are_killed_the_moment_they_begin_cost_one_node_each() -> N
     assert all(f"dies{index}" in str(run.errors[f"dies{index}"]) for index in range(20))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", OWN_AT_ONCE)
 @pytest.mark.usefixtures("_nothing_leaks")
 def test_runs_that_fail_fast_start_nothing_after_their_failure(way: str) -> None:
     """Whatever ran is what the rule lets run, everything settled, and no worker is left."""
@@ -382,11 +367,7 @@ def test_runs_that_fail_fast_start_nothing_after_their_failure(way: str) -> None
         for node in nodes:  # retries that were still to come do not come any more
             node.does = "returns" if node.does == "fails once" else node.does
         graph = Graph(nodes)
-        workers = rng.randint(1, 8)
-        if way == "run_async":
-            run = execute_awaited(graph.dag, max_workers=workers)
-        else:
-            run = graph.dag.execute(mode=way, max_workers=workers)
+        run = execute(way, graph.dag, max_workers=rng.randint(1, 8))
         statuses = expected(nodes)
         fails = "failed" in statuses.values()
         assert run.status == ("failed" if fails else "completed"), seed
@@ -409,10 +390,7 @@ def test_runs_cut_short_at_random_leave_nothing_behind(way: str) -> None:
             "max_workers": rng.randint(1, 8),
             "error_strategy": "continue",
         }
-        if way == "run_async":
-            run = execute_awaited(graph.dag, **options)
-        else:
-            run = graph.dag.execute(mode=way, **options)
+        run = execute(way, graph.dag, **options)
         end_of(threads_of_runs() - before)
         statuses = expected(graph.nodes)
         if run.status == "timed_out":
@@ -435,7 +413,4 @@ def test_hundreds_of_runs_in_a_row_leave_nothing_behind(way: str) -> None:
     dag.add_node("d", lambda b, c: b + c)
     dag.connect("a", "b").connect("a", "c").connect("b", "d").connect("c", "d")
     for x in range(300):
-        if way == "parallel":
-            assert dag.run(x=x, mode="parallel", max_workers=2) == 2 * x + 2
-        else:
-            assert execute_awaited(dag, x=x).value == 2 * x + 2
+        assert execute(way, dag, x=x, max_workers=2).value == 2 * x + 2

@@ -136,7 +136,7 @@ def order() -> FSM:
 
 def at_times(run: Run, times: dict[str, tuple[float, float]], whole: float) -> Run:
     """The run as if its nodes had started and ended then, in seconds since it began."""
-    record, index = run.record, run.record.topology.index
+    record, index = run._execution.record, run._execution.record.topology.index
     record.stamps = []
     record.spans = [(index[name], 100 + start, 100 + end) for name, (start, end) in times.items()]
     record.began, record.ended = 100.0, 100.0 + whole
@@ -145,6 +145,9 @@ def at_times(run: Run, times: dict[str, tuple[float, float]], whole: float) -> R
 
 def retried(run: Run, node: str, at: float, delay: float, error: str) -> Run:
     """The run as if an attempt had failed then."""
-    run.record.retried = (*run.record.retried, Retry(node, 100 + at, delay, error))
-    run.record.retries += 1
+    run._execution.record.retried = (
+        *run._execution.record.retried,
+        Retry(node, 100 + at, delay, error),
+    )
+    run._execution.record.retries += 1
     return run

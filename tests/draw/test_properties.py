@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fast_dag import DAG, FSM
@@ -21,12 +21,13 @@ from fast_dag.draw.layout import by_grandalf, by_layers
 from fast_dag.draw.sketch import sketch
 from fast_dag.draw.view import view_of
 from tests.draw.conftest import needs_dot
+from tests.properties import tries
 
 if TYPE_CHECKING:
     from fast_dag.draw.layout import Layout
 
 SVG = "{http://www.w3.org/2000/svg}"
-CALM = settings(max_examples=40, deadline=None)
+CALM = tries(40)
 Pairs = list[tuple[int, int]]
 
 

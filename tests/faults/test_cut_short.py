@@ -15,15 +15,13 @@ import pytest
 import fast_dag
 from fast_dag import DAG, FSM, Context, ExecutionError
 from fast_dag.drive import dispatcher
-from tests.concurrency.support import EXECUTE, LONG, wait_until
+from tests.concurrency.support import LONG, wait_until
+from tests.ways import EXECUTE, MODES, OWN, OWN_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from fast_dag import Run
-
-HERE = ("sequential", "parallel", "async", "run_async")
-AT_ONCE = ("parallel", "async", "run_async")
 
 
 def nested_in(dag: DAG) -> DAG:
@@ -33,7 +31,7 @@ def nested_in(dag: DAG) -> DAG:
 # Many that sleep.
 
 
-@pytest.mark.parametrize("mode", AT_ONCE)
+@pytest.mark.parametrize("mode", OWN_AT_ONCE)
 @pytest.mark.parametrize("is_nested", [False, True], ids=["flat", "nested"])
 def test_any_number_of_jobs_between_two_attempts_end_with_their_run(
     mode: str, is_nested: bool
@@ -58,7 +56,7 @@ def test_any_number_of_jobs_between_two_attempts_end_with_their_run(
     assert isinstance(run.errors["sub.boom" if is_nested else "boom"], KeyError)
 
 
-@pytest.mark.parametrize("mode", AT_ONCE)
+@pytest.mark.parametrize("mode", OWN_AT_ONCE)
 def test_any_number_of_jobs_between_two_attempts_end_when_time_is_over(mode: str) -> None:
     async def flaky() -> None:
         raise ValueError
@@ -216,7 +214,7 @@ def test_machines_close_what_is_open_though_cancelled_again_and_again() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("mode", HERE)
+@pytest.mark.parametrize("mode", OWN)
 def test_a_node_that_awaits_what_was_cancelled_has_failed_and_no_more(mode: str) -> None:
     async def node() -> None:
         task = asyncio.ensure_future(asyncio.Event().wait())
@@ -231,7 +229,7 @@ def test_a_node_that_awaits_what_was_cancelled_has_failed_and_no_more(mode: str)
         EXECUTE[mode](dag).raise_for_error()
 
 
-@pytest.mark.parametrize("mode", HERE)
+@pytest.mark.parametrize("mode", OWN)
 def test_a_cancellation_inside_of_a_node_is_retried_and_handled_like_a_failure(mode: str) -> None:
     calls: list[int] = []
 
@@ -278,7 +276,7 @@ def test_a_run_in_the_background_ends_with_its_loop() -> None:
 # Lateness.
 
 
-@pytest.mark.parametrize("mode", HERE)
+@pytest.mark.parametrize("mode", OWN)
 def test_an_async_node_that_keeps_the_loop_beyond_its_timeout_has_failed(mode: str) -> None:
     async def node() -> str:
         end = time.monotonic() + 0.1
@@ -291,7 +289,7 @@ def test_an_async_node_that_keeps_the_loop_beyond_its_timeout_has_failed(mode: s
     assert run.results == {}
 
 
-@pytest.mark.parametrize("mode", HERE)
+@pytest.mark.parametrize("mode", OWN)
 def test_an_async_node_that_catches_its_cancellation_is_late_all_the_same(mode: str) -> None:
     async def node() -> str:
         try:
@@ -353,7 +351,7 @@ def test_a_chain_that_never_suspends_keeps_to_the_timeout_and_lets_others_have_t
     assert len(ticks) > 2
 
 
-@pytest.mark.parametrize("mode", HERE)
+@pytest.mark.parametrize("mode", OWN)
 def test_a_run_whose_last_node_ended_too_late_is_late_and_keeps_its_results(mode: str) -> None:
     async def node() -> str:
         end = time.monotonic() + 0.2
@@ -395,19 +393,13 @@ def test_a_finished_run_leaves_no_timer_in_the_loop() -> None:
     asyncio.run(main())
 
 
-WAYS: dict[str, dict[str, Any]] = {
-    "parallel": {"mode": "parallel"},
-    "async": {"mode": "async"},
-    "sequential with a timeout": {"timeout": LONG},
-    "parallel with a timeout": {"mode": "parallel", "timeout": LONG},
-    "sequential": {},
-}
-
-
 @pytest.mark.usefixtures("_no_collector")
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MODES)
+@pytest.mark.parametrize("limit", [None, LONG])
 @pytest.mark.parametrize("kind", ["flat", "nested", "timed", "hooked", "machine"])
-def test_what_a_run_held_is_freed_with_it_without_the_collector(way: str, kind: str) -> None:
+def test_what_a_run_held_is_freed_with_it_without_the_collector(
+    way: str, limit: float | None, kind: str
+) -> None:
     references: list[weakref.ref[Value]] = []
 
     def make() -> Value:
@@ -433,7 +425,7 @@ def test_what_a_run_held_is_freed_with_it_without_the_collector(way: str, kind: 
         if kind == "nested":
             workflow = nested_in(workflow)
     for _ in range(4):
-        workflow.run(**WAYS[way])
+        EXECUTE[way](workflow, timeout=limit)
     wait_until(lambda: sum(each() is not None for each in references) <= 1)
 
 
@@ -460,7 +452,7 @@ def test_what_an_awaited_run_held_is_freed_with_it_without_the_collector() -> No
 # Cleaning up.
 
 
-@pytest.mark.parametrize("mode", HERE)
+@pytest.mark.parametrize("mode", OWN)
 @pytest.mark.parametrize("is_nested", [False, True], ids=["flat", "nested"])
 def test_cleanup_after_a_deadline_is_inside_of_its_run(mode: str, is_nested: bool) -> None:
     let_go = threading.Event()
@@ -474,7 +466,7 @@ def test_cleanup_after_a_deadline_is_inside_of_its_run(mode: str, is_nested: boo
     assert seen == [(True, "held")]
 
 
-@pytest.mark.parametrize("mode", HERE)
+@pytest.mark.parametrize("mode", OWN)
 def test_cleanup_after_a_deadline_sees_the_contextvars_of_its_call(mode: str) -> None:
     import contextvars
 
@@ -499,7 +491,7 @@ def _short_grace() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_short_grace")
-@pytest.mark.parametrize("mode", HERE)
+@pytest.mark.parametrize("mode", OWN)
 def test_cleanup_that_does_not_end_is_cut_off_after_its_grace_and_the_next_begins(
     mode: str,
 ) -> None:
@@ -522,7 +514,7 @@ def test_cleanup_that_does_not_end_is_cut_off_after_its_grace_and_the_next_begin
     assert closed == ["closed"]
 
 
-@pytest.mark.parametrize("mode", HERE)
+@pytest.mark.parametrize("mode", OWN)
 def test_a_nested_workflow_that_is_late_has_cleaned_up_before_its_node_ends(mode: str) -> None:
     let_go = threading.Event()
     log: list[str] = []

@@ -18,13 +18,13 @@ import pytest
 
 from fast_dag import DAG, FSM, Context, ExecutionError
 from fast_dag.cache.keys import key_of, stable_text
-from tests.concurrency.support import EXECUTE, LONG
+from tests.concurrency.support import LONG
+from tests.ways import EXECUTE, OWN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-HERE = ("sequential", "parallel", "async", "run_async")
-everywhere = pytest.mark.parametrize("mode", HERE)
+everywhere = pytest.mark.parametrize("mode", OWN)
 
 
 def leaves(*args: Any) -> Any:

@@ -13,13 +13,12 @@ import pytest
 
 from fast_dag import DAG, FSM, ExecutionError
 from fast_dag.drive.threads import shared
-from tests.concurrency.support import EXECUTE, LONG, wait_for
+from tests.concurrency.support import LONG, wait_for
+from tests.ways import EXECUTE, OWN, OWN_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-HERE = ("sequential", "parallel", "async", "run_async")
-AT_ONCE = ("parallel", "async", "run_async")
 
 inside: contextvars.ContextVar[str] = contextvars.ContextVar("inside", default="nothing")
 
@@ -94,7 +93,7 @@ def flask_context() -> Iterator[str]:
         flask_context,
     ],
 )
-@pytest.mark.parametrize("mode", HERE)
+@pytest.mark.parametrize("mode", OWN)
 @pytest.mark.parametrize("kind", ["dag", "machine", "nested"])
 def test_a_resource_is_opened_and_closed_in_one_context_and_one_task(
     mode: str, kind: str, factory: Any
@@ -120,7 +119,7 @@ def test_a_resource_is_opened_and_closed_in_one_context_and_one_task(
     assert inside.get() == "nothing"
 
 
-@pytest.mark.parametrize("mode", HERE)
+@pytest.mark.parametrize("mode", OWN)
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 def test_a_generator_is_resumed_however_the_run_ended_and_knows_how(
     mode: str, is_async: bool
@@ -147,7 +146,7 @@ def test_a_generator_is_resumed_however_the_run_ended_and_knows_how(
     assert seen == ["completed", "failed", "completed_with_errors", "timed_out"]
 
 
-@pytest.mark.parametrize("mode", AT_ONCE)
+@pytest.mark.parametrize("mode", OWN_AT_ONCE)
 def test_a_resource_that_breaks_ends_its_run_and_is_named(mode: str) -> None:
     async def fails() -> None:
         raise OSError("the child failed")
@@ -170,7 +169,7 @@ def test_a_resource_that_breaks_ends_its_run_and_is_named(mode: str) -> None:
     assert isinstance(caught.value.__cause__, ExceptionGroup)
 
 
-@pytest.mark.parametrize("mode", HERE)
+@pytest.mark.parametrize("mode", OWN)
 def test_all_resources_are_closed_though_closings_raise(mode: str) -> None:
     closed: list[str] = []
     dag = DAG("closes").add_node("use", lambda a, b, c: 1)
@@ -207,7 +206,7 @@ def test_runs_on_a_loop_share_a_bounded_set_of_threads() -> None:
     assert len(threads) <= shared().most
 
 
-@pytest.mark.parametrize("mode", AT_ONCE)
+@pytest.mark.parametrize("mode", OWN_AT_ONCE)
 @pytest.mark.parametrize("phase", ["pre_execute", "post_execute", "cleanup"])
 def test_sync_hooks_of_many_async_nodes_share_a_bounded_set_of_threads(
     mode: str, phase: str
@@ -238,7 +237,7 @@ def test_a_run_that_says_so_has_more_threads_than_are_shared() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "awaited"])
+@pytest.mark.parametrize("mode", OWN)
 def test_nodes_that_wait_for_runs_of_their_own_lend_them_their_threads(mode: str) -> None:
     """More of them than there are threads, several levels deep: all wait for what needs one."""
     many = shared().most + 2
@@ -246,9 +245,7 @@ def test_nodes_that_wait_for_runs_of_their_own_lend_them_their_threads(mode: str
     def below() -> Any:
         inner = DAG("inner").add_node("one", lambda: 1).add_node("two", lambda one: one + 1)
         inner.add_node("beside", lambda: 3).connect("one", "two")
-        if mode == "awaited":
-            return asyncio.run(inner.run_async())
-        return inner.run(mode=mode, outputs=["two", "beside"])
+        return EXECUTE[mode](inner, outputs=["two", "beside"]).value
 
     def level() -> Any:
         outer = DAG("outer")
@@ -401,7 +398,7 @@ def test_a_cached_result_wakes_its_waiters_beside_an_inline_node_that_is_at_work
 # What users look up.
 
 
-@pytest.mark.parametrize("mode", AT_ONCE)
+@pytest.mark.parametrize("mode", OWN_AT_ONCE)
 def test_a_part_of_a_result_that_is_slow_to_look_up_holds_up_no_other_node(mode: str) -> None:
     looked_up, other_ran = threading.Event(), threading.Event()
 

@@ -27,17 +27,10 @@ from fast_dag import (
 )
 from fast_dag.run.machine import Step
 from tests.fsm.support import LONG, counting, door, machine
+from tests.ways import STARTED, WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-WAYS: dict[str, dict[str, Any]] = {
-    "sequential": {},
-    "observed": {"progress": lambda *event: None},
-    "parallel": {"mode": "parallel"},
-    "async": {"mode": "async"},
-    "timed": {"timeout": LONG},
-}
 
 
 class Awaited:
@@ -68,13 +61,16 @@ class Awaited:
         return iter(asyncio.run(steps()))
 
 
-@pytest.fixture(params=[*WAYS, "awaited"])
+@pytest.fixture(params=[*STARTED, "run_async"])
 def start(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """`fsm.start(...)`, in one of the ways to drive a machine."""
-    if request.param == "awaited":
-        return lambda fsm, *args, **options: Awaited(fsm.start(*args, **options))
     way = WAYS[request.param]
-    return lambda fsm, *args, **options: fsm.start(*args, **{**way, **options})
+
+    def started(fsm: FSM, *args: Any, **options: Any) -> Any:
+        live = fsm.start(*args, **{**way.options, **options})
+        return Awaited(live) if way.is_awaited else live
+
+    return started
 
 
 # Steps.
@@ -568,8 +564,8 @@ def test_a_machine_that_leads_nowhere_is_done(start: Any) -> None:
         live.step()
 
 
-@pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
-def test_an_interrupted_machine_goes_on_where_it_was(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", STARTED)
+def test_an_interrupted_machine_goes_on_where_it_was(name: str) -> None:
     interrupt = [True]
 
     def tock(n: int) -> Any:
@@ -580,7 +576,7 @@ def test_an_interrupted_machine_goes_on_where_it_was(options: dict[str, Any]) ->
 
     fsm = counting(9)
     fsm.add_state("tock", tock, replace=True)
-    live = fsm.start(**options)
+    live = fsm.start(**WAYS[name].options)
     with pytest.raises(KeyboardInterrupt):
         live.run()
     assert (live.state, live.next_state, live.value) == ("tick", "tock", 5)

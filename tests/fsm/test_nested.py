@@ -24,6 +24,7 @@ from fast_dag import (
 )
 from fast_dag.errors import MissingResultError
 from tests.fsm.support import LONG, counting, machine
+from tests.ways import MODES, MODES_EVERYWHERE
 
 
 class BoomError(Exception):
@@ -110,7 +111,7 @@ def test_options_of_a_state_cover_the_whole_dag(execute: Any) -> None:
 # An FSM as a node.
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "process"])
+@pytest.mark.parametrize("mode", MODES_EVERYWHERE)
 def test_an_fsm_is_a_node_with_the_parameters_of_its_initial_state(mode: Any) -> None:
     inner = FSM("inner", initial_state="a", terminal_states=["b"])
     inner.add_state("a", lambda n, step=2, context=None: n + step)
@@ -156,7 +157,7 @@ def test_nested_machines_do_not_starve_one_worker() -> None:
 def test_views_of_a_nested_machine_are_its_own_inside_of_it() -> None:
     inner = machine(a=lambda: inner.state_history, b=lambda x: (x, inner.cycle_count))
     dag = DAG("outer").add_node("sub", inner)
-    for mode in ("sequential", "parallel", "async"):
+    for mode in MODES:
         assert dag.run(mode=mode) == (["a"], 2)  # type: ignore[arg-type]
 
 
@@ -272,7 +273,7 @@ def test_a_deadline_reaches_nested_machines() -> None:
     endless = FSM("endless", keep_history=1, max_cycles=10**9)
     endless.add_state("a", lambda: FSMReturn("a"), initial=True)
     fsm = machine(work=DAG("dag").add_node("sub", endless))
-    for mode in ("sequential", "parallel"):
+    for mode in MODES:
         with pytest.raises(fast_dag.TimeoutError):
             fsm.run(timeout=0.05, mode=mode)  # type: ignore[arg-type]
 

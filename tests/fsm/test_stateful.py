@@ -24,6 +24,7 @@ from fast_dag import (
     Machine,
     MaxCyclesError,
 )
+from tests.properties import tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -283,7 +284,7 @@ class DrivenOverSnapshots(Driven):
     restores = True
 
 
-how_long = settings(max_examples=60, stateful_step_count=25, deadline=None)
+how_long = settings(tries(60), stateful_step_count=25)
 TestDriven = Driven.TestCase
 TestDriven.settings = how_long
 TestDrivenByTheGeneralPath = DrivenByTheGeneralPath.TestCase

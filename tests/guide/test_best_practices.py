@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from fast_dag import DAG, Context, ExecutionError
-
-MODES = ["sequential", "parallel", "async"]
+from tests.ways import MODES
 
 
 class PrimarySourceError(Exception):

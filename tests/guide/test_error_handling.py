@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fast_dag import DAG, Context, ExecutionError
+from tests.ways import MODES
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def handle_error(node, inputs, error):
     return {"error": str(error), "default": True}
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_node_is_tried_up_to_three_times_more(mode: str) -> None:
     statuses = [500, 502, 503, 200]
     dag = risky(statuses, retry_delay=0.002)
@@ -84,7 +85,7 @@ def test_the_first_wait_is_the_delay_and_each_later_one_is_longer() -> None:
     assert told[3:] == [1.0]
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_handler_of_the_node_may_give_a_default(
     capsys: pytest.CaptureFixture[str], mode: str
 ) -> None:
@@ -120,7 +121,7 @@ def two_that_fail(error: Exception) -> DAG:
     return dag.connect("good", "after_good")
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+@pytest.mark.parametrize("mode", MODES)
 def test_continue_runs_whatever_does_not_depend_on_the_failure(mode: str) -> None:
     dag = two_that_fail(ValueError("broken"))
     result = dag.run(error_strategy="continue", mode=mode)
@@ -155,7 +156,7 @@ def dag_error_handler(node_name: str, error: Exception, context: Context):
     return "continue"  # Continue with other nodes
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+@pytest.mark.parametrize("mode", MODES)
 def test_the_handler_of_the_run_continues_with_other_nodes(
     mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -181,7 +182,7 @@ def test_the_handler_of_the_run_stops_it_at_a_critical_error() -> None:
     assert [entry["node"] for entry in dag.context.metadata["errors"]] == ["bad"]
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_checkpoint_has_the_data_and_the_context(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
@@ -289,7 +290,7 @@ def test_the_breaker_closes_again_after_its_timeout_and_a_success_resets_it() ->
     assert (breaker.failures, breaker.last_failure) == (0, None)
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_wrapper_without_functools_wraps_is_a_node_like_its_function(mode: str) -> None:
     dag = protected(CircuitBreaker(failure_threshold=3, timeout=300), ["up"])
     assert list(dag.nodes) == ["protected_api_call"]

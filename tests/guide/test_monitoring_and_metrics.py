@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from fast_dag import DAG, FSM, Context, FSMReturn
-
-MODES = ["sequential", "parallel", "async"]
+from tests.ways import MODES
 
 
 @pytest.mark.parametrize("mode", MODES)

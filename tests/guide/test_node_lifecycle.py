@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fast_dag import DAG, ExecutionError, MissingInputError
+from tests.ways import MODES
 
-MODES = ["sequential", "parallel", "async"]
 Capture = pytest.CaptureFixture[str]
 
 

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from fast_dag import DAG, Context
-
-MODES = ["sequential", "parallel", "async"]
+from tests.ways import MODES
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -17,6 +17,7 @@ from fast_dag.draw.view import view_of
 from fast_dag.draw.words import duration
 from fast_dag.report.analysis import analyse
 from tests.draw.conftest import at_times, retried
+from tests.ways import MODES
 
 if TYPE_CHECKING:
     from fast_dag import Run
@@ -118,7 +119,7 @@ def test_attempts_and_waits_are_pieces_of_a_bar() -> None:
     ]
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+@pytest.mark.parametrize("mode", MODES)
 def test_retries_are_recorded_in_every_mode(mode: Any) -> None:
     dag, tries = DAG("demo"), []
 
@@ -133,7 +134,7 @@ def test_retries_are_recorded_in_every_mode(mode: Any) -> None:
     (bar,) = analysis_of(run).bars
     kinds = [piece.kind for piece in bar.pieces]
     assert kinds == ["failed", "slept", "failed", "slept", "ran"]
-    assert [retry.error for retry in run.record.retried] == ["OSError: busy"] * 2
+    assert [retry.error for retry in run._execution.record.retried] == ["OSError: busy"] * 2
     assert all(piece.start <= piece.end for piece in bar.pieces)
 
 
@@ -165,7 +166,7 @@ def test_retries_of_a_machine_are_remembered_as_long_as_its_visits() -> None:
     seen: list[int] = []
     fsm.add_state("b", lambda: 1)
     run = fsm.execute()
-    assert len(run.record.retried) <= 10
+    assert len(run._execution.record.retried) <= 10
     assert run.metrics["retries"] == 102
     run.summary()
 
@@ -179,7 +180,7 @@ def test_retries_at_once_are_all_recorded() -> None:
     for number in range(50):
         dag.add_node(f"n{number}", fails, retry=4, retry_delay=0)
     run = dag.execute(mode="parallel", max_workers=8, error_strategy="continue")
-    assert len(run.record.retried) == 200
+    assert len(run._execution.record.retried) == 200
 
 
 def test_nested_nodes_stand_behind_their_workflow(orders: DAG) -> None:
@@ -205,7 +206,7 @@ def test_machine_restored_elsewhere_has_no_clock_for_earlier_visits(order: FSM) 
     machine.step()
     again = order.restore(machine.snapshot())
     again.run()
-    run = order._last_run
+    run = order.last_run
     assert run is not None
     analysis = analysis_of(run)
     assert "pending" not in [bar.path for bar in analysis.bars]
@@ -216,7 +217,7 @@ def test_machine_restored_elsewhere_has_no_clock_for_earlier_visits(order: FSM) 
 def test_run_in_progress_is_told() -> None:
     dag, seen = DAG("demo"), []
     dag.add_node("first", lambda: 1)
-    dag.add_node("second", lambda first: seen.append(dag._run_in_view().summary()))  # type: ignore[union-attr]
+    dag.add_node("second", lambda first: seen.append(dag.last_run.summary()))  # type: ignore[union-attr]
     dag.connect("first", "second").run(mode="parallel")
     assert "demo: running" in seen[0]
 

@@ -9,19 +9,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
-    from fast_dag.run.run import Run
+    from fast_dag.call.host import Host
 
 
 _waiting_lock = RLock()  # a signal handler or a finalizer may come back here
-_waiting: list[tuple[Run, SingleFlight]] = []
-"""Which runs wait for which computations, in this process."""
+_waiting: list[tuple[Host, SingleFlight]] = []
+"""Which executions wait for which computations, in this process."""
 
 
-def _around(run: Run | None) -> Iterator[Run]:
-    """A run, the one in whose node it was started, and so on outwards."""
-    while run is not None:
-        yield run
-        run = run.outer
+def _around(host: Host | None) -> Iterator[Host]:
+    """An execution, the one in whose node it was started, and so on outwards."""
+    while host is not None:
+        yield host
+        host = host.outer
 
 
 class SingleFlight:
@@ -31,42 +31,42 @@ class SingleFlight:
     or was given up, and one of those that waited takes over.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, host: Host) -> None:
+        self.host = host
         self.result: Sequence[Any] | None = None
         self.is_stale = False  # the cache was invalidated since it began
         self._finished = Event()
         self._lock = RLock()
         self._callbacks: list[Callable[[], None]] = []
 
-    def is_part_of(self, run: Run) -> bool:
-        """Whether `run` was started by a node of the run that computes: to wait there may be to
-        wait for oneself. A node of the same run is none that the computation needs."""
-        return any(each is self.run for each in _around(run.outer))
+    def is_part_of(self, host: Host) -> bool:
+        """Whether `host` was started by a node of the execution that computes: to wait there may be
+        to wait for oneself. A node of the same execution is none that the computation needs."""
+        return any(each is self.host for each in _around(host.outer))
 
-    def join(self, run: Run) -> bool:
-        """Whether `run` may wait; not where this computation, in the end, waits for `run`, and not
-        where an event loop would stand still meanwhile, which the computation may need."""
-        if any(each.blocks_loop and each.status == "running" for each in _around(run)):
+    def join(self, host: Host) -> bool:
+        """Whether `host` may wait: not if this computation, in the end, waits for `host`, and not
+        if an event loop would stand still meanwhile, which the computation may need."""
+        if any(each.blocks_loop for each in _around(host)):
             return False
         with _waiting_lock:
             todo: list[SingleFlight] = [self]
             seen: set[SingleFlight] = {self}
             while todo:
                 flight = todo.pop()
-                if flight.is_part_of(run):
+                if flight.is_part_of(host):
                     return False
                 for waiter, awaited in _waiting:
                     if awaited not in seen and flight.is_part_of(waiter):
                         seen.add(awaited)
                         todo.append(awaited)
-            _waiting.append((run, self))
+            _waiting.append((host, self))
             return True
 
-    def leave(self, run: Run) -> None:
-        """`run`, which had joined, waits no more."""
+    def leave(self, host: Host) -> None:
+        """`host`, which had joined, waits no more."""
         with _waiting_lock:
-            _waiting.remove((run, self))
+            _waiting.remove((host, self))
 
     def wait(self) -> None:
         """Block until it ends."""

@@ -20,7 +20,7 @@ from fast_dag.cache.keys import (
 )
 from fast_dag.cache.memory import MemoryBackend
 from fast_dag.cache.single_flight import SingleFlight
-from fast_dag.call.effects import Invoke, Raised, waitable
+from fast_dag.call.effects import Invoke, Raised
 from fast_dag.define.signature import (
     ABSENT,
     UnreadableSignatureError,
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from fast_dag.cache.fingerprint import Base, Workflow
-    from fast_dag.cache.keys import Host
     from fast_dag.cache.memory import Backend
     from fast_dag.call.effects import Effect
+    from fast_dag.call.host import Host
     from fast_dag.define.signature import Signature
 
     Found = Sequence[Any]
@@ -75,7 +75,7 @@ class NodeCache:
         node: CachedNode,
         *,
         ttl: float | None = None,
-        cache_key: Sequence[str] | Callable[..., Any] | None = None,
+        cache_key: list[str] | Callable[..., Any] | None = None,
         version: str | int | None = None,
         backend: Backend | None = None,
         max_entries: int = 1024,
@@ -84,18 +84,11 @@ class NodeCache:
         self.ttl = ttl
         self._inputs = node.inputs
         self._takes_any = node.signature.var_keyword is not None
-        if isinstance(cache_key, str):
-            raise InvalidNodeError(
-                f"cached node {node.name!r}: cache_key is a list of names, not {cache_key!r}",
-                node=node.name,
-            )
         self._key_function = _KeyFunction(node, cache_key) if callable(cache_key) else None
-        self.cache_key: tuple[str, ...] | None = None
-        if cache_key is not None and not callable(cache_key):
-            self.cache_key = tuple(cache_key)
+        self.cache_key = None if callable(cache_key) else cache_key
         self.shared = backend is not None
         self.backend: Backend = MemoryBackend(max_entries) if backend is None else backend
-        self._check(node, max_entries)
+        self._check(node)
         self._base: Base | None = None
         self._site = _Site()
         if self.shared:
@@ -111,16 +104,10 @@ class NodeCache:
         self._lock = RLock()  # a signal handler or a finalizer may come back here
         self._warned: set[str] = set()
 
-    def _check(self, node: CachedNode, max_entries: int) -> None:
+    def _check(self, node: CachedNode) -> None:
         def refuse(problem: str) -> InvalidNodeError:
             return InvalidNodeError(f"cached node {node.name!r}: {problem}", node=node.name)
 
-        if self.ttl is not None:
-            if not isinstance(self.ttl, (int, float)) or not self.ttl > 0:
-                raise refuse(f"ttl is a number of seconds above 0, not {self.ttl!r}")
-            self.ttl = waitable(self.ttl)
-        if not isinstance(max_entries, int) or max_entries < 1:
-            raise refuse(f"max_entries is a count of at least 1, not {max_entries!r}")
         for name in self.cache_key or ():
             if name not in node.inputs and not node.signature.var_keyword:
                 hint = closest(name, node.inputs)[1]
@@ -131,16 +118,16 @@ class NodeCache:
 
     # Keys.
 
-    def key(self, inputs: Mapping[str, Any], run: Host | None = None) -> Any:
+    def key(self, inputs: Mapping[str, Any], host: Host | None = None) -> Any:
         """The key of a call in a run; None, with one warning, if its inputs have none."""
         try:
-            return self._made_key(inputs, run)
+            return self._made_key(inputs, host)
         except UnkeyableError as error:
             self._warn("key", f"cannot be cached by these inputs: {error}; it runs uncached")
             return None
 
-    def _made_key(self, inputs: Mapping[str, Any], run: Host | None = None) -> Any:
-        parts = self._parts(inputs, run)
+    def _made_key(self, inputs: Mapping[str, Any], host: Host | None = None) -> Any:
+        parts = self._parts(inputs, host)
         if self._base is not None:
             texts = [(name, stable_text(each, f"parameter {name!r}")) for name, each in parts]
             return f"{self._base.text()}:{_short(repr(texts))}"
@@ -149,12 +136,12 @@ class NodeCache:
         return parts
 
     def _parts(
-        self, inputs: Mapping[str, Any], run: Host | None = None
+        self, inputs: Mapping[str, Any], host: Host | None = None
     ) -> tuple[tuple[str, Hashable], ...]:
         """What a key is made of, by name. Raises UnkeyableError."""
         if self._key_function is not None:
             return self._key_function.parts(inputs)
-        return inputs_key(self._counted(inputs), run)
+        return inputs_key(self._counted(inputs), host)
 
     def _counted(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """The inputs that are part of the key."""
@@ -173,20 +160,20 @@ class NodeCache:
     # Reading and writing: effects, if it may take a while or the backend is not our own.
 
     def looked_up(
-        self, inputs: Mapping[str, Any], run: Host | None = None
+        self, inputs: Mapping[str, Any], host: Host | None = None
     ) -> Generator[Effect, Any, tuple[Any, Found | None]]:
         """The key of a call, and the entry in our own memory. An event loop makes the keys of small
         plain values itself; for all others a worker thread makes the key."""
         is_ready = self._base is None or self._base.is_ready
         if is_ready and self._key_function is None and is_quick(self._counted(inputs).values()):
-            return self._look_up(inputs, run)
+            return self._look_up(inputs, host)
         found: tuple[Any, Found | None] = _unwrapped(
-            (yield Invoke(self._look_up, (inputs, run), False))
+            (yield Invoke(self._look_up, (inputs, host), False))
         )
         return found
 
-    def _look_up(self, inputs: Mapping[str, Any], run: Host | None) -> tuple[Any, Found | None]:
-        key = self.key(inputs, run)
+    def _look_up(self, inputs: Mapping[str, Any], host: Host | None) -> tuple[Any, Found | None]:
+        key = self.key(inputs, host)
         return key, None if key is None or self.shared else self.at_hand(key)
 
     def _ask(self, method: str, *args: Any) -> Generator[Effect, Any, Any]:
@@ -281,7 +268,7 @@ class NodeCache:
 
     def write(self, place: Any, value: Any, flight: SingleFlight) -> Generator[Effect, Any, None]:
         """Keep a value that was computed, unless the cache was invalidated since that began."""
-        forget_key(value, flight.run)
+        forget_key(value, flight.host)
         if flight.is_stale:
             return
         expires = None if self.ttl is None else self._clock() + self.ttl
@@ -396,14 +383,14 @@ class NodeCache:
 
     # Who computes.
 
-    def claim(self, key: Any, run: Any) -> tuple[SingleFlight, bool]:
+    def claim(self, key: Any, host: Host) -> tuple[SingleFlight, bool]:
         """The computation of a key, and whether it is the caller's own, just begun."""
         flights = self._site.flights
         with self._site.lock:
             flight = flights.get(key)
             if flight is not None:
                 return flight, False
-            flight = flights[key] = SingleFlight(run)
+            flight = flights[key] = SingleFlight(host)
             return flight, True
 
     def finish(self, key: Any, flight: SingleFlight) -> None:

@@ -15,9 +15,16 @@ from fast_dag.errors import failures
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
-    from typing import Any, Final
+    from typing import Any, Final, Protocol
 
-    from fast_dag.cache.single_flight import SingleFlight
+    class Waitable(Protocol):
+        """Something that becomes ready once, and stays so."""
+
+        def wait(self) -> None:
+            """Block until it is ready."""
+
+        def when_ready(self, callback: Callable[[], None], /) -> None:
+            """Call back when it is ready, in whatever thread, or now if it is."""
 
 
 ONE_SHOT: Final = frozenset({GeneratorType, AsyncGeneratorType, map, filter, zip})
@@ -31,10 +38,10 @@ class Outcome(Fields):
     was one.
 
     `attempts` counts the calls of the node's function; `cached` tells of a cached node whether the
-    value was there.
+    value was there. `verdict` is what it means to the run, once that was found.
     """
 
-    __slots__ = ("attempts", "cached", "ok", "value", "where")
+    __slots__ = ("attempts", "cached", "ok", "value", "verdict", "where")
 
     def __init__(
         self,
@@ -49,6 +56,7 @@ class Outcome(Fields):
         self.attempts = attempts
         self.where = where
         self.cached = cached
+        self.verdict: Any = None
 
     def answer(self) -> Any:
         """The same as the answer to an effect."""
@@ -57,8 +65,6 @@ class Outcome(Fields):
 
 STOPPED: Final = Outcome(False, None, attempts=0)
 """How a call ends that was not made, since its run was stopped."""
-
-"""Call the node's function with these arguments; answered with its value, or with Raised."""
 
 
 class Invoke(Fields):
@@ -104,12 +110,13 @@ class Sleep(Fields):
 
 
 class Await(Fields):
-    """Wait for a computation of another run; answered like Sleep."""
+    """Wait until something else is ready: a computation of another run, a token of a limiter;
+    answered like Sleep."""
 
-    __slots__ = ("flight",)
+    __slots__ = ("waitable",)
 
-    def __init__(self, flight: SingleFlight) -> None:
-        self.flight = flight
+    def __init__(self, waitable: Waitable) -> None:
+        self.waitable = waitable
 
 
 class Raised(Fields):
@@ -123,8 +130,17 @@ class Raised(Fields):
 
 if TYPE_CHECKING:
     Attempt = tuple[Sequence[Any], dict[str, Any]]
+    """Call the node's function with these arguments; answered with its value, or with Raised."""
     Effect = Attempt | Invoke | Sleep | Await
     Effects = Generator[Effect, Any, Outcome]
+
+
+def bare_effects(attempt: Attempt) -> Effects:
+    """A call with nothing around it, as effects."""
+    answer = yield attempt
+    if isinstance(answer, Raised):
+        return Outcome(False, answer.error)
+    return Outcome(True, answer)
 
 
 def interpret(
@@ -152,7 +168,7 @@ def interpret(
                 if isinstance(effect, Sleep):
                     sleep(effect.seconds)
                 else:
-                    effect.flight.wait()
+                    effect.waitable.wait()
                 answer = True
                 continue
             try:

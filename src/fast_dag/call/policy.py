@@ -27,11 +27,18 @@ if TYPE_CHECKING:
     from fast_dag.cache.store import NodeCache
     from fast_dag.call.effects import Attempt, Effects
     from fast_dag.call.hooks import Hook
+    from fast_dag.call.host import Host
     from fast_dag.context import Context
     from fast_dag.define.node import Node
-    from fast_dag.run.run import Run
 
     Inputs = dict[str, Any]
+
+    class Around(Protocol):
+        """Puts effects before and after those of a call: a generator that waits for its turn
+        (`yield Await(...)`), yields from `effects` and returns their Outcome. It is closed if the
+        call is given up."""
+
+        def __call__(self, host: Host, effects: Effects, /) -> Effects: ...
 
     class Waiter(Protocol):
         """A thread that may wait, for what plain calls leave to be done."""
@@ -47,16 +54,19 @@ if TYPE_CHECKING:
 class CallPolicy:
     """What was asked for around the calls of one node.
 
+    `arounds` put further effects around all of that, the first of them closest to it.
+
     >>> from fast_dag import DAG
     >>> node = DAG("demo").node(name="flaky", retry=1, retry_delay=0.5)(lambda: 0)
     >>> run = DAG("other").add_node("answer", lambda: 42).execute()
-    >>> effects = CallPolicy(node, {}, None).effects_of(run, ([], {}))
+    >>> effects = CallPolicy(node, {}, None).effects_of(run._execution, ([], {}))
     >>> next(effects)
     ([], {})
     >>> effects.close()
     """
 
     __slots__ = (
+        "arounds",
         "by_position",
         "cache",
         "cleanup",
@@ -78,8 +88,10 @@ class CallPolicy:
         hooks: Mapping[str, Hook],
         handler: Hook | None,
         resources: Sequence[str] = (),
+        arounds: Sequence[Around] = (),
     ) -> None:
         self.node = node
+        self.arounds = arounds
         self.by_position = node.signature.by_position
         self.cache = node.cache
         self.handler = handler
@@ -95,14 +107,21 @@ class CallPolicy:
         self.sole = names[0] if len(names) == 1 and not self.only_retries else None
         self.is_simple = not (
             resources
+            or arounds
             or (self.cache is not None and self.cache.shared)
             or any(hook.is_async for hook in hooks.values())
         )
 
-    def effects_of(self, run: Run, attempt: Attempt) -> Effects:
-        """One call in `run`, as effects; `attempt` are the arguments."""
+    def effects_of(self, host: Host, attempt: Attempt) -> Effects:
+        """One call in an execution, as effects; `attempt` are the arguments."""
+        effects = self._effects_of(host, attempt)
+        for around in self.arounds:
+            effects = around(host, effects)
+        return effects
+
+    def _effects_of(self, host: Host, attempt: Attempt) -> Effects:
         if self.only_retries:
-            return (yield from self._attempts(run, {}, attempt))
+            return (yield from self._attempts(host, {}, attempt))
         inputs = self._named(attempt)
         kept: Attempt | None = attempt  # good for as long as nobody else has the inputs in hand
         for name in self.resources:  # opened later, and no part of a cache's key
@@ -112,7 +131,7 @@ class CallPolicy:
         outcome: Outcome | None = None
         if self.pre_execute is not None:
             kept = None
-            answer = yield self.pre_execute.invoke(self.node, inputs, run.context)
+            answer = yield self.pre_execute.invoke(self.node, inputs, host.context)
             if answer is not None:
                 try:
                     inputs = _new_inputs(answer)
@@ -121,30 +140,30 @@ class CallPolicy:
         if outcome is not None:
             pass
         elif self.cache is None:
-            outcome = yield from self._attempts(run, inputs, kept)
+            outcome = yield from self._attempts(host, inputs, kept)
         else:
             try:
-                key, found = yield from self.cache.looked_up(inputs, run)
+                key, found = yield from self.cache.looked_up(inputs, host)
             except failures() as error:
                 outcome = _failed(error, "cache")
             else:
                 if found is None:
-                    outcome = yield from self._cached(self.cache, key, run, inputs, kept)
+                    outcome = yield from self._cached(self.cache, key, host, inputs, kept)
                 else:
                     outcome = Outcome(True, found[0], 0, None, True)
         if outcome.ok and self.post_execute is not None:
             result = outcome.value
-            answer = yield self.post_execute.invoke(self.node, inputs, result, run.context)
+            answer = yield self.post_execute.invoke(self.node, inputs, result, host.context)
             if isinstance(answer, Raised):
                 outcome = _failed(
                     answer.error, "post_execute hook", outcome.attempts, outcome.cached
                 )
             elif answer is not None:
                 outcome.value = answer
-        return (yield from self._ended(run, inputs, outcome))
+        return (yield from self._ended(host, inputs, outcome))
 
     def call_inline(  # noqa: PLR0912, PLR0915  one order, told flat
-        self, run: Run, attempt: Attempt, func: Callable[..., Any], waiter: Waiter
+        self, host: Host, attempt: Attempt, func: Callable[..., Any], waiter: Waiter
     ) -> Any:
         """The same call, made in this thread: its value, or an Outcome where there is more to tell.
 
@@ -154,7 +173,7 @@ class CallPolicy:
         variables = copy_context()
         try:
             if not self.is_simple:
-                return waiter.carry_out(self.effects_of(run, attempt), func, variables)
+                return waiter.carry_out(self.effects_of(host, attempt), func, variables)
             args, kwargs = attempt
             node, sole, call, inputs = self.node, self.sole, variables.run, _NO_INPUTS
             if sole is not None and len(args) == 1 and not kwargs:
@@ -170,7 +189,7 @@ class CallPolicy:
                     if hook.takes == 2:
                         answer = call(hook.func, node, inputs)
                     else:
-                        answer = call(hook.func, *hook.offered(node, inputs, run.context))
+                        answer = call(hook.func, *hook.offered(node, inputs, host.context))
                     if type(answer) is CoroutineType:
                         answer = waiter.wait(answer, variables)
                     if answer is not None:
@@ -178,26 +197,26 @@ class CallPolicy:
                     if sole is not None and len(inputs) == 1 and sole in inputs:
                         args, kwargs = (inputs[sole],), _NO_INPUTS
                     elif self.cache is None:
-                        args, kwargs = kept = self._attempt(inputs, _NO_INPUTS, run.context)
+                        args, kwargs = kept = self._attempt(inputs, _NO_INPUTS, host.context)
                 except failures() as error:
                     outcome = _failed(error, "pre_execute hook")
             if outcome is not None:
                 pass
             elif self.cache is not None:
                 try:
-                    key = self.cache.key(inputs, run)
+                    key = self.cache.key(inputs, host)
                     found = None if key is None else self.cache.at_hand(key)
                     if found is not None:
                         value, attempts = found[0], 0
-                        if run.observers is None:
-                            run.record.cache_hits += 1
+                        if not host.watched:
+                            host.record.cache_hits += 1
                         else:
                             outcome = Outcome(True, value, 0, None, True)
                 except failures() as error:
                     outcome = _failed(error, "cache")
                 else:
                     if found is None:
-                        effects = self._cached(self.cache, key, run, inputs, kept)
+                        effects = self._cached(self.cache, key, host, inputs, kept)
                         outcome = waiter.carry_out(effects, func, variables)
             else:
                 first = None
@@ -211,7 +230,7 @@ class CallPolicy:
                 except failures() as error:
                     first = error
                 if first is not None:  # no longer while that is handled: it is no other's context
-                    effects = self._attempts(run, inputs, kept, first)
+                    effects = self._attempts(host, inputs, kept, first)
                     first = None  # whose traceback has this frame
                     outcome = waiter.carry_out(effects, func, variables)
             if outcome is not None:
@@ -222,7 +241,7 @@ class CallPolicy:
                     if hook.takes == 3:
                         answer = call(hook.func, node, inputs, value)
                     else:
-                        answer = call(hook.func, *hook.offered(node, inputs, value, run.context))
+                        answer = call(hook.func, *hook.offered(node, inputs, value, host.context))
                     if type(answer) is CoroutineType:
                         answer = waiter.wait(answer, variables)
                     if answer is not None:
@@ -232,52 +251,52 @@ class CallPolicy:
                 except failures() as error:
                     outcome = _failed(error, "post_execute hook", attempts, cached)
             if self.cleanup is not None or (outcome is not None and not outcome.ok):
-                effects = self._ended(run, inputs, outcome or Outcome(True, value, attempts))
+                effects = self._ended(host, inputs, outcome or Outcome(True, value, attempts))
                 return waiter.carry_out(effects, func, variables)
             return value if outcome is None else outcome
         except BaseException:
-            waiter.carry_out(self.effects_of_cancelled(run), func, variables)
+            waiter.carry_out(self.effects_of_cancelled(host), func, variables)
             raise
 
-    def _ended(self, run: Run, inputs: Inputs, outcome: Outcome) -> Effects:
+    def _ended(self, host: Host, inputs: Inputs, outcome: Outcome) -> Effects:
         """What follows a result or a failure."""
         if not outcome.ok and outcome is not STOPPED:
-            outcome = yield from self._handled(run, inputs, outcome)
+            outcome = yield from self._handled(host, inputs, outcome)
         if self.cleanup is not None:
-            outcome = yield from self._cleaned_up(self.cleanup, run, outcome)
+            outcome = yield from self._cleaned_up(self.cleanup, host, outcome)
         return outcome
 
-    def effects_of_cancelled(self, run: Run) -> Effects:
+    def effects_of_cancelled(self, host: Host) -> Effects:
         """What is left to do for a call that was cancelled: cleanup, unless that had begun."""
-        if self.cleanup is None or self.node.name in run.cut_off:
+        if self.cleanup is None or self.node.name in host.cut_off:
             return STOPPED
-        yield from self._cleaned_up(self.cleanup, run, Outcome(False, None))
+        yield from self._cleaned_up(self.cleanup, host, Outcome(False, None))
         return STOPPED
 
     # The cache.
 
     def _cached(
-        self, cache: NodeCache, key: Any, run: Run, inputs: Inputs, kept: Attempt | None
+        self, cache: NodeCache, key: Any, host: Host, inputs: Inputs, kept: Attempt | None
     ) -> Effects:
         """What is not at hand: the value from a shared backend, or from another call that computes
         it, or the attempts. Of several calls that miss one key, one computes."""
         if key is None:
-            return (yield from self._attempts(run, inputs, kept))
+            return (yield from self._attempts(host, inputs, kept))
         try:
             while True:
                 if cache.shared:
                     found = (yield from cache.fetch(key))[1]
                     if found is not None:
                         return Outcome(True, found[0], 0, None, True)
-                flight, is_own = cache.claim(key, run)
+                flight, is_own = cache.claim(key, host)
                 if is_own:
-                    return (yield from self._computed(cache, key, flight, run, inputs, kept))
-                if not flight.join(run):  # which would be waiting for oneself
-                    return (yield from self._attempts(run, inputs, kept))
+                    return (yield from self._computed(cache, key, flight, host, inputs, kept))
+                if not flight.join(host):  # which would be waiting for oneself
+                    return (yield from self._attempts(host, inputs, kept))
                 try:
                     goes_on = yield Await(flight)
                 finally:
-                    flight.leave(run)
+                    flight.leave(host)
                 if not goes_on:
                     return STOPPED
                 if flight.result is not None:
@@ -290,7 +309,7 @@ class CallPolicy:
         cache: NodeCache,
         key: Any,
         flight: SingleFlight,
-        run: Run,
+        host: Host,
         inputs: Inputs,
         kept: Attempt | None,
     ) -> Effects:
@@ -300,7 +319,7 @@ class CallPolicy:
             if found is not None:
                 flight.result = found
                 return Outcome(True, found[0], 0, None, True)
-            outcome: Outcome = yield from self._attempts(run, inputs, kept)
+            outcome: Outcome = yield from self._attempts(host, inputs, kept)
             if outcome.ok:
                 try:
                     _refuse_one_shot(outcome.value)
@@ -318,7 +337,7 @@ class CallPolicy:
     # Attempts.
 
     def _attempts(
-        self, run: Run, inputs: Inputs, kept: Attempt | None, first: BaseException | None = None
+        self, host: Host, inputs: Inputs, kept: Attempt | None, first: BaseException | None = None
     ) -> Effects:
         """Calls of the function until one succeeds or there are no more; `kept` are the arguments
         of the first, and `first` is what that raised, where it was made already."""
@@ -327,7 +346,7 @@ class CallPolicy:
         opened: Inputs = {}
         while True:
             if outcome is None and self.resources:
-                outcome = yield from self._opened(run, inputs)
+                outcome = yield from self._opened(host, inputs)
                 if outcome is STOPPED:
                     return outcome
                 if outcome.ok:
@@ -335,7 +354,7 @@ class CallPolicy:
             if outcome is None:
                 if kept is None:
                     try:
-                        kept = self._attempt(inputs, opened, run.context)
+                        kept = self._attempt(inputs, opened, host.context)
                     except failures() as error:
                         return _failed(error, "pre_execute hook", attempts)
                 answer = yield kept
@@ -350,24 +369,24 @@ class CallPolicy:
             delay = wait_after(attempts, options)
             if self.on_retry is not None:
                 answer = yield self.on_retry.invoke(
-                    node, inputs, outcome.value, run.context, attempts, delay
+                    node, inputs, outcome.value, host.context, attempts, delay
                 )
                 if isinstance(answer, Raised):
                     return _failed(chained(answer.error, outcome.value), "on_retry hook", attempts)
-            run.tell_retry(node.name, outcome.value, attempts, delay)
+            host.retries(node.name, outcome.value, attempts, delay)
             if not (yield Sleep(delay)):
                 return outcome
             outcome = None
             if not self.only_retries:
                 kept = None
 
-    def _opened(self, run: Run, inputs: Inputs) -> Effects:
+    def _opened(self, host: Host, inputs: Inputs) -> Effects:
         """The resources that the function takes, opened, by name."""
         opened: Inputs = {}
         for name in self.resources:
             if name not in inputs:  # pre_execute may have given one
-                assert run.resources is not None
-                outcome = yield from run.resources.open(name, run)
+                assert host.resources is not None
+                outcome = yield from host.resources.open(name, host)
                 if outcome is STOPPED:
                     return outcome
                 if not outcome.ok:
@@ -377,11 +396,11 @@ class CallPolicy:
 
     # Failures, and the end.
 
-    def _handled(self, run: Run, inputs: Inputs, outcome: Outcome) -> Effects:
+    def _handled(self, host: Host, inputs: Inputs, outcome: Outcome) -> Effects:
         """on_error and the node's handler, which may still give a result."""
         attempts = outcome.attempts
         if self.on_error is not None:
-            answer = yield self.on_error.invoke(self.node, inputs, outcome.value, run.context)
+            answer = yield self.on_error.invoke(self.node, inputs, outcome.value, host.context)
             if isinstance(answer, Raised):
                 raised = chained(answer.error, outcome.value)
                 outcome = _failed(raised, "on_error hook", attempts)
@@ -390,16 +409,16 @@ class CallPolicy:
             if isinstance(answer, Raised):
                 return _failed(chained(answer.error, outcome.value), "error handler", attempts)
             if answer is not None:
-                run.tell_handled(self.node.name, outcome.value, attempts)
+                host.handled(self.node.name, outcome.value, attempts)
                 return Outcome(True, answer, attempts)
         return outcome
 
-    def _cleaned_up(self, cleanup: Hook, run: Run, outcome: Outcome) -> Effects:
+    def _cleaned_up(self, cleanup: Hook, host: Host, outcome: Outcome) -> Effects:
         """cleanup, whatever happened before."""
         try:
-            answer = yield cleanup.invoke(self.node, run.context, cleans_up=True)
+            answer = yield cleanup.invoke(self.node, host.context, cleans_up=True)
         except GeneratorExit:
-            run.cut_off += (self.node.name,)
+            host.cut_off += (self.node.name,)
             raise
         if not isinstance(answer, Raised):
             return outcome

@@ -1,6 +1,6 @@
 """Resources of a run: opened at their first use, closed when the run ends.
 
-Each is opened and closed in one contextvars Context, an async one in one task of the run, so that
+Each is opened and closed in one contextvars Context, an async one in one task of the host, so that
 ContextVar tokens, task groups and cancel scopes work in them.
 """
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fast_dag.call.effects import Effect
+    from fast_dag.call.host import Host
     from fast_dag.context import Context
-    from fast_dag.run.run import Run
 
     Steps = Generator[Effect, Any, Outcome]
 
@@ -119,7 +119,7 @@ class _Metadata(ChainMap[str, object]):
 
 
 class Resources:
-    """The resources of one run, by name; each is opened once, whoever comes first.
+    """The resources of one host, by name; each is opened once, whoever comes first.
 
     `when_lost` is called when one of them broke while it was open, once the run knows.
     """
@@ -129,7 +129,7 @@ class Resources:
     ) -> None:
         self._factories = factories
         self.context = context
-        if is_nested:  # it ends by itself, while the outermost run, whose metadata it has, goes on
+        if is_nested:  # it ends by itself, while the outermost host, whose metadata it has, goes on
             self.context = copy(context)
             self.context.metadata = _Metadata(context.metadata)  # type: ignore[assignment]
         self._lock = Lock()
@@ -138,9 +138,15 @@ class Resources:
         self._ended = False
         self.when_lost: Callable[[], None] | None = None
 
+    def set_status(self, status: str) -> None:
+        """Tell resources how the run ends; those of a nested one alone."""
+        metadata = self.context.metadata
+        known = metadata.maps[0] if isinstance(metadata, _Metadata) else metadata
+        known["execution_status"] = status
+
     # Opening.
 
-    def open(self, name: str, run: Run) -> Steps:
+    def open(self, name: str, host: Host) -> Steps:
         """The resource, opened by this call or by another; as effects."""
         while True:
             with self._lock:
@@ -150,10 +156,10 @@ class Resources:
                 flight = self._flights.get(name)
                 is_own = flight is None
                 if flight is None:
-                    flight = self._flights[name] = SingleFlight(run)
+                    flight = self._flights[name] = SingleFlight(host)
             if is_own:
                 try:
-                    return (yield from self._enter(name, run))
+                    return (yield from self._enter(name, host))
                 finally:  # also where the call is given up
                     with self._lock:
                         del self._flights[name]
@@ -161,9 +167,9 @@ class Resources:
             if not (yield Await(flight)):
                 return STOPPED
 
-    def _enter(self, name: str, run: Run) -> Steps:
+    def _enter(self, name: str, host: Host) -> Steps:
         factory = self._factories[name]
-        opening = _Opening(self, name, factory, factory.offered(self.context), run)
+        opening = _Opening(self, name, factory, factory.offered(self.context), host)
         answer: Any = None
         if not factory.is_async:
             answer = yield Invoke(opening.open, (), False)
@@ -259,12 +265,12 @@ class _Opening:
         name: str,
         factory: Hook,
         offered: tuple[Any, ...],
-        run: Run,
+        host: Host,
     ) -> None:
         self._resources = resources
         self._name = name
         self._make: Callable[[], Any] | None = lambda: factory.func(*offered)
-        self._run = run
+        self._host = host
         self._manager: Any = None
         self._failure: BaseException | None = None
         self._variables: Variables | None = None
@@ -338,7 +344,7 @@ class _Opening:
             broken = broken and raised
         del this
         if broken is not None:
-            self._run.lose(self._name, broken)
+            self._host.lose(self._name, broken)
             if self._resources.when_lost is not None:
                 self._resources.when_lost()
 
@@ -354,7 +360,7 @@ class _Opening:
                 # A loop that ends cancels all tasks, also the run's, which then asks in time.
                 with suppress(asyncio.CancelledError):
                     await asyncio.sleep(0)
-                if not self._run.stopped:
+                if not self._host.stopped:
                     return cancelled
         return None
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from fast_dag.call.effects import LONGEST, waitable
+from fast_dag.define.options import OPTIONS
 from fast_dag.errors import add_note, failures, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+    from typing import Any, Final
+
+_DELAY: Final = OPTIONS["retry_delay"].default
+_BACKOFF: Final = OPTIONS["retry_backoff"].default
 
 
 def wait_after(attempt: int, options: Mapping[str, Any]) -> float:
@@ -19,15 +23,15 @@ def wait_after(attempt: int, options: Mapping[str, Any]) -> float:
     >>> [wait_after(k, {"retry_delay": 1.0, "retry_max_delay": 3.0}) for k in (1, 2, 3)]
     [1.0, 2.0, 3.0]
     """
-    wait = waitable(options.get("retry_delay", 0.1))
+    wait = waitable(options.get("retry_delay", _DELAY))
     most = options.get("retry_max_delay")
     if wait and attempt > 1:  # no wait stays none, and no backoff comes before the first
         try:
-            wait *= float(options.get("retry_backoff", 2.0)) ** (attempt - 1)
+            wait *= float(options.get("retry_backoff", _BACKOFF)) ** (attempt - 1)
         except OverflowError:
             wait = LONGEST
     wait = float(min(waitable(wait), LONGEST if most is None else most))
-    jitter = options.get("retry_jitter", False)
+    jitter = options.get("retry_jitter")
     if not jitter:
         return wait
     import random  # slow to import

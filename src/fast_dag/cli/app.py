@@ -40,7 +40,8 @@ from fast_dag.cli.tree import MARKS, heading, inputs, topology_of, tree
 from fast_dag.context import Context
 from fast_dag.define.fsm import FSM
 from fast_dag.errors import ExecutionError, FastDAGError, ValidationError, text_of
-from fast_dag.run.run import ExecutionMode, Run
+from fast_dag.run.run import Run
+from fast_dag.run.settings import ExecutionMode
 from fast_dag.serial.texts import from_json
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from fast_dag.errors import (
     text_of,
     traceback_of,
 )
-from fast_dag.run.machine_execution import FsmRun
+from fast_dag.run.machine_execution import MachineRun
 from fast_dag.serial.plain import plain
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def as_document(run: Run) -> dict[str, Any]:
         },
         "errors": {name: as_error(each) for name, each in run.errors.items()},
     }
-    if isinstance(run, FsmRun):
+    if isinstance(run, MachineRun):
         document["state_history"] = run.state_history
     if error is not None:
         document["error"] = as_error(error)
@@ -244,7 +244,7 @@ def summary(run: Run, status: str | None = None) -> str:
     """
     status = status or run.status.replace("_", " ")
     spent = duration(run.context.metrics["execution_time"])
-    if isinstance(run, FsmRun):
+    if isinstance(run, MachineRun):
         told = f"{counted(run.cycle_count, 'state')} executed"
     else:
         counts: Mapping[str, int] = Counter(str(each) for each in run.statuses.values())

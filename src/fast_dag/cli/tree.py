@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from fast_dag.define.dag import DAG
 from fast_dag.define.fsm import FSM
+from fast_dag.define.graph import graph_of
+from fast_dag.define.options import OPTIONS
 from fast_dag.define.signature import ABSENT
 from fast_dag.draw.words import brief, counted, shown
 from fast_dag.plan.topology import Topology
@@ -84,7 +86,7 @@ def inputs(workflow: Workflow) -> list[str]:
 
 def topology_of(workflow: Nestable) -> Topology:
     """The nodes and edges, also those that `autowire` adds."""
-    return Topology.of(workflow.graph, autowire=isinstance(workflow, DAG) and workflow.autowire)
+    return Topology.of(graph_of(workflow), autowire=isinstance(workflow, DAG) and workflow.autowire)
 
 
 def _default(value: Any) -> str:
@@ -153,13 +155,10 @@ def _of_fsm(fsm: FSM, draw_mark: Callable[[str], str]) -> Iterator[str]:
 
 def _label(node: Node[..., Any]) -> str:
     told = [] if node.type == "node" else [node.type.value]
-    if node.retry:
-        told.append(f"retry {node.retry}")
-    if node.timeout:
-        told.append(f"timeout {node.timeout:g} s")
-    if node.run_in:
-        told.append(f"in {node.run_in}")
-    if node.cache is not None:
-        told.append("cached")
+    told += [
+        option.label.format(node.options[name])
+        for name, option in OPTIONS.items()
+        if option.label and node.options.get(name) not in (None, 0)
+    ]
     name = shown(node.name)
     return f"{name}  ({', '.join(told)})" if told else name

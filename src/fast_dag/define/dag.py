@@ -6,25 +6,18 @@ from collections.abc import Mapping
 
 from fast_dag._fields import Fields
 from fast_dag.context import Context
+from fast_dag.define.decorators import Decorator
 from fast_dag.define.node import Branch, Nestable, Node, NodeType, as_node
+from fast_dag.define.request import Request, option_names, takes_what
 from fast_dag.define.signature import Kind, Parameter, Signature
 from fast_dag.define.validate import problems
-from fast_dag.define.workflow import (
-    AllDecorator,
-    AnyDecorator,
-    CachedNodeDecorator,
-    NodeDecorator,
-    Workflow,
-    merged,
-    option_names,
-    takes_what,
-    value_of,
-)
+from fast_dag.define.workflow import Workflow, value_of
 from fast_dag.errors import MissingConnectionError, ValidationError, names
 from fast_dag.plan.plan import Plan
 from fast_dag.plan.topology import Topology
-from fast_dag.run.dag_execution import DagRun
-from fast_dag.run.run import ExecutionMode, Run, Settings
+from fast_dag.run.dag_execution import DagExecution
+from fast_dag.run.run import Run
+from fast_dag.run.settings import ExecutionMode, Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,25 +25,14 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from typing import Any, Literal, Self, Unpack
 
-    from fast_dag.define.node import NodeOptions
-
-
-class Request(Fields):
-    """What a caller asked of one run."""
-
-    __slots__ = ("context", "inputs", "outputs", "settings")
-
-    def __init__(
-        self,
-        inputs: Mapping[str, Any],
-        context: Context | None,
-        outputs: Sequence[str] | None,
-        settings: Settings,
-    ) -> None:
-        self.inputs = inputs
-        self.context = context
-        self.outputs = outputs
-        self.settings = settings
+    from fast_dag.define.decorators import (
+        AllDecorator,
+        AnyDecorator,
+        CachedNodeDecorator,
+        NodeDecorator,
+    )
+    from fast_dag.define.options import NodeOptions
+    from fast_dag.run.execution import Execution
 
 
 class Part(Fields):
@@ -159,7 +141,7 @@ class DAG(Workflow):
         >>> add(1), add.name
         (2, 'add')
         """
-        return NodeDecorator(self._graph, NodeType.NODE)
+        return Decorator(self._graph.add)
 
     @property
     def cached_node(self) -> CachedNodeDecorator:
@@ -181,31 +163,31 @@ class DAG(Workflow):
         >>> dag.context.metrics["cache_hits"]
         1
         """
-        return CachedNodeDecorator(self._graph, NodeType.NODE)
+        return Decorator(self._graph.add, cached=True)
 
     @property
     def condition(self) -> NodeDecorator:
         """Decorator: the function returns a bool or ConditionalReturn, and `.on_true` or
         `.on_false` is taken."""
-        return NodeDecorator(self._graph, NodeType.CONDITION)
+        return Decorator(self._graph.add, NodeType.CONDITION)
 
     @property
     def select(self) -> NodeDecorator:
         """Decorator: the function returns a branch's name or SelectReturn, and `.branches[name]` is
         taken, or `.branches["default"]`."""
-        return NodeDecorator(self._graph, NodeType.SELECT)
+        return Decorator(self._graph.add, NodeType.SELECT)
 
     @property
     def any(self) -> AnyDecorator:
         """Decorator: the node runs once one of its edges is live; it joins branches. With
         `wait=True` it waits until all its edges have ended."""
-        return AnyDecorator(self._graph, NodeType.ANY)
+        return Decorator(self._graph.add, NodeType.ANY)
 
     @property
     def all(self) -> AllDecorator:
         """Decorator: the node runs once all of its edges are live. Several edges into one parameter
         arrive as a dict by source; with `collect="parameter"` one edge does, too."""
-        return AllDecorator(self._graph, NodeType.ALL)
+        return Decorator(self._graph.add, NodeType.ALL)
 
     def add_node(
         self,
@@ -391,7 +373,7 @@ class DAG(Workflow):
             progress,
             track_memory,
         )
-        return Request(merged(self.name, inputs, more_inputs), context, outputs, settings)
+        return Request(self.name, inputs, more_inputs, context, settings, outputs=outputs)
 
     @takes_what(_request)
     def execute(self, /, *args: Any, **options: Any) -> Run:
@@ -435,7 +417,7 @@ class DAG(Workflow):
         >>> run.status, run.errors
         ('failed', {'inverse': ZeroDivisionError('division by zero')})
         """
-        return self._drive(self._made_run(self._request(*args, **options)))
+        return self._drive(self._made(self._request(*args, **options))).run
 
     @takes_what(_request)
     def run(self, /, *args: Any, **options: Any) -> Any:
@@ -448,16 +430,16 @@ class DAG(Workflow):
         >>> DAG("demo").add_node("double", lambda x: 2 * x).run(x=2)
         4
         """
-        return value_of(self.execute(*args, **options))
+        return value_of(self._drive(self._made(self._request(*args, **options))))
 
-    @takes_what(_request)
+    @takes_what(_request, mode="async")
     async def execute_async(self, /, *args: Any, **options: Any) -> Run:
         """`execute` for code that runs in an event loop, which it does not block: sync nodes run in
         worker threads."""
         request = self._request(*args, **{"mode": "async", **options})
-        return await self._drive_async(self._made_run(request))
+        return (await self._drive_async(self._made(request))).run
 
-    @takes_what(_request)
+    @takes_what(_request, mode="async")
     async def run_async(self, /, *args: Any, **options: Any) -> Any:
         """`run` for code that runs in an event loop.
 
@@ -469,7 +451,8 @@ class DAG(Workflow):
         >>> asyncio.run(dag.run_async(x=2))
         4
         """
-        return value_of(await self.execute_async(*args, **options))
+        request = self._request(*args, **{"mode": "async", **options})
+        return value_of(await self._drive_async(self._made(request)))
 
     # Running a part.
 
@@ -564,29 +547,31 @@ class DAG(Workflow):
         made = self._between(start, end, inputs, run, {"mode": "async", **options})
         return value_of(await self._drive_async(made))
 
-    def _from(self, node: Any, inputs: Any, run: Run | None, options: Any) -> DagRun:
+    def _from(self, node: Any, inputs: Any, run: Run | None, options: Any) -> DagExecution:
         part = Part(start=self._graph.node(node).name)
-        return self._made_run(self._request(inputs, **options), part, run)
+        return self._made(self._request(inputs, **options), part, run)
 
-    def _until(self, node: Any, inputs: Any, options: Any) -> DagRun:
+    def _until(self, node: Any, inputs: Any, options: Any) -> DagExecution:
         part = Part(end=self._graph.node(node).name)
-        return self._made_run(self._request(inputs, **options), part)
+        return self._made(self._request(inputs, **options), part)
 
-    def _between(self, start: Any, end: Any, inputs: Any, run: Run | None, options: Any) -> DagRun:
+    def _between(
+        self, start: Any, end: Any, inputs: Any, run: Run | None, options: Any
+    ) -> DagExecution:
         part = Part(self._graph.node(start).name, self._graph.node(end).name)
-        return self._made_run(self._request(inputs, **options), part, run)
+        return self._made(self._request(inputs, **options), part, run)
 
     # From a request to a run.
 
-    def _made_run(self, request: Request, part: Part = WHOLE, stored: Run | None = None) -> DagRun:
+    def _made(
+        self, request: Request, part: Part = WHOLE, stored: Run | None = None
+    ) -> DagExecution:
         inputs, context = request.inputs, request.context
-        if context is not None and not isinstance(context, Context):
-            raise ValidationError(f"context is a fast_dag.Context, not {context!r}")
         if part.start is not None and context is None:
-            stored = stored or self._last_run
+            stored = stored or (None if self._last is None else self._last.run)
+        earlier: DagExecution | None = None
         if stored is not None:
-            if not isinstance(stored, DagRun) or stored.graph is not self._graph:
-                raise ValidationError(f"run= is a run of {stored.name!r}, not of {self.name!r}")
+            earlier = self._earlier(stored)
             kept = {key: stored.inputs[key] for key in stored.inputs if self._could_take(key)}
             inputs = {**kept, **inputs}
         outputs = request.outputs
@@ -598,11 +583,19 @@ class DAG(Workflow):
         plan = self._plan(frozenset(inputs), part)
         if context is None:
             context = _context_after(stored)
-        run = DagRun(
-            self._graph, plan, inputs, context, request.settings, outputs=outputs, stored=stored
+        execution = DagExecution(
+            self._graph, plan, inputs, context, request.settings, outputs=outputs, earlier=earlier
         )
-        run.observers = self._observers(run)
-        return run
+        execution.observers = self._observers(execution)
+        return execution
+
+    def _earlier(self, run: Run) -> DagExecution:
+        """The execution of an earlier Run of this DAG."""
+        earlier = run._execution if isinstance(run, Run) else None
+        if not isinstance(earlier, DagExecution) or earlier.graph is not self._graph:
+            name = getattr(run, "name", run)
+            raise ValidationError(f"run= is a run of {name!r}, not of {self.name!r}")
+        return earlier
 
     def _could_take(self, name: str) -> bool:
         """Whether some node has a parameter for a run input, as the graph is now."""
@@ -616,14 +609,15 @@ class DAG(Workflow):
     def _nested_plan(self, inputs: frozenset[str]) -> Plan:
         return self._plan(inputs, WHOLE)
 
-    def _nested_run(
-        self, parent: Run, prefix: str, plan: Plan | None, inputs: dict[str, Any]
-    ) -> DagRun:
-        """The run of this workflow as a node of another, which has compiled it for some inputs."""
+    def _nested_execution(
+        self, parent: Execution, prefix: str, plan: Plan | None, inputs: dict[str, Any]
+    ) -> DagExecution:
+        """The execution of this workflow as a node of another, which has compiled it for some
+        inputs."""
         if plan is None or plan.input_names != inputs.keys():
             plan = self._plan(frozenset(inputs), WHOLE)
         context = Context(metadata=parent.context.metadata)
-        return DagRun(
+        return DagExecution(
             self._graph, plan, inputs, context, parent.settings, parent=parent, prefix=prefix
         )
 
@@ -642,15 +636,16 @@ class DAG(Workflow):
     def _compile(self, inputs: frozenset[str], part: Part) -> Plan:
         given = inputs.intersection(self._graph.nodes) if self.autowire else frozenset()
         topology = self._kept(self._checked, given)
-        plan = Plan(topology, inputs, self._surroundings, self._resources)
+        plan = Plan(topology, inputs, self._policy_of, self._resources, self._wrappers)
         plan.refuse_unknown(option_names(DAG._request))
         narrowed = part.of(topology)
         if narrowed is not topology:
-            plan = Plan(narrowed, inputs, self._surroundings, self._resources)
-        for index, node in enumerate(plan.nodes):
-            if isinstance(node.workflow, Workflow):
+            plan = Plan(narrowed, inputs, self._policy_of, self._resources, self._wrappers)
+        for step in plan.steps:
+            workflow = step.node.workflow
+            if isinstance(workflow, Workflow):
                 # Now, so that an edit while the plan is executed changes nothing in it.
-                plan.nested[index] = node.workflow._nested_plan(plan.bindings[index].keywords)
+                step.nested = workflow._nested_plan(step.binding.keywords)
         return plan
 
     def _read_signature(self) -> Signature:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from fast_dag.call.hooks import Hook
 from fast_dag.context import Context, FSMContext
+from fast_dag.define.decorators import Decorator
 from fast_dag.define.node import Node, as_node
+from fast_dag.define.request import Request, option_names, takes_what
 from fast_dag.define.signature import Kind, Parameter, Signature
 from fast_dag.define.transitions import Transition
 from fast_dag.define.validate import problems
-from fast_dag.define.workflow import (
-    Workflow,
-    decorated,
-    merged,
-    option_names,
-    takes_what,
-    value_of,
-    with_cache,
-)
+from fast_dag.define.workflow import Workflow, value_of
 from fast_dag.errors import (
     DisconnectedNodeError,
     UnknownNodeError,
@@ -26,28 +20,26 @@ from fast_dag.errors import (
     closest,
     names,
 )
-from fast_dag.plan.machine_plan import FsmPlan
+from fast_dag.plan.machine_plan import MachinePlan
 from fast_dag.plan.topology import Topology
 from fast_dag.run.machine import Machine, check_snapshot
-from fast_dag.run.machine_execution import FsmRun, Limits
-from fast_dag.run.run import ExecutionMode, Run, Settings
+from fast_dag.run.machine_execution import Limits, MachineExecution, MachineRun
+from fast_dag.run.settings import ExecutionMode, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor
 
-    from fast_dag._typing import P, R
-    from fast_dag.define.node import CachedNodeOptions, CommonOptions, Nestable
+    from fast_dag.define.decorators import CachedStateDecorator, StateDecorator
+    from fast_dag.define.node import Nestable
+    from fast_dag.define.options import CommonOptions
     from fast_dag.draw.view import MachineView
+    from fast_dag.run.execution import Execution
+    from fast_dag.run.machine_state import MachineState
 
 
-class Request(NamedTuple):
-    """What a caller asked of one run."""
-
-    inputs: Mapping[str, Any]
-    context: Context | None
-    limits: Limits
-    settings: Settings
+_OWN = ("initial", "terminal", "replace")
+"""The options of states that other nodes do not have."""
 
 
 class FSM(Workflow):
@@ -119,13 +111,13 @@ class FSM(Workflow):
         parameters take the keys of the value that the state before returned, or that value whole;
         else run inputs, else their defaults.
         """
-        return StateDecorator(self)
+        return Decorator(self._add, own=_OWN)
 
     @property
     def cached_state(self) -> CachedStateDecorator:
         """Decorator: a state whose results are kept and looked up by its inputs, with the options
         of `DAG.cached_node` besides those of `state`."""
-        return CachedStateDecorator(self)
+        return Decorator(self._add, cached=True, own=_OWN)
 
     def add_state(
         self,
@@ -161,7 +153,12 @@ class FSM(Workflow):
         return self.add_state(name, func, terminal=True, **options)
 
     def _add(
-        self, node: Node[..., Any], *, initial: bool, terminal: bool, replace: bool
+        self,
+        node: Node[..., Any],
+        *,
+        initial: bool = False,
+        terminal: bool = False,
+        replace: bool = False,
     ) -> Node[..., Any]:
         self._graph.add(node, replace=replace)
         for flag, marked in ((initial, self._initial), (terminal, self._terminal)):
@@ -416,15 +413,13 @@ class FSM(Workflow):
             progress,
             track_memory,
         )
-        if context is not None and not isinstance(context, Context):
-            raise ValidationError(f"context is a fast_dag.FSMContext, not {context!r}")
         if max_cycles is not None:
             _check_count("max_cycles", max_cycles)
         limits = Limits(max_cycles or self.max_cycles, self.on_max_cycles == "raise")
-        return Request(merged(self.name, inputs, more_inputs), context, limits, settings)
+        return Request(self.name, inputs, more_inputs, context, settings, limits=limits)
 
     @takes_what(_request)
-    def execute(self, /, *args: Any, **options: Any) -> FsmRun:
+    def execute(self, /, *args: Any, **options: Any) -> MachineRun:
         """Run the machine from its initial state; return the whole `Run`, also where it failed.
 
         Parameters
@@ -445,7 +440,9 @@ class FSM(Workflow):
         >>> run.value, run.status, run.state_history, run.is_terminated
         (2, 'completed', ['a'], True)
         """
-        return self._drive(self._made_run(self._request(*args, **options)))
+        run = self._drive(self._made(self._request(*args, **options))).run
+        assert isinstance(run, MachineRun)
+        return run
 
     @takes_what(_request)
     def run(self, /, *args: Any, **options: Any) -> Any:
@@ -455,19 +452,22 @@ class FSM(Workflow):
         exception as its cause, InvalidTransitionError where a state leads nowhere, MaxCyclesError,
         and ValidationError for what is wrong before any state runs.
         """
-        return value_of(self.execute(*args, **options))
+        return value_of(self._drive(self._made(self._request(*args, **options))))
 
-    @takes_what(_request)
-    async def execute_async(self, /, *args: Any, **options: Any) -> FsmRun:
+    @takes_what(_request, mode="async")
+    async def execute_async(self, /, *args: Any, **options: Any) -> MachineRun:
         """`execute` for code that runs in an event loop, which it does not block: sync states run
         in worker threads."""
         request = self._request(*args, **{"mode": "async", **options})
-        return await self._drive_async(self._made_run(request))
+        run = (await self._drive_async(self._made(request))).run
+        assert isinstance(run, MachineRun)
+        return run
 
-    @takes_what(_request)
+    @takes_what(_request, mode="async")
     async def run_async(self, /, *args: Any, **options: Any) -> Any:
         """`run` for code that runs in an event loop."""
-        return value_of(await self.execute_async(*args, **options))
+        request = self._request(*args, **{"mode": "async", **options})
+        return value_of(await self._drive_async(self._made(request)))
 
     @takes_what(_request)
     def start(self, /, *args: Any, **options: Any) -> Machine:
@@ -508,14 +508,16 @@ class FSM(Workflow):
         plan = self._plan(frozenset(request.inputs))
         return Machine(self, plan, request, awaited.settings, snapshot)
 
-    def _made_run(self, request: Request) -> FsmRun:
+    def _made(self, request: Request) -> MachineExecution:
         plan = self._plan(frozenset(request.inputs))
         context = FSMContext() if request.context is None else request.context
-        run = FsmRun(self, plan, request.inputs, context, request.settings, request.limits)
-        run.observers = self._observers(run)
-        return run
+        execution = MachineExecution(
+            self, plan, request.inputs, context, request.settings, request.limits
+        )
+        execution.observers = self._observers(execution)
+        return execution
 
-    def _plan(self, inputs: frozenset[str]) -> FsmPlan:
+    def _plan(self, inputs: frozenset[str]) -> MachinePlan:
         return self._kept(self._compile, inputs)
 
     def _checked(self) -> Topology:
@@ -525,12 +527,13 @@ class FSM(Workflow):
             raise ValidationError.of(found, repr(self.name))
         return self._topology()
 
-    def _compile(self, inputs: frozenset[str]) -> FsmPlan:
-        plan = FsmPlan(
+    def _compile(self, inputs: frozenset[str]) -> MachinePlan:
+        plan = MachinePlan(
             self._kept(self._checked),
             inputs,
-            self._surroundings,
+            self._policy_of,
             self._resources,
+            self._wrappers,
             start=next(iter(self._initial)),
             terminals=self._terminal,
             transitions=self._transitions,
@@ -541,17 +544,17 @@ class FSM(Workflow):
 
     # As a state or node of another workflow.
 
-    def _nested_plan(self, inputs: frozenset[str]) -> FsmPlan:
+    def _nested_plan(self, inputs: frozenset[str]) -> MachinePlan:
         return self._plan(inputs)
 
-    def _nested_run(
-        self, parent: Run, prefix: str, plan: FsmPlan | None, inputs: dict[str, Any]
-    ) -> FsmRun:
+    def _nested_execution(
+        self, parent: Execution, prefix: str, plan: MachinePlan | None, inputs: dict[str, Any]
+    ) -> MachineExecution:
         if plan is None or plan.input_names != inputs.keys():
             plan = self._plan(frozenset(inputs))
         context = FSMContext(metadata=parent.context.metadata)
         limits = Limits(self.max_cycles, self.on_max_cycles == "raise")
-        return FsmRun(
+        return MachineExecution(
             self, plan, inputs, context, parent.settings, limits, parent=parent, prefix=prefix
         )
 
@@ -572,15 +575,19 @@ class FSM(Workflow):
 
     # Views of the run in progress, or of the one that finished last.
 
-    def _run_or_none(self) -> FsmRun | None:
-        run = self._run_in_view()
-        assert run is None or isinstance(run, FsmRun)
-        return run
+    @property
+    def _state(self) -> MachineState | None:
+        """Where the machine in view is."""
+        execution = self._in_view()
+        if execution is None:
+            return None
+        assert isinstance(execution, MachineExecution)
+        return execution.machine_state
 
     def __getitem__(self, name: str) -> Any:
         """The latest value of a state; `"s.0"` that of its first visit, `"sub.inner"` looks into a
         nested workflow. Raises a KeyError that says why there is none."""
-        if self._run_in_view() is None and isinstance(name, str):
+        if self._in_view() is None and isinstance(name, str):
             state, _, visit = name.partition(".")
             name = state if visit.isdecimal() else name
         return super().__getitem__(name)
@@ -589,111 +596,32 @@ class FSM(Workflow):
     def context(self) -> Context:
         """The context of the run in progress, from inside it; else of the run that finished last;
         an empty one before the first."""
-        run = self._run_in_view()
-        return FSMContext() if run is None else run.context
+        execution = self._in_view()
+        return FSMContext() if execution is None else execution.context
 
     @property
     def state_history(self) -> list[str]:
         """The visited states in order, the running one included."""
-        run = self._run_or_none()
-        return [] if run is None else run.state_history
+        state = self._state
+        return [] if state is None else state.state_history
 
     @property
     def current_state(self) -> str | None:
         """The running state, else the one visited last; None before the first run."""
-        run = self._run_or_none()
-        return None if run is None else run.current_state
+        state = self._state
+        return None if state is None else state.current_state
 
     @property
     def is_terminated(self) -> bool:
         """Whether a terminal state, or a return with `stop`, has ended the machine."""
-        run = self._run_or_none()
-        return run is not None and run.is_terminated
+        state = self._state
+        return state is not None and state.ended
 
     @property
     def cycle_count(self) -> int:
         """How many states have been executed, the running one included."""
-        run = self._run_or_none()
-        return 0 if run is None else run.cycle_count
-
-
-class StateDecorator:
-    """What `@fsm.state` is: usable bare, or called with options, the function first or later."""
-
-    __slots__ = ("_fsm",)
-
-    def __init__(self, fsm: FSM) -> None:
-        self._fsm = fsm
-
-    @overload
-    def __call__(
-        self,
-        func: Callable[P, R],
-        /,
-        *,
-        initial: bool = False,
-        terminal: bool = False,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[CommonOptions],
-    ) -> Node[P, R]: ...
-    @overload
-    def __call__(
-        self,
-        *,
-        initial: bool = False,
-        terminal: bool = False,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[CommonOptions],
-    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
-    # mypy compares an unpacked TypedDict with **options: Any and finds them different.
-    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        return decorated(self._add, function, options)
-
-    def _add(
-        self,
-        func: Any,
-        name: str | None = None,
-        *,
-        initial: bool = False,
-        terminal: bool = False,
-        replace: bool = False,
-        **options: Any,
-    ) -> Node[..., Any]:
-        node = Node(func, name, **options)
-        return self._fsm._add(node, initial=initial, terminal=terminal, replace=replace)
-
-
-class CachedStateDecorator(StateDecorator):
-    """What `@fsm.cached_state` is: `StateDecorator` with the options of a cache."""
-
-    __slots__ = ()
-
-    @overload
-    def __call__(
-        self,
-        func: Callable[P, R],
-        /,
-        *,
-        initial: bool = False,
-        terminal: bool = False,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[CachedNodeOptions],
-    ) -> Node[P, R]: ...
-    @overload
-    def __call__(
-        self,
-        *,
-        initial: bool = False,
-        terminal: bool = False,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[CachedNodeOptions],
-    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
-    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        return decorated(self._add, function, with_cache(options))
+        state = self._state
+        return 0 if state is None else state.cycle_count
 
 
 def _check_count(what: str, value: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from weakref import WeakSet
 
-from fast_dag.define.node import Branch, Node
+from fast_dag.define.node import Branch, Nestable, Node
 from fast_dag.errors import (
     InvalidNodeError,
     MissingConnectionError,
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
     from typing import Any, Literal
 
-    from fast_dag.define.node import Nestable
     from fast_dag.define.signature import Signature
 
 MOST_LEVELS = 32
@@ -139,7 +138,7 @@ class Graph:
             raise self._unknown(path)
         if not rest or node.workflow is None:
             return node
-        return node.workflow.graph.resolve(rest)
+        return graph_of(node.workflow).resolve(rest)
 
     def add(self, node: Node[..., Any], *, replace: bool = False) -> Node[..., Any]:
         """Take a node in, or a copy of it where it belongs elsewhere; returns the one taken."""
@@ -166,7 +165,7 @@ class Graph:
         """Raise InvalidNodeError where a workflow would be inside itself, or too deep."""
         if node.workflow is None:
             return
-        below = _levels(node.workflow.graph, lambda graph: graph._inside())
+        below = _levels(graph_of(node.workflow), lambda graph: graph._inside())
         if any(self in level for level in below):
             raise InvalidNodeError(
                 f"{self.name!r} cannot be a node inside itself (as {node.name!r})", node=node.name
@@ -189,12 +188,12 @@ class Graph:
         gone = self.nested.pop(name, None)
         if workflow is not None:
             self.nested[name] = workflow
-            workflow.graph._holders.add(self)
+            graph_of(workflow)._holders.add(self)
         if gone is not None and gone.graph not in self._inside():
-            gone.graph._holders.discard(self)
+            graph_of(gone)._holders.discard(self)
 
     def _inside(self) -> list[Graph]:
-        return [workflow.graph for workflow in self.nested.values()]
+        return [graph_of(workflow) for workflow in self.nested.values()]
 
     def _replace(self, node: Node[..., Any]) -> Node[..., Any]:
         """Put `node` where one of its name is; the edges stay. Nothing changes where one of them
@@ -488,6 +487,13 @@ def _levels(graph: Graph, beside: Callable[[Graph], Iterable[Graph]]) -> list[di
         levels.append(here)
         here = dict.fromkeys(each for one in here for each in beside(one))
     return levels
+
+
+def graph_of(workflow: Nestable) -> Graph:
+    """The graph of a workflow that is nested in another."""
+    graph = workflow.graph
+    assert isinstance(graph, Graph)
+    return graph
 
 
 def _taken_by(signature: Signature) -> str:

@@ -5,23 +5,32 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from enum import StrEnum
 from importlib import import_module
-from sys import _getframe as getframe
 from sys import modules
 from types import FunctionType, MappingProxyType, MethodType
 
-from fast_dag._typing import OfFunction, P, R, T, TypedDict, overload
-from fast_dag.call.effects import waitable
+from fast_dag._typing import OfFunction, P, R, T, overload
+from fast_dag.define.options import CACHE_OPTIONS, checked
 from fast_dag.define.signature import Signature, UnreadableSignatureError, read_signature
-from fast_dag.errors import InvalidNodeError, ValidationError, closest
+from fast_dag.errors import InvalidNodeError, ValidationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import Any, Literal, Self
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, Protocol, Self
 
-    from fast_dag.cache.memory import Backend
     from fast_dag.cache.store import NodeCache
-    from fast_dag.define.graph import Graph
+
+    class Holder(Protocol):
+        """What nodes know of a graph."""
+
+        name: str
+
+        @property
+        def nodes(self) -> Mapping[str, Node[..., Any]]: ...
+
+        def connect(
+            self, source: Any, target: Any, output: str | None = None, input: Any = None
+        ) -> None: ...
 
 
 class NodeType(StrEnum):
@@ -53,77 +62,6 @@ class NodeType(StrEnum):
 _NODE = NodeType.NODE  # a member of an enum costs ten times a global
 
 
-class CommonOptions(TypedDict, total=False):
-    """The options of every node; see `NodeOptions`."""
-
-    description: str | None
-    inputs: Sequence[str] | None
-    outputs: Sequence[str] | None
-    metadata: Mapping[str, Any] | None
-    retry: int
-    retry_delay: float
-    retry_backoff: float
-    retry_max_delay: float | None
-    retry_jitter: bool | float
-    retry_on: (
-        type[BaseException]
-        | tuple[type[BaseException], ...]
-        | Callable[[BaseException], bool]
-        | None
-    )
-    timeout: float | None
-    run_in: Literal["thread", "process", "inline"] | None
-
-
-class AnyOptions(CommonOptions, total=False):
-    """The options of `dag.any`; see `NodeOptions`."""
-
-    wait: bool
-
-
-class AllOptions(CommonOptions, total=False):
-    """The options of `dag.all`; see `NodeOptions`."""
-
-    collect: str | None
-
-
-class NodeOptions(AnyOptions, AllOptions, total=False):
-    """The options of `dag.node` and its siblings, all optional.
-
-    - `description`, `metadata`: yours; shown, never interpreted. The description defaults to the
-      first line of the docstring.
-    - `inputs`: names for the parameters, in their order, in place of the function's own (needed for
-      builtins whose signature cannot be read).
-    - `outputs`: names for the elements of a returned tuple, for `connect(..., output=)`.
-    - `retry` (count): further attempts after the first; `retry_delay` (seconds) before the
-      first of them, times `retry_backoff` before each later one, at most `retry_max_delay`;
-      `retry_jitter` (True, or a fraction from 0 to 1): each wait is shortened at random by up to
-      that part; `retry_on`: exception types, or a predicate of the exception.
-    - `timeout` (seconds): for each attempt; a thread that is late is abandoned, a process is
-      killed.
-    - `run_in`: "thread", "process" or "inline" (the thread that called `run()`, or the loop's in
-      `run_async`), whatever the mode.
-    - `wait`, of `any` nodes only: wait for all edges in every mode.
-    - `collect`, of `all` nodes only: the parameter that gets a dict of the edges even when there is
-      one.
-    """
-
-
-class CachedNodeOptions(CommonOptions, total=False):
-    """The options of `dag.cached_node` and `fsm.cached_state`: besides those of `dag.node`, `ttl`
-    (seconds), `cache_key`, `version`, `backend` and `max_entries` (count); see `DAG.cached_node`.
-    """
-
-    ttl: float | None
-    cache_key: Sequence[str] | Callable[..., Any] | None
-    version: str | int | None
-    backend: Backend | None
-    max_entries: int
-
-
-CACHE_OPTIONS = CachedNodeOptions.__annotations__.keys() - CommonOptions.__annotations__.keys()
-
-
 class Nestable(ABC):
     """A whole workflow that can stand where a function stands."""
 
@@ -136,7 +74,7 @@ class Nestable(ABC):
 
     @property
     @abstractmethod
-    def graph(self) -> Graph:
+    def graph(self) -> Holder:
         """Its nodes and edges."""
 
     @property
@@ -240,7 +178,7 @@ class Node(Linkable, OfFunction[P, R]):
     # Where nothing else was asked for, a node has these in its class, and so needs less memory.
     type: NodeType = NodeType.NODE
     options: Mapping[str, Any] = MappingProxyType({})
-    graph: Graph | None = None
+    graph: Holder | None = None
     workflow: Nestable | None = None
     retry: int = 0
     timeout: float | None = None
@@ -271,24 +209,47 @@ class Node(Linkable, OfFunction[P, R]):
         if type is not _NODE:
             self.type = type if isinstance(type, NodeType) else _checked_type(name, type)
         if options:
-            self.options = options
+            self._take_options(name, options)
         self._signature = None if self.workflow else self._read(name)
         self.name = self.__name__ = _checked_name(self._own_name() if name is None else name, func)
         self.__doc__ = self._origin.__doc__
         if options:
-            self._take_options(options)
+            self._check_together()
+            self._make_cache()
 
-    def _take_options(self, options: dict[str, Any]) -> None:
+    def _take_options(self, name: str | None, given: dict[str, Any]) -> None:
+        shown = getattr(self.func, "__name__", None) if name is None else name
+        options = self.options = checked(given, f"node {shown!r}", shown, type=self.type)
+        if "cache" in options:
+            whose = f"cached node {shown!r}"
+            options["cache"] = checked(options["cache"], whose, shown, table=CACHE_OPTIONS)
         self.retry = options.get("retry", 0)
         self.run_in = options.get("run_in")
-        check_options(self)
-        timeout = options.get("timeout")
-        self.timeout = None if timeout is None else waitable(timeout)
-        if options.get("metadata") is not None:
-            options["metadata"] = dict(options["metadata"])
-        # Its own: two graphs never share results by a name.
-        asked = options.get("cache")
-        self.cache = None if asked is None else _cache_of(self, asked)
+        self.timeout = options.get("timeout")
+
+    def _check_together(self) -> None:
+        """Raise InvalidNodeError where an option does not fit the function, or another option."""
+        options, problem = self.options, ""
+        collect = options.get("collect")
+        if self.workflow is not None and "inputs" in options:
+            problem = (
+                "a workflow's parameters are named inside it; inputs= is for functions. To feed "
+                "one from a node of another name, connect(..., input=name)"
+            )
+        elif collect is not None and collect not in self.inputs:
+            problem = f"collect={collect!r} is none of its parameters {self.inputs}"
+        elif self.run_in == "inline" and self.timeout and not self.signature.is_async:
+            problem = "a call in the caller's own thread cannot be timed out; drop run_in='inline'"
+        if problem:
+            raise InvalidNodeError(f"node {self.name!r}: {problem}", node=self.name)
+
+    def _make_cache(self) -> None:
+        """Of its own: two graphs never share results by a name."""
+        asked = self.options.get("cache")
+        if asked is not None:
+            from fast_dag.cache.store import NodeCache  # for those who cache
+
+            self.cache = NodeCache(self, **asked)
 
     def _read(self, name: str | None) -> Signature:
         inputs = self.options.get("inputs")
@@ -302,7 +263,12 @@ class Node(Linkable, OfFunction[P, R]):
                 "name them with inputs=[...], or wrap it in a function of your own",
                 node=name,
             ) from error.__cause__
-        return signature if inputs is None else signature.renamed(_checked_inputs(self, signature))
+        try:
+            return signature if inputs is None else signature.renamed(inputs)
+        except ValueError as error:
+            raise InvalidNodeError(
+                f"inputs={inputs!r} does not fit {self.func!r}: {error}", node=name
+            ) from None
 
     @property
     def signature(self) -> Signature:
@@ -376,7 +342,7 @@ class Node(Linkable, OfFunction[P, R]):
     # Edges.
 
     @property
-    def owner(self) -> Graph:
+    def owner(self) -> Holder:
         """The graph this node belongs to; raises InvalidNodeError where there is none."""
         if self.graph is None:
             raise InvalidNodeError(
@@ -421,15 +387,16 @@ class Node(Linkable, OfFunction[P, R]):
         where = "" if self.graph is None else f" of {self.graph.name!r}"
         return f"<{self.type.value} {self.name!r}{where}({', '.join(self.inputs)})>"
 
-    # Pickling: `load` in a module is this node now, so pickle would not find the function there.
+    # Pickling. The function's name in its module means this node now, so pickle would not find the
+    # function there: where a module can be imported, it is found as that node's function.
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key[0] != "_"}
         state["graph"] = None  # a DAG puts itself back
-        # cloudpickle sends what lives in __main__ by value, to processes with another __main__;
-        # that it is the one who asks shows only in the frame that called.
-        by_value = "cloudpickle" in getframe(1).f_globals.get("__name__", "")
-        state["func"] = importable(self, by_value=by_value) or self.func
+        where = importable(self)
+        if where is not None:
+            # cloudpickle sends what lives in __main__ by value, to processes with another __main__.
+            state["func"] = where if where.module != "__main__" else MethodType(self.func, where)
         state["cache"] = None
         return state
 
@@ -437,17 +404,12 @@ class Node(Linkable, OfFunction[P, R]):
         func = state["func"]
         if isinstance(func, FunctionOfNode):
             state = {**state, "func": func.find()}
+        elif isinstance(func, MethodType) and isinstance(func.__self__, FunctionOfNode):
+            state = {**state, "func": func.__func__}
         self.__dict__.update(state)
         self._signature = None if self.workflow else self._read(self.name)
         self.__doc__ = self._origin.__doc__
-        asked = self.options.get("cache")
-        self.cache = None if asked is None else _cache_of(self, asked)
-
-
-def _cache_of(node: Node[..., Any], options: dict[str, Any]) -> NodeCache:
-    from fast_dag.cache.store import NodeCache  # with keys and backends, for those who cache
-
-    return NodeCache(node, **options)
+        self._make_cache()
 
 
 def as_node(
@@ -470,26 +432,34 @@ def as_node(
 
 
 class FunctionOfNode:
-    """Where an importable node's function is found again."""
+    """Where an importable node's function is found again.
+
+    Bound to it as a method, a function is pickled in both ways: pickle asks `__self__` for the
+    attribute that bears the function's name, cloudpickle takes function and `__self__` apart.
+    """
 
     def __init__(self, module: str, qualname: str) -> None:
         self.module = module
         self.qualname = qualname
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what pickle and others ask of any object
+            raise AttributeError(name)
+        return self.find()
+
     def find(self) -> Any:
+        """The function itself."""
         found: Any = import_module(self.module)
         for part in self.qualname.split("."):
             found = getattr(found, part)
         return found.func if isinstance(found, Node) else found
 
 
-def importable(node: Node[..., Any], *, by_value: bool) -> FunctionOfNode | None:
-    """Where another process finds a node's function: in the module attribute that is now the
-    node."""
+def importable(node: Node[..., Any]) -> FunctionOfNode | None:
+    """Where another process finds a node's function: in the module attribute that is now the node;
+    None where there is no such attribute."""
     origin = node._origin
     module, qualname = getattr(origin, "__module__", None), getattr(origin, "__qualname__", None)
-    if module == "__main__" and by_value:
-        return None
     if module is None or qualname is None or module not in modules:
         return None
     there: Any = modules[module]
@@ -529,70 +499,3 @@ def _checked_name(name: Any, func: Any) -> str:
             node=name,
         )
     return name
-
-
-def _checked_inputs(node: Node[..., Any], signature: Signature) -> Sequence[str]:
-    inputs = node.options["inputs"]
-    if isinstance(inputs, str) or not all(isinstance(each, str) for each in inputs):
-        raise InvalidNodeError(
-            f"inputs= of {node.func!r} is a list of names, not {inputs!r}", node=None
-        )
-    try:
-        signature.renamed(inputs)
-    except ValueError as error:
-        raise InvalidNodeError(
-            f"inputs={list(inputs)!r} does not fit {node.func!r}: {error}", node=None
-        ) from None
-    return list(inputs)
-
-
-def check_options(node: Node[..., Any]) -> None:
-    """Raise InvalidNodeError for the first option that is not what it should be."""
-    options = node.options
-
-    def refuse(problem: str) -> InvalidNodeError:
-        return InvalidNodeError(f"node {node.name!r}: {problem}", node=node.name)
-
-    if node.workflow is not None and options.get("inputs") is not None:
-        raise refuse(
-            "a workflow's parameters are named inside it; inputs= is for functions. To feed one "
-            "from a node of another name, connect(..., input=name)"
-        )
-    for key in options:
-        if key not in NodeOptions.__annotations__ and key != "cache":
-            hint = closest(key, [*NodeOptions.__annotations__, "name", "replace"])[1]
-            raise refuse(f"there is no option {key!r}{hint}")
-    retry = options.get("retry", 0)
-    if not isinstance(retry, int) or isinstance(retry, bool) or retry < 0:
-        raise refuse(f"retry is a count of further attempts (0, 1, ...), not {retry!r}")
-    for key in ("retry_delay", "retry_backoff", "retry_max_delay"):
-        value = options.get(key)
-        if value is not None and (not isinstance(value, (int, float)) or not value >= 0):
-            raise refuse(f"{key} is a number, zero or more, not {value!r}")
-    retry_on = options.get("retry_on")
-    kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
-    are_types = all(isinstance(each, type) and issubclass(each, BaseException) for each in kinds)
-    if not (retry_on is None or are_types or (callable(retry_on) and len(kinds) == 1)):
-        raise refuse(f"retry_on is exception types, or a predicate of one, not {retry_on!r}")
-    timeout = options.get("timeout")
-    if timeout is not None and (not isinstance(timeout, (int, float)) or not timeout > 0):
-        raise refuse(f"timeout is a number of seconds above 0, not {timeout!r}")
-    run_in = options.get("run_in")
-    if run_in not in (None, "thread", "process", "inline"):
-        raise refuse(f"run_in is 'thread', 'process' or 'inline', not {run_in!r}")
-    if run_in == "inline" and timeout is not None and not node.signature.is_async:
-        raise refuse("a call in the caller's own thread cannot be timed out; drop run_in='inline'")
-    jitter = options.get("retry_jitter", False)
-    if not isinstance(jitter, (bool, int, float)) or not 0 <= jitter <= 1:
-        raise refuse(f"retry_jitter is True, False or a fraction from 0 to 1, not {jitter!r}")
-    outputs = options.get("outputs")
-    if outputs is not None and (isinstance(outputs, str) or len(set(outputs)) < len(list(outputs))):
-        raise refuse(f"outputs is a list of different names, not {outputs!r}")
-    if options.get("wait") and node.type is not NodeType.ANY:
-        raise refuse("wait=True is for @dag.any")
-    collect = options.get("collect")
-    if collect is not None:
-        if node.type is not NodeType.ALL:
-            raise refuse("collect= is for @dag.all")
-        if collect not in node.inputs:
-            raise refuse(f"collect={collect!r} is none of its parameters {node.inputs}")

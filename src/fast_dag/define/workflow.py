@@ -7,37 +7,39 @@ from collections.abc import Mapping
 from importlib import import_module
 from types import MappingProxyType
 
-from fast_dag._typing import P, R, T, overload
+from fast_dag._typing import T, overload
 from fast_dag.call.hooks import HANDLER, Hook, read_hooks
 from fast_dag.call.policy import CallPolicy
 from fast_dag.call.resources import read_factory
 from fast_dag.context import Context
 from fast_dag.define.graph import Graph
-from fast_dag.define.node import CACHE_OPTIONS, Nestable, Node, NodeType
+from fast_dag.define.node import Nestable, Node
 from fast_dag.drive.select import drive, drive_async
-from fast_dag.errors import InvalidNodeError, MissingResultError, ValidationError, names
+from fast_dag.errors import InvalidNodeError, MissingResultError, ValidationError
 from fast_dag.plan.plan import Plan, Plans
-from fast_dag.run.events import Bar, Event, Observers, Progress
-from fast_dag.run.run import Run, current_run
+from fast_dag.run.execution import current
+from fast_dag.watch.events import Reported
 from fast_dag.watch.log import node_log
+from fast_dag.watch.observers import Observers
+from fast_dag.watch.progress import Bar, Progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from os import PathLike
-    from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+    from typing import Any, ClassVar, Literal, Self, TypeVar
 
     from fast_dag.cache.store import NodeCache
-    from fast_dag.define.node import AllOptions, AnyOptions, CachedNodeOptions, CommonOptions
+    from fast_dag.call.policy import Around
     from fast_dag.define.signature import Signature
     from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.draw.view import MachineView, WorkflowView
+    from fast_dag.plan.step import Wrapper
     from fast_dag.plan.topology import Topology
-    from fast_dag.run.events import Observer
+    from fast_dag.run.execution import Execution
+    from fast_dag.run.run import Run
 
-    RunT = TypeVar("RunT", bound=Run)
-    Q = ParamSpec("Q")
-    V = TypeVar("V")
+    ExecutionT = TypeVar("ExecutionT", bound=Execution)
 
 
 class Workflow(Nestable):
@@ -46,6 +48,8 @@ class Workflow(Nestable):
     kind: ClassVar[str] = ""
     """What it is, as files and the command line call it: "dag" or "fsm"."""
     _noun: ClassVar[str] = "node"  # as errors call what it has
+    _wrappers: tuple[Wrapper, ...] = ()  # put other functions in the place of those of nodes
+    _arounds: tuple[Around, ...] = ()  # put effects around the calls of nodes
 
     def __init__(
         self,
@@ -63,7 +67,7 @@ class Workflow(Nestable):
         self._handlers: dict[str, Hook] = {}
         self._resources: Mapping[str, Hook] = {}
         self._progress_callback: Callable[[str, str, float], object] | None = None
-        self._last_run: Run | None = None
+        self._last: Execution | None = None
         self._plans: Plans | None = None
         self._signature: tuple[Any, Signature] | None = None
 
@@ -291,26 +295,27 @@ class Workflow(Nestable):
                 )
         return found
 
-    def _surroundings(self, node: Node[..., Any], resources: Sequence[str]) -> CallPolicy | None:
+    def _policy_of(self, node: Node[..., Any], resources: Sequence[str]) -> CallPolicy | None:
         """What was asked for around the calls of a node; None where that is nothing."""
         hooks, handler = self._default_hooks, None
         if self._node_hooks or self._handlers:
             hooks = {**hooks, **self._node_hooks.get(node.name, {})}
             handler = self._handlers.get(node.name)
-        if not (hooks or handler or node.retry or node.cache or resources):
+        if not (hooks or handler or node.retry or node.cache or resources or self._arounds):
             return None
-        return CallPolicy(node, hooks, handler, resources)
+        return CallPolicy(node, hooks, handler, resources, self._arounds)
 
     # Views of a run.
 
-    def _run_in_view(self) -> Run | None:
-        """The run in progress, from inside one of its nodes; else the one that finished last."""
-        run = current_run.get()
-        while run is not None:
-            if run.graph is self._graph:
-                return run
-            run = run.outer
-        return self._last_run
+    def _in_view(self) -> Execution | None:
+        """The execution in progress, from inside one of its nodes; else the one that finished
+        last."""
+        execution = current.get()
+        while execution is not None:
+            if execution.graph is self._graph:
+                return execution
+            execution = execution.outer
+        return self._last
 
     @property
     def last_run(self) -> Run | None:
@@ -322,14 +327,15 @@ class Workflow(Nestable):
         >>> dag.last_run, dag.run(), dag.last_run.status
         (None, 42, 'completed')
         """
-        return self._run_in_view()
+        execution = self._in_view()
+        return None if execution is None else execution.run
 
     @property
     def context(self) -> Context:
         """The Context of the run in progress, from inside it; else of the run that finished last;
         an empty one before the first."""
-        run = self._run_in_view()
-        return Context() if run is None else run.context
+        execution = self._in_view()
+        return Context() if execution is None else execution.context
 
     @property
     def results(self) -> dict[str, Any]:
@@ -341,9 +347,9 @@ class Workflow(Nestable):
 
         Raises a KeyError that says why there is none: unknown, not run, skipped, failed, deleted.
         """
-        run = self._run_in_view()
-        if run is not None:
-            return run[name]
+        execution = self._in_view()
+        if execution is not None:
+            return execution.run[name]
         self._graph.resolve(name)
         raise MissingResultError(
             f"{self.name!r} has no result of {name!r}: it has not run yet",
@@ -367,11 +373,11 @@ class Workflow(Nestable):
         double completed 1.0
         2
         """
-        run = self._run_in_view()
-        if run is not None and run.status == "running" and run.observers is not None:
-            observers, here = run.observers, run
+        here = self._in_view()
+        if here is not None and here.status == "running" and here.observers is not None:
+            observers, execution = here.observers, here
             return lambda name, status, fraction: observers.tell(
-                Event(here, name, status, fraction)
+                Reported(execution, name, fraction, status)
             )
         return self._progress_callback or _no_progress
 
@@ -381,21 +387,21 @@ class Workflow(Nestable):
             raise ValidationError(f"progress_callback is not callable: {callback!r}")
         self._progress_callback = callback
 
-    def _observers(self, run: Run) -> Observers | None:
-        """Those who watch a new run; None where nobody does."""
-        asked = run.settings.progress
+    def _observers(self, execution: Execution) -> Observers | None:
+        """Those who watch a new execution; None where nobody does."""
+        asked = execution.settings.progress
         callback = self._progress_callback if asked is None else asked
         log = node_log()
         if callback is None and log is None:
             return None
-        observers: list[Observer] = []
+        observers: list[Any] = []
         if callback is True:
             observers.append(Progress(Bar(self.name)))
         elif callable(callback):
             observers.append(Progress(callback))
         if log is not None:
             observers.append(log)
-        return Observers(observers, len(run.plan.names)) if observers else None
+        return Observers(observers, len(execution.plan.names)) if observers else None
 
     def get_result(self, name: str) -> Any:
         """The same as `workflow[name]`."""
@@ -409,7 +415,7 @@ class Workflow(Nestable):
             return default
 
     def _copy_into(self, twin: Workflow) -> None:
-        """Give a new workflow the same nodes, edges and policy_of."""
+        """Give a new workflow the same nodes, edges, hooks and resources."""
         self._graph.copy_into(twin._graph)
         twin._default_hooks = dict(self._default_hooks)
         twin._node_hooks = dict(self._node_hooks)
@@ -470,8 +476,8 @@ class Workflow(Nestable):
         """
         from fast_dag.draw.visualize import visualize
 
-        run = self._run_in_view() if show_results else None
-        return visualize(run or self, backend, filename, format, show_results, options)
+        execution = self._in_view() if show_results else None
+        return visualize(execution or self, backend, filename, format, show_results, options)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """The picture in a notebook."""
@@ -518,21 +524,21 @@ class Workflow(Nestable):
 
     # Running.
 
-    def _drive(self, run: RunT) -> RunT:
+    def _drive(self, execution: ExecutionT) -> ExecutionT:
         try:
-            drive(run)
+            drive(execution)
         finally:
-            if run.status != "running":
-                self._last_run = run
-        return run
+            if execution.status != "running":
+                self._last = execution
+        return execution
 
-    async def _drive_async(self, run: RunT) -> RunT:
+    async def _drive_async(self, execution: ExecutionT) -> ExecutionT:
         try:
-            await drive_async(run)
+            await drive_async(execution)
         finally:
-            if run.status != "running":
-                self._last_run = run
-        return run
+            if execution.status != "running":
+                self._last = execution
+        return execution
 
     # As data and as text; docs/files.md has the format.
 
@@ -625,7 +631,7 @@ class Workflow(Nestable):
 
     def __getstate__(self) -> dict[str, Any]:
         without: dict[str, Any] = {
-            "_last_run": None,
+            "_last": None,
             "_progress_callback": None,
             "_plans": None,
             "_signature": None,
@@ -633,39 +639,13 @@ class Workflow(Nestable):
         return {**self.__dict__, **without}
 
 
-def value_of(run: Run) -> Any:
+def value_of(execution: Execution) -> Any:
     """What `run()` returns; raises where the run failed or timed out."""
-    if run.status in ("failed", "timed_out"):
-        run.raise_for_error()
-    return run.value
-
-
-def merged(name: str, inputs: Mapping[str, Any] | None, more: dict[str, Any]) -> Mapping[str, Any]:
-    """A run's inputs, given as a mapping and by keyword."""
-    if inputs is None:
-        return more
-    if not isinstance(inputs, Mapping):
-        raise ValidationError(f"inputs of {name!r} is a mapping of names to values, not {inputs!r}")
-    twice = sorted(set(inputs) & set(more))
-    if twice:
-        raise ValidationError(f"{name!r} was given twice: {names(twice)}")
-    return {**inputs, **more}
-
-
-def takes_what(template: Callable[Q, Any]) -> Callable[[Callable[..., V]], Callable[Q, V]]:
-    """Give a method the parameters of another, for type checkers and for `help()`."""
-
-    def dress(method: Callable[..., V]) -> Callable[Q, V]:
-        method.__wrapped__ = template  # type: ignore[attr-defined]
-        return method
-
-    return dress
-
-
-def option_names(request: Callable[..., Any]) -> set[str]:
-    """The keywords that are options and no inputs."""
-    code = request.__code__
-    return set(code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount])
+    if execution.status in ("failed", "timed_out"):
+        error = execution.exception()
+        assert error is not None
+        raise error
+    return execution.value
 
 
 def _no_progress(name: str, status: str, fraction: float) -> None: ...
@@ -678,132 +658,3 @@ def _functions(hooks: Mapping[str, Hook]) -> dict[str, Callable[..., Any]]:
 def _updated(hooks: dict[str, Hook], changes: Mapping[str, Any]) -> dict[str, Hook]:
     kept = {phase: hook for phase, hook in hooks.items() if changes.get(phase, hook) is not None}
     return {**kept, **read_hooks(changes)}
-
-
-def decorated(
-    add: Callable[..., Node[..., Any]], function: tuple[Any, ...], options: dict[str, Any]
-) -> Any:
-    """What a decorator returns: the node, or, called with options only, what makes a node."""
-
-    def decorate(func: Callable[..., Any]) -> Node[..., Any]:
-        return add(func, **options)
-
-    return decorate(*function) if function else decorate
-
-
-def with_cache(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a cached node, those of its cache put together."""
-    cache = {key: options.pop(key) for key in CACHE_OPTIONS if key in options}
-    return {**options, "cache": cache}
-
-
-class NodeDecorator:
-    """What `@dag.node` is: usable bare, or called with options, the function first or later."""
-
-    __slots__ = ("_graph", "_type")
-
-    def __init__(self, graph: Graph, type: NodeType) -> None:
-        self._graph = graph
-        self._type = type
-
-    @overload
-    def __call__(
-        self,
-        func: Callable[P, R],
-        /,
-        *,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[CommonOptions],
-    ) -> Node[P, R]: ...
-    @overload
-    def __call__(
-        self, *, name: str | None = None, replace: bool = False, **options: Unpack[CommonOptions]
-    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
-    # mypy compares an unpacked TypedDict with **options: Any and finds them different.
-    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        return decorated(self._add, function, options)
-
-    def _add(
-        self, func: Any, name: str | None = None, replace: bool = False, **options: Any
-    ) -> Node[..., Any]:
-        if "type" in options:
-            raise InvalidNodeError(
-                f"there is no option 'type' here: this makes a {self._type.value}; use another "
-                "decorator, or add_node(name, func, type=...)",
-                node=name,
-            )
-        return self._graph.add(Node(func, name, type=self._type, **options), replace=replace)
-
-
-class AnyDecorator(NodeDecorator):
-    """What `@dag.any` is: `NodeDecorator` with the option `wait`."""
-
-    __slots__ = ()
-
-    @overload
-    def __call__(
-        self,
-        func: Callable[P, R],
-        /,
-        *,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[AnyOptions],
-    ) -> Node[P, R]: ...
-    @overload
-    def __call__(
-        self, *, name: str | None = None, replace: bool = False, **options: Unpack[AnyOptions]
-    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
-    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        return decorated(self._add, function, options)
-
-
-class AllDecorator(NodeDecorator):
-    """What `@dag.all` is: `NodeDecorator` with the option `collect`."""
-
-    __slots__ = ()
-
-    @overload
-    def __call__(
-        self,
-        func: Callable[P, R],
-        /,
-        *,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[AllOptions],
-    ) -> Node[P, R]: ...
-    @overload
-    def __call__(
-        self, *, name: str | None = None, replace: bool = False, **options: Unpack[AllOptions]
-    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
-    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        return decorated(self._add, function, options)
-
-
-class CachedNodeDecorator(NodeDecorator):
-    """What `@dag.cached_node` is: `NodeDecorator` with the options of a cache."""
-
-    __slots__ = ()
-
-    @overload
-    def __call__(
-        self,
-        func: Callable[P, R],
-        /,
-        *,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[CachedNodeOptions],
-    ) -> Node[P, R]: ...
-    @overload
-    def __call__(
-        self,
-        *,
-        name: str | None = None,
-        replace: bool = False,
-        **options: Unpack[CachedNodeOptions],
-    ) -> Callable[[Callable[P, R]], Node[P, R]]: ...
-    def __call__(self, /, *function: Any, **options: Any) -> Any:  # type: ignore[misc]
-        return decorated(self._add, function, with_cache(options))

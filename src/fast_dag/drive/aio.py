@@ -8,7 +8,8 @@ import threading
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.drive.dispatcher import SIGNALS_SEEN, Dispatcher, Lane
+from fast_dag.drive.dispatcher import SIGNALS_SEEN, Dispatcher
+from fast_dag.drive.job import Lane
 from fast_dag.drive.lanes import Lanes
 from fast_dag.drive.loops import LoopLane
 from fast_dag.drive.tasks import Tasks, suits
@@ -17,29 +18,29 @@ from fast_dag.drive.threads import Pool, ThreadLane, place_lent, pool_size, shar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from fast_dag.drive.dispatcher import Job
-    from fast_dag.run.run import Run
+    from fast_dag.drive.job import Job
+    from fast_dag.run.execution import Execution
 
 
-async def drive(run: Run) -> None:
+async def drive(execution: Execution) -> None:
     """Execute a run from its start to its end, in copies of the caller's contextvars."""
-    if suits(run):
-        await Tasks(run).drive()
+    if suits(execution):
+        await Tasks(execution).drive()
         return
     with place_lent():
-        await _Coordinator(run, shared()).drive()
+        await _Coordinator(execution, shared()).drive()
 
 
-def drive_here(run: Run) -> None:
+def drive_here(execution: Execution) -> None:
     """The same for a caller that waits in its thread, on a loop of its own."""
 
     async def watched() -> None:
         beat = _Heartbeat(asyncio.get_running_loop())
         try:
-            if suits(run):
-                await Tasks(run).drive()
+            if suits(execution):
+                await Tasks(execution).drive()
             else:
-                await _Coordinator(run, Pool(pool_size(run)), owns_loop=True).drive()
+                await _Coordinator(execution, Pool(pool_size(execution)), owns_loop=True).drive()
         finally:
             beat.stop()
 
@@ -79,14 +80,14 @@ class _Heartbeat:
 class _Coordinator(Lane):
     """Waits on the loop, which keeps the time and runs inline nodes."""
 
-    def __init__(self, run: Run, pool: Pool, *, owns_loop: bool = False) -> None:
-        self.run = run
+    def __init__(self, execution: Execution, pool: Pool, *, owns_loop: bool = False) -> None:
+        self.execution = execution
         self._owns_loop = owns_loop
         loop = asyncio.get_running_loop()
-        self.dispatcher = dispatcher = Dispatcher(run, loop.time)
+        self.dispatcher = dispatcher = Dispatcher(execution, loop.time)
         self.loop = LoopLane(dispatcher, loop, threading.get_ident())
-        threads = ThreadLane(dispatcher, pool, run.settings.max_workers or 0)
-        self.lanes = Lanes(dispatcher, run.settings, threads, loop=self.loop, inline=self)
+        threads = ThreadLane(dispatcher, pool, execution.settings.max_workers or 0)
+        self.lanes = Lanes(dispatcher, execution.settings, threads, loop=self.loop, inline=self)
         self._handle: asyncio.TimerHandle | None = None  # of the timer that is due first
         self._cancelled: asyncio.CancelledError | None = None
         self._done = asyncio.Event()
@@ -99,7 +100,7 @@ class _Coordinator(Lane):
         """Execute the run. A cancellation cuts it short and is raised once it has ended; being
         cancelled again meanwhile changes nothing."""
         dispatcher = self.dispatcher
-        self.run.open()
+        self.execution.open()
         try:
             self._guarded(lambda: dispatcher.go_on(dispatcher.begin()))
             await self._until(self._done)
@@ -116,7 +117,7 @@ class _Coordinator(Lane):
             self._disarm()
             dispatcher.let_go()
             del self.lanes  # which know this coordinator
-            self.run.tell_end()
+            self.execution.tell_end()
         if dispatcher.crash is not None:
             raise dispatcher.crash
         if self._cancelled is not None:

@@ -9,47 +9,50 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from fast_dag.drive.dispatcher import GRACE, SIGNALS_SEEN, Dispatcher, Lane
+from fast_dag.drive.dispatcher import GRACE, SIGNALS_SEEN, Dispatcher
+from fast_dag.drive.job import Lane
 from fast_dag.drive.lanes import Lanes
 from fast_dag.drive.threads import Pool, ThreadLane, pool_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fast_dag.drive.dispatcher import Job
+    from fast_dag.drive.job import Job
     from fast_dag.drive.threads import Call
-    from fast_dag.run.run import Run
+    from fast_dag.run.execution import Execution
 
 _RESPONSE = 1.0
 """Seconds in which the loop of a run that is cut short must respond; else it is abandoned."""
 
 
-def drive(run: Run) -> None:
+def drive(execution: Execution) -> None:
     """Execute a run from its start to its end, in copies of the caller's contextvars."""
-    copy_context().run(_Coordinator(run).drive)
+    copy_context().run(_Coordinator(execution).drive)
 
 
 class _Coordinator(Lane):
     """Keeps the time and runs inline nodes; where there is no time to keep, it is one of the
     workers."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, execution: Execution) -> None:
         from fast_dag.drive.loops import ThreadedLoopLane  # asyncio is slow to import
 
-        self.run = run
-        self.dispatcher = dispatcher = Dispatcher(run)
+        self.execution = execution
+        self.dispatcher = dispatcher = Dispatcher(execution)
         self.loop = ThreadedLoopLane(dispatcher)
-        self.pool = Pool(pool_size(run))
+        self.pool = Pool(pool_size(execution))
         self.threads = ThreadLane(dispatcher, self.pool)
-        self.lanes = Lanes(dispatcher, run.settings, self.threads, loop=self.loop, inline=self)
+        self.lanes = Lanes(
+            dispatcher, execution.settings, self.threads, loop=self.loop, inline=self
+        )
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         # Inline nodes have the caller's thread; what there is to do else has one of its own then,
         # unless only one of them can be at work at once.
-        self._is_apart = run.plan.has_inline and not run.settings.ordered
+        self._is_apart = execution.plan.has_inline and not execution.settings.ordered
         self._inline = SimpleQueue() if self._is_apart else self._inbox
         self._finished = False
         self._cut_short: float | None = None  # when that was noticed
-        self._helps = run.settings.timeout is None and not run.plan.needs_coordinator
+        self._helps = execution.settings.timeout is None and not execution.plan.needs_coordinator
         dispatcher.lanes = self.lanes
         dispatcher.finish = self._finish
         dispatcher.soon = self._inbox.put
@@ -59,7 +62,7 @@ class _Coordinator(Lane):
         """Execute the run. What interrupts the caller cuts the run short and is raised once it has
         ended; who is interrupted again waits no longer."""
         dispatcher = self.dispatcher
-        self.run.open()
+        self.execution.open()
         todo, serve = self._begin, self._serve_inline if self._is_apart else self._serve
         try:
             while not self._finished:
@@ -76,7 +79,7 @@ class _Coordinator(Lane):
             self.lanes.close(abandon=dispatcher.is_killed)
             dispatcher.let_go()
             del self.lanes  # which know this coordinator
-            self.run.tell_end()
+            self.execution.tell_end()
         if dispatcher.crash is not None:
             raise dispatcher.crash
 

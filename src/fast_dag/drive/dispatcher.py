@@ -1,60 +1,72 @@
-"""What all concurrent ways of running share: jobs, slots, lanes, attempts, timers and the end.
+"""What all concurrent ways of running share: an event comes in, calls to launch come out.
 
-A *job* is a node on its way through its call: one call of its function, or, where more was asked
-for, a generator of effects (hooks, attempts, waits) that is carried out step by step. A *lane* is a
-place where calls happen: worker threads, an event loop, processes, the caller's own thread. Whoever
-finishes a call, wherever that is, tells the dispatcher; it settles the node under one lock, and
-gives back jobs to go on with. The *coordinator* is the caller: it waits for the end, keeps time,
-and lends its thread to inline nodes.
+A *job* is one node on its way through its call. A *lane* is a place where calls happen. Whoever
+finishes a call, wherever that is, reports it here; the node is finished, and the jobs that it made
+ready go on. The *coordinator* is the caller: it waits for the end, keeps the time, and lends its
+thread to inline nodes.
 
-A job belongs to one thread at a time, or, from the beginning of a call to its end, to its lane
+A job belongs to one thread at a time, or, from the launch of a call to its end, to its lane
 (`is_out`). Only its owner takes it further. Who wants a job to stop that another thread owns marks
 it, and the owner sees the mark at its next step.
 
-A run that is cut short (cancelled, late, or ended by something that is no node's failure) takes the
-same way as any other: what runs is cancelled or abandoned, cleanup hooks and the closings of
-resources are jobs like others, and the run has ended when they have. Being interrupted again
-changes nothing about that.
+A run that is cut short (cancelled, late, or ended by something that is no node's failure) ends as
+any other does: calls are cancelled or abandoned, cleanup hooks and the closings of resources are
+jobs like others, and the run has ended with the last of them. Being interrupted again changes
+nothing about that.
 
-One lock guards all that is shared between threads (the schedules, results, counters and queues of a
-run and of those nested in it), so nothing here relies on the interpreter's own lock. No user code
-is called while it is held.
+One lock guards what threads share (schedules, results, counters and queues of the outermost
+execution and of those nested in it), so nothing here relies on the interpreter's own lock. No user
+code is called while it is held.
 """
 
 from __future__ import annotations
 
-import os
-from abc import ABC, abstractmethod
-from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from heapq import heappop, heappush
-from threading import Lock, get_ident
-from time import monotonic, perf_counter, sleep
+from time import monotonic, perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_dag.call.effects import (
-    LOOKED_AT,
-    STOPPED,
-    Invoke,
-    Outcome,
-    Sleep,
+from fast_dag.call.effects import LOOKED_AT, STOPPED, Await, Invoke, Outcome, Sleep
+from fast_dag.drive.guard import Guards
+from fast_dag.drive.job import (
+    ADVANCE,
+    BEGIN,
+    CALL,
+    CANCELLED,
+    CLEANS,
+    CONCLUDE,
+    RETURN,
+    SETTLE,
+    UNWIND,
+    Job,
 )
+from fast_dag.drive.slots import Slots
 from fast_dag.drive.timers import Timers
 from fast_dag.errors import TimeoutError, failures
-from fast_dag.run.run import ASYNC, current_run
+from fast_dag.run.execution import current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
-    from contextvars import Context as Variables
+    from typing import Protocol
 
-    from fast_dag.call.effects import Await, Effect
+    from fast_dag.call.effects import Effect
     from fast_dag.define.node import Node
-    from fast_dag.drive.lanes import Lanes
-    from fast_dag.run.run import Run, Settings
+    from fast_dag.drive.job import Lane
+    from fast_dag.run.execution import Execution
+
+    class Lanes(Protocol):
+        """The lanes of a run, which the coordinator makes."""
+
+        @property
+        def loop(self) -> Any: ...
+        @property
+        def home(self) -> Lane: ...
+        def of(self, node: Node[..., Any], /, *, stays: bool = False) -> Lane:
+            """The lane of a node's calls; with `stays`, not in another process."""
+
 
 GRACE = 5.0
 """Seconds that cleanup hooks and the closings of resources have in all once a run is cut short."""
@@ -67,152 +79,22 @@ SIGNALS_SEEN = 0.5
 blocks does not end its wait (no wait in Python is safe from that), and Ctrl-C is to end a run
 promptly."""
 
-# What is to be done with a job that is handed on.
-BEGIN: Final = 0  # gather its arguments and make its first call
-CALL: Final = 1  # make the call that it has
-RESUME: Final = 2  # its effects go on with `answer`
-END: Final = (
-    3  # its nested run ended: `answer` is the generation it was launched in, and the outcome
-)
 
-# How far a job is.
-RUNS: Final = 0
-CANCELLED: Final = 1  # it is to end, and to clean up
-CLEANS: Final = 2  # its cleanup hook is at work, or it closes resources: these are let end
+class _Open:
+    """An execution that has not ended: how many of its jobs have not, and for a nested one the job
+    of its node, with the generation in which that was launched."""
 
+    __slots__ = ("execution", "generation", "jobs", "parent")
 
-class Job:
-    """One node of one run. `func(*args, **kwargs)` is the call to be made next, in `lane`; None is
-    a nested workflow's. `generation` changes whenever a call begins or ends: what ends with an
-    older number is late and is dropped."""
-
-    __slots__ = (
-        "answer",
-        "args",
-        "deadline",
-        "effects",
-        "func",
-        "generation",
-        "index",
-        "is_late",
-        "is_out",
-        "is_plain",
-        "kwargs",
-        "lane",
-        "node",
-        "parent",
-        "phase",
-        "run",
-        "started",
-        "takes_slot",
-        "timeout",
-        "timer",
-        "todo",
-        "variables",
-    )
-
-    def __init__(self, run: Run, index: int, node: Node[..., Any], parent: Job | None) -> None:
-        self.run = run
-        self.index = index
-        self.node = node
+    def __init__(self, execution: Execution, parent: Job | None, generation: int) -> None:
+        self.execution = execution
         self.parent = parent
-        self.lane: Lane | None = None
-        self.func: Callable[..., Any] = node.func
-        self.args: Sequence[Any] = ()
-        self.kwargs: dict[str, Any] = {}
-        self.timeout = node.timeout
-        self.deadline: float | None = None  # of the call that is being made, where it has one
-        self.timer: Any = None  # what is to be cancelled once that call, or a wait, has ended
-        self.is_plain = False  # see `Plan.plain`
-        self.is_out = False
-        self.is_late = False
-        self.effects: Generator[Effect, Any, Outcome] | None = None
-        self.variables: Variables | None = None
-        self.todo = BEGIN
-        self.answer: Any = None
-        self.phase = RUNS
-        self.generation = 0
-        self.started = 0.0
-        self.takes_slot = False
-
-    @property
-    def order(self) -> tuple[int, ...]:
-        """Where a sequential run has this job: by definition, nested ones in their node's place."""
-        order: list[int] = []
-        job: Job | None = self
-        while job is not None:
-            order.append(job.index)
-            job = job.parent
-        return tuple(reversed(order))
-
-    @property
-    def path(self) -> str:
-        """The node's name, from the outermost run on."""
-        return self.run.path_of(self.index)
-
-    def is_inside(self, run: Run) -> bool:
-        """Whether it is a job of `run`, or of one that is nested in it."""
-        job: Job | None = self
-        while job is not None:
-            if job.run is run:
-                return True
-            job = job.parent
-        return False
-
-    def __lt__(self, other: Job) -> bool:
-        return self.order < other.order
-
-
-class Lane(ABC):
-    """A place where the calls of jobs happen."""
-
-    calls_here = False  # in the thread that takes a job, by a mere call
-    ends_calls = False  # calls that are given up end soon, and say so
-
-    @abstractmethod
-    def launch(self, job: Job) -> None:
-        """Start the job's call, soon and without blocking; report its outcome to `ended`."""
-
-    def withdraw(self, job: Job) -> bool:
-        """Take a call back that was launched and has to wait for its beginning; whether there was
-        one. The job belongs to the caller then."""
-        return False
-
-    def give_up(self, job: Job) -> None:  # noqa: B027  most lanes have nothing to do
-        """The job's present call is not waited for any more; it ends soon where `ends_calls`."""
-
-    @abstractmethod
-    def close(self, *, abandon: bool) -> None:
-        """End what was started for this lane; with `abandon`, though calls may still be running."""
-
-
-class _Patience:
-    """A lock as worker threads take it: who finds it taken comes back a moment later, and never
-    stands in line.
-
-    A thread in line owns the lock once it is free, and has yet to wait for the interpreter, up to
-    5 ms. The one that has the interpreter soon finds the lock taken and stands in line in turn:
-    from then on threads of short nodes would change places at every node."""
-
-    __slots__ = ("_release", "_try")
-
-    def __init__(self, lock: Lock) -> None:
-        self._try, self._release = lock.acquire, lock.release
-
-    def __enter__(self) -> None:
-        while not self._try(False):
-            sleep(_A_MOMENT)
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._release()
-
-
-_A_MOMENT = 50e-6
-"""Seconds: less than what a thread waits for the interpreter anyway."""
+        self.generation = generation
+        self.jobs = 0
 
 
 class _Wake:
-    """Wakes a job when a computation of another run has ended; cancelled, it holds nothing."""
+    """Wakes a job when what it waits for is ready; once it is cancelled, it holds nothing."""
 
     __slots__ = ("dispatcher", "job")
 
@@ -221,7 +103,7 @@ class _Wake:
         self.job: Job | None = job
 
     def __call__(self) -> None:
-        """Called by the other run, which must not come to harm where this one is over."""
+        """Called by whoever made it ready, who must not come to harm if this run is over."""
         dispatcher, job = self.dispatcher, self.job
         if dispatcher is not None and job is not None and not dispatcher.over:
             with suppress(RuntimeError):  # its loop was closed just now
@@ -233,12 +115,12 @@ class _Wake:
 
 
 class Dispatcher:
-    """Executes one outermost run and all that are nested in it.
+    """Drives one outermost execution and all that are nested in it.
 
     Parameters
     ----------
-    run:
-        The outermost run. Made in the context whose contextvars its nodes are to see.
+    execution:
+        The outermost one. Made in the context whose contextvars its nodes are to see.
     clock:
         Tells the time in seconds, for deadlines and waits.
 
@@ -246,8 +128,8 @@ class Dispatcher:
     waits for the `timers`.
     """
 
-    def __init__(self, run: Run, clock: Callable[[], float] = monotonic) -> None:
-        self.run = run
+    def __init__(self, execution: Execution, clock: Callable[[], float] = monotonic) -> None:
+        self.execution = execution
         self.clock = clock
         self.variables = copy_context()
         self.over = False  # what happens from now on is of no interest
@@ -255,63 +137,31 @@ class Dispatcher:
         self.ending: str | None = None  # the status of a run that is cut short
         self.crash: BaseException | None = None
         self.timers = Timers(clock)
-        self._lock = Lock()
-        self._patience = _Patience(self._lock)
-        self._home = get_ident()
+        self.guard = Guards()
         self.lanes: Lanes
-        self._free, self._bounds_all = slots_of(run.settings)
-        # One job at a time, and waits between attempts keep the slot.
-        self._ordered = run.settings.ordered
+        self._slots = Slots(execution.settings)
         # Whether plain calls happen in this process, so that those after them can follow at once.
-        self._follows = not self._ordered and run.settings.stays_here
+        self._follows = not self._slots.is_ordered and execution.settings.stays_here
         self._deadline: float | None = None
         self._grace_ends = 0.0
-        self._waiting: deque[Job] = deque()  # for a slot
-        self._unbounded: list[Job] = []  # that need none
-        self._heap: list[Job] = []  # both, where the order counts
-        self._open: dict[Run, int] = {}  # of each open run, how many of its jobs have not ended
-        self._generations: dict[
-            Run, int
-        ] = {}  # of each open run, that of its node when it was launched
+        self._open: dict[Execution, _Open] = {}
         self._running: set[Job] = set()  # those that have a slot, or wait between attempts
         self._sleeping: set[Job] = set()
         self.finish: Callable[[], None] = _nothing
         self.soon: Callable[[Callable[[], None]], None] = _nowhere
 
-    def guard(self) -> AbstractContextManager[object]:
-        """The lock, for a `with`. The coordinator takes it as it is: a Ctrl-C between taking and
-        entering would leave it taken forever, but for locks, which do both at once."""
-        return self._lock if get_ident() == self._home else self._patience
-
-    # Begin and end.
+    # The end of the run, and what brings it about.
 
     def begin(self) -> list[Job]:
-        """Begin with the run, which is open; the jobs to launch."""
-        timeout = self.run.settings.timeout
+        """Begin with the execution, which is open; the jobs to go on with."""
+        timeout = self.execution.settings.timeout
         if timeout is not None:
             self._deadline = self.clock() + timeout
             self.timers.add(timeout, partial(self.abort, "timed_out"))
-        return self._opened(self.run, None, 0)
-
-    def _opened(self, run: Run, parent: Job | None, generation: int) -> list[Job]:
-        if run.resources is not None:
-            run.resources.when_lost = partial(self._lost, run)
-        ready: list[int] = []
-        try:
-            ready = run.begin(eager=not self._ordered)
-        except BaseException as error:  # of a condition that an event asks
-            self.fail(error)
-        with self.guard():
-            if self.over:
-                return []
-            self._open[run] = 0
-            self._generations[run] = generation
-            self._add(run, ready, parent)
-            closed = None
-            jobs = self._picked()
-            if not self._open[run]:
-                jobs, closed = self._emptied(run, parent, jobs)
-        return jobs if closed is None else self._closed(closed, parent, jobs)
+        jobs: list[Job] = []
+        self._enter(self.execution, None, 0, jobs)
+        jobs.reverse()
+        return jobs
 
     def fail(self, error: BaseException) -> None:
         """Something that is no node's failure came up (SystemExit in a worker, say): end the
@@ -340,7 +190,7 @@ class Dispatcher:
             cleaning = [
                 (job, job.generation) for job in self._running if job.phase is CLEANS and job.is_out
             ]
-            jobs, given_up = self._stopped(self.run)
+            jobs, given_up = self._stopped(self.execution)
         for job, generation in cleaning:
             job.timeout = self._grace()
             self.watch(job, generation)
@@ -352,15 +202,15 @@ class Dispatcher:
             if self.over:
                 return
             self.over = self.is_killed = True
-            runs = list(self._open)
+            executions = list(self._open)
             self._open.clear()
             jobs = list(self._running)
         for job in jobs:
             if job.effects is not None:
                 with suppress(ValueError):  # it takes a step just now, in another thread
                     job.effects.close()  # so that others who wait for what it computes take over
-        for run in reversed(runs):
-            run.close(self.ending or "cancelled")
+        for execution in reversed(executions):
+            execution.close(self.ending or "cancelled")
         self.finish()
 
     def let_go(self) -> None:
@@ -369,22 +219,22 @@ class Dispatcher:
         self.finish, self.soon = _nothing, _nowhere
         del self.lanes
 
-    def _lost(self, run: Run) -> None:
-        """A resource broke while it was open: its run has failed."""
+    def _lost(self, execution: Execution) -> None:
+        """A resource broke while it was open: its execution has failed."""
         with self.guard():
-            if self.over or run not in self._open:
+            if self.over or execution not in self._open:
                 return
-            jobs, given_up = self._stopped(run)
+            jobs, given_up = self._stopped(execution)
         self._cut(jobs, given_up)
 
-    def _stopped(self, run: Run) -> tuple[list[Job], list[Job]]:
-        """Stop a run, and what is nested in it: the jobs to go on with, and those whose calls are
-        given up."""
-        run.stop()
+    def _stopped(self, execution: Execution) -> tuple[list[Job], list[Job]]:
+        """Stop an execution, and what is nested in it: the jobs to go on with, and those whose
+        calls are given up."""
+        execution.stop()
         jobs: list[Job] = []
         given_up: list[Job] = []
         for job in list(self._running):
-            if job.phase is CLEANS or not job.is_inside(run):
+            if job.phase is CLEANS or not job.is_inside(execution):
                 continue
             job.phase = CANCELLED
             if job in self._sleeping:
@@ -393,10 +243,10 @@ class Dispatcher:
                 given_up.append(job)
                 if not job.lane.ends_calls:
                     self._take_in(job)
-                    job.todo = RESUME
+                    job.todo = UNWIND
                     jobs.append(job)
             elif job.lane is not None and job.lane.withdraw(job):
-                job.todo = RESUME
+                job.todo = UNWIND
                 jobs.append(job)
         return [*jobs, *self._picked()], given_up
 
@@ -406,7 +256,7 @@ class Dispatcher:
         self.go_on(jobs)
 
     def _give_up(self, job: Job) -> None:
-        """What a call still does is of no interest any more."""
+        """Nobody waits any more for what a call still does."""
         lane = job.lane
         assert lane is not None
         lane.give_up(job)
@@ -415,134 +265,285 @@ class Dispatcher:
             if job.variables is not None:
                 job.variables = job.variables.copy()  # the call is still inside of the old ones
 
-    # Jobs.
+    # Executions.
 
-    def _add(self, run: Run, ready: list[int], parent: Job | None) -> None:
-        self._open[run] += len(ready)
+    def _enter(
+        self, execution: Execution, parent: Job | None, generation: int, jobs: list[Job]
+    ) -> None:
+        """Begin with an execution that is open."""
+        if execution.resources is not None:
+            execution.resources.when_lost = partial(self._lost, execution)
+        ready: list[int] = []
+        try:
+            ready = execution.begin(eager=not self._slots.is_ordered)
+        except BaseException as error:  # of a condition that an event asks
+            self.fail(error)
+        with self.guard():
+            if self.over:
+                return
+            opened = self._open[execution] = _Open(execution, parent, generation)
+            self._add(opened, ready)
+            more = self._picked()
+            has_ended = not opened.jobs and self._has_ended(opened, more)
+        jobs.extend(reversed(more))
+        if has_ended:
+            self._leave(opened, jobs)
+
+    def _add(self, opened: _Open, ready: list[int]) -> None:
+        """Make jobs of nodes that may start."""
+        execution = opened.execution
+        opened.jobs += len(ready)
+        follows = self._follows and not execution.watched
         # The first comes last, to the front: whoever made them ready goes on with it.
-        follows = self._follows and run.observers is None
         for index in reversed(ready):
-            node = run.plan.nodes[index]
-            job = Job(run, index, node, parent)
-            if node.workflow is None:
-                job.is_plain = follows and run.plan.plain[index] is not None
+            step = execution.plan.steps[index]
+            job = Job(execution, index, step, opened.parent)
+            if step.node.workflow is None:
+                job.is_plain = follows and step.plain is not None
                 job.lane = self._lane_of(job)
-                job.takes_slot = self._bounds_all or not node.signature.is_async
-            self._queue(job)
+                self._slots.queue_new(job)
+            else:
+                self._slots.queue(job)
 
     def _lane_of(self, job: Job) -> Lane:
-        policy = job.run.plan.policies.get(job.index)
-        return self.lanes.of(job.node, stays=policy is not None and bool(policy.resources))
-
-    def _queue(self, job: Job) -> None:
-        if self._ordered:
-            heappush(self._heap, job)
-        elif job.takes_slot:
-            self._waiting.appendleft(job)
-        else:
-            self._unbounded.append(job)
+        policy = job.step.policy
+        return self.lanes.of(job.step.node, stays=policy is not None and bool(policy.resources))
 
     def _picked(self) -> list[Job]:
-        """Jobs that may go on now; they have their slots."""
-        if self._ordered:
-            picked = [heappop(self._heap)] if self._heap and self._free else []
-            for job in picked:
-                self._free -= job.takes_slot
-        else:
-            picked, self._unbounded = self._unbounded[::-1], []
-            waiting = self._waiting
-            while waiting and (self._free > 0 or waiting[0].run.stopped):
-                self._free -= 1
-                picked.append(waiting.popleft())
+        """The jobs that may go on now; they have their slots."""
+        picked = self._slots.picked()
         for job in picked:
-            if job.todo is RESUME:  # it has waited for this
-                job.answer = not job.run.stopped
+            if job.todo is not BEGIN:  # it has waited for this
+                job.answer = not job.execution.stopped
                 continue
             job.generation += 1
-            if job.run.stopped:
+            if job.execution.stopped:
                 job.phase = CANCELLED
             else:
                 self._running.add(job)
-                job.run.record.schedule.start(job.index)  # type: ignore[union-attr]
+                job.execution.record.schedule.start(job.index)  # type: ignore[union-attr]
         return picked
+
+    def _has_ended(self, opened: _Open, more: list[Job]) -> bool:
+        """All jobs of an execution have ended: whether it has ended, too. If resources are open,
+        one more job closes them."""
+        execution = opened.execution
+        effects = execution.release(self._status_of(execution))
+        if effects is None:
+            del self._open[execution]
+            self.over = execution is self.execution
+            return True
+        job = Job(execution, _NO_NODE, execution.plan.steps[0], opened.parent)
+        job.effects = effects
+        job.variables = self.variables.copy()
+        job.variables.run(current.set, execution)
+        job.started = perf_counter()
+        job.phase, job.todo = CLEANS, ADVANCE
+        opened.jobs = 1
+        self._running.add(job)
+        more.append(job)
+        return False
+
+    def _status_of(self, execution: Execution) -> str | None:
+        """How an execution ends that has nothing left to do; None if its errors tell."""
+        if self.ending is not None:
+            return self.ending
+        if execution.cut_short:
+            return "cancelled"
+        if execution is self.execution and self._deadline is not None and not execution.stopped:
+            return "timed_out" if self.clock() > self._deadline else None
+        return None
+
+    def _leave(self, opened: _Open, jobs: list[Job]) -> None:
+        """An execution is over: the node that it is nested in goes on with how it ended."""
+        execution, parent = opened.execution, opened.parent
+        status = self._status_of(execution)
+        if execution.resources is not None:
+            execution.resources.when_lost = None
+        outcome = STOPPED
+        try:
+            execution.close(status)
+            if parent is not None and status is None:
+                error = execution.exception()
+                outcome = Outcome(error is None, execution.value if error is None else error)
+        except BaseException as problem:  # of a mapping that the user gave as metadata, say
+            self.crash = problem
+            self.fail(problem)
+        if parent is None:
+            self.finish()
+        else:
+            parent.todo, parent.answer = RETURN, (opened.generation, outcome)
+            jobs.append(parent)
+
+    # The worklist: what each job does next.
 
     def go_on(self, jobs: list[Job], lane: Lane | None = None) -> Job | None:
         """Take jobs further, up to their next calls. Launch these where they belong, but the first
-        of `lane`, which the caller makes."""
+        of `lane`, which is returned for the caller to make."""
         mine = None
-        jobs.reverse()
+        jobs.reverse()  # now a stack
         while jobs:
             job = jobs.pop()
-            more = self._taken_further(job)
-            if more is None:
-                if job.lane is lane and mine is None:
-                    mine = job
-                else:
-                    job.lane.launch(job)  # type: ignore[union-attr]
-            elif more:
-                jobs.extend(reversed(more))
+            if job.todo is not CALL:
+                _STEPS[job.todo](self, job, jobs)
+            elif job.phase is CANCELLED:
+                self._unwind(job, jobs)
+            elif job.lane is None:
+                self._call_nested(job, jobs)
+            elif job.lane is lane and mine is None:
+                mine = job
+            else:
+                job.lane.launch(job)
         return mine
 
-    def _taken_further(self, job: Job) -> list[Job] | None:
-        """One step of a job: the jobs to go on with. None where the job's call is next."""
-        todo, job.todo = job.todo, CALL
-        if todo is END:
-            generation, outcome = job.answer
-            job.answer = None
-            return self.ended(job, generation, outcome)
+    def _begin(self, job: Job, jobs: list[Job]) -> None:
+        """Gather the arguments of a node."""
         if job.phase is CANCELLED:
-            return self._unwound(job)
-        if todo is RESUME:
-            answer, job.answer = job.answer, None
-            return self._advanced(job, answer)
-        if todo is BEGIN:
-            try:
-                job.args, job.kwargs = job.run.gather(job.index)
-            except failures() as error:
-                return self._settled(job, Outcome(False, error, attempts=0))
-            except BaseException as error:  # of an attribute that `output=` names
-                self.fail(error)
-                return self._unwound(job)
-            if job.index in job.run.plan.policies:
+            self._unwind(job, jobs)
+            return
+        jobs.append(job)
+        job.todo, execution = CALL, job.execution
+        try:
+            job.args, job.kwargs = execution.gather(job.index)
+        except failures() as error:
+            job.todo, job.answer = SETTLE, Outcome(False, error, attempts=0)
+        except BaseException as error:  # of an attribute that `output=` names
+            self.fail(error)
+            job.todo = UNWIND
+        else:
+            if execution.is_surrounded(job.step):
                 # Hooks and attempts of one call share a copy of the contextvars.
                 job.variables = self.variables.copy()
-                job.effects = job.run.surround(job.index, job.args, job.kwargs)
-                return self._advanced(job, None)
-        return self._launched_nested(job) if job.lane is None else None
+                job.effects = execution.effects_of(job.index, (job.args, job.kwargs))
+                job.todo, job.answer = ADVANCE, None
 
-    def _take(self, job: Job, effect: Effect) -> None:
-        """Make an effect that calls something the job's next call."""
-        if isinstance(effect, tuple):
-            job.func, (job.args, job.kwargs) = job.node.func, effect
-            job.timeout = job.node.timeout
-            nested = job.node.workflow is not None
-            job.lane = None if nested else self._lane_of(job)
+    def _advance(self, job: Job, jobs: list[Job]) -> None:
+        """A call that is a generator of effects takes its next step."""
+        if job.phase is CANCELLED:
+            self._unwind(job, jobs)
+            return
+        answer, job.answer = job.answer, None
+        assert job.effects is not None
+        effect: Effect | None = None
+        outcome = STOPPED
+        try:
+            effect = job.effects.send(answer)
+        except StopIteration as stop:
+            outcome = stop.value
+        except BaseException as error:  # of our own, or Ctrl-C in the middle of it: the job ends
+            if job.index == _NO_NODE or not isinstance(error, Exception):
+                self.fail(error)
+            else:
+                outcome = Outcome(False, error)
+        if effect is None:  # no longer while that is handled: it is no error's context
+            job.answer = outcome
+            self._settle(job, jobs)
+            return
+        if job.phase is CANCELLED:
+            job.todo = UNWIND
+        elif isinstance(effect, (Sleep, Await)):
+            self._wait(job, effect, jobs)
+            return
         else:
-            assert isinstance(effect, Invoke)
+            self._take(job, effect)
+        jobs.append(job)
+
+    def _take(self, job: Job, effect: Any) -> None:
+        """Make an effect that calls something the job's next call."""
+        job.todo = CALL
+        if isinstance(effect, Invoke):
             if effect.cleans_up:
                 job.phase = CLEANS
-            job.func, job.args, job.kwargs = effect.func, effect.args, {}
+            job.func, job.args, job.kwargs = effect.func, effect.args, _NO_KEYWORDS
             job.timeout = None  # but for what cleans up: see `begins`
             job.lane = self.lanes.loop if effect.is_async else self.lanes.home
+        else:
+            job.func, (job.args, job.kwargs) = job.step.call, effect
+            job.timeout = job.step.node.timeout
+            nested = job.step.node.workflow is not None
+            job.lane = None if nested else self._lane_of(job)
 
-    def _grace(self) -> float:
-        return max(self._grace_ends - self.clock(), _LEAST)
+    def _conclude(self, job: Job, jobs: list[Job]) -> None:
+        """A job's call ended."""
+        outcome = job.answer
+        job.deadline, job.is_late = None, False
+        if job.phase is CANCELLED or outcome is STOPPED:
+            self._unwind(job, jobs)
+        elif job.effects is None:
+            self._settle(job, jobs)
+        else:
+            job.answer = outcome.answer()
+            self._advance(job, jobs)
 
-    def _launched_nested(self, job: Job) -> list[Job]:
+    def _unwind(self, job: Job, jobs: list[Job]) -> None:
+        """A job that was cut off ends, once its cleanup hook has been called."""
+        effects, job.effects = job.effects, None
+        job.todo, job.answer = SETTLE, STOPPED
+        if effects is not None:
+            effects.close()  # so that others who wait for what it computes take over
+            policy = job.step.policy
+            if policy is not None and job.started and job.phase is not CLEANS:
+                job.phase = CLEANS
+                job.effects = policy.effects_of_cancelled(job.execution)
+                job.todo, job.answer = ADVANCE, None
+        jobs.append(job)
+
+    def _settle(self, job: Job, jobs: list[Job]) -> None:
+        """The job is done: finish its node."""
+        outcome, job.answer = job.answer, None
+        execution, ready = job.execution, []
+        if outcome is not STOPPED:
+            try:
+                ready = execution.finish(job.index, outcome, job.started, self.guard())
+            except BaseException as error:  # of a handler or condition that ends the program, say
+                self.fail(error)
+        with self.guard():
+            if self.over:
+                return
+            if outcome is STOPPED and not job.started:
+                execution.take_back(job.index)
+            more, ended = self._left(job, ready)
+        jobs.extend(reversed(more))
+        if ended is not None:
+            self._leave(ended, jobs)
+
+    def _left(self, job: Job, ready: list[int]) -> tuple[list[Job], _Open | None]:
+        """A job has ended: the jobs to go on with, and its execution, if that has ended."""
+        opened = self._open[job.execution]
+        self._running.discard(job)
+        self._slots.give_back(job)
+        self._add(opened, ready)
+        opened.jobs -= 1
+        more: list[Job] = []
+        if self._sleeping and opened.execution.stopped:
+            more = [self._roused(each) for each in list(self._sleeping) if each.execution.stopped]
+        more.extend(self._picked())
+        return more, opened if not opened.jobs and self._has_ended(opened, more) else None
+
+    def _call_nested(self, job: Job, jobs: list[Job]) -> None:
+        """Begin with the workflow that is nested in a node."""
         generation = job.generation
         if not self.begins(job, generation):
-            return self.ended(job, generation, STOPPED)
+            jobs.extend(self.ended(job, generation, STOPPED))
+            return
         try:
-            child = job.run.child(job.index, job.kwargs)
+            child = job.execution.child(job.index, job.kwargs)
             child.open()
         except failures() as error:
-            return self.ended(job, generation, Outcome(False, error))
+            jobs.extend(self.ended(job, generation, Outcome(False, error)))
         except BaseException as error:
-            return self.crashed(job, generation, error)
-        self.watch(job, generation)
-        return self._opened(child, job, generation)
+            jobs.extend(self.crashed(job, generation, error))
+        else:
+            self.watch(job, generation)
+            self._enter(child, job, generation, jobs)
 
-    # Calls.
+    def _return(self, job: Job, jobs: list[Job]) -> None:
+        """The workflow that is nested in a node ended."""
+        generation, outcome = job.answer
+        job.answer = None
+        jobs.extend(reversed(self.ended(job, generation, outcome)))
+
+    # Calls, as lanes report them.
 
     def begins(self, job: Job, generation: int) -> bool:
         """Must be called by a lane before it makes a call. False if the call must not be made, and
@@ -558,19 +559,22 @@ class Dispatcher:
             return False
         if job.started:
             return True
-        if job.run.stopped:
+        execution = job.execution
+        if execution.stopped:
             return False
         if self._deadline is not None and self.clock() > self._deadline:
             self.abort("timed_out")
             return False
         job.started = perf_counter()
-        observers = job.run.observers
-        if observers is not None:
+        if execution.observers is not None:
             with self.guard():
-                job.run.note_start(job.index)
-            observers.deliver()
+                execution.note_start(job.index)
+            execution.observers.deliver()
         # Things may have changed by now, where somebody was told.
         return not self.over and job.generation == generation and job.phase is not CANCELLED
+
+    def _grace(self) -> float:
+        return max(self._grace_ends - self.clock(), _LEAST)
 
     def run_here(self, job: Job, generation: int, lane: Lane) -> Job | None:
         """Make a call from this thread; another job of the same lane to go on with."""
@@ -590,7 +594,7 @@ class Dispatcher:
     def _follow(self, job: Job, generation: int, lane: Lane) -> Job | None:
         """Make the plain call of a job, and those that it leads to one by one, each with little
         more than the call itself; another job of the same lane to go on with."""
-        token, guard = current_run.set(job.run), self.guard()
+        token, guard = current.set(job.execution), self.guard()
         try:
             while True:
                 try:
@@ -613,15 +617,15 @@ class Dispatcher:
                 if others:
                     self.go_on(others)
         finally:
-            current_run.reset(token)
+            current.reset(token)
         return self.go_on(others, lane)
 
     def went_on(
         self, job: Job, generation: int, value: Any, guard: AbstractContextManager[object]
     ) -> tuple[bool, list[Job]]:
         """A plain call returned, in the thread whose `guard` that is. Whether the job goes on in
-        the same place, with a node that is ready now; and the jobs to launch."""
-        run, index = job.run, job.index
+        the same place, with a node that is ready now; and the jobs to go on with."""
+        execution, index = job.execution, job.index
         with guard:
             if self.over:
                 return False, []
@@ -629,29 +633,33 @@ class Dispatcher:
                 return False, self._picked()
             if job.phase is CANCELLED:  # it came back all the same
                 self._take_in(job)
-                job.todo = RESUME
+                job.todo = UNWIND
                 return False, [job]
             job.generation += 1
             now = perf_counter()
-            ready = run.settle_plain(index, value, job.started, now)
+            ready = execution.finish_plain(index, value, job.started, now)
             if ready:
-                plan, following = run.plan, ready[0]
-                is_alike = plan.plain[following] == plan.plain[index]
-                args = run.start_plain(following) if is_alike else None
+                steps, following = execution.plan.steps, ready[0]
+                step = steps[following]
+                is_alike = step.plain == job.step.plain
+                args = execution.start_plain(following) if is_alike else None
                 if args is not None:
-                    node = job.node = plan.nodes[following]
-                    job.index, job.func = following, node.func
+                    job.step, job.index, job.func = step, following, step.call
                     job.args, job.kwargs, job.started = args, _NO_KEYWORDS, now
                     if len(ready) == 1:
                         return _ALONE
-                    self._add(run, ready[1:], job.parent)
+                    self._add(self._open[execution], ready[1:])
                     return True, self._picked()
             job.is_out = False
-            jobs, closed = self._left(job, ready)
-        return False, self._after(job, jobs, closed)
+            more, ended = self._left(job, ready)
+        if ended is not None:
+            more.reverse()
+            self._leave(ended, more)
+            more.reverse()
+        return False, more
 
     def called(self, job: Job, generation: int, outcome: Outcome) -> list[Job]:
-        """A sync call returned; where it returned a coroutine, the call ends with that."""
+        """A sync call returned; if it returned a coroutine, the call ends with that."""
         if outcome.ok and type(outcome.value) is CoroutineType:
             if self.over or job.generation != generation:
                 outcome.value.close()
@@ -661,6 +669,43 @@ class Dispatcher:
                 self.lanes.loop.adopt(job, generation, outcome.value)
             return []
         return self.ended(job, generation, outcome)
+
+    def ended(self, job: Job, generation: int, outcome: Outcome) -> list[Job]:
+        """A job's call ended: the jobs to go on with. Whoever says so first decides."""
+        deadline = job.deadline
+        if deadline is not None and job.generation == generation and self.clock() > deadline:
+            job.is_late = True
+        with self.guard():
+            if self.over:
+                return []
+            if job.generation != generation:
+                return self._picked()
+            self._take_in(job)
+        if job.is_late:
+            outcome = too_late(job, outcome)
+        job.todo, job.answer = CONCLUDE, outcome
+        return [job]
+
+    def crashed(self, job: Job, generation: int, error: BaseException) -> list[Job]:
+        """A job's call raised what is no failure, which ends the run: the jobs to go on with."""
+        with self.guard():
+            is_owner = not self.over and job.generation == generation
+            if is_owner:
+                self._take_in(job)
+        self.fail(error)
+        if not is_owner:
+            return []
+        job.todo, job.answer = CONCLUDE, STOPPED
+        return [job]
+
+    def _take_in(self, job: Job) -> None:
+        """The job's call has ended, or nobody waits for it any more: the job belongs to the calling
+        thread."""
+        job.generation += 1
+        job.is_out = False
+        if job.timer is not None:
+            job.timer.cancel()
+            job.timer = None
 
     def watch(self, job: Job, generation: int) -> None:
         """Give the call that begins now up at its timeout, if it has one."""
@@ -680,218 +725,52 @@ class Dispatcher:
                 return
             job.timer, job.is_late = None, True
             if job.lane is None:  # it ends when all that is nested in it has ended
-                jobs, given_up = self._stopped(job.run.children[job.run.plan.names[job.index]])
+                jobs, given_up = self._stopped(job.execution.children[job.step.name])
             elif not job.lane.ends_calls:
                 self._take_in(job)
         for each in given_up:
             self._give_up(each)
         if not job.is_out:
-            jobs.extend(self._concluded(job, Outcome(False, late_error(job))))
+            job.todo, job.answer = CONCLUDE, Outcome(False, late_error(job))
+            jobs.append(job)
         self.go_on(jobs)
 
-    def _take_in(self, job: Job) -> None:
-        """The job's call has ended, or is of no interest any more: the job belongs to the calling
-        thread."""
-        job.generation += 1
-        job.is_out = False
-        if job.timer is not None:
-            job.timer.cancel()
-            job.timer = None
+    # Waits: between attempts, and for something to be ready.
 
-    def ended(self, job: Job, generation: int, outcome: Outcome) -> list[Job]:
-        """A job's call ended: the jobs to launch now, one of which the caller may take. Whoever
-        says so first decides."""
-        deadline = job.deadline
-        if deadline is not None and job.generation == generation and self.clock() > deadline:
-            job.is_late = True
-        with self.guard():
-            if self.over:
-                return []
-            if job.generation != generation:
-                return self._picked()
-            self._take_in(job)
-        if job.is_late:
-            outcome = too_late(job, outcome)
-        return self._concluded(job, outcome)
-
-    def crashed(self, job: Job, generation: int, error: BaseException) -> list[Job]:
-        """A job's call raised what is no failure, which ends the run: the jobs to launch now."""
-        with self.guard():
-            is_owner = not self.over and job.generation == generation
-            if is_owner:
-                self._take_in(job)
-        self.fail(error)
-        return self._concluded(job, STOPPED) if is_owner else []
-
-    def _concluded(self, job: Job, outcome: Outcome) -> list[Job]:
-        job.deadline, job.is_late = None, False
-        if job.phase is CANCELLED or outcome is STOPPED:
-            return self._unwound(job)
-        if job.effects is not None:
-            return self._advanced(job, outcome.answer())
-        return self._settled(job, outcome)
-
-    def _unwound(self, job: Job) -> list[Job]:
-        """A job that was cut off ends, once its cleanup hook has been called."""
-        effects, job.effects = job.effects, None
-        if effects is not None:
-            effects.close()  # so that others who wait for what it computes take over
-        if effects is None or not job.started or job.phase is CLEANS:
-            return self._settled(job, STOPPED)
-        job.phase = CLEANS
-        job.effects = job.run.plan.policies[job.index].effects_of_cancelled(job.run)
-        return self._advanced(job, None)
-
-    def _advanced(self, job: Job, answer: Any) -> list[Job]:
-        """A call that is a generator of effects takes its next step."""
-        assert job.effects is not None
-        effect: Effect | None = None
-        outcome = STOPPED
-        try:
-            effect = job.effects.send(answer)
-        except StopIteration as stop:
-            outcome = stop.value
-        except BaseException as error:  # of our own, or Ctrl-C in the middle of it: the job ends
-            if job.index == _NO_NODE or not isinstance(error, Exception):
-                self.fail(error)
-            else:
-                outcome = Outcome(False, error)
-        if effect is None:  # no longer while that is handled: it is no error's context
-            return self._settled(job, outcome)
-        if job.phase is CANCELLED:
-            return self._unwound(job)
-        if isinstance(effect, (tuple, Invoke)):
-            self._take(job, effect)
-            return [job]
-        return self._put_to_sleep(job, effect)
-
-    def _settled(self, job: Job, outcome: Outcome) -> list[Job]:
-        """The job is done."""
-        verdict = None
-        if outcome is not STOPPED:
-            try:
-                verdict = job.run.judge(job.index, outcome)
-            except BaseException as error:  # of a handler or condition that ends the program, say
-                self.fail(error)
-        with self.guard():
-            if self.over:
-                return []
-            ready: list[int] = []
-            if verdict is not None:
-                ready = job.run.settle(job.index, verdict, job.started)
-            elif not job.started:
-                job.run.take_back(job.index)
-            jobs, closed = self._left(job, ready)
-        return self._after(job, jobs, closed)
-
-    def _left(self, job: Job, ready: list[int]) -> tuple[list[Job], Run | None]:
-        """A job is settled: the jobs to go on with, and its run, if that has ended."""
-        run = job.run
-        self._running.discard(job)
-        self._free += job.takes_slot
-        self._add(run, ready, job.parent)
-        self._open[run] -= 1
-        jobs: list[Job] = []
-        if self._sleeping and run.stopped:
-            jobs = [self._roused(each) for each in list(self._sleeping) if each.run.stopped]
-        jobs.extend(self._picked())
-        if not self._open[run]:
-            return self._emptied(run, job.parent, jobs)
-        return jobs, None
-
-    def _emptied(
-        self, run: Run, parent: Job | None, jobs: list[Job]
-    ) -> tuple[list[Job], Run | None]:
-        """All jobs of a run have ended; one more closes its resources, if any is open."""
-        effects = run.release(self._status_of(run))
-        if effects is None:
-            del self._open[run]
-            self.over = run is self.run
-            return jobs, run
-        job = Job(run, _NO_NODE, run.plan.nodes[0], parent)
-        job.effects = effects
-        job.variables = self.variables.copy()
-        job.variables.run(current_run.set, run)
-        job.started = perf_counter()
-        job.phase, job.todo = CLEANS, RESUME
-        self._open[run] = 1
-        self._running.add(job)
-        jobs.append(job)
-        return jobs, None
-
-    def _status_of(self, run: Run) -> str | None:
-        """How a run ends that nothing is left to do of; None where its errors tell."""
-        if self.ending is not None:
-            return self.ending
-        if run.cut_short:
-            return "cancelled"
-        is_late = run is self.run and self._deadline is not None and not run.stopped
-        return "timed_out" if is_late and self.clock() > self._deadline else None  # type: ignore[operator]
-
-    def _after(self, job: Job, jobs: list[Job], closed: Run | None) -> list[Job]:
-        """What follows once the lock is released."""
-        if job.run.observers is not None:
-            job.run.observers.deliver()
-        return jobs if closed is None else self._closed(closed, job.parent, jobs)
-
-    def _closed(self, run: Run, parent: Job | None, jobs: list[Job]) -> list[Job]:
-        """A run is over: the node that it is nested in goes on with how it ended."""
-        generation = self._generations.pop(run)
-        status = self._status_of(run)
-        if run.resources is not None:
-            run.resources.when_lost = None
-        outcome = STOPPED
-        try:
-            run.close(status)
-            if parent is not None and status is None:
-                error = run.exception()
-                outcome = Outcome(error is None, run.value if error is None else error)
-        except BaseException as problem:  # of a mapping that the user gave as metadata, say
-            self.crash = problem
-            self.fail(problem)
-        if parent is None:
-            self.finish()
-            return jobs
-        parent.todo, parent.answer = END, (generation, outcome)
-        jobs.append(parent)
-        return jobs
-
-    # Waits between attempts.
-
-    def _put_to_sleep(self, job: Job, effect: Sleep | Await) -> list[Job]:
+    def _wait(self, job: Job, effect: Sleep | Await, jobs: list[Job]) -> None:
         """Wait without a slot, but in a sequential run; a stopped run does not wait."""
         wake: _Wake | None = None
+        job.todo = ADVANCE
         with self.guard():
             if self.over:
-                return []
-            if job.run.stopped:
-                job.todo, job.answer = RESUME, False
-                return [job]
+                return
+            if job.execution.stopped:
+                job.answer = False
+                jobs.append(job)
+                return
             self._sleeping.add(job)
             if isinstance(effect, Sleep):
                 job.timer = self.timers.add(effect.seconds, partial(self.wake, job))
             else:
                 job.timer = wake = _Wake(self, job)
-            picked: list[Job] = []
-            if not self._ordered:
-                self._free += job.takes_slot
-                picked = self._picked()
+            if not self._slots.is_ordered:
+                self._slots.give_back(job)
+                jobs.extend(reversed(self._picked()))
         if wake is not None:
-            effect.flight.when_ready(wake)  # type: ignore[union-attr]
-        return picked
+            effect.waitable.when_ready(wake)  # type: ignore[union-attr]
 
     def wake(self, job: Job) -> None:
         """What a job waited for has come."""
         with self.guard():
             if self.over or job not in self._sleeping:
                 return
-            if self._ordered:
+            if self._slots.is_ordered:
                 jobs = [self._roused(job)]
                 job.answer = True
             else:
                 self._sleeping.discard(job)
-                job.timer, job.todo = None, RESUME
-                self._queue(job)
+                job.timer = None
+                self._slots.queue(job)
                 jobs = self._picked()
         self.go_on(jobs)
 
@@ -900,14 +779,25 @@ class Dispatcher:
         self._sleeping.discard(job)
         job.timer.cancel()
         job.timer = None
-        self._free -= job.takes_slot and not self._ordered
-        job.todo, job.answer = RESUME, False
+        if not self._slots.is_ordered:
+            self._slots.take(job)
+        job.todo, job.answer = ADVANCE, False
         return job
 
 
-_NO_NODE = -1
-_ALONE: tuple[bool, list[Job]] = (True, [])  # a job goes on, and made no other ready
-_NO_KEYWORDS: dict[str, Any] = {}
+_NO_NODE: Final = -1
+_ALONE: Final[tuple[bool, list[Job]]] = (True, [])  # a job goes on, and made no other ready
+_NO_KEYWORDS: Final[dict[str, Any]] = {}
+
+_STEPS: Final[dict[int, Callable[[Dispatcher, Job, list[Job]], None]]] = {
+    BEGIN: Dispatcher._begin,
+    ADVANCE: Dispatcher._advance,
+    CONCLUDE: Dispatcher._conclude,
+    SETTLE: Dispatcher._settle,
+    UNWIND: Dispatcher._unwind,
+    RETURN: Dispatcher._return,
+}
+"""What `go_on` does with a job: each step may put jobs on the stack, this one included."""
 
 
 def _nothing() -> None: ...
@@ -924,27 +814,28 @@ def call_here(job: Job) -> Outcome:
 
 
 def _call(job: Job) -> Outcome:
-    token = current_run.set(job.run)
+    token = current.set(job.execution)
     try:
         return Outcome(True, job.func(*job.args, **job.kwargs))
     except failures() as error:
         return Outcome(False, error)
     finally:
-        current_run.reset(token)
+        current.reset(token)
 
 
 def late_error(job: Job) -> TimeoutError:
     """What a call failed with that did not end in time."""
     if job.phase is CLEANS:
         return TimeoutError(
-            f"cleaning up after {job.run.name!r} took more than the {GRACE:g} s that a run has for "
-            "it once it is cut short",
+            f"cleaning up after {job.execution.name!r} took more than the {GRACE:g} s that a run "
+            "has for it once it is cut short",
             timeout=job.timeout,
         )
+    timeout = job.step.node.timeout
     return TimeoutError(
-        f"node {job.path!r} did not end within its timeout of {job.node.timeout:g} s",
+        f"node {job.path!r} did not end within its timeout of {timeout:g} s",
         node_name=job.path,
-        timeout=job.node.timeout,
+        timeout=timeout,
     )
 
 
@@ -954,24 +845,3 @@ def too_late(job: Job, outcome: Outcome) -> Outcome:
     if isinstance(outcome.value, Exception) and not outcome.ok:
         error.__cause__ = outcome.value
     return Outcome(False, error, outcome.attempts or 1)
-
-
-def slots_of(settings: Settings) -> tuple[int, bool]:
-    """How many jobs may run at once, and whether those of async nodes count."""
-    if settings.ordered:
-        return 1, True
-    if settings.max_workers is not None:
-        return settings.max_workers, True
-    cpus = cpu_count()
-    if settings.executor is not None:
-        # Those of the standard library and loky know how many they serve.
-        return getattr(settings.executor, "_max_workers", None) or min(32, cpus + 4), False
-    return (min(32, cpus + 4) if settings.mode is ASYNC else cpus), False
-
-
-def cpu_count() -> int:
-    """The CPUs this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this platform
-        return os.cpu_count() or 1

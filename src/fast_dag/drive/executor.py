@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 from fast_dag._extras import needed
 from fast_dag.call.effects import STOPPED, Outcome
 from fast_dag.drive import payload
-from fast_dag.drive.dispatcher import Lane, call_here
+from fast_dag.drive.dispatcher import call_here
+from fast_dag.drive.job import Lane
 from fast_dag.errors import ExecutionError, failures, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor, Future
 
-    from fast_dag.drive.dispatcher import Dispatcher, Job
+    from fast_dag.drive.dispatcher import Dispatcher
+    from fast_dag.drive.job import Job
 
 
 def refuse(executor: Executor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import copy_context
+from functools import partial
 from heapq import heapify, heappop, heappush
 from sys import modules
 from time import perf_counter, sleep
@@ -11,9 +12,9 @@ from types import CoroutineType
 from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
 from fast_dag.errors import ValidationError, failures, is_a, raised_in, trace_of
 from fast_dag.plan.binding import GeneralBinding, PlainBinding
-from fast_dag.plan.plan import AROUND, MANY
-from fast_dag.run.dag_execution import DagRun
-from fast_dag.run.run import current_run
+from fast_dag.plan.plan import MANY, SURROUNDED
+from fast_dag.run.dag_execution import DagExecution
+from fast_dag.run.execution import current
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,54 +23,53 @@ if TYPE_CHECKING:
     from contextvars import Context as Variables
     from typing import Any, Final
 
-    from fast_dag.call.effects import Effects
-    from fast_dag.run.run import Run
+    from fast_dag.call.effects import Attempt, Effects
+    from fast_dag.plan.step import Step
+    from fast_dag.run.execution import Execution
 
 _LOOKED_AT: Final = LOOKED_AT | {Outcome}
 _GATHERING: Final = {PlainBinding.gather.__code__, GeneralBinding.gather.__code__}
 
 
-def drive(run: Run) -> None:
-    """Execute a run from its start to its end, in a copy of the caller's contextvars."""
+def drive(execution: Execution) -> None:
+    """Drive an execution from its start to its end, in a copy of the caller's contextvars."""
     waiter = Waiter()
     try:
-        copy_context().run(_drive, run, waiter)
+        copy_context().run(_drive, execution, waiter)
     finally:
         try:
             waiter.close()
         finally:
-            run.tell_end()
+            execution.tell_end()
 
 
-def _drive(run: Run, waiter: Waiter) -> None:
-    run.open()
-    token = current_run.set(run)
+def _drive(execution: Execution, waiter: Waiter) -> None:
+    execution.open()
+    token = current.set(execution)
     try:
         try:
-            if run.observers is not None or run.resources is not None or not run.plan.is_straight:
-                _drive_by_schedule(run, waiter, run.begin(eager=False))
-            elif isinstance(run, DagRun):
-                _drive_straight(run, waiter)
-            else:
-                from fast_dag.drive.inline_machine import (
-                    drive_straight_machine,  # with machines, that load when used
-                )
+            if not execution.is_straight:
+                _drive_by_schedule(execution, waiter, execution.begin(eager=False))
+            elif isinstance(execution, DagExecution):
+                _drive_straight(execution, waiter)
+            else:  # machines load when used
+                from fast_dag.drive.inline_machine import drive_straight_machine
 
-                drive_straight_machine(run, waiter, _perform)  # type: ignore[arg-type]  # no DAG's run is one's
-            _release(run, waiter, None)
+                drive_straight_machine(execution, waiter, _outcome_of)  # type: ignore[arg-type]
+            _release(execution, waiter, None)
         except BaseException:
-            _release(run, waiter, "cancelled")
-            run.close("cancelled")
+            _release(execution, waiter, "cancelled")
+            execution.close("cancelled")
             raise
-        run.close()
+        execution.close()
     finally:
-        current_run.reset(token)
+        current.reset(token)
 
 
-def _release(run: Run, waiter: Waiter, status: str | None) -> None:
-    """Close the run's resources, if any is open; all of them, whatever interrupts that."""
+def _release(execution: Execution, waiter: Waiter, status: str | None) -> None:
+    """Close the resources, if any is open; all of them, whatever interrupts that."""
     interrupted: BaseException | None = None
-    while (effects := run.release(status)) is not None:
+    while (effects := execution.release(status)) is not None:
         try:
             waiter.carry_out(effects, _no_function, copy_context())
         except BaseException as error:
@@ -78,67 +78,69 @@ def _release(run: Run, waiter: Waiter, status: str | None) -> None:
         raise interrupted
 
 
-def _drive_straight(run: DagRun, waiter: Waiter) -> None:  # noqa: PLR0912  see below
+def _no_function() -> None: ...
+
+
+# The straight line.
+
+
+def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: PLR0912  see below
     """Call each node in order: no statuses to keep, for each node ran or did not.
 
-    The loops are one and the same but for the call. Written out, the frequent ones take a fifth
-    less time than one that looks at each node's arity."""
-    results, stamps, clock = run.results, run.record.stamps, perf_counter
+    The loops are the same but for the call. Written out, the frequent ones take a fifth less time
+    than one that looks at each call."""
+    results, stamps, clock = execution.results, execution.record.stamps, perf_counter
     stamp, looked_at = stamps.append, _LOOKED_AT
     plain: type | None = None  # the class of the last value that is simply stored
     stamp(clock())
     try:
-        for arity, steps in run.plan.stretches:
-            if arity == 1:
-                for name, func, first in steps:
-                    value = func(results[first])
+        for how, calls in execution.plan.line:
+            if how == 1:
+                for name, call, first in calls:
+                    value = call(results[first])
                     if type(value) is not plain:
                         plain = type(value)
                         if plain in looked_at:
-                            value, plain = _looked_at(run, waiter, name, value), None
+                            value, plain = _looked_at(execution, waiter, name, value), None
                     results[name], value = value, None  # who deletes it there frees it
                     stamp(clock())
-            elif arity == 2:
-                for name, func, first, second in steps:
-                    value = func(results[first], results[second])
+            elif how == 2:
+                for name, call, first, second in calls:
+                    value = call(results[first], results[second])
                     if type(value) is not plain:
                         plain = type(value)
                         if plain in looked_at:
-                            value, plain = _looked_at(run, waiter, name, value), None
-                    results[name], value = value, None  # who deletes it there frees it
+                            value, plain = _looked_at(execution, waiter, name, value), None
+                    results[name], value = value, None
                     stamp(clock())
             else:
-                for name, func, where in steps:
-                    if arity == MANY:
-                        value = func(*[results[key] for key in where])
-                    elif arity == AROUND:
-                        policy, sole, binding = where
-                        attempt = binding.gather(run) if sole is None else ([results[sole]], {})
-                        value = policy.call_inline(run, attempt, func, waiter)
+                for name, what, keys in calls:
+                    if how is MANY:
+                        value = what(*[results[key] for key in keys])
+                    elif how is SURROUNDED:
+                        if keys is None:
+                            attempt = what.binding.gather(execution)
+                        else:
+                            attempt = [results[keys]], {}
+                        value = what.policy.call_inline(execution, attempt, what.call, waiter)
                     else:
-                        args, kwargs = where.gather(run)
-                        value = func(*args, **kwargs)
+                        args, kwargs = what.binding.gather(execution)
+                        value = what.call(*args, **kwargs)
                     if type(value) is not plain:
                         plain = type(value)
                         if plain in looked_at:
-                            value, plain = _looked_at(run, waiter, name, value), None
-                    results[name], value = value, None  # who deletes it there frees it
+                            value, plain = _looked_at(execution, waiter, name, value), None
+                    results[name], value = value, None
                     stamp(clock())
     except failures() as error:
-        failed, started = run.leave_straight(), stamps[-1]
-        verdict = run.judge(failed, _outcome_of(run, failed, error))
-        run.settle(failed, verdict, started)
+        index, ready = execution.leave_straight()
+        outcome = _outcome_of_line(execution, index, error)
+        ready += execution.finish(index, outcome, stamps[-1])
     else:
         return
     # No longer while that error is handled: it is no context of those that come.
-    if not run.stopped:
-        _drive_by_schedule(run, waiter, run.ready())
-
-
-def deliver(run: Run) -> None:
-    """Tell a run's observers, if it has any, what was noted for them."""
-    if run.observers is not None:
-        run.observers.deliver()
+    if not execution.stopped:
+        _drive_by_schedule(execution, waiter, ready)
 
 
 class _FailedError(Exception):
@@ -148,9 +150,9 @@ class _FailedError(Exception):
         self.outcome = outcome
 
 
-def _looked_at(run: DagRun, waiter: Waiter, name: str, value: Any) -> Any:
-    """A result that is not simply stored: there is more to tell of it, coroutines are waited for,
-    iterators have one taker."""
+def _looked_at(execution: DagExecution, waiter: Waiter, name: str, value: Any) -> Any:
+    """A result that is not simply stored: coroutines are waited for, iterators have one taker, and
+    an Outcome tells more of the call."""
     outcome = value if type(value) is Outcome else Outcome(True, value)
     if not outcome.ok:
         raise _FailedError(outcome)
@@ -159,14 +161,14 @@ def _looked_at(run: DagRun, waiter: Waiter, name: str, value: Any) -> Any:
         value = waiter.wait(value)
     if type(value) in ONE_SHOT:
         try:
-            run.refuse_sharing(run.plan.topology.index[name], value)
+            execution.refuse_sharing(execution.plan.topology.index[name], value)
         except ValidationError as error:
             raise _FailedError(Outcome(False, error, outcome.attempts)) from None
-    run.record.count(outcome)
+    execution.record.count(outcome)
     return value
 
 
-def _outcome_of(run: DagRun, index: int, error: BaseException) -> Outcome:
+def _outcome_of_line(execution: DagExecution, index: int, error: BaseException) -> Outcome:
     """How the node ended that raised this. A KeyError of the line's own lookup means that a result
     was deleted, and nothing called."""
     if is_a(error, _FailedError):
@@ -174,92 +176,102 @@ def _outcome_of(run: DagRun, index: int, error: BaseException) -> Outcome:
     traceback = trace_of(error)
     if is_a(error, KeyError) and traceback is not None and traceback.tb_next is None:
         try:
-            run.plan.bindings[index].gather(run)
+            execution.plan.steps[index].binding.gather(execution)
         except KeyError as told:
             error = told
     return Outcome(False, error, attempts=int(not raised_in(_GATHERING, error)))
 
 
-def _drive_by_schedule(run: Run, waiter: Waiter, ready: list[int]) -> None:
+# By the schedule.
+
+
+def _drive_by_schedule(execution: Execution, waiter: Waiter, ready: list[int]) -> None:
     """Of the ready nodes always the one defined first."""
     heapify(ready)
-    plain = run.plan.plain if run.observers is None else ()
-    while ready and not run.stopped:
+    steps, watched = execution.plan.steps, execution.watched
+    while ready and not execution.stopped:
         index = heappop(ready)
         started = perf_counter()
-        if plain and plain[index] is not None:
-            following = _plainly(run, index, started, waiter)
+        if steps[index].plain is not None and not watched:
+            following = _finish_plainly(execution, index, started, waiter)
         else:
-            run.note_start(index)
-            deliver(run)
-            verdict = run.judge(index, _perform(run, index, waiter))
-            following = run.settle(index, verdict, started)
-            deliver(run)
+            execution.note_start(index)
+            if execution.observers is not None:
+                execution.observers.deliver()
+            outcome = _outcome_of(execution, index, waiter)
+            following = execution.finish(index, outcome, started)
         for each in following:
             heappush(ready, each)
 
 
-def _plainly(run: Run, index: int, started: float, waiter: Waiter) -> list[int]:
+def _finish_plainly(execution: Execution, index: int, started: float, waiter: Waiter) -> list[int]:
     """Make a plain call, with little more than the call itself; the nodes that may start now."""
-    args = run.start_plain(index)
+    args = execution.start_plain(index)
     if args is None:
-        outcome = _perform(run, index, waiter)
+        outcome = _outcome_of(execution, index, waiter)
     else:
         try:
-            value = run.plan.nodes[index].func(*args)
+            value = execution.plan.steps[index].call(*args)
             if type(value) is CoroutineType:
                 value = waiter.wait(value)
         except failures() as error:
             outcome = Outcome(False, error)
         else:
             if type(value) not in ONE_SHOT:
-                return run.settle_plain(index, value, started, perf_counter())
+                return execution.finish_plain(index, value, started, perf_counter())
             outcome = Outcome(True, value)
-    return run.settle(index, run.judge(index, outcome), started)
+    return execution.finish(index, outcome, started)
 
 
-def _perform(run: Run, index: int, waiter: Waiter) -> Outcome:
+def _outcome_of(execution: Execution, index: int, waiter: Waiter) -> Outcome:
+    """Start a node and make its call, with all that surrounds it."""
     try:
-        attempt = run.start(index)
+        attempt = execution.start(index)
     except failures() as error:
         return Outcome(False, error, attempts=0)
-    node = run.plan.nodes[index]
-
-    def nested(**inputs: Any) -> Any:
-        return _nested(run.child(index, inputs), waiter)
-
-    func: Callable[..., Any] = node.func if node.workflow is None else nested
-    if index in run.plan.policies:
-        value = run.plan.policies[index].call_inline(run, attempt, func, waiter)
+    step = execution.plan.steps[index]
+    call = step.call
+    if step.node.workflow is not None:
+        call = partial(_nested_value, execution, index, waiter)
+    if not execution.is_surrounded(step):
+        return _called(call, *attempt, waiter)
+    if execution.store is None and step.policy is not None:
+        value = step.policy.call_inline(execution, attempt, call, waiter)
         return value if type(value) is Outcome else Outcome(True, value)
-    return _outcome(func, *attempt, waiter)
+    return _carried_out(execution, step, attempt, call, waiter)
 
 
-def _no_function() -> None: ...
+def _carried_out(
+    execution: Execution, step: Step, attempt: Attempt, call: Callable[..., Any], waiter: Waiter
+) -> Outcome:
+    variables = copy_context()
+    try:
+        return waiter.carry_out(execution.effects_of(step.index, attempt), call, variables)
+    except BaseException:
+        if step.policy is not None:
+            waiter.carry_out(step.policy.effects_of_cancelled(execution), call, variables)
+        raise
 
 
-def _outcome(
-    func: Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: dict[str, Any],
-    waiter: Waiter,
-    variables: Variables | None = None,
+def _called(
+    func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], waiter: Waiter
 ) -> Outcome:
     try:
-        if variables is None:
-            value = func(*args, **kwargs)
-        else:
-            value = variables.run(func, *args, **kwargs)
+        value = func(*args, **kwargs)
         if type(value) is CoroutineType:
-            value = waiter.wait(value, variables)
+            value = waiter.wait(value)
     except failures() as error:
         return Outcome(False, error)
     return Outcome(True, value)
 
 
-def _nested(child: Run, waiter: Waiter) -> Any:
+def _nested_value(execution: Execution, index: int, waiter: Waiter, /, **inputs: Any) -> Any:
+    """The value of a nested workflow; raises what ended it."""
+    child = execution.child(index, inputs)
     _drive(child, waiter)
-    child.raise_for_error()
+    error = child.exception()
+    if error is not None:
+        raise error
     return child.value
 
 

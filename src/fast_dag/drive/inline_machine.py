@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fast_dag.call.policy import Waiter
-    from fast_dag.run.machine_execution import FsmRun
+    from fast_dag.run.machine_execution import MachineExecution
 
 _GATHERING: Final = {StateBinding.gather.__code__}
 
@@ -28,65 +28,58 @@ _PLAIN: Final[frozenset[type]] = frozenset(
 
 
 def drive_straight_machine(
-    run: FsmRun, waiter: Waiter, perform: Callable[[FsmRun, int, Waiter], Outcome]
+    execution: MachineExecution,
+    waiter: Waiter,
+    outcome_of: Callable[[MachineExecution, int, Waiter], Outcome],
 ) -> None:
-    """Call one state after another. What leads on by itself is recorded and no more; the run judges
-    and settles what is to be decided about, the end, and failures."""
-    ready = run.begin(eager=False)
-    now, inputs, context, results = (
-        run.machine_state,
-        run.inputs,
-        run.context,
-        run.results,
-    )
-    plain_states, state_bindings, find = (
-        run.plan.plain_states,
-        run.plan.state_bindings,
-        run.plan.topology.index.get,
-    )
+    """Call one state after another. What leads on by itself is recorded and no more; the execution
+    decides about the rest: other returns, the end, failures."""
+    ready = execution.begin(eager=False)
+    now, inputs, context = execution.machine_state, execution.inputs, execution.context
+    steps, find, results = execution.plan.steps, execution.plan.topology.index.get, context.results
     clock, plain = perf_counter, set(_PLAIN)
-    while ready and not run.stopped:
+    while ready and not execution.stopped:
         state, value, started, outcome = ready[0], now.value, clock(), None
         visited = now.visits.append
         try:
-            for _ in repeat(None, run.free_steps):
+            for _ in repeat(None, execution.free_steps):
                 now.running = state
-                name, func, takes_none, parameter, onward, is_last = plain_states[state]
-                if takes_none:
-                    result = func()
-                elif parameter is not None and type(value) in plain:
-                    result = func(value)
+                step = steps[state]
+                intake = step.intake
+                if intake.takes_none:
+                    result = step.call()
+                elif intake.takes_one is not None and type(value) in plain:
+                    result = step.call(value)
                 else:
                     if value is not None and not isinstance(value, Mapping):
                         plain.add(type(value))
-                    args, kwargs = state_bindings[state].gather(value, {}, inputs, context)
-                    result = func(*args, **kwargs)
-                kind = type(result)
-                if kind is CoroutineType:
+                    args, kwargs = intake.gather(value, {}, inputs, context)
+                    result = step.call(*args, **kwargs)
+                if type(result) is CoroutineType:
                     result = waiter.wait(result)
-                    kind = type(result)
-                if kind is FSMReturn:
+                if type(result) is FSMReturn:
                     target, passed_on = result.next_state, result.value
-                    leads = type(target) is str and not result.stop
-                    following = find(target) if leads else None
+                    following = None
+                    if type(target) is str and not result.stop:
+                        following = find(target)
                 else:
-                    following = None if isinstance(result, FSMReturn) else onward
+                    following = None if isinstance(result, FSMReturn) else step.onward
                     passed_on = result
-                if following is None or is_last:
+                if following is None or step.is_terminal:
                     outcome = Outcome(True, result)
                     break
                 ended = clock()
                 visited((state, passed_on, started, ended))
-                results[name] = passed_on
+                results[step.name] = passed_on
                 state, value, started = following, passed_on, ended
         except failures() as error:
             outcome = Outcome(False, error, attempts=int(not raised_in(_GATHERING, error)))
         finally:
             now.move_to(state, value)
         if outcome is None:
-            if run.free_steps:
+            if execution.free_steps:
                 ready = [state]
                 continue
             started = clock()
-            outcome = perform(run, state, waiter)
-        ready = run.settle(state, run.judge(state, outcome), started)
+            outcome = outcome_of(execution, state, waiter)
+        ready = execution.finish(state, outcome, started)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.run.run import PROCESS
+from fast_dag.run.settings import PROCESS
 
 if TYPE_CHECKING:
     from fast_dag.define.node import Node
-    from fast_dag.drive.dispatcher import Dispatcher, Lane
+    from fast_dag.drive.dispatcher import Dispatcher
+    from fast_dag.drive.job import Lane
     from fast_dag.drive.loops import LoopLane, ThreadedLoopLane
     from fast_dag.drive.threads import ThreadLane
-    from fast_dag.run.run import Settings
+    from fast_dag.run.settings import Settings
 
 
 class Lanes:
@@ -33,7 +34,7 @@ class Lanes:
         self.inline = inline
         # Where sync calls happen that nothing sends elsewhere, and hooks always:
         # a sequential run stays in the caller's thread, unless that has a time to keep.
-        watched = settings.timeout is not None or dispatcher.run.plan.has_timeouts
+        watched = settings.timeout is not None or dispatcher.execution.plan.has_timeouts
         self.home = inline if settings.ordered and not watched else self.threads
         self._known: dict[Node[..., Any], Lane] = {}
         self._processes: Lane | None = None

@@ -10,13 +10,14 @@ from types import coroutine as as_coroutine
 from typing import TYPE_CHECKING, Any, cast
 
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Outcome
-from fast_dag.drive.dispatcher import CANCELLED, Lane
-from fast_dag.run.run import current_run
+from fast_dag.drive.job import CANCELLED, Lane
+from fast_dag.run.execution import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
-    from fast_dag.drive.dispatcher import Dispatcher, Job
+    from fast_dag.drive.dispatcher import Dispatcher
+    from fast_dag.drive.job import Job
 
 AT_ONCE = 0.01
 """Seconds after which a task that calls one node after another lets others have the loop."""
@@ -130,7 +131,7 @@ class LoopLane(Lane):
             if following is None:
                 return
             generation = following.generation
-            if following.variables is not None or following.run is not job.run:
+            if following.variables is not None or following.execution is not job.execution:
                 self.launch(following)  # in its own contextvars
                 return
             if perf_counter() - since > AT_ONCE:
@@ -151,7 +152,7 @@ class LoopLane(Lane):
         """Make the plain call of a job, and those that it leads to one by one; the jobs to
         launch."""
         dispatcher, guard, inside = self.dispatcher, self.dispatcher.guard(), self._inside
-        current_run.set(job.run)
+        current.set(job.execution)
         until = job.started + AT_ONCE
         inside[job] = task
         try:
@@ -186,7 +187,7 @@ class LoopLane(Lane):
         task: asyncio.Task[Any],
     ) -> Outcome:
         """How an async call ends."""
-        current_run.set(job.run)
+        current.set(job.execution)
         self._inside[job] = task
         scope: _Deadline | None = None
         try:

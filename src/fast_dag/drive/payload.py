@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from fast_dag.drive.dispatcher import Job
+    from fast_dag.drive.job import Job
 
 Names = dict[str, object]
 """What the main script defines, as a worker that has imported it knows it: see `names_of`."""
@@ -61,13 +61,13 @@ def pack(job: Job, names: Names | None = None, bell: Bell | None = None) -> byte
     bell:
         What the other process rings when the call begins, if it is on this machine.
     """
-    func: Any = job.node.func
-    where = importable(job.node, by_value=False)
+    func: Any = job.func
+    where = importable(job.step.node) if func is job.step.node.func else None
     if where is not None and _reachable(where, names):
         func = where
     if names is None:
         _send_files_by_value()
-    context = job.node.signature.takes_context
+    context = job.step.node.signature.takes_context
     # No two submissions are alike: a cluster may give one outcome to all that look the same.
     token = os.urandom(8)
     call = (func, _without_results(job.args), _without_results(job.kwargs), context, token, bell)
@@ -102,7 +102,7 @@ def unpack(job: Job, packed: bytes) -> Outcome:
         failed.__cause__ = extra
         return Outcome(False, failed)
     if ok:
-        job.run.context.metadata.update(extra)
+        job.execution.context.metadata.update(extra)
     else:
         add_note(value, *extra)
         if not isinstance(value, failures()):
@@ -126,7 +126,7 @@ def _sent(value: Any) -> Any:
 
 def _unpicklable(job: Job, func: Any, error: Exception, names: Names | None) -> ExecutionError:
     what = "its function"
-    for name, value in named(job.node.signature, job.args, job.kwargs).items():
+    for name, value in named(job.step.node.signature, job.args, job.kwargs).items():
         try:
             _dumps(_sent(value), names)
         except Exception:

@@ -26,7 +26,7 @@ from weakref import WeakSet
 from fast_dag._extras import needed
 from fast_dag.call.effects import STOPPED, Outcome
 from fast_dag.drive import payload, scripts
-from fast_dag.drive.dispatcher import Lane
+from fast_dag.drive.job import Lane
 from fast_dag.drive.worker import BEGINS, END
 from fast_dag.errors import ExecutionError, ValidationError, text_of
 
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
 
-    from fast_dag.drive.dispatcher import Dispatcher, Job
+    from fast_dag.drive.dispatcher import Dispatcher
+    from fast_dag.drive.job import Job
 
 GRACE = 5.0
 """Seconds in which an idle worker must end by itself, once it is told to; then it is killed."""

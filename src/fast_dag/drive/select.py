@@ -5,49 +5,49 @@ from __future__ import annotations
 from sys import modules
 
 from fast_dag.drive import inline
-from fast_dag.run.run import ASYNC, PARALLEL, PROCESS, SEQUENTIAL
+from fast_dag.run.settings import ASYNC, PARALLEL, PROCESS, SEQUENTIAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from fast_dag.run.run import Run
+    from fast_dag.run.execution import Execution
 
 
-def drive(run: Run) -> None:
+def drive(execution: Execution) -> None:
     """Execute a run while the caller waits.
 
     Raises ValidationError where that needs an event loop and the caller is inside of one,
     MissingExtraError where it needs other processes and cannot have them."""
-    _refuse_processes(run)
-    run.blocks_loop = inline.in_running_loop()
-    if run.settings.mode is ASYNC or run.plan.needs_loop:
-        inline.refuse_running_loop(run.name)
-    pool: Any = None if run.outer is None else modules.get("fast_dag.drive.threads")
+    _refuse_processes(execution)
+    execution.holds_loop = inline.in_running_loop()
+    if execution.settings.mode is ASYNC or execution.plan.needs_loop:
+        inline.refuse_running_loop(execution.name)
+    pool: Any = None if execution.outer is None else modules.get("fast_dag.drive.threads")
     if pool is None:
-        _drive(run)
+        _drive(execution)
     else:
         with pool.place_lent():
-            _drive(run)
+            _drive(execution)
 
 
-def _drive(run: Run) -> None:
-    if _needs_one_thread(run):
-        inline.drive(run)
-    elif run.settings.mode is ASYNC:
+def _drive(execution: Execution) -> None:
+    if _needs_one_thread(execution):
+        inline.drive(execution)
+    elif execution.settings.mode is ASYNC:
         from fast_dag.drive import aio
 
-        aio.drive_here(run)
+        aio.drive_here(execution)
     else:
         from fast_dag.drive import blocking
 
-        blocking.drive(run)
+        blocking.drive(execution)
 
 
-def _needs_one_thread(run: Run) -> bool:
+def _needs_one_thread(execution: Execution) -> bool:
     """Whether the caller's thread is all that a run needs: always in sequential mode, unless it has
     a time to keep or goes elsewhere; with threads, where never two nodes could run at once."""
-    settings, plan = run.settings, run.plan
+    settings, plan = execution.settings, execution.plan
     if settings.timeout is not None or settings.executor is not None:
         return False
     if settings.mode is PARALLEL:
@@ -55,9 +55,9 @@ def _needs_one_thread(run: Run) -> bool:
     return settings.mode is SEQUENTIAL and not plan.goes_elsewhere
 
 
-def _refuse_processes(run: Run) -> None:
+def _refuse_processes(execution: Execution) -> None:
     """Raise before anything has run where nodes go to other processes, which cannot be."""
-    settings, plan = run.settings, run.plan
+    settings, plan = execution.settings, execution.plan
     own = settings.mode is PROCESS or (plan.goes_elsewhere and plan.uses_processes)
     if not own and settings.executor is None:
         return
@@ -71,9 +71,9 @@ def _refuse_processes(run: Run) -> None:
         executor.refuse(settings.executor)
 
 
-async def drive_async(run: Run) -> None:
+async def drive_async(execution: Execution) -> None:
     """Execute a run on the caller's event loop, without blocking it."""
-    _refuse_processes(run)
+    _refuse_processes(execution)
     from fast_dag.drive import aio
 
-    await aio.drive(run)
+    await aio.drive(execution)

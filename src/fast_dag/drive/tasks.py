@@ -11,31 +11,31 @@ from typing import TYPE_CHECKING, Any
 from fast_dag.call.effects import ONE_SHOT, Outcome
 from fast_dag.drive.loops import AT_ONCE, UNWINDING, let_others_go
 from fast_dag.errors import failures
-from fast_dag.run.run import current_run
+from fast_dag.run.execution import current
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fast_dag.run.run import Run
+    from fast_dag.run.execution import Execution
 
 
-def suits(run: Run) -> bool:
-    """Whether a run is nothing but plain async nodes, of which any number may run at once."""
-    settings = run.settings
+def suits(execution: Execution) -> bool:
+    """Whether there are only plain async nodes, of which any number may run at once."""
+    settings = execution.settings
     return (
-        run.observers is None
-        and run.resources is None
+        not execution.watched
+        and execution.resources is None
         and settings.max_workers is None
         and not settings.ordered
-        and run.plan.only_async
+        and execution.plan.only_async
     )
 
 
 class Tasks:
     """The tasks of one run."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by the node that each began with
         self._open = 0  # how many have not ended
@@ -45,24 +45,25 @@ class Tasks:
         self._ending: str | None = None  # the status of a run that is cut short
         self._spared: list[asyncio.Task[None]] = []
         self._variables = copy_context()
-        self._variables.run(current_run.set, run)
+        self._variables.run(current.set, execution)
 
     async def drive(self) -> None:
         """Execute the run from its start to its end. A cancellation cuts it short and is raised
         once it has ended; being cancelled again meanwhile changes nothing."""
-        run, timeout, cancelled = self.run, self.run.settings.timeout, None
-        run.open()
+        execution, cancelled = self.execution, None
+        timeout = execution.settings.timeout
+        execution.open()
         deadline = None if timeout is None else self._loop.time() + timeout
         timer = None if deadline is None else self._loop.call_at(deadline, self._cut, "timed_out")
         try:
-            self._launch(run.begin(eager=True))
+            self._launch(execution.begin(eager=True))
             while self._open and not (self._ending and self._are_done()):
                 try:
                     await (self._unwound() if self._ending else self._done.wait())
                 except asyncio.CancelledError as error:
                     cancelled = error
                     self._cut("cancelled")
-            if deadline is not None and not run.stopped and self._loop.time() > deadline:
+            if deadline is not None and not execution.stopped and self._loop.time() > deadline:
                 self._ending = self._ending or "timed_out"
         except BaseException:  # the loop was closed, and this coroutine with it
             self._cut("cancelled")
@@ -70,7 +71,7 @@ class Tasks:
         finally:
             if timer is not None:
                 timer.cancel()
-            run.close(self._ending)
+            execution.close(self._ending)
         if self._crash is not None:
             raise self._crash
         if cancelled is not None:
@@ -124,7 +125,7 @@ class Tasks:
     async def _follow(self, index: int) -> None:
         """Call a node, then one of those that it made ready, and so on; others get tasks of their
         own."""
-        run, nodes = self.run, self.run.plan.nodes
+        execution, steps = self.execution, self.execution.plan.steps
         ended = perf_counter()
         until = ended + AT_ONCE
         value: Any = None
@@ -135,11 +136,12 @@ class Tasks:
                     return
             started, attempts = ended, 0
             try:
-                args, kwargs = run.start_plain(index), _NO_KEYWORDS
+                args: Sequence[Any] | None = execution.start_plain(index)
+                kwargs = _NO_KEYWORDS
                 if args is None:
-                    args, kwargs = run.start(index)
+                    args, kwargs = execution.start(index)
                 attempts = 1
-                value = await nodes[index].func(*args, **kwargs)
+                value = await steps[index].call(*args, **kwargs)
                 outcome = Outcome(True, value) if type(value) in ONE_SHOT else None
             except failures() as error:
                 outcome = Outcome(False, error, attempts)
@@ -147,11 +149,11 @@ class Tasks:
                 return
             ended = perf_counter()
             if outcome is None:
-                ready = run.settle_plain(index, value, started, ended)
+                ready = execution.finish_plain(index, value, started, ended)
                 value = None  # who deletes it from the results frees it
             else:
-                ready = run.settle(index, run.judge(index, outcome), started)
-                self._stopped = self._stopped or run.stopped
+                ready = execution.finish(index, outcome, started)
+                self._stopped = self._stopped or execution.stopped
             if not ready:
                 return
             index = ready[0]

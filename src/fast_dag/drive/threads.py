@@ -14,13 +14,15 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from fast_dag.drive.dispatcher import Lane, cpu_count, slots_of
+from fast_dag.drive.job import Lane
+from fast_dag.drive.slots import cpu_count, slots_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from fast_dag.drive.dispatcher import Dispatcher, Job
-    from fast_dag.run.run import Run
+    from fast_dag.drive.dispatcher import Dispatcher
+    from fast_dag.drive.job import Job
+    from fast_dag.run.execution import Execution
 
     Take = Callable[["Call | None"], None]
 
@@ -301,11 +303,11 @@ class ThreadLane(Lane):
             self.pool.close()
 
 
-def pool_size(run: Run) -> int:
+def pool_size(execution: Execution) -> int:
     """How many threads the pool of a run has that a thread waits for. A sequential run stays in
     one. Others have as many as nodes may run at once, and some for hooks of async nodes, which are
     not counted as that."""
-    settings = run.settings
+    settings = execution.settings
     return 1 if settings.ordered else max(slots_of(settings)[0], cpu_count() + 4)
 
 

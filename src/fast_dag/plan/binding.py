@@ -13,11 +13,26 @@ from fast_dag.returns import ConditionalReturn, SelectReturn
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from typing import Any
+    from typing import Any, Protocol
 
+    from fast_dag.context import Context
     from fast_dag.define.graph import Edge
     from fast_dag.plan.topology import Topology
-    from fast_dag.run.dag_execution import DagRun
+
+    class Values(Protocol):
+        """An execution, as bindings see it."""
+
+        @property
+        def results(self) -> Mapping[str, Any]: ...
+        @property
+        def inputs(self) -> Mapping[str, Any]: ...
+        @property
+        def context(self) -> Context: ...
+        def is_live(self, edge: Edge, /) -> bool:
+            """Whether an edge has ended live by now."""
+
+        def carried(self, name: str, /) -> Any:
+            """What the edges of a decider carry that returned a plain bool or name."""
 
 
 # Members of enums cost ten times a global.
@@ -30,7 +45,7 @@ class Source(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def fetch(self, run: DagRun) -> Any:
+    def fetch(self, values: Values) -> Any:
         """The value; ABSENT leaves the parameter to its default."""
 
 
@@ -43,17 +58,17 @@ class FromEdge(Source):
         self.edge = edge
         self.source = source
 
-    def fetch(self, run: DagRun) -> Any:
+    def fetch(self, values: Values) -> Any:
         edge = self.edge
         try:
-            value = run.results[edge.source]
+            value = values.results[edge.source]
         except KeyError:
             raise missing_result(edge) from None
         if self.source.type.decides:
             if isinstance(value, (ConditionalReturn, SelectReturn)):
                 value = value.value
             else:
-                value = run.carried(edge.source)
+                value = values.carried(edge.source)
         return value if edge.output is None else _part(value, edge, self.source)
 
 
@@ -65,8 +80,8 @@ class FromInput(Source):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def fetch(self, run: DagRun) -> Any:
-        return run.inputs[self.name]
+    def fetch(self, values: Values) -> Any:
+        return values.inputs[self.name]
 
 
 class TheContext(Source):
@@ -74,8 +89,8 @@ class TheContext(Source):
 
     __slots__ = ()
 
-    def fetch(self, run: DagRun) -> Any:
-        return run.context
+    def fetch(self, values: Values) -> Any:
+        return values.context
 
 
 class TheResource(Source):
@@ -83,7 +98,7 @@ class TheResource(Source):
 
     __slots__ = ()
 
-    def fetch(self, run: DagRun) -> Any:
+    def fetch(self, values: Values) -> Any:
         return ABSENT
 
 
@@ -95,7 +110,7 @@ class Constant(Source):
     def __init__(self, value: Any) -> None:
         self.value = value
 
-    def fetch(self, run: DagRun) -> Any:
+    def fetch(self, values: Values) -> Any:
         return self.value
 
 
@@ -108,10 +123,10 @@ class FirstLive(Source):
         self.edges = edges
         self.default = None if default is ABSENT else default
 
-    def fetch(self, run: DagRun) -> Any:
+    def fetch(self, values: Values) -> Any:
         for each in self.edges:
-            if run.is_live(each.edge):
-                return each.fetch(run)
+            if values.is_live(each.edge):
+                return each.fetch(values)
         return self.default
 
 
@@ -123,8 +138,8 @@ class Collected(Source):
     def __init__(self, edges: Sequence[FromEdge]) -> None:
         self.edges = edges
 
-    def fetch(self, run: DagRun) -> Any:
-        return {each.edge.origin: each.fetch(run) for each in self.edges}
+    def fetch(self, values: Values) -> Any:
+        return {each.edge.origin: each.fetch(values) for each in self.edges}
 
 
 class Together(Source):
@@ -135,8 +150,8 @@ class Together(Source):
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = sources
 
-    def fetch(self, run: DagRun) -> Any:
-        return tuple([each.fetch(run) for each in self.sources])
+    def fetch(self, values: Values) -> Any:
+        return tuple([each.fetch(values) for each in self.sources])
 
 
 def bind(
@@ -188,9 +203,9 @@ class PlainBinding:
         self.keys = keys
         self.edges = edges
 
-    def gather(self, run: DagRun) -> tuple[list[Any], dict[str, Any]]:
+    def gather(self, values: Values) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of the call."""
-        keys, results = self.keys, run.results
+        keys, results = self.keys, values.results
         try:
             # The comprehension takes as long as all else here.
             if len(keys) == 1:
@@ -328,11 +343,11 @@ class GeneralBinding:
             self.used |= self.rest
             self.given.extend((key, FromInput(key)) for key in sorted(self.rest))
 
-    def gather(self, run: DagRun) -> tuple[list[Any], dict[str, Any]]:
+    def gather(self, values: Values) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of the call."""
         return (
-            [each.fetch(run) for each in self.positional],
-            {key: each.fetch(run) for key, each in self.keyword} | self._rest_of(run),
+            [each.fetch(values) for each in self.positional],
+            {key: each.fetch(values) for key, each in self.keyword} | self._rest_of(values),
         )
 
     @property
@@ -340,18 +355,18 @@ class GeneralBinding:
         """The names of the arguments that are passed by name."""
         return self.rest.union(key for key, _ in self.keyword)
 
-    def _rest_of(self, run: DagRun) -> dict[str, Any]:
+    def _rest_of(self, values: Values) -> dict[str, Any]:
         if not self.rest:
             return {}
-        return {key: value for key, value in run.inputs.items() if key in self.rest}
+        return {key: value for key, value in values.inputs.items() if key in self.rest}
 
-    def fetch_given(self, run: DagRun) -> Any:
+    def fetch_given(self, values: Values) -> Any:
         """What a decider was given: its one input, else a dict of them; its defaults, where nothing
         feeds it; None where it takes none."""
         given = self.given or self.defaults
         if len(given) == 1:
-            return given[0][1].fetch(run)
-        return {name: source.fetch(run) for name, source in given} or None
+            return given[0][1].fetch(values)
+        return {name: source.fetch(values) for name, source in given} or None
 
 
 Binding = PlainBinding | GeneralBinding

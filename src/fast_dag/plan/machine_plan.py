@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fast_dag.errors import InvalidTransitionError, closest, names
 from fast_dag.plan.plan import Plan
 from fast_dag.plan.state_binding import StateBinding
+from fast_dag.plan.step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,27 +17,44 @@ if TYPE_CHECKING:
     from fast_dag.call.policy import CallPolicy
     from fast_dag.define.node import Node
     from fast_dag.define.transitions import Transition
+    from fast_dag.plan.binding import Binding
+    from fast_dag.plan.step import Wrapper
     from fast_dag.plan.topology import Topology
 
 
-class PlainState(NamedTuple):
-    """One state of a straight machine: it takes nothing, `parameter` only, or what its StateBinding
-    gathers. `onward` is the state after it, None if the run decides that; `is_last`: terminal."""
+class MachineStep(Step):
+    """One state of a machine.
 
-    name: str
-    func: Callable[..., Any]
-    takes_none: bool
-    parameter: str | None
-    onward: int | None
-    is_last: bool
+    `intake` gathers its arguments, `ways` are the transitions that it may follow by itself and
+    `events` those that wait for an event, each in the order of declaration. `onward` is the state
+    that follows in any case if the state returns a plain value, None if the execution must decide;
+    `is_terminal` ends the machine. A state is never plain: after each the execution decides.
+    """
+
+    __slots__ = ("events", "intake", "is_terminal", "onward", "ways")
+
+    def __init__(
+        self,
+        index: int,
+        node: Node[..., Any],
+        binding: Binding,
+        policy: CallPolicy | None,
+    ) -> None:
+        super().__init__(index, node, binding, policy)
+        self.plain = None
+        self.intake: StateBinding
+        self.ways: list[Transition] = []
+        self.events: list[Transition] = []
+        self.onward: int | None = None
+        self.is_terminal = False
 
 
-class FsmPlan(Plan):
-    """What a run needs to know of a machine.
+class MachinePlan(Plan):
+    """What an execution needs to know of a machine.
 
     Parameters
     ----------
-    topology, inputs, policy_of, resources:
+    topology, inputs, policy_of, resources, wrappers:
         As in `Plan`; states have no edges.
     start, terminals, transitions:
         Where it starts, which states end it, and the declared ways, in their order.
@@ -44,69 +62,50 @@ class FsmPlan(Plan):
         Called at each transition.
     """
 
+    step_class = MachineStep
+    steps: list[MachineStep]  # type: ignore[assignment]  # a list of a subclass
+
     def __init__(
         self,
         topology: Topology,
         inputs: Collection[str],
         policy_of: Callable[[Node[..., Any], Sequence[str]], CallPolicy | None] | None,
         resources: Mapping[str, Hook],
+        wrappers: Sequence[Wrapper] = (),
         *,
         start: str,
         terminals: Collection[str],
         transitions: Sequence[Transition],
         state_hooks: Sequence[Hook],
     ) -> None:
-        super().__init__(topology, inputs, policy_of, resources)
-        index = topology.index
+        super().__init__(topology, inputs, policy_of, resources, wrappers)
+        index, steps = topology.index, self.steps
         self.start = index[start]
-        self.terminals = frozenset(index[name] for name in terminals)
         self.state_hooks = tuple(state_hooks)
-        self.state_bindings = [
-            StateBinding(node, binding, inputs)
-            for node, binding in zip(topology.nodes, self.bindings, strict=True)
-        ]
-        # What a state after the first lacks, the states before it may give.
-        self.missing = tuple((start, name) for name in self.state_bindings[self.start].missing)
-        self.ways: list[list[Transition]] = [[] for _ in topology.nodes]
-        self.events: list[list[Transition]] = [[] for _ in topology.nodes]
+        for name in terminals:
+            steps[index[name]].is_terminal = True
         for each in transitions:
-            (self.ways if each.event is None else self.events)[index[each.source]].append(each)
+            step = steps[index[each.source]]
+            (step.ways if each.event is None else step.events).append(each)
+        for step in steps:
+            step.intake = StateBinding(step.node, step.binding, inputs)
+            if step.ways and step.ways[0].condition is None:
+                step.onward = index[step.ways[0].target]
+        # What a state after the first lacks, the states before it may give.
+        self.missing = tuple((start, name) for name in steps[self.start].intake.missing)
 
     @cached_property
     def is_straight(self) -> bool:
         """Whether a run is nothing but calling one state after another."""
         return not (
-            self.policies
+            self.has_policies
             or self.state_hooks
-            or any(node.workflow is not None for node in self.nodes)
+            or any(step.node.workflow is not None for step in self.steps)
         )
-
-    @cached_property
-    def plain(self) -> list[str | None]:
-        """None: after each state the run decides."""
-        return [None] * len(self.nodes)
-
-    @cached_property
-    def plain_states(self) -> list[PlainState]:
-        """The states, prepared for a run that is straight."""
-        index = self.topology.index
-        return [
-            PlainState(
-                node.name,
-                node.func,
-                state_binding.takes_none,
-                state_binding.takes_one,
-                index[ways[0].target] if ways and ways[0].condition is None else None,
-                position in self.terminals,
-            )
-            for position, (node, state_binding, ways) in enumerate(
-                zip(self.nodes, self.state_bindings, self.ways, strict=True)
-            )
-        ]
 
     def heard(self, state: int) -> tuple[str, ...]:
         """The events that are listened to in a state."""
-        return tuple(dict.fromkeys(str(each.event) for each in self.events[state]))
+        return tuple(dict.fromkeys(str(each.event) for each in self.steps[state].events))
 
     def find(self, target: Any, source: int, event: str | None = None) -> int:
         """The state of that name, to which `source` leads, when sent `event` if there is one;

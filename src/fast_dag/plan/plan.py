@@ -8,6 +8,7 @@ from types import MappingProxyType
 from fast_dag.define.node import NodeType
 from fast_dag.errors import ValidationError, closest, names
 from fast_dag.plan.binding import GeneralBinding, bind
+from fast_dag.plan.step import Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,14 +18,17 @@ if TYPE_CHECKING:
     from fast_dag.call.hooks import Hook
     from fast_dag.call.policy import CallPolicy
     from fast_dag.define.node import Node
+    from fast_dag.plan.step import Wrapper
     from fast_dag.plan.topology import Topology
 
 
-MANY, AROUND, GATHERED = 3, 4, 5
+MANY, GATHERED, SURROUNDED = "many", "gathered", "surrounded"
+"""How calls of the straight line are made that do not take one or two results: with any other
+number of them, with arguments that the binding gathers, or through the policy."""
 
 
 class Plan:
-    """What a run needs to know of its definition, compiled once for each set of input names.
+    """What an execution needs to know of a definition, compiled once for each set of input names.
 
     Parameters
     ----------
@@ -33,11 +37,15 @@ class Plan:
     inputs:
         The names of the run inputs.
     policy_of:
-        What was asked for around the calls of a node, given the names of the resources it takes,
-        if anything.
+        Returns what surrounds the calls of a node, given the names of the resources that it takes;
+        None if nothing does.
     resources:
         What opens each resource, by name.
+    wrappers:
+        Each may put another function in the place of a node's own.
     """
+
+    step_class: type[Step] = Step
 
     def __init__(
         self,
@@ -45,45 +53,40 @@ class Plan:
         inputs: Collection[str] = (),
         policy_of: Callable[[Node[..., Any], Sequence[str]], CallPolicy | None] | None = None,
         resources: Mapping[str, Hook] = MappingProxyType({}),
+        wrappers: Sequence[Wrapper] = (),
     ) -> None:
         self.topology = topology
         self.name = topology.name
         self.names = topology.names
-        self.nodes = topology.nodes
         self.input_names = frozenset(inputs)
         self.resources = resources
         named = _named_parameters(topology) if inputs else ()
-        self.bindings = [
-            bind(node, edges, topology, inputs, named, resources)
-            for node, edges in zip(topology.nodes, topology.incoming, strict=True)
-        ]
-        self.policies: dict[int, CallPolicy] = {}
-        if policy_of is not None:
-            for index, node in enumerate(topology.nodes):
-                policy = policy_of(node, self.bindings[index].resources)
-                if policy is not None:
-                    self.policies[index] = policy
-        self.nested: dict[int, Plan] = {}  # those of nested workflows
-        self.deciders = frozenset(
-            [topology.index[node.name] for node in topology.special if node.type.decides]
-        )
-        self.missing = tuple(
-            [
-                (node.name, parameter)
-                for node, binding in zip(topology.nodes, self.bindings, strict=True)
-                if binding.missing
-                for parameter in binding.missing
-            ]
-        )
+        steps: list[Any] = []
+        missing: list[tuple[str, str]] = []
+        has_policies, make = False, self.step_class
+        for index, (node, edges) in enumerate(zip(topology.nodes, topology.incoming, strict=True)):
+            binding = bind(node, edges, topology, inputs, named, resources)
+            policy = None if policy_of is None else policy_of(node, binding.resources)
+            if policy is not None:
+                has_policies = True
+            steps.append(make(index, node, binding, policy))
+            if binding.missing:
+                missing.extend((node.name, parameter) for parameter in binding.missing)
+        for wrap in wrappers:
+            for step in steps:
+                step.call = wrap(step.node) or step.call
+        self.steps: list[Step] = steps
+        self.missing = tuple(missing)
+        self.has_policies = has_policies
 
     def refuse_unknown(self, options: Iterable[str] = ()) -> None:
         """Raise ValidationError for run inputs that fill no parameter of the whole graph; `options`
         are further words that could have been meant."""
-        used: set[str] = set().union(*(binding.used for binding in self.bindings))
+        used: set[str] = set().union(*(step.binding.used for step in self.steps))
         unknown = sorted(self.input_names - used)
         if not unknown:
             return
-        parameters = {name for node in self.nodes for name in node.signature.inputs}
+        parameters = {name for node in self.topology.nodes for name in node.signature.inputs}
         lines = []
         for name in unknown:
             feeders = [
@@ -107,7 +110,7 @@ class Plan:
 
     def unfed(self) -> Iterable[tuple[str, Any]]:
         """The parameters that neither an edge nor a resource feeds, as (name, Parameter)."""
-        for node, edges in zip(self.nodes, self.topology.incoming, strict=True):
+        for node, edges in zip(self.topology.nodes, self.topology.incoming, strict=True):
             fed = {edge.input for edge in edges}
             for parameter in node.signature.parameters:
                 name = parameter.name
@@ -124,99 +127,87 @@ class Plan:
         )
 
     @cached_property
-    def plain(self) -> list[str | None]:
-        """For each node, whether its call is the bare function and its result simply stored:
-        "sync" or "async"; None where more is to be thought of."""
-        return [
-            None
-            if node.timeout
-            or node.run_in
-            or node.workflow is not None
-            or index in self.policies
-            or index in self.deciders
-            else ("async" if node.signature.is_async else "sync")
-            for index, node in enumerate(self.nodes)
-        ]
-
-    @cached_property
     def only_async(self) -> bool:
         """Whether all nodes are async and plain."""
-        return all(each == "async" for each in self.plain)
+        return all(step.plain == "async" for step in self.steps)
 
     @cached_property
     def is_line(self) -> bool:
         """Whether all nodes are sync and plain, and each waits for the one before it, so that never
         two could run at once."""
-        return self.is_straight and self.topology.is_line and set(self.plain) == {"sync"}
+        return (
+            self.is_straight
+            and self.topology.is_line
+            and all(step.plain == "sync" for step in self.steps)
+        )
 
     @cached_property
     def needs_loop(self) -> bool:
         """Whether some node is known to be async, here or inside a nested workflow."""
-        return any(node.signature.is_async for node in self.nodes)
+        return any(node.signature.is_async for node in self.topology.nodes)
 
     @cached_property
     def has_timeouts(self) -> bool:
         """Whether some node, here or in a nested workflow, has a timeout."""
-        return _some(self.nodes, lambda node: node.timeout)
+        return _some(self.topology.nodes, lambda node: node.timeout)
 
     @cached_property
     def goes_elsewhere(self) -> bool:
         """Whether some node, here or in a nested workflow, cannot be called by the caller's
         thread."""
-        return _some(self.nodes, lambda node: node.timeout or node.run_in in ("thread", "process"))
+        return _some(
+            self.topology.nodes, lambda node: node.timeout or node.run_in in ("thread", "process")
+        )
 
     @cached_property
     def uses_processes(self) -> bool:
         """Whether some node, here or in a nested workflow, asks for a worker process."""
-        return _some(self.nodes, lambda node: node.run_in == "process")
+        return _some(self.topology.nodes, lambda node: node.run_in == "process")
 
     @cached_property
     def needs_coordinator(self) -> bool:
         """Whether a concurrent run needs a thread that keeps the time or waits for inline nodes."""
         return (
-            bool(self.policies)
-            or any(plan.needs_coordinator for plan in self.nested.values())
-            or _some(self.nodes, lambda node: node.timeout or node.retry or node.run_in)
+            self.has_policies
+            or any(step.nested and step.nested.needs_coordinator for step in self.steps)
+            or _some(self.topology.nodes, lambda node: node.timeout or node.retry or node.run_in)
         )
 
     @cached_property
     def has_inline(self) -> bool:
         """Whether some node, here or in a nested workflow, has the caller's thread."""
-        return _some(self.nodes, lambda node: node.run_in == "inline")
+        return _some(self.topology.nodes, lambda node: node.run_in == "inline")
 
     @cached_property
-    def stretches(self) -> list[tuple[int, list[tuple[Any, ...]]]]:
-        """The straight line, in sequential order, as (arity, steps): those steps that follow each
-        other and are made in the same way.
+    def line(self) -> list[tuple[int | str, list[tuple[Any, ...]]]]:
+        """The calls of a straight plan in sequential order, in groups of neighbours that are made
+        in the same way, as (how, calls).
 
-        Where the arity is 1 or 2, a step is (name, function, key of each result that it takes);
-        where it is `MANY`, or a function takes none, (name, function, keys); where it is `AROUND`,
-        since more was asked for than the bare function, (name, function, (CallPolicy, key of the
-        only result that it takes or None, Binding)); and where it is `GATHERED` (name, function,
-        Binding that gathers the arguments)."""
-        stretches: list[tuple[int, list[tuple[Any, ...]]]] = []
-        steps: list[tuple[Any, ...]] = []
-        last = None
-        nodes, bindings, policies = self.nodes, self.bindings, self.policies
+        Where `how` is 1 or 2, a call is (name, function, key of each result that it takes). Where
+        it is `GATHERED` or `SURROUNDED`, because the binding, or the policy and the binding are
+        needed, it is (name, step, key of the sole result that it takes, or None), and for any
+        other number of results (name, function, keys)."""
+        line: list[tuple[int | str, list[tuple[Any, ...]]]] = []
+        last: int | str | None = None
         for index in self.topology.order:
-            node, binding = nodes[index], bindings[index]
-            keys = binding.keys
-            step: tuple[Any, ...]
-            count = 0 if keys is None else len(keys)
-            if policies and index in policies:
-                sole = keys[0] if keys is not None and count == 1 else None
-                arity, step = AROUND, (node.name, node.func, (policies[index], sole, binding))
+            step = self.steps[index]
+            keys = step.binding.keys
+            how: int | str
+            call: tuple[Any, ...]
+            if step.policy is not None:
+                sole = keys[0] if keys is not None and len(keys) == 1 else None
+                how, call = SURROUNDED, (step.name, step, sole)
             elif keys is None:
-                arity, step = GATHERED, (node.name, node.func, binding)
-            elif 1 <= count <= 2:
-                arity, step = count, (node.name, node.func, *keys)
+                how, call = GATHERED, (step.name, step, None)
+            elif 1 <= len(keys) <= 2:
+                how, call = len(keys), (step.name, step.call, *keys)
             else:
-                arity, step = MANY, (node.name, node.func, keys)
-            if arity != last:
-                last, steps = arity, []
-                stretches.append((arity, steps))
-            steps.append(step)
-        return stretches
+                how, call = MANY, (step.name, step.call, keys)
+            if how != last:
+                last = how
+                line.append((how, []))
+            line[-1][1].append(call)
+        return line
 
     @cached_property
     def decider_bindings(self) -> dict[str, GeneralBinding]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from fast_dag.context import FSMContext
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import InvalidTransitionError, ValidationError, closest, names
-from fast_dag.run.machine_execution import FsmRecord, FsmRun, too_many
+from fast_dag.run.machine_execution import MachineExecution, MachineRecord, too_many
 from fast_dag.run.machine_state import MachineState
 
 if TYPE_CHECKING:
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from fast_dag.context import Context
-    from fast_dag.define.fsm import FSM, Request
+    from fast_dag.define.request import Request
     from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.draw.view import WorkflowView
-    from fast_dag.plan.machine_plan import FsmPlan
-    from fast_dag.run.run import Settings
+    from fast_dag.plan.machine_plan import MachinePlan
+    from fast_dag.run.machine_execution import Definition
+    from fast_dag.run.settings import Settings
 
 _FORMAT = 1
 _COUNTS = ("retries", "cache_hits", "cache_misses")
@@ -53,8 +54,8 @@ class Machine:
 
     def __init__(
         self,
-        fsm: FSM,
-        plan: FsmPlan,
+        fsm: Definition,
+        plan: MachinePlan,
         request: Request,
         async_settings: Settings,
         snapshot: Mapping[str, Any] | None = None,
@@ -64,9 +65,9 @@ class Machine:
         self._request = request
         self._async_settings = async_settings
         self._state = MachineState(plan.names, plan.start, fsm.keep_history)
-        self._record = FsmRecord(plan.topology, self._state)
+        self._record = MachineRecord(plan.topology, self._state)
         self._context: Context = FSMContext() if request.context is None else request.context
-        self._last: FsmRun | None = None
+        self._last: MachineExecution | None = None
         self._begun = False
         self._in_use = Lock()
         if snapshot is not None:
@@ -131,7 +132,7 @@ class Machine:
 
     def __getitem__(self, name: str) -> Any:
         """The latest value of a state; `"s.0"` that of its first visit. Raises KeyError."""
-        return (self._last or self._made_run(None))[name]
+        return (self._last or self._made(None)).run[name]
 
     def visualize(
         self,
@@ -164,7 +165,7 @@ class Machine:
     def _view(self) -> WorkflowView:
         from fast_dag.draw.view import view_of
 
-        return view_of(self._last or self._made_run(None))
+        return view_of(self._last or self._made(None))
 
     def __repr__(self) -> str:
         if self.done:
@@ -185,26 +186,26 @@ class Machine:
         """
         with self._exclusively():
             self._refuse_stepping()
-            return self._stepped(self._driven(self._next_run(1)))
+            return self._stepped(self._driven(self._next(1)))
 
     async def step_async(self) -> Step:
         """`step` for code that runs in an event loop."""
         with self._exclusively():
             self._refuse_stepping()
-            return self._stepped(await self._driven_async(self._next_run(1)))
+            return self._stepped(await self._driven_async(self._next(1)))
 
     def run(self) -> Any:
         """Execute states until it is done or waits for an event; return the last value."""
         with self._exclusively():
             if self._can_go_on:
-                self._driven(self._next_run(None))
+                self._driven(self._next(None))
             return self._state.value
 
     async def run_async(self) -> Any:
         """`run` for code that runs in an event loop."""
         with self._exclusively():
             if self._can_go_on:
-                await self._driven_async(self._next_run(None))
+                await self._driven_async(self._next(None))
             return self._state.value
 
     def send(
@@ -221,9 +222,9 @@ class Machine:
         """
         with self._exclusively():
             if self._can_go_on:
-                self._driven(self._next_run(None))
+                self._driven(self._next(None))
             if self._hears(event, on_unknown, data):
-                self._driven(self._next_run(None, (event, data)))
+                self._driven(self._next(None, (event, data)))
             return self._state.value
 
     async def send_async(
@@ -232,9 +233,9 @@ class Machine:
         """`send` for code that runs in an event loop."""
         with self._exclusively():
             if self._can_go_on:
-                await self._driven_async(self._next_run(None))
+                await self._driven_async(self._next(None))
             if self._hears(event, on_unknown, data):
-                await self._driven_async(self._next_run(None, (event, data)))
+                await self._driven_async(self._next(None, (event, data)))
             return self._state.value
 
     def __iter__(self) -> Iterator[Step]:
@@ -260,25 +261,25 @@ class Machine:
     def _exclusively(self) -> _Exclusively:
         return _Exclusively(self._in_use, self.fsm.name)
 
-    def _next_run(
+    def _next(
         self, steps: int | None, event: tuple[str, Mapping[str, Any]] | None = None
-    ) -> FsmRun:
-        """A run that goes on from here. Raises MaxCyclesError where that is not allowed."""
+    ) -> MachineExecution:
+        """An execution that goes on from here. Raises MaxCyclesError where that is not allowed."""
         limits = self._request.limits
         if limits.raises and self._state.visited >= limits.max_cycles:
             raise too_many(self.fsm.name, self.state, limits.max_cycles)
-        run = self._made_run(steps, event)
-        run.observers = self.fsm._observers(run)
-        if run.observers is not None:
-            run.observers.go_on_from(self._state.seen())
-        return run
+        execution = self._made(steps, event)
+        execution.observers = self.fsm._observers(execution)
+        if execution.observers is not None:
+            execution.observers.go_on_from(self._state.seen())
+        return execution
 
-    def _made_run(
+    def _made(
         self, steps: int | None, event: tuple[str, Mapping[str, Any]] | None = None
-    ) -> FsmRun:
+    ) -> MachineExecution:
         request, last = self._request, self._last
         children = {} if last is None else last.children
-        return FsmRun(
+        return MachineExecution(
             self.fsm,
             self._plan,
             request.inputs,
@@ -288,28 +289,28 @@ class Machine:
             record=self._record,
             event=event,
             continues=self._begun,
-            children={name: each for name, each in children.items() if not each.errors},
+            children={name: each for name, each in children.items() if not each.failures.errors},
         )
 
-    def _driven(self, run: FsmRun) -> FsmRun:
+    def _driven(self, execution: MachineExecution) -> MachineExecution:
         try:
-            self.fsm._drive(run)
+            self.fsm._drive(execution)
         finally:
-            self._begun = self._begun or run.status != "running"
-        self._last = run
-        return _succeeded(run)
+            self._begun = self._begun or execution.status != "running"
+        self._last = execution
+        return _succeeded(execution)
 
-    async def _driven_async(self, run: FsmRun) -> FsmRun:
-        run.settings = self._async_settings
+    async def _driven_async(self, execution: MachineExecution) -> MachineExecution:
+        execution.settings = self._async_settings
         try:
-            await self.fsm._drive_async(run)
+            await self.fsm._drive_async(execution)
         finally:
-            self._begun = self._begun or run.status != "running"
-        self._last = run
-        return _succeeded(run)
+            self._begun = self._begun or execution.status != "running"
+        self._last = execution
+        return _succeeded(execution)
 
-    def _stepped(self, run: FsmRun) -> Step:
-        return Step(self.state, run.value, self.next_state)
+    def _stepped(self, execution: MachineExecution) -> Step:
+        return Step(self.state, execution.value, self.next_state)
 
     def _refuse_stepping(self) -> None:
         if self._can_go_on:
@@ -360,13 +361,15 @@ class Machine:
     def _refuse_unknown(self, event: str, data: Mapping[str, Any]) -> None:
         """What an event brings is for a state that it leads to, or for a condition."""
         assert self._state.at is not None
-        ways = [each for each in self._plan.events[self._state.at] if each.event == event]
+        ways = [each for each in self._plan.steps[self._state.at].events if each.event == event]
         if any(each.condition is not None and each.condition.takes > 2 for each in ways):
             return
         targets = [self._plan.topology.index[each.target] for each in ways]
         for name in data:
-            if all(self._plan.state_bindings[target].unknown({name: 0}) for target in targets):
-                inputs = [each for t in targets for each in self._plan.nodes[t].signature.inputs]
+            if all(self._plan.steps[target].intake.unknown({name: 0}) for target in targets):
+                inputs = [
+                    each for t in targets for each in self._plan.steps[t].node.signature.inputs
+                ]
                 raise ValidationError(
                     f"the event {event!r} brings {name!r}, which no parameter of "
                     f"{names(dict.fromkeys(each.target for each in ways))} takes"
@@ -492,7 +495,9 @@ def _check_shape(where: str, found: Any, wanted: Mapping[str, Any]) -> None:
             raise ValidationError(f"this snapshot is damaged: {where}{key} {had}")
 
 
-def _succeeded(run: FsmRun) -> FsmRun:
-    if run.status in ("failed", "timed_out"):
-        run.raise_for_error()
-    return run
+def _succeeded(execution: MachineExecution) -> MachineExecution:
+    if execution.status in ("failed", "timed_out"):
+        error = execution.exception()
+        assert error is not None
+        raise error
+    return execution

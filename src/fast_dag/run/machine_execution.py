@@ -1,17 +1,18 @@
-"""One execution of a machine: what each state is given, where it leads, what was visited."""
+"""The execution of a machine: what each state is given, where it leads, what was visited."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from fast_dag.context import FSMContext
 from fast_dag.errors import InvalidTransitionError, MaxCyclesError, failures, names
 from fast_dag.returns import FSMReturn
+from fast_dag.run.execution import Execution, Verdict, current
 from fast_dag.run.machine_state import FAILED, MachineState
 from fast_dag.run.record import Record
-from fast_dag.run.run import Run, Verdict, current_run
+from fast_dag.run.run import Run
 from fast_dag.schedule.base import NodeStatus
 from fast_dag.schedule.fsm import FsmSchedule
 from fast_dag.watch import log
@@ -19,16 +20,31 @@ from fast_dag.watch import log
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fast_dag.call.effects import Outcome
+    from fast_dag.call.effects import Attempt, Outcome
     from fast_dag.context import Context
-    from fast_dag.define.fsm import FSM
+    from fast_dag.define.graph import Graph
     from fast_dag.draw.view import MachineView, RunView
-    from fast_dag.plan.machine_plan import FsmPlan
+    from fast_dag.plan.machine_plan import MachinePlan
     from fast_dag.plan.topology import Topology
-    from fast_dag.run.run import Settings
+    from fast_dag.run.settings import Settings
+    from fast_dag.watch.observers import Observers
 
 
-class FsmRecord(Record):
+class Definition(Protocol):
+    """The FSM that an execution is of."""
+
+    keep_history: int | None
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def graph(self) -> Graph: ...
+    def _observers(self, execution: MachineExecution, /) -> Observers | None: ...
+    def _drive(self, execution: MachineExecution, /) -> MachineExecution: ...
+    async def _drive_async(self, execution: MachineExecution, /) -> MachineExecution: ...
+
+
+class MachineRecord(Record):
     """What is recorded of a machine, over all the runs that its now takes."""
 
     def __init__(self, topology: Topology, machine_state: MachineState) -> None:
@@ -103,36 +119,73 @@ class Move(NamedTuple):
     halts: bool = False
 
 
-class FsmRun(Run):
-    """The Run of a machine.
+class MachineRun(Run):
+    """The Run of a machine: also where it was, and how often."""
 
-    `record` is that of its `Machine`, `continues` tells that there were runs before, of which
+    _execution: MachineExecution  # type: ignore[assignment]  # more than every Run shows
+
+    @property
+    def state_history(self) -> list[str]:
+        """The visited states in order, as far as they are kept."""
+        return self._execution.machine_state.state_history
+
+    @property
+    def current_state(self) -> str | None:
+        """The running state, else the one visited last."""
+        return self._execution.machine_state.current_state
+
+    @property
+    def cycle_count(self) -> int:
+        """How many states have been executed, the running one included."""
+        return self._execution.machine_state.cycle_count
+
+    @property
+    def is_terminated(self) -> bool:
+        """Whether a terminal state, or a return with `stop`, has ended the machine."""
+        return self._execution.machine_state.ended
+
+    def __getitem__(self, name: str) -> Any:
+        """The latest value of a state; `"s.0"` that of its first visit, `"sub.inner"` looks into a
+        nested workflow. Raises a KeyError that says why there is none."""
+        execution = self._execution
+        first, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
+        state = execution.plan.topology.index.get(first)
+        if dot and rest.isdecimal() and state is not None:
+            return execution.machine_state.value_of(state, int(rest), execution.deciding)
+        return super().__getitem__(name)
+
+
+class MachineExecution(Execution):
+    """One execution of a machine.
+
+    `record` is that of its `Machine`; `continues` tells that there were executions before, of which
     `children` are the nested ones; `event` is what was sent to it, with its data.
     """
 
-    plan: FsmPlan
+    plan: MachinePlan
     noun = "state"
     advice = "pass inputs, or give them defaults"
+    run_class = MachineRun
 
     def __init__(
         self,
-        fsm: FSM,
-        plan: FsmPlan,
+        fsm: Definition,
+        plan: MachinePlan,
         inputs: Mapping[str, Any],
         context: Context,
         settings: Settings,
         limits: Limits,
         *,
-        record: FsmRecord | None = None,
+        record: MachineRecord | None = None,
         continues: bool = False,
         event: tuple[str, Mapping[str, Any]] | None = None,
-        children: Mapping[str, Run] | None = None,
-        parent: Run | None = None,
+        children: Mapping[str, Execution] | None = None,
+        parent: Execution | None = None,
         prefix: str = "",
     ) -> None:
         self.continues = continues
         if record is None:
-            record = FsmRecord(
+            record = MachineRecord(
                 plan.topology, MachineState(plan.names, plan.start, fsm.keep_history)
             )
         self.machine_state = record.machine_state
@@ -148,69 +201,10 @@ class FsmRun(Run):
         self._is_refused = False
         self._status_before: Any = None
         # The state whose way on is looked for, and its value: what conditions and hooks see.
-        self._deciding: tuple[int, Any] | None = None
+        self.deciding: tuple[int, Any] | None = None
+        self._fault_in: str | None = None  # the condition or state hook that raised last
 
-    # What users look at.
-
-    @property
-    def state_history(self) -> list[str]:
-        """The visited states in order, as far as they are kept."""
-        return self.machine_state.state_history
-
-    @property
-    def current_state(self) -> str | None:
-        """The running state, else the one visited last."""
-        return self.machine_state.current_state
-
-    @property
-    def cycle_count(self) -> int:
-        """How many states have been executed, the running one included."""
-        return self.machine_state.cycle_count
-
-    @property
-    def is_terminated(self) -> bool:
-        """Whether a terminal state, or a return with `stop`, has ended the machine."""
-        return self.machine_state.ended
-
-    def __getitem__(self, name: str) -> Any:
-        """The latest value of a state; `"s.0"` that of its first visit, `"sub.inner"` looks into a
-        nested workflow. Raises a KeyError that says why there is none."""
-        first, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
-        state = self.plan.topology.index.get(first)
-        if dot and rest.isdecimal() and state is not None:
-            return self.machine_state.value_of(state, int(rest), self._deciding)
-        return super().__getitem__(name)
-
-    def _machine_view(self) -> MachineView:
-        from fast_dag.draw.view import MachineView
-
-        plan = self.plan
-        transitions = [
-            each
-            for of_state in zip(plan.ways, plan.events, strict=True)
-            for several in of_state
-            for each in several
-        ]
-        terminal = {plan.names[state] for state in plan.terminals}
-        return MachineView(transitions, (plan.names[plan.start],), terminal)
-
-    def _run_view(self) -> RunView:
-        from fast_dag.draw.view import Span
-
-        names_, state = self.plan.names, self.machine_state
-        return (
-            super()
-            ._run_view()
-            ._replace(
-                visits={names_[index]: count for index, count in state.counts().items()},
-                spans=[
-                    Span(names_[index], start, end, value is FAILED)
-                    for index, value, start, end in state.kept
-                ],
-            )
-        )
-
-    # The life of a run.
+    # Begin and end.
 
     @property
     def is_told(self) -> bool:
@@ -262,16 +256,16 @@ class FsmRun(Run):
                 self._is_refused = True
                 if self.parent is None:
                     log.failed(self, self.plan.names[now.at], fault, 0)
-                self._tell_fault(now.at, fault, self._goes_on(self.plan.names[now.at], fault))
+                self._keep_fault(now.at, fault, self._goes_on(self.plan.names[now.at], fault))
                 return []
         return schedule.begin(now.next)
 
-    def gather(self, index: int) -> tuple[list[Any], dict[str, Any]]:
+    # One state.
+
+    def gather(self, index: int) -> Attempt:
         now = self.machine_state
         now.running = index
-        return self.plan.state_bindings[index].gather(
-            now.value, now.data, self.inputs, self.context
-        )
+        return self.plan.steps[index].intake.gather(now.value, now.data, self.inputs, self.context)
 
     def _decide(self, index: int, outcome: Outcome) -> Verdict:
         result, name = outcome.value, self.plan.names[index]
@@ -279,7 +273,7 @@ class FsmRun(Run):
         outcome.value = value
         move: Move | None = None
         if self.status == "running":
-            self.results[name], self._deciding = value, (index, value)
+            self.results[name], self.deciding = value, (index, value)
         try:
             move = self._move(index, result, value)
             if move.halts and self.limits.steps is None and self.limits.raises:
@@ -288,22 +282,22 @@ class FsmRun(Run):
             return Verdict(outcome, name, move, self._goes_on(name, fault), fault)
         return Verdict(outcome, name, move)
 
-    def settle(self, index: int, verdict: Verdict, started: float) -> list[int]:
+    def _settle(self, index: int, verdict: Verdict, started: float) -> list[int]:
         now, move = self.machine_state, verdict.choice
         self._steps += 1
-        self._deciding = None
+        self.deciding = None
         going = move.next if isinstance(move, Move) and not move.halts else None
         verdict.choice = going
-        ready = super().settle(index, verdict, started)
+        ready = super()._settle(index, verdict, started)
         now.running = None
         now.at = index
         if verdict.outcome.ok:
             now.value = verdict.outcome.value
             now.data = {}
         if verdict.fault is not None:
-            self._tell_fault(index, verdict.fault, verdict.goes_on)
+            self._keep_fault(index, verdict.fault, verdict.goes_on)
             self._follow(
-                move if isinstance(move, Move) else Move(waits=bool(self.plan.events[index]))
+                move if isinstance(move, Move) else Move(waits=bool(self.plan.steps[index].events))
             )
         elif isinstance(move, Move):
             self._follow(move)
@@ -317,14 +311,14 @@ class FsmRun(Run):
             move.ended,
         )
 
-    def _tell_fault(self, index: int, fault: BaseException, goes_on: bool) -> None:
+    def _keep_fault(self, index: int, fault: BaseException, goes_on: bool) -> None:
         """A state ran, but not what follows it."""
-        name = self.plan.names[index]
-        self.errors[name] = fault  # type: ignore[assignment]  # or CancelledError
-        if isinstance(fault, (InvalidTransitionError, MaxCyclesError)) and name not in self._where:
+        name, where = self.plan.names[index], self._fault_in
+        self.failures.add(name, fault, where=where)
+        if isinstance(fault, (InvalidTransitionError, MaxCyclesError)) and where is None:
             fault.node_name = self.path_of(index)
         if not goes_on:
-            self._stopped, self._fatal = True, name
+            self._stopped, self.failures.fatal = True, name
 
     @property
     def free_steps(self) -> int:
@@ -345,16 +339,16 @@ class FsmRun(Run):
             if result.stop:
                 return Move(ended=True)
             target = result.next_state
-        if index in plan.terminals:
+        if plan.steps[index].is_terminal:
             return Move(ended=True)
-        token = current_run.set(self)
+        token, self._fault_in = current.set(self), None
         try:
             if target is not None:
                 chosen = plan.find(target, index)
             else:
-                way = self._first(plan.ways[index], index, value, {})
+                way = self._first(plan.steps[index].ways, index, value, {})
                 if way is None:
-                    if plan.events[index] and self.limits.may_wait:
+                    if plan.steps[index].events and self.limits.may_wait:
                         return Move(waits=True)
                     raise self._stuck(index)
                 chosen = plan.topology.index[way]
@@ -363,13 +357,13 @@ class FsmRun(Run):
             halts = self.limits.steps is not None and self._steps + 1 >= self.limits.steps
             return Move(self._hooked(index, chosen, value), halts=halts)
         finally:
-            current_run.reset(token)
+            current.reset(token)
 
     def _by_event(self, index: int, event: str, data: Mapping[str, Any]) -> Move:
         plan, name = self.plan, self.plan.names[index]
         value = self.machine_state.value
-        heard = [each for each in plan.events[index] if each.event == event]
-        token = current_run.set(self)
+        heard = [each for each in plan.steps[index].events if each.event == event]
+        token, self._fault_in = current.set(self), None
         try:
             way = self._first(heard, index, value, data)
             if way is None:
@@ -385,7 +379,7 @@ class FsmRun(Run):
             chosen = plan.topology.index[way]
             return Move(self._hooked(index, chosen, value, event))
         finally:
-            current_run.reset(token)
+            current.reset(token)
 
     def _first(self, ways: Any, index: int, value: Any, data: Mapping[str, Any]) -> str | None:
         """The target of the first transition that holds."""
@@ -393,7 +387,7 @@ class FsmRun(Run):
             try:
                 holds = each.holds(value, self.context, data)
             except failures():
-                self._where[self.plan.names[index]] = f"condition of {each}"
+                self._fault_in = f"condition of {each}"
                 raise
             if holds:
                 return str(each.target)
@@ -407,7 +401,7 @@ class FsmRun(Run):
             try:
                 other = hook.func(*(self.fsm, name, plan.names[chosen], value)[: hook.takes])
             except failures():
-                self._where[name] = f"state hook of {name!r} -> {plan.names[chosen]!r}"
+                self._fault_in = f"state hook of {name!r} -> {plan.names[chosen]!r}"
                 raise
             if other is not None:
                 chosen = plan.find(other, index, event)
@@ -422,7 +416,7 @@ class FsmRun(Run):
                 "machine with start() and send()"
             )
         else:
-            declared = ", ".join(map(str, plan.ways[index]))
+            declared = ", ".join(map(str, plan.steps[index].ways))
             reason = f"no condition of {declared} holds" if declared else "it has no transitions"
             why = (
                 f"leads nowhere: it returned no next_state, and {reason}; return "
@@ -436,6 +430,26 @@ class FsmRun(Run):
             target=None,
             events=heard,
         )
+
+    # What pictures and reports know of it.
+
+    def _machine_view(self) -> MachineView:
+        from fast_dag.draw.view import MachineView
+
+        plan = self.plan
+        ways = [way for step in plan.steps for way in (*step.ways, *step.events)]
+        terminal = {step.name for step in plan.steps if step.is_terminal}
+        return MachineView(ways, (plan.names[plan.start],), terminal)
+
+    def _run_view(self) -> RunView:
+        from fast_dag.draw.view import Span
+
+        known, state = self.plan.names, self.machine_state
+        visits = {known[index]: count for index, count in state.counts().items()}
+        spans = [
+            Span(known[at], start, end, value is FAILED) for at, value, start, end in state.kept
+        ]
+        return super()._run_view()._replace(visits=visits, spans=spans)
 
 
 def too_many(machine: str, state: str, most: int) -> MaxCyclesError:

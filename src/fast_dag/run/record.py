@@ -99,11 +99,10 @@ class Record:
         if self.most_retried is not None and len(own) > 2 * self.most_retried:
             del own[: -self.most_retried]
 
-    def leave_straight(self, schedule: Schedule) -> None:
-        """From here on the schedule tells what has run."""
+    def leave_straight(self) -> None:
+        """From here on the schedule tells what has run, and `spans` when."""
         self.spans = list(self.executed())
         self.stamps = []
-        self.schedule = schedule
 
     def executed(self) -> Iterator[tuple[int, float, float]]:
         """(node, start, end) of each node that ran, in the order in which they ended."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
+from types import MappingProxyType
 
 from fast_dag.schedule.base import COMPLETED, FAILED, NOT_RUN, READY, SKIPPED, Schedule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from fast_dag.plan.topology import Topology
 
@@ -61,15 +62,31 @@ class DagSchedule(Schedule):
         self._live = dict.fromkeys(self._any, 0)
         self.choices: dict[int, bool | str] = {}
 
-    def begin(self, external: Iterable[tuple[int, bool]] = ()) -> list[int]:
-        """The nodes that may start at once, given how each edge from outside ended, as
-        (target, live)."""
-        ready = self._topology.roots.copy()
-        for node in ready:
-            self.status[node] = READY
+    def begin(
+        self,
+        external: Iterable[tuple[int, bool]] = (),
+        ended: Mapping[int, bool | str | None] = MappingProxyType({}),
+    ) -> list[int]:
+        """The nodes that may start at once.
+
+        `external` tells how each edge from outside ended, as (target, live). `ended` has the nodes
+        that completed before, whatever became of those above them, each with its choice, if it
+        makes any."""
+        status, ready = self.status, []
+        for node, choice in ended.items():
+            status[node] = COMPLETED
+            if choice is not None:
+                self.choices[node] = choice
+        for node in self._topology.roots:
+            if status[node] is NOT_RUN:
+                status[node] = READY
+                ready.append(node)
         self._external = list(external)
         for target, live in self._external:
             self._end_edge(target, live, ready)
+        for node, choice in ended.items():
+            for target, branch in self._successors[node]:
+                self._end_edge(target, branch is None or branch == choice, ready)
         return ready
 
     def complete(self, node: int, choice: bool | str | None = None) -> list[int]:

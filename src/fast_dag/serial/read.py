@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from fast_dag.call.hooks import OFFERED
 from fast_dag.define.node import Branch, Node, NodeType
+from fast_dag.define.options import CACHE_OPTIONS, OPTIONS
 from fast_dag.errors import ValidationError, closest, names
 from fast_dag.serial.plain import below, placed, plain, problem
 from fast_dag.serial.references import Finder
@@ -15,6 +16,8 @@ from fast_dag.serial.write import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from fast_dag.define.options import Option
 
 T = TypeVar("T")
 
@@ -26,10 +29,6 @@ class Rule(NamedTuple):
     fits: Callable[[Any], bool]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
@@ -37,45 +36,31 @@ def _is_texts(value: Any) -> bool:
 TEXT = Rule("a string", lambda value: isinstance(value, str))
 TEXTS = Rule("a list of strings", _is_texts)
 FLAG = Rule("true or false", lambda value: isinstance(value, bool))
-COUNT = Rule("a whole number", lambda value: _is_number(value) and isinstance(value, int))
-NUMBER = Rule("a number", _is_number)
+COUNT = Rule("a whole number", lambda value: type(value) is int)
 LIST = Rule("a list", lambda value: isinstance(value, list))
 MAPPING = Rule("a mapping", lambda value: isinstance(value, Mapping))
+BY_NAME = {
+    "exceptions": Rule("a string or a list of strings", lambda v: TEXT.fits(v) or TEXTS.fits(v)),
+    "registered": TEXT,
+}
 
-Fields = dict[str, Rule]
+Fields = Mapping[str, "Rule | Option"]
+
+
+def _options(table: Mapping[str, Option]) -> Fields:
+    return {name: BY_NAME.get(option.by_name, option) for name, option in table.items()}
+
 
 NODE: Fields = {
     "name": TEXT,
     "function": TEXT,
     "workflow": MAPPING,
     "type": TEXT,
-    "description": TEXT,
-    "metadata": MAPPING,
-    "inputs": TEXTS,
-    "outputs": TEXTS,
-    "retry": COUNT,
-    "retry_delay": NUMBER,
-    "retry_backoff": NUMBER,
-    "retry_max_delay": NUMBER,
-    "retry_jitter": Rule("true, false or a number", lambda v: isinstance(v, bool) or _is_number(v)),
-    "retry_on": Rule(
-        "a string or a list of strings", lambda value: isinstance(value, str) or _is_texts(value)
-    ),
-    "timeout": NUMBER,
-    "run_in": TEXT,
-    "wait": FLAG,
-    "collect": TEXT,
-    "cache": MAPPING,
+    **_options(OPTIONS),
     "hooks": MAPPING,
     "error_handler": TEXT,
 }
-CACHE: Fields = {
-    "ttl": NUMBER,
-    "cache_key": TEXTS,
-    "version": Rule("a string or a whole number", lambda v: TEXT.fits(v) or COUNT.fits(v)),
-    "max_entries": COUNT,
-    "backend": TEXT,
-}
+CACHE: Fields = _options(CACHE_OPTIONS)
 EDGE: Fields = {
     "source": TEXT,
     "target": TEXT,
@@ -285,9 +270,11 @@ class _Reader:
         if handler is not None:
             handler = self._function(handler, below(place, "error_handler"))
         if "cache" in fields:
-            fields["cache"] = self._cache(fields["cache"], below(place, "cache"))
-        if "retry_on" in fields:
-            fields["retry_on"] = self._retry_on(fields["retry_on"], below(place, "retry_on"))
+            here = below(place, "cache")
+            fields["cache"] = self._found(
+                _fields(fields["cache"], here, CACHE), here, CACHE_OPTIONS
+            )
+        fields = self._found(fields, place, OPTIONS)
         type_ = fields.pop("type", NodeType.NODE)
         node: Node[..., Any] = Node(self._called(fields, place), name, type=type_, **fields)
         workflow.graph.add(node)
@@ -303,22 +290,23 @@ class _Reader:
             return self._function(fields.pop("function"), below(place, "function"))
         return self.workflow(fields.pop("workflow"), below(place, "workflow"))
 
-    def _cache(self, data: Any, place: str) -> dict[str, Any]:
-        fields = _fields(data, place, CACHE)
-        if "backend" in fields:
-            try:
-                fields["backend"] = self.finder.find_value(fields["backend"])
-            except ValidationError as error:
-                raise placed(error, below(place, "backend")) from None
+    def _found(
+        self, fields: dict[str, Any], place: str, table: Mapping[str, Option]
+    ) -> dict[str, Any]:
+        """The fields, with what is meant in the place of names."""
+        find = {"exceptions": self._errors, "registered": self.finder.find_value}
+        for key in table.keys() & fields.keys():
+            if table[key].by_name:
+                try:
+                    fields[key] = find[table[key].by_name](fields[key])
+                except ValidationError as error:
+                    raise placed(error, below(place, key)) from error.__cause__
         return fields
 
-    def _retry_on(self, references: str | list[str], place: str) -> Any:
-        try:
-            if isinstance(references, str):
-                return self.finder.find_error(references)
-            return tuple([self.finder.find_error(each) for each in references])
-        except ValidationError as error:
-            raise placed(error, place) from error.__cause__
+    def _errors(self, references: str | list[str]) -> Any:
+        if isinstance(references, str):
+            return self.finder.find_error(references)
+        return tuple([self.finder.find_error(each) for each in references])
 
     def _edge(self, data: Any, place: str, dag: Any) -> None:
         fields = _fields(data, place, EDGE, ["source", "target"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
+from fast_dag.define.options import CACHE_OPTIONS, OPTIONS
 from fast_dag.errors import InvalidNodeError, ValidationError, names
-from fast_dag.serial.plain import plain
+from fast_dag.serial.plain import below, plain
 from fast_dag.serial.references import References
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from fast_dag.define.graph import Edge
     from fast_dag.define.node import Node
+    from fast_dag.define.options import Option
 
     class Workflow(Protocol):
         """What is written of a DAG and of an FSM alike."""
@@ -37,20 +39,6 @@ if TYPE_CHECKING:
 
 VERSION: Final = 1
 """The version of the format: the one that is written, and the newest that is read."""
-
-_AS_THEY_ARE = (
-    "description",
-    "metadata",
-    "retry",
-    "retry_delay",
-    "retry_backoff",
-    "retry_max_delay",
-    "retry_jitter",
-    "timeout",
-    "run_in",
-    "wait",
-    "collect",
-)
 
 
 def written(workflow: Workflow, registry: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -197,38 +185,31 @@ class _Writer:
         inner = getattr(factory, "__wrapped__", None)
         return factory if inner is None or self.references.known(factory) else inner
 
-    def _options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        data = {}
-        for key in ("inputs", "outputs"):
-            if options.get(key) is not None:
-                data[key] = plain(list(options[key]), key)
-        for key in _AS_THEY_ARE:
-            value = options.get(key)
-            if value is not None and not (key == "metadata" and not value):
-                data[key] = plain(value, key)
-        retry_on = options.get("retry_on")
-        if isinstance(retry_on, tuple):
-            data["retry_on"] = [self.references.of_errors(each) for each in retry_on]
-        elif retry_on is not None:
-            data["retry_on"] = self.references.of_errors(retry_on)
-        cache = options.get("cache")
-        if cache is not None:
-            data["cache"] = self._cache(cache)
-        return data
+    def _options(
+        self, options: Mapping[str, Any], table: Mapping[str, Option] = OPTIONS, place: str = ""
+    ) -> dict[str, Any]:
+        return {
+            name: self._option(below(place, name), option.by_name, options[name])
+            for name, option in table.items()
+            if name in options and (options[name] or name != "metadata")
+        }
 
-    def _cache(self, cache: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {key: each for key, each in cache.items() if each is not None and key != "backend"}
-        data: dict[str, Any] = plain(kept, "cache")
-        backend = cache.get("backend")
-        if backend is not None:
-            name = self.references.registered(backend)
-            if name is None:
+    def _option(self, place: str, by_name: str, value: Any) -> Any:
+        if by_name == "exceptions":
+            if isinstance(value, tuple):
+                return [self.references.of_errors(each) for each in value]
+            return self.references.of_errors(value)
+        if by_name == "registered":
+            registered = self.references.registered(value)
+            if registered is None:
                 raise ValidationError(
-                    f"its cache has the backend {backend!r}; give that a name in "
-                    "registry={'name': ...}, here and when the file is read"
+                    f"{place} is {value!r}; give that a name in registry={{'name': ...}}, here and "
+                    "when the file is read"
                 )
-            data["backend"] = name
-        return data
+            return registered
+        if place == "cache":
+            return self._options(value, CACHE_OPTIONS, place)
+        return plain(value, place)
 
 
 def _edge(edge: Edge) -> dict[str, Any]:

@@ -16,8 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from fast_dag.run.events import Event
-    from fast_dag.run.run import Run
+    from fast_dag.watch.events import NodeEnded, NodeStarted, Reported, Watched
 
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 """The levels of `logging`, which is slow to import."""
@@ -26,20 +25,24 @@ DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 class NodeLog:
     """The observer that logs the start and the end of each node, at DEBUG."""
 
-    def tell(self, event: Event) -> None:
-        """Log an event, unless `retried` logs it."""
-        if event.status != "retrying":
-            _write(
-                DEBUG,
-                event.run,
-                event.path,
-                event.status,
-                attempt=event.attempt,
-                seconds=event.seconds,
-            )
+    def node_started(self, event: NodeStarted) -> None:
+        """Log it."""
+        _write(DEBUG, event.execution, event.path, "running", attempt=1)
 
-    def close(self, run: Run) -> None:
-        """`ended` logs the end of a run."""
+    def node_ended(self, event: NodeEnded) -> None:
+        """Log it."""
+        _write(
+            DEBUG,
+            event.execution,
+            event.path,
+            event.status,
+            attempt=event.attempts,
+            seconds=event.seconds,
+        )
+
+    def reported(self, event: Reported) -> None:
+        """Log it."""
+        _write(DEBUG, event.execution, event.path, event.status, attempt=1)
 
 
 def node_log() -> NodeLog | None:
@@ -48,38 +51,38 @@ def node_log() -> NodeLog | None:
     return NodeLog() if log is not None and _is_taken(log, DEBUG) else None
 
 
-def failed(run: Run, path: str, error: BaseException, attempts: int) -> None:
+def failed(execution: Watched, path: str, error: BaseException, attempts: int) -> None:
     """A node failed, and its error stands: it ends the run, or is kept in its errors."""
-    _write(ERROR, run, path, "failed", error=error, attempt=attempts)
+    _write(ERROR, execution, path, "failed", error=error, attempt=attempts)
 
 
-def retried(run: Run, path: str, error: BaseException, attempt: int) -> None:
+def retried(execution: Watched, path: str, error: BaseException, attempt: int) -> None:
     """An attempt failed, and another follows."""
-    _write(WARNING, run, path, "retrying", error=error, attempt=attempt)
+    _write(WARNING, execution, path, "retrying", error=error, attempt=attempt)
 
 
-def handled(run: Run, path: str, error: BaseException, attempts: int) -> None:
+def handled(execution: Watched, path: str, error: BaseException, attempts: int) -> None:
     """A node failed, and its error handler gave a result in its place."""
-    _write(WARNING, run, path, "handled", error=error, attempt=attempts)
+    _write(WARNING, execution, path, "handled", error=error, attempt=attempts)
 
 
-def ended(run: Run) -> None:
+def ended(execution: Watched) -> None:
     """An outermost run ended."""
-    if run.status == "timed_out":
-        _write(ERROR, run, None, "failed", error=run.exception())
+    if execution.status == "timed_out":
+        _write(ERROR, execution, None, "failed", error=execution.exception())
     if _logger(INFO) is not None:
-        _write(INFO, run, None, run.status, seconds=run.record.seconds)
+        _write(INFO, execution, None, execution.status, seconds=execution.record.seconds)
 
 
-def raised(run: Run, path: str | None, error: BaseException) -> None:
+def raised(execution: Watched, path: str | None, error: BaseException) -> None:
     """A progress callback raised; what it raised is logged with its traceback."""
     told = "the progress callback raised; the run goes on"
-    _write(ERROR, run, path, None, message=told, exc_info=error)
+    _write(ERROR, execution, path, None, message=told, exc_info=error)
 
 
 def _write(
     level: int,
-    run: Run,
+    execution: Watched,
     path: str | None,
     status: str | None,
     *,
@@ -93,14 +96,14 @@ def _write(
     log = _logger(level)
     if log is None:
         return
-    outermost = run
+    outermost = execution
     while outermost.parent is not None:
         outermost = outermost.parent
     args: list[Any] = []
     if message is None:
         message, args = "run of %r: %s", [outermost.name, status]
         if path is not None:
-            message, args = "%s %r of %r: %s", [run.noun, path, outermost.name, status]
+            message, args = "%s %r of %r: %s", [execution.noun, path, outermost.name, status]
         if error is not None:
             message += ": %r"
             args.append(f"{type(error).__name__}: {text_of(error)}")

@@ -1,0 +1,144 @@
+"""What `@dag.node`, `@fsm.state` and their siblings are."""
+
+from __future__ import annotations
+
+from fast_dag.define.node import Node, NodeType
+from fast_dag.define.options import CACHE_OPTIONS, OPTIONS
+from fast_dag.define.signature import ABSENT
+from fast_dag.errors import InvalidNodeError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import inspect
+    from collections.abc import Callable
+    from typing import Any, Protocol, TypedDict, Unpack, overload
+
+    from fast_dag._typing import P, R
+    from fast_dag.define.options import AllOptions, AnyOptions, CachedNodeOptions, CommonOptions
+
+    # Each decorator takes its own options, before the function or after it, and a type checker
+    # must see which. `Unpack` takes no type variable, so each has a class of its own.
+
+    class Named(TypedDict, total=False):
+        name: str | None
+        replace: bool
+
+    class Marked(Named, total=False):
+        initial: bool
+        terminal: bool
+
+    class ForNode(CommonOptions, Named, total=False): ...
+
+    class ForAny(AnyOptions, Named, total=False): ...
+
+    class ForAll(AllOptions, Named, total=False): ...
+
+    class ForCachedNode(CachedNodeOptions, Named, total=False): ...
+
+    class ForState(CommonOptions, Marked, total=False): ...
+
+    class ForCachedState(CachedNodeOptions, Marked, total=False): ...
+
+    class Later(Protocol):
+        def __call__(self, f: Callable[P, R], /) -> Node[P, R]: ...
+
+    class NodeDecorator(Protocol):
+        @overload
+        def __call__(self, f: Callable[P, R], /, **options: Unpack[ForNode]) -> Node[P, R]: ...
+        @overload
+        def __call__(self, **options: Unpack[ForNode]) -> Later: ...
+
+    class AnyDecorator(Protocol):
+        @overload
+        def __call__(self, f: Callable[P, R], /, **options: Unpack[ForAny]) -> Node[P, R]: ...
+        @overload
+        def __call__(self, **options: Unpack[ForAny]) -> Later: ...
+
+    class AllDecorator(Protocol):
+        @overload
+        def __call__(self, f: Callable[P, R], /, **options: Unpack[ForAll]) -> Node[P, R]: ...
+        @overload
+        def __call__(self, **options: Unpack[ForAll]) -> Later: ...
+
+    class CachedNodeDecorator(Protocol):
+        @overload
+        def __call__(
+            self, f: Callable[P, R], /, **options: Unpack[ForCachedNode]
+        ) -> Node[P, R]: ...
+        @overload
+        def __call__(self, **options: Unpack[ForCachedNode]) -> Later: ...
+
+    class StateDecorator(Protocol):
+        @overload
+        def __call__(self, f: Callable[P, R], /, **options: Unpack[ForState]) -> Node[P, R]: ...
+        @overload
+        def __call__(self, **options: Unpack[ForState]) -> Later: ...
+
+    class CachedStateDecorator(Protocol):
+        @overload
+        def __call__(
+            self, f: Callable[P, R], /, **options: Unpack[ForCachedState]
+        ) -> Node[P, R]: ...
+        @overload
+        def __call__(self, **options: Unpack[ForCachedState]) -> Later: ...
+
+
+class Decorator:
+    """Makes nodes of functions: used bare, or called with options, the function first or later.
+
+    `add(node, ...)` takes the node in, with those of the options that are `own` to it.
+    """
+
+    __slots__ = ("_add", "_cached", "_own", "_type")
+
+    def __init__(
+        self,
+        add: Callable[..., Node[..., Any]],
+        type: NodeType = NodeType.NODE,
+        *,
+        cached: bool = False,
+        own: tuple[str, ...] = ("replace",),
+    ) -> None:
+        self._add = add
+        self._type = type
+        self._cached = cached
+        self._own = own
+
+    def __call__(self, func: Any = ABSENT, /, **options: Any) -> Any:
+        if func is ABSENT:
+            return lambda func: self(func, **options)
+        name = options.pop("name", None)
+        if "type" in options:
+            raise InvalidNodeError(
+                f"there is no option 'type' here: this makes a {self._type.value}; use another "
+                "decorator, or add_node(name, func, type=...)",
+                node=name,
+            )
+        own = {key: options.pop(key) for key in self._own if key in options}
+        if self._cached:
+            options["cache"] = {key: options.pop(key) for key in CACHE_OPTIONS if key in options}
+        return self._add(Node(func, name, type=self._type, **options), **own)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """The options that fit, for `help()` and notebooks."""
+        from inspect import Parameter, Signature  # slow to import
+
+        fitting = [
+            each
+            for each in OPTIONS.values()
+            if each.name != "cache" and each.type in ("", self._type)
+        ]
+        defaults = {"name": None, **dict.fromkeys(self._own, False)}
+        defaults |= {each.name: each.default for each in fitting}
+        if self._cached:
+            defaults |= {each.name: each.default for each in CACHE_OPTIONS.values()}
+        return Signature(
+            [
+                Parameter("func", Parameter.POSITIONAL_ONLY, default=None),
+                *(
+                    Parameter(name, Parameter.KEYWORD_ONLY, default=default)
+                    for name, default in defaults.items()
+                ),
+            ]
+        )

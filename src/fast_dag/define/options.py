@@ -1,0 +1,377 @@
+"""The options of nodes, in one table.
+
+The decorators, the check of a node, files, the command line and the reference take them from here.
+"""
+
+from __future__ import annotations
+
+from operator import index
+
+from fast_dag._fields import Fields
+from fast_dag.call.effects import waitable
+from fast_dag.errors import InvalidNodeError, closest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import timedelta
+    from typing import Any, Final, Literal, SupportsIndex, TypedDict
+
+    from fast_dag.cache.memory import Backend
+
+    Seconds = float | timedelta
+
+    class CommonOptions(TypedDict, total=False):
+        """The options of every node and state."""
+
+        description: str | None
+        inputs: Sequence[str] | None
+        outputs: Sequence[str] | None
+        metadata: Mapping[str, Any] | None
+        retry: SupportsIndex
+        retry_delay: Seconds
+        retry_backoff: float
+        retry_max_delay: Seconds | None
+        retry_jitter: bool | float
+        retry_on: (
+            type[BaseException]
+            | tuple[type[BaseException], ...]
+            | Callable[[BaseException], bool]
+            | None
+        )
+        timeout: Seconds | None
+        run_in: Literal["thread", "process", "inline"] | None
+
+    class AnyOptions(CommonOptions, total=False):
+        """The options of `dag.any`."""
+
+        wait: bool
+
+    class AllOptions(CommonOptions, total=False):
+        """The options of `dag.all`."""
+
+        collect: str | None
+
+    class NodeOptions(AnyOptions, AllOptions, total=False):
+        """The options of `dag.add_node`: those of every type of node."""
+
+    class CachedNodeOptions(CommonOptions, total=False):
+        """The options of `dag.cached_node` and `fsm.cached_state`."""
+
+        ttl: Seconds | None
+        cache_key: Sequence[str] | Callable[..., Any] | None
+        version: str | int | None
+        backend: Backend | None
+        max_entries: SupportsIndex
+
+
+# Values, as options of nodes, workflows and runs take them.
+
+
+def count(value: Any, least: int = 0) -> int:
+    """A whole number as an int; raises ValueError for anything else, or less than `least`.
+
+    >>> count(3)
+    3
+    """
+    if isinstance(value, bool) or not hasattr(type(value), "__index__") or index(value) < least:
+        raise ValueError
+    return index(value)
+
+
+def number(value: Any, most: float = float("inf")) -> float:
+    """A number from 0 to `most`, of any type (those of numpy, Fraction, Decimal); raises ValueError
+    for anything else."""
+    if (
+        isinstance(value, bool)
+        or not hasattr(type(value), "__float__")
+        or hasattr(value, "__len__")
+    ):
+        raise ValueError
+    if not 0 <= value <= most:
+        raise ValueError
+    return value if isinstance(value, int) else float(value)
+
+
+def seconds(value: Any) -> float:
+    """A duration, zero or more, as a number of seconds or a timedelta; raises ValueError.
+
+    >>> from datetime import timedelta
+    >>> seconds(timedelta(minutes=2)), seconds(0.5)
+    (120.0, 0.5)
+    """
+    return waitable(number(value.total_seconds() if hasattr(value, "total_seconds") else value))
+
+
+def deadline(value: Any) -> float:
+    """The same, more than zero."""
+    asked = seconds(value)
+    if asked == 0:
+        raise ValueError
+    return asked
+
+
+def _fraction(value: Any) -> bool | float:
+    return value if isinstance(value, bool) else number(value, 1)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        raise ValueError
+    return [_text(each) for each in value]
+
+
+def _different(value: Any) -> list[str]:
+    texts = _texts(value)
+    if len(set(texts)) < len(texts):
+        raise ValueError
+    return texts
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    if not hasattr(value, "keys"):
+        raise ValueError
+    return dict(value)
+
+
+def _errors(value: Any) -> Any:
+    kinds = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(each, type) and issubclass(each, BaseException) for each in kinds) and (
+        isinstance(value, (tuple, type)) or not callable(value)
+    ):
+        raise ValueError
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _place(value: Any) -> str:
+    if value not in ("thread", "process", "inline"):
+        raise ValueError
+    return str(value)
+
+
+def _anything(value: Any) -> Any:
+    return value
+
+
+class Option(Fields):
+    """One option of nodes.
+
+    Parameters
+    ----------
+    name, default, doc:
+        As the reference tells them.
+    words, read:
+        What a value must be; what returns the value to keep, or raises ValueError.
+    by_name:
+        How a file has a value that is no plain data: "exceptions" by where they are imported from,
+        a "registered" object by its name in a registry.
+    label:
+        How `fast-dag show` tells it, as a format of the value; '' if it does not.
+    type:
+        The only type of node that it fits; '' if it fits every type.
+    """
+
+    __slots__ = ("by_name", "default", "doc", "label", "name", "read", "type", "words")
+
+    def __init__(
+        self,
+        name: str,
+        words: str,
+        read: Callable[[Any], Any],
+        doc: str,
+        *,
+        default: Any = None,
+        by_name: str = "",
+        label: str = "",
+        type: str = "",
+    ) -> None:
+        self.name = name
+        self.words = words
+        self.read = read
+        self.doc = doc
+        self.default = default
+        self.by_name = by_name
+        self.label = label
+        self.type = type
+
+    def fits(self, value: Any) -> bool:
+        """Whether a value is what it must be."""
+        try:
+            self.read(value)
+        except (ValueError, TypeError, OverflowError):
+            return False
+        return True
+
+
+_SECONDS = "a number of seconds, zero or more, or a timedelta"
+_DEADLINE = "a number of seconds above 0, or a timedelta"
+
+
+def _table(*options: Option) -> dict[str, Option]:
+    return {each.name: each for each in options}
+
+
+CACHE_OPTIONS: Final = _table(
+    Option("ttl", _DEADLINE, deadline, "how long a result is good for"),
+    Option(
+        "cache_key",
+        "a list of names, or a function of the inputs",
+        lambda value: value if callable(value) else _texts(value),
+        "the parameters that count, all when not given; or a function that is called with the "
+        "inputs and returns what counts",
+    ),
+    Option("version", "a string or a number", _anything, "part of a backend's keys"),
+    Option(
+        "backend",
+        "an object with get, set, delete and clear",
+        _anything,
+        "where results are kept, for others, too; the memory of this process when not given",
+        by_name="registered",
+    ),
+    Option(
+        "max_entries",
+        "a count of at least 1",
+        lambda value: count(value, 1),
+        "how many results are kept in memory; the least recently used make room",
+        default=1024,
+    ),
+)
+"""The options that `cached_node` has besides those of `node`."""
+
+OPTIONS: Final = _table(
+    Option(
+        "description",
+        "a string",
+        _text,
+        "shown, never interpreted; the first line of the docstring when not given",
+    ),
+    Option("metadata", "a mapping", _mapping, "yours; shown, never interpreted"),
+    Option(
+        "inputs",
+        "a list of names",
+        _texts,
+        "names for the parameters, in their order, in place of the function's own; needed for "
+        "builtins whose signature cannot be read",
+    ),
+    Option(
+        "outputs",
+        "a list of different names",
+        _different,
+        "names for the elements of a returned tuple, for `connect(..., output=)`",
+    ),
+    Option(
+        "retry",
+        "a count of further attempts (0, 1, ...)",
+        count,
+        "further attempts after the first",
+        default=0,
+        label="retry {}",
+    ),
+    Option("retry_delay", _SECONDS, seconds, "the wait before the first", default=0.1),
+    Option(
+        "retry_backoff",
+        "a number, zero or more",
+        number,
+        "times the wait before each later one",
+        default=2.0,
+    ),
+    Option("retry_max_delay", _SECONDS, seconds, "the longest wait"),
+    Option(
+        "retry_jitter",
+        "True, False or a fraction from 0 to 1",
+        _fraction,
+        "shortens each wait at random by up to that part; True is 1",
+        default=False,
+    ),
+    Option(
+        "retry_on",
+        "exception types, or a predicate of one",
+        _errors,
+        "which failures are tried again; all when not given",
+        by_name="exceptions",
+    ),
+    Option(
+        "timeout",
+        _DEADLINE,
+        deadline,
+        "for each attempt; a late thread is abandoned, a late process is killed",
+        label="timeout {:g} s",
+    ),
+    Option(
+        "run_in",
+        "'thread', 'process' or 'inline'",
+        _place,
+        "where it runs, whatever the mode; inline is the thread that called `run()`, or the loop's "
+        "in `run_async`",
+        label="in {}",
+    ),
+    Option(
+        "wait",
+        "True or False",
+        _flag,
+        "wait for all edges in every mode",
+        default=False,
+        type="any",
+    ),
+    Option(
+        "collect",
+        "the name of a parameter",
+        _text,
+        "the parameter that gets a dict of the edges even when there is one",
+        type="all",
+    ),
+    Option(
+        "cache",
+        "a mapping that @dag.cached_node, or dag.cached_node(function, ...), makes of its options",
+        _mapping,
+        "what `cached_node` makes of its own options",
+        label="cached",
+    ),
+)
+"""The options of nodes, in the order in which files have them."""
+
+
+def checked(
+    given: Mapping[str, Any],
+    whose: str,
+    node: str | None,
+    *,
+    type: str = "",
+    table: Mapping[str, Option] = OPTIONS,
+    others: Iterable[str] = ("name", "replace"),
+) -> dict[str, Any]:
+    """The options as they are kept: converted, and without those that are None.
+
+    Raises InvalidNodeError for the first that there is not, or is not what it should be. `others`
+    are suggested for it, too.
+
+    >>> checked({"retry": True}, "node 'load'", "load")
+    Traceback (most recent call last):
+    fast_dag.errors.InvalidNodeError: node 'load': retry is a count of further attempts ...
+    """
+    kept = {}
+    for name, value in given.items():
+        option = table.get(name)
+        if option is None:
+            hint = closest(name, [*table, *others])[1]
+            raise InvalidNodeError(f"{whose}: there is no option {name!r}{hint}", node=node)
+        if value is None:
+            continue
+        if not option.fits(value):
+            raise InvalidNodeError(f"{whose}: {name} is {option.words}, not {value!r}", node=node)
+        kept[name] = option.read(value)
+        if option.type and value and type != option.type:
+            raise InvalidNodeError(f"{whose}: {name}= is for @dag.{option.type}", node=node)
+    return kept

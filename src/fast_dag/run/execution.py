@@ -1,0 +1,577 @@
+"""The engine's side of one run: what belongs to it, and what the end of a node means to it."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from contextvars import ContextVar
+from time import perf_counter, time
+from weakref import ref
+
+from fast_dag.call.effects import ONE_SHOT, STOPPED, Invoke, Outcome, Raised, bare_effects
+from fast_dag.call.resources import Resources
+from fast_dag.errors import ExecutionError, add_note, failures, text_of
+from fast_dag.run import failures as told
+from fast_dag.run.failures import Failures, brief
+from fast_dag.run.memory import MemoryWatch
+from fast_dag.run.run import Run
+from fast_dag.schedule.base import NodeStatus
+from fast_dag.watch import log
+from fast_dag.watch.events import AttemptFailed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from threading import Lock
+    from typing import Any, Protocol
+
+    from fast_dag.call.effects import Attempt, Effects
+    from fast_dag.context import Context
+    from fast_dag.define.graph import Graph
+    from fast_dag.draw.view import MachineView, RunView, WorkflowView
+    from fast_dag.plan.plan import Plan
+    from fast_dag.plan.step import Step
+    from fast_dag.run.record import Record
+    from fast_dag.run.settings import Settings
+    from fast_dag.watch.observers import Observers
+
+    class Store(Protocol):
+        """Keeps how the nodes of an execution ended."""
+
+        def load(self, path: str, /) -> Outcome | None:
+            """How a node ended before, None if that is not known."""
+
+        def commit(self, path: str, outcome: Outcome, /) -> object:
+            """Keep how a node ended; what this raises fails the node. It may block: it is called
+            where hooks are called, with no lock held."""
+
+
+current: ContextVar[Execution | None] = ContextVar("fast_dag_execution", default=None)
+"""The execution in whose node, hook or handler the caller is."""
+
+
+class Verdict:
+    """What the end of a node means to its execution: the `choice` of a node that decides, or the
+    `key` of its error, and whether the execution goes on. `fault`: why nothing follows a state,
+    although the state itself succeeded."""
+
+    __slots__ = ("choice", "fault", "goes_on", "key", "outcome")
+
+    def __init__(
+        self,
+        outcome: Outcome,
+        key: str,
+        choice: Any = None,
+        goes_on: bool = True,
+        fault: BaseException | None = None,
+    ) -> None:
+        self.outcome = outcome
+        self.key = key
+        self.choice = choice
+        self.goes_on = goes_on
+        self.fault = fault
+
+
+class Execution(ABC):
+    """One execution of a plan, as drivers see it: `open` it, `begin`, then for each node that may
+    start `start`, make the call, `finish`; `close` it.
+
+    `run` is the public view of it. Values are in `results`, which is `context.results`.
+    """
+
+    noun = "node"
+    advice = "pass inputs, connect a node to them, or give them defaults"
+    run_class: type[Run] = Run
+
+    # Until it is otherwise, so that a new execution does not set them all.
+    status = "running"
+    value: Any = None
+    observers: Observers | None = None
+    store: Store | None = None
+    resources: Resources | None = None
+    # The nodes whose cleanup hook was cut off, by what it raised or by the end of the execution.
+    cut_off: tuple[str, ...] = ()
+    # Whether its caller waits in the thread of an event loop, which stands still meanwhile.
+    holds_loop = False
+    _stopped = False
+    _exception: ExecutionError | None = None
+    _memory: MemoryWatch | None = None
+    _run: ref[Run] | None = None
+
+    def __init__(
+        self,
+        graph: Graph,
+        plan: Plan,
+        inputs: Mapping[str, Any],
+        context: Context,
+        settings: Settings,
+        record: Record,
+        *,
+        parent: Execution | None = None,
+        prefix: str = "",
+    ) -> None:
+        self.graph = graph
+        self.plan = plan
+        self.name = plan.name
+        self.inputs = inputs
+        self.context = context
+        self.settings = settings
+        self.record = record
+        self.parent = parent
+        self.prefix = prefix
+        self.results = context.results
+        self.failures = Failures()
+        self.children: dict[str, Execution] = {}
+        # In whose node this was started, so that views from in here find that run, too.
+        self.outer: Execution | None = current.get() if parent is None else parent
+        if parent is not None:
+            self.observers = parent.observers
+            self.store = parent.store
+        if plan.resources:
+            self.resources = Resources(plan.resources, context, is_nested=parent is not None)
+
+    @property
+    def run(self) -> Run:
+        """The public view; the same object for as long as somebody has it."""
+        run = None if self._run is None else self._run()
+        if run is None:
+            run = self.run_class(self)
+            self._run = ref(run)
+        return run
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody wants to know of each node: drivers take no fast path then."""
+        return self.observers is not None or self.store is not None
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether there is nothing to do but to call one node after another."""
+        return self.plan.is_straight and self.resources is None and not self.watched
+
+    @property
+    def blocks_loop(self) -> bool:
+        """Whether an event loop stands still until it ends."""
+        return self.holds_loop and self.status == "running"
+
+    # Begin and end.
+
+    def open(self) -> None:
+        """Check what can only be checked now, take the context, and start the clock.
+
+        Raises MissingInputError for values that are missing, ValidationError if the context
+        serves another run."""
+        self._check()
+        self.context._enter_run(self.record.measure)
+        self._prepare_results()
+        if self.parent is None:
+            metadata = self.context.metadata
+            if self._is_new:
+                metadata["run_id"] = self.context._own_run_id = os.urandom(16).hex()
+            metadata["execution_status"] = "running"
+            if self.settings.track_memory:
+                self._memory = MemoryWatch()
+        self.record.begin()
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether it is given a new run_id: the user gave none."""
+        own = self.context._own_run_id
+        return bool(self.context.metadata.get("run_id", own) == own)
+
+    def _check(self) -> None:
+        """Refuse what can only be found wrong now."""
+        if self.plan.missing:
+            raise told.missing_inputs(self.name, self.plan.missing, (), self.advice)
+        if self.inputs:
+            self._refuse_shared_inputs()
+
+    def _refuse_shared_inputs(self) -> None:
+        for name, value in self.inputs.items():
+            if type(value) in ONE_SHOT:
+                takers = [step.name for step in self.plan.steps if name in step.binding.used]
+                if len(takers) > 1:
+                    raise told.shared(name, "is", value, takers)
+
+    def _prepare_results(self) -> None:
+        """Drop the results of what is about to run."""
+        if self.results:
+            for name in self.plan.names:
+                self.results.pop(name, None)
+
+    @abstractmethod
+    def begin(self, *, eager: bool) -> list[int]:
+        """Make the schedule; the nodes that may start at once."""
+
+    def close(self, status: str | None = None) -> None:
+        """End with that status, else the one that the errors tell."""
+        self.record.ended = perf_counter()
+        if self._memory is not None:
+            self.record.peak_mb = self._memory.stop()
+        if self.record.schedule is not None:
+            self.record.schedule.close()
+        self.status = self._status_by_errors() if status is None else status
+        self.value = self._final_value()
+        if self.parent is None:
+            self.context.metadata["execution_status"] = self.status
+        self.context._leave_run()
+        if self.observers is not None:
+            self.observers.cut_off(self)
+        # What is above holds this execution, which is not to hold it in turn.
+        self.outer = self.parent = None
+
+    def tell_end(self) -> None:
+        """Tell the observers, if there are any, and the log that the outermost run ended. Drivers
+        call it when they hold no lock any more."""
+        if self.parent is not None or self.status == "running":
+            return
+        if self.observers is not None:
+            self.observers.close(self)
+        if self.is_told:
+            log.ended(self)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the log is told of the end."""
+        return True
+
+    def _status_by_errors(self) -> str:
+        if not self.failures.errors:
+            return "completed"
+        return "failed" if self._stopped else "completed_with_errors"
+
+    @abstractmethod
+    def _final_value(self) -> Any:
+        """What `run()` returns."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a failure ended this execution or one that it is nested in: nothing starts any
+        more."""
+        return self._stopped or (self.parent is not None and self.parent.stopped)
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether it was stopped by no failure of its own."""
+        return self.stopped and self.failures.fatal is None
+
+    def stop(self) -> None:
+        """Nothing more starts."""
+        self._stopped = True
+
+    # Resources.
+
+    def release(self, status: str | None = None) -> Effects | None:
+        """Close the resources, as effects; None if none is open. `status` is how the run ends, None
+        if its errors tell."""
+        if self.resources is None or not self.resources.end():
+            return None
+        # What a resource may want to know.
+        self.resources.set_status(status or self._status_by_errors())
+        ended_by: BaseException | None = None
+        fatal = self.failures.fatal
+        if self._stopped and fatal is not None:
+            ended_by = self.failures.errors[fatal]
+        elif status is not None or self.stopped:
+            ended_by = ExecutionError(f"{self.name!r} was cut short: {status}", run=self.run)
+        return self.resources.close(ended_by, self._not_closed)
+
+    def _not_closed(self, name: str, error: BaseException) -> None:
+        self.lose(name, error, told.CLOSING)
+
+    def lose(self, resource: str, error: BaseException, where: str = "use") -> None:
+        """A resource broke while it was open, or as it was closed: the run has failed."""
+        known = self.failures
+        if known.fatal is not None:
+            what = "could not be closed" if where == told.CLOSING else "broke"
+            add_note(known.errors[known.fatal], f"resource {resource!r} {what}: {brief(error)}")
+            return
+        known.add(resource, error, where=where, is_resource=True)
+        if self.parent is None:
+            log.failed(self, resource, error, 1)
+        self._stopped, known.fatal = True, resource
+
+    # One node: start, call, finish.
+
+    def start(self, index: int) -> Attempt:
+        """A node starts: its arguments. Raises what keeps them from being gathered."""
+        self.record.schedule.start(index)  # type: ignore[union-attr]
+        return self.gather(index)
+
+    def start_plain(self, index: int) -> list[Any] | None:
+        """`start` of a node that takes results only, one by one; None if that is not possible."""
+        keys = self.plan.steps[index].binding.keys
+        if keys is None:
+            return None
+        results = self.results
+        try:
+            # The comprehension takes as long as all else here.
+            if len(keys) == 1:
+                args = [results[keys[0]]]
+            elif len(keys) == 2:
+                args = [results[keys[0]], results[keys[1]]]
+            else:
+                args = [results[key] for key in keys]
+        except KeyError:
+            return None  # `start` tells why
+        self.record.schedule.start(index)  # type: ignore[union-attr]
+        return args
+
+    @abstractmethod
+    def gather(self, index: int) -> Attempt:
+        """A node's arguments. Raises what keeps them from being gathered."""
+
+    def take_back(self, index: int) -> None:
+        """A node that was to start did not, since the execution was stopped."""
+        self.record.schedule.take_back(index)  # type: ignore[union-attr]
+
+    def note_start(self, index: int) -> None:
+        """Tell the observers, if there are any, that a node starts."""
+        if self.observers is not None:
+            self.observers.started(self, self.path_of(index))
+
+    def is_surrounded(self, step: Step) -> bool:
+        """Whether the call of a node is more than calling its function: a generator of effects."""
+        return step.policy is not None or self.store is not None
+
+    def effects_of(self, index: int, attempt: Attempt) -> Effects:
+        """The call of a node as effects, to its end: what its policy asks for, and the commit if
+        there is a store."""
+        policy = self.plan.steps[index].policy
+        effects = bare_effects(attempt) if policy is None else policy.effects_of(self, attempt)
+        return effects if self.store is None else self._committed(index, effects, self.store)
+
+    def _committed(self, index: int, effects: Effects, store: Store) -> Effects:
+        outcome = yield from effects
+        if outcome is not STOPPED:
+            outcome.verdict = verdict = self.judge(index, outcome)
+            answer = yield Invoke(store.commit, (self.path_of(index), verdict.outcome), False)
+            if isinstance(answer, Raised):
+                outcome = Outcome(False, answer.error, outcome.attempts, "store")
+        return outcome
+
+    def finish(
+        self, index: int, outcome: Outcome, started: float, guard: Lock | Any = None
+    ) -> list[int]:
+        """A node has ended: the nodes that may start now. This is the one place where that is
+        judged, recorded and told.
+
+        `guard` is a lock for what runs in several threads share. User code (an error handler, a
+        value's truth, observers) is called while it is not held. What ends after the execution was
+        closed is dropped."""
+        verdict = outcome.verdict or self.judge(index, outcome)
+        if guard is None:
+            ready = self._settle(index, verdict, started)
+        else:
+            with guard:
+                ready = [] if self.status != "running" else self._settle(index, verdict, started)
+        if self.observers is not None:
+            self.observers.deliver()
+        return ready
+
+    def finish_plain(self, index: int, value: Any, started: float, ended: float) -> list[int]:
+        """`finish` of a plain node that completed, in an execution that nobody watches."""
+        record = self.record
+        record.spans.append((index, started, ended))
+        self.results[self.plan.names[index]] = value
+        ready = record.schedule.complete(index)  # type: ignore[union-attr]
+        return [] if self._stopped or (self.parent is not None and self.stopped) else ready
+
+    def judge(self, index: int, outcome: Outcome) -> Verdict:
+        """What the end of a node means. Calls user code, so drivers hold no lock here."""
+        verdict = self._judged(index, outcome)
+        if not verdict.outcome.ok or verdict.fault is not None or self.children:
+            self._log_failures(index, verdict)
+        return verdict
+
+    def _judged(self, index: int, outcome: Outcome) -> Verdict:
+        name = self.plan.names[index]
+        if outcome.ok:
+            try:
+                return self._decide(index, outcome)
+            except failures() as problem:
+                outcome = Outcome(False, problem, outcome.attempts)
+        error = outcome.value
+        inner = self.children.get(name)
+        if inner is not None and error is inner.exception():
+            # Its errors are recorded and have been decided about in there.
+            key = f"{name}.{inner.failures.first}"
+            return Verdict(outcome, key, goes_on=inner.failures.fatal is None)
+        told.cut_traceback(error)
+        return Verdict(outcome, name, goes_on=self._goes_on(name, error))
+
+    @abstractmethod
+    def _decide(self, index: int, outcome: Outcome) -> Verdict:
+        """What a node's success means. Raises what makes it a failure."""
+
+    def _settle(self, index: int, verdict: Verdict, started: float) -> list[int]:
+        """Record how a node ended; the nodes that may start now. One call at a time."""
+        outcome, schedule = verdict.outcome, self.record.schedule
+        assert schedule is not None
+        seconds = self.record.add(index, started, outcome)
+        name = self.plan.names[index]
+        child = self.children.get(name)
+        if child is not None:
+            self.failures.adopt(name, child.failures)
+        if outcome.ok:
+            self.results[name] = outcome.value
+            ready = schedule.complete(index, verdict.choice)
+        else:
+            if verdict.key == name:
+                self.failures.add(name, outcome.value, outcome.attempts, outcome.where)
+            ready = schedule.fail(index)
+            if not verdict.goes_on and not self._stopped:
+                self._stopped = True
+                self.failures.fatal = verdict.key
+        if self.observers is not None:
+            status = "completed" if outcome.ok else "failed"
+            error = None if outcome.ok else outcome.value
+            path = self.path_of(index)
+            self.observers.ended(self, path, status, error, outcome.attempts, seconds)
+            self._note_skipped()
+        return [] if self.stopped else ready
+
+    def _note_skipped(self) -> None:
+        assert self.record.schedule is not None
+        assert self.observers is not None
+        skipped = self.record.schedule.skipped
+        for index in skipped:
+            self.observers.ended(self, self.path_of(index), "skipped")
+        skipped.clear()
+
+    def path_of(self, index: int) -> str:
+        """A node's name, from the outermost workflow on: `"sub.inner"`."""
+        return self.prefix + self.plan.names[index]
+
+    def child(self, index: int, inputs: dict[str, Any]) -> Execution:
+        """The execution of a nested workflow, ready to be driven."""
+        step = self.plan.steps[index]
+        workflow: Any = step.node.workflow
+        prefix = f"{self.prefix}{step.name}."
+        child: Execution = workflow._nested_execution(self, prefix, step.nested, inputs)
+        self.children[step.name] = child
+        return child
+
+    # Failures.
+
+    def _log_failures(self, index: int, verdict: Verdict) -> None:
+        """Log the errors that the outermost run keeps of a node, and of what is nested in it."""
+        if self.parent is not None:  # whose node may be tried again, or have a handler
+            return
+        name, outcome = self.plan.names[index], verdict.outcome
+        child = self.children.get(name)
+        if child is not None:
+            for key, error in child.failures.errors.items():
+                path = f"{name}.{key}"
+                if self.failures.errors.get(path) is not error:  # as of an earlier visit of a state
+                    log.failed(self, path, error, child.failures.attempts(key))
+        if verdict.fault is not None:
+            log.failed(self, name, verdict.fault, outcome.attempts)
+        elif not outcome.ok and verdict.key == name:
+            log.failed(self, name, outcome.value, outcome.attempts)
+
+    def retries(self, name: str, error: Exception, attempt: int, delay: float) -> None:
+        """An attempt failed, and another follows: record that, and tell the log and observers."""
+        self.record.note_retry(name, error, delay)
+        path = self.prefix + name
+        log.retried(self, path, error, attempt)
+        if self.observers is not None:
+            fraction = self.observers.fraction
+            self.observers.tell(AttemptFailed(self, path, fraction, error, attempt))
+
+    def handled(self, name: str, error: Exception, attempts: int) -> None:
+        """A node's error handler gave a result in place of its error: tell the log."""
+        log.handled(self, self.prefix + name, error, attempts)
+
+    def _goes_on(self, key: str, error: BaseException) -> bool:
+        """Whether the run continues after a failure."""
+        path = self.prefix + key
+        handler = self.settings.error_handler
+        if handler is not None:
+            return self._asked(handler, path, error)
+        if self.settings.error_strategy == "fail_fast":
+            return False
+        self.context.metadata.setdefault("errors", []).append(
+            {
+                "node": path,
+                "error": text_of(error),
+                "type": type(error).__name__,
+                "timestamp": time(),
+            }
+        )
+        return True
+
+    def _asked(
+        self, handler: Callable[[str, Exception, Context], str], path: str, error: BaseException
+    ) -> bool:
+        token = current.set(self)
+        try:
+            answer = handler(path, error, self.context)  # type: ignore[arg-type]  # or CancelledError
+        except failures() as raised:
+            add_note(error, f"error_handler raised for it: {brief(raised)}")
+            return False
+        finally:
+            current.reset(token)
+        if answer not in ("stop", "continue"):
+            add_note(
+                error,
+                f"error_handler returned {answer!r} for it; it must return 'stop' or 'continue'",
+            )
+            return False
+        return answer == "continue"
+
+    def exception(self) -> ExecutionError | None:
+        """The error of the failure that ended the execution, or, if it went on after failures, of
+        the first; None if nothing failed."""
+        if self._exception is None:
+            known, run = self.failures, self.run
+            if self.status == "timed_out":
+                late = [name for name, at in self.record.statuses().items() if at == "cancelled"]
+                timeout = self.settings.timeout or 0.0
+                self._exception = told.timed_out(self.name, timeout, late, run)
+                known.note_others(self._exception, None, self.noun, self.prefix)
+            elif known.errors:
+                self._exception = known.exception(self.name, self.noun, self.prefix, run)
+        return self._exception
+
+    # What pictures and reports know of it.
+
+    def _view(self) -> WorkflowView:
+        from fast_dag.draw.view import WorkflowView, nested_views
+
+        topology = self.plan.topology.whole
+        nested = nested_views(topology, self.children)
+        return WorkflowView(self.name, topology, nested, self._machine_view(), self._run_view())
+
+    def _machine_view(self) -> MachineView | None:
+        return None
+
+    def _run_view(self) -> RunView:
+        from fast_dag.draw.view import RunView, Span
+
+        settings, record, names = self.settings, self.record, self.plan.names
+        known, statuses, timings = self.failures, record.statuses(), record.times()
+        return RunView(
+            self.status,
+            str(settings.mode) if settings.executor is None else type(settings.executor).__name__,
+            settings.max_workers,
+            settings.timeout,
+            settings.ordered,
+            record.began,
+            record.ended,
+            statuses,
+            timings,
+            visits=dict.fromkeys(timings, 1),
+            spans=[
+                Span(names[index], start, end, statuses[names[index]] is NodeStatus.FAILED)
+                for index, start, end in record.executed()
+            ],
+            retries=tuple(record.retried),
+            live=(),
+            errors=dict(known.errors),
+            attempts={key: known.attempts(key) for key in known.errors},
+            error=self.exception() if self.status in ("failed", "timed_out") else None,
+            inputs=self.inputs,
+            results=dict(self.results),
+            metrics=self.context.metrics | record.measure(),
+        )

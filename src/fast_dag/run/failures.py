@@ -1,0 +1,170 @@
+"""The errors of one execution, and what is told of them."""
+
+from __future__ import annotations
+
+import os
+
+from fast_dag.errors import (
+    ExecutionError,
+    InvalidTransitionError,
+    MaxCyclesError,
+    MissingInputError,
+    TimeoutError,
+    ValidationError,
+    add_note,
+    is_a,
+    names,
+    notes_of,
+    text_of,
+    trace_of,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Final
+
+    from fast_dag.define.graph import Edge
+
+_PACKAGE: Final = os.path.dirname(os.path.dirname(__file__))
+_ASYNCIO: Final = os.path.join(os.path.dirname(os.__file__), "asyncio")
+
+CLOSING = "closing"
+"""Where a resource failed that could not be closed."""
+
+_OWN: Final = (TimeoutError, InvalidTransitionError, MaxCyclesError)
+"""Errors of the engine, which are raised themselves and not as the cause of another."""
+
+
+def brief(error: BaseException) -> str:
+    """An error in one line: its class and its text."""
+    return f"{type(error).__name__}: {text_of(error)}"
+
+
+class Failures:
+    """The errors of one execution by node, resource or `"sub.inner"`, in the order in which they
+    came. `fatal` is the one that ended the execution, None while none did."""
+
+    __slots__ = ("_facts", "errors", "fatal")
+
+    def __init__(self) -> None:
+        self.errors: dict[str, Exception] = {}
+        self.fatal: str | None = None
+        self._facts: dict[str, tuple[int, str | None, bool]] = {}
+
+    def add(
+        self,
+        key: str,
+        error: BaseException,
+        attempts: int = 1,
+        where: str | None = None,
+        is_resource: bool = False,
+    ) -> None:
+        """Keep an error: `attempts` calls were made, and `where` names the hook that raised it, if
+        it was one."""
+        self.errors[key] = error  # type: ignore[assignment]  # or CancelledError
+        self._facts[key] = attempts, where, is_resource
+
+    def adopt(self, name: str, inner: Failures) -> None:
+        """Keep the errors of the workflow that is nested in node `name`, too."""
+        for key, error in inner.errors.items():
+            self.errors[f"{name}.{key}"] = error
+            self._facts[f"{name}.{key}"] = inner.facts(key)
+
+    def facts(self, key: str) -> tuple[int, str | None, bool]:
+        """Of one error: how many attempts there were, in which hook, and whether it is that of a
+        resource."""
+        return self._facts.get(key, (1, None, False))
+
+    def attempts(self, key: str) -> int:
+        """How many calls were made before the error was final."""
+        return self.facts(key)[0]
+
+    @property
+    def first(self) -> str:
+        """The error that ended the execution, else the first of all."""
+        return self.fatal or next(iter(self.errors))
+
+    def exception(self, name: str, noun: str, prefix: str, run: Any) -> ExecutionError:
+        """The error to raise for workflow `name`, with the original as its cause."""
+        key = self.first
+        cause: Any = self.errors[key]
+        attempts, where, is_resource = self.facts(key)
+        path = prefix + key
+        if is_a(cause, _OWN) and cause.node_name == path and where is None:
+            cause.run, cause.attempts = run, attempts
+            self.note_others(cause, key, noun, prefix)
+            return cause
+        tries = f" after {attempts} attempts" if attempts > 1 else ""
+        if where is not None:
+            tries += f" (in its {where})"
+        kind = "resource" if is_resource else noun
+        error = ExecutionError(
+            f"{kind} {path!r} of {name!r} failed{tries}: {brief(cause)}",
+            node_name=path,
+            attempts=attempts,
+            run=run,
+        )
+        error.__cause__ = cause
+        add_note(error, *notes_of(cause))
+        self.note_others(error, key, noun, prefix)
+        return error
+
+    def note_others(self, error: ExecutionError, key: str | None, noun: str, prefix: str) -> None:
+        """Add a note on each error but that of `key`."""
+        for other, also in self.errors.items():
+            if other != key:
+                kind = "resource" if self.facts(other)[2] else noun
+                add_note(error, f"{kind} {prefix + other!r} failed too: {brief(also)}")
+
+
+def timed_out(name: str, timeout: float, late: Sequence[str], run: Any) -> TimeoutError:
+    """The error of a run that did not end in time; `late` are the nodes that were at work."""
+    return TimeoutError(
+        f"{name!r} did not end within its timeout of {timeout:g} s; "
+        f"still running: {names(late) or 'nothing'}",
+        run=run,
+        timeout=timeout,
+    )
+
+
+def shared(name: str, does: str, value: Any, takers: Sequence[str]) -> ValidationError:
+    """The error of a one-shot value that several nodes take."""
+    return ValidationError(
+        f"{name!r} {does} a {type(value).__name__}, which can be gone through once only, but "
+        f"{names(takers)} take it; make it a list, or connect one node",
+        node=name,
+        consumers=tuple(takers),
+    )
+
+
+def missing_inputs(
+    name: str, unfed: Sequence[tuple[str, str]], outside: Sequence[Edge], advice: str
+) -> MissingInputError:
+    """The error of a run that lacks values: of the parameters `unfed`, as (node, parameter), and of
+    the edges from outside of the part that is run."""
+    told = [f"{parameter!r} of {node!r}" for node, parameter in unfed]
+    advices = [advice] if unfed else []
+    if any(parameter == "self" for _, parameter in unfed):
+        advices.append("make a method's node of the bound one: add_node(name, object.method)")
+    for edge in outside:
+        port = edge.input or "its order"
+        told.append(f"{port!r} of {edge.target!r} (the result of {edge.source!r})")
+    if outside:
+        advices.append(
+            "for results from outside of this part run the whole, or pass run= or context="
+        )
+    return MissingInputError(
+        f"{name!r} lacks values for required parameters: {', '.join(told)}; {'; '.join(advices)}",
+        missing=(*unfed, *((edge.target, edge.input or edge.source) for edge in outside)),
+        sources=tuple(edge.source for edge in outside),
+    )
+
+
+def cut_traceback(error: BaseException) -> None:
+    """Let an error's traceback begin in the user's own code."""
+    traceback = trace_of(error)
+    at = traceback
+    while at is not None and at.tb_frame.f_code.co_filename.startswith((_PACKAGE, _ASYNCIO)):
+        at = at.tb_next
+    BaseException.with_traceback(error, at or traceback)

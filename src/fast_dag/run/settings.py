@@ -1,0 +1,111 @@
+"""The options of one run, checked when they are given."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from fast_dag.call.effects import waitable
+from fast_dag.errors import ValidationError, names
+from fast_dag.watch.progress import needed_for_bars
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+    from typing import Any, Final
+
+    from fast_dag.context import Context
+
+
+class ExecutionMode(StrEnum):
+    """Where nodes run; equal to its string.
+
+    >>> ExecutionMode.SEQUENTIAL == "sequential"
+    True
+    """
+
+    SEQUENTIAL = "sequential"
+    PARALLEL = "parallel"
+    PROCESS = "process"
+    ASYNC = "async"
+
+
+# Members of enums cost ten times a global.
+SEQUENTIAL, PARALLEL = ExecutionMode.SEQUENTIAL, ExecutionMode.PARALLEL
+PROCESS, ASYNC = ExecutionMode.PROCESS, ExecutionMode.ASYNC
+_MODES: Final = {each.value: each for each in ExecutionMode}
+
+
+class Settings:
+    """The options of one run, inherited by the workflows nested in it."""
+
+    __slots__ = (
+        "error_handler",
+        "error_strategy",
+        "executor",
+        "max_workers",
+        "mode",
+        "progress",
+        "timeout",
+        "track_memory",
+    )
+
+    def __init__(
+        self,
+        mode: str = "sequential",
+        max_workers: int | None = None,
+        executor: Executor | None = None,
+        timeout: float | None = None,
+        error_strategy: str = "fail_fast",
+        error_handler: Callable[[str, Exception, Context], str] | None = None,
+        progress: Callable[[str, str, float], object] | bool | None = None,
+        track_memory: bool = False,
+    ) -> None:
+        if not (progress is None or isinstance(progress, bool) or callable(progress)):
+            raise ValidationError(
+                f"progress is a function of (node_name, status, fraction_done), or True for a bar, "
+                f"not {progress!r}"
+            )
+        if progress is True:
+            needed_for_bars()
+        if not isinstance(mode, str) or mode not in _MODES:
+            raise ValidationError(f"mode is one of {names(_MODES)}, not {mode!r}")
+        if max_workers is not None and (not isinstance(max_workers, int) or max_workers < 1):
+            raise ValidationError(f"max_workers is a count of at least 1, not {max_workers!r}")
+        if timeout is not None and (not isinstance(timeout, (int, float)) or not timeout > 0):
+            raise ValidationError(f"timeout is a number of seconds above 0, not {timeout!r}")
+        if executor is not None and not callable(getattr(executor, "submit", None)):
+            raise ValidationError(f"executor is a concurrent.futures.Executor, not {executor!r}")
+        if error_strategy not in ("fail_fast", "continue"):
+            raise ValidationError(
+                f"error_strategy is 'fail_fast' or 'continue', not {error_strategy!r}"
+            )
+        if error_handler is not None and not callable(error_handler):
+            raise ValidationError(f"error_handler is not callable: {error_handler!r}")
+        self.mode = _MODES[mode]
+        self.max_workers = max_workers
+        self.executor = executor
+        self.timeout = None if timeout is None else waitable(timeout)
+        self.error_strategy = error_strategy
+        self.error_handler = error_handler
+        self.progress = progress
+        self.track_memory = track_memory
+
+    @classmethod
+    def of(cls, *asked: Any) -> Settings:
+        """Settings of these options, in their order; runs that ask for none share one."""
+        return _DEFAULTS if asked == _NOTHING_ASKED else cls(*asked)
+
+    @property
+    def stays_here(self) -> bool:
+        """Whether sync nodes run in this process, unless they say otherwise."""
+        return self.executor is None and self.mode is not PROCESS
+
+    @property
+    def ordered(self) -> bool:
+        """One node at a time, in the order of a sequential run."""
+        return self.mode is SEQUENTIAL and self.executor is None
+
+
+_NOTHING_ASKED: Final = ("sequential", None, None, None, "fail_fast", None, None, False)
+_DEFAULTS: Final = Settings(*_NOTHING_ASKED)

@@ -1,0 +1,100 @@
+"""What happens in a run, as data for those who watch it."""
+
+from __future__ import annotations
+
+from fast_dag._fields import Fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class Watched(Protocol):
+        """An execution, as those see it who are told of it."""
+
+        name: str
+        noun: str
+        status: str
+        context: Any
+        record: Any
+
+        @property
+        def parent(self) -> Watched | None:
+            """The execution that this one is nested in."""
+
+        def exception(self) -> BaseException | None:
+            """The error that ended it."""
+
+
+class Event(Fields):
+    """Something happened to a node of `execution`. `path` is the node's name from the outermost
+    workflow on, `fraction` how much of that workflow is done."""
+
+    __slots__ = ("execution", "fraction", "path")
+
+    def __init__(self, execution: Watched, path: str, fraction: float) -> None:
+        self.execution = execution
+        self.path = path
+        self.fraction = fraction
+
+
+class NodeStarted(Event):
+    """A node is about to be called."""
+
+    __slots__ = ()
+
+
+class AttemptFailed(Event):
+    """The call number `attempt` of a node failed, and another follows."""
+
+    __slots__ = ("attempt", "error")
+
+    def __init__(
+        self,
+        execution: Watched,
+        path: str,
+        fraction: float,
+        error: BaseException,
+        attempt: int,
+    ) -> None:
+        super().__init__(execution, path, fraction)
+        self.error = error
+        self.attempt = attempt
+
+
+class NodeEnded(Event):
+    """A node completed, failed, was skipped or was cut off, as `status` says. `seconds` is how long
+    it took, None if it was not called."""
+
+    __slots__ = ("attempts", "error", "seconds", "status")
+
+    def __init__(
+        self,
+        execution: Watched,
+        path: str,
+        fraction: float,
+        status: str,
+        error: BaseException | None = None,
+        attempts: int = 1,
+        seconds: float | None = None,
+    ) -> None:
+        super().__init__(execution, path, fraction)
+        self.status = status
+        self.error = error
+        self.attempts = attempts
+        self.seconds = seconds
+
+
+class Reported(Event):
+    """A node told its own progress, through `dag.progress_callback`."""
+
+    __slots__ = ("status",)
+
+    def __init__(self, execution: Watched, path: str, fraction: float, status: str) -> None:
+        super().__init__(execution, path, fraction)
+        self.status = status
+
+
+class RunEnded(Event):
+    """The outermost run ended."""
+
+    __slots__ = ()
