@@ -412,8 +412,7 @@ def test_a_plain_node_is_called_without_anything_around_it() -> None:
     second = dag.node(name="second")(double)
     first >> second
     run = dag.execute(x=3)
-    plan = run._execution.plan
-    assert [call for _, calls in plan.line for _, call, *_ in calls] == [double, double]
+    assert [step.call for step in run._execution.plan.steps] == [double, double]
     assert policies(run) == [None, None]
     assert run.value == 12
 

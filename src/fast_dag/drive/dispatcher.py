@@ -503,6 +503,7 @@ class Dispatcher:
             if outcome is STOPPED and not job.started:
                 execution.take_back(job.index)
             more, ended = self._left(job, ready)
+        execution.deliver()
         jobs.extend(reversed(more))
         if ended is not None:
             self._leave(ended, jobs)
@@ -569,7 +570,7 @@ class Dispatcher:
         if execution.observers is not None:
             with self.guard():
                 execution.note_start(job.index)
-            execution.observers.deliver()
+            execution.deliver()
         # Things may have changed by now, where somebody was told.
         return not self.over and job.generation == generation and job.phase is not CANCELLED
 

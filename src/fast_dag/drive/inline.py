@@ -196,10 +196,10 @@ def _drive_by_schedule(execution: Execution, waiter: Waiter, ready: list[int]) -
             following = _finish_plainly(execution, index, started, waiter)
         else:
             execution.note_start(index)
-            if execution.observers is not None:
-                execution.observers.deliver()
+            execution.deliver()
             outcome = _outcome_of(execution, index, waiter)
             following = execution.finish(index, outcome, started)
+            execution.deliver()
         for each in following:
             heappush(ready, each)
 

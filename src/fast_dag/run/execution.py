@@ -357,17 +357,18 @@ class Execution(ABC):
         judged, recorded and told.
 
         `guard` is a lock for what runs in several threads share. User code (an error handler, a
-        value's truth, observers) is called while it is not held. What ends after the execution was
-        closed is dropped."""
+        value's truth) is called while it is not held. What ends after the execution was closed is
+        dropped. Drivers call `deliver` some time later, when they hold no lock."""
         verdict = outcome.verdict or self.judge(index, outcome)
         if guard is None:
-            ready = self._settle(index, verdict, started)
-        else:
-            with guard:
-                ready = [] if self.status != "running" else self._settle(index, verdict, started)
+            return self._settle(index, verdict, started)
+        with guard:
+            return self._settle(index, verdict, started) if self.status == "running" else []
+
+    def deliver(self) -> None:
+        """Tell the observers, if there are any, of what has happened."""
         if self.observers is not None:
             self.observers.deliver()
-        return ready
 
     def finish_plain(self, index: int, value: Any, started: float, ended: float) -> list[int]:
         """`finish` of a plain node that completed, in an execution that nobody watches."""
