@@ -327,6 +327,28 @@ def test_every_python_makes_the_same_key(tmp_path: Path) -> None:
     assert keys != {"\n"}
 
 
+ODD = """
+class HasEverything:
+    def __getattr__(self, name): return HasEverything()
+    def __call__(self, x): return x
+
+class RaisesAlways:
+    def __getattribute__(self, name): raise LookupError(name)
+    def __call__(self, x): return x
+
+proxy, raises = HasEverything(), RaisesAlways()
+def by_proxy(x): return proxy(x)
+def by_raising(x): return raises(x)
+"""
+
+
+def test_objects_of_every_kind_fail_no_node(write: Callable[..., ModuleType]) -> None:
+    module = write(odd=ODD)
+    assert keys_of(module.by_proxy) == keys_of(module.by_proxy)
+    with pytest.warns(RuntimeWarning, match=r"LookupError.*uncached"):
+        assert keys_of(module.by_raising) == set()
+
+
 # What code does not tell.
 
 

@@ -30,7 +30,7 @@ from fast_dag.cache.syntax import (
     syntax,
     syntax_of,
 )
-from fast_dag.errors import InvalidNodeError, failures
+from fast_dag.errors import InvalidNodeError, failures, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -67,9 +67,8 @@ class Base:
     def __init__(self, node: CachedNode, version: str | int | None) -> None:
         self._node = node
         self._version = version
-        self._fingerprint: Fingerprint | None = None
-        self._workflow_version: Any = None
-        self._text = ""
+        # The fingerprint, of which version of the workflow it is, and the text made of it.
+        self._made: tuple[Fingerprint, Any, str] | None = None
         why = None if version is not None else self._untold()
         if why is not None:
             raise InvalidNodeError(
@@ -88,26 +87,33 @@ class Base:
         return None
 
     @property
-    def is_ready(self) -> bool:
-        """Whether `text` is at hand, without reading of source files."""
-        return self._fingerprint is not None and self._fingerprint.is_current()
+    def was_read(self) -> bool:
+        """Whether source files were read. Until then `text` takes a while."""
+        return self._made is not None
 
     def text(self) -> str:
         """The base as it is now. Raises UnkeyableError if code does no longer tell it."""
-        workflow = self._node.workflow
+        workflow, made = self._node.workflow, self._made
         version = None if workflow is None else workflow.version
-        if not self.is_ready or version != self._workflow_version:
-            if workflow is not None and self._version is None:
-                why = self._untold()
-                if why is not None:
-                    raise UnkeyableError(f"{why} needs version=")
-            things = [self._node.func] if workflow is None else _made_of(workflow)
-            self._fingerprint = fingerprint = Fingerprint(things, self._version is not None)
-            self._workflow_version = version
-            origin = self._node.signature.origin if workflow is None else workflow
-            name = full_name(origin) if workflow is None else f"workflow {self._node.name}"
-            self._text = f"fast_dag:{name}:{fingerprint.text}:{self._version}"
-        return self._text
+        if made is None or made[1] != version or not made[0].is_current():
+            try:
+                made = self._made = self._make(workflow, version)
+            except UnkeyableError:
+                raise
+            except failures() as error:  # of objects that a module has
+                why = f"{type(error).__name__}: {text_of(error)}"
+                raise UnkeyableError(f"reading its code raised {why}") from None
+        return made[2]
+
+    def _make(self, workflow: Workflow | None, version: Any) -> tuple[Fingerprint, Any, str]:
+        if workflow is None:
+            things, name = [self._node.func], full_name(self._node.signature.origin)
+        else:
+            if self._version is None and (why := self._untold()) is not None:
+                raise UnkeyableError(f"{why} needs version=")
+            things, name = _made_of(workflow), f"workflow {self._node.name}"
+        fingerprint = Fingerprint(things, self._version is not None)
+        return fingerprint, version, f"fast_dag:{name}:{fingerprint.text}:{self._version}"
 
 
 def untold(func: Any, origin: Any) -> str | None:
@@ -216,9 +222,9 @@ class _Reader:
             return (
                 f"partial {[self.told(each) for each in (thing.func, thing.args, thing.keywords)]}"
             )
-        wrapped = getattr(thing, "__wrapped__", None)
-        if callable(wrapped):  # a node, or a function with a cache
-            return self.told(wrapped)
+        # A node, or a function with a cache; not an object that has every attribute.
+        if "__wrapped__" in getattr(thing, "__dict__", ()) or hasattr(type(thing), "__wrapped__"):
+            return self.told(thing.__wrapped__)
         try:
             return stable_text(key_of(thing))
         except UnkeyableError:

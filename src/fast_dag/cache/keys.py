@@ -564,6 +564,8 @@ def stable_text(key: Any, where: str = "it") -> str:
     if type(key) in _PLAIN or type(key) is float:  # a subclass may show itself as it likes
         # Long integers have no decimal form that Python would make.
         return hex(key) if type(key) is int else repr(key)
+    if isinstance(key, type) and key.__module__ == "builtins":  # most of them
+        return f"builtins.{key.__qualname__}"
     from fast_dag.cache.origins import KeyPickler, full_name  # with pickle, which is slow to import
 
     if isinstance(key, type):

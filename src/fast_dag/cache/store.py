@@ -164,7 +164,7 @@ class NodeCache:
     ) -> Generator[Effect, Any, tuple[Any, Found | None]]:
         """The key of a call, and the entry in our own memory. An event loop makes the keys of small
         plain values itself; for all others a worker thread makes the key."""
-        is_ready = self._base is None or self._base.is_ready
+        is_ready = self._base is None or self._base.was_read
         if is_ready and self._key_function is None and is_quick(self._counted(inputs).values()):
             return self._look_up(inputs, host)
         found: tuple[Any, Found | None] = _unwrapped(
