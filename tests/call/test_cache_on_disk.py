@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG
-from fast_dag.cache import DiskCache
+from fast_dag.cache import DiskCache, disk
 from tests.concurrency.support import LONG
 
 if TYPE_CHECKING:
@@ -288,6 +288,23 @@ def test_the_least_recently_used_entries_make_room(path: Path) -> None:
     assert sum(each.stat().st_size for each in entries(path)) <= 10_000
     assert [hits(dag, x=x) for x in (5, 1)] == [1, 1]
     assert hits(dag, x=2) == 0
+
+
+def test_a_bound_that_is_set_later_takes_effect_by_and_by(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "_AT_ONCE", 10)
+    unbounded = DiskCache(path)
+    for number in range(40):
+        unbounded.set(f"a:{number}", (b"a" * 1000, None))
+    cache = DiskCache(path, max_bytes=10_000)
+    left = []
+    for number in range(5):
+        cache.set(f"b:{number}", (b"a", None))
+        left.append(len(entries(path)))
+    assert left[0] == 31, "no more at once"
+    assert sum(each.stat().st_size for each in entries(path)) <= 10_000
+    assert [cache.get(f"b:{number}") for number in range(5)] == [(b"a", None)] * 5
 
 
 def test_an_entry_that_exceeds_the_bound_alone_is_not_kept(path: Path) -> None:

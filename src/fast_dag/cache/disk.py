@@ -25,6 +25,9 @@ _NAME: Final = 40  # characters of a file's name
 _PROTOCOL: Final = 5  # of pickle: the same for every Python that fast_dag supports
 _ABANDONED: Final = 3600.0
 """After so many seconds nobody is writing a temporary file any more: its process died."""
+_AT_ONCE: Final = 1000
+"""So many files are deleted at most when an entry is written. If far more must go, because a bound
+was set later, no node waits for all of them."""
 _SHARE: Final = 16
 """A process counts all files anew after it has written a 16th of `max_bytes`, because other
 processes write there, too."""
@@ -71,6 +74,7 @@ class DiskCache:
         # and a lock could stay locked in a forked child.
         self._counted: int | None = None  # bytes, when the files were last counted
         self._written = 0  # bytes, by this process since then
+        self._doomed: list[tuple[int, str]] = []  # when last used, and where; oldest at the end
         self._cleaned = False
 
     def __repr__(self) -> str:
@@ -194,11 +198,25 @@ class DiskCache:
 
     def _make_room(self) -> None:
         """Delete the entries that were not used for longest, if all exceed the bound."""
-        bound, counted = self.max_bytes, self._counted
-        if bound is None:
+        if self.max_bytes is None:
             return
-        if counted is not None and self._written <= min(bound // _SHARE, bound - counted):
-            return
+        if not self._doomed and self._may_exceed(self.max_bytes):
+            self._doom(self.max_bytes)
+        for _ in range(_AT_ONCE):
+            try:
+                used, path = self._doomed.pop()
+            except IndexError:
+                return
+            with suppress(FileNotFoundError):  # another process deleted it meanwhile
+                if os.stat(path).st_mtime_ns == used:
+                    os.unlink(path)
+
+    def _may_exceed(self, bound: int) -> bool:
+        counted = self._counted
+        return counted is None or self._written > min(bound // _SHARE, bound - counted)
+
+    def _doom(self, bound: int) -> None:
+        """Count all files, and choose those that must go."""
         self._written = 0
         found, total = [], 0
         for file in self._files():
@@ -206,15 +224,16 @@ class DiskCache:
                 status = file.stat()
                 found.append((status.st_mtime_ns, status.st_size, file.path))
                 total += status.st_size
+        doomed: list[tuple[int, str]] = []
         if total > bound:
             found.sort()
-            for _, size, path in found[:-1]:  # the newest is what was just written
+            for used, size, path in found[:-1]:  # the newest is what was just written
                 if total <= bound - bound // _SHARE:
                     break
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
+                doomed.append((used, path))
                 total -= size
-        self._counted = total
+        doomed.reverse()
+        self._counted, self._doomed = total, doomed
 
 
 def _name(text: str) -> str:
@@ -236,8 +255,8 @@ def _files_in(directory: str | Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _touch(path: str | Path) -> None:
-    """Note that the file is used now, in nanoseconds: the kernel's own clock has 250 ticks a
-    second."""
+    """Note that the file is used now, in nanoseconds. The kernel's own clock is too coarse: it has
+    250 ticks a second."""
     now = time_ns()
     os.utime(path, ns=(now, now))
 
