@@ -150,8 +150,9 @@ class DAG(Workflow):
         Options besides those of `node`: `ttl`, how many seconds a result is good for; `cache_key`,
         the parameters that count, all when not given, or a function that is called with the inputs
         and returns what counts; `max_entries` kept in memory, the least
-        recently used make room; `backend`, any object with get / set / delete / clear, shared with
-        others, and `version`, part of its keys. What several runs need at once is computed once.
+        recently used make room; `backend`, a `fast_dag.cache.DiskCache`, or any object with sync or
+        async methods get / set / delete / clear, shared with others, and `version`, part of its
+        keys. What several runs need at once is computed once.
 
         >>> dag = DAG("demo")
         >>> @dag.cached_node(ttl=60, cache_key=["user"])

@@ -63,6 +63,10 @@ class MachineRecord(Record):
         for state, _, started, ended in self.machine_state.kept:
             yield state, started, ended
 
+    @property
+    def ended_count(self) -> int:
+        return self.machine_state.visited
+
     def status(self, index: int) -> NodeStatus:
         return self.statuses()[self.topology.names[index]]
 

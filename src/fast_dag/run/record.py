@@ -92,6 +92,16 @@ class Record:
         self.cache_hits += 1
         self.from_cache.add(node)
 
+    @property
+    def ended_count(self) -> int:
+        """How many nodes have ended."""
+        return len(self.spans) + len(self.stamps)
+
+    @property
+    def uncached(self) -> int:
+        """How many of those were not cached: of others the cache counts a hit or a miss."""
+        return self.ended_count - self.cache_hits - self.cache_misses
+
     def note_retry(self, node: str, error: Exception, delay: float) -> None:
         """An attempt failed just now, and there will be another."""
         told = f"{type(error).__name__}: {text_of(error)}"
