@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from fast_dag.define.node import name_of
 from fast_dag.errors import InvalidTransitionError, closest, names
 from fast_dag.plan.plan import Plan
 from fast_dag.plan.state_binding import StateBinding
@@ -113,7 +114,7 @@ class MachinePlan(Plan):
     def find(self, target: Any, source: int, event: str | None = None) -> int:
         """The state of that name, to which `source` leads, when sent `event` if there is one;
         raises InvalidTransitionError."""
-        target = getattr(target, "name", target)  # a state itself
+        target = name_of(target)
         found = self.topology.index.get(target) if isinstance(target, str) else None
         if found is None:
             raise InvalidTransitionError(

@@ -93,7 +93,7 @@ class Plan:
         if not unknown:
             return
         parameters = {name for node in self.topology.nodes for name in node.signature.inputs}
-        lines = []
+        lines, options = [], set(options)
         for name in unknown:
             feeders = [
                 f"{edge.origin!r} feeds that of {edge.target!r}"
@@ -104,6 +104,8 @@ class Plan:
             if feeders:
                 shown = ", ".join(feeders[:5])
                 lines.append(f"{name!r}: edges feed every parameter of that name ({shown})")
+            elif name in options:
+                lines.append(f"{name!r} (an option: pass {name}=... beside the inputs)")
             else:
                 lines.append(f"{name!r}{closest(name, {*parameters, *options})[1]}")
         word = "inputs that fill" if len(unknown) > 1 else "an input that fills"

@@ -68,7 +68,8 @@ class DagExecution(Execution):
         if self.plan.missing or self.plan.topology.external:
             missing = self._end_outside()
             if missing or self.plan.missing:
-                raise told.missing_inputs(self.name, self.plan.missing, missing, self.advice)
+                known = self.plan.topology.whole.index
+                raise told.missing_inputs(self.name, self.plan.missing, missing, self.advice, known)
         if self.inputs:
             self._refuse_shared_inputs()
 

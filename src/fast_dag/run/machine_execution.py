@@ -144,7 +144,7 @@ class MachineRun(Run):
         """Whether a terminal state, or a return with `stop`, has ended the machine."""
         return self._execution.machine_state.ended
 
-    def __getitem__(self, name: str) -> Any:
+    def _result(self, name: str) -> Any:
         """The latest value of a state; `"s.0"` that of its first visit, `"sub.inner"` looks into a
         nested workflow. Raises a KeyError that says why there is none."""
         execution = self._execution
@@ -152,7 +152,7 @@ class MachineRun(Run):
         state = execution.plan.topology.index.get(first)
         if dot and rest.isdecimal() and state is not None:
             return execution.machine_state.value_of(state, int(rest), execution.deciding)
-        return super().__getitem__(name)
+        return super()._result(name)
 
 
 class MachineExecution(Execution):
