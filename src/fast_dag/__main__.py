@@ -13,15 +13,14 @@ def main() -> None:
     """Run the command line of `sys.argv`, and exit with its code."""
     try:
         needed("click", extra="cli", purpose="fast-dag's commands")
+        from fast_dag.cli.app import start  # click is there
+
+        sys.exit(start())
     except MissingExtraError as error:
         with suppress(OSError):  # stderr is full: the exit code must do
             print(error, file=sys.stderr)
         sys.exit(2)
-    try:
-        from fast_dag.cli.app import start  # click is there
-
-        sys.exit(start())
-    except KeyboardInterrupt:  # while that was imported, say
+    except KeyboardInterrupt:  # while that is imported, say
         sys.exit(130)
 
 
