@@ -209,7 +209,7 @@ class CallPolicy:
                     if found is not None:
                         value, attempts = found[0], 0
                         if not host.watched:
-                            host.record.cache_hits += 1
+                            host.record.note_hit(node.name)
                         else:
                             outcome = Outcome(True, value, 0, None, True)
                 except failures() as error:

@@ -645,7 +645,9 @@ class DAG(Workflow):
             workflow = step.node.workflow
             if isinstance(workflow, Workflow):
                 # Now, so that an edit while the plan is executed changes nothing in it.
-                step.nested = workflow._nested_plan(step.binding.keywords)
+                step.nested = workflow._nested_plan(
+                    frozenset() if step.binding is None else step.binding.keywords
+                )
         return plan
 
     def _read_signature(self) -> Signature:

@@ -56,7 +56,7 @@ class MachineRecord(Record):
         value, ended = outcome.value if outcome.ok else FAILED, perf_counter()
         self.machine_state.visits.append((index, value, started, ended))
         self.machine_state.forget()
-        self.count(outcome)
+        self.count(self.topology.names[index], outcome)
         return ended - started
 
     def executed(self) -> Iterator[tuple[int, float, float]]:
@@ -449,7 +449,17 @@ class MachineExecution(Execution):
         spans = [
             Span(known[at], start, end, value is FAILED) for at, value, start, end in state.kept
         ]
-        return super()._run_view()._replace(visits=visits, spans=spans)
+        at = state.at if state.waits else None
+        return (
+            super()
+            ._run_view()
+            ._replace(
+                visits=visits,
+                spans=spans,
+                current=state.current_state or known[self.plan.start],
+                awaited=() if at is None else self.plan.heard(at),
+            )
+        )
 
 
 def too_many(machine: str, state: str, most: int) -> MaxCyclesError:
