@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fast_dag.call.hooks import Hook
     from fast_dag.call.policy import CallPolicy
+    from fast_dag.define.graph import Edge
     from fast_dag.define.node import Node
     from fast_dag.define.transitions import Transition
     from fast_dag.plan.binding import Binding
@@ -38,10 +39,12 @@ class MachineStep(Step):
         self,
         index: int,
         node: Node[..., Any],
-        binding: Binding,
+        edges: Sequence[Edge],
+        keys: tuple[str, ...] | None,
+        binding: Binding | None,
         policy: CallPolicy | None,
     ) -> None:
-        super().__init__(index, node, binding, policy)
+        super().__init__(index, node, edges, keys, binding, policy)
         self.plain = None
         self.intake: StateBinding
         self.ways: list[Transition] = []

@@ -56,12 +56,16 @@ class MachineRecord(Record):
         value, ended = outcome.value if outcome.ok else FAILED, perf_counter()
         self.machine_state.visits.append((index, value, started, ended))
         self.machine_state.forget()
-        self.count(outcome)
+        self.count(self.topology.names[index], outcome)
         return ended - started
 
     def executed(self) -> Iterator[tuple[int, float, float]]:
         for state, _, started, ended in self.machine_state.kept:
             yield state, started, ended
+
+    @property
+    def ended_count(self) -> int:
+        return self.machine_state.visited
 
     def status(self, index: int) -> NodeStatus:
         return self.statuses()[self.topology.names[index]]
@@ -445,7 +449,17 @@ class MachineExecution(Execution):
         spans = [
             Span(known[at], start, end, value is FAILED) for at, value, start, end in state.kept
         ]
-        return super()._run_view()._replace(visits=visits, spans=spans)
+        at = state.at if state.waits else None
+        return (
+            super()
+            ._run_view()
+            ._replace(
+                visits=visits,
+                spans=spans,
+                current=state.current_state or known[self.plan.start],
+                awaited=() if at is None else self.plan.heard(at),
+            )
+        )
 
 
 def too_many(machine: str, state: str, most: int) -> MaxCyclesError:
