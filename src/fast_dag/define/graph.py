@@ -292,8 +292,9 @@ class Graph:
         if output is not None:
             _check_output(start, end, output)
         origin, name = start.name, end.name
-        self._checked_optional(origin, end, optional)
-        for edge in self._between(origin, name):
+        if optional:
+            self._checked_optional(origin, end, optional)
+        for edge in self._between(origin, name) if self._incoming[name] else ():
             if edge.output == output and edge.branch == branch and edge.meant_by(input):
                 if edge.optional != optional:
                     self._change(edge, optional)
@@ -333,7 +334,7 @@ class Graph:
         edges = self._incoming[target]
         if len(edges) > MANY:
             return self._indexed(target)[1].get(source, ())
-        return [edge for edge in edges if edge.source == source] if edges else edges
+        return [edge for edge in edges if edge.source == source]
 
     def _indexed(self, name: str) -> tuple[set[str | None], dict[str, list[Edge]]]:
         found = self._many.get(name)
