@@ -133,9 +133,10 @@ class Plan:
     def is_straight(self) -> bool:
         """Whether a run is nothing but calling each node in order: no decisions, no
         alternatives."""
-        return not self.topology.external and not any(
+        topology = self.topology
+        return not (topology.external or topology.optional) and not any(
             node.type.decides or node.type is NodeType.ANY or node.workflow
-            for node in self.topology.special
+            for node in topology.special
         )
 
     @cached_property
