@@ -1,4 +1,4 @@
-"""Progress callbacks, and the bar that is one."""
+"""The observer that calls a progress callback, and the progress bar, which is such a callback."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Progress:
         self._callback(event.path, event.status, event.fraction)
 
     def run_ended(self, event: RunEnded) -> None:
-        """Take a bar away."""
+        """Remove the bar, if the callback is one."""
         if isinstance(self._callback, Bar):
             self._callback.close()
 
@@ -46,7 +46,7 @@ def needed_for_bars() -> Any:
 
 
 class Bar:
-    """A progress bar in a terminal or notebook, by rich; silent where the output is neither."""
+    """A progress bar in a terminal or notebook, made by rich. Any other output shows none."""
 
     def __init__(self, name: str) -> None:
         self._bar = needed_for_bars().Progress(transient=True)
@@ -55,9 +55,9 @@ class Bar:
         self._task = self._bar.add_task(name, total=1.0)
 
     def __call__(self, node: str, status: str, fraction: float) -> None:
-        self._bar.start()  # the first time; a run that is refused shows none
+        self._bar.start()  # here and not earlier, so that a run that is refused shows no bar
         self._bar.update(self._task, completed=fraction, description=f"{node}: {status}")
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.stop()
