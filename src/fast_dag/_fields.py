@@ -1,4 +1,4 @@
-"""Small classes of named fields."""
+"""Fields: the base of small classes with named fields."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class Fields:  # noqa: PLW1641  most can be changed, and have no hash
-    """Compares and shows itself by its slots.
+class Fields:  # noqa: PLW1641  most subclasses are mutable, so they have no hash
+    """Defines `==` and `repr` by the names in `__slots__`.
 
-    A NamedTuple does so, too. Its instances take twice as long to make, and its class ten times,
-    which every import of it would pay.
+    A NamedTuple does that, too, but its instances take twice as long to make, and its class ten
+    times as long, which every import would pay.
     """
 
     __slots__: tuple[str, ...] = ()

@@ -64,7 +64,7 @@ class AttemptFailed(Event):
 
 class NodeEnded(Event):
     """A node completed, failed, was skipped or was cancelled: `status` says which. `seconds` is how
-    long it took, None if it did not come to its own end."""
+    long it took, None if it was skipped or cancelled."""
 
     __slots__ = ("attempts", "error", "seconds", "status")
 

@@ -97,7 +97,7 @@ class Observers:
 
     @property
     def fraction(self) -> float:
-        """How much of the outermost run is done."""
+        """The part of the outermost run that is done, from 0.0 to 1.0."""
         return len(self._ended) / self._total
 
     # Calls of observers.
