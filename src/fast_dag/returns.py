@@ -1,4 +1,4 @@
-"""What a node returns to choose a branch or the next state, along with a value."""
+"""Return values that carry a decision: which branch, which next state."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-# Not dataclasses: importing `dataclasses` would take longer than the rest of the package. One of
-# these is made for each decision or state.
+# No dataclasses: importing `dataclasses` takes longer than importing the rest of the package.
 
 
 class _Return:
@@ -23,7 +22,7 @@ class _Return:
             return NotImplemented
         return self._fields() == other._fields()
 
-    __hash__ = None  # type: ignore[assignment]  # the values may be unhashable
+    __hash__ = None  # type: ignore[assignment]  # a value may be unhashable
 
     def __repr__(self) -> str:
         fields = zip(self.__match_args__, self._fields(), strict=True)

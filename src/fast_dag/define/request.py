@@ -37,7 +37,7 @@ class Request(Fields):
         context: Context | None,
         settings: Settings,
         *,
-        outputs: Sequence[str] | None = None,
+        outputs: Sequence[Any] | None = None,
         limits: Any = None,
     ) -> None:
         if context is not None and not isinstance(context, Context):

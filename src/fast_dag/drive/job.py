@@ -68,6 +68,7 @@ class Job:
         "args",
         "deadline",
         "effects",
+        "entered",
         "execution",
         "func",
         "generation",
@@ -109,7 +110,7 @@ class Job:
         self.answer: Any = None
         self.phase = RUNS
         self.generation = 0
-        self.started = 0.0
+        self.started = self.entered = 0.0
         self.takes_slot = False
 
     @property

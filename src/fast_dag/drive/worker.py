@@ -45,9 +45,12 @@ def main(pipe: Pipe, alive: Pipe, home: dict[str, Any], tracker: int | None = No
         from multiprocessing import resource_tracker
 
         resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
-    # Ctrl-C is for the parent, whose run then ends this process. The handler is not SIG_IGN because
-    # programs that nodes start would inherit that.
-    signal.signal(signal.SIGINT, lambda *_: None)
+    # A terminal sends these signals to all processes, but they are for the parent, whose run then
+    # ends this process. The handler is not SIG_IGN because programs that nodes start would inherit
+    # that.
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: None)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if hasattr(os, "register_at_fork"):

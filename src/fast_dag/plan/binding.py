@@ -157,25 +157,7 @@ class Together(Source):
         return tuple([each.fetch(values) for each in self.sources])
 
 
-def bind(
-    node: Node[..., Any],
-    edges: Sequence[Edge],
-    topology: Topology,
-    inputs: Collection[str],
-    named: Collection[str],
-    resources: Collection[str],
-) -> Binding:
-    """How a node's arguments are gathered."""
-    keys = _keys_by_position(node, edges, topology)
-    if keys is None:
-        general = GeneralBinding(node, edges, topology, inputs, named, resources)
-        keys = None if node.type.decides else general.plain_keys()
-        if keys is None:
-            return general
-    return PlainBinding(keys, edges)
-
-
-def _keys_by_position(
+def keys_by_position(
     node: Node[..., Any], edges: Sequence[Edge], topology: Topology
 ) -> tuple[str, ...] | None:
     """The sources of a node's arguments if each parameter has exactly one edge, in the order of the
@@ -192,37 +174,7 @@ def _keys_by_position(
     return tuple(keys)
 
 
-class PlainBinding:
-    """The binding of a node whose arguments are the results named by `keys`, by position.
-
-    Drivers may read the results themselves. See `GeneralBinding` for the other attributes."""
-
-    __slots__ = ("edges", "keys")
-
-    missing = resources = used = ()
-    rest: frozenset[str] = frozenset()
-    keywords: frozenset[str] = frozenset()
-
-    def __init__(self, keys: tuple[str, ...], edges: Sequence[Edge]) -> None:
-        self.keys = keys
-        self.edges = edges
-
-    def gather(self, values: Values) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments of the call."""
-        keys, results = self.keys, values.results
-        try:
-            # One key is handled apart because a comprehension takes as long as all else here.
-            if len(keys) == 1:
-                return [results[keys[0]]], {}
-            return [results[key] for key in keys], {}
-        except KeyError:
-            gone = next(
-                edge for edge in self.edges if edge.input is not None and edge.source not in results
-            )
-            raise missing_result(gone) from None
-
-
-class GeneralBinding:
+class Binding:
     """How one node's arguments are gathered, each from its source.
 
     `missing` are the required parameters that nothing fills. `used` are the run inputs that the
@@ -230,6 +182,7 @@ class GeneralBinding:
     """
 
     __slots__ = (
+        "decides",
         "defaults",
         "given",
         "keyword",
@@ -239,8 +192,6 @@ class GeneralBinding:
         "rest",
         "used",
     )
-
-    keys = None
 
     def __init__(
         self,
@@ -253,6 +204,7 @@ class GeneralBinding:
     ) -> None:
         """`inputs` are the names of the run inputs. `named` are the parameters of all nodes: a run
         input of such a name does not go into `**kwargs`."""
+        self.decides = node.type.decides
         self.positional: list[Source] = []
         self.keyword: list[tuple[str, Source]] = []
         # The parameters that edges and inputs feed. The edges of a decider carry these values.
@@ -273,9 +225,9 @@ class GeneralBinding:
         self._bind_rest(node, feeds, inputs, named)
 
     def plain_keys(self) -> tuple[str, ...] | None:
-        """The sources of the arguments if each argument is a whole result, passed by position; else
-        None."""
-        if self.keyword or self.rest or self.missing:
+        """The sources of the arguments if each argument is a whole result, passed by position; None
+        if the node takes anything else, or decides."""
+        if self.keyword or self.rest or self.missing or self.decides:
             return None
         if not all(_is_plain(each) for each in self.positional):
             return None
@@ -375,9 +327,6 @@ class GeneralBinding:
         if len(given) == 1:
             return given[0][1].fetch(values)
         return {name: source.fetch(values) for name, source in given} or None
-
-
-Binding = PlainBinding | GeneralBinding
 
 
 def _joined(

@@ -68,7 +68,8 @@ class DagExecution(Execution):
         if self.plan.missing or self.plan.topology.external:
             missing = self._end_outside()
             if missing or self.plan.missing:
-                raise told.missing_inputs(self.name, self.plan.missing, missing, self.advice)
+                known = self.plan.topology.whole.index
+                raise told.missing_inputs(self.name, self.plan.missing, missing, self.advice, known)
         if self.inputs:
             self._refuse_shared_inputs()
 
@@ -128,7 +129,7 @@ class DagExecution(Execution):
 
     def gather(self, index: int) -> Attempt:
         step = self.plan.steps[index]
-        arguments = step.binding.gather(self)
+        arguments = step.gather(self)
         if step.decides:
             self._carried[step.name] = self.plan.decider_bindings[step.name].fetch_given(self)
         return arguments

@@ -195,7 +195,7 @@ class Execution(ABC):
     def _refuse_shared_inputs(self) -> None:
         for name, value in self.inputs.items():
             if type(value) in ONE_SHOT:
-                takers = [step.name for step in self.plan.steps if name in step.binding.used]
+                takers = self.plan.takers(name)
                 if len(takers) > 1:
                     raise told.shared(name, "is", value, takers)
 
@@ -305,9 +305,9 @@ class Execution(ABC):
         return self.gather(index)
 
     def start_plain(self, index: int) -> list[Any] | None:
-        """`start` for a node whose arguments are results (`binding.keys`). Returns the arguments;
-        None, and nothing has started, if the node is another one or a result is missing."""
-        keys = self.plan.steps[index].binding.keys
+        """`start` for a node whose arguments are results (`Step.keys`). Returns the arguments. If
+        the node is another one, or a result is missing, returns None and starts nothing."""
+        keys = self.plan.steps[index].keys
         if keys is None:
             return None
         results = self.results
@@ -588,4 +588,7 @@ class Execution(ABC):
             inputs=self.inputs,
             results=dict(self.results),
             metrics=self.context.metrics | record.measure(),
+            run_id=self.context.metadata.get("run_id"),
+            began_at=record.began_at,
+            from_cache=frozenset(record.from_cache),
         )

@@ -21,7 +21,7 @@ from fast_dag.errors import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
     from typing import Any, Final
 
     from fast_dag.define.graph import Edge
@@ -140,12 +140,20 @@ def shared(name: str, does: str, value: Any, takers: Sequence[str]) -> Validatio
 
 
 def missing_inputs(
-    name: str, unfed: Sequence[tuple[str, str]], outside: Sequence[Edge], advice: str
+    name: str,
+    unfed: Sequence[tuple[str, str]],
+    outside: Sequence[Edge],
+    advice: str,
+    nodes: Container[str] = (),
 ) -> MissingInputError:
     """The error of a run that lacks values: for the parameters `unfed`, as (node, parameter), and
-    for the edges that enter the part that is run from outside."""
+    for the edges that enter the part that is run from outside. `nodes` are the names of nodes that
+    could feed a parameter of their name."""
     lacking = [f"{parameter!r} of {node!r}" for node, parameter in unfed]
     advices = [advice] if unfed else []
+    named = [f"{source} >> {node}" for node, source in unfed if source in nodes and source != node]
+    if named:
+        advices.append(f"nodes have these names: say {', '.join(named)}, or DAG(autowire=True)")
     if any(parameter == "self" for _, parameter in unfed):
         advices.append("add a method as a bound method: add_node(name, object.method)")
     for edge in outside:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import perf_counter, time
 
 from fast_dag._fields import Fields
 from fast_dag.errors import text_of
@@ -43,6 +43,7 @@ class Record:
     # Defaults on the class, so that making a record sets fewer attributes.
     schedule: Schedule | None = None
     began = 0.0
+    began_at = 0.0  # by the wall clock
     ended: float | None = None
     retries = cache_hits = cache_misses = 0
     retried: Sequence[Retry] = ()  # a list of this record's own after the first retry
@@ -53,6 +54,7 @@ class Record:
         self.topology = topology
         self.stamps: list[float] = []
         self.spans: list[tuple[int, float, float]] = []
+        self.from_cache: set[str] = set()  # the nodes whose value came from their cache
 
     @property
     def seconds(self) -> float:
@@ -66,22 +68,41 @@ class Record:
         count."""
         spent = 0.0 if self.ended is None else self.ended - self.began
         self.began = perf_counter() - spent
+        self.began_at = self.began_at or time()
         self.ended = None
 
     def add(self, index: int, started: float, outcome: Outcome) -> float:
         """Record that a node ended now. Returns the seconds that it took."""
         ended = perf_counter()
         self.spans.append((index, started, ended))
-        self.count(outcome)
+        self.count(self.topology.names[index], outcome)
         return ended - started
 
-    def count(self, outcome: Outcome) -> None:
+    def count(self, node: str, outcome: Outcome) -> None:
         """Add a node's outcome to the counts."""
         if outcome.attempts > 1:
             self.retries += outcome.attempts - 1
         if outcome.cached is not None:
-            self.cache_hits += outcome.cached
-            self.cache_misses += not outcome.cached
+            if outcome.cached:
+                self.note_hit(node)
+            else:
+                self.cache_misses += 1
+                self.from_cache.discard(node)  # an earlier visit of the state may have added it
+
+    def note_hit(self, node: str) -> None:
+        """Count that a node's value came from its cache."""
+        self.cache_hits += 1
+        self.from_cache.add(node)
+
+    @property
+    def ended_count(self) -> int:
+        """How many nodes have ended."""
+        return len(self.spans) + len(self.stamps)
+
+    @property
+    def uncached(self) -> int:
+        """How many of those have no cache; the others counted as a hit or a miss."""
+        return self.ended_count - self.cache_hits - self.cache_misses
 
     def note_retry(self, node: str, error: Exception, delay: float) -> None:
         """Record that an attempt failed now, and another follows."""

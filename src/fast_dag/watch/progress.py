@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from fast_dag._extras import needed
 
 TYPE_CHECKING = False
@@ -45,12 +47,22 @@ def needed_for_bars() -> Any:
     return needed("rich.progress", extra="progress", purpose="progress bars")
 
 
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and bool(stream.isatty())
+
+
 class Bar:
-    """A progress bar in a terminal or notebook, made by rich. Any other output shows none."""
+    """A progress bar on stderr, made by rich. None is shown if stderr is neither a terminal nor a
+    notebook, unless FORCE_COLOR is set."""
 
     def __init__(self, name: str) -> None:
-        self._bar = needed_for_bars().Progress(transient=True)
-        console = self._bar.console
+        progress = needed_for_bars()
+        console = needed("rich.console", extra="progress", purpose="progress bars").Console(
+            stderr=True
+        )
+        # If stdout and the bar go to one terminal, rich prints what nodes print above the bar.
+        shares = _is_terminal(sys.stdout) and _is_terminal(sys.stderr)
+        self._bar = progress.Progress(transient=True, console=console, redirect_stdout=shares)
         self._bar.disable = not (console.is_interactive or console.is_jupyter)
         self._task = self._bar.add_task(name, total=1.0)
 
