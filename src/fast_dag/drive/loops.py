@@ -114,7 +114,7 @@ class LoopLane(Lane):
             else:
                 outcome = STOPPED
                 if begins:
-                    outcome = await self._outcome(job, generation, coroutine, task)
+                    outcome = await self._outcome(job, coroutine, task)
                 if job.variables is not None:
                     # The job goes on outside of this task. The task has entered the job's
                     # contextvars, and another thread could not enter them for the next call.
@@ -181,11 +181,7 @@ class LoopLane(Lane):
             inside.pop(job, None)
 
     async def _outcome(
-        self,
-        job: Job,
-        generation: int,
-        coroutine: Coroutine[Any, Any, Any] | None,
-        task: asyncio.Task[Any],
+        self, job: Job, coroutine: Coroutine[Any, Any, Any] | None, task: asyncio.Task[Any]
     ) -> Outcome:
         """Make an async call, or await `coroutine`. Returns the outcome."""
         current.set(job.execution)

@@ -74,7 +74,7 @@ def pack(job: Job, names: Names | None = None, bell: Bell | None = None) -> byte
     try:
         return _dumps(call, names)
     except Exception as error:
-        raise _unpicklable(job, func, error, names) from error
+        raise _unpicklable(job, error, names) from error
 
 
 def unpack(job: Job, packed: bytes) -> Outcome:
@@ -124,7 +124,7 @@ def _sent(value: Any) -> Any:
     return kind(metadata=dict(value.metadata))
 
 
-def _unpicklable(job: Job, func: Any, error: Exception, names: Names | None) -> ExecutionError:
+def _unpicklable(job: Job, error: Exception, names: Names | None) -> ExecutionError:
     what = "its function"
     for name, value in named(job.step.node.signature, job.args, job.kwargs).items():
         try:
