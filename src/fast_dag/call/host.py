@@ -26,14 +26,17 @@ if TYPE_CHECKING:
         @property
         def watched(self) -> bool:
             """Whether an observer or a store must be told of each node."""
+            ...
 
         @property
         def stopped(self) -> bool:
             """Whether nothing more starts."""
+            ...
 
         @property
         def blocks_loop(self) -> bool:
             """Whether an event loop is blocked until the execution ends."""
+            ...
 
         def retries(self, name: str, error: Exception, attempt: int, delay: float, /) -> None:
             """Called when an attempt failed, and another follows after `delay` seconds."""

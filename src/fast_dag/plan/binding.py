@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         def context(self) -> Context: ...
         def is_live(self, edge: Edge, /) -> bool:
             """Whether an edge has ended live by now."""
+            ...
 
         def carried(self, name: str, /) -> Any:
             """The value that the edges of the decider `name` carry, if it returned a plain bool or
