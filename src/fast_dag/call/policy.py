@@ -438,8 +438,8 @@ class CallPolicy:
         if outcome.ok:
             return _failed(answer.error, "cleanup hook", outcome.attempts)
         if outcome.value is not None:
-            told = f"{type(answer.error).__name__}: {text_of(answer.error)}"
-            add_note(outcome.value, f"its cleanup hook raised, too: {told}")
+            raised = f"{type(answer.error).__name__}: {text_of(answer.error)}"
+            add_note(outcome.value, f"its cleanup hook raised, too: {raised}")
         return outcome
 
     # Arguments by name and back, with a shorter way for functions of plain parameters.

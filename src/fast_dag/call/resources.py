@@ -198,12 +198,12 @@ class Resources:
             return bool(self._open)
 
     def close(
-        self, error: BaseException | None, told: Callable[[str, BaseException], None]
+        self, error: BaseException | None, report: Callable[[str, BaseException], None]
     ) -> Generator[Invoke, Any, Outcome]:
         """Close the open resources, the last opened first, as effects; `error` is what ended the
         run.
 
-        If closing one raises, `told` is called with its name and the error, and the others are
+        If closing one raises, `report` is called with its name and the error, and the others are
         closed nevertheless.
         """
         while True:
@@ -215,7 +215,7 @@ class Resources:
             if isinstance(answer, Raised) and not _is_all_of(answer.error, error):
                 if isinstance(answer.error, Exception):
                     error = answer.error  # as in nested `with` statements
-                told(name, answer.error)
+                report(name, answer.error)
 
     def forget(self, name: str) -> bool:
         """Drop a resource that broke. Returns whether it was open; if not, it is being closed, and
@@ -236,7 +236,7 @@ class _Opened:
 
     def close(self, error: BaseException | None) -> Any:
         """Close it; `error` is what ended the run."""
-        self._variables.run(self._leave, *_told(error))
+        self._variables.run(self._leave, *_exit_arguments(error))
 
 
 class _OpenedInTask(_Opened):
@@ -340,11 +340,11 @@ class _Opening:
         cancelled = await self._cancellation(asked) if is_kept else None
         is_lost = cancelled is not None and self._resources.forget(self._name)
         broken = cancelled if is_lost else None
-        told = _told(broken or this.ended_by)
+        arguments = _exit_arguments(broken or this.ended_by)
         if broken is None and isinstance(manager, _ResumedAsync):
-            told = _told(None)
+            arguments = _exit_arguments(None)
         try:
-            left = leave(*told)
+            left = leave(*arguments)
             if is_async:
                 await left
         except BaseException as raised:
@@ -397,7 +397,7 @@ async def _end_of(task: Task[None]) -> None:
         raise
 
 
-def _told(error: BaseException | None) -> tuple[Any, Any, Any]:
+def _exit_arguments(error: BaseException | None) -> tuple[Any, Any, Any]:
     """The arguments of `__exit__` for the failure that ended the run."""
     return (None, None, None) if error is None else (type(error), error, trace_of(error))
 

@@ -179,8 +179,8 @@ def _outcome_of_line(execution: DagExecution, index: int, error: BaseException) 
     if is_a(error, KeyError) and traceback is not None and traceback.tb_next is None:
         try:
             execution.plan.steps[index].gather(execution)
-        except KeyError as told:
-            error = told
+        except KeyError as missing:
+            error = missing
     return Outcome(False, error, attempts=int(not raised_in(_GATHERING, error)))
 
 

@@ -11,8 +11,15 @@ from weakref import ref
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Invoke, Outcome, Raised, bare_effects
 from fast_dag.call.resources import Resources
 from fast_dag.errors import ExecutionError, add_note, failures, text_of
-from fast_dag.run import failures as told
-from fast_dag.run.failures import Failures, brief
+from fast_dag.run.failures import (
+    CLOSING,
+    Failures,
+    brief,
+    cut_traceback,
+    missing_inputs,
+    shared,
+    timed_out,
+)
 from fast_dag.run.memory import MemoryWatch
 from fast_dag.run.run import Run
 from fast_dag.schedule.base import NodeStatus
@@ -188,7 +195,7 @@ class Execution(ABC):
     def _check(self) -> None:
         """Raise for mistakes that show only when the values of the inputs are known."""
         if self.plan.missing:
-            raise told.missing_inputs(self.name, self.plan.missing, (), self.advice)
+            raise missing_inputs(self.name, self.plan.missing, (), self.advice)
         if self.inputs:
             self._refuse_shared_inputs()
 
@@ -197,7 +204,7 @@ class Execution(ABC):
             if type(value) in ONE_SHOT:
                 takers = self.plan.takers(name)
                 if len(takers) > 1:
-                    raise told.shared(name, "is", value, takers)
+                    raise shared(name, "is", value, takers)
 
     def _prepare_results(self) -> None:
         """Drop old results of the nodes that are about to run."""
@@ -283,13 +290,13 @@ class Execution(ABC):
         return self.resources.close(ended_by, self._not_closed)
 
     def _not_closed(self, name: str, error: BaseException) -> None:
-        self.lose(name, error, told.CLOSING)
+        self.lose(name, error, CLOSING)
 
     def lose(self, resource: str, error: BaseException, where: str = "use") -> None:
         """Fail the run, because a resource broke while it was open or as it was closed."""
         known = self.failures
         if known.fatal is not None:
-            what = "could not be closed" if where == told.CLOSING else "broke"
+            what = "could not be closed" if where == CLOSING else "broke"
             add_note(known.errors[known.fatal], f"resource {resource!r} {what}: {brief(error)}")
             return
         known.add(resource, error, where=where, is_resource=True)
@@ -405,7 +412,7 @@ class Execution(ABC):
             # The nested execution has recorded its errors, and decided whether to go on.
             key = f"{name}.{inner.failures.first}"
             return Verdict(outcome, key, goes_on=inner.failures.fatal is None)
-        told.cut_traceback(error)
+        cut_traceback(error)
         return Verdict(outcome, name, goes_on=self._goes_on(name, error))
 
     @abstractmethod
@@ -542,7 +549,7 @@ class Execution(ABC):
             if self.status == "timed_out":
                 late = [name for name, at in self.record.statuses().items() if at == "cancelled"]
                 timeout = self.settings.timeout or 0.0
-                self._exception = told.timed_out(self.name, timeout, late, run)
+                self._exception = timed_out(self.name, timeout, late, run)
                 known.note_others(self._exception, None, self.noun, self.prefix)
             elif known.errors:
                 self._exception = known.exception(self.name, self.noun, self.prefix, run)

@@ -199,7 +199,7 @@ class Run:
 
     def __repr__(self) -> str:
         count = len(self._execution.plan.names)
-        return f"<Run of {self.name!r}: {self.status}, {count} node{"" if count == 1 else "s"}>"
+        return f"<Run of {self.name!r}: {self.status}, {count} node{'' if count == 1 else 's'}>"
 
     def visualize(
         self,

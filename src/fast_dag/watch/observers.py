@@ -41,7 +41,7 @@ class Observers:
     """
 
     def __init__(self, observers: list[Any], total: int) -> None:
-        self._told: dict[type[Event], list[tuple[int, Callable[[Any], object]]]] = {
+        self._callbacks: dict[type[Event], list[tuple[int, Callable[[Any], object]]]] = {
             kind: [(id(each), getattr(each, method)) for each in observers if hasattr(each, method)]
             for kind, method in _METHODS.items()
         }
@@ -118,7 +118,7 @@ class Observers:
         with self._lock:
             if self._over:
                 return
-            for observer, method in self._told[type(event)]:
+            for observer, method in self._callbacks[type(event)]:
                 try:
                     method(event)
                 except failures() as error:
