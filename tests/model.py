@@ -27,13 +27,12 @@ class BoomError(Exception):
 
 @dataclass(frozen=True)
 class Edge:
-    """`parameter` None: the edge only orders. `optional`: its target runs although it is dead."""
+    """`parameter` None: the edge only orders."""
 
     source: str
     target: str
     branch: Branch = None
     parameter: str | None = None
-    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,11 +109,7 @@ class Shape:
     def with_kind(self, name: str, kind: Kind) -> Shape:
         new = replace(self.by_name[name], kind=kind, collect=None)
         nodes = [new if spec.name == name else spec for spec in self.nodes]
-        edges = [
-            replace(edge, optional=False) if edge.target == name and kind == "any" else edge
-            for edge in self.edges
-        ]
-        return Shape(tuple(nodes), tuple(edges))
+        return Shape(tuple(nodes), self.edges)
 
     def waiting(self) -> Shape:
         """The same where every `any` waits for all its edges, so that its value is settled."""
@@ -172,7 +167,7 @@ class Model:
         edges = self.shape.into(name)
         if self.shape.by_name[name].kind == "any" and edges:
             return any(self.is_live(edge) for edge in edges)
-        return all(edge.optional or self.is_live(edge) for edge in edges)
+        return all(self.is_live(edge) for edge in edges)
 
     def is_live(self, edge: Edge) -> bool:
         """Its source completed and chose it."""
@@ -206,8 +201,7 @@ class Model:
         """Whether a node is skipped for the branches that were taken, and not for a failure."""
         if self.status(name) != "skipped":
             return False
-        edges = [edge for edge in self.shape.into(name) if not edge.optional]
-        against = [self.is_dead_by_choice(edge) for edge in edges]
+        against = [self.is_dead_by_choice(edge) for edge in self.shape.into(name)]
         return all(against) if self.shape.by_name[name].kind == "any" else any(against)
 
     def is_dead_by_choice(self, edge: Edge) -> bool:
@@ -216,7 +210,7 @@ class Model:
 
     def is_lost(self, edge: Edge) -> bool:
         """A failure keeps what this edge would carry from being there."""
-        return not (edge.optional or self.is_live(edge) or self.is_dead_by_choice(edge))
+        return not self.is_live(edge) and not self.is_dead_by_choice(edge)
 
     # Values.
 
@@ -233,13 +227,7 @@ class Model:
                 elif parameter not in spec.defaults:
                     given[parameter] = None
             elif spec.kind == "all" and (len(feeding) > 1 or spec.collect == parameter):
-                given[parameter] = {
-                    edge.source: self.carried(edge)
-                    for edge in feeding
-                    if not edge.optional or self.is_live(edge)
-                }
-            elif feeding and feeding[0].optional and not self.is_live(feeding[0]):
-                given[parameter] = None
+                given[parameter] = {edge.source: self.carried(edge) for edge in feeding}
             elif feeding:
                 given[parameter] = self.carried(feeding[0])
         return given
@@ -310,9 +298,7 @@ class Model:
                 if spec.name in ended:
                     continue
                 dead = [
-                    e.source in ended and not self.is_live(e)
-                    for e in self.shape.into(spec.name)
-                    if not e.optional
+                    e.source in ended and not self.is_live(e) for e in self.shape.into(spec.name)
                 ]
                 if dead and (all(dead) if spec.kind == "any" else any(dead)):
                     ended.add(spec.name)
@@ -384,7 +370,7 @@ def connect(dag: DAG, shape: Shape) -> DAG:
             source = source.on_true if edge.branch else source.on_false
         elif edge.branch is not None:
             source = source.branches[edge.branch]
-        dag.connect(source, edge.target, input=edge.parameter or False, optional=edge.optional)
+        dag.connect(source, edge.target, input=edge.parameter or False)
     return dag
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -72,9 +71,8 @@ def shapes(
             may_only_order = ordering or branch is not None
             port = draw(st.sampled_from((None, *ports, *ports) if may_only_order else ports))
             edge = Edge(source.name, name, branch, port)
-            if edge not in [replace(each, optional=False) for each in edges]:  # once is enough
-                optional = kind != "any" and draw(st.integers(0, 5)) == 0
-                edges.append(replace(edge, optional=optional))
+            if edge not in edges:  # once is enough
+                edges.append(edge)
         fed = sorted({e.parameter for e in edges if e.target == name and e.parameter})
         specs.append(
             Spec(
@@ -422,8 +420,7 @@ def missing_sources(shape: Shape, part: set[str], first: Model) -> set[str]:
         if shape.by_name[name].kind == "any":  # one live edge is enough, or one that may come
             enough = len(outside) < len(shape.into(name)) or any(map(first.is_live, outside))
         else:
-            required = [edge for edge in outside if not edge.optional]
-            enough = any(map(first.is_dead_by_choice, required))  # skipped anyway
+            enough = any(map(first.is_dead_by_choice, outside))  # skipped anyway
         if not enough:
             missing |= lost
     return missing
@@ -489,7 +486,6 @@ def test_join_of_two_branches_of_one_decider_is_refused(shape: Shape) -> None:
         and edge.source == other.source
         and other.branch not in (None, edge.branch)
         and shape.by_name[edge.target].kind != "any"
-        and not (edge.optional or other.optional)
     }
     assert direct <= {problem.node for problem in refused_by_validation(shape)}
 

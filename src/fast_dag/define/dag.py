@@ -251,8 +251,6 @@ class DAG(Workflow):
         target: str | Node[..., Any],
         output: str | None = None,
         input: str | Literal[False] | None = None,
-        *,
-        optional: bool = False,
     ) -> Self:
         """Connect two nodes.
 
@@ -266,9 +264,6 @@ class DAG(Workflow):
         input:
             The parameter that the edge feeds. None: the one named like `output`, else like the
             source, else the first parameter without an edge. False: none, the edge only orders.
-        optional:
-            The target runs also if the edge ends dead, because the source failed, was skipped, or
-            chose another branch. The parameter then gets its default, or None.
 
         Raises ValidationError if a name is unknown or no parameter is left.
 
@@ -276,7 +271,7 @@ class DAG(Workflow):
         >>> dag.connect("load", "double", output="n").run()
         6
         """
-        self._graph.connect(source, target, output, input, optional=optional)
+        self._graph.connect(source, target, output, input)
         return self
 
     def disconnect(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from weakref import WeakSet
 
-from fast_dag.define.node import Branch, Nestable, Node, NodeType
+from fast_dag.define.node import Branch, Nestable, Node
 from fast_dag.errors import (
     InvalidNodeError,
     MissingConnectionError,
@@ -37,10 +37,9 @@ class Edge:
     - `input`: the parameter; None if the edge only orders; `"*args"` for an edge into `*args`.
     - `branch`: the choice of the source that makes the edge live; None if every choice does.
     - `asked`: the `input` that was given to `connect`.
-    - `optional`: the target runs although the edge ends dead; the parameter gets its default.
     """
 
-    __slots__ = ("asked", "branch", "input", "optional", "output", "source", "target")
+    __slots__ = ("asked", "branch", "input", "output", "source", "target")
 
     def __init__(
         self,
@@ -50,7 +49,6 @@ class Edge:
         input: str | None,
         branch: bool | str | None = None,
         asked: str | bool | None = None,
-        optional: bool = False,
     ) -> None:
         self.source = source
         self.target = target
@@ -58,7 +56,6 @@ class Edge:
         self.input = input
         self.branch = branch
         self.asked = asked
-        self.optional = optional
 
     @property
     def origin(self) -> str:
@@ -236,15 +233,7 @@ class Graph:
             for edge in old_incoming:
                 fed = self._kept(edge, old, node)
                 self._incoming[name].append(
-                    Edge(
-                        edge.source,
-                        name,
-                        edge.output,
-                        fed,
-                        edge.branch,
-                        edge.asked,
-                        self._checked_optional(edge.source, node, edge.optional),
-                    )
+                    Edge(edge.source, name, edge.output, fed, edge.branch, edge.asked)
                 )
         except ValidationError:
             self.nodes[name], self._incoming[name] = old, old_incoming
@@ -281,8 +270,6 @@ class Graph:
         target: str | Node[..., Any],
         output: str | None = None,
         input: str | Literal[False] | None = None,
-        *,
-        optional: bool = False,
     ) -> None:
         """Add an edge; see `DAG.connect`."""
         branch: bool | str | None = None
@@ -292,41 +279,17 @@ class Graph:
         if output is not None:
             _check_output(start, end, output)
         origin, name = start.name, end.name
-        if optional:
-            self._checked_optional(origin, end, optional)
         for edge in self._between(origin, name) if self._incoming[name] else ():
             if edge.output == output and edge.branch == branch and edge.meant_by(input):
-                if edge.optional != optional:
-                    self._change(edge, optional)
                 return  # a cell of a notebook that is run again, say
         fed = self._placed(origin, end, output, input)
-        edge = Edge(origin, name, output, fed, branch, input, optional)
+        edge = Edge(origin, name, output, fed, branch, input)
         self._incoming[name].append(edge)
         self._outgoing[origin].append(edge)
         if name in self._many:
             known, by_source = self._many[name]
             known.add(fed)
             by_source.setdefault(origin, []).append(edge)
-        self.version += 1
-
-    def _checked_optional(self, source: str, target: Node[..., Any], optional: bool) -> bool:
-        if optional and target.type is NodeType.ANY:
-            raise ValidationError(
-                f"the edge {source!r} -> {target.name!r} cannot be optional: {target.name!r} is an "
-                "any node, which runs with any of its edges as it is",
-                node=target.name,
-            )
-        return optional
-
-    def _change(self, edge: Edge, optional: bool) -> None:
-        """Put an edge that is the same but for `optional` in the place of one; clones and plans may
-        have that, too."""
-        new = Edge(
-            edge.source, edge.target, edge.output, edge.input, edge.branch, edge.asked, optional
-        )
-        for edges in (self._incoming[edge.target], self._outgoing[edge.source]):
-            edges[edges.index(edge)] = new
-        self._many.pop(edge.target, None)
         self.version += 1
 
     def _between(self, source: str, target: str) -> Iterable[Edge]:

@@ -29,13 +29,7 @@ if TYPE_CHECKING:
         def nodes(self) -> Mapping[str, Node[..., Any]]: ...
 
         def connect(
-            self,
-            source: Any,
-            target: Any,
-            output: str | None = None,
-            input: Any = None,
-            *,
-            optional: bool = False,
+            self, source: Any, target: Any, output: str | None = None, input: Any = None
         ) -> None: ...
 
 
@@ -380,11 +374,10 @@ class Node(Linkable, OfFunction[P, R_co]):
             )
         return owner
 
-    def after(self, *nodes: Node[..., Any] | Branch, optional: bool = False) -> Node[P, R_co]:
-        """Run after `nodes` without taking their values; returns this node. With `optional`, run
-        also if they fail or are skipped."""
+    def after(self, *nodes: Node[..., Any] | Branch) -> Node[P, R_co]:
+        """Run after `nodes` without taking their values; returns this node."""
         for each in nodes:
-            self.owner.connect(each, self, input=False, optional=optional)
+            self.owner.connect(each, self, input=False)
         return self
 
     def _branch(self, attribute: str, type: NodeType) -> None:

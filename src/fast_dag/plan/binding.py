@@ -134,19 +134,6 @@ class FirstLive(Source):
         return self.default
 
 
-class OrDefault(Source):
-    """Of an optional edge: its value if it is live, else the default, else None."""
-
-    __slots__ = ("default", "edge")
-
-    def __init__(self, edge: FromEdge, default: Any) -> None:
-        self.edge = edge
-        self.default = None if default is ABSENT else default
-
-    def fetch(self, values: Values) -> Any:
-        return self.edge.fetch(values) if values.is_live(self.edge.edge) else self.default
-
-
 class Collected(Source):
     """For an `all` node: a dict of the values of several edges, with their origins as keys."""
 
@@ -156,11 +143,7 @@ class Collected(Source):
         self.edges = edges
 
     def fetch(self, values: Values) -> Any:
-        return {
-            each.edge.origin: each.fetch(values)
-            for each in self.edges
-            if not each.edge.optional or values.is_live(each.edge)
-        }
+        return {each.edge.origin: each.fetch(values) for each in self.edges}
 
 
 class Together(Source):
@@ -188,8 +171,6 @@ def keys_by_position(
     for name, edge in zip(names, edges, strict=True):
         if name != edge.input or edge.output is not None or edge.source in deciders:
             return None
-        if edge.optional:
-            return None
         keys.append(edge.source)
     return tuple(keys)
 
@@ -206,7 +187,6 @@ class Binding:
         "defaults",
         "given",
         "keyword",
-        "left_out",
         "missing",
         "positional",
         "resources",
@@ -235,7 +215,6 @@ class Binding:
         self.missing: list[str] = []
         self.used: set[str] = set()
         self.resources: list[str] = []
-        self.left_out: tuple[str, ...] = ()  # keywords that optional edges may leave out
         self.rest: frozenset[str] = frozenset()  # the run inputs that go into **kwargs
         feeds: dict[str | None, list[FromEdge]] = {}
         whole = topology.whole
@@ -275,10 +254,6 @@ class Binding:
                 source = TheContext()
             elif edges is not None:
                 source = _joined(node, name, edges, parameter.default)
-                if isinstance(source, OrDefault) and parameter.optional:
-                    source.default = parameter.default
-                    if parameter.default is ABSENT:  # of a nested workflow, which knows it
-                        self.left_out = (*self.left_out, parameter.keyword)
                 self.given.append((name, source))
             elif name in inputs:
                 source = FromInput(name)
@@ -331,11 +306,10 @@ class Binding:
 
     def gather(self, values: Values) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of the call."""
-        keywords = {key: each.fetch(values) for key, each in self.keyword} | self._rest_of(values)
-        for key in self.left_out:
-            if keywords[key] is ABSENT:
-                del keywords[key]
-        return [each.fetch(values) for each in self.positional], keywords
+        return (
+            [each.fetch(values) for each in self.positional],
+            {key: each.fetch(values) for key, each in self.keyword} | self._rest_of(values),
+        )
 
     @property
     def keywords(self) -> frozenset[str]:
@@ -365,7 +339,7 @@ def _joined(
         len(edges) > 1 or (name is not None and node.options.get("collect") == name)
     ):
         return Collected(edges)
-    return OrDefault(edges[0], default) if edges[0].edge.optional else edges[0]
+    return edges[0]
 
 
 def _is_plain(source: Source) -> bool:

@@ -133,11 +133,10 @@ class Plan:
     @cached_property
     def is_straight(self) -> bool:
         """Whether a run only calls each node in order: no node decides, joins by `any` or nests a
-        workflow, and no edge is optional or comes from outside."""
-        topology = self.topology
-        return not (topology.external or topology.optional) and not any(
+        workflow, and no edge comes from outside."""
+        return not self.topology.external and not any(
             node.type.decides or node.type is NodeType.ANY or node.workflow
-            for node in topology.special
+            for node in self.topology.special
         )
 
     @cached_property

@@ -48,11 +48,9 @@ class Topology:
         external: list[tuple[int, Edge]] = []
         leads_on = [False] * len(self.nodes)
         find = self.index.get
-        in_order, has_optional = True, False
+        in_order = True
         for target, edges in enumerate(incoming):
             for edge in edges:
-                if edge.optional:
-                    has_optional = True
                 source = find(edge.source)
                 if source is None:
                     external.append((target, edge))
@@ -62,7 +60,6 @@ class Topology:
                         in_order = False
         self.external = external
         self._leads_on = leads_on
-        self._has_optional = has_optional
         # If each node was defined after those that it depends on, the order of definition is
         # already what Kahn's algorithm would find.
         self.order = tuple(range(len(self.nodes))) if in_order else self._sequential_order()
@@ -78,20 +75,6 @@ class Topology:
                 if source is not None:
                     successors[source].append((target, edge.branch))
         return successors
-
-    @cached_property
-    def optional(self) -> frozenset[tuple[int, int, bool | str | None]]:
-        """The edges inside that may end dead, as (source, target, branch)."""
-        if not self._has_optional:
-            return frozenset()
-        may: set[tuple[int, int, bool | str | None]] = set()
-        must: set[tuple[int, int, bool | str | None]] = set()
-        for target, edges in enumerate(self.incoming):
-            for edge in edges:
-                source = self.index.get(edge.source)
-                if source is not None:
-                    (may if edge.optional else must).add((source, target, edge.branch))
-        return frozenset(may - must)
 
     @cached_property
     def deciders(self) -> frozenset[str]:
@@ -267,7 +250,7 @@ class Topology:
         for index in self.order if self.listened else ():
             is_any = self.nodes[index].type is NodeType.ANY
             merge = self._cells.both if is_any else self._cells.either
-            edges = (edge for edge in self.incoming[index] if not edge.optional)
+            edges = iter(self.incoming[index])
             edge = next(edges, None)
             if edge is not None:
                 own = self._edge_choices(edge, needed)
@@ -295,10 +278,9 @@ class Topology:
     def contradiction_at(self, index: int) -> tuple[Choice, Choice] | None:
         """Two branches of one decider that the edges into a node all need; None if there are none.
         Such a node could never run."""
-        needed: Needs | None = None
-        for edge in self.incoming[index]:
-            if edge.optional:
-                continue
+        edges = iter(self.incoming[index])
+        needed = self.edge_choices(next(edges))
+        for edge in edges:
             own = self.edge_choices(edge)
             clash = self._cells.contradiction(needed, own)
             if clash is not None:

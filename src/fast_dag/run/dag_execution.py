@@ -93,9 +93,7 @@ class DagExecution(Execution):
             self.replay({name: each.value for name, each in known.items() if each is not None})
         schedule = DagSchedule(self.plan.topology, eager=eager)
         self.record.schedule = schedule
-        outside = [
-            (target, edge.optional or self._outside[id(edge)]) for target, edge in self._external
-        ]
+        outside = [(target, self._outside[id(edge)]) for target, edge in self._external]
         ready = schedule.begin(outside, self._replayed)
         if self.observers is not None:
             self._note_skipped()
@@ -225,9 +223,8 @@ class DagExecution(Execution):
                 if known.status[source] not in (NodeStatus.COMPLETED, NodeStatus.SKIPPED):
                     live = True if edge.input is None and edge.branch is None else None
                 self._outside[id(edge)] = bool(live)
-                if live is None and not edge.optional:
+                if live is None:
                     lost.append(edge)
-            edges = [edge for edge in edges if not edge.optional]  # noqa: PLW2901  all that count
             live_ones = sum(self._outside[id(edge)] for edge in edges)
             if topology.nodes[target].type is NodeType.ANY:
                 only_outside = len(edges) == len(topology.incoming[target])

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 class DagSchedule(Schedule):
     """The one rule: every edge ends live (its source completed and chose it) or dead.
 
-    A node may start once all edges into it are live and is skipped once one is dead; an optional
-    edge that ends dead counts like a live one. An `any` node
+    A node may start once all edges into it are live and is skipped once one is dead; an `any` node
     may start once one is live and is skipped when all are dead. With `eager=False` an `any` waits
     until all its edges have ended, as a node with `wait=True` always does. Final statuses do not
     depend on the order in which nodes end.
@@ -40,7 +39,6 @@ class DagSchedule(Schedule):
         "_external",
         "_links",
         "_live",
-        "_optional",
         "_successors",
         "_topology",
         "_waiting",
@@ -53,7 +51,6 @@ class DagSchedule(Schedule):
         self._external: list[tuple[int, bool]] = []
         self._successors = topology.successors
         self._links = topology.links
-        self._optional = topology.optional
         self._counted = topology.counted
         self._waiting = topology.in_degrees.copy()
         # For each `any` node: whether it waits for all its edges, and how many ended live so far.
@@ -89,8 +86,7 @@ class DagSchedule(Schedule):
             self._end_edge(target, live, ready)
         for node, choice in ended.items():
             for target, branch in self._successors[node]:
-                live = branch is None or branch == choice
-                self._end_edge(target, live or (node, target, branch) in self._optional, ready)
+                self._end_edge(target, branch is None or branch == choice, ready)
         return ready
 
     def complete(self, node: int, choice: bool | str | None = None) -> list[int]:
@@ -114,16 +110,15 @@ class DagSchedule(Schedule):
         if choice is not None:
             self.choices[node] = choice
         for target, branch in self._successors[node]:
-            live = branch is None or branch == choice
-            self._end_edge(target, live or (node, target, branch) in self._optional, ready)
+            self._end_edge(target, branch is None or branch == choice, ready)
         return ready
 
     def fail(self, node: int) -> list[int]:
         """`node` failed. Returns what may start now, such as an `any` node that waited for it."""
         self.status[node] = FAILED
         ready: list[int] = []
-        for target, branch in self._successors[node]:
-            self._end_edge(target, (node, target, branch) in self._optional, ready)
+        for target, _ in self._successors[node]:
+            self._end_edge(target, False, ready)
         return ready
 
     def in_order(self, nodes: Iterable[int]) -> list[int]:
@@ -175,8 +170,4 @@ class DagSchedule(Schedule):
             elif skipped:
                 status[target] = SKIPPED
                 self.skipped.append(target)
-                optional = self._optional
-                ended.extend(
-                    (each, (target, each, branch) in optional)
-                    for each, branch in self._successors[target]
-                )
+                ended.extend((each, False) for each, _ in self._successors[target])
