@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -407,3 +408,20 @@ def test_on_step_that_is_cancelled_leaves_the_visit() -> None:
         assert await asyncio.wait_for(live.run_async(), LONG) == 3
 
     asyncio.run(main())
+
+
+def test_files_have_where_failures_lead_and_no_limit() -> None:
+    fsm = failing(on_error="rescue", max_cycles=None).add_transition("a", "work")
+    fsm.set_error_state("work", "a")
+    registry = {f"f {name}": node.func for name, node in fsm.nodes.items()}
+    data = fsm.to_dict(registry)
+    assert (data["on_error"], data["error_states"]) == ("rescue", {"work": "a"})
+    back = FSM.from_json(json.dumps(data), registry=registry)
+    assert (back.error_states, back.max_cycles) == ({"a": "rescue", "work": "a"}, None)
+    assert back.to_dict(registry) == data
+    fsm.set_error_state("work", None)
+    assert fsm.error_states["work"] == "rescue"
+    twin = pickle.loads(pickle.dumps(machine(a=abs, b=abs)))
+    assert (twin.error_states, twin.on_error) == ({}, None)
+    with pytest.raises(ValidationError, match="mapping of states"):
+        FSM.from_dict({**data, "error_states": ["work"]}, registry=registry)

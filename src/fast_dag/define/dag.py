@@ -155,9 +155,9 @@ class DAG(Workflow):
 
         Options besides those of `node`, all in `CachedNodeOptions`: `ttl`, how many seconds a
         result is kept; `cache_key`, the parameters that make the key, or a function of the inputs
-        that returns it; `max_entries` in memory; `backend`, any object with get / set / delete /
-        clear, and `version`, part of its keys. Runs that need a result at the same time compute it
-        once.
+        that returns it; `max_entries` in memory; `backend`, a `fast_dag.cache.DiskCache`, or any
+        object with sync or async methods get / set / delete / clear, and `version`, part of its
+        keys. Runs that need a result at the same time compute it once.
 
         >>> dag = DAG("demo")
         >>> @dag.cached_node(ttl=60, cache_key=["user"])
@@ -665,7 +665,8 @@ class DAG(Workflow):
             workflow = step.node.workflow
             if isinstance(workflow, Workflow):
                 # Compiled now, so that an edit during a run does not change that run.
-                step.nested = workflow._nested_plan(step.binding.keywords)
+                given = frozenset() if step.binding is None else step.binding.keywords
+                step.nested = workflow._nested_plan(given)
         return plan
 
     def _read_signature(self) -> Signature:

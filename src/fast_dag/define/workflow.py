@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import Any, ClassVar, Literal, Self, TypeVar
 
+    from fast_dag.cache.store import NodeCache
     from fast_dag.call.policy import Around
     from fast_dag.define.signature import Signature
     from fast_dag.draw.sketch import DrawingOptions
@@ -189,7 +190,8 @@ class Workflow(Nestable):
     def invalidate_cache(self, name: str | Node[..., Any] | None = None, /, **inputs: Any) -> None:
         """Delete cached results: of all nodes, of one node, or of its calls with these inputs.
 
-        Raises UnknownNodeError, and ValidationError if the node is not cached.
+        Raises UnknownNodeError, and ValidationError if the node is not cached, or if a backend has
+        async methods: for these there is `invalidate_cache_async`.
 
         >>> from fast_dag import DAG
         >>> dag = DAG("demo")
@@ -202,18 +204,43 @@ class Workflow(Nestable):
         >>> dag.run(x=1), dag.context.metrics["cache_hits"]
         (2, 0)
         """
+        for cache in self._caches(name, inputs):
+            cache.invalidate(inputs)
+
+    async def invalidate_cache_async(
+        self, name: str | Node[..., Any] | None = None, /, **inputs: Any
+    ) -> None:
+        """`invalidate_cache` on an event loop, for backends with async methods, too.
+
+        >>> import asyncio
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo")
+        >>> @dag.cached_node
+        ... def double(x):
+        ...     return 2 * x
+        >>> dag.run(x=1)
+        2
+        >>> asyncio.run(dag.invalidate_cache_async("double"))
+        >>> dag.run(x=1), dag.context.metrics["cache_hits"]
+        (2, 0)
+        """
+        for cache in self._caches(name, inputs):
+            await cache.invalidate_async(inputs)
+
+    def _caches(
+        self, name: str | Node[..., Any] | None, inputs: Mapping[str, Any]
+    ) -> list[NodeCache]:
+        """The caches that an invalidation means."""
         if name is None:
             if inputs:
                 raise ValidationError("invalidate_cache takes inputs for one node; name it first")
-            nodes = [node for node in self._graph.nodes.values() if node.cache is not None]
-        else:
-            nodes = [self._graph.node(name)]
-        for node in nodes:
-            if node.cache is None:
-                raise ValidationError(
-                    f"node {node.name!r} of {self.name!r} is not cached; see @dag.cached_node"
-                )
-            node.cache.invalidate(inputs)
+            return [node.cache for node in self._graph.nodes.values() if node.cache is not None]
+        node = self._graph.node(name)
+        if node.cache is None:
+            raise ValidationError(
+                f"node {node.name!r} of {self.name!r} is not cached; see @dag.cached_node"
+            )
+        return [node.cache]
 
     @overload
     def resource(self, name: str, factory: Callable[..., T], /) -> Callable[..., T]: ...

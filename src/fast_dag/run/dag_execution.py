@@ -129,7 +129,7 @@ class DagExecution(Execution):
 
     def gather(self, index: int) -> Attempt:
         step = self.plan.steps[index]
-        arguments = step.binding.gather(self)
+        arguments = step.gather(self)
         if step.decides:
             self._carried[step.name] = self.plan.decider_bindings[step.name].fetch_given(self)
         return arguments

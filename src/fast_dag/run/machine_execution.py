@@ -68,13 +68,17 @@ class MachineRecord(Record):
         self.most_retried = machine_state.keep
 
     def add(self, index: int, started: float, outcome: Outcome) -> float:
-        self.count(outcome)
+        self.count(self.topology.names[index], outcome)
         _, _, began, ended = self.machine_state.visits[-1]
         return ended - began
 
     def executed(self) -> Iterator[tuple[int, float, float]]:
         for state, _, started, ended in self.machine_state.kept:
             yield state, started, ended
+
+    @property
+    def ended_count(self) -> int:
+        return self.machine_state.visited
 
     def status(self, index: int) -> NodeStatus:
         return self.statuses()[self.topology.names[index]]
@@ -743,7 +747,17 @@ class MachineExecution(Execution):
         spans = [
             Span(known[at], start, end, value is FAILED) for at, value, start, end in state.kept
         ]
-        return super()._run_view()._replace(visits=visits, spans=spans)
+        at = state.at if state.waits else None
+        return (
+            super()
+            ._run_view()
+            ._replace(
+                visits=visits,
+                spans=spans,
+                current=state.current_state or known[self.plan.start],
+                awaited=() if at is None else self.plan.heard(at),
+            )
+        )
 
 
 def _at_once(asking: Asking[T]) -> T:

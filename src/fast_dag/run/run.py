@@ -199,7 +199,8 @@ class Run:
 
     def __repr__(self) -> str:
         count = len(self._execution.plan.names)
-        return f"<Run of {self.name!r}: {self.status}, {count} nodes>"
+        word = "node" if count == 1 else "nodes"
+        return f"<Run of {self.name!r}: {self.status}, {count} {word}>"
 
     def visualize(
         self,
@@ -227,8 +228,8 @@ class Run:
         return visualize(self, backend, filename, format, show_results, options)
 
     def summary(self) -> str:
-        """The run told for a terminal: how it ended, its timeline with attempts and waits, the
-        slowest nodes, what bounds it, errors, inputs.
+        """A report for a terminal: how the run ended, its timeline with attempts and waits, the
+        slowest nodes, what bounds the run, why nodes were skipped, errors, inputs.
 
         >>> from fast_dag import DAG
         >>> run = DAG("demo").add_node("double", lambda x: 2 * x).execute(x=21)
@@ -240,8 +241,8 @@ class Run:
         return summary(self)
 
     def report(self, filename: str | os.PathLike[str] | None = None) -> str:
-        """The same as one HTML page, with the picture and tracebacks, which needs no network; it is
-        returned, and written to `filename` where one is given.
+        """The same as one HTML page, with the picture and tracebacks. The page loads nothing. It is
+        returned, and written to `filename` if that is given.
 
         >>> from fast_dag import DAG
         >>> page = DAG("demo").add_node("double", lambda x: 2 * x).execute(x=21).report()

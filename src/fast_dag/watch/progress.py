@@ -1,6 +1,8 @@
-"""Progress callbacks, and the bar that is one."""
+"""The observer that calls a progress callback, and the progress bar, which is such a callback."""
 
 from __future__ import annotations
+
+import sys
 
 from fast_dag._extras import needed
 
@@ -35,7 +37,7 @@ class Progress:
         self._callback(event.path, event.status, event.fraction)
 
     def run_ended(self, event: RunEnded) -> None:
-        """Take a bar away."""
+        """Remove the bar, if the callback is one."""
         if isinstance(self._callback, Bar):
             self._callback.close()
 
@@ -45,19 +47,29 @@ def needed_for_bars() -> Any:
     return needed("rich.progress", extra="progress", purpose="progress bars")
 
 
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and bool(stream.isatty())
+
+
 class Bar:
-    """A progress bar in a terminal or notebook, by rich; silent where the output is neither."""
+    """A progress bar on stderr, made by rich. None is shown if stderr is neither a terminal nor a
+    notebook, unless FORCE_COLOR is set."""
 
     def __init__(self, name: str) -> None:
-        self._bar = needed_for_bars().Progress(transient=True)
-        console = self._bar.console
+        progress = needed_for_bars()
+        console = needed("rich.console", extra="progress", purpose="progress bars").Console(
+            stderr=True
+        )
+        # If stdout and the bar go to one terminal, rich prints what nodes print above the bar.
+        shares = _is_terminal(sys.stdout) and _is_terminal(sys.stderr)
+        self._bar = progress.Progress(transient=True, console=console, redirect_stdout=shares)
         self._bar.disable = not (console.is_interactive or console.is_jupyter)
         self._task = self._bar.add_task(name, total=1.0)
 
     def __call__(self, node: str, status: str, fraction: float) -> None:
-        self._bar.start()  # the first time; a run that is refused shows none
+        self._bar.start()  # here and not earlier, so that a run that is refused shows no bar
         self._bar.update(self._task, completed=fraction, description=f"{node}: {status}")
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.stop()
