@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import pickle
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -425,3 +427,22 @@ def test_files_have_where_failures_lead_and_no_limit() -> None:
     assert (twin.error_states, twin.on_error) == ({}, None)
     with pytest.raises(ValidationError, match="mapping of states"):
         FSM.from_dict({**data, "error_states": ["work"]}, registry=registry)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_machine_is_freed_without_the_garbage_collector(is_async: bool) -> None:
+    async def later(value: int) -> bool:
+        return True
+
+    fsm = FSM("m", "a", ["b"]).add_state("a", lambda: 1).add_state("b", lambda: 2)
+    fsm.add_transition("a", "b", later if is_async else lambda value: True)
+    live = fsm.start(on_step=lambda machine, step: None)
+    gc.collect()
+    gc.disable()
+    try:
+        assert live.run() == 2
+        freed = weakref.ref(live)
+        del live
+        assert freed() is None
+    finally:
+        gc.enable()

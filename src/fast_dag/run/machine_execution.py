@@ -555,14 +555,13 @@ class MachineExecution(Execution):
             elif move.halts and limits.raises:
                 raise too_many(self.name, step.name, limits.max_cycles)
             return move, None, True
-        except failures() as raised:
-            fault = raised
-            if not isinstance(raised, MaxCyclesError) or self._fault_in is not None:
+        except failures() as fault:
+            if not isinstance(fault, MaxCyclesError) or self._fault_in is not None:
                 move = self._rest
-        goes_on = self._goes_on(step.name, fault)
-        if self.parent is None:
-            log.failed(self, step.name, fault, min(self.executed, 1))
-        return move, fault, goes_on
+            goes_on = self._goes_on(step.name, fault)
+            if self.parent is None:
+                log.failed(self, step.name, fault, min(self.executed, 1))
+            return move, fault, goes_on
 
     @property
     def _is_at_limit(self) -> bool:

@@ -86,7 +86,7 @@ WORKFLOWS: dict[str, Fields] = {
         **_ANY_KIND,
         "initial_state": TEXT,
         "terminal_states": TEXTS,
-        "max_cycles": Rule("a whole number or null", lambda v: v is None or type(v) is int),
+        "max_cycles": Rule("a whole number, or false", lambda v: v is False or type(v) is int),
         "on_max_cycles": TEXT,
         "on_error": TEXT,
         "error_states": Rule(
@@ -218,6 +218,8 @@ class _Reader:
         return self._surrounded(fields, place, dag)
 
     def _fsm(self, fields: dict[str, Any], place: str, cls: Any) -> Any:
+        if fields.get("max_cycles") is False:
+            fields["max_cycles"] = None  # no limit; in a file null is what is not given
         fsm = cls(
             **_only(
                 fields,
