@@ -6,8 +6,10 @@ answers each with how it ended. User code never raises through it.
 
 from __future__ import annotations
 
+from io import IOBase
+from sys import modules
 from threading import TIMEOUT_MAX
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from types import CoroutineType
 
 from fast_dag._fields import Fields
 from fast_dag.errors import failures
@@ -27,10 +29,46 @@ if TYPE_CHECKING:
             """Call back when it is ready, in whatever thread, or now if it is."""
 
 
-ONE_SHOT: Final = frozenset({GeneratorType, AsyncGeneratorType, map, filter, zip})
-"""What can be gone through once only, so that one consumer may have it."""
-LOOKED_AT: Final = ONE_SHOT | {CoroutineType}
-"""Results that are not simply stored."""
+class _Kinds(dict[type, bool]):
+    """What is known of the classes of values; asked for with `[]`, which costs a look-up.
+
+    It keeps only classes that live as long as their modules do, so that it frees all others."""
+
+    __slots__ = ("_finds",)
+
+    def __init__(self, finds: Callable[[type], bool]) -> None:
+        self._finds = finds
+
+    def __missing__(self, kind: type) -> bool:
+        found = self._finds(kind)
+        home, name = modules.get(str(kind.__module__)), kind.__name__
+        if getattr(home, "__dict__", {}).get(name) is kind:
+            self[kind] = found
+        return found
+
+
+def _is_one_shot(kind: type) -> bool:
+    has: set[str] = set()
+    for each in kind.__mro__:
+        has.update(vars(each).keys() & _TELLING)
+    if not has & {"__next__", "__anext__"} or issubclass(kind, IOBase):
+        return False
+    # A cursor or a file can be asked again, or moved back. So can a reader of chunks of a frame,
+    # but who goes through its chunks does that once.
+    return "get_chunk" in has or not has & {"read", "execute", "fetchone"}
+
+
+_TELLING: Final = {"__next__", "__anext__", "read", "execute", "fetchone", "get_chunk"}
+
+ONE_SHOT: Final = _Kinds(_is_one_shot)
+"""Whether values of a class can be gone through once only, so that one consumer may have them: all
+iterators but files and cursors.
+
+>>> ONE_SHOT[enumerate], ONE_SHOT[list]
+(True, False)
+"""
+LOOKED_AT: Final = _Kinds(lambda kind: kind in (CoroutineType, Outcome) or ONE_SHOT[kind])
+"""Whether results of a class are not simply stored."""
 
 
 class Outcome(Fields):

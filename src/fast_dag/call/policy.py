@@ -468,7 +468,7 @@ def _new_inputs(answer: Any) -> Inputs:
 
 
 def _refuse_one_shot(value: Any) -> None:
-    if type(value) in ONE_SHOT:
+    if ONE_SHOT[type(value)]:
         raise TypeError(
             f"a cached node returned a {type(value).__name__}, which can be gone through once "
             "only; return a list"

@@ -9,13 +9,14 @@ from fast_dag.context import Context
 from fast_dag.define.decorators import Decorator
 from fast_dag.define.node import Branch, Nestable, Node, NodeType, as_node
 from fast_dag.define.request import Request, option_names, takes_what
-from fast_dag.define.signature import Kind, Parameter, Signature
+from fast_dag.define.signature import ABSENT, Kind, Parameter, Signature
 from fast_dag.define.validate import problems
 from fast_dag.define.workflow import Workflow, value_of
 from fast_dag.errors import MissingConnectionError, ValidationError, names
 from fast_dag.plan.plan import Plan
 from fast_dag.plan.topology import Topology
 from fast_dag.run.dag_execution import DagExecution
+from fast_dag.run.resumption import changed_inputs
 from fast_dag.run.run import Run
 from fast_dag.run.settings import ExecutionMode, Settings
 
@@ -359,6 +360,8 @@ class DAG(Workflow):
         outputs: Sequence[str] | None = None,
         progress: Callable[[str, str, float], object] | bool | None = None,
         track_memory: bool = False,
+        keep: Literal["all", "outputs"] = "all",
+        resume: Run | None = None,
         **more_inputs: Any,
     ) -> Request:
         """The options that every way of running takes; see `execute`."""
@@ -371,8 +374,11 @@ class DAG(Workflow):
             error_handler,
             progress,
             track_memory,
+            keep,
         )
-        return Request(self.name, inputs, more_inputs, context, settings, outputs=outputs)
+        return Request(
+            self.name, inputs, more_inputs, context, settings, outputs=outputs, resume=resume
+        )
 
     @takes_what(_request)
     def execute(self, /, *args: Any, **options: Any) -> Run:
@@ -408,6 +414,12 @@ class DAG(Workflow):
             at once; True shows a bar (extra `progress`). In place of `progress_callback`.
         track_memory:
             Measure the peak of traced memory, `context.metrics["memory_usage"]["peak_mb"]`; slow.
+        keep:
+            "outputs" drops each result once all nodes that take it have completed, except those of
+            sinks and of `outputs`.
+        resume:
+            An earlier Run, maybe out of a pickle. What completed in it is taken, with the inputs
+            that are not given anew; the rest runs, and all that depends on that.
 
         Raises ValidationError for what is wrong before any node runs.
 
@@ -569,8 +581,15 @@ class DAG(Workflow):
         if part.start is not None and context is None:
             stored = stored or (None if self._last is None else self._last.run)
         earlier: DagExecution | None = None
-        if stored is not None:
+        changed: set[str] = set()
+        if request.resume is not None:
+            stored = self._resumable(request.resume, part, stored)
+            changed = changed_inputs(
+                inputs, {key: stored.inputs.get(key, ABSENT) for key in inputs}
+            )
+        elif stored is not None:
             earlier = self._earlier(stored)
+        if stored is not None:
             kept = {key: stored.inputs[key] for key in stored.inputs if self._could_take(key)}
             inputs = {**kept, **inputs}
         outputs = request.outputs
@@ -585,8 +604,31 @@ class DAG(Workflow):
         execution = DagExecution(
             self._graph, plan, inputs, context, request.settings, outputs=outputs, earlier=earlier
         )
+        if request.resume is not None:
+            execution.resume(request.resume._execution, changed)
         execution.observers = self._observers(execution)
         return execution
+
+    def _resumable(self, run: Any, part: Part, stored: Run | None) -> Run:
+        """The run to go on from. Raises ValidationError where that is not possible."""
+        if not isinstance(run, Run):
+            raise ValidationError(
+                f"resume= is an earlier Run, as execute() returns it, not a {type(run).__name__}; "
+                "to give an input of that name: inputs={'resume': ...}"
+            )
+        problem = ""
+        if stored is not None or part is not WHOLE:
+            problem = "cannot be with run_from, run_until, run_between or run=: it finds by itself "
+            problem += "what has to run"
+        elif run._execution.noun != self._noun:
+            problem = f"cannot be the run of a machine, {run.name!r}; see its snapshot()"
+        elif run.name != self.name:
+            problem = f"is a run of {run.name!r}, not of {self.name!r}"
+        elif run.status == "running" and isinstance(run._execution, DagExecution):
+            problem = "is a Run in progress; wait for its end"
+        if problem:
+            raise ValidationError(f"resume= {problem}")
+        return run
 
     def _earlier(self, run: Run) -> DagExecution:
         """The execution of an earlier Run of this DAG."""

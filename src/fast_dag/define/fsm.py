@@ -412,6 +412,7 @@ class FSM(Workflow):
             error_handler,
             progress,
             track_memory,
+            "all",
         )
         if max_cycles is not None:
             _check_count("max_cycles", max_cycles)

@@ -607,7 +607,7 @@ class Dispatcher:
                 except BaseException as error:
                     others = self.crashed(job, generation, error)
                     break
-                if type(value) in LOOKED_AT:
+                if LOOKED_AT[type(value)]:
                     others = self.called(job, generation, Outcome(True, value))
                     break
                 goes_on, others = self.went_on(job, generation, value, guard)

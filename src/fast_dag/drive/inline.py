@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from fast_dag.plan.step import Step
     from fast_dag.run.execution import Execution
 
-_LOOKED_AT: Final = LOOKED_AT | {Outcome}
 _GATHERING: Final = {PlainBinding.gather.__code__, GeneralBinding.gather.__code__}
 
 
@@ -90,7 +89,7 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
     The loops are the same but for the call. Written out, the frequent ones take a fifth less time
     than one that looks at each call."""
     results, stamps, clock = execution.results, execution.record.stamps, perf_counter
-    stamp, looked_at = stamps.append, _LOOKED_AT
+    stamp, looked_at = stamps.append, LOOKED_AT
     plain: type | None = None  # the class of the last value that is simply stored
     stamp(clock())
     try:
@@ -100,7 +99,7 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
                     value = call(results[first])
                     if type(value) is not plain:
                         plain = type(value)
-                        if plain in looked_at:
+                        if looked_at[plain]:
                             value, plain = _looked_at(execution, waiter, name, value), None
                     results[name], value = value, None  # who deletes it there frees it
                     stamp(clock())
@@ -109,7 +108,7 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
                     value = call(results[first], results[second])
                     if type(value) is not plain:
                         plain = type(value)
-                        if plain in looked_at:
+                        if looked_at[plain]:
                             value, plain = _looked_at(execution, waiter, name, value), None
                     results[name], value = value, None
                     stamp(clock())
@@ -128,7 +127,7 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
                         value = what.call(*args, **kwargs)
                     if type(value) is not plain:
                         plain = type(value)
-                        if plain in looked_at:
+                        if looked_at[plain]:
                             value, plain = _looked_at(execution, waiter, name, value), None
                     results[name], value = value, None
                     stamp(clock())
@@ -159,7 +158,7 @@ def _looked_at(execution: DagExecution, waiter: Waiter, name: str, value: Any) -
     value = outcome.value
     if type(value) is CoroutineType:
         value = waiter.wait(value)
-    if type(value) in ONE_SHOT:
+    if ONE_SHOT[type(value)]:
         try:
             execution.refuse_sharing(execution.plan.topology.index[name], value)
         except ValidationError as error:
@@ -217,7 +216,7 @@ def _finish_plainly(execution: Execution, index: int, started: float, waiter: Wa
         except failures() as error:
             outcome = Outcome(False, error)
         else:
-            if type(value) not in ONE_SHOT:
+            if not ONE_SHOT[type(value)]:
                 return execution.finish_plain(index, value, started, perf_counter())
             outcome = Outcome(True, value)
     return execution.finish(index, outcome, started)

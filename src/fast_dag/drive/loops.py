@@ -161,7 +161,7 @@ class LoopLane(Lane):
                     value = await job.func(*job.args, **job.kwargs)
                 except BaseException as error:
                     return dispatcher.ended(job, generation, self._failed(job, error))
-                if type(value) in ONE_SHOT:
+                if ONE_SHOT[type(value)]:
                     return dispatcher.ended(job, generation, Outcome(True, value))
                 goes_on, jobs = dispatcher.went_on(job, generation, value, guard)
                 del value  # who deletes it from the results frees it

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+from fast_dag.call.effects import ONE_SHOT
 from fast_dag.define.node import Node, NodeType
 from fast_dag.define.signature import ABSENT, Kind
-from fast_dag.errors import MissingResultError, names
+from fast_dag.errors import MissingResultError, failures, names
 from fast_dag.returns import ConditionalReturn, SelectReturn
 
 TYPE_CHECKING = False
@@ -69,7 +70,7 @@ class FromEdge(Source):
                 value = value.value
             else:
                 value = values.carried(edge.source)
-        return value if edge.output is None else _part(value, edge, self.source)
+        return value if edge.output is None else part_of(value, edge, self.source)
 
 
 class FromInput(Source):
@@ -392,6 +393,19 @@ def _is_plain(source: Source) -> bool:
     )
 
 
+def gives_one_shot(edge: Edge | None, source: Node[..., Any], value: Any) -> bool:
+    """Whether what an edge takes of a result, all of it where there is no edge, can be gone through
+    once only."""
+    if isinstance(value, (ConditionalReturn, SelectReturn)):
+        value = value.value
+    if edge is not None and edge.output is not None:
+        try:
+            value = part_of(value, edge, source)
+        except failures():
+            return False
+    return ONE_SHOT[type(value)]
+
+
 def missing_result(edge: Edge) -> MissingResultError:
     """The error of a consumer whose source's result is gone from `context.results`."""
     port = "an order-only edge" if edge.input is None else f"its parameter {edge.input!r}"
@@ -405,7 +419,7 @@ def missing_result(edge: Edge) -> MissingResultError:
     )
 
 
-def _part(value: Any, edge: Edge, producer: Node[..., Any]) -> Any:
+def part_of(value: Any, edge: Edge, producer: Node[..., Any]) -> Any:
     """The part of a value that `output=` names."""
     output = edge.output
     assert output is not None

@@ -5,11 +5,13 @@ from __future__ import annotations
 from fast_dag.call.effects import ONE_SHOT
 from fast_dag.define.node import NodeType
 from fast_dag.define.signature import ABSENT
+from fast_dag.plan.binding import gives_one_shot
 from fast_dag.plan.branches import choice_of
 from fast_dag.returns import ConditionalReturn, SelectReturn
 from fast_dag.run import failures as told
 from fast_dag.run.execution import Execution, Verdict
 from fast_dag.run.record import Record
+from fast_dag.run.resumption import Resumption, changed_inputs
 from fast_dag.schedule.base import NodeStatus
 from fast_dag.schedule.dag import DagSchedule
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from fast_dag.draw.view import RunView
     from fast_dag.plan.plan import Plan
     from fast_dag.run.settings import Settings
+
+
+_RETURNS = (ConditionalReturn, SelectReturn)
 
 
 class DagExecution(Execution):
@@ -55,6 +60,9 @@ class DagExecution(Execution):
         self._carried: dict[str, Any] = {}
         self._outside: dict[int, bool] = {}  # by the edge's id: whether it ended live
         self._replayed: dict[int, Any] = {}  # the choices of nodes that ended before
+        self._resumes: tuple[Any, set[str]] | None = None
+        self._resumption: Resumption | None = None
+        self._inner: dict[str, Any] = {}  # what nested workflows go on from
 
     @property
     def _schedule(self) -> DagSchedule:
@@ -62,20 +70,91 @@ class DagExecution(Execution):
         assert isinstance(schedule, DagSchedule)
         return schedule
 
+    @property
+    def is_straight(self) -> bool:
+        return self._resumes is None and super().is_straight
+
+    @property
+    def choices(self) -> Mapping[str, Any]:
+        schedule = self.record.schedule
+        names = self.plan.names
+        chosen = {} if schedule is None else self._schedule.choices
+        return {names[index]: choice for index, choice in chosen.items()}
+
     # Begin and end.
+
+    def resume(self, earlier: Any, changed: set[str]) -> None:
+        """Go on from an earlier execution; must be called before `open`. `changed` are the inputs
+        that are not what they were there."""
+        self._resumes = earlier, changed
 
     def _check(self) -> None:
         if self.plan.missing or self.plan.topology.external:
             missing = self._end_outside()
             if missing or self.plan.missing:
                 raise told.missing_inputs(self.name, self.plan.missing, missing, self.advice)
+            self._refuse_consumed()
         if self.inputs:
             self._refuse_shared_inputs()
+        if self._resumes is not None:
+            earlier, changed = self._resumes
+            wanted = () if self._outputs is None else self._outputs
+            topology = self.plan.topology
+            needed = [topology.index[name] for name in wanted]
+            if self.parent is not None:
+                needed.extend(topology.sinks)
+            self._resumption = Resumption(self, earlier, changed, needed)
+            self._refuse_consumed_inputs(self._resumption)
 
     def _prepare_results(self) -> None:
+        resumption = self._resumption
+        known = {} if resumption is None else dict(resumption.earlier.results)
         super()._prepare_results()
         if self._earlier is not None:
             self._take_results(self._earlier)
+        if resumption is not None:
+            self._take_up(resumption, known)
+
+    def _take_up(self, resumption: Resumption, known: Mapping[str, Any]) -> None:
+        """Take what completed in an earlier execution, of which these are the results."""
+        earlier, results, topology = resumption.earlier, self.results, self.plan.topology
+        nodes = topology.whole.index
+        for name, value in known.items():  # what nodes stored under names of their own
+            if name not in nodes:
+                results.setdefault(name, value)
+        dropped = []
+        for index in resumption.taken:
+            name = topology.names[index]
+            self._replayed[index] = resumption.choices.get(index)
+            if name in known:
+                results[name] = known[name]
+            elif name in earlier.dropped:
+                dropped.append(name)
+            if name in earlier.children:
+                self.children[name] = earlier.children[name]
+        self.dropped = dropped
+        self.record.taken = frozenset(self._replayed)
+        self.record.used_up = earlier.consumed
+        for name, child in earlier.children.items():
+            at = topology.index.get(name)
+            if at is not None and resumption.runs(at) and not resumption.is_fed_anew(at):
+                self._inner[name] = child
+
+    def _refuse_consumed_inputs(self, resumption: Resumption) -> None:
+        earlier = resumption.earlier
+        for name, value in self.inputs.items():
+            if not ONE_SHOT[type(value)] or value is not earlier.inputs.get(name):
+                continue
+            for step in self.plan.steps:
+                if name in step.binding.used and resumption.runs(step.index):
+                    raise told.consumed(f"the input {name!r}", value, step.name)
+
+    def child(self, index: int, inputs: dict[str, Any]) -> Execution:
+        child = super().child(index, inputs)
+        earlier = self._inner.pop(self.plan.names[index], None)
+        if earlier is not None and earlier.noun == self.noun and isinstance(child, DagExecution):
+            child.resume(earlier, changed_inputs(inputs, earlier.inputs))
+        return child
 
     def replay(self, ended: Mapping[str, Any]) -> None:
         """Take these values as the results of nodes that have ended, instead of calling them. Must
@@ -90,6 +169,8 @@ class DagExecution(Execution):
         if self.store is not None:
             known = {name: self.store.load(self.prefix + name) for name in self.plan.names}
             self.replay({name: each.value for name, each in known.items() if each is not None})
+        if self.observers is not None and self._replayed and self.parent is None:
+            self.observers.go_on_from({self.plan.names[index] for index in self._replayed})
         schedule = DagSchedule(self.plan.topology, eager=eager)
         self.record.schedule = schedule
         outside = [(target, self._outside[id(edge)]) for target, edge in self._external]
@@ -135,13 +216,12 @@ class DagExecution(Execution):
 
     def _decide(self, index: int, outcome: Outcome) -> Verdict:
         step, value, choice = self.plan.steps[index], outcome.value, None
-        if type(value) in ONE_SHOT:
+        if ONE_SHOT[type(value)]:
             self.refuse_sharing(index, value)
         if step.decides:
             choice = self._choice(step.name, value)
             passed_on = self._carried.get(step.name)
-            returns = (ConditionalReturn, SelectReturn)
-            if type(passed_on) in ONE_SHOT and not isinstance(value, returns):
+            if ONE_SHOT[type(passed_on)] and not isinstance(value, _RETURNS):
                 self.refuse_sharing(index, passed_on)
         return Verdict(outcome, step.name, choice)
 
@@ -173,7 +253,7 @@ class DagExecution(Execution):
                 if (edge := getattr(source, "edge", None)) is not None
                 and edge.source in bindings
                 and edge.source not in carried
-                and not isinstance(self.results.get(edge.source), (ConditionalReturn, SelectReturn))
+                and not isinstance(self.results.get(edge.source), _RETURNS)
             ]
             if before:
                 todo.extend(before)
@@ -192,6 +272,31 @@ class DagExecution(Execution):
     @property
     def _external(self) -> Sequence[tuple[int, Edge]]:
         return self.plan.topology.external
+
+    def _refuse_consumed(self) -> None:
+        """Raise ValidationError where a node would be given a one-shot result that another was."""
+        consumed = set[str]()
+        results = {**(self._earlier.results if self._earlier else {}), **self.results}
+        if self._earlier is not None:
+            consumed.update(self._earlier.consumed.difference(self.results))
+        if self.context._record is not None:
+            consumed |= self.context._record.consumed(self.results)
+        self.record.used_up = consumed
+        if not consumed:
+            return
+        bindings, whole = self.plan.decider_bindings, self.plan.topology.whole
+        for target, external in self._external:
+            todo = [external] if self._outside[id(external)] and external.input is not None else []
+            while todo:
+                edge = todo.pop()
+                node, value = whole.nodes[whole.index[edge.source]], results.get(edge.source)
+                if edge.source in consumed and gives_one_shot(edge, node, value):
+                    name = self.plan.names[target]
+                    raise told.consumed(f"the stored result of {edge.source!r}", value, name)
+                if edge.source in bindings and not isinstance(value, _RETURNS):
+                    todo += [
+                        each for each in whole.incoming[whole.index[edge.source]] if each.input
+                    ]
 
     def _take_results(self, earlier: DagExecution) -> None:
         """Copy the results of an earlier execution that this one does not compute itself."""

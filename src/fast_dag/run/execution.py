@@ -21,7 +21,7 @@ from fast_dag.watch.events import AttemptFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from threading import Lock
     from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fast_dag.draw.view import MachineView, RunView, WorkflowView
     from fast_dag.plan.plan import Plan
     from fast_dag.plan.step import Step
+    from fast_dag.plan.topology import Topology
     from fast_dag.run.record import Record
     from fast_dag.run.settings import Settings
     from fast_dag.watch.observers import Observers
@@ -91,6 +92,8 @@ class Execution(ABC):
     resources: Resources | None = None
     # The nodes whose cleanup hook was cut off, by what it raised or by the end of the execution.
     cut_off: tuple[str, ...] = ()
+    # The nodes whose results were dropped once nobody needed them any more.
+    dropped: Collection[str] = ()
     # Whether its caller waits in the thread of an event loop, which stands still meanwhile.
     holds_loop = False
     _stopped = False
@@ -140,6 +143,21 @@ class Execution(ABC):
         return run
 
     @property
+    def topology(self) -> Topology:
+        """Its nodes and edges."""
+        return self.plan.topology
+
+    @property
+    def choices(self) -> Mapping[str, Any]:
+        """The branches that its deciders took, by name."""
+        return {}
+
+    @property
+    def consumed(self) -> frozenset[str]:
+        """The nodes whose results can be gone through once only, and were given to a node."""
+        return self.record.consumed(self.results)
+
+    @property
     def watched(self) -> bool:
         """Whether somebody wants to know of each node: drivers take no fast path then."""
         return self.observers is not None or self.store is not None
@@ -162,7 +180,7 @@ class Execution(ABC):
         Raises MissingInputError for values that are missing, ValidationError if the context
         serves another run."""
         self._check()
-        self.context._enter_run(self.record.measure)
+        self.context._enter_run(self.record)
         self._prepare_results()
         if self.parent is None:
             metadata = self.context.metadata
@@ -188,7 +206,7 @@ class Execution(ABC):
 
     def _refuse_shared_inputs(self) -> None:
         for name, value in self.inputs.items():
-            if type(value) in ONE_SHOT:
+            if ONE_SHOT[type(value)]:
                 takers = [step.name for step in self.plan.steps if name in step.binding.used]
                 if len(takers) > 1:
                     raise told.shared(name, "is", value, takers)
@@ -525,14 +543,7 @@ class Execution(ABC):
         """The error of the failure that ended the execution, or, if it went on after failures, of
         the first; None if nothing failed."""
         if self._exception is None:
-            known, run = self.failures, self.run
-            if self.status == "timed_out":
-                late = [name for name, at in self.record.statuses().items() if at == "cancelled"]
-                timeout = self.settings.timeout or 0.0
-                self._exception = told.timed_out(self.name, timeout, late, run)
-                known.note_others(self._exception, None, self.noun, self.prefix)
-            elif known.errors:
-                self._exception = known.exception(self.name, self.noun, self.prefix, run)
+            self._exception = told.exception_of(self, self.settings.timeout)
         return self._exception
 
     # What pictures and reports know of it.

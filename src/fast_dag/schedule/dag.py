@@ -5,13 +5,26 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from types import MappingProxyType
 
+from fast_dag.define.node import NodeType
 from fast_dag.schedule.base import COMPLETED, FAILED, NOT_RUN, READY, SKIPPED, Schedule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Any
 
+    from fast_dag.define.graph import Edge
+    from fast_dag.define.node import Node
     from fast_dag.plan.topology import Topology
+
+
+def is_skipped(node: Node[..., Any], ends: Iterable[tuple[bool | None, Edge]]) -> bool:
+    """Whether a node is skipped for certain: `ends` tells of each edge into it how it ended, None
+    while it has not."""
+    if node.type is NodeType.ANY:
+        ended = [live is False for live, _ in ends]
+        return bool(ended) and all(ended)
+    return any(live is False for live, _ in ends)
 
 
 class DagSchedule(Schedule):
