@@ -151,7 +151,146 @@ async def wait_for_it():
     print("waiting", flush=True)
     await asyncio.Event().wait()
 """
+LEAVING_NODES = """
+import sys, threading
+from fast_dag import DAG, FSM
+
+class Stop(BaseException):
+    def __str__(self):
+        raise ValueError
+
+KINDS = {
+    "zero": lambda: sys.exit(0),
+    "none": lambda: sys.exit(),
+    "text": lambda: sys.exit("no more"),
+    "raised": lambda: (_ for _ in ()).throw(Stop),
+}
+dag = DAG("dag")
+@dag.node
+def first():
+    return 1
+@dag.node
+def leave(first, kind="zero"):
+    KINDS[kind]()
+@dag.node
+def never(leave):
+    return 2
+first >> leave >> never
+
+outer = DAG("outer").add_node("sub", dag)
+fsm = FSM("fsm").add_state("leave", lambda: sys.exit(3), initial=True, terminal=True)
+
+hung_up = DAG("hung_up")
+@hung_up.node
+def hang_up():
+    import os, signal
+    os.kill(os.getpid(), signal.SIGHUP)
+    return "still here"
+
+wide = DAG("wide")
+@wide.node
+async def leave_soon():
+    sys.exit(4)
+@wide.node
+def wait():
+    threading.Event().wait(20)
+"""
+CLEAN = """
+import sys, threading
+from fast_dag import DAG
+
+def told(text):
+    print(text, file=sys.stderr, flush=True)
+
+dag = DAG("dag")
+@dag.resource("db")
+def connect():
+    yield "db"
+    told("closed")
+@dag.node
+def first(db):
+    return db
+@dag.node
+def wait(first):
+    told("waiting")
+    threading.Event().wait(60)
+@dag.node
+async def wait_on_loop(first):
+    import asyncio
+    await asyncio.Event().wait()
+dag.set_node_hooks("wait", cleanup=lambda node: told("cleaned up"))
+first >> [wait, wait_on_loop]
+"""
+LOUD = """
+import atexit, os, sys, threading
+from fast_dag import DAG
+
+print("imported \\u2603")
+os.write(1, b"raw\\n")
+atexit.register(print, "left")
+let_go = threading.Event()
+dag = DAG("gr\xf6\xdfe", description="\\u2603 \\ud800")
+@dag.node(name="größe")
+def named(x="\xe4"):
+    print("node \\u2603")
+    os.system("echo child")
+    return {"\\u2603": "\\ud800"}
+late = DAG("late")
+@late.node
+def wait():
+    printed.clear()
+    let_go.wait(60)
+    print("late", flush=True)
+    printed.set()
+printed = threading.Event()
+printed.set()
+def leave():
+    let_go.set()
+    printed.wait(60)
+atexit.register(leave)
+
+swapped = DAG("swapped")
+@swapped.node
+def swap():
+    sys.stdout = open(os.devnull, "w")
+    return "seen"
+"""
+AWKWARD = """
+import logging, sys
+from fast_dag import DAG
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+circle = []
+circle += [circle, circle]
+made = {
+    "long": 10**6000, "longs": [10**6000], "deep": nested(3000), "edge": nested(399),
+    "circle": circle, "set": {1}, "one": 1,
+}
+dag = DAG("dag")
+for name, value in made.items():
+    dag.add_node(name, lambda value=value: value, inputs=[])
+dag.add_node("last", lambda set: len(set)).connect("set", "last")
+
+logs = DAG("logs")
+@logs.node
+def log():
+    logging.getLogger("mine").info("told by %s", "me")
+
+forgetful = DAG("forgetful")
+@forgetful.node
+def forget(context):
+    context.metadata.clear()
+"""
 FILES = {
+    "leaving_nodes.py": LEAVING_NODES,
+    "clean.py": CLEAN,
+    "loud.py": LOUD,
+    "awkward.py": AWKWARD,
     "shop.py": SHOP,
     "several.py": SEVERAL,
     "failing.py": FAILING,
@@ -280,7 +419,7 @@ class Cli:
             args, code, out.read_text("utf-8"), err.read_text("utf-8")
         )
 
-    def start(self, *args: str) -> subprocess.Popen[str]:
+    def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "fast_dag", *args],
             cwd=self.directory,
@@ -288,6 +427,7 @@ class Cli:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            **options,
         )
 
 
@@ -691,6 +831,118 @@ def test_interrupted_run_is_told_as_json(cli: Cli) -> None:
     assert (data["status"], data["results"]) == ("cancelled", {"first": 1})
 
 
+# Other signals, and nodes that end the program.
+
+MODES = ["sequential", "parallel", "async", "process"]
+
+
+def until(stream: Any, line: str) -> None:
+    """Read what a command prints up to that line."""
+    for each in stream:
+        if each == line:
+            return
+    raise AssertionError(f"it never printed {line!r}")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("to", [os.kill, os.killpg])
+def test_signal_ends_a_run_with_all_that_was_asked_for(
+    cli: Cli, mode: str, number: signal.Signals, to: Any, tmp_path: Path
+) -> None:
+    if to is os.killpg and mode != "process":
+        pytest.skip("one process is its group")
+    report = tmp_path / "run.html"
+    options = ["--mode", mode, "--json", "--report", str(report)]
+    process = cli.start("run", "clean.py", *options, start_new_session=True)
+    until(process.stderr, "waiting\n")
+    to(process.pid, number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, err
+    assert err.splitlines()[-2:-1] == ["closed"]
+    assert "cleaned up\n" in err
+    by = "" if number is signal.SIGINT else f" by {number.name}"
+    assert f"dag: interrupted{by} in " in err
+    data = json.loads(out)
+    assert (data["status"], data["results"]) == ("cancelled", {"first": "db"})
+    assert "interrupted" in err
+    assert report.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_signal_that_repeats_at_once_interrupts_once() -> None:
+    code = """
+import signal
+from fast_dag.cli import signals
+
+signals._REPEATED = 1000.0
+heard = []
+with signals.Signals() as heeded:
+    for name in ("SIGHUP", "SIGHUP", "SIGTERM", "SIGINT"):
+        try:
+            signal.raise_signal(getattr(signal, name))
+        except KeyboardInterrupt:
+            heard.append(name)
+print(heard, heeded.number.name, signal.getsignal(signal.SIGTERM).name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['SIGHUP', 'SIGINT'] SIGHUP SIG_DFL\n"
+
+
+def test_signal_that_is_ignored_stays_ignored(cli: Cli) -> None:
+    process = cli.start(
+        "run", "clean.py", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    )
+    until(process.stderr, "waiting\n")
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[0] == ""
+    assert process.returncode == 143
+
+
+def test_worker_process_leaves_the_signals_of_a_terminal_to_the_run(cli: Cli) -> None:
+    done = cli("run", "leaving_nodes.py:hung_up", "--mode", "process", "-q")
+    assert (done.code, done.out) == (0, "still here\n"), done
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("zero", "SystemExit: 0"),
+        ("none", "SystemExit: "),
+        ("text", "SystemExit: no more"),
+        ("raised", "Stop: <its message cannot be shown>"),
+    ],
+)
+def test_node_that_ends_the_program_has_failed(
+    cli: Cli, mode: str, kind: str, words: str, tmp_path: Path
+) -> None:
+    report = tmp_path / "run.html"
+    options = ["--mode", mode, "-i", f"kind={kind}", "--report", str(report)]
+    if mode == "process":
+        options.append("--traceback")  # that of the worker is a note on the error
+    done = cli("run", "leaving_nodes.py:dag", *options)
+    assert (done.code, done.out) == (1, ""), done
+    assert f"node 'leave' of 'dag' failed: {words}" in done.err
+    assert "dag: failed in" in done.err
+    assert "SystemExit" in report.read_text(encoding="utf-8") or kind == "raised"
+    data = cli("run", "leaving_nodes.py:dag", *options, "--json").json
+    assert (data["status"], data["results"]) == ("failed", {"first": 1})
+    assert data["errors"].keys() == {"leave"}
+    assert data["error"]["node"] == "leave"
+
+
+def test_node_that_ends_the_program_is_found_among_others(cli: Cli) -> None:
+    done = cli("run", "leaving_nodes.py:outer")
+    assert (done.code, done.out) == (1, "")
+    assert "node 'sub.leave' of 'outer' failed: SystemExit: 0 (leaving_nodes.py, line" in done.err
+    assert "state 'leave' of 'fsm' failed" in cli("run", "leaving_nodes.py:fsm").err
+    for mode in ("parallel", "async"):
+        done = cli("run", "leaving_nodes.py:wide", "--mode", mode)
+        assert done.code == 1
+        assert "node 'leave_soon' of 'wide' failed: SystemExit: 4" in done.err
+
+
 def test_reader_that_goes_away_is_no_error(cli: Cli) -> None:
     with cli.start("show", "shop.py", "--json") as process:
         assert process.stdout is not None
@@ -718,6 +970,95 @@ def test_json_has_everything_in_every_encoding(cli: Cli, encoding: str) -> None:
     assert data["statuses"].keys() == {"→é", "↓"}
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["show", "--json"],
+        ["show", "--mermaid"],
+        ["show", "--dot"],
+        ["show", "--svg"],
+        ["list", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_documents_are_the_same_bytes_in_every_encoding(cli: Cli, option: list[str]) -> None:
+    command, *rest = option
+    documents = set()
+    for encoding in ("ascii", "cp1252", "latin-1:strict", "utf-16", "utf-8"):
+        done = subprocess.run(
+            [sys.executable, "-m", "fast_dag", command, "loud.py:dag", *rest],
+            cwd=cli.directory,
+            env=environment(PYTHONIOENCODING=encoding),
+            capture_output=True,
+            check=True,
+        )
+        documents.add(done.stdout)
+        assert b"raw" in done.stderr
+    (document,) = documents
+    assert "größe" in document.decode()
+    assert b"raw" not in document
+
+
+def test_what_a_module_prints_is_not_part_of_what_commands_print(cli: Cli) -> None:
+    assert cli("show", "loud.py:swapped").out == "swapped (DAG): 1 node, 0 edges\n\nswap\n"
+    assert cli("validate", "loud.py:dag").out == "dag: ok\n"
+
+
+def test_thread_that_prints_after_the_run_does_not_print_into_the_json(cli: Cli) -> None:
+    done = cli("run", "loud.py:late", "--json", "--timeout", "0.1")
+    assert (done.code, done.json["status"]) == (124, "timed_out")
+    assert "late\n" in done.err
+    assert "left\n" in done.err
+
+
+def test_value_is_printed_where_a_node_replaced_stdout(cli: Cli) -> None:
+    assert cli("run", "loud.py:swapped", "-q").out.endswith("seen\n")
+
+
+def test_values_that_json_cannot_have_end_no_command(cli: Cli) -> None:
+    names = ["long", "longs", "deep", "edge", "circle", "one"]
+    done = cli("run", "awkward.py:dag", "--json", "--outputs", ",".join(names))
+    assert (done.code, done.json["results"].keys()) == (0, {"edge", "one"}), done
+    assert done.json["not_json"].keys() == {*names} - {"edge", "one"}
+    for name in names:
+        assert cli("run", "awkward.py:dag", "--outputs", name).code == 0
+    assert cli("run", "awkward.py:forgetful", "--json").json["run_id"] is None
+
+
+def test_numbers_of_numpy_are_results(cli_in: Any, tmp_path: Path) -> None:
+    pytest.importorskip("numpy")
+    (tmp_path / "flow.py").write_text(
+        "import numpy as np\nfrom fast_dag import DAG\ndag = DAG('dag')\n"
+        "dag.add_node('half', lambda: np.float32(0.5)).add_node('all', lambda: [np.int64(1)])\n"
+        "dag.add_node('array', lambda: np.arange(2))\n"
+    )
+    data = cli_in(tmp_path)("run", "flow.py", "--json", "--outputs", "half,all,array").json
+    assert data["results"] == {"half": 0.5, "all": [1]}
+    assert data["value"] == {"half": 0.5, "all": [1], "array": "array([0, 1])"}
+
+
+def test_results_that_are_text_are_told_where_they_are_missed(cli: Cli, tmp_path: Path) -> None:
+    earlier = tmp_path / "run.json"
+    earlier.write_text(cli("run", "awkward.py:dag", "--json").out)
+    done = cli("run", "awkward.py:dag", "--from", "last", "--results", str(earlier))
+    assert done.code == 2
+    told = "--results has the result of 'set' only as text, since it is no JSON"
+    assert told in done.err
+    assert "--results FILE gives them" in cli("run", "awkward.py:dag", "--from", "last").err
+    done = cli("run", "awkward.py:dag", "--results", str(earlier))
+    assert (done.code, "for --from" in done.err) == (2, True)
+    assert "for a DAG" in cli("run", "game.py", "--results", str(earlier)).err
+
+
+def test_log_goes_to_stderr_from_the_level_on(cli: Cli) -> None:
+    done = cli("run", "awkward.py:logs", "--log-level", "info")
+    assert (done.code, done.out) == (0, "")
+    assert " INFO mine: told by me\n" in done.err
+    assert " INFO fast_dag: run of 'logs': completed\n" in done.err
+    assert "node 'log'" in cli("run", "awkward.py:logs", "--log-level", "debug").err
+    assert "told" not in cli("run", "awkward.py:logs").err
+
+
 def test_value_for_people_is_written_out_where_it_cannot_be_encoded(cli: Cli) -> None:
     done = cli("run", "foreign.py:dag", "-q", PYTHONIOENCODING="ascii")
     assert done.out == "{'\\u2192': '\\u2192\\xe9 \\ud800'}\n"
@@ -729,10 +1070,10 @@ def test_tree_has_plain_marks_and_names_as_they_are(cli: Cli) -> None:
     assert lines[-2:] == ["\\u2192\\xe9", "v \\u2193"]
 
 
-def through_shell(cli: Cli, words: str) -> Done:
+def through_shell(cli: Cli, words: str, shell: str = "sh") -> Done:
     """A command with redirections, which a shell does."""
     done = subprocess.run(
-        ["sh", "-c", f'exec "$0" -m fast_dag {words}', sys.executable],
+        [shell, "-c", f'exec "$0" -m fast_dag {words}', sys.executable],
         cwd=cli.directory,
         env=environment(),
         capture_output=True,
@@ -791,6 +1132,18 @@ def test_stderr_that_cannot_be_written_changes_no_code(
         assert done.out == "asked for prices\n7.0 EUR\n"
 
 
+@pytest.mark.parametrize("words", ["--help", "show shop.py --dot", "run shop.py --json"])
+def test_reader_that_wants_nothing_changes_no_code(cli: Cli, words: str) -> None:
+    done = through_shell(cli, f"{words} > >(exec true)", shell="bash")
+    assert (done.code, "error" in done.err) == (0, False), done
+
+
+def test_closed_stdin_is_empty(cli: Cli) -> None:
+    assert through_shell(cli, "run shop.py <&-").code == 0
+    done = through_shell(cli, "run shop.py --input-json - <&-")
+    assert (done.code, "--input-json: the file is no JSON" in done.err) == (2, True)
+
+
 def test_closed_stdout_is_told(cli: Cli) -> None:
     for words in ("run shop.py", "run shop.py --json"):
         done = through_shell(cli, f"{words} >&-")
@@ -839,8 +1192,8 @@ def in_terminal(here: Path) -> Iterator[Any]:
     """Starts a command in a pseudo terminal of its own."""
     opened: list[Any] = []
 
-    def start(*args: str) -> Any:
-        env = environment(TERM="xterm-256color")
+    def start(*args: str, **env: str) -> Any:
+        env = environment(TERM="xterm-256color", **env)
         command = ["-m", "fast_dag", *args]
         opened.append(
             pexpect.spawn(
@@ -890,6 +1243,18 @@ def test_pipe_shows_no_bar(cli: Cli) -> None:
     assert done.out.splitlines()[-1] == "7.0 EUR"
 
 
+@pytest.mark.needs("rich")
+def test_bar_that_is_forced_goes_to_stderr(cli: Cli) -> None:
+    done = cli("run", "shop.py", "--progress", "-q", FORCE_COLOR="1")
+    assert (done.code, done.out) == (0, "asked for prices\n7.0 EUR\n")
+    assert "\x1b[2K" in done.err
+
+
+def test_colours_are_as_the_environment_says(in_terminal: Any, cli: Cli) -> None:
+    assert "\x1b" not in all_shown(in_terminal("run", "failing.py", NO_COLOR="1"))
+    assert "\x1b[31m" in cli("run", "failing.py", FORCE_COLOR="1").err
+
+
 def test_key_ctrl_c_interrupts(in_terminal: Any) -> None:
     terminal = in_terminal("run", "waiting.py:dag")
     terminal.expect_exact("waiting")
@@ -918,7 +1283,7 @@ def test_installed_command_is_the_same() -> None:
 def test_help_names_commands_and_exit_codes(cli: Cli) -> None:
     done = cli("--help")
     assert done.code == 0
-    for words in ("run", "show", "validate", "list", "new", "completion", "124", "130"):
+    for words in ("run", "show", "validate", "list", "new", "completion", "124", "129, 130, 143"):
         assert words in done.out
 
 

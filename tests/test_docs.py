@@ -24,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import tokenize
+import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -288,7 +289,7 @@ def test_testing_page_is_a_test_module_that_passes(tmp_path: Path) -> None:
 def test_fenced_blocks_are_closed_and_say_what_they_are(page: Path) -> None:
     fences = re.findall(r"^\s*```.*$", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(fences) == 2 * len(blocks(page))
-    assert {block.language for block in blocks(page)} <= {"python", "sh", "text"}
+    assert {block.language for block in blocks(page)} <= {"python", "sh", "text", "toml"}
 
 
 def test_quick_start_has_its_two_commands() -> None:
@@ -432,3 +433,13 @@ def test_every_error_is_documented(documented: set[str]) -> None:
     own = {each for each in errors_below(FastDAGError) if each.__module__.startswith("fast_dag")}
     assert MissingExtraError in own
     assert {each.__name__ for each in own} - documented == set()
+
+
+def test_settings_for_linters_are_those_that_this_project_needs() -> None:
+    (block,) = [each for each in blocks(ROOT / "docs/building.md") if each.language == "toml"]
+    shown = tomllib.loads(block.text)["tool"]
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    assert shown["pyright"].items() <= ours["pyright"].items()
+    assert set(shown["ruff"]["lint"]["ignore"]) <= {
+        each for rules in ours["ruff"]["lint"]["per-file-ignores"].values() for each in rules
+    }

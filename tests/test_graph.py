@@ -135,14 +135,80 @@ def test_replacing_a_node_with_an_edge_to_itself_keeps_both_ends() -> None:
     assert [repr(edge) for edge in g.edges()] == ["<edge a -> a.p>", "<edge a -> b.x>"]
 
 
-def test_two_like_edges_are_two() -> None:
+def test_edge_that_is_there_is_not_added_again() -> None:
     g = graph("a", "b")
-    g.connect("a", "b", input=False)
-    g.connect("a", "b", input=False)
-    assert len(list(g.edges())) == 2
+    for again in range(3):
+        g.connect("a", "b")
+        g.nodes["a"] >> g.nodes["b"]
+        assert [edge.input for edge in g.incoming("b")] == ["x"], again
+    version = g.version
+    g.connect("a", "b", input="x")
+    assert g.version == version
     g.disconnect("a", "b")
     assert list(g.edges()) == []
     assert consistent(g)
+
+
+def test_order_only_edge_is_added_once() -> None:
+    g = graph("a", "b")
+    g.connect("a", "b", input=False)
+    g.nodes["b"].after(g.nodes["a"])
+    assert [edge.input for edge in g.incoming("b")] == [None]
+    g.connect("a", "b")
+    assert [edge.input for edge in g.incoming("b")] == [None, "x"]
+
+
+def test_edges_of_other_parameters_outputs_and_branches_are_others() -> None:
+    g = Graph("g")
+    g.add(Node(lambda: 1, "a"))
+    g.add(Node(lambda x: x, "check", type="condition"))
+    g.add(Node(lambda *values: values, "b"))
+    g.add(Node(lambda x, y, z: x, "c"))
+    for _ in range(2):
+        g.connect("a", "c")
+        g.connect("a", "c", input="y")
+        g.connect("a", "c", output="k")
+        g.connect("a", "b", input="values")
+        g.connect("a", "b")
+        g.connect(g.nodes["check"].on_true, "b")
+        g.connect(g.nodes["check"].on_false, "b")
+    assert [(edge.input, edge.output) for edge in g.incoming("c")] == [
+        ("x", None),
+        ("y", None),
+        ("z", "k"),
+    ]
+    assert [(edge.input, edge.branch) for edge in g.incoming("b")] == [
+        ("*values", None),
+        ("*values", True),
+        ("*values", False),
+    ]
+
+
+def test_edge_into_a_node_of_many_edges_is_not_added_again() -> None:
+    g = Graph("g")
+    g.add(Node(lambda *values: values, "all"))
+    for number in range(40):
+        g.add(Node(lambda: 1, f"s{number}"))
+    for _ in range(2):
+        for number in range(40):
+            g.connect(f"s{number}", "all")
+    assert len(g.incoming("all")) == 40
+    g.remove("s7")
+    g.add(Node(lambda: 1, "s7"))
+    g.connect("s7", "all")
+    assert [edge.source for edge in g.incoming("all")][-2:] == ["s39", "s7"]
+
+
+def test_replaced_node_stands_for_what_took_its_place() -> None:
+    g = graph("a", "b")
+    old = g.nodes["b"]
+    new = g.add(Node(lambda x: x, "b"), replace=True)
+    assert g.node(old) is new
+    g.nodes["a"] >> old
+    assert [edge.input for edge in g.incoming("b")] == ["x"]
+    g.remove("b")
+    with pytest.raises(InvalidNodeError, match="belongs to no DAG"):
+        g.node(old)
 
 
 def test_parameters_stay_free_and_fed_with_many_edges() -> None:
@@ -155,13 +221,14 @@ def test_parameters_stay_free_and_fed_with_many_edges() -> None:
         g.add(Node(lambda: 1, f"s{number}"))
         g.connect(f"s{number}", "f")
     assert [edge.input for edge in g.incoming("f")] == names
+    g.add(Node(lambda: 1, "more"))
     with pytest.raises(ValidationError, match="no parameter of 'f' is left"):
-        g.connect("s0", "f")
+        g.connect("more", "f")
     g.disconnect("s7", "f")
-    g.connect("s0", "f")
+    g.connect("more", "f")
     assert g.incoming("f")[-1].input == "p7"
     g.remove("s3")
-    g.connect("s1", "f")
+    g.connect("s1", "f", output="k")
     assert g.incoming("f")[-1].input == "p3"
 
 

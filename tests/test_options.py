@@ -15,6 +15,7 @@ import pytest
 from fast_dag import DAG, FSM, InvalidNodeError, Node
 from fast_dag.define import options
 from fast_dag.define.options import CACHE_OPTIONS, OPTIONS, Option
+from tests.behaviour.support import Index
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -72,25 +73,6 @@ def test_decorators_show_the_options_that_fit() -> None:
     assert parameters(fsm.state).keys() == common | {"initial", "terminal"}
     assert parameters(dag.node)["retry_delay"] == 0.1
     assert parameters(dag.cached_node)["max_entries"] == 1024
-
-
-class Index:
-    """A whole number as numpy has them: neither an int nor a float."""
-
-    def __init__(self, value: int) -> None:
-        self.value = value
-
-    def __index__(self) -> int:
-        return self.value
-
-    def __float__(self) -> float:
-        return float(self.value)
-
-    def __le__(self, other: float) -> bool:
-        return self.value <= other
-
-    def __ge__(self, other: float) -> bool:
-        return self.value >= other
 
 
 def test_counts_and_numbers_of_any_type_are_kept_as_ints_and_floats() -> None:

@@ -70,7 +70,9 @@ def shapes(
             ports = ("x", "y") if kind in ("any", "all") else (f"p{number}",)
             may_only_order = ordering or branch is not None
             port = draw(st.sampled_from((None, *ports, *ports) if may_only_order else ports))
-            edges.append(Edge(source.name, name, branch, port))
+            edge = Edge(source.name, name, branch, port)
+            if edge not in edges:  # once is enough
+                edges.append(edge)
         fed = sorted({e.parameter for e in edges if e.target == name and e.parameter})
         specs.append(
             Spec(

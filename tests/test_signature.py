@@ -278,9 +278,9 @@ def test_renamed_star_args_become_parameters() -> None:
 @pytest.mark.parametrize(
     ("new", "message"),
     [
-        (["x", "x"], "stands twice"),
+        (["x", "x"], "given twice"),
         (["x", "y", "z"], "3 names for 2 parameters"),
-        (["b", "a"], "at another one"),
+        (["b", "a"], "name of another parameter"),
     ],
 )
 def test_names_that_do_not_fit_are_refused(new: list[str], message: str) -> None:
@@ -371,7 +371,7 @@ def test_names_of_parameters_are_not_kept_without_end() -> None:
         made: dict[str, Any] = {}
         exec(f"def func(parameter_{number}): ...", made)
         assert read_signature(made["func"]).inputs == (f"parameter_{number}",)
-    assert len(fast_dag.define.signature._plain) < 2000
+    assert len(fast_dag.define.signature._shared) < 2000
 
 
 def test_absent_is_one_object() -> None:

@@ -1,5 +1,8 @@
-"""What definitions need of `typing`, which takes as long to import as a fifth of this package: type
-checkers see the real thing, and at run time stands no more than is looked at."""
+"""The parts of `typing` that definitions use.
+
+Importing `typing` takes a fifth of the time of importing this package. So only type checkers see
+the real names; at run time there are stand-ins for those that Python evaluates.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ if TYPE_CHECKING:
     from typing import Generic, ParamSpec, TypeVar, overload
 
     P = ParamSpec("P")
-    R = TypeVar("R")
+    R_co = TypeVar("R_co", covariant=True)
     T = TypeVar("T")
 
-    class OfFunction(Generic[P, R]):
-        """Known by the parameters and the result of a function."""
+    class OfFunction(Generic[P, R_co]):
+        """Generic over the parameters and the result of a function."""
 
 else:
-    P = R = T = None
+    P = R_co = T = None
 
     class OfFunction:
         __class_getitem__ = classmethod(GenericAlias)
@@ -26,4 +29,4 @@ else:
         return func
 
 
-__all__ = ["OfFunction", "P", "R", "T", "overload"]
+__all__ = ["OfFunction", "P", "R_co", "T", "overload"]

@@ -1,4 +1,4 @@
-"""What a node returns to say more than a value: which branch, which next state."""
+"""Return values that carry a decision: which branch, which next state."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-# Written out, not dataclasses: importing those would cost more than the rest of the package, and
-# these are made once per decision or state.
+# No dataclasses: importing `dataclasses` takes longer than importing the rest of the package.
 
 
 class _Return:
@@ -23,7 +22,7 @@ class _Return:
             return NotImplemented
         return self._fields() == other._fields()
 
-    __hash__ = None  # type: ignore[assignment]  # values are compared, and may be unhashable
+    __hash__ = None  # type: ignore[assignment]  # a value may be unhashable
 
     def __repr__(self) -> str:
         fields = zip(self.__match_args__, self._fields(), strict=True)

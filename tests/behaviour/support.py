@@ -15,6 +15,25 @@ class BoomError(Exception):
     """What a node raises that is told to fail."""
 
 
+class Index:
+    """A whole number as numpy has them: neither an int nor a float."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __index__(self) -> int:
+        return self.value
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __le__(self, other: float) -> bool:
+        return self.value <= other
+
+    def __ge__(self, other: float) -> bool:
+        return self.value >= other
+
+
 def boom(*args: Any, **kwargs: Any) -> Any:
     raise BoomError("no luck")
 

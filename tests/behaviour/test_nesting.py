@@ -74,7 +74,7 @@ def test_edges_feed_parameters_of_a_nested_dag_by_the_rule(run: Any) -> None:
     dag.add_node("sub", inner).connect("x", "sub").connect("a", "sub")
     assert run(dag, outputs=["sub"]) == {"sub": ("x", "a")}
     with pytest.raises(ValidationError, match="no parameter of 'sub' is left"):
-        dag.connect("a", "sub")
+        dag.add_node("b", lambda: "b").connect("b", "sub")
 
 
 def test_edge_may_name_a_parameter_of_the_inside(run: Any) -> None:

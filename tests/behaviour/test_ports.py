@@ -65,8 +65,13 @@ def test_first_parameter_that_nothing_feeds_may_stand_before_a_fed_one(run: Any)
 
 
 def test_two_edges_between_two_nodes_feed_two_parameters(run: Any) -> None:
-    dag = into(lambda x, y: (x, y), "a").connect("a", "t").connect("a", "t")
+    dag = into(lambda x, y: (x, y), "a").connect("a", "t").connect("a", "t", input="y")
     assert value(run, dag) == ("a", "a")
+
+
+def test_edge_said_twice_feeds_one_parameter(run: Any) -> None:
+    dag = into(lambda x, y=2: (x, y), "a").connect("a", "t").connect("a", "t")
+    assert value(run, dag) == ("a", 2)
 
 
 def test_context_parameter_is_passed_over(run: Any) -> None:

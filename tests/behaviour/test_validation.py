@@ -232,7 +232,8 @@ def test_types_that_fit_are_no_problem(given: Any, taken: Any) -> None:
 @pytest.mark.parametrize(("given", "taken"), UNFITTING, ids=repr)
 def test_types_that_do_not_fit_are_a_problem_where_asked(given: Any, taken: Any) -> None:
     dag = typed(given, taken)
-    assert dag.validate() == []
+    with pytest.warns(UserWarning, match="'source' returns .* say input="):
+        assert dag.validate() == []
     (problem,) = dag.validate(check_types=True)
     assert (problem.source, problem.target, problem.parameter) == ("source", "target", "x")
     assert "'source' returns" in str(problem)

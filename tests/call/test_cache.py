@@ -31,6 +31,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fast_dag import DAG, Context, ExecutionError, InvalidNodeError, Run, ValidationError
+from fast_dag.cache import store
 from fast_dag.cache.keys import UnkeyableError, inputs_key, key_of, stable_text
 from fast_dag.cache.memory import MemoryBackend
 from tests.concurrency.support import LONG, end_of, threads_of_runs, wait_for
@@ -589,13 +590,6 @@ def test_cache_key_names_the_inputs_that_count(execute: Execute) -> None:
     assert calls == [("a", 1), ("a", 2)]
 
 
-class AsyncBackend:
-    def get(self, key: str) -> None: ...
-    def set(self, key: str, entry: Any) -> None: ...
-    async def delete(self, key: str) -> None: ...
-    def clear(self) -> None: ...
-
-
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -605,7 +599,6 @@ class AsyncBackend:
         ({"max_entries": 0}, "max_entries"),
         ({"max_entries": 1.5}, "max_entries"),
         ({"backend": object()}, "get"),
-        ({"backend": AsyncBackend()}, r"async delete\(\).*sync methods"),
     ],
 )
 def test_options_without_meaning_are_refused_at_definition(
@@ -797,13 +790,27 @@ def test_functions_of_one_name_that_do_something_else_do_not_share() -> None:
     assert (run.metrics["cache_misses"], run.metrics["cache_hits"]) == (len(sources), 1)
 
 
-def test_a_function_with_free_variables_must_give_its_version() -> None:
-    factor = 3
+def test_a_function_with_free_variables_that_are_no_plain_data_must_give_its_version() -> None:
+    def times(x: int, factor: int) -> int:
+        return factor * x
+
     dag = DAG("free")
     with pytest.raises(InvalidNodeError, match=r"'f'.*free variables.*version"):
-        dag.cached_node(name="f", backend=DictBackend())(lambda x: x * factor)
-    dag.cached_node(name="f", backend=DictBackend(), version=1)(lambda x: x * factor)
+        dag.cached_node(name="f", backend=DictBackend())(lambda x: times(x, 3))
+    dag.cached_node(name="f", backend=DictBackend(), version=1)(lambda x: times(x, 3))
     assert dag.run(x=2) == 6
+
+
+def test_plain_free_variables_are_part_of_the_key() -> None:
+    def multiply(factor: int) -> Callable[[int], int]:
+        return lambda x: factor * x
+
+    backend, dag = DictBackend(), DAG("free")
+    for name, factor in {"double": 2, "triple": 3, "also_double": 2}.items():
+        dag.cached_node(name=name, backend=backend)(multiply(factor))
+    run = dag.execute(x=1)
+    assert [run["double"], run["triple"], run["also_double"]] == [2, 3, 2]
+    assert (run.metrics["cache_misses"], run.metrics["cache_hits"]) == (2, 1)
 
 
 class Unpicklable:
@@ -960,6 +967,203 @@ def test_a_sync_backend_never_blocks_the_loop() -> None:
         assert threading.get_ident() not in backend.threads
 
     asyncio.run(main())
+
+
+class Counting(DictBackend):
+    """Counts what it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: list[str] = []
+
+    def get(self, key: Any) -> Any:
+        self.reads.append(key)
+        return super().get(key)
+
+
+def test_a_hit_reads_a_backend_once(execute: Execute) -> None:
+    backend, dag = Counting(), DAG("counting")
+    dag.cached_node(name="f", backend=backend)(shared_double)
+    execute(dag, x=1)
+    backend.reads.clear()
+    assert execute(dag, x=1).metrics["cache_hits"] == 1
+    assert len(backend.reads) == 1
+
+
+def test_a_process_that_meets_a_new_generation_reads_which_one_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend, dag = Counting(), DAG("here")
+    dag.cached_node(name="f", backend=backend)(shared_double)
+    dag.run(x=1)
+    elsewhere = DictBackend()  # of another process, with the same entries
+    elsewhere.entries = backend.entries
+    other = DAG("there")
+    other.cached_node(name="f", backend=elsewhere)(shared_double)
+    other.invalidate_cache("f")
+    other.run(x=1)
+    monkeypatch.setattr(store, "READ_AGAIN", 3600.0)
+    assert dag.execute(x=1).metrics["cache_hits"] == 1, "the new one"
+    assert dag.execute(x=1).metrics["cache_hits"] == 1
+    other.invalidate_cache("f")
+    monkeypatch.setattr(store, "READ_AGAIN", 0.0)
+    assert dag.execute(x=1).metrics["cache_misses"] == 1
+    assert dag.execute(x=1).metrics["cache_hits"] == 1
+
+
+def test_what_was_computed_before_an_invalidation_elsewhere_is_not_kept() -> None:
+    backend = DictBackend()
+    flights = Flights(backend=backend, version=1)
+    elsewhere = DictBackend()
+    elsewhere.entries = backend.entries
+    other = DAG("other")
+    other.cached_node(name="same", backend=elsewhere, version=1)(flights.held)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(flights.dag.run)
+        assert flights.started.acquire(timeout=LONG)
+        other.invalidate_cache("same")
+        flights.go_on.set()
+        assert first.result(LONG) == "call 1"
+    assert other.run() == "call 2"
+
+
+# Backends with async methods.
+
+
+class AsyncBackend:
+    """As the asyncio client of a server: each method answers after others had their turn."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Any] = {}
+        self.loops: set[Any] = set()
+
+    async def get(self, key: str) -> Any:
+        self.loops.add(asyncio.get_running_loop())
+        await asyncio.sleep(0)
+        return self.entries.get(key)
+
+    async def set(self, key: str, entry: Any) -> None:
+        await asyncio.sleep(0)
+        self.entries[key] = entry
+
+    async def delete(self, key: str) -> None:
+        await asyncio.sleep(0)
+        self.entries.pop(key, None)
+
+    async def clear(self) -> None:
+        self.entries.clear()
+
+
+class LooksSync(AsyncBackend):
+    """Plain methods that return coroutines, as those of redis.asyncio do."""
+
+    def get(self, key: str) -> Any:
+        return super().get(key)
+
+    def set(self, key: str, entry: Any) -> Any:
+        return super().set(key, entry)
+
+    def delete(self, key: str) -> Any:
+        return super().delete(key)
+
+
+class Mixed(AsyncBackend):
+    def set(self, key: str, entry: Any) -> None:  # type: ignore[override]
+        self.entries[key] = entry
+
+
+ASYNC = [AsyncBackend, LooksSync, Mixed]
+
+
+@pytest.mark.parametrize("kind", ASYNC)
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync node", "async node"])
+def test_async_backends_serve_every_mode(execute: Execute, kind: Any, is_async: bool) -> None:
+    backend, dag = kind(), DAG("awaits")
+
+    async def awaited(x: int) -> list[int]:
+        return [x, x]
+
+    dag.cached_node(name="f", backend=backend, ttl=60)(awaited if is_async else shared_double)
+    runs = [execute(dag, x=x) for x in (1, 1, 2)]
+    assert [run.value for run in runs] == [[1, 1], [1, 1], [2, 2]]
+    assert [run.metrics["cache_hits"] for run in runs] == [0, 1, 0]
+    asyncio.run(dag.invalidate_cache_async("f", x=1))
+    assert [execute(dag, x=x).metrics["cache_hits"] for x in (1, 2)] == [0, 1]
+    asyncio.run(dag.invalidate_cache_async())
+    assert [execute(dag, x=x).metrics["cache_hits"] for x in (1, 2, 1)] == [0, 0, 1]
+
+
+def test_an_async_backend_is_called_on_the_loop_of_the_run() -> None:
+    backend, dag = AsyncBackend(), DAG("awaits")
+    dag.cached_node(name="f", backend=backend)(shared_double)
+
+    async def main() -> None:
+        for _ in range(2):
+            await dag.run_async(x=1)
+        assert backend.loops == {asyncio.get_running_loop()}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ASYNC)
+def test_forgetting_in_an_async_backend_says_how_to_await_it(kind: Any) -> None:
+    dag = DAG("awaits")
+    dag.cached_node(name="f", backend=kind())(shared_double)
+    with pytest.raises(ValidationError, match=r"await dag\.invalidate_cache_async"):
+        dag.invalidate_cache("f", x=1)
+
+
+@pytest.mark.parametrize("method", ["get", "set"])
+def test_an_async_backend_that_raises_fails_no_node(execute: Execute, method: str) -> None:
+    async def fails(*args: Any) -> None:
+        await asyncio.sleep(0)
+        raise ConnectionError("no server")
+
+    backend, dag = AsyncBackend(), DAG("awaits")
+    setattr(backend, method, fails)
+    dag.cached_node(name="f", backend=backend)(shared_double)
+    with pytest.warns(RuntimeWarning, match="ConnectionError: no server") as warned:
+        assert [execute(dag, x=1).value for _ in range(2)] == [[1, 1]] * 2
+    assert len(warned) == 1
+
+
+@pytest.mark.parametrize("method", ["get", "set"])
+def test_a_run_that_is_cancelled_while_an_async_backend_answers_is_cancelled(method: str) -> None:
+    async def main() -> None:
+        asked = asyncio.Event()
+
+        async def never(*args: Any) -> None:
+            asked.set()
+            await asyncio.Event().wait()
+
+        backend, dag = AsyncBackend(), DAG("awaits")
+        setattr(backend, method, never)
+        dag.cached_node(name="f", backend=backend)(shared_double)
+        run = asyncio.create_task(dag.run_async(x=1))
+        await asked.wait()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        setattr(backend, method, getattr(AsyncBackend(), method))
+        assert await dag.run_async(x=1) == [1, 1]
+
+    asyncio.run(asyncio.wait_for(main(), LONG))
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+def test_a_backend_that_blocks_is_bounded_by_the_timeout_of_the_run(mode: str) -> None:
+    go_on = threading.Event()
+
+    class Blocks(DictBackend):
+        def get(self, key: Any) -> Any:
+            wait_for(go_on)
+
+    dag = DAG("blocks")
+    dag.cached_node(name="f", backend=Blocks())(shared_double)
+    before = threads_of_runs()
+    assert dag.execute(x=1, timeout=0.1, mode=mode).status == "timed_out"
+    go_on.set()
+    end_of(threads_of_runs() - before)
 
 
 # Who computes.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import xml.etree.ElementTree as ET
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -191,6 +192,34 @@ def test_results_without_a_run_are_none(orders: DAG) -> None:
     assert orders.visualize(show_results=True) == orders.visualize()
 
 
+def test_cached_nodes_of_a_definition_are_marked() -> None:
+    dag = DAG("demo")
+    dag.cached_node(lambda: 1, name="slow")
+    assert 'n0["slow\ncached"]' in dag.visualize()
+
+
+def test_skipped_nodes_say_why(orders: DAG) -> None:
+    orders.add_node("send", lambda mail: mail).connect("mail", "send")
+    orders.add_node("sent", lambda send: send).connect("send", "sent")
+    run = orders.execute({"path": "x"}, error_strategy="continue")
+    text = run.visualize()
+    for name, reason in {
+        "guess": "enough was true",
+        "paper": "route did not choose paper",
+        "sent": "mail failed",
+    }.items():
+        assert f'"{name}\nskipped: {reason}"' in text
+        assert f"  {name}: {reason}" in run.summary()
+        assert reason in run.report()
+
+
+def test_skipped_any_says_why() -> None:
+    dag = DAG("demo")
+    dag.condition(lambda: False, name="first").on_true >> dag.node(lambda: 1, name="a")
+    dag.nodes["a"] >> dag.any(lambda value: value, name="b")
+    assert '"b\nany\nskipped: first was false"' in dag.execute().visualize()
+
+
 def test_attempts_are_counted(orders: DAG) -> None:
     tries = []
 
@@ -202,7 +231,7 @@ def test_attempts_are_counted(orders: DAG) -> None:
         return 1
 
     run = orders.execute(error_strategy="continue", mode="parallel")
-    assert re.search(r'"flaky<br>[^"]*, 3 attempts"', run.visualize())
+    assert re.search(r'"flaky\n[^"]*, 3 attempts"', run.visualize())
 
 
 def test_value_whose_repr_raises_is_drawn() -> None:
@@ -367,6 +396,36 @@ def test_notebook_gets_no_picture_of_thousands() -> None:
     assert dag._repr_mimebundle_() == {"text/plain": repr(dag)}
 
 
+def dense(count: int) -> FSM:
+    """A machine in which each state leads to each."""
+    fsm = FSM("dense", initial_state="s0")
+    for number in range(count):
+        fsm.add_state(f"s{number}", lambda: 1)
+    for source, target in product(range(count), repeat=2):
+        fsm.add_transition(f"s{source}", f"s{target}", event=f"e{target}")
+    return fsm
+
+
+def test_notebook_draws_a_dense_machine_without_asking_others(failing_dot: None) -> None:
+    svg = dense(30)._repr_mimebundle_()["image/svg+xml"]
+    assert svg.count("<polygon") == 30 * 30 + 1
+
+
+def test_picture_that_graphviz_cannot_place_in_time_is_placed_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orders: DAG
+) -> None:
+    (tmp_path / "dot").write_text("#!/bin/sh\nexec sleep 3600\n", encoding="utf-8")
+    (tmp_path / "dot").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setattr("fast_dag.draw.layout._DOT_TIMEOUT", 0.01)
+    bundle = orders._repr_mimebundle_()
+    assert nodes(bundle["image/svg+xml"])
+
+
+def test_notebook_gets_no_picture_of_thousands_of_links() -> None:
+    assert list(dense(32)._repr_mimebundle_()) == ["text/plain"]
+
+
 def test_notebook_always_gets_something(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(DAG):
         def _view(self) -> Any:
@@ -430,3 +489,49 @@ def test_a_live_machine_is_drawn_as_it_stands() -> None:
     bundle = machine._repr_mimebundle_()
     assert bundle["text/plain"] == repr(machine)
     assert {"image/svg+xml", "text/vnd.mermaid"} & bundle.keys()
+
+
+def test_state_that_a_machine_is_in_is_marked() -> None:
+    fsm = FSM("order", initial_state="cart", terminal_states=["paid", "lost"])
+    fsm.add_state("cart", lambda: 1).add_state("paid", lambda: 2).add_state("lost", lambda: 3)
+    fsm.add_transition("cart", "paid", event="pay").add_transition("cart", "lost", event="drop")
+    machine = fsm.start()
+    for thick, state in (("n0", "current state"), ("n0", "waits for pay, drop")):
+        text = machine.visualize()
+        assert f"class {thick} current" in text
+        assert f'n0("cart\n{state}' in text
+        assert machine.visualize("graphviz").count("penwidth=3") == 1
+        assert machine.visualize("svg").count('stroke-width="3"') == 1
+        if machine.waiting:
+            break
+        machine.step()
+    machine.send("pay")
+    assert "class n1 current" in machine.visualize(options={"details": False})
+    assert "class n1 current" in fsm.visualize(show_results=True)
+    assert "current" not in fsm.visualize()
+
+
+def test_state_that_is_a_whole_workflow_is_marked() -> None:
+    fsm = FSM("outer", initial_state="inner", terminal_states=["end"])
+    fsm.add_state("inner", DAG("inner").add_node("x", lambda: 1)).add_state("end", lambda: 2)
+    machine = fsm.add_transition("inner", "end", event="go").start()
+    machine.step()
+    assert "class n0 current" in machine.visualize()
+    assert machine.visualize("graphviz").count("penwidth=3") == 1
+    assert machine.visualize("svg").count('stroke-width="3"') == 1
+
+
+def test_error_of_a_join_is_drawn_without_details() -> None:
+    dag = DAG("demo").add_node("a", lambda: 1)
+
+    @dag.any
+    def broken(value: int) -> None:
+        raise OSError("no server")
+
+    run = dag.connect("a", "broken").execute()
+    assert '"broken\nOSError: no server"' in run.visualize(options={"details": False})
+
+
+def test_state_of_a_nested_machine_is_marked(order: FSM) -> None:
+    run = DAG("outer").add_node("order", order).execute()
+    assert run.visualize().count("classDef current") == 1

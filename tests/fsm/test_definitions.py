@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import pickle
+from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -215,14 +216,117 @@ def test_an_unknown_state_is_called_a_state(use: str, has_run: bool) -> None:
     assert (caught.value.node, caught.value.suggestion) == ("clsed", "closed")
 
 
-def test_states_are_not_connected_like_nodes_of_a_dag() -> None:
-    fsm = FSM("m", initial_state="a", terminal_states=["b"])
-    fsm.add_state("a", closed).add_state("b", opened)
-    fsm.nodes["a"] >> fsm.nodes["b"]
-    (problem,) = told(fsm)
-    assert "add_transition('a', 'b')" in problem
-    with pytest.raises(ValidationError, match="add_transition"):
-        fsm.run()
+def ways(fsm: FSM) -> list[tuple[str, str]]:
+    return [(each.source, each.target) for each in fsm.transitions]
+
+
+def test_states_connected_by_operator_have_a_transition_once() -> None:
+    fsm = FSM("m", initial_state="a", terminal_states=["c"])
+    fsm.add_state("a", closed).add_state("b", closed).add_state("c", opened)
+    a, b, c = fsm.nodes.values()
+    for _ in range(2):
+        a >> b >> c
+        assert ways(fsm) == [("a", "b"), ("b", "c")]
+    assert fsm.validate() == []
+    fsm.run()
+    assert fsm.state_history == ["a", "b", "c"]
+
+
+def test_several_states_connected_by_operator_have_a_transition_each() -> None:
+    fsm = FSM("m").add_state("a", closed).add_state("b", closed).add_state("c", opened)
+    a, b, c = fsm.nodes.values()
+    [a, b] >> c
+    a >> [b, c]
+    assert ways(fsm) == [("a", "c"), ("b", "c"), ("a", "b")]
+
+
+def test_states_take_no_outputs_inputs_and_orders() -> None:
+    fsm = FSM("m").add_state("a", closed).add_state("b", closed)
+    a, b = fsm.nodes.values()
+    with pytest.raises(ValidationError, match=r"say a >> b, or add_transition\('a', 'b'\)"):
+        b.after(a)
+    with pytest.raises(ValidationError, match="states have no outputs"):
+        fsm.graph.connect("a", "b", output="k")
+
+
+def test_transition_of_several_sources_is_one_of_each_in_their_order() -> None:
+    fsm = FSM("m").add_state("a", closed).add_state("b", closed).add_state("c", opened)
+    fsm.add_transition(["b", fsm.nodes["a"]], "c", event="go").add_transition("a", "b")
+    assert ways(fsm) == [("b", "c"), ("a", "c"), ("a", "b")]
+    assert [each.event for each in fsm.transitions] == ["go", "go", None]
+
+
+def test_star_is_every_state_that_is_not_terminal_also_later_ones() -> None:
+    fsm = FSM("m", initial_state="a", terminal_states=["end"])
+    fsm.add_state("a", closed).add_state("end", opened).add_transition("*", "help", event="stuck")
+    fsm.add_transition("a", "end").add_state("help", opened).add_state("late", closed)
+    stuck = [("a", "help"), ("help", "help"), ("late", "help")]
+    assert ways(fsm) == [*stuck, ("a", "end")]
+    assert ways(fsm.clone()) == ways(pickle.loads(pickle.dumps(fsm))) == ways(fsm)
+    fsm.add_terminal_state("late")
+    assert ways(fsm) == [stuck[0], stuck[1], ("a", "end")]
+    assert fsm.start().events == []
+    with pytest.raises(InvalidNodeError, match="cannot be called '\\*'"):
+        fsm.add_state("*", closed)
+
+
+def test_star_leads_on_from_where_no_other_transition_does() -> None:
+    fsm = FSM("m", initial_state="a", terminal_states=["end"])
+    fsm.add_state("a", closed).add_state("b", closed).add_state("end", opened)
+    fsm.add_transition("a", "b").add_transition("*", "end")
+    fsm.run()
+    assert fsm.state_history == ["a", "b", "end"]
+
+
+class Step(StrEnum):
+    DRAFT = "draft"
+    DONE = "done"
+
+
+class Old(str, Enum):  # noqa: UP042  as before Python 3.11
+    DRAFT = "draft"
+    DONE = "done"
+
+
+@pytest.mark.parametrize("names", [Step, Old])
+def test_member_of_an_enum_names_the_state_of_its_value(names: Any) -> None:
+    fsm = FSM("m", initial_state=names.DRAFT, terminal_states=[names.DONE])
+
+    @fsm.state(name=names.DRAFT)
+    def first():
+        return 1
+
+    fsm.add_state(names.DONE, lambda x: x + 1).add_transition(names.DRAFT, names.DONE)
+    assert fsm.run() == 2
+    assert (fsm.state_history, fsm[names.DRAFT]) == (["draft", "done"], 1)
+    assert all(type(name) is str for name in (*fsm.nodes, *fsm.state_history, *fsm.terminal_states))
+    assert type(fsm.initial_state) is type(fsm.transitions[0].source) is str
+
+
+def test_return_of_a_member_goes_to_the_state_that_its_value_names() -> None:
+    class Way(StrEnum):
+        left = "right"
+
+    fsm = FSM("m", terminal_states=["left", "right"])
+    fsm.add_state("go", lambda: FSMReturn(Way.left), initial=True)
+    fsm.add_state("left", closed).add_state("right", opened)
+    fsm.run()
+    assert fsm.current_state == "right"
+
+
+def test_defined_again_a_state_takes_the_place_of_the_first() -> None:
+    fsm = FSM("m", initial_state="a", terminal_states=["a"], replace=True)
+    for value in (1, 2):
+        fsm.add_state("a", lambda value=value: value)
+        assert fsm.run() == value
+    assert fsm.clone().replace
+    assert pickle.loads(pickle.dumps(FSM("m", replace=True))).replace
+
+
+@pytest.mark.parametrize("given", [{"max_cycles": 0}, {"keep_history": "3"}, {"max_cycles": 2.0}])
+def test_limits_are_counts(given: Any) -> None:
+    with pytest.raises(ValidationError, match="is a count of at least 1"):
+        FSM("m", **given)
 
 
 def test_hooks_of_unknown_states_and_resources_named_like_states_are_refused() -> None:
@@ -313,3 +417,11 @@ def test_options_of_graphs_are_not_options_of_machines() -> None:
             run(**option)
     with pytest.raises(ValidationError, match="given twice"):
         run({"n": 1}, n=2)
+
+
+def test_restored_machine_has_the_inputs_of_its_snapshot() -> None:
+    fsm = FSM("m", initial_state="a", terminal_states=["a"]).add_state("a", lambda n: n)
+    snapshot = fsm.start(n=1).snapshot()
+    with pytest.raises(ValidationError, match=r"change these in snapshot\['inputs'\]"):
+        fsm.restore(snapshot, inputs={"n": 2})
+    assert fsm.restore(snapshot).run() == 1

@@ -1,4 +1,4 @@
-"""The workflows that are drawn are told of, too."""
+"""Fixtures: the workflows that are drawn are reported, too."""
 
 from tests.draw.conftest import failing_dot, order, orders, without_any, without_dot
 

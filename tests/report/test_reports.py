@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import re
+import time
+from datetime import datetime
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -82,7 +85,7 @@ def test_too_few_workers_bound_a_run() -> None:
     assert [bar.ready for bar in analysis.bars] == [0.0] * 8
 
 
-def test_sequential_run_is_told_what_others_could_gain() -> None:
+def test_sequential_run_says_what_other_modes_could_gain() -> None:
     run = diamond("sequential")
     at_times(run, {"a": (0, 1), "b1": (1, 3), "b2": (3, 5), "c": (5, 6)}, 6)
     assert "the critical path (3 nodes, 4 s) would be the least" in analysis_of(run).bounds[1]
@@ -91,7 +94,7 @@ def test_sequential_run_is_told_what_others_could_gain() -> None:
     assert "other modes could gain little" in analysis_of(run).bounds[1]
 
 
-def test_time_outside_of_nodes_is_told() -> None:
+def test_time_outside_of_nodes_is_reported() -> None:
     run = diamond("parallel", 4)
     at_times(run, {"a": (3, 4), "b1": (4, 5), "b2": (4, 5), "c": (9, 10)}, 10)
     assert "Neither" in analysis_of(run).bounds[1]
@@ -192,7 +195,7 @@ def test_nested_nodes_stand_behind_their_workflow(orders: DAG) -> None:
     assert "checks.first" in [row.path for row in analysis.rows]
 
 
-def test_machine_is_told_by_its_visits(order: FSM) -> None:
+def test_machine_is_reported_by_its_visits(order: FSM) -> None:
     analysis = analysis_of(order.execute())
     assert [bar.path for bar in analysis.bars][:3] == ["pending", "paying", "paying"]
     assert analysis.critical == []
@@ -214,7 +217,7 @@ def test_machine_restored_elsewhere_has_no_clock_for_earlier_visits(order: FSM) 
     run.summary()
 
 
-def test_run_in_progress_is_told() -> None:
+def test_run_in_progress_is_reported() -> None:
     dag, seen = DAG("demo"), []
     dag.add_node("first", lambda: 1)
     dag.add_node("second", lambda first: seen.append(dag.last_run.summary()))  # type: ignore[union-attr]
@@ -246,6 +249,7 @@ def failing(orders: DAG) -> Run:
 
 def test_summary_of_a_run(orders: DAG) -> None:
     text = re.sub(r'File ".*?", line \d+', 'File "orders.py", line 1', failing(orders).summary())
+    text = re.sub(r"^run \w{32}, began .*$", "run 1, began ...", text, flags=re.MULTILINE)
     if os.environ.get("GOLDEN") == "write":
         GOLDEN.write_text(text + "\n", encoding="utf-8")
     assert text + "\n" == GOLDEN.read_text(encoding="utf-8")
@@ -259,9 +263,17 @@ def test_summary_of_many_nodes_is_short() -> None:
     assert "the 25 longest of 500" in text
 
 
-def test_report_of_10_000_nodes_is_made_in_time() -> None:
-    run = chain(*[f"n{number}" for number in range(10_000)]).execute()
+@pytest.mark.parametrize("fails", [False, True])
+def test_report_of_10_000_nodes_is_made_in_time(fails: bool) -> None:
+    def first() -> None:
+        if fails:
+            raise OSError("no server")
+
+    names = [f"n{number}" for number in range(1, 10_000)]
+    dag = chain(*names).add_node("n0", first).connect("n0", "n1")
+    run = dag.execute(error_strategy="continue")
     assert "10,000 nodes" in run.summary()
+    assert ("  n9: n0 failed\n" in run.summary()) is fails
     assert "more than 1,500 boxes" in run.report()
 
 
@@ -293,6 +305,29 @@ def test_durations_are_readable() -> None:
         "1 h 0 min",
         "2 h 1 min",
     ]
+
+
+def test_report_tells_which_run_it_was_and_where(orders: DAG) -> None:
+    before = int(time.time())
+    run = orders.execute(error_strategy="continue")
+    text = run.summary().splitlines()[2]
+    assert text.startswith(f"run {run.run_id}, began ")
+    began = datetime.strptime(text.split("began ")[1].split(",")[0], "%Y-%m-%d %H:%M:%S %z")
+    assert before <= began.timestamp() <= time.time()
+    assert text.endswith(f"process {os.getpid()}, Python {platform.python_version()}")
+    assert platform.node() in text
+    assert text in run.report()
+
+
+def test_machine_began_when_its_first_run_did(order: FSM) -> None:
+    machine = order.start()
+    machine.step()
+    first = view_of(machine).run
+    machine.run()
+    last = view_of(machine).run
+    assert first is not None
+    assert last is not None
+    assert first.began_at == last.began_at > 0
 
 
 # As a page.
@@ -386,7 +421,7 @@ def raising(name: str) -> Any:
     ],
     ids=lambda each: next(iter(each)),
 )
-def test_errors_of_odd_classes_are_told(namespace: dict[str, Any], as_cause: bool) -> None:
+def test_errors_of_odd_classes_are_reported(namespace: dict[str, Any], as_cause: bool) -> None:
     kind: Any = type("Odd", (Exception,), namespace)
 
     def fails() -> None:
@@ -395,9 +430,9 @@ def test_errors_of_odd_classes_are_told(namespace: dict[str, Any], as_cause: boo
         raise kind("boo")
 
     run = DAG("demo").add_node("fails", fails).execute(error_strategy="continue")
-    for told in (run.summary(), run.report()):
-        assert ("ValueError: outer" if as_cause else "Odd: boo") in told
-        assert "in fails" in told
+    for text in (run.summary(), run.report()):
+        assert ("ValueError: outer" if as_cause else "Odd: boo") in text
+        assert "in fails" in text
     assert "Odd: boo" in run.report()
 
 

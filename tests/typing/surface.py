@@ -86,6 +86,13 @@ def runs_have_types() -> None:
     assert_type(run.timings, dict[str, float])
     assert_type(run.context, Context)
     assert_type(run["plain"], Any)
+    assert_type(run[plain], float)
+    assert_type(run[asynchronous], bytes)
+    assert_type(dag[with_options], list[int])
+    assert_type(dag.run(outputs=[plain, "check"]), Any)
+    dag.run_from([plain, "check"])
+    dag.run_until(plain)
+    dag.replace_node(plain, lambda x: x)
     assert_type(dag.run(x=1, error_strategy="continue"), Any)
     dag.run(mode="wavy")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     dag.run(max_workers="two")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -142,6 +142,8 @@ def test_views_have_types() -> None:
     assert_type(fsm.initial_state, str | None)
     assert_type(fsm.terminal_states, list[str])
     assert_type(fsm["bare"], Any)
+    assert_type(fsm[bare], dict[str, int])
+    assert_type(fsm[with_options], Any)
     assert_type(fsm.get("bare.0", None), Any)
     assert_type(fsm.context, Context)
     assert_type(fsm.validate(), list[ValidationError])

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import time
 import warnings
+from os import urandom
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
 
-from fast_dag.cache.keys import UnkeyableError, inputs_key, is_quick, key_of, stable_text
+from fast_dag.cache.keys import (
+    Identity,
+    UnkeyableError,
+    digest_of,
+    forget_key,
+    inputs_key,
+    is_quick,
+    stable_text,
+)
 from fast_dag.cache.memory import MemoryBackend
 from fast_dag.cache.single_flight import SingleFlight
 from fast_dag.call.effects import Invoke, Raised
@@ -20,29 +30,49 @@ from fast_dag.define.signature import (
 from fast_dag.errors import InvalidNodeError, ValidationError, closest, failures, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+    from typing import Protocol
 
+    from fast_dag.cache.fingerprint import Base, Workflow
     from fast_dag.cache.memory import Backend
     from fast_dag.call.effects import Effect
     from fast_dag.call.host import Host
-    from fast_dag.define.node import Node
+    from fast_dag.define.signature import Signature
 
     Found = Sequence[Any]
+
+    class CachedNode(Protocol):
+        """What a cache needs of its node."""
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def func(self) -> Any: ...
+        @property
+        def workflow(self) -> Workflow | None: ...
+        @property
+        def inputs(self) -> tuple[str, ...]: ...
+        @property
+        def signature(self) -> Signature: ...
+
+
+READ_AGAIN: Final = 0.2
+"""So many seconds a process relies on what it read of the invalidations of others."""
 
 
 class NodeCache:
     """What `cached_node` was asked for, and what has been computed.
 
     In memory the cache belongs to its node. In a backend that others share, keys have the
-    function's module, name and bytecode and the `version` in them.
+    function's name and fingerprint and the `version` in them.
 
-    Nothing here fails a node. Inputs without a key, and a backend that raises, are told by one
+    Nothing here fails a node. If inputs have no key, or a backend raises, the user gets one
     warning; the node runs uncached, or its result is not kept.
     """
 
     def __init__(
         self,
-        node: Node[..., Any],
+        node: CachedNode,
         *,
         ttl: float | None = None,
         cache_key: list[str] | Callable[..., Any] | None = None,
@@ -59,14 +89,22 @@ class NodeCache:
         self.shared = backend is not None
         self.backend: Backend = MemoryBackend(max_entries) if backend is None else backend
         self._check(node)
-        self._base = _identity(node, version) if self.shared else ""
+        self._base: Base | None = None
+        self._site = _Site()
+        if self.shared:
+            from fast_dag.cache.fingerprint import Base  # with ast and dis, which few need
+
+            self._base = Base(node, version)
+            self._site = _site_of(backend)
+        known = [name for name in (*_METHODS, "forget") if hasattr(self.backend, name)]
+        self._is_async = {name: gives_coroutine(getattr(self.backend, name)) for name in known}
+        self._workflow = node.workflow
         # A clock that others do not share means nothing to them.
         self._clock = time.time if self.shared else time.monotonic
-        self._flights: dict[Any, SingleFlight] = {}
         self._lock = RLock()  # a signal handler or a finalizer may come back here
         self._warned: set[str] = set()
 
-    def _check(self, node: Node[..., Any]) -> None:
+    def _check(self, node: CachedNode) -> None:
         def refuse(problem: str) -> InvalidNodeError:
             return InvalidNodeError(f"cached node {node.name!r}: {problem}", node=node.name)
 
@@ -74,40 +112,39 @@ class NodeCache:
             if name not in node.inputs and not node.signature.var_keyword:
                 hint = closest(name, node.inputs)[1]
                 raise refuse(f"cache_key names {name!r}, which is no parameter of it{hint}")
-        for method in ("get", "set", "delete", "clear"):
+        for method in _METHODS:
             if not callable(getattr(self.backend, method, None)):
                 raise refuse(f"the backend {self.backend!r} has no method {method}()")
-            if gives_coroutine(getattr(self.backend, method)):
-                raise refuse(
-                    f"the backend {self.backend!r} has an async {method}(); give it sync methods: "
-                    "they are called in a thread, and block no event loop"
-                )
 
     # Keys.
 
-    def key(self, inputs: Mapping[str, Any]) -> Any:
-        """The key of a call; None, with one warning, where its inputs cannot be looked up by."""
+    def key(self, inputs: Mapping[str, Any], host: Host | None = None) -> Any:
+        """The key of a call in a run; None, with one warning, if its inputs have none."""
         try:
-            return self._made_key(inputs)
+            return self._made_key(inputs, host)
         except UnkeyableError as error:
             self._warn("key", f"cannot be cached by these inputs: {error}; it runs uncached")
             return None
 
-    def _made_key(self, inputs: Mapping[str, Any]) -> Any:
-        parts = self._parts(inputs)
-        if not self.shared:
-            return parts
-        texts = [(name, stable_text(each, f"parameter {name!r}")) for name, each in parts]
-        return f"{self._base}:{_short(repr(texts))}"
+    def _made_key(self, inputs: Mapping[str, Any], host: Host | None = None) -> Any:
+        parts = self._parts(inputs, host)
+        if self._base is not None:
+            texts = [(name, stable_text(each, f"parameter {name!r}")) for name, each in parts]
+            return f"{self._base.text()}:{_short(repr(texts))}"
+        if self._workflow is not None:  # as it is now: a node may have been replaced
+            return (*parts, (_WORKFLOW, self._workflow.version))
+        return parts
 
-    def _parts(self, inputs: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    def _parts(
+        self, inputs: Mapping[str, Any], host: Host | None = None
+    ) -> tuple[tuple[str, Hashable], ...]:
         """What a key is made of, by name. Raises UnkeyableError."""
         if self._key_function is not None:
             return self._key_function.parts(inputs)
-        return inputs_key(self._counted(inputs))
+        return inputs_key(self._counted(inputs), host)
 
     def _counted(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Those inputs that are part of the key."""
+        """The inputs that are part of the key."""
         if self.cache_key is None:
             return inputs
         return {name: inputs[name] for name in self.cache_key if name in inputs}
@@ -120,32 +157,35 @@ class NodeCache:
         if is_first:
             warnings.warn(f"node {self.node_name!r} {problem}", RuntimeWarning, stacklevel=3)
 
-    # Reading and writing, as effects where it takes its time or the backend is not our own.
+    # Reading and writing: effects, if it may take a while or the backend is not our own.
 
     def looked_up(
-        self, inputs: Mapping[str, Any]
+        self, inputs: Mapping[str, Any], host: Host | None = None
     ) -> Generator[Effect, Any, tuple[Any, Found | None]]:
-        """The key of a call, and what there is at hand. An event loop makes keys of small plain
-        values itself; for others it goes on meanwhile."""
-        if self._key_function is None and is_quick(self._counted(inputs).values()):
-            return self._look_up(inputs)
+        """The key of a call, and the entry in our own memory. An event loop makes the keys of small
+        plain values itself; for all others a worker thread makes the key."""
+        is_ready = self._base is None or self._base.was_read
+        if is_ready and self._key_function is None and is_quick(self._counted(inputs).values()):
+            return self._look_up(inputs, host)
         found: tuple[Any, Found | None] = _unwrapped(
-            (yield Invoke(self._look_up, (inputs,), False))
+            (yield Invoke(self._look_up, (inputs, host), False))
         )
         return found
 
-    def _look_up(self, inputs: Mapping[str, Any]) -> tuple[Any, Found | None]:
-        key = self.key(inputs)
+    def _look_up(self, inputs: Mapping[str, Any], host: Host | None) -> tuple[Any, Found | None]:
+        key = self.key(inputs, host)
         return key, None if key is None or self.shared else self.at_hand(key)
 
     def _ask(self, method: str, *args: Any) -> Generator[Effect, Any, Any]:
-        """Call a method of a backend that is not our own. Raises what that raises."""
-        return _unwrapped((yield Invoke(getattr(self.backend, method), args, False)))
+        """Call a method of a backend that is not our own. Raises what the method raises."""
+        return _unwrapped(
+            (yield Invoke(getattr(self.backend, method), args, self._is_async[method]))
+        )
 
     def guarded(
         self, effects: Generator[Effect, Any, Any], purpose: str
     ) -> Generator[Effect, Any, Any]:
-        """What the backend answers to a node; None where it raises, with one warning."""
+        """What the backend answers to a node; None, with one warning, if it raises."""
         try:
             return (yield from effects)
         except failures() as error:
@@ -157,35 +197,41 @@ class NodeCache:
         )
         return None
 
-    def placed(self, key: Any) -> Generator[Effect, Any, Any]:
-        """Where a key is kept now: `invalidate_cache` gives all of a node's keys another place."""
-        if not self.shared:
-            return key
-        place = yield from self._ask("get", f"{self._base}:place")
-        return key if place is None else f"{key}:{place}"
-
     def fetch(self, key: Any) -> Generator[Effect, Any, tuple[Any, Found | None]]:
-        """The place of a key, None where that is unknown; and the value that is kept there, first
-        of a sequence, or None."""
+        """Where to write what is computed for a key, None if it must not be kept; and the entry
+        that is there, its value first, or None."""
         if not self.shared:
             return key, self.at_hand(key)
-        place = yield from self.guarded(self.placed(key), "read from")
-        if place is None:
-            return None, None
-        return place, (yield from self.guarded(self._read(place), "read from"))
+        entry = yield from self.guarded(self._read(key), "read from")
+        if entry is not None:
+            return None, entry
+        generation = yield from self.guarded(self._generation(_base_of(key)), "read from")
+        return None if generation is None else (key, generation[0]), None
 
     def at_hand(self, key: Any) -> Found | None:
-        """`fetch`, where the memory is our own: nobody else is to be asked."""
+        """`fetch` from our own memory, which nobody has to wait for."""
         return self._fresh(self.backend.get(key))
 
-    def _read(self, place: Any) -> Generator[Effect, Any, Found | None]:
-        entry = yield from self._ask("get", place)
-        if entry is not None and not _is_entry(entry):
+    def _read(self, key: str) -> Generator[Effect, Any, Found | None]:
+        """The entry under a key, unless it has expired or was invalidated."""
+        entry = yield from self._ask("get", key)
+        if entry is None:
+            return None
+        if not _is_entry(entry):
             raise TypeError(
                 f"get() returned an object of type {type(entry).__name__}, not an entry as set() "
                 "is given them: a tuple of the value and when it expires"
             )
-        return self._fresh(entry)
+        if self._fresh(entry) is None:
+            return None
+        if not self._forgets:
+            base, of = _base_of(key), entry[2] if len(entry) == 3 else ""
+            if (yield from self._generation(base))[0] != of:
+                # It is of another generation; or that is what this process does not know yet.
+                self._site.generations.pop(base, None)
+                if (yield from self._generation(base))[0] != of:
+                    return None
+        return entry  # type: ignore[no-any-return]
 
     def _fresh(self, entry: Any) -> Found | None:
         """An entry (a value, and when it expires), unless it has expired."""
@@ -193,25 +239,110 @@ class NodeCache:
             return entry  # type: ignore[no-any-return]
         return None
 
+    # Generations. `invalidate_cache` of a whole node begins a new one, by a word in the backend. An
+    # entry is good if its generation is the present one, "" if there never was an invalidation.
+    # A hit must read the backend once only. So a process reads the word again only after a while,
+    # or when it meets an entry of another generation. If the backend can forget by a prefix, old
+    # entries are gone, and readers do not need the word at all.
+
+    @property
+    def _forgets(self) -> bool:
+        return hasattr(self.backend, "forget")
+
+    def _generation(self, base: str) -> Generator[Effect, Any, tuple[str, float]]:
+        """The present generation of a function's results, and when it was read."""
+        known = self._site.generations.get(base)
+        now = time.monotonic()
+        if known is not None and now - known[1] < READ_AGAIN:
+            return known
+        word = yield from self._ask("get", _place_of(base))
+        read = self._site.generations[base] = (str(word or ""), now)
+        return read
+
+    def _begin_generation(self, base: str) -> Generator[Effect, Any, None]:
+        word = urandom(8).hex()
+        yield from self._ask("set", _place_of(base), word)
+        self._site.generations[base] = (word, time.monotonic())
+        if self._forgets:
+            yield from self._ask("forget", base)
+
     def write(self, place: Any, value: Any, flight: SingleFlight) -> Generator[Effect, Any, None]:
         """Keep a value that was computed, unless the cache was invalidated since that began."""
+        forget_key(value, flight.host)
         if flight.is_stale:
             return
         expires = None if self.ttl is None else self._clock() + self.ttl
         if self.shared:
-            yield from self.guarded(self._write(place, (value, expires), flight), "write to")
+            key, generation = place
+            entry = (value, expires, generation) if generation else (value, expires)
+            yield from self.guarded(self._write(key, entry, generation, flight), "write to")
         else:
             self.backend.set(place, (value, expires))
             if flight.is_stale:  # while it was being written
                 self.backend.delete(place)
 
-    def _write(self, place: Any, entry: Any, flight: SingleFlight) -> Generator[Effect, Any, None]:
-        yield from self._ask("set", place, entry)
-        if flight.is_stale:
-            yield from self._ask("delete", place)
+    def _write(
+        self, key: str, entry: Any, generation: str, flight: SingleFlight
+    ) -> Generator[Effect, Any, None]:
+        yield from self._ask("set", key, entry)
+        is_stale = flight.is_stale
+        if self._forgets and not is_stale:  # another process may have forgotten all but this
+            self._site.generations.pop(_base_of(key), None)
+            is_stale = (yield from self._generation(_base_of(key)))[0] != generation
+        if is_stale:
+            yield from self._ask("delete", key)
 
     def invalidate(self, inputs: Mapping[str, Any]) -> None:
-        """Forget the calls with these inputs, all calls where there are none."""
+        """Forget the calls with these inputs, all calls if there are none."""
+        _finished(self._invalidated(inputs))
+
+    async def invalidate_async(self, inputs: Mapping[str, Any]) -> None:
+        """The same on an event loop: async methods of a backend are awaited, and others are called
+        in a thread."""
+        from asyncio import to_thread  # slow to import
+
+        effects = self._invalidated(inputs)
+        answer: Any = None
+        while True:
+            try:
+                effect: Any = effects.send(answer)
+            except StopIteration:
+                return
+            try:
+                if effect.is_async:
+                    answer = await effect.func(*effect.args)
+                else:
+                    answer = await to_thread(effect.func, *effect.args)
+                    if hasattr(answer, "__await__"):
+                        answer = await answer
+            except Exception as error:
+                answer = Raised(error)
+
+    def _invalidated(self, inputs: Mapping[str, Any]) -> Generator[Effect, Any, None]:
+        self._check_names(inputs)
+        parts: set[tuple[str, Any]] = set()
+        key = base = ""
+        try:
+            if self._base is not None:
+                base = self._base.text()
+                key = self._made_key(inputs) if inputs else ""
+            elif inputs:
+                parts = set(self._parts(inputs))
+        except UnkeyableError as error:
+            raise ValidationError(
+                f"node {self.node_name!r} cannot be cached by these inputs: {error}",
+                node=self.node_name,
+            ) from None
+        self._outdate(base, key, parts)
+        if not self.shared:
+            self._forget(parts)
+        elif inputs:
+            yield from self._ask("delete", key)
+        else:
+            yield from self._begin_generation(base)
+
+    def _check_names(self, inputs: Mapping[str, Any]) -> None:
+        """Raise ValidationError for inputs that no key has."""
         for name in inputs:
             if name not in self._inputs and not self._takes_any:
                 raise ValidationError(
@@ -226,33 +357,19 @@ class NodeCache:
                 f"{list(counted)!r}",
                 node=self.node_name,
             )
-        parts: set[tuple[str, Any]] = set()
-        key = ""
-        try:
-            if self.shared:
-                key = self._made_key(inputs) if inputs else ""
-            elif inputs:
-                parts = set(self._parts(inputs))
-        except UnkeyableError as error:
-            raise ValidationError(
-                f"node {self.node_name!r} cannot be cached by these inputs: {error}",
-                node=self.node_name,
-            ) from None
-        self._outdate(parts)
-        if not self.shared:
-            self._forget(parts)
-        elif inputs:
-            _finished(self._ask("delete", _finished(self.placed(key))))
-        else:
-            _finished(self._ask("set", f"{self._base}:place", str(time.time_ns())))
 
-    def _outdate(self, parts: set[tuple[str, Any]]) -> None:
-        """What is being computed now under a key with these parts must not be kept either."""
-        with self._lock:
-            for key, flight in list(self._flights.items()):
-                if self.shared or parts.issubset(key):
+    def _outdate(self, base: str, key: str, parts: set[tuple[str, Any]]) -> None:
+        """What is being computed now under these keys must not be kept either."""
+        flights = self._site.flights
+        with self._site.lock:
+            for each, flight in list(flights.items()):
+                if self.shared:
+                    is_meant = each == key if key else _base_of(each) == base
+                else:
+                    is_meant = parts.issubset(each)
+                if is_meant:
                     flight.is_stale = True
-                    del self._flights[key]
+                    del flights[each]
 
     def _forget(self, parts: set[tuple[str, Any]]) -> None:
         backend = self.backend
@@ -267,20 +384,64 @@ class NodeCache:
     # Who computes.
 
     def claim(self, key: Any, host: Host) -> tuple[SingleFlight, bool]:
-        """The flight that computes a key, and whether it is the caller's own, just begun."""
-        with self._lock:
-            flight = self._flights.get(key)
+        """The computation of a key, and whether it is the caller's own, just begun."""
+        flights = self._site.flights
+        with self._site.lock:
+            flight = flights.get(key)
             if flight is not None:
                 return flight, False
-            flight = self._flights[key] = SingleFlight(host)
+            flight = flights[key] = SingleFlight(host)
             return flight, True
 
     def finish(self, key: Any, flight: SingleFlight) -> None:
         """The caller's computation ended, or was given up."""
-        with self._lock:
-            if self._flights.get(key) is flight:
-                del self._flights[key]
+        with self._site.lock:
+            if self._site.flights.get(key) is flight:
+                del self._site.flights[key]
         flight.finish()
+
+
+_METHODS: Final = ("get", "set", "delete", "clear")
+
+
+class _Site:
+    """What all nodes of this process share that keep their results in one backend: what is being
+    computed, by key, and the generations as they were read, by the base of keys."""
+
+    __slots__ = ("__weakref__", "flights", "generations", "lock")
+
+    def __init__(self) -> None:
+        self.flights: dict[Any, SingleFlight] = {}
+        self.generations: dict[str, tuple[str, float]] = {}
+        self.lock = RLock()  # a signal handler or a finalizer may come back here
+
+
+_sites: WeakValueDictionary[Hashable, _Site] = WeakValueDictionary()
+_sites_lock = RLock()
+
+
+def _site_of(backend: Any) -> _Site:
+    """The site of a backend. Backends that are equal are one."""
+    try:
+        hash(backend)
+    except TypeError:
+        backend = Identity(backend)
+    with _sites_lock:
+        site = _sites.get(backend)
+        if site is None:
+            site = _sites[backend] = _Site()
+        return site
+
+
+def _base_of(key: str) -> str:
+    """The part of a key that stands for the function."""
+    return key.rpartition(":")[0]
+
+
+def _place_of(base: str) -> str:
+    """Under which key the generation is kept. Not under the base itself, so that forgetting all
+    that begins with the base leaves it."""
+    return f"generation:{base.replace(':', ' ')}:place"
 
 
 def _unwrapped(answer: Any) -> Any:
@@ -298,7 +459,7 @@ class _KeyFunction:
     """A function given as `cache_key=`: called with the inputs as keywords, those that it takes.
     Inputs that were left out have the node's defaults there."""
 
-    def __init__(self, node: Node[..., Any], func: Callable[..., Any]) -> None:
+    def __init__(self, node: CachedNode, func: Callable[..., Any]) -> None:
         def refuse(problem: str) -> InvalidNodeError:
             return InvalidNodeError(f"cached node {node.name!r}: {problem}", node=node.name)
 
@@ -339,8 +500,9 @@ class _KeyFunction:
         return inputs_key({_BY_FUNCTION: value})
 
 
-_BY_FUNCTION = "cache_key()"
-"""Stands for a parameter in keys that a function makes; no parameter has that name."""
+_BY_FUNCTION: Final = "cache_key()"
+_WORKFLOW: Final = "workflow()"
+"""They stand for a parameter in keys; no parameter has such a name."""
 
 
 def _finished(effects: Generator[Effect, Any, Any]) -> Any:
@@ -355,7 +517,8 @@ def _finished(effects: Generator[Effect, Any, Any]) -> Any:
                     value.close()
                 raise ValidationError(
                     f"{effect.func!r} of a cache's backend returned a {type(value).__name__}, "
-                    "which nothing awaits here; give the backend sync methods"
+                    "which nothing awaits here; use `await dag.invalidate_cache_async(...)`, or "
+                    "give the backend sync methods"
                 )
             answer = value
     except StopIteration as stop:
@@ -363,55 +526,12 @@ def _finished(effects: Generator[Effect, Any, Any]) -> Any:
 
 
 def _is_entry(entry: Any) -> bool:
-    if not isinstance(entry, (tuple, list)) or len(entry) != 2:  # JSON knows no tuples
+    if not isinstance(entry, (tuple, list)) or len(entry) not in (2, 3):  # JSON knows no tuples
+        return False
+    if len(entry) == 3 and not isinstance(entry[2], str):
         return False
     return entry[1] is None or isinstance(entry[1], (int, float))
 
 
-def _identity(node: Node[..., Any], version: str | int | None) -> str:
-    """What names a node's function to other processes."""
-    origin = node.signature.origin
-    code = getattr(origin, "__code__", None)
-    defaults, why = "", None
-    if code is None:
-        why = "has no bytecode to tell versions by"
-    elif code.co_freevars:
-        why = "has free variables"
-    elif origin is not node.func:
-        why = "is bound to values, or wrapped by another one,"
-    else:
-        try:
-            given = (origin.__defaults__, origin.__kwdefaults__)
-            defaults = stable_text(key_of(given), "a default")
-        except UnkeyableError:
-            why = "has defaults that mean nothing to another process"
-    if version is None and why is not None:
-        raise InvalidNodeError(
-            f"cached node {node.name!r}: a function that {why} needs version= in a shared backend",
-            node=node.name,
-        )
-    name = f"{getattr(origin, '__module__', '')}.{getattr(origin, '__qualname__', node.name)}"
-    return f"fast_dag:{name}:{_short(_bytecode(code) + defaults)}:{version}"
-
-
-def _bytecode(code: Any) -> str:
-    if code is None:
-        return ""
-    return repr((code.co_code, code.co_names, [_constant(each) for each in code.co_consts]))
-
-
-def _constant(value: Any) -> str:
-    """A constant as the same text in every process: sets have another order in each."""
-    if hasattr(value, "co_code"):
-        return _bytecode(value)
-    if isinstance(value, tuple):
-        return f"({','.join([_constant(each) for each in value])})"
-    if isinstance(value, frozenset):
-        return f"{{{','.join(sorted([_constant(each) for each in value]))}}}"
-    return repr(value)
-
-
 def _short(text: str) -> str:
-    from hashlib import blake2b  # slow to import
-
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+    return digest_of(text.encode("utf-8", "surrogatepass")).hex()

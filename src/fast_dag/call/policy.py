@@ -143,7 +143,7 @@ class CallPolicy:
             outcome = yield from self._attempts(host, inputs, kept)
         else:
             try:
-                key, found = yield from self.cache.looked_up(inputs)
+                key, found = yield from self.cache.looked_up(inputs, host)
             except failures() as error:
                 outcome = _failed(error, "cache")
             else:
@@ -204,12 +204,12 @@ class CallPolicy:
                 pass
             elif self.cache is not None:
                 try:
-                    key = self.cache.key(inputs)
+                    key = self.cache.key(inputs, host)
                     found = None if key is None else self.cache.at_hand(key)
                     if found is not None:
                         value, attempts = found[0], 0
                         if not host.watched:
-                            host.record.cache_hits += 1
+                            host.record.note_hit(node.name)
                         else:
                             outcome = Outcome(True, value, 0, None, True)
                 except failures() as error:

@@ -2,21 +2,28 @@
 
 Each returns its exit code:
 
-    0    all is well
-    1    a node failed
-    2    the command or the workflow is not as it should be; nothing has run
-    74   all went well, but its output, or its report, could not be written
+    0    everything worked
+    1    a node failed, or ended the program
+    2    the command or the workflow is wrong; nothing has run
+    74   everything worked, but the output or the report could not be written
     124  the run timed out
-    130  interrupted
+    129  interrupted by SIGHUP
+    130  interrupted by Ctrl-C
+    143  interrupted by SIGTERM
 """
 
 from __future__ import annotations
 
 import functools
+import json
+import os
 import re
+import signal
+import sys
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
@@ -27,19 +34,27 @@ from fast_dag.cli.output import (
     as_error,
     as_text,
     can_show,
-    own_stdout,
+    keep_stdout,
     say,
-    say_json,
     summary,
     tell_error,
     unwritten,
 )
+from fast_dag.cli.signals import Signals
 from fast_dag.cli.starter import starter
 from fast_dag.cli.target import Target, all_found, found, place_of
 from fast_dag.cli.tree import MARKS, heading, inputs, topology_of, tree
 from fast_dag.context import Context
 from fast_dag.define.fsm import FSM
-from fast_dag.errors import ExecutionError, FastDAGError, ValidationError, text_of
+from fast_dag.errors import (
+    ExecutionError,
+    FastDAGError,
+    MissingInputError,
+    ValidationError,
+    names,
+    text_of,
+    trace_of,
+)
 from fast_dag.run.run import Run
 from fast_dag.run.settings import ExecutionMode
 from fast_dag.serial.texts import from_json
@@ -47,19 +62,24 @@ from fast_dag.serial.texts import from_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from fast_dag.define.node import Node
     from fast_dag.define.workflow import Workflow
 
-OK, FAILED, WRONG, UNWRITTEN, TIMED_OUT, INTERRUPTED = 0, 1, 2, 74, 124, 130
+OK, FAILED, WRONG, UNWRITTEN, TIMED_OUT, BY_SIGNAL = 0, 1, 2, 74, 124, 128
 _NAME = "fast-dag"
 _COMPLETE = "_FAST_DAG_COMPLETE"
+_signals = Signals()
 
 
 def start(args: list[str] | None = None) -> int:
-    """Carry out a command line; its exit code."""
-    try:
-        code, lost = _carried_out(args), unwritten()
-    except OSError as error:  # of help, which is not printed by us
-        code, lost = OK, unwritten() or error
+    """Carry out a command line and return its exit code."""
+    if sys.stdin is None:  # it was closed before Python began
+        sys.stdin = open(os.devnull)  # noqa: SIM115  until the end
+    with _signals:
+        try:
+            code, lost = _carried_out(args), unwritten()
+        except OSError as error:  # of help, which click prints
+            code, lost = OK, unwritten() or error
     if lost is None:
         return code
     tell_error(FastDAGError(f"stdout could not be written: {_reason(lost)}"))
@@ -74,12 +94,20 @@ def _carried_out(args: list[str] | None) -> int:
     try:
         code = main.main(args, prog_name=_NAME, complete_var=_COMPLETE, standalone_mode=False)
     except click.ClickException as error:
-        with suppress(OSError):  # where stderr is full, the code has to do
+        with suppress(OSError):  # stderr is full: the exit code must do
             error.show()
         return WRONG
     except click.Abort:
-        return INTERRUPTED
+        return _interrupted()
+    except SystemExit:  # of click: shell completion ends so, and help that nobody reads to its end
+        if _COMPLETE in os.environ:
+            raise
+        return OK
     return code if isinstance(code, int) else OK
+
+
+def _interrupted() -> int:
+    return BY_SIGNAL + _signals.number
 
 
 def _complete_file(
@@ -91,14 +119,14 @@ def _complete_file(
 def _complete_node(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The nodes of the workflow that stands before; none where that cannot be loaded."""
+    """The nodes of the workflow on the command line; none if that cannot be loaded."""
     given, comma, begun = incomplete.rpartition(",") if param.multiple else ("", "", incomplete)
-    # What stands before an option that lacks its value is left in `args`.
+    # Click leaves arguments in `args` if an option after them has no value yet.
     target = ctx.params.get("target") or next(iter(ctx.args), "")
     try:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             workflow = found(target, ctx.params.get("allow") or ())
-    except Exception:  # a shell that asks has no use for errors
+    except Exception:  # the shell would show it as a completion
         return []
     return [
         CompletionItem(given + comma + name) for name in workflow.nodes if name.startswith(begun)
@@ -116,41 +144,43 @@ allow_option = click.option(
 
 
 class Answer(NamedTuple):
-    """How a command ended: its exit code, and what it has for `--json`, or for people."""
+    """How a command ended: its exit code, the data for `--json`, and the error to print."""
 
     code: int = OK
     data: Any = None
     error: Exception | None = None
 
 
-def command(func: Callable[..., Answer]) -> Callable[..., int]:
-    """Print JSON where that is asked for; tell errors, with tracebacks only if these are."""
+def command(func: Callable[..., Answer], *, shares_stdout: bool = False) -> Callable[..., int]:
+    """A command that prints JSON where `--json` asks for it, and errors, with tracebacks where
+    `--traceback` does. `shares_stdout`: what the workflow prints may go to stdout, too."""
 
     @click.option("--traceback", "traced", is_flag=True, help="Show errors with tracebacks.")
     @functools.wraps(func)
     def guarded(*args: Any, traced: bool, **options: Any) -> int:
         as_data = bool(options.get("as_data"))
         try:
-            answer = _answer(functools.partial(func, *args, **options), as_data)
+            if as_data or not shares_stdout:
+                keep_stdout()
+            answer = _answer(functools.partial(func, *args, **options))
             if as_data:
-                say_json(answer.data)
+                say(json.dumps(answer.data, indent=2, ensure_ascii=False), document=True)
             if answer.error is not None and (traced or not as_data):
                 tell_error(answer.error, traced=traced)
         except KeyboardInterrupt:
             say("interrupted", err=True)
-            return INTERRUPTED
+            return _interrupted()
         return answer.code
 
     return guarded
 
 
-def _answer(call: Callable[[], Answer], as_data: bool) -> Answer:
+def _answer(call: Callable[[], Answer]) -> Answer:
     try:
-        with own_stdout(as_data):
-            return call()
+        return call()
     except FastDAGError as error:
         return Answer(WRONG, {"error": as_error(error)}, error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         told = FastDAGError(f"{type(error).__name__}: {text_of(error)}{place_of(error)}")
         told.__cause__ = error
         return Answer(WRONG, {"error": as_error(error)}, told)
@@ -164,11 +194,11 @@ def main() -> None:
     """Run, show and check workflows.
 
     TARGET is a file or a module, and the workflow in it: pipeline.py:dag, package.module:dag. The
-    name may be left out where there is one workflow only.
+    name may be left out if there is only one workflow.
 
-    Exit codes: 0 all is well, 1 a node failed, 2 the command or the workflow is not as it should
-    be, 74 all went well but its output could not be written, 124 the run timed out, 130
-    interrupted.
+    Exit codes: 0 everything worked, 1 a node failed, 2 the command or the workflow is wrong, 74
+    everything worked but the output could not be written, 124 the run timed out, 129, 130, 143
+    interrupted by SIGHUP, Ctrl-C, SIGTERM.
     """
 
 
@@ -183,7 +213,7 @@ def main() -> None:
     "given",
     multiple=True,
     metavar="NAME=VALUE",
-    help="An input of the run; the value is JSON where it parses as that, else text. Repeatable.",
+    help="An input of the run; a value that is no valid JSON is text. Repeatable.",
 )
 @click.option(
     "--input-json",
@@ -224,7 +254,7 @@ def main() -> None:
     "--results",
     "results_file",
     type=click.File("rb"),
-    help="Results of nodes that are not run, for --from: what an earlier run printed with --json.",
+    help="For --from: the results of the other nodes, as an earlier run printed them with --json.",
 )
 @click.option("--continue", "goes_on", is_flag=True, help="Run on after a failure, where possible.")
 @click.option("--max-cycles", type=int, metavar="N", help="FSM: how many states it executes.")
@@ -233,11 +263,16 @@ def main() -> None:
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write a report of the run, an HTML page, to this file.",
 )
-@click.option("--progress", is_flag=True, help="Show a bar (extra progress).")
+@click.option("--progress", is_flag=True, help="Show a bar on stderr (extra progress).")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="Write the log to stderr, from this level up: the workflow's own and that of the run.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Leave out the line about the run.")
 @allow_option
 @json_option
-@command
+@functools.partial(command, shares_stdout=True)
 def run(
     target: str,
     given: tuple[str, ...],
@@ -253,6 +288,7 @@ def run(
     max_cycles: int | None,
     report: Path | None,
     progress: bool,
+    log_level: str | None,
     quiet: bool,
     allow: tuple[str, ...],
     as_data: bool,
@@ -264,6 +300,8 @@ def run(
     """
     if report is not None and not report.parent.is_dir():
         raise ValidationError(f"--report: there is no directory {str(report.parent)!r}")
+    if log_level is not None:
+        _log_from(log_level)
     workflow = found(target, allow)
     options: dict[str, Any] = {
         "mode": mode,
@@ -272,48 +310,111 @@ def run(
         "error_strategy": "continue" if goes_on else "fail_fast",
         "progress": True if progress else None,
     }
-    if results_file is not None:
-        options["context"] = Context(results=_results(from_json(results_file.read())))
     inputs_ = _inputs(given, given_file)
     if isinstance(workflow, FSM):
-        _refuse({"--until": until, "--from": from_, "--outputs": outputs}, "a DAG", workflow)
-        options["max_cycles"] = max_cycles
+        parts = {"--until": until, "--from": from_, "--outputs": outputs, "--results": results_file}
+        _refuse(parts, "a DAG", workflow)
+        if max_cycles is not None:
+            options["max_cycles"] = max_cycles
     else:
         _refuse({"--max-cycles": max_cycles}, "an FSM", workflow)
         if outputs:
             options["outputs"] = _listed(outputs, workflow)
-    earlier = workflow.last_run  # of a module that runs its workflow when it is imported
+    as_text_only: list[str] = []
+    if results_file is not None:
+        results, as_text_only = _results(results_file)
+        if from_ is None:
+            raise ValidationError("--results are for --from, which names the node to go on with")
+        options["context"] = Context(results=results)
     try:
-        done = _executed(workflow, inputs_, until, from_, options)
-    except KeyboardInterrupt:
-        cut_short = workflow.last_run
-        if cut_short is None or cut_short is earlier:
-            raise
-        if not quiet:
-            say(summary(cut_short, "interrupted"), err=True)
-        return _told(cut_short, INTERRUPTED, report, as_data)
+        done, code, status = _executed(workflow, inputs_, until, from_, options)
+    except MissingInputError as error:
+        raise _with_remedy(error, as_text_only) from None
     if not quiet:
-        say(summary(done), err=True)
-    if not as_data and done.value is not None:
+        say(summary(done, status), err=True)
+    cut_short = code is not None
+    if not as_data and not cut_short and done.value is not None:
         say(as_text(done.value))
-    return _told(done, _code(done), report, as_data)._replace(error=done.exception())
+    answer = _told(done, _code(done) if code is None else code, report, as_data)
+    if as_data and status == "failed":
+        answer.data["status"] = status
+    return answer if cut_short else answer._replace(error=done.exception())
 
 
 def _executed(
-    workflow: Any, inputs_: Any, until: str | None, from_: str | None, options: Any
-) -> Run:
-    """Run the workflow, or a part of it, whether it fails or not."""
-    with suppress(ExecutionError):  # the Run has it
-        if until is not None and from_ is not None:
-            workflow.run_between(from_, until, inputs_, **options)
-        elif until is not None:
-            workflow.run_until(until, inputs_, **options)
-        elif from_ is not None:
-            workflow.run_from(from_, inputs_, **options)
+    workflow: Workflow, inputs_: Any, until: str | None, from_: str | None, options: Any
+) -> tuple[Run, int | None, str | None]:
+    """The run, whether it failed or not; the exit code if a signal cut it short; and the word for
+    how it ended, if its own status does not tell."""
+    earlier = workflow.last_run  # of a module that runs its workflow when it is imported
+    code, status = None, None
+    try:
+        with suppress(ExecutionError):  # the Run has it
+            _run(workflow, inputs_, until, from_, options)
+    except Exception:
+        raise
+    except BaseException as error:  # of a signal, or of a node that ends the program
+        if workflow.last_run is None or workflow.last_run is earlier:
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            code, status = _interrupted(), _interruption()
         else:
-            workflow.run(inputs_, **options)
-    run: Run = workflow.last_run
-    return run
+            status = "failed"
+            _blame_a_node(error, workflow.last_run, workflow)
+    assert workflow.last_run is not None
+    return workflow.last_run, code, status
+
+
+def _run(workflow: Any, inputs_: Any, until: str | None, from_: str | None, options: Any) -> None:
+    if until is not None and from_ is not None:
+        workflow.run_between(from_, until, inputs_, **options)
+    elif until is not None:
+        workflow.run_until(until, inputs_, **options)
+    elif from_ is not None:
+        workflow.run_from(from_, inputs_, **options)
+    else:
+        workflow.run(inputs_, **options)
+
+
+def _interruption() -> str:
+    by = "" if _signals.number is signal.SIGINT else f" by {_signals.number.name}"
+    return f"interrupted{by}"
+
+
+def _blame_a_node(error: BaseException, run: Run, workflow: Workflow) -> None:
+    """Add an error that is no Exception, SystemExit say, to those of the run: it ended the run
+    without being an error of a node."""
+    frames = {frame.f_code for frame, _ in walk_tb(trace_of(error))}
+    name = _cut_off_in(run, workflow.nodes, frames)
+    run.errors[name] = error  # type: ignore[assignment]  # no Exception, but told like one
+
+
+def _cut_off_in(run: Run, nodes: Mapping[str, Node[..., Any]], frames: set[Any]) -> str:
+    """The path of the node that was running; of several, the one whose function is in `frames`."""
+    running = [name for name, status in run.statuses.items() if status == "cancelled"]
+    raised = [name for name in running if getattr(nodes[name].func, "__code__", None) in frames]
+    name = " or ".join(raised if len(raised) == 1 else running) or run.name
+    if name not in run.children:
+        return name
+    inner: Any = nodes[name].workflow
+    return f"{name}.{_cut_off_in(run.children[name], inner.nodes, frames)}"
+
+
+def _with_remedy(error: MissingInputError, as_text_only: list[str]) -> ValidationError:
+    """The error with what to do about it on a command line."""
+    sources = getattr(error, "sources", ())
+    lost = [name for name in as_text_only if name in sources]
+    if lost:
+        told = f"--results has the result of {names(lost)} only as text, since it is no JSON; "
+        return ValidationError(f"{error}; {told}run from an earlier node")
+    return ValidationError(f"{error}; --results FILE gives them") if sources else error
+
+
+def _log_from(level: str) -> None:
+    import logging  # slow to import
+
+    line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=level.upper(), format=line, stream=sys.stderr)
 
 
 def _code(done: Run) -> int:
@@ -323,7 +424,7 @@ def _code(done: Run) -> int:
 
 
 def _told(done: Run, code: int, report: Path | None, as_data: bool) -> Answer:
-    """Write the report. Where that fails, the run is told all the same."""
+    """Write the report; the answer has the run even if that fails."""
     document = as_document(done) if as_data else None
     if report is None:
         return Answer(code, document)
@@ -347,7 +448,7 @@ def _refuse(asked: Mapping[str, Any], kind: str, workflow: Workflow) -> None:
 
 
 def _listed(outputs: Iterable[str], dag: Workflow) -> list[str]:
-    """The nodes that are named, each list split where it is no name itself."""
+    """The names of nodes in options; one with commas that is no node's is a list."""
     listed: list[str] = []
     for each in outputs:
         listed += [each] if each in dag.nodes else [name.strip() for name in each.split(",")]
@@ -366,22 +467,29 @@ def _inputs(given: Iterable[str], file: Any) -> dict[str, Any]:
             taken[name] = from_json(text)
         except ValidationError:
             taken[name] = text
-    if file is None:
-        return taken
+    return taken if file is None else {**_mapping(file, "--input-json", "names to values"), **taken}
+
+
+def _results(file: Any) -> tuple[dict[str, Any], list[str]]:
+    """The results in the file of an earlier run, and the nodes whose results it has as text."""
+    data = _mapping(file, "--results", "nodes to their results")
+    results: Any = data
+    lost: Any = {}
+    if "workflow" in data:
+        results, lost = data.get("results"), data.get("not_json", {})
+    if not isinstance(results, dict) or not isinstance(lost, dict):
+        raise ValidationError("--results: the file is no mapping of nodes to their results")
+    return results, list(lost)
+
+
+def _mapping(file: Any, option: str, words: str) -> dict[str, Any]:
     try:
         data = from_json(file.read())
     except ValidationError as error:
-        raise ValidationError(f"--input-json: {error}") from None
+        raise ValidationError(f"{option}: {error}") from None
     if not isinstance(data, dict):
-        raise ValidationError("--input-json: the file is no mapping of names to values")
-    return {**data, **taken}
-
-
-def _results(data: Any) -> dict[str, Any]:
-    results = data.get("results") if isinstance(data, dict) and "workflow" in data else data
-    if not isinstance(results, dict):
-        raise ValidationError("--results: the file is no mapping of nodes to their results")
-    return results
+        raise ValidationError(f"{option}: the file is no mapping of {words}")
+    return data
 
 
 # show
@@ -408,7 +516,7 @@ def show(
     if backend is None:
         say("\n".join(tree(workflow, plain=not can_show(MARKS))))
     else:
-        say(workflow.visualize(backend).rstrip("\n"))
+        say(workflow.visualize(backend).rstrip("\n"), document=True)
     return Answer()
 
 

@@ -1,15 +1,12 @@
-"""What commands print: results for the next program on stdout, all that is about them on stderr."""
+"""What commands print: results go to stdout for the next program, everything about them to
+stderr."""
 
 from __future__ import annotations
 
-import codecs
 import errno
-import json
 import os
 import sys
 from collections import Counter
-from contextlib import contextmanager, suppress
-from math import isfinite
 from pprint import pformat
 from typing import TYPE_CHECKING, Any
 
@@ -30,125 +27,133 @@ from fast_dag.run.machine_execution import MachineRun
 from fast_dag.serial.plain import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+    from typing import TextIO
 
     from fast_dag.run.run import Run
 
-
+_own_stdout: TextIO | None = None
+"""The stdout of the command, once what others print goes to stderr."""
 _lost: list[Exception] = []
-"""What kept stdout from being written, the first cause first."""
+"""The errors that kept stdout from being written."""
 
 
-def say(text: str, *, err: bool = False, mark: str = "") -> None:
-    """Print text, behind a mark that may be styled. What the stream cannot encode is written out,
-    as `\\u2192`. Where a stream cannot be written to, what it would get from then on is dropped:
-    `unwritten` tells that of stdout."""
-    stream = sys.stderr if err else sys.stdout
+def keep_stdout() -> None:
+    """From now on stdout is for this command alone: what the workflow prints, also in other
+    processes, and also in threads that outlive the run, goes to stderr."""
+    global _own_stdout  # noqa: PLW0603  as there is one stdout
+    shared: Any = sys.__stdout__
+    if _own_stdout is not None or shared is None:
+        return
+    shared.flush()
+    _own_stdout = open(os.dup(1), "w", encoding=shared.encoding)  # noqa: SIM115  until the end
+    # As stderr has it, where that goes now; a stderr that is full must not fail nodes that print.
+    watched = sys.__stderr__ is not None and sys.__stderr__.isatty()
+    shared.reconfigure(errors="backslashreplace", line_buffering=watched)
+    if sys.__stderr__ is None:
+        _to_nowhere(1)
+    else:
+        os.dup2(2, 1)
+
+
+def say(text: str, *, err: bool = False, mark: str = "", document: bool = False) -> None:
+    """Print text, after a mark that may be styled.
+
+    Characters that the stream cannot encode are written as `\\u2192`. A document is UTF-8 in every
+    terminal. After a failure nothing more is written to the stream; `unwritten` returns the failure
+    of stdout."""
+    stream = _stream(err)
     try:
         if stream is None:  # it was closed before Python began
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        if not can_show(text, err=err):
-            encoding = _encoding(err)
-            text = text.encode(encoding, "backslashreplace").decode(encoding)
         if mark:
-            click.echo(f"{mark} ", file=stream, nl=False)
-        stream.write(f"{text}\n")
+            click.echo(f"{mark} ", file=stream, nl=False, color=_colour())
+        encoding = "utf-8" if document else _encoding(stream)
+        # In JSON, a lone surrogate as `\ud800` is that surrogate.
+        encoded = f"{text}\n".encode(encoding, "backslashreplace")
+        if document:
+            stream.buffer.write(encoded)
+        else:
+            stream.write(encoded.decode(encoding))
         stream.flush()
-    except (OSError, ValueError) as error:  # the latter of a stream that was closed
-        _give_up(error, err)
+    except (OSError, ValueError) as error:  # ValueError: the stream was closed
+        _give_up(error, stream)
 
 
-def say_json(data: Any) -> None:
-    """Print one JSON document: ASCII, unless stdout is UTF-8, which JSON has to be."""
-    text = json.dumps(data, indent=2, ensure_ascii=False)
-    if codecs.lookup(_encoding()).name != "utf-8" or not can_show(text):
-        text = json.dumps(data, indent=2)
-    say(text)
-
-
-def can_show(text: str, *, err: bool = False) -> bool:
-    """Whether the stream can encode a text."""
+def can_show(text: str) -> bool:
+    """Whether stdout can encode a text."""
     try:
-        text.encode(_encoding(err))
+        text.encode(_encoding(_stream(False)))
     except UnicodeEncodeError:
         return False
     return True
 
 
-def _encoding(err: bool = False) -> str:
-    return getattr(sys.stderr if err else sys.stdout, "encoding", None) or "ascii"
-
-
 def unwritten() -> Exception | None:
-    """What kept stdout from being written, as far as anyone was there to read it; both streams are
-    flushed, and the account is closed."""
-    for err in (False, True):
-        stream = sys.stderr if err else sys.stdout
+    """Flush everything; the error that kept stdout from being written. A reader that went away is
+    no error."""
+    for stream in (_own_stdout, sys.__stdout__, sys.__stderr__):
         try:
             if stream is not None:
                 stream.flush()
         except (OSError, ValueError) as error:
-            _give_up(error, err)
+            _give_up(error, stream)
     first = _lost[0] if _lost else None
     _lost.clear()
-    # Who reads us, and went away, has seen enough.
     return None if isinstance(first, BrokenPipeError) else first
 
 
-def _give_up(error: Exception, err: bool) -> None:
-    if not err:
+def _stream(err: bool) -> Any:
+    # Not `sys.stdout`, which a node may have replaced.
+    return sys.__stderr__ if err else _own_stdout or sys.__stdout__
+
+
+def _encoding(stream: Any) -> str:
+    return getattr(stream, "encoding", None) or "ascii"
+
+
+def _colour() -> bool | None:
+    """Whether to use colours; None means: in a terminal."""
+    return False if os.environ.get("NO_COLOR") else True if os.environ.get("FORCE_COLOR") else None
+
+
+def _give_up(error: Exception, stream: Any) -> None:
+    if stream is _stream(False):
         _lost.append(error)
-    if (sys.stderr if err else sys.stdout) is not None:
-        _to_nowhere(2 if err else 1)
+    if stream is not None:
+        # Not `fileno()`, which the first two lack once a node has closed them.
+        own = 1 if stream is sys.__stdout__ else 2 if stream is sys.__stderr__ else None
+        _to_nowhere(stream.fileno() if own is None else own)
 
 
 def _to_nowhere(descriptor: int) -> None:
-    """So that nothing is written there, neither what is left to flush when Python ends."""
+    """Make a descriptor lead to the null device, also for what Python flushes when it ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
 
 
-@contextmanager
-def own_stdout(wanted: bool) -> Iterator[None]:
-    """Where stdout is for JSON: what nodes print, also in other processes, goes to stderr."""
-    if not wanted or sys.stdout is None:
-        yield
-        return
-    sys.stdout.flush()
-    kept = os.dup(1)
-    if sys.stderr is None:
-        _to_nowhere(1)
-    else:
-        os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        try:
-            sys.stdout.flush()
-        except (OSError, ValueError):  # stderr is full: what nodes print is not part of the JSON
-            _to_nowhere(1)
-            with suppress(ValueError):
-                sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
 # Values.
+
+_DEEPEST = 400
+"""How many levels of a value are written as JSON."""
+_LONGEST = 100_000
+"""Characters up to which a value is laid out in lines: that takes a second for each million."""
 
 
 def as_text(value: Any) -> str:
-    """A result as people read it: strings as they are.
+    """A result for people; a string as it is.
 
     >>> as_text("done"), as_text({"a": 1})
     ('done', "{'a': 1}")
     """
     if isinstance(value, str):
         return value
+    text = _repr(value)
     try:
-        return pformat(value, width=100, sort_dicts=False)
+        return pformat(value, width=100, sort_dicts=False) if len(text) < _LONGEST else text
     except Exception:  # of a `__repr__` in it
-        return brief(value)
+        return text
 
 
 def _repr(value: Any) -> str:
@@ -158,63 +163,57 @@ def _repr(value: Any) -> str:
         return brief(value)
 
 
-def is_plain(value: Any) -> bool:
-    """Whether JSON keeps a value as it is.
-
-    >>> is_plain([1, "a", None]), is_plain((1, 2)), is_plain({1: 2})
-    (True, False, False)
-    """
-    try:
-        return bool(plain(value, "") == value)
-    except Exception:  # also of a value's own methods
-        return False
-
-
 def as_json(value: Any) -> Any:
-    """A value as JSON can have it; for what it cannot, its repr.
+    """A value as JSON can have it; a part that JSON cannot have becomes its repr.
 
     >>> as_json({1: (1j, float("inf"), None)})
     {'1': ['1j', 'inf', None]}
     """
     try:
-        return _as_json(value)
+        return _as_json(value, 0)
     except Exception:  # it is nested too deeply, or its own methods raise
         return _repr(value)
 
 
-def _as_json(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, str, int)):
-        return value
-    if isinstance(value, float):
-        return value if isfinite(value) else _repr(value)
+def _as_json(value: Any, depth: int) -> Any:
+    if depth > _DEEPEST:
+        raise RecursionError
     if isinstance(value, dict):
         return {
-            key if isinstance(key, str) else str(key): _as_json(it) for key, it in value.items()
+            key if isinstance(key, str) else str(key): _as_json(each, depth + 1)
+            for key, each in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return [_as_json(each) for each in value]
-    return _repr(value)
+        return [_as_json(each, depth + 1) for each in value]
+    try:
+        return plain(value, "")
+    except Exception:
+        return _repr(value)
 
 
 # Runs.
 
 
 def as_document(run: Run) -> dict[str, Any]:
-    """All that is to be told of a run."""
+    """A run as data."""
     error = run.exception()
-    results = {name: value for name, value in run.results.items() if is_plain(value)}
+    results, not_json = {}, {}
+    for name, value in run.results.items():
+        copy = _plain_copy(value)
+        if copy is None and value is not None:
+            not_json[name] = _repr(value)
+        else:
+            results[name] = copy
     document = {
         "workflow": run.name,
-        "run_id": run.run_id,
+        "run_id": run.context.metadata.get("run_id"),  # which a node may have deleted
         "status": run.status,
         "value": as_json(run.value),
         "seconds": run.context.metrics["execution_time"],
         "statuses": {name: str(status) for name, status in run.statuses.items()},
         "timings": run.timings,
         "results": results,
-        "not_json": {
-            name: _repr(value) for name, value in run.results.items() if name not in results
-        },
+        "not_json": not_json,
         "errors": {name: as_error(each) for name, each in run.errors.items()},
     }
     if isinstance(run, MachineRun):
@@ -222,6 +221,15 @@ def as_document(run: Run) -> dict[str, Any]:
     if error is not None:
         document["error"] = as_error(error)
     return document
+
+
+def _plain_copy(value: Any) -> Any:
+    """A copy of plain data that is equal to it; None if `value` is anything else."""
+    try:
+        copy = plain(value, "")
+        return copy if copy == value else None
+    except Exception:  # also of the value's own methods
+        return None
 
 
 def as_error(error: BaseException) -> dict[str, Any]:
@@ -236,7 +244,7 @@ def as_error(error: BaseException) -> dict[str, Any]:
 
 
 def summary(run: Run, status: str | None = None) -> str:
-    """One line about a run, with another word for how it ended where one is given.
+    """One line about a run; `status` replaces the word for how it ended.
 
     >>> from fast_dag import DAG
     >>> summary(DAG("demo").add_node("a", lambda: 1).execute()).partition(" in ")[0]
@@ -253,7 +261,7 @@ def summary(run: Run, status: str | None = None) -> str:
 
 
 def tell_error(error: BaseException, *, traced: bool = False) -> None:
-    """Print an error for people."""
+    """Print an error to stderr."""
     if traced:
         say(traceback_of(error).rstrip("\n"), err=True)
         return

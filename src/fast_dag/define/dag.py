@@ -1,4 +1,4 @@
-"""The public builder of directed acyclic graphs, and the ways to run them."""
+"""DAG: builds and runs directed acyclic graphs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from concurrent.futures import Executor
-    from typing import Any, Literal, Self, Unpack
+    from typing import Any, Literal, Self, SupportsIndex, Unpack
 
     from fast_dag.define.decorators import (
         AllDecorator,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         CachedNodeDecorator,
         NodeDecorator,
     )
-    from fast_dag.define.options import NodeOptions
+    from fast_dag.define.options import NodeOptions, Seconds
     from fast_dag.run.execution import Execution
 
 
@@ -43,8 +43,8 @@ class Part(Fields):
 
     def __init__(
         self,
-        start: str | None = None,
-        end: str | None = None,
+        start: tuple[str, ...] | None = None,
+        end: tuple[str, ...] | None = None,
         outputs: tuple[str, ...] | None = None,
     ) -> None:
         self.start = start
@@ -55,13 +55,13 @@ class Part(Fields):
         return hash((self.start, self.end, self.outputs))
 
     def of(self, topology: Topology) -> Topology:
-        """The narrowed topology. Raises MissingConnectionError where nothing is left."""
+        """The narrowed topology. Raises MissingConnectionError if no node is left."""
         index = topology.index
         keep = set(range(len(topology.nodes)))
         if self.start is not None:
-            keep &= topology.below([index[self.start]])
+            keep &= topology.below([index[name] for name in self.start])
         if self.end is not None:
-            keep &= topology.above([index[self.end]])
+            keep &= topology.above([index[name] for name in self.end])
         if self.outputs is not None:
             outside = [name for name in self.outputs if index[name] not in keep]
             if outside:
@@ -70,10 +70,11 @@ class Part(Fields):
                 )
             keep &= topology.above([index[name] for name in self.outputs])
         if not keep:
+            start, end = names(self.start or ()), names(self.end or ())
             raise MissingConnectionError(
-                f"{topology.name!r} has no path from {self.start!r} to {self.end!r}",
-                source=self.start,
-                target=self.end,
+                f"{topology.name!r} has no path from {start} to {end}",
+                source=None if self.start is None else self.start[0],
+                target=None if self.end is None else self.end[0],
             )
         return topology.narrowed(keep)
 
@@ -87,12 +88,15 @@ class DAG(Workflow):
     Parameters
     ----------
     name:
-        For messages, and the default name where it is nested in another workflow.
+        For messages, and the default name of the node if it is nested in another workflow.
     description, metadata:
         Yours; shown, never interpreted.
     autowire:
-        A parameter that bears the name of another node, and that neither an edge nor a run input
-        feeds, takes that node's result.
+        A parameter that has the name of another node, and that neither an edge nor a run input
+        feeds, gets that node's result.
+    replace:
+        A node takes the place of the node of its name, as with `replace=True` on every node: cells
+        of a notebook may be run again.
 
     >>> dag = DAG("greeting", autowire=True)
     >>> @dag.node
@@ -115,15 +119,16 @@ class DAG(Workflow):
         description: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         autowire: bool = False,
+        replace: bool = False,
     ) -> None:
-        super().__init__(name, description, metadata)
+        super().__init__(name, description, metadata, replace)
         self._autowire = autowire
 
     # Building.
 
     @property
     def autowire(self) -> bool:
-        """Whether parameters named like other nodes take their results."""
+        """Whether parameters named like other nodes get their results."""
         return self._autowire
 
     @autowire.setter
@@ -133,7 +138,8 @@ class DAG(Workflow):
 
     @property
     def node(self) -> NodeDecorator:
-        """Decorator: a function becomes a node. Options: see `NodeOptions`, and `name`, `replace`.
+        """Decorator: a function becomes a node. Options: those of `NodeOptions`, `name` and
+        `replace`.
 
         >>> dag = DAG("demo")
         >>> @dag.node(retry=2, description="adds")
@@ -142,17 +148,17 @@ class DAG(Workflow):
         >>> add(1), add.name
         (2, 'add')
         """
-        return Decorator(self._graph.add)
+        return Decorator(self._add)
 
     @property
     def cached_node(self) -> CachedNodeDecorator:
         """Decorator: a node whose results are kept and looked up by its inputs.
 
-        Options besides those of `node`: `ttl`, how many seconds a result is good for; `cache_key`,
-        the parameters that count, all when not given, or a function that is called with the inputs
-        and returns what counts; `max_entries` kept in memory, the least
-        recently used make room; `backend`, any object with get / set / delete / clear, shared with
-        others, and `version`, part of its keys. What several runs need at once is computed once.
+        Options besides those of `node`, all in `CachedNodeOptions`: `ttl`, how many seconds a
+        result is kept; `cache_key`, the parameters that make the key, or a function of the inputs
+        that returns it; `max_entries` in memory; `backend`, a `fast_dag.cache.DiskCache`, or any
+        object with sync or async methods get / set / delete / clear, and `version`, part of its
+        keys. Runs that need a result at the same time compute it once.
 
         >>> dag = DAG("demo")
         >>> @dag.cached_node(ttl=60, cache_key=["user"])
@@ -163,31 +169,31 @@ class DAG(Workflow):
         >>> dag.context.metrics["cache_hits"]
         1
         """
-        return Decorator(self._graph.add, cached=True)
+        return Decorator(self._add, cached=True)
 
     @property
     def condition(self) -> NodeDecorator:
-        """Decorator: the function returns a bool or ConditionalReturn, and `.on_true` or
-        `.on_false` is taken."""
-        return Decorator(self._graph.add, NodeType.CONDITION)
+        """Decorator: the function returns a bool or ConditionalReturn, which selects the branch
+        `.on_true` or `.on_false`."""
+        return Decorator(self._add, NodeType.CONDITION)
 
     @property
     def select(self) -> NodeDecorator:
-        """Decorator: the function returns a branch's name or SelectReturn, and `.branches[name]` is
-        taken, or `.branches["default"]`."""
-        return Decorator(self._graph.add, NodeType.SELECT)
+        """Decorator: the function returns a branch's name or SelectReturn, which selects
+        `.branches[name]`, or `.branches["default"]` if no edge leaves that branch."""
+        return Decorator(self._add, NodeType.SELECT)
 
     @property
     def any(self) -> AnyDecorator:
-        """Decorator: the node runs once one of its edges is live; it joins branches. With
-        `wait=True` it waits until all its edges have ended."""
-        return Decorator(self._graph.add, NodeType.ANY)
+        """Decorator: the node runs as soon as one of its edges is live, so it can join branches.
+        With `wait=True` it waits until all its edges have ended."""
+        return Decorator(self._add, NodeType.ANY)
 
     @property
     def all(self) -> AllDecorator:
-        """Decorator: the node runs once all of its edges are live. Several edges into one parameter
-        arrive as a dict by source; with `collect="parameter"` one edge does, too."""
-        return Decorator(self._graph.add, NodeType.ALL)
+        """Decorator: the node runs once all of its edges are live. A parameter with several edges
+        gets a dict by source; with `collect="parameter"`, a parameter with one edge does, too."""
+        return Decorator(self._add, NodeType.ALL)
 
     def add_node(
         self,
@@ -200,38 +206,38 @@ class DAG(Workflow):
     ) -> Self:
         """Add a function, a Node or a whole workflow under a name; returns the DAG, for chains.
 
-        A Node or workflow may stand alone: `add_node(Node(f))` takes its own name. A Node that
-        belongs to a DAG already lends its function and options to a new one.
+        A Node or workflow may be given alone: `add_node(Node(f))` uses its own name. If the Node
+        belongs to another DAG, a new Node gets its function and options.
 
         >>> DAG("demo").add_node("double", lambda x: 2 * x).add_node("half", lambda x: x / 2)
         <DAG 'demo': 2 nodes, 0 edges>
         """
         made = as_node(name, func, type, options)
-        self._graph.add(made, replace=replace)
+        self._add(made, replace=replace)
         return self
 
     def replace_node(
         self,
-        name: str,
+        node: str | Node[..., Any],
+        /,
         func: Callable[..., Any] | Nestable,
         *,
         type: NodeType | str | None = None,
         **options: Unpack[NodeOptions],
     ) -> Self:
-        """Put another function in the place of node `name`, as `add_node(name, func, replace=True)`
-        does.
+        """Replace the function of a node, as `add_node(name, func, replace=True)` does.
 
         Edges, hooks and the error handler stay; type and options do not, so give them again.
-        Each edge goes on feeding the parameter that it feeds. Where the new function has none of
-        that name, an edge made without `input=` may feed the parameter named like its output or
-        source, else a new one that is the only one; into a function without parameters it only
-        orders. Raises ValidationError, and changes nothing, where an edge finds no place.
+        Each edge keeps its parameter. If the new function has no parameter of that name, an edge
+        made without `input=` feeds the parameter named like its output or source, else a new one if
+        that is the only parameter; an edge into a function without parameters only orders. Raises
+        ValidationError, and changes nothing, if there is no parameter for an edge.
 
         >>> dag = DAG("demo").add_node("load", lambda: 20).add_node("add", lambda x, y=1: x + y)
         >>> dag.connect("load", "add").replace_node("add", lambda y, x: x - y).run(y=5)
         15
         """
-        self._graph.node(name)
+        name = self._graph.node(node).name
         self._graph.add(as_node(name, func, type, options), replace=True)
         return self
 
@@ -252,15 +258,15 @@ class DAG(Workflow):
         Parameters
         ----------
         source, target:
-            Nodes or their names; the source may be a branch, `check.on_true`.
+            Nodes or their names; the source may also be a branch, `check.on_true`.
         output:
             The part of the value that flows: a key of a mapping, an attribute, or an element of a
-            tuple that the source names with `outputs=`. None: all of it.
+            tuple, named by `outputs=` of the source. None: the whole value.
         input:
-            The parameter that is fed. None: the one named like `output`, else like the source, else
-            the first that no edge feeds. False: none; the edge only orders.
+            The parameter that the edge feeds. None: the one named like `output`, else like the
+            source, else the first parameter without an edge. False: none, the edge only orders.
 
-        Raises ValidationError where a name is unknown or no parameter is left.
+        Raises ValidationError if a name is unknown or no parameter is left.
 
         >>> dag = DAG("demo").add_node("load", lambda: {"n": 3}).add_node("double", lambda n: 2 * n)
         >>> dag.connect("load", "double", output="n").run()
@@ -276,13 +282,15 @@ class DAG(Workflow):
         output: str | None = None,
         input: str | Literal[False] | None = None,
     ) -> Self:
-        """Remove the edges between two nodes, or those of a branch, output or parameter only."""
+        """Remove the edges between two nodes; of these only those of a branch, an output or a
+        parameter
+        if one is given."""
         self._graph.disconnect(source, target, output, input)
         return self
 
     def clone(self, name: str | None = None) -> DAG:
-        """A DAG of its own with the same functions, options and edges."""
-        twin = DAG(name or self.name, self.description, self.metadata, self.autowire)
+        """An independent copy with the same functions, options and edges."""
+        twin = DAG(name or self.name, self.description, self.metadata, self.autowire, self.replace)
         self._copy_into(twin)
         return twin
 
@@ -295,16 +303,23 @@ class DAG(Workflow):
     def validate(
         self, allow_disconnected: bool = False, check_types: bool = False
     ) -> list[ValidationError]:
-        """Everything that is wrong with the graph, as error objects; an empty list where nothing
-        is.
+        """All problems of the graph, as error objects; an empty list if there are none.
 
         `allow_disconnected` accepts nodes without any edge, as runs do. `check_types` compares the
-        annotations at both ends of each edge, where these are plain classes or unions of them.
+        annotations at both ends of each edge, if these are classes or unions of classes. Without it
+        a warning tells of edges whose types do not fit, if their parameter was only the first free
+        one; nested machines that wait for events are a warning, too.
 
         >>> dag = DAG("demo").add_node("a", lambda x: x).add_node("b", lambda x: x)
         >>> [str(problem) for problem in dag.connect("a", "b").connect("b", "a").validate()]
         ["'demo' has a cycle: a -> b -> a; remove one of these edges with disconnect()"]
         """
+        self._warn(check_types)
+        return self._problems(allow_disconnected=allow_disconnected, check_types=check_types)
+
+    def _problems(
+        self, *, allow_disconnected: bool = False, check_types: bool = False
+    ) -> list[ValidationError]:
         found = problems(
             self._topology(), allow_disconnected=allow_disconnected, check_types=check_types
         )
@@ -313,7 +328,7 @@ class DAG(Workflow):
     def validate_or_raise(
         self, allow_disconnected: bool = False, check_types: bool = False
     ) -> None:
-        """Raise what `validate` finds: the one problem, or a ValidationError with all of them."""
+        """Raise the problem that `validate` finds, or one ValidationError with all of them."""
         found = self.validate(allow_disconnected, check_types)
         if found:
             raise ValidationError.of(found, repr(self.name))
@@ -321,7 +336,7 @@ class DAG(Workflow):
     @property
     def is_valid(self) -> bool:
         """Whether `validate()` finds nothing."""
-        return not self.validate()
+        return not self._problems()
 
     @property
     def entry_points(self) -> list[str]:
@@ -333,7 +348,7 @@ class DAG(Workflow):
 
     @property
     def execution_order(self) -> list[str]:
-        """The names of the nodes as a sequential run takes them; raises CycleError."""
+        """The names of the nodes in the order of a sequential run; raises CycleError."""
         topology = self._topology()
         for problem in problems(topology, allow_disconnected=True):
             if topology.cycles:
@@ -352,12 +367,12 @@ class DAG(Workflow):
         *,
         context: Context | None = None,
         mode: ExecutionMode | Literal["sequential", "parallel", "process", "async"] = "sequential",
-        max_workers: int | None = None,
+        max_workers: SupportsIndex | None = None,
         executor: Executor | None = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         error_strategy: Literal["fail_fast", "continue"] = "fail_fast",
         error_handler: Callable[[str, Exception, Context], str] | None = None,
-        outputs: Sequence[str] | None = None,
+        outputs: Sequence[str | Node[..., Any]] | None = None,
         progress: Callable[[str, str, float], object] | bool | None = None,
         track_memory: bool = False,
         keep: Literal["all", "outputs"] = "all",
@@ -382,36 +397,36 @@ class DAG(Workflow):
 
     @takes_what(_request)
     def execute(self, /, *args: Any, **options: Any) -> Run:
-        """Run the workflow; return the whole `Run`, also where nodes failed.
+        """Run the workflow; returns the `Run`, also if nodes failed.
 
         Parameters
         ----------
         inputs, more_inputs:
-            Values by the name of the parameters they fill, on any node.
+            Values by the name of the parameters that they fill, on any node.
         context:
-            The Context to work in; a new one when not given.
+            The Context of the run; a new one if not given.
         mode:
             "sequential": the caller's thread, one node at a time. "parallel": threads. "process":
-            worker processes (extra `process`). "async": an event loop, sync nodes in threads.
-            Everywhere but in the first a node starts the moment its inputs are there.
+            worker processes (extra `process`). "async": an event loop, sync nodes in threads. In
+            all modes but the first, a node starts as soon as its inputs are there.
         max_workers:
-            How many nodes run at once, at most. Where not given: for sync nodes the CPU count, in
-            async mode min(32, CPUs + 4); async nodes are unbounded.
+            How many nodes run at once, at most. If not given: the CPU count for sync nodes, in
+            async mode min(32, CPUs + 4); no limit for async nodes.
         executor:
-            Any `concurrent.futures.Executor`, left open: every sync node is one call submitted to
-            it.
+            Any `concurrent.futures.Executor`; each sync node is one call submitted to it. The run
+            does not shut it down.
         timeout:
             Seconds for the whole run.
         error_strategy:
-            "fail_fast" starts nothing more after a failure; "continue" runs all that does not
-            depend on one.
+            "fail_fast": after a failure no further node starts. "continue": all nodes run that do
+            not depend on a failed one.
         error_handler:
             `f(node_name, error, context)`, once per failed node; returns "stop" or "continue".
         outputs:
-            Run only what these nodes need; the value is a dict of those that completed.
+            Run only the nodes that these need; the value is a dict of those that completed.
         progress:
-            `f(node_name, status, fraction_done)`, called at each node's start and end, never twice
-            at once; True shows a bar (extra `progress`). In place of `progress_callback`.
+            `f(node_name, status, fraction_done)`, called at each node's start and end, one call at
+            a time; True shows a bar (extra `progress`). Used instead of `progress_callback`.
         track_memory:
             Measure the peak of traced memory, `context.metrics["memory_usage"]["peak_mb"]`; slow.
         keep:
@@ -421,7 +436,7 @@ class DAG(Workflow):
             An earlier Run, maybe out of a pickle. What completed in it is taken, with the inputs
             that are not given anew; the rest runs, and all that depends on that.
 
-        Raises ValidationError for what is wrong before any node runs.
+        Raises ValidationError, before any node runs, if the graph, an input or an option is wrong.
 
         >>> dag = DAG("demo").add_node("inverse", lambda x: 1 / x)
         >>> run = dag.execute(x=0)
@@ -432,11 +447,10 @@ class DAG(Workflow):
 
     @takes_what(_request)
     def run(self, /, *args: Any, **options: Any) -> Any:
-        """Run the workflow; return the value of the last sink that completed, None where none did.
+        """Run the workflow; returns the value of the last sink that completed, None if none did.
 
-        Takes what `execute` does. Raises ExecutionError where a node's failure ended the run, with
-        the user's exception as its cause, and ValidationError for what is wrong before any node
-        runs.
+        Takes the options of `execute`. Raises ExecutionError if a node's failure ended the run,
+        with the node's exception as its cause, and ValidationError as `execute` does.
 
         >>> DAG("demo").add_node("double", lambda x: 2 * x).run(x=2)
         4
@@ -445,14 +459,14 @@ class DAG(Workflow):
 
     @takes_what(_request, mode="async")
     async def execute_async(self, /, *args: Any, **options: Any) -> Run:
-        """`execute` for code that runs in an event loop, which it does not block: sync nodes run in
-        worker threads."""
+        """`execute` for code in an event loop. It does not block the loop: sync nodes run in worker
+        threads."""
         request = self._request(*args, **{"mode": "async", **options})
         return (await self._drive_async(self._made(request))).run
 
     @takes_what(_request, mode="async")
     async def run_async(self, /, *args: Any, **options: Any) -> Any:
-        """`run` for code that runs in an event loop.
+        """`run` for code in an event loop.
 
         >>> import asyncio
         >>> dag = DAG("demo")
@@ -469,62 +483,63 @@ class DAG(Workflow):
 
     def run_from(
         self,
-        node: str | Node[..., Any],
+        node: str | Node[..., Any] | Sequence[str | Node[..., Any]],
         /,
         inputs: Mapping[str, Any] | None = None,
         *,
         run: Run | None = None,
         **options: Any,
     ) -> Any:
-        """Run a node and everything below it; return the last sink's value.
+        """Run a node, or several, and all nodes below; returns the last sink's value.
 
-        The results of other nodes that it needs come from `run`, an earlier Run, or from `context`,
-        else from the run that finished last, and so do the inputs that are not given anew.
-        `options` are those of `run`. Raises MissingInputError where such a result is missing.
+        The results of other nodes that are needed come from `run`, an earlier Run, or from
+        `context`, else from the run that finished last; so do inputs that are not given again.
+        `options` are those of `run`. Raises MissingInputError if such a result is missing.
 
         >>> dag = DAG("demo").add_node("load", lambda: 20).add_node("add", lambda x, y: x + y)
         >>> dag.connect("load", "add").run(y=1), dag.run_from("add", y=2)
         (21, 22)
         """
-        return value_of(self._drive(self._from(node, inputs, run, options)))
+        return value_of(self._drive(self._part(node, None, inputs, run, options)))
 
     async def run_from_async(
         self,
-        node: str | Node[..., Any],
+        node: str | Node[..., Any] | Sequence[str | Node[..., Any]],
         /,
         inputs: Mapping[str, Any] | None = None,
         *,
         run: Run | None = None,
         **options: Any,
     ) -> Any:
-        """`run_from` for code that runs in an event loop."""
-        made = self._from(node, inputs, run, {"mode": "async", **options})
+        """`run_from` for code in an event loop."""
+        made = self._part(node, None, inputs, run, {"mode": "async", **options})
         return value_of(await self._drive_async(made))
 
     def run_until(
         self,
-        node: str | Node[..., Any],
+        node: str | Node[..., Any] | Sequence[str | Node[..., Any]],
         /,
         inputs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Run a node and everything it depends on; return its value. `options` are those of `run`.
+        """Run a node and all nodes that it depends on; returns its value, or for a list of nodes a
+        dict of their values by name. `options` are those of `run`.
 
         >>> dag = DAG("demo").add_node("load", lambda: 20).add_node("fail", lambda x: x / 0)
         >>> dag.connect("load", "fail").run_until("load")
         20
         """
-        return value_of(self._drive(self._until(node, inputs, options)))
+        return value_of(self._drive(self._part(None, node, inputs, None, options)))
 
     async def run_until_async(
         self,
-        node: str | Node[..., Any],
+        node: str | Node[..., Any] | Sequence[str | Node[..., Any]],
         /,
         inputs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """`run_until` for code that runs in an event loop."""
-        made = self._until(node, inputs, {"mode": "async", **options})
+        """`run_until` for code in an event loop."""
+        made = self._part(None, node, inputs, None, {"mode": "async", **options})
         return value_of(await self._drive_async(made))
 
     def run_between(
@@ -537,12 +552,12 @@ class DAG(Workflow):
         run: Run | None = None,
         **options: Any,
     ) -> Any:
-        """Run the nodes on the paths from one node to another; return the value of the latter.
+        """Run the nodes on the paths from `start` to `end`; returns the value of `end`.
 
-        Values from outside come as in `run_from`. Raises MissingConnectionError where there is no
-        path.
+        Results of other nodes come from earlier runs, as in `run_from`. Raises
+        MissingConnectionError if there is no path.
         """
-        return value_of(self._drive(self._between(start, end, inputs, run, options)))
+        return value_of(self._drive(self._part(start, end, inputs, run, options)))
 
     async def run_between_async(
         self,
@@ -554,23 +569,27 @@ class DAG(Workflow):
         run: Run | None = None,
         **options: Any,
     ) -> Any:
-        """`run_between` for code that runs in an event loop."""
-        made = self._between(start, end, inputs, run, {"mode": "async", **options})
+        """`run_between` for code in an event loop."""
+        made = self._part(start, end, inputs, run, {"mode": "async", **options})
         return value_of(await self._drive_async(made))
 
-    def _from(self, node: Any, inputs: Any, run: Run | None, options: Any) -> DagExecution:
-        part = Part(start=self._graph.node(node).name)
-        return self._made(self._request(inputs, **options), part, run)
-
-    def _until(self, node: Any, inputs: Any, options: Any) -> DagExecution:
-        part = Part(end=self._graph.node(node).name)
-        return self._made(self._request(inputs, **options), part)
-
-    def _between(
+    def _part(
         self, start: Any, end: Any, inputs: Any, run: Run | None, options: Any
     ) -> DagExecution:
-        part = Part(self._graph.node(start).name, self._graph.node(end).name)
-        return self._made(self._request(inputs, **options), part, run)
+        part = Part(self._named(start), self._named(end))
+        request = self._request(inputs, **options)
+        if isinstance(end, (list, tuple)) and request.outputs is None:
+            request.outputs = end
+        return self._made(request, part, run)
+
+    def _named(self, nodes: Any) -> tuple[str, ...] | None:
+        """The names of one node or of several."""
+        if nodes is None:
+            return None
+        several = nodes if isinstance(nodes, (list, tuple)) else (nodes,)
+        if not several:
+            raise ValidationError(f"no node of {self.name!r} is named; name at least one")
+        return tuple([self._graph.node(each).name for each in several])
 
     # From a request to a run.
 
@@ -594,8 +613,11 @@ class DAG(Workflow):
             inputs = {**kept, **inputs}
         outputs = request.outputs
         if outputs is not None:
-            if isinstance(outputs, str) or not outputs:
-                raise ValidationError(f"outputs is a list of node names, not {outputs!r}")
+            if not isinstance(outputs, (list, tuple, set, dict)) or not outputs:
+                raise ValidationError(
+                    f"outputs is a list of nodes or their names, not {outputs!r}; for the value of "
+                    "one node say outputs=[node], or run_until(node)"
+                )
             outputs = [self._graph.node(name).name for name in outputs]
             part = Part(part.start, part.end, tuple(outputs))
         plan = self._plan(frozenset(inputs), part)
@@ -639,7 +661,7 @@ class DAG(Workflow):
         return earlier
 
     def _could_take(self, name: str) -> bool:
-        """Whether some node has a parameter for a run input, as the graph is now."""
+        """Whether some node of the graph, as it is now, takes a run input of this name."""
         for node in self._graph.nodes.values():
             fed = {edge.input for edge in self._graph.incoming(node.name)}
             signature = node.signature
@@ -653,8 +675,7 @@ class DAG(Workflow):
     def _nested_execution(
         self, parent: Execution, prefix: str, plan: Plan | None, inputs: dict[str, Any]
     ) -> DagExecution:
-        """The execution of this workflow as a node of another, which has compiled it for some
-        inputs."""
+        """The execution of this workflow as a node; `plan` is the plan that its parent compiled."""
         if plan is None or plan.input_names != inputs.keys():
             plan = self._plan(frozenset(inputs), WHOLE)
         context = Context(metadata=parent.context.metadata)
@@ -666,8 +687,8 @@ class DAG(Workflow):
         return self._kept(self._compile, inputs, part)
 
     def _checked(self, given: frozenset[str]) -> Topology:
-        """The whole shape; raises where something is wrong with it. `given` are the run inputs that
-        keep parameters of their name from being autowired."""
+        """The topology; raises if there are problems. Parameters with the names in `given` are not
+        autowired, because the run gives them as inputs."""
         topology = self._topology(given)
         found = problems(topology, allow_disconnected=True) + self._resource_problems()
         if found:
@@ -685,8 +706,9 @@ class DAG(Workflow):
         for step in plan.steps:
             workflow = step.node.workflow
             if isinstance(workflow, Workflow):
-                # Now, so that an edit while the plan is executed changes nothing in it.
-                step.nested = workflow._nested_plan(step.binding.keywords)
+                # Compiled now, so that an edit during a run does not change that run.
+                given = frozenset() if step.binding is None else step.binding.keywords
+                step.nested = workflow._nested_plan(given)
         return plan
 
     def _read_signature(self) -> Signature:
@@ -708,7 +730,7 @@ class DAG(Workflow):
 
 
 def _context_after(stored: Run | None) -> Context:
-    """A new Context that goes on with the user's metadata of an earlier run."""
+    """A new Context with the user's metadata of an earlier run."""
     if stored is None:
         return Context()
     engine = ("run_id", "execution_status", "errors")

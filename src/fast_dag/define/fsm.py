@@ -1,13 +1,15 @@
-"""The public builder of finite-state machines, and the ways to run them."""
+"""FSM: builds and runs finite-state machines."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, Unpack
 
 from fast_dag.call.hooks import Hook
 from fast_dag.context import Context, FSMContext
 from fast_dag.define.decorators import Decorator
-from fast_dag.define.node import Node, as_node
+from fast_dag.define.graph import Graph
+from fast_dag.define.node import Node, as_node, name_of
+from fast_dag.define.options import asked_count
 from fast_dag.define.request import Request, option_names, takes_what
 from fast_dag.define.signature import Kind, Parameter, Signature
 from fast_dag.define.transitions import Transition
@@ -15,6 +17,7 @@ from fast_dag.define.validate import problems
 from fast_dag.define.workflow import Workflow, value_of
 from fast_dag.errors import (
     DisconnectedNodeError,
+    InvalidNodeError,
     UnknownNodeError,
     ValidationError,
     closest,
@@ -27,15 +30,34 @@ from fast_dag.run.machine_execution import Limits, MachineExecution, MachineRun
 from fast_dag.run.settings import ExecutionMode, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Executor
 
     from fast_dag.define.decorators import CachedStateDecorator, StateDecorator
     from fast_dag.define.node import Nestable
-    from fast_dag.define.options import CommonOptions
+    from fast_dag.define.options import CommonOptions, Seconds
     from fast_dag.draw.view import MachineView
     from fast_dag.run.execution import Execution
     from fast_dag.run.machine_state import MachineState
+
+
+class _States(Graph):
+    """The states of a machine: to connect two of them is to declare a transition."""
+
+    def __init__(self, name: str, fsm: FSM) -> None:
+        super().__init__(name, "state")
+        self._fsm = fsm
+
+    def connect(
+        self, source: Any, target: Any, output: str | None = None, input: Any = None
+    ) -> None:
+        start, end = self.node(source).name, self.node(target).name
+        if output is not None or input is not None:
+            raise ValidationError(
+                f"states have no outputs and inputs to connect: say {start} >> {end}, or "
+                f"add_transition({start!r}, {end!r}) with a condition or an event"
+            )
+        self._fsm.add_transition(start, end)
 
 
 _OWN = ("initial", "terminal", "replace")
@@ -43,7 +65,7 @@ _OWN = ("initial", "terminal", "replace")
 
 
 class FSM(Workflow):
-    """Functions as the states of a machine, which goes from one to the next until it ends.
+    """A finite-state machine, whose states are functions.
 
     Parameters
     ----------
@@ -52,11 +74,13 @@ class FSM(Workflow):
     initial_state, terminal_states:
         Names of states; `@fsm.state(initial=True)` and `terminal=True` say the same.
     max_cycles:
-        How many states a run executes at most; more raise MaxCyclesError.
+        How many states a run executes at most; a further state raises MaxCyclesError.
     on_max_cycles:
-        "raise", or "stop" to return what there is instead.
+        "raise", or "stop" to end the run and return the last value instead.
     keep_history:
-        How many visits of states are remembered; all when None.
+        How many visits of states are kept; None keeps all.
+    replace:
+        A state takes the place of the state of its name, as with `replace=True` on every state.
 
     >>> from fast_dag import FSMReturn
     >>> fsm = FSM("countdown")
@@ -78,38 +102,41 @@ class FSM(Workflow):
         name: str,
         initial_state: str | None = None,
         terminal_states: Iterable[str] = (),
-        max_cycles: int = 1000,
+        max_cycles: SupportsIndex = 1000,
         on_max_cycles: Literal["raise", "stop"] = "raise",
         description: str | None = None,
         metadata: Mapping[str, Any] | None = None,
-        keep_history: int | None = None,
+        keep_history: SupportsIndex | None = None,
+        replace: bool = False,
     ) -> None:
-        super().__init__(name, description, metadata)
+        super().__init__(name, description, metadata, replace)
         if isinstance(terminal_states, str):
             raise ValidationError(f"terminal_states is a list of names, not {terminal_states!r}")
         if on_max_cycles not in ("raise", "stop"):
             raise ValidationError(f"on_max_cycles is 'raise' or 'stop', not {on_max_cycles!r}")
-        if keep_history is not None:
-            _check_count("keep_history", keep_history)
-        self.max_cycles = _check_count("max_cycles", max_cycles)
+        self.max_cycles = asked_count("max_cycles", max_cycles) or 1000
         self.on_max_cycles: Literal["raise", "stop"] = on_max_cycles
-        self.keep_history = keep_history
-        # In the order of declaration; more than one initial state is a problem.
-        self._initial: dict[str, None] = {} if initial_state is None else {initial_state: None}
-        self._terminal: dict[str, None] = dict.fromkeys(terminal_states)
+        self.keep_history = asked_count("keep_history", keep_history)
+        initial, terminal = name_of(initial_state), [name_of(each) for each in terminal_states]
+        # In the order of declaration. More than one initial state is a problem for `validate`.
+        self._initial: dict[str, None] = {} if initial is None else {initial: None}
+        self._terminal: dict[str, None] = dict.fromkeys(terminal)
         self._transitions: list[Transition] = []
         self._state_hooks: list[Hook] = []
 
     # Building.
+
+    def _new_graph(self, name: str) -> Graph:
+        return _States(name, self)
 
     @property
     def state(self) -> StateDecorator:
         """Decorator: a function becomes a state. Options: `initial`, `terminal`, those of a node
         (see `NodeOptions`), `name` and `replace`.
 
-        It returns an `FSMReturn`, or a plain value where declared transitions lead on. Its
-        parameters take the keys of the value that the state before returned, or that value whole;
-        else run inputs, else their defaults.
+        It returns an `FSMReturn`, or another value if declared transitions say what comes next. Its
+        parameters get the keys of the value that the previous state returned, or that value as a
+        whole; else run inputs, else their defaults.
         """
         return Decorator(self._add, own=_OWN)
 
@@ -145,9 +172,9 @@ class FSM(Workflow):
         func: Callable[..., Any] | Nestable | None = None,
         **options: Unpack[CommonOptions],
     ) -> Self:
-        """Add a state that ends the machine; with a name alone, let that state end it."""
+        """Add a state that ends the machine; with a name alone, make that state a terminal one."""
         if isinstance(name, str) and func is None:
-            self._terminal[name] = None
+            self._terminal[name_of(name)] = None
             self._graph.version += 1
             return self
         return self.add_state(name, func, terminal=True, **options)
@@ -160,7 +187,9 @@ class FSM(Workflow):
         terminal: bool = False,
         replace: bool = False,
     ) -> Node[..., Any]:
-        self._graph.add(node, replace=replace)
+        if node.name == "*":
+            raise InvalidNodeError("a state cannot be called '*': that means every state", node="*")
+        super()._add(node, replace=replace)
         for flag, marked in ((initial, self._initial), (terminal, self._terminal)):
             if flag:
                 marked[node.name] = None
@@ -168,23 +197,25 @@ class FSM(Workflow):
 
     def add_transition(
         self,
-        source: str | Node[..., Any],
+        source: str | Node[..., Any] | Sequence[str | Node[..., Any]],
         target: str | Node[..., Any],
         condition: Callable[..., Any] | None = None,
         *,
         event: str | None = None,
     ) -> Self:
-        """Declare a way from one state to another; returns the FSM, for chains.
+        """Declare a transition from one state to another; returns the FSM, for chains.
 
         Parameters
         ----------
         source, target:
-            States or their names, which may be defined later.
+            States or their names; the states may be defined later. Of a list of sources each gets
+            the transition, and of "*" every state that is not terminal, also those added later.
         condition:
-            `f(value, context, data)` or fewer of these: whether it is taken, given what the source
-            returned and what the event brought. Of several ways the first that holds is taken.
+            `f(value, context, data)`, or with fewer parameters: whether to take the transition.
+            `value` is what the source returned, `data` what came with the event. Of several
+            transitions the first whose condition holds is taken.
         event:
-            It is taken only when a machine that was made by `start()` is sent this.
+            Take the transition only when this event is sent to a machine made by `start()`.
 
         >>> fsm = FSM("demo", initial_state="draw", terminal_states=["win"])
         >>> fsm = fsm.add_state("draw", lambda n=0: n + 1).add_state("win", lambda n: f"won by {n}")
@@ -192,19 +223,23 @@ class FSM(Workflow):
         >>> fsm.run()
         'won by 3'
         """
-        ends: list[Any] = [getattr(each, "name", each) for each in (source, target)]
+        sources = [*source] if isinstance(source, (list, tuple)) else [source]
+        ends = [name_of(each) for each in (*sources, target)]
         for each in ends:
             if not isinstance(each, str):
                 raise ValidationError(f"a transition is between states or names, not {each!r}")
-        self._transitions.append(Transition.read(ends[0], ends[1], condition, event))
+        for name in ends[:-1]:
+            made = Transition.read(name, ends[-1], condition, event)
+            if made not in self._transitions:  # a cell of a notebook that is run again, say
+                self._transitions.append(made)
         self._graph.version += 1
         return self
 
     def add_state_hook(self, hook: Callable[[FSM, str, str, Any], str | None]) -> None:
         """Call `hook(fsm, from_state, to_state, result)` at each transition, in order of adding.
 
-        `result` is the value of the state that is left. A hook may return the name of another
-        state to go to, or raise to keep the machine from going.
+        `result` is the value of `from_state`. A hook may return the name of another state to go to
+        instead, or raise to refuse the transition.
 
         >>> fsm = FSM("demo", initial_state="a", terminal_states=["b"])
         >>> fsm = fsm.add_state("a", lambda: 1).add_state("b", lambda x: x + 1)
@@ -231,7 +266,7 @@ class FSM(Workflow):
         return self
 
     def clone(self, name: str | None = None) -> FSM:
-        """An FSM of its own with the same states, options and transitions."""
+        """An independent copy with the same states, options and transitions."""
         twin = FSM(
             name or self.name,
             max_cycles=self.max_cycles,
@@ -239,6 +274,7 @@ class FSM(Workflow):
             description=self.description,
             metadata=self.metadata,
             keep_history=self.keep_history,
+            replace=self.replace,
         )
         self._copy_into(twin)
         twin._initial = dict(self._initial)
@@ -248,11 +284,11 @@ class FSM(Workflow):
         return twin
 
     def __repr__(self) -> str:
-        return f"<FSM {self.name!r}: {len(self)} states, {len(self._transitions)} transitions>"
+        return f"<FSM {self.name!r}: {len(self)} states, {len(self.transitions)} transitions>"
 
     @property
     def initial_state(self) -> str | None:
-        """The name of the state it starts in."""
+        """The name of the first state."""
         return next(iter(self._initial), None)
 
     @property
@@ -263,17 +299,23 @@ class FSM(Workflow):
 
     @property
     def terminal_states(self) -> list[str]:
-        """The names of the states that end it."""
+        """The names of the states that end the machine."""
         return list(self._terminal)
 
     @property
     def transitions(self) -> list[Transition]:
-        """The declared transitions, in their order."""
-        return list(self._transitions)
+        """The transitions, in the order of their declaration; those from "*" as one from each
+        state."""
+        going = [name for name in self._graph.nodes if name not in self._terminal]
+        return [
+            each._replace(source=name)
+            for each in self._transitions
+            for name in (going if each.source == "*" else [each.source])
+        ]
 
     @property
     def state_hooks(self) -> list[Callable[..., Any]]:
-        """The state hooks, in their order."""
+        """The state hooks, in the order in which they were added."""
         return [hook.func for hook in self._state_hooks]
 
     # Checking.
@@ -281,28 +323,34 @@ class FSM(Workflow):
     def validate(
         self, allow_disconnected: bool = False, check_types: bool = False
     ) -> list[ValidationError]:
-        """Everything that is wrong with the machine, as error objects; an empty list where nothing
-        is.
+        """All problems of the machine, as error objects; an empty list if there are none.
 
-        States that no declared transition reaches are told unless `allow_disconnected`: returns may
-        lead there, and runs accept them.
+        States that no declared transition leads to are a problem unless `allow_disconnected`: other
+        states may return their names, so runs accept them.
 
         >>> fsm = FSM("demo", initial_state="strat").add_state("start", lambda: 1)
         >>> [str(problem) for problem in fsm.validate()]
         ["initial state 'strat' of 'demo' is no state (did you mean 'start'?)"]
         """
+        self._warn(check_types)
+        return self._problems(allow_disconnected=allow_disconnected, check_types=check_types)
+
+    def _problems(
+        self, *, allow_disconnected: bool = False, check_types: bool = False
+    ) -> list[ValidationError]:
         if not len(self):
             problem = f"{self.name!r} has no states; add one with @fsm.state or add_state()"
             return [ValidationError(problem)]
         topology = self._topology()
         found = problems(topology, allow_disconnected=True, check_types=check_types)
-        found += self._problems()
+        found += self._declared_wrong()
         found += self._resource_problems()
         if not allow_disconnected and not found:
             found += self._unreachable()
         return found
 
-    def _problems(self) -> list[ValidationError]:
+    def _declared_wrong(self) -> list[ValidationError]:
+        """Problems of initial and terminal states and of transitions."""
         found = []
         if not self._initial:
             found.append(
@@ -320,7 +368,7 @@ class FSM(Workflow):
         named: dict[tuple[str, str], None] = {}
         named.update({(f"initial state {name!r}", name): None for name in self._initial})
         named.update({(f"terminal state {name!r}", name): None for name in self._terminal})
-        for each in self._transitions:
+        for each in self.transitions:
             for name in (each.source, each.target):
                 named[f"{name!r} of the transition {each}", name] = None
         for where, name in named:
@@ -328,15 +376,6 @@ class FSM(Workflow):
                 suggestion, hint = closest(name, self._graph.nodes)
                 problem = f"{where} of {self.name!r} is no state{hint}"
                 found.append(UnknownNodeError(problem, node=name, suggestion=suggestion))
-        found += [
-            ValidationError(
-                f"{each.source!r} and {each.target!r} of {self.name!r} are connected like nodes of "
-                f"a DAG; say add_transition({each.source!r}, {each.target!r}) instead",
-                source=each.source,
-                target=each.target,
-            )
-            for each in self._graph.edges()
-        ]
         return found
 
     def _unreachable(self) -> list[ValidationError]:
@@ -344,7 +383,7 @@ class FSM(Workflow):
             return []
         reached = set(self._initial)
         ways: dict[str, list[str]] = {}
-        for each in self._transitions:
+        for each in self.transitions:
             ways.setdefault(each.source, []).append(each.target)
         todo = list(reached)
         while todo:
@@ -357,23 +396,32 @@ class FSM(Workflow):
             return []
         return [
             DisconnectedNodeError(
-                f"{self.name!r} has states that no declared transition leads to: {names(alone)}; "
-                "that is well where states return their names, and is accepted by "
-                "validate(allow_disconnected=True)",
+                f"{self.name!r} has states that no declared transition leads to: {names(alone)}. "
+                "If other states return their names, that is fine: pass allow_disconnected=True. "
+                "Else declare add_transition(), or remove_state()",
                 nodes=tuple(alone),
             )
         ]
 
     def validate_or_raise(self, allow_disconnected: bool = True, check_types: bool = False) -> None:
-        """Raise what `validate` finds: the one problem, or a ValidationError with all of them."""
+        """Raise the problem that `validate` finds, or one ValidationError with all of them."""
         found = self.validate(allow_disconnected, check_types)
         if found:
             raise ValidationError.of(found, repr(self.name))
 
     @property
     def is_valid(self) -> bool:
-        """Whether it can be run."""
-        return not self.validate(allow_disconnected=True)
+        """Whether the machine can be run."""
+        return not self._problems(allow_disconnected=True)
+
+    @property
+    def _waiting_states(self) -> list[str]:
+        ways = self.transitions
+        waits = {
+            name: all(each.event is not None for each in ways if each.source == name)
+            for name in dict.fromkeys(each.source for each in ways)
+        }
+        return [name for name, does in waits.items() if does and name not in self._terminal]
 
     def _topology(self) -> Topology:
         return Topology.of(self._graph)
@@ -381,7 +429,7 @@ class FSM(Workflow):
     def _machine_view(self) -> MachineView:
         from fast_dag.draw.view import MachineView
 
-        return MachineView(self._transitions, tuple(self._initial), set(self._terminal))
+        return MachineView(self.transitions, tuple(self._initial), set(self._terminal))
 
     # Running.
 
@@ -390,12 +438,12 @@ class FSM(Workflow):
         /,
         inputs: Mapping[str, Any] | None = None,
         *,
-        max_cycles: int | None = None,
+        max_cycles: SupportsIndex | None = None,
         context: Context | None = None,
         mode: ExecutionMode | Literal["sequential", "parallel", "process", "async"] = "sequential",
-        max_workers: int | None = None,
+        max_workers: SupportsIndex | None = None,
         executor: Executor | None = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         error_strategy: Literal["fail_fast", "continue"] = "fail_fast",
         error_handler: Callable[[str, Exception, Context], str] | None = None,
         progress: Callable[[str, str, float], object] | bool | None = None,
@@ -414,27 +462,27 @@ class FSM(Workflow):
             track_memory,
             "all",
         )
-        if max_cycles is not None:
-            _check_count("max_cycles", max_cycles)
-        limits = Limits(max_cycles or self.max_cycles, self.on_max_cycles == "raise")
+        cycles = asked_count("max_cycles", max_cycles) or self.max_cycles
+        limits = Limits(cycles, self.on_max_cycles == "raise")
         return Request(self.name, inputs, more_inputs, context, settings, limits=limits)
 
     @takes_what(_request)
     def execute(self, /, *args: Any, **options: Any) -> MachineRun:
-        """Run the machine from its initial state; return the whole `Run`, also where it failed.
+        """Run the machine from its initial state; returns the `Run`, also if it failed.
 
         Parameters
         ----------
         inputs, more_inputs:
-            Values by the name of the parameters they fill, on any state.
+            Values by the name of the parameters that they fill, on any state.
         max_cycles:
-            How many states are executed at most, in place of the FSM's.
+            How many states the run executes at most, instead of the FSM's `max_cycles`.
         context, mode, max_workers, executor, timeout, error_strategy, error_handler, progress,
         track_memory:
-            As in `DAG.execute`. The fraction that `progress` tells is that of the states visited so
+            As in `DAG.execute`. The fraction given to `progress` is that of the states visited so
             far.
 
-        Raises ValidationError for what is wrong before any state runs.
+        Raises ValidationError, before any state runs, if the machine, an input or an option is
+        wrong.
 
         >>> fsm = FSM("demo").add_state("a", lambda n: n + 1, initial=True, terminal=True)
         >>> run = fsm.execute(n=1)
@@ -447,18 +495,18 @@ class FSM(Workflow):
 
     @takes_what(_request)
     def run(self, /, *args: Any, **options: Any) -> Any:
-        """Run the machine from its initial state; return the value of the last state.
+        """Run the machine from its initial state; returns the value of the last state.
 
-        Takes what `execute` does. Raises ExecutionError where a state failed, with the user's
-        exception as its cause, InvalidTransitionError where a state leads nowhere, MaxCyclesError,
-        and ValidationError for what is wrong before any state runs.
+        Takes the options of `execute`. Raises ExecutionError if a state failed, with the state's
+        exception as its cause, InvalidTransitionError if a state has no next state, MaxCyclesError,
+        and ValidationError as `execute` does.
         """
         return value_of(self._drive(self._made(self._request(*args, **options))))
 
     @takes_what(_request, mode="async")
     async def execute_async(self, /, *args: Any, **options: Any) -> MachineRun:
-        """`execute` for code that runs in an event loop, which it does not block: sync states run
-        in worker threads."""
+        """`execute` for code in an event loop. It does not block the loop: sync states run in
+        worker threads."""
         request = self._request(*args, **{"mode": "async", **options})
         run = (await self._drive_async(self._made(request))).run
         assert isinstance(run, MachineRun)
@@ -466,15 +514,15 @@ class FSM(Workflow):
 
     @takes_what(_request, mode="async")
     async def run_async(self, /, *args: Any, **options: Any) -> Any:
-        """`run` for code that runs in an event loop."""
+        """`run` for code in an event loop."""
         request = self._request(*args, **{"mode": "async", **options})
         return value_of(await self._drive_async(self._made(request)))
 
     @takes_what(_request)
     def start(self, /, *args: Any, **options: Any) -> Machine:
-        """A live machine, to be driven step by step or by events; takes what `execute` does.
+        """Make a `Machine`, to be driven step by step or by events; takes the options of `execute`.
 
-        `timeout` holds for each step or event. Nothing has run yet.
+        No state has run yet. `timeout` applies to each step or event.
 
         >>> fsm = FSM("door", initial_state="closed", terminal_states=["open"])
         >>> fsm = fsm.add_state("closed", lambda: "closed").add_state("open", lambda: "open")
@@ -486,10 +534,10 @@ class FSM(Workflow):
         return self._machine(None, *args, **options)
 
     def restore(self, snapshot: Mapping[str, Any], /, **options: Any) -> Machine:
-        """The machine of which `snapshot` was made by `Machine.snapshot()`, to go on exactly there.
+        """The `Machine` of a snapshot that `Machine.snapshot()` made; it goes on from there.
 
-        `options` are those of `start`; the inputs are those of the snapshot. Raises ValidationError
-        where it is none, or of a version of this FSM with other states.
+        `options` are those of `start`; the inputs come from the snapshot. Raises ValidationError if
+        `snapshot` is no snapshot, or names states that this FSM does not have.
 
         >>> fsm = FSM("demo", initial_state="a", terminal_states=["b"])
         >>> fsm = fsm.add_state("a", lambda: 1).add_state("b", lambda x: x + 1)
@@ -499,6 +547,11 @@ class FSM(Workflow):
         2
         """
         check_snapshot(snapshot)
+        if "inputs" in options:
+            raise ValidationError(
+                f"{self.name!r} is restored with the inputs of its snapshot; change these in "
+                "snapshot['inputs']"
+            )
         return self._machine(snapshot, snapshot["inputs"], **options)
 
     def _machine(
@@ -522,8 +575,8 @@ class FSM(Workflow):
         return self._kept(self._compile, inputs)
 
     def _checked(self) -> Topology:
-        """The states; raises where something is wrong with them."""
-        found = self.validate(allow_disconnected=True)
+        """The topology; raises if there are problems."""
+        found = self._problems(allow_disconnected=True)
         if found:
             raise ValidationError.of(found, repr(self.name))
         return self._topology()
@@ -537,7 +590,7 @@ class FSM(Workflow):
             self._wrappers,
             start=next(iter(self._initial)),
             terminals=self._terminal,
-            transitions=self._transitions,
+            transitions=self.transitions,
             state_hooks=self._state_hooks,
         )
         plan.refuse_unknown(option_names(FSM._request))
@@ -585,18 +638,14 @@ class FSM(Workflow):
         assert isinstance(execution, MachineExecution)
         return execution.machine_state
 
-    def __getitem__(self, name: str) -> Any:
-        """The latest value of a state; `"s.0"` that of its first visit, `"sub.inner"` looks into a
-        nested workflow. Raises a KeyError that says why there is none."""
-        if self._in_view() is None and isinstance(name, str):
-            state, _, visit = name.partition(".")
-            name = state if visit.isdecimal() else name
-        return super().__getitem__(name)
+    def _refuse_path(self, name: str) -> None:
+        state, _, visit = name.partition(".")  # "s.0" is a visit of the state s
+        super()._refuse_path(state if visit.isdecimal() else name)
 
     @property
     def context(self) -> Context:
-        """The context of the run in progress, from inside it; else of the run that finished last;
-        an empty one before the first."""
+        """Inside a run, the FSMContext of that run; else that of the run that finished last; an
+        empty one before the first run."""
         execution = self._in_view()
         return FSMContext() if execution is None else execution.context
 
@@ -608,7 +657,7 @@ class FSM(Workflow):
 
     @property
     def current_state(self) -> str | None:
-        """The running state, else the one visited last; None before the first run."""
+        """The running state, or the one visited last; None before the first run."""
         state = self._state
         return None if state is None else state.current_state
 
@@ -623,9 +672,3 @@ class FSM(Workflow):
         """How many states have been executed, the running one included."""
         state = self._state
         return 0 if state is None else state.cycle_count
-
-
-def _check_count(what: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValidationError(f"{what} is a count of at least 1, not {value!r}")
-    return value

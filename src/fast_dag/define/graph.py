@@ -1,4 +1,4 @@
-"""Nodes and edges, and the rule that tells which parameter an edge feeds."""
+"""Nodes and edges, and the rule for which parameter an edge feeds."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ from fast_dag.errors import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
-    from typing import Any, Literal
+    from typing import Any, Final, Literal
 
     from fast_dag.define.signature import Signature
 
 MOST_LEVELS = 32
-"""How deep workflows nest; one without others in it is one level. Every level takes some frames of
-Python's stack, of which there are a thousand: up to here all modes, files, pickles, pictures and
-copies work, also where the caller has a deep stack."""
+"""How many levels deep workflows may nest; a workflow without nested ones is one level. Each level
+takes some frames of Python's stack, which has a thousand. With this limit, runs in all modes,
+files, pickles, pictures and copies work even if the caller's stack is deep."""
+
+MANY: Final = 8
+"""Nodes with more edges than that have an index of them."""
 
 
 class Edge:
-    """From one node to a parameter of another.
+    """An edge from a node to a parameter of another.
 
-    `output` picks a part of the source's value, None takes it whole. `input` is the parameter,
-    None where the edge only orders; an edge into `*args` has the name with its star. `branch` is
-    the choice of the source that makes the edge live, None where every choice does. `asked` is what
-    `connect` was given as `input`.
+    - `output`: the part of the source's value that flows; None if all of it does.
+    - `input`: the parameter; None if the edge only orders; `"*args"` for an edge into `*args`.
+    - `branch`: the choice of the source that makes the edge live; None if every choice does.
+    - `asked`: the `input` that was given to `connect`.
     """
 
     __slots__ = ("asked", "branch", "input", "output", "source", "target")
@@ -56,8 +59,14 @@ class Edge:
 
     @property
     def origin(self) -> str:
-        """The source as messages and collected dicts name it: `source` or `source.output`."""
+        """The source's name in messages and in collected dicts: `source` or `source.output`."""
         return self.source if self.output is None else f"{self.source}.{self.output}"
+
+    def meant_by(self, input: str | bool | None) -> bool:
+        """Whether `connect` with this `input` asks for the same parameter."""
+        if input is None:
+            return self.asked is not False
+        return input is False if self.input is None else input in (self.input, self.input[1:])
 
     def __repr__(self) -> str:
         branch = "" if self.branch is None else f"[{self.branch}]"
@@ -66,8 +75,11 @@ class Edge:
 
 
 class Graph:
-    """A mutable graph of named nodes. `version` changes with every edit; `nested` has the workflows
-    among them. `noun` is what errors call a node.
+    """A mutable graph of named nodes.
+
+    `version` changes with every edit. `nested` has the workflows among the nodes. `noun` is the
+    word
+    for a node in error messages.
 
     >>> graph = Graph("demo")
     >>> _ = graph.add(Node(lambda: 1, "one"))
@@ -78,11 +90,11 @@ class Graph:
     """
 
     _holders: WeakSet[Graph]
-    """Those in which this one is nested."""
+    """The graphs in which this one is nested."""
 
     def __new__(cls, *args: Any, **options: Any) -> Graph:
         self = super().__new__(cls)
-        self._holders = WeakSet()  # also while it is read from a pickle, which lacks it
+        self._holders = WeakSet()  # not in __init__: unpickling does not call that
         return self
 
     def __init__(self, name: str, noun: str = "node") -> None:
@@ -93,14 +105,17 @@ class Graph:
         self.nested: dict[str, Nestable] = {}
         self._incoming: dict[str, list[Edge]] = {}
         self._outgoing: dict[str, list[Edge]] = {}
-        # The fed parameters of nodes with many edges, so that each further edge costs the same.
-        self._fed: dict[str, set[str | None]] = {}
+        # Of nodes with many edges: what they feed, and their edges by source. So a further edge
+        # takes no longer than the first.
+        self._many: dict[str, tuple[set[str | None], dict[str, list[Edge]]]] = {}
 
     # Nodes.
 
     def node(self, node: str | Node[..., Any]) -> Node[..., Any]:
         """The node itself or the one of that name; raises InvalidNodeError or UnknownNodeError."""
         if isinstance(node, Node):
+            if node.graph is None and node.replaced_in is self and node.name in self.nodes:
+                return self.nodes[node.name]
             if node.graph is not self:
                 other = "no DAG" if node.graph is None else repr(node.graph.name)
                 raise InvalidNodeError(
@@ -109,7 +124,7 @@ class Graph:
                     node=node.name,
                 )
             return node
-        found = self.nodes.get(node)
+        found = self.nodes.get(node) if isinstance(node, str) else None
         if found is None:
             self._refuse_inside(node)
             raise self._unknown(node)
@@ -121,7 +136,7 @@ class Graph:
     def _refuse_inside(self, path: str) -> None:
         first, _, rest = str(path).partition(".")
         if rest and first in self.nested:
-            self.resolve(path)  # it may be unknown in there, too
+            self.resolve(path)  # raises if the inner workflow has no such node either
             raise UnknownNodeError(
                 f"{path!r} is inside the workflow {first!r}, which {self.name!r} can name as a "
                 f"whole only: say {first!r}, as in outputs=[{first!r}], and read the result inside "
@@ -141,7 +156,7 @@ class Graph:
         return graph_of(node.workflow).resolve(rest)
 
     def add(self, node: Node[..., Any], *, replace: bool = False) -> Node[..., Any]:
-        """Take a node in, or a copy of it where it belongs elsewhere; returns the one taken."""
+        """Add a node, or a copy if it belongs to another graph; returns the one that was added."""
         if node.graph is not None:
             node = Node(node, node.name, type=node.type)
         if node.name in self.nodes:
@@ -162,7 +177,7 @@ class Graph:
         return node
 
     def _refuse_nesting(self, node: Node[..., Any]) -> None:
-        """Raise InvalidNodeError where a workflow would be inside itself, or too deep."""
+        """Raise InvalidNodeError if a workflow would be nested in itself, or too deep."""
         if node.workflow is None:
             return
         below = _levels(graph_of(node.workflow), lambda graph: graph._inside())
@@ -184,7 +199,7 @@ class Graph:
             )
 
     def _nest(self, name: str, workflow: Nestable | None) -> None:
-        """Note which workflow the node of this name is from now on, None where it is none."""
+        """Record the workflow that the node `name` is from now on; None if it is a function."""
         gone = self.nested.pop(name, None)
         if workflow is not None:
             self.nested[name] = workflow
@@ -196,8 +211,10 @@ class Graph:
         return [graph_of(workflow) for workflow in self.nested.values()]
 
     def _replace(self, node: Node[..., Any]) -> Node[..., Any]:
-        """Put `node` where one of its name is; the edges stay. Nothing changes where one of them
-        does not fit."""
+        """Put `node` in the place of the node of its name and keep the edges.
+
+        Raises ValidationError, and changes nothing, if an edge does not fit.
+        """
         name = node.name
         self._refuse_nesting(node)
         old, old_incoming = self.nodes[name], self._incoming[name]
@@ -211,7 +228,7 @@ class Graph:
                 )
         self.nodes[name] = node
         self._incoming[name] = []
-        self._fed.pop(name, None)
+        self._many.pop(name, None)
         try:
             for edge in old_incoming:
                 fed = self._kept(edge, old, node)
@@ -220,26 +237,26 @@ class Graph:
                 )
         except ValidationError:
             self.nodes[name], self._incoming[name] = old, old_incoming
-            self._fed.pop(name, None)
+            self._many.pop(name, None)
             raise
         for edge, new in zip(old_incoming, self._incoming[name], strict=True):
             siblings = self._outgoing[edge.source]
             siblings[siblings.index(edge)] = new
-        old.graph, node.graph = None, self
+        old.graph, node.graph, old.replaced_in = None, self, self
         self._nest(name, node.workflow)
         self.version += 1
         return node
 
     def remove(self, node: str | Node[..., Any]) -> None:
-        """Take a node and its edges out."""
+        """Remove a node and its edges."""
         gone = self.node(node)
         for edge in self._incoming.pop(gone.name):
             self._outgoing[edge.source].remove(edge)
         for edge in self._outgoing.pop(gone.name):
             if edge.target != gone.name:
                 self._incoming[edge.target].remove(edge)
-                self._fed.pop(edge.target, None)
-        self._fed.pop(gone.name, None)
+                self._many.pop(edge.target, None)
+        self._many.pop(gone.name, None)
         del self.nodes[gone.name]
         self._nest(gone.name, None)
         gone.graph = None
@@ -262,13 +279,34 @@ class Graph:
         if output is not None:
             _check_output(start, end, output)
         origin, name = start.name, end.name
+        for edge in self._between(origin, name):
+            if edge.output == output and edge.branch == branch and edge.meant_by(input):
+                return  # a cell of a notebook that is run again, say
         fed = self._placed(origin, end, output, input)
         edge = Edge(origin, name, output, fed, branch, input)
         self._incoming[name].append(edge)
         self._outgoing[origin].append(edge)
-        if name in self._fed:
-            self._fed[name].add(fed)
+        if name in self._many:
+            known, by_source = self._many[name]
+            known.add(fed)
+            by_source.setdefault(origin, []).append(edge)
         self.version += 1
+
+    def _between(self, source: str, target: str) -> Iterable[Edge]:
+        """The edges from one node to another."""
+        edges = self._incoming[target]
+        if len(edges) > MANY:
+            return self._indexed(target)[1].get(source, ())
+        return [edge for edge in edges if edge.source == source] if edges else edges
+
+    def _indexed(self, name: str) -> tuple[set[str | None], dict[str, list[Edge]]]:
+        found = self._many.get(name)
+        if found is None:
+            found = self._many[name] = set(), {}
+            for edge in self._incoming[name]:
+                found[0].add(edge.input)
+                found[1].setdefault(edge.source, []).append(edge)
+        return found
 
     def disconnect(
         self,
@@ -299,7 +337,7 @@ class Graph:
         for edge in gone:
             self._incoming[end.name].remove(edge)
             self._outgoing[start.name].remove(edge)
-        self._fed.pop(end.name, None)
+        self._many.pop(end.name, None)
         self.version += 1
 
     def incoming(self, name: str) -> list[Edge]:
@@ -324,14 +362,14 @@ class Graph:
         output: str | None,
         asked: str | bool | None,
     ) -> str | None:
-        """The parameter that a new edge feeds, None where it only orders."""
+        """The parameter that a new edge feeds; None if the edge only orders."""
         signature = target.signature
         if asked is not None:
             if asked is False:
                 return None
             if isinstance(asked, str):
                 return self._asked_for(source, target, signature, asked)
-            raise ValidationError(  # for a caller without a type checker
+            raise ValidationError(  # type checkers refuse it, too
                 f"input={asked!r} of the edge {source!r} -> {target.name!r}: give a "
                 "parameter's name, or False for an edge that only orders"
             )
@@ -347,7 +385,8 @@ class Graph:
             return output
         if source in inputs and source not in fed:
             return source
-        # Behind *args only names reach the parameters: its edges come in order.
+        # Parameters after *args can be fed by name only; edges without a name go to *args, in
+        # order.
         for each in signature.positional if signature.var_positional else inputs:
             if each not in fed:
                 return each
@@ -360,13 +399,16 @@ class Graph:
         raise self._no_room(source, target, inputs)
 
     def _kept(self, edge: Edge, old: Node[..., Any], new: Node[..., Any]) -> str | None:
-        """The parameter that an edge into `old` feeds in `new`, which takes its place: the same.
+        """The parameter of `new` that an edge into `old` feeds, when `new` takes the place of
+        `old`.
 
-        Where that is gone, an edge that `connect` placed may find one by its name, or `*args`, or
-        a new one that is the only one, or no parameter at all; any other would be a guess."""
+        It is the parameter of the same name. If `new` has none, and `connect` chose the parameter,
+        it is the one named like the output or the source, or a new one if it is the only one; a
+        function without parameters is ordered only. Anything else would be a guess, and an error.
+        """
         signature, gone = new.signature, edge.input
         inputs = signature.inputs
-        if gone is None:  # it only orders, because it was asked to or found nothing to feed
+        if gone is None:  # the edge only orders
             return self._placed(edge.source, new, edge.output, edge.asked)
         if gone.startswith("*"):
             if signature.var_positional:
@@ -416,15 +458,10 @@ class Graph:
         )
 
     def _fed_parameters(self, name: str) -> Collection[str | None]:
-        fed = self._fed.get(name)
-        if fed is None:
-            edges = self._incoming[name]
-            if not edges:
-                return ()
-            fed = {edge.input for edge in edges}
-            if len(edges) > 8:
-                self._fed[name] = fed
-        return fed
+        edges = self._incoming[name]
+        if len(edges) > MANY:
+            return self._indexed(name)[0]
+        return {edge.input for edge in edges} if edges else ()
 
     def _feeders(self, name: str, parameter: str) -> list[str]:
         return [edge.origin for edge in self._incoming[name] if edge.input == parameter]
@@ -448,7 +485,8 @@ class Graph:
         advice = (
             "say which with connect(..., input=)"
             if target.type.joins
-            else "disconnect one, or pass input=False for an edge that only orders"
+            else "disconnect one, or pass input=False for an edge that only orders; to join "
+            "branches, make it an @dag.any node, and to join several nodes an @dag.all node"
         )
         return ValidationError(
             f"no parameter of {target.name!r} is left for {source!r} (fed: {taken}); {advice}",
@@ -465,7 +503,7 @@ class Graph:
         other._outgoing = {key: list(edges) for key, edges in self._outgoing.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**self.__dict__, "_fed": {}}
+        state = {**self.__dict__, "_many": {}}
         del state["_holders"]
         return state
 
@@ -480,7 +518,7 @@ class Graph:
 
 
 def _levels(graph: Graph, beside: Callable[[Graph], Iterable[Graph]]) -> list[dict[Graph, None]]:
-    """The graph, those beside it, those beside these, and so on."""
+    """Breadth first: the graph, the graphs `beside` it, the graphs beside those, and so on."""
     levels = []
     here = {graph: None}
     while here:

@@ -1,4 +1,4 @@
-"""A node: a name, a function, options, and the operators that connect it."""
+"""Node: a name, a function, options, and the operators that connect it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from importlib import import_module
 from sys import modules
 from types import FunctionType, MappingProxyType, MethodType
 
-from fast_dag._typing import OfFunction, P, R, T, overload
+from fast_dag._typing import OfFunction, P, R_co, T, overload
 from fast_dag.define.options import CACHE_OPTIONS, checked
 from fast_dag.define.signature import Signature, UnreadableSignatureError, read_signature
 from fast_dag.errors import InvalidNodeError, ValidationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any, Protocol, Self
 
     from fast_dag.cache.store import NodeCache
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class NodeType(StrEnum):
-    """What a node does with its edges.
+    """How a node treats its edges: it computes, decides or joins.
 
     >>> NodeType("any") is NodeType.ANY
     True
@@ -46,7 +46,7 @@ class NodeType(StrEnum):
     """Whether several edges may feed one of its parameters."""
 
     def __new__(cls, value: str, decides: bool = False, joins: bool = False) -> NodeType:
-        # As attributes: they are looked up several times for every node of a plan.
+        # Attributes are faster than properties; plans look these up several times per node.
         member = str.__new__(cls, value)
         member._value_ = value
         member.decides, member.joins = decides, joins
@@ -59,18 +59,18 @@ class NodeType(StrEnum):
     ALL = "all", False, True
 
 
-_NODE = NodeType.NODE  # a member of an enum costs ten times a global
+_NODE = NodeType.NODE  # looking up a member of an enum takes ten times as long as a global
 
 
 class Nestable(ABC):
-    """A whole workflow that can stand where a function stands."""
+    """A workflow that can be a node of another workflow."""
 
     name: str
 
     @property
     @abstractmethod
     def signature(self) -> Signature:
-        """Its unfed parameters, as a function's."""
+        """Its parameters as a node: those that nothing inside it feeds."""
 
     @property
     @abstractmethod
@@ -83,14 +83,21 @@ class Nestable(ABC):
         """Changes with every edit of it or of workflows nested in it."""
 
     @abstractmethod
-    def validate(
-        self, allow_disconnected: bool = False, check_types: bool = False
-    ) -> list[ValidationError]:
-        """Everything that is wrong with it."""
+    def _problems(self, *, allow_disconnected: bool, check_types: bool) -> list[ValidationError]:
+        """What `validate()` returns."""
+
+    @abstractmethod
+    def _cautions(self, check_types: bool) -> Iterable[str]:
+        """What `validate()` warns of."""
+
+    @property
+    def _waiting_states(self) -> Sequence[str]:
+        """The states of a machine that it leaves by events only."""
+        return ()
 
 
 class Linkable:
-    """What may stand on the left of `>>`: a node, or one branch of a decider."""
+    """Base of what may stand on the left of `>>`: a node, or one branch of a decider."""
 
     def __rshift__(self, target: T) -> T:
         """Connect to a node, or to each of a list of nodes; returns the target, for chains."""
@@ -98,9 +105,24 @@ class Linkable:
         return target
 
     def __rrshift__(self, sources: Iterable[Any]) -> Self:
-        """`[a, b] >> c` connects each of them to c, in their order."""
-        _link(list(sources), self)
+        """`[a, b] >> c` connects a to c, then b to c."""
+        _link(list(sources) if isinstance(sources, (list, tuple)) else [sources], self)
         return self
+
+
+_SIDES = "both sides of >> are nodes, as in a >> b, a >> [b, c] or [a, b] >> c; do not call them"
+
+
+def name_of(given: Any) -> Any:
+    """The name that is meant: that of a node or workflow, or the value of a member of a string
+    enum; all else as it is.
+
+    >>> name_of(NodeType.ANY), name_of(Node(abs, "size", inputs=["x"]))
+    ('any', 'size')
+    """
+    if isinstance(given, str):
+        return str.__str__(given)
+    return given.name if isinstance(given, (Node, Nestable)) else given
 
 
 def _link(sources: list[Any], target: Any) -> None:
@@ -108,20 +130,17 @@ def _link(sources: list[Any], target: Any) -> None:
     for source in sources:
         node = source.node if isinstance(source, Branch) else source
         if not isinstance(node, Node):
-            raise InvalidNodeError(
-                f"cannot connect {source!r}: both sides of >> are nodes", node=None
-            )
+            raise InvalidNodeError(f"cannot connect {source!r}: {_SIDES}", node=None)
         for each in targets:
             if not isinstance(each, Node):
                 raise InvalidNodeError(
-                    f"cannot connect {node.name!r} to {each!r}: both sides of >> are nodes",
-                    node=node.name,
+                    f"cannot connect {node.name!r} to {each!r}: {_SIDES}", node=node.name
                 )
             node.owner.connect(source, each)
 
 
 class Branch(Linkable):
-    """One way out of a condition or select: `check.on_true`, `router.branches["email"]`."""
+    """One branch of a condition or select: `check.on_true`, `router.branches["email"]`."""
 
     __slots__ = ("choice", "node")
 
@@ -149,11 +168,11 @@ class Branches:
         return Branch(self._node, name)
 
 
-class Node(Linkable, OfFunction[P, R]):
+class Node(Linkable, OfFunction[P, R_co]):
     """A step of a workflow.
 
-    Made by `@dag.node` and its siblings, or by hand for `dag.add_node(Node(...))`. It stays the
-    function it was made of: calling it calls the bare function.
+    `@dag.node` and its siblings make it, or you do, for `dag.add_node(Node(...))`. It can still be
+    called: that calls the bare function.
 
     Parameters
     ----------
@@ -162,23 +181,24 @@ class Node(Linkable, OfFunction[P, R]):
     name:
         Non-empty, without '.'; the function's own name when not given.
     type:
-        Whether it computes, decides or joins.
+        A `NodeType`: whether the node computes, decides or joins.
     options:
         See `NodeOptions`.
 
-    Raises InvalidNodeError where `func` cannot be a node or an option is not what it should be.
+    Raises InvalidNodeError if `func` cannot be a node, or if an option is wrong.
 
     >>> node = Node(lambda x: x + 1, "increment", retry=2)
     >>> node(3), node.name, node.retry
     (4, 'increment', 2)
     """
 
-    func: Callable[P, R]
+    func: Callable[P, R_co]
     name: str
-    # Where nothing else was asked for, a node has these in its class, and so needs less memory.
+    # Class attributes, so that a node without options needs less memory.
     type: NodeType = NodeType.NODE
     options: Mapping[str, Any] = MappingProxyType({})
     graph: Holder | None = None
+    replaced_in: Holder | None = None
     workflow: Nestable | None = None
     retry: int = 0
     timeout: float | None = None
@@ -188,7 +208,7 @@ class Node(Linkable, OfFunction[P, R]):
 
     def __init__(
         self,
-        func: Callable[P, R],
+        func: Callable[P, R_co],
         name: str | None = None,
         *,
         type: NodeType | str = NodeType.NODE,
@@ -272,7 +292,7 @@ class Node(Linkable, OfFunction[P, R]):
 
     @property
     def signature(self) -> Signature:
-        """The parameters; of a nested workflow those that nothing inside it feeds."""
+        """The parameters; for a nested workflow those that nothing inside it feeds."""
         if self._signature is not None:
             return self._signature
         assert self.workflow is not None
@@ -293,22 +313,22 @@ class Node(Linkable, OfFunction[P, R]):
             return getattr(self.func, "__name__", own)
         return own
 
-    # What a function is expected to be.
+    # A node behaves like its function.
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the bare function, with nothing of the engine around it."""
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the bare function, without hooks, retries or cache."""
         return self.func(*args, **kwargs)
 
     @overload
-    def __get__(self, instance: None, owner: Any) -> Node[P, R]: ...
+    def __get__(self, instance: None, owner: Any) -> Node[P, R_co]: ...
     @overload
-    def __get__(self, instance: object, owner: Any) -> Callable[..., R]: ...
-    def __get__(self, instance: object | None, owner: Any) -> Node[P, R] | Callable[..., R]:
-        """In a class body it is a method like the function it was made of."""
+    def __get__(self, instance: object, owner: Any) -> Callable[..., R_co]: ...
+    def __get__(self, instance: object | None, owner: Any) -> Node[P, R_co] | Callable[..., R_co]:
+        """Bind the function to an instance, as for a method defined in a class body."""
         return self if instance is None else MethodType(self, instance)
 
     @property
-    def __wrapped__(self) -> Callable[P, R]:
+    def __wrapped__(self) -> Callable[P, R_co]:
         return self.func
 
     # Options.
@@ -327,12 +347,12 @@ class Node(Linkable, OfFunction[P, R]):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of the elements of the returned tuple; empty where none were given."""
+        """The names of the elements of the returned tuple; empty if none were given."""
         return tuple(self.options.get("outputs") or ())
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The node's own dictionary."""
+        """The node's metadata: a dictionary that you may change."""
         given: dict[str, Any] | None = self.options.get("metadata")
         if given is None:
             given = {}
@@ -343,16 +363,18 @@ class Node(Linkable, OfFunction[P, R]):
 
     @property
     def owner(self) -> Holder:
-        """The graph this node belongs to; raises InvalidNodeError where there is none."""
-        if self.graph is None:
+        """The graph that this node belongs to, or did until another node took its place; raises
+        InvalidNodeError if there is none."""
+        owner = self.graph or self.replaced_in
+        if owner is None:
             raise InvalidNodeError(
                 f"node {self.name!r} belongs to no DAG; add it with dag.add_node(node) first",
                 node=self.name,
             )
-        return self.graph
+        return owner
 
-    def after(self, *nodes: Node[..., Any] | Branch) -> Node[P, R]:
-        """Run after `nodes`, without taking a value of theirs; returns this node."""
+    def after(self, *nodes: Node[..., Any] | Branch) -> Node[P, R_co]:
+        """Run after `nodes` without taking their values; returns this node."""
         for each in nodes:
             self.owner.connect(each, self, input=False)
         return self
@@ -367,19 +389,20 @@ class Node(Linkable, OfFunction[P, R]):
 
     @property
     def on_true(self) -> Branch:
-        """The branch of a condition that holds."""
+        """The branch that is taken if the condition is true."""
         self._branch("on_true", NodeType.CONDITION)
         return Branch(self, True)
 
     @property
     def on_false(self) -> Branch:
-        """The branch of a condition that does not hold."""
+        """The branch that is taken if the condition is false."""
         self._branch("on_false", NodeType.CONDITION)
         return Branch(self, False)
 
     @property
     def branches(self) -> Branches:
-        """The branches of a select, by name; "default" takes what no other branch does."""
+        """The branches of a select, by name; "default" is taken if there is no branch of the
+        returned name."""
         self._branch("branches", NodeType.SELECT)
         return Branches(self)
 
@@ -393,6 +416,7 @@ class Node(Linkable, OfFunction[P, R]):
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key[0] != "_"}
         state["graph"] = None  # a DAG puts itself back
+        state.pop("replaced_in", None)
         where = importable(self)
         if where is not None:
             # cloudpickle sends what lives in __main__ by value, to processes with another __main__.
@@ -418,7 +442,7 @@ def as_node(
     type: NodeType | str | None,
     options: Any,
 ) -> Node[..., Any]:
-    """What `add_node` was given as a Node: a name and a function, or either alone."""
+    """The Node that `add_node` is asked for: by a name and a function, or by one of them."""
     own: str | None = None
     if func is None and not isinstance(name, str):
         func = name
@@ -488,6 +512,7 @@ def _checked_type(name: str | None, type: str) -> NodeType:
 def _checked_name(name: Any, func: Any) -> str:
     if not isinstance(name, str):
         raise InvalidNodeError(f"a node's name is a string, not {name!r}", node=None)
+    plain: str = str.__str__(name)  # of a member of a string enum, its value
     if name == "<lambda>" or not name:
         raise InvalidNodeError(
             f"{func!r} has no name of its own; give the node one with name=", node=name
@@ -498,4 +523,4 @@ def _checked_name(name: Any, func: Any) -> str:
             f"name it {name.replace('.', '_')!r}, say",
             node=name,
         )
-    return name
+    return plain

@@ -9,7 +9,7 @@ from operator import index
 
 from fast_dag._fields import Fields
 from fast_dag.call.effects import waitable
-from fast_dag.errors import InvalidNodeError, closest
+from fast_dag.errors import InvalidNodeError, ValidationError, closest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Any, Final, Literal, SupportsIndex, TypedDict
 
+    from fast_dag._typing import T
     from fast_dag.cache.memory import Backend
 
     Seconds = float | timedelta
@@ -65,36 +66,28 @@ if TYPE_CHECKING:
         max_entries: SupportsIndex
 
 
-# Values, as options of nodes, workflows and runs take them.
+WRONG: Final = (ValueError, TypeError, ArithmeticError)
+"""What the functions below raise for a value that an option does not take."""
 
 
 def count(value: Any, least: int = 0) -> int:
-    """A whole number as an int; raises ValueError for anything else, or less than `least`.
+    """A whole number of any type as an int, at least `least`; raises ValueError.
 
     >>> count(3)
     3
     """
-    if isinstance(value, bool) or not hasattr(type(value), "__index__") or index(value) < least:
-        raise ValueError
-    return index(value)
+    return index(_only(value, not isinstance(value, bool) and index(value) >= least))
 
 
 def number(value: Any, most: float = float("inf")) -> float:
-    """A number from 0 to `most`, of any type (those of numpy, Fraction, Decimal); raises ValueError
-    for anything else."""
-    if (
-        isinstance(value, bool)
-        or not hasattr(type(value), "__float__")
-        or hasattr(value, "__len__")
-    ):
-        raise ValueError
-    if not 0 <= value <= most:
-        raise ValueError
+    """A number of any type (of numpy, Fraction, Decimal) from 0 to `most`; raises ValueError."""
+    is_number = hasattr(type(value), "__float__") and not hasattr(value, "__len__")
+    _only(value, is_number and not isinstance(value, bool) and 0 <= value <= most)
     return value if isinstance(value, int) else float(value)
 
 
 def seconds(value: Any) -> float:
-    """A duration, zero or more, as a number of seconds or a timedelta; raises ValueError.
+    """A duration, zero or more, given as a number of seconds or a timedelta; raises ValueError.
 
     >>> from datetime import timedelta
     >>> seconds(timedelta(minutes=2)), seconds(0.5)
@@ -104,65 +97,55 @@ def seconds(value: Any) -> float:
 
 
 def deadline(value: Any) -> float:
-    """The same, more than zero."""
+    """The same as `seconds`, but more than zero."""
     asked = seconds(value)
-    if asked == 0:
-        raise ValueError
-    return asked
+    return _only(asked, asked > 0)
 
 
-def _fraction(value: Any) -> bool | float:
-    return value if isinstance(value, bool) else number(value, 1)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
+def _only(value: T, fits: bool) -> T:
+    if not fits:
         raise ValueError
     return value
 
 
+def _text(value: Any) -> Any:
+    return _only(value, isinstance(value, str))
+
+
 def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        raise ValueError
-    return [_text(each) for each in value]
+    return [_text(each) for each in _only(value, not isinstance(value, str))]
 
 
 def _different(value: Any) -> list[str]:
     texts = _texts(value)
-    if len(set(texts)) < len(texts):
-        raise ValueError
-    return texts
-
-
-def _mapping(value: Any) -> dict[Any, Any]:
-    if not hasattr(value, "keys"):
-        raise ValueError
-    return dict(value)
+    return _only(texts, len(set(texts)) == len(texts))
 
 
 def _errors(value: Any) -> Any:
     kinds = value if isinstance(value, tuple) else (value,)
-    if not all(isinstance(each, type) and issubclass(each, BaseException) for each in kinds) and (
-        isinstance(value, (tuple, type)) or not callable(value)
-    ):
-        raise ValueError
-    return value
+    are_types = all(isinstance(each, type) and issubclass(each, BaseException) for each in kinds)
+    return _only(value, are_types or (callable(value) and not isinstance(value, type)))
 
 
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
+def asked_count(name: str, value: Any) -> int | None:
+    """A count of at least 1 that an option `name` of a run or workflow was given, None if it was
+    not; raises ValidationError."""
+    try:
+        return None if value is None else count(value, 1)
+    except WRONG:
+        raise ValidationError(f"{name} is a count of at least 1, not {value!r}") from None
 
 
-def _place(value: Any) -> str:
-    if value not in ("thread", "process", "inline"):
-        raise ValueError
-    return str(value)
+def asked_deadline(name: str, value: Any) -> float | None:
+    """The same for a number of seconds."""
+    try:
+        return None if value is None else deadline(value)
+    except WRONG:
+        raise ValidationError(f"{name} is {_DEADLINE}, not {value!r}") from None
 
 
-def _anything(value: Any) -> Any:
-    return value
+_SECONDS = "a number of seconds, zero or more, or a timedelta"
+_DEADLINE = "a number of seconds above 0, or a timedelta"
 
 
 class Option(Fields):
@@ -171,7 +154,7 @@ class Option(Fields):
     Parameters
     ----------
     name, default, doc:
-        As the reference tells them.
+        As the reference shows them.
     words, read:
         What a value must be; what returns the value to keep, or raises ValueError.
     by_name:
@@ -210,13 +193,9 @@ class Option(Fields):
         """Whether a value is what it must be."""
         try:
             self.read(value)
-        except (ValueError, TypeError, OverflowError):
+        except WRONG:
             return False
         return True
-
-
-_SECONDS = "a number of seconds, zero or more, or a timedelta"
-_DEADLINE = "a number of seconds above 0, or a timedelta"
 
 
 def _table(*options: Option) -> dict[str, Option]:
@@ -232,11 +211,11 @@ CACHE_OPTIONS: Final = _table(
         "the parameters that count, all when not given; or a function that is called with the "
         "inputs and returns what counts",
     ),
-    Option("version", "a string or a number", _anything, "part of a backend's keys"),
+    Option("version", "a string or a number", lambda value: value, "part of a backend's keys"),
     Option(
         "backend",
         "an object with get, set, delete and clear",
-        _anything,
+        lambda value: value,
         "where results are kept, for others, too; the memory of this process when not given",
         by_name="registered",
     ),
@@ -248,7 +227,7 @@ CACHE_OPTIONS: Final = _table(
         default=1024,
     ),
 )
-"""The options that `cached_node` has besides those of `node`."""
+"""The additional options of `cached_node`."""
 
 OPTIONS: Final = _table(
     Option(
@@ -257,7 +236,7 @@ OPTIONS: Final = _table(
         _text,
         "shown, never interpreted; the first line of the docstring when not given",
     ),
-    Option("metadata", "a mapping", _mapping, "yours; shown, never interpreted"),
+    Option("metadata", "a mapping", dict, "yours; shown, never interpreted"),
     Option(
         "inputs",
         "a list of names",
@@ -291,7 +270,7 @@ OPTIONS: Final = _table(
     Option(
         "retry_jitter",
         "True, False or a fraction from 0 to 1",
-        _fraction,
+        lambda value: value if isinstance(value, bool) else number(value, 1),
         "shortens each wait at random by up to that part; True is 1",
         default=False,
     ),
@@ -312,7 +291,7 @@ OPTIONS: Final = _table(
     Option(
         "run_in",
         "'thread', 'process' or 'inline'",
-        _place,
+        lambda value: _only(value, value in ("thread", "process", "inline")),
         "where it runs, whatever the mode; inline is the thread that called `run()`, or the loop's "
         "in `run_async`",
         label="in {}",
@@ -320,7 +299,7 @@ OPTIONS: Final = _table(
     Option(
         "wait",
         "True or False",
-        _flag,
+        lambda value: _only(value, isinstance(value, bool)),
         "wait for all edges in every mode",
         default=False,
         type="any",
@@ -335,7 +314,7 @@ OPTIONS: Final = _table(
     Option(
         "cache",
         "a mapping that @dag.cached_node, or dag.cached_node(function, ...), makes of its options",
-        _mapping,
+        dict,
         "what `cached_node` makes of its own options",
         label="cached",
     ),
@@ -369,9 +348,12 @@ def checked(
             raise InvalidNodeError(f"{whose}: there is no option {name!r}{hint}", node=node)
         if value is None:
             continue
-        if not option.fits(value):
-            raise InvalidNodeError(f"{whose}: {name} is {option.words}, not {value!r}", node=node)
-        kept[name] = option.read(value)
+        try:
+            kept[name] = option.read(value)
+        except WRONG:
+            raise InvalidNodeError(
+                f"{whose}: {name} is {option.words}, not {value!r}", node=node
+            ) from None
         if option.type and value and type != option.type:
             raise InvalidNodeError(f"{whose}: {name}= is for @dag.{option.type}", node=node)
     return kept

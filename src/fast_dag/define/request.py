@@ -37,7 +37,7 @@ class Request(Fields):
         context: Context | None,
         settings: Settings,
         *,
-        outputs: Sequence[str] | None = None,
+        outputs: Sequence[Any] | None = None,
         resume: Any = None,
         limits: Any = None,
     ) -> None:

@@ -1,6 +1,6 @@
-"""Read a function once: its parameters, who fills them, whether it is async.
+"""Reads a function once: its parameters, who fills them, whether it is async.
 
-Plain functions are read from their code object, in about a microsecond; everything else (partials,
+Python functions are read from their code object, in about a microsecond; everything else (partials,
 callables, classes, builtins, wrapped functions) goes through `inspect.signature`.
 """
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 _VARARGS, _VARKEYWORDS, _ANY_COROUTINE = 0x04, 0x08, 0x80 | 0x100
 _MARK = "_is_coroutine_marker"
-"""What inspect.markcoroutinefunction leaves (3.12 on)."""
+"""The attribute that inspect.markcoroutinefunction sets (Python 3.12 and later)."""
 
 
 class _Absent:
-    """What stands where there is no value; None is a value like any other."""
+    """The type of `ABSENT`, which stands for a missing value; None is a value like any other."""
 
     def __repr__(self) -> str:
         return "<absent>"
@@ -56,8 +56,9 @@ _KEYWORD_ONLY = Kind.KEYWORD_ONLY
 class Parameter:
     """One named parameter of a function.
 
-    `name` is how edges and inputs call it, `keyword` how the function does; they differ where a
-    node was given `inputs=`. `optional` parameters without a `default` are simply left out.
+    `name` is the parameter's name for edges and inputs, `keyword` its name in the function; they
+    differ if the node was given `inputs=`. An `optional` parameter without a `default` may be left
+    out of the call.
     """
 
     __slots__ = ("default", "is_context", "keyword", "kind", "name", "optional")
@@ -91,13 +92,14 @@ class Parameter:
 
 
 class Signature:
-    """What a node's function takes.
+    """The parameters of a node's function.
 
-    `parameters` has the named ones in the order of the definition, `inputs` the names of those that
-    edges and run inputs may fill, `by_position` these where they are all that it takes and can be
-    passed by position, else None; `var_positional` and `var_keyword` are the names of `*args` and
-    `**kwargs`. `origin` is the function that was read: the innermost one behind wrappers that
-    hide it.
+    - `parameters`: the named ones, in the order of the definition.
+    - `inputs`: the names of those that edges and run inputs may fill.
+    - `by_position`: the same names if the function takes nothing else and all of them can be passed
+      by position; else None.
+    - `var_positional`, `var_keyword`: the names of `*args` and `**kwargs`, or None.
+    - `origin`: the function that was read, the innermost one behind wrappers.
     """
 
     __slots__ = (
@@ -153,29 +155,31 @@ class Signature:
         return len(self.inputs) < len(self.parameters)
 
     def keyword_of(self, name: str) -> str:
-        """What the function itself calls the parameter `name`."""
+        """The name of the parameter `name` in the function itself."""
         return next((each.keyword for each in self.parameters if each.name == name), name)
 
     def annotation(self, name: str) -> Any:
-        """What the parameter is annotated as: ABSENT where it is not, or where that is a string
-        which cannot be resolved."""
+        """The annotation of a parameter; ABSENT if there is none, or if it is a string that cannot
+        be resolved."""
         return _resolved(self.origin, _annotations(self.origin).get(name, ABSENT))
 
     def return_annotation(self) -> Any:
         return self.annotation("return")
 
     def renamed(self, names: Sequence[str]) -> Signature:
-        """The same with its first inputs called `names`. A function of `*args` takes any number.
+        """A copy with other names for the first inputs. A function of `*args` takes any number.
 
-        Raises ValueError, with a sentence, where the names do not fit.
+        Raises ValueError, with a sentence, if the names do not fit.
         """
         if len(set(names)) < len(names):
-            raise ValueError("a name stands twice")
+            raise ValueError("a name is given twice")
         if len(names) > len(self.inputs) and not self.var_positional:
             raise ValueError(f"there are {len(names)} names for {len(self.inputs)} parameters")
         for position, own in enumerate(self.inputs):
             if own in names and names.index(own) != position:
-                raise ValueError(f"the names go by position, and {own!r} is at another one")
+                raise ValueError(
+                    f"names go by position, and {own!r} is the name of another parameter"
+                )
         fresh: Iterator[str] = iter(names)
         parameters = []
         for each in self.parameters:
@@ -200,9 +204,9 @@ class Signature:
 
 
 def read_signature(func: Callable[..., Any]) -> Signature:
-    """What `func` takes, however it was made.
+    """The signature of any callable.
 
-    Raises UnreadableSignatureError where Python itself cannot tell.
+    Raises UnreadableSignatureError if Python itself cannot tell it.
 
     >>> def load(path, *, limit=10, context=None): ...
     >>> read_signature(load).inputs
@@ -234,13 +238,13 @@ def read_signature(func: Callable[..., Any]) -> Signature:
     return _from_inspect(func)
 
 
-# Large graphs have few functions: their nodes share what was read of each. A signature keeps its
-# function alive, so that no other has its id as long as the signature is there.
+# Large graphs have few functions, so their nodes share signatures, found by the function's id. A
+# signature keeps its function alive: no other object can get that id while the signature exists.
 _kept: dict[int, ReferenceType[Signature]] = {}
 
 
 def _keep(func: FunctionType, signature: Signature) -> None:
-    key, forget = id(func), _kept.pop  # which outlives the names of the module
+    key, forget = id(func), _kept.pop  # at exit, the name `_kept` may be gone before the signature
     signature.made_of = (func.__code__, func.__defaults__, {**_annotations(func)})
     _kept[key] = ref(signature, lambda gone: forget(key, None))
 
@@ -249,13 +253,13 @@ def _is_dressed(func: Any) -> bool:
     return hasattr(func, "__wrapped__") or hasattr(func, "__signature__")
 
 
-_plain: dict[str, Parameter] = {}
-"""Parameters that are no more than a name, of which there are few."""
-_MOST_PLAIN: Final = 1024
+_shared: dict[str, Parameter] = {}
+"""Parameters that consist of a name only; signatures share them."""
+_MOST_SHARED: Final = 1024
 
 
 def _from_code(func: FunctionType, code: CodeType, bound: int) -> Signature:
-    """Read a plain function; the first `bound` positional parameters are already given."""
+    """Read a Python function; the first `bound` positional parameters are already given."""
     names = code.co_varnames
     positional, keyword_only = code.co_argcount, code.co_kwonlyargcount
     flags, after = code.co_flags, positional + keyword_only
@@ -280,12 +284,12 @@ def _from_code(func: FunctionType, code: CodeType, bound: int) -> Signature:
             kind = _POSITIONAL_ONLY if index < positional_only else _POSITIONAL
             if index >= first_default:
                 default = defaults[index - first_default]
-        else:  # the common one, which functions share
-            parameter = _plain.get(name)
+        else:  # a name only
+            parameter = _shared.get(name)
             if parameter is None:
                 parameter = Parameter(name)
-                if len(_plain) < _MOST_PLAIN:  # whoever generates code may have any number
-                    _plain[name] = parameter
+                if len(_shared) < _MOST_SHARED:  # generated code may have any number of names
+                    _shared[name] = parameter
             parameters.append(parameter)
             continue
         parameters.append(Parameter(name, kind, default, is_context=is_context))
@@ -299,7 +303,7 @@ def _from_code(func: FunctionType, code: CodeType, bound: int) -> Signature:
 
 
 def _from_inspect(func: Callable[..., Any]) -> Signature:
-    import inspect  # slow to import, and plain functions do without
+    import inspect  # slow to import; Python functions are read without it
 
     try:
         spec = inspect.signature(func)
@@ -329,8 +333,7 @@ def _from_inspect(func: Callable[..., Any]) -> Signature:
 
 
 def _takes_keywords_only(func: Any, wanted: int) -> bool:
-    """A `functools.wraps` wrapper shows another function's parameters; does it pass keywords
-    only?"""
+    """Whether `func`, which may show the parameters of a wrapped function, takes keywords only."""
     code = getattr(func, "__code__", None)
     if code is None:
         return False
@@ -342,7 +345,8 @@ _USUAL_NAMES = ("func", "fn", "f", "function", "wrapped")
 
 
 def _seen_through(wrapper: FunctionType, opaque: Signature) -> Signature:
-    """The parameters behind a `(*args, **kwargs)` wrapper made without `functools.wraps`."""
+    """The signature of the function that a `(*args, **kwargs)` wrapper without `functools.wraps`
+    calls, as far as its closure tells."""
     cells = {}
     for name, cell in zip(wrapper.__code__.co_freevars, wrapper.__closure__ or (), strict=True):
         try:
@@ -391,8 +395,8 @@ def _origin(func: Any) -> Any:
 
 
 def gives_coroutine(func: Any) -> bool:
-    """Whether calling `func` gives a coroutine. A sync wrapper of an async function does not count:
-    what it returns is looked at when it returns."""
+    """Whether `func` is a coroutine function. A sync wrapper of one is not: the engine awaits the
+    coroutine that it returns."""
     while isinstance(func, functools.partial):
         func = func.func
     func = getattr(func, "__func__", func)  # of a method
@@ -407,7 +411,7 @@ def gives_coroutine(func: Any) -> bool:
 def _annotations(func: Any) -> Mapping[str, Any]:
     try:
         return getattr(func, "__annotations__", None) or {}
-    except NameError:  # 3.14 evaluates them here, and a name may be missing at run time
+    except NameError:  # Python 3.14 evaluates them here; a name may exist for type checkers only
         return {}
 
 
@@ -424,7 +428,7 @@ def _is_context(name: str, annotation: Any, func: Any) -> bool:
         if "Context" not in annotation:
             return False
         resolved = _resolved(func, annotation)
-        if resolved is ABSENT:  # imported for type checkers only, say
+        if resolved is ABSENT:  # for example a class that only type checkers import
             import re  # slow to import
 
             return bool(re.match(_CONTEXT_TEXT, annotation, re.VERBOSE))
@@ -436,12 +440,12 @@ def _is_context(name: str, annotation: Any, func: Any) -> bool:
         return False
     (member,) = members
     inner = getattr(member, "__forward_arg__", member)  # Optional["Context"]
-    # Asked last: it imports typing, and `list[int]` has one member, too.
+    # Last, because it imports typing; `list[int]` has one member, too.
     return _is_context(name, inner, func) and _is_union(annotation)
 
 
 def _is_union(annotation: Any) -> bool:
-    from typing import Union, get_origin  # slow to import, and annotations are mostly classes
+    from typing import Union, get_origin  # slow to import; most annotations are classes
 
     return get_origin(annotation) in (Union, UnionType)
 
@@ -449,8 +453,8 @@ def _is_union(annotation: Any) -> bool:
 def _resolved(func: Any, annotation: Any) -> Any:
     """A string annotation as the object it names, in the function's module."""
     try:
-        while isinstance(annotation, str):  # a quoted one is text twice over
-            # The user's own source text, as typing.get_type_hints does it.
+        while isinstance(annotation, str):  # a quoted annotation is a string in a string
+            # The text is the user's own source; typing.get_type_hints evaluates it, too.
             annotation = eval(annotation, getattr(func, "__globals__", {}), {})
     except Exception:
         return ABSENT

@@ -1,4 +1,4 @@
-"""The declared ways from state to state."""
+"""The declared transitions between states."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag.call.hooks import Hook
+from fast_dag.define.node import name_of
 from fast_dag.define.signature import UnreadableSignatureError, read_signature
 from fast_dag.errors import ValidationError
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 
 
 class Transition(NamedTuple):
-    """From `source` to `target`: where `condition` holds, and, if it has an `event`, when that is
-    sent."""
+    """A transition from `source` to `target`, taken if `condition` holds; with an `event`, only
+    when that event is sent."""
 
     source: str
     target: str
@@ -24,7 +25,8 @@ class Transition(NamedTuple):
 
     @classmethod
     def read(cls, source: str, target: str, condition: Any, event: Any) -> Transition:
-        """Raises ValidationError where a part is not what it should be."""
+        """A checked transition; raises ValidationError if a part is wrong."""
+        event = name_of(event)
         if event is not None and (not isinstance(event, str) or not event):
             raise ValidationError(f"an event is named by a non-empty string, not {event!r}")
         guard = None
@@ -38,7 +40,8 @@ class Transition(NamedTuple):
         return cls(source, target, guard, event)
 
     def holds(self, value: Any, context: Context, data: Any) -> bool:
-        """Whether it is taken. Raises TypeError where the condition turns out to be async."""
+        """Whether the condition is true, or there is none. Raises TypeError if it returns a
+        coroutine."""
         if self.condition is None:
             return True
         answer = self.condition.func(*self.condition.offered(value, context, data))

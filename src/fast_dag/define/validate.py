@@ -1,4 +1,4 @@
-"""The only checker of definitions: everything that is wrong with a graph, at once."""
+"""Checks definitions: finds all problems of a graph at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def problems(
     topology: Topology, *, allow_disconnected: bool = False, check_types: bool = False
 ) -> list[ValidationError]:
-    """Everything that is wrong with a graph; an empty list where nothing is."""
+    """All problems of a graph; an empty list if there are none."""
     if not topology.nodes:
         return [
             ValidationError(f"{topology.name!r} has no nodes; add one with @dag.node or add_node()")
@@ -70,7 +70,7 @@ def _disconnected(topology: Topology) -> Iterator[ValidationError]:
 
 
 def _impossible(topology: Topology) -> Iterator[ValidationError]:
-    """Joins that need two branches of one decider at once."""
+    """Nodes that need two branches of one decider at once."""
     if not topology.listened:
         return
     for index, node in enumerate(topology.nodes):
@@ -91,11 +91,11 @@ def _impossible(topology: Topology) -> Iterator[ValidationError]:
 
 
 def _nested(topology: Topology, *, check_types: bool) -> Iterator[ValidationError]:
-    """What is wrong inside nested workflows, or between them and the edges into them."""
+    """Problems inside nested workflows, and of the edges into them."""
     for index, node in enumerate(topology.nodes):
         if node.workflow is None:
             continue
-        for problem in node.workflow.validate(allow_disconnected=True, check_types=check_types):
+        for problem in node.workflow._problems(allow_disconnected=True, check_types=check_types):
             inner = type(problem)(f"in {node.name!r}: {problem}")
             inner.__dict__.update(problem.__dict__)
             yield inner
@@ -111,14 +111,37 @@ def _nested(topology: Topology, *, check_types: bool) -> Iterator[ValidationErro
             )
 
 
-def _mistyped(topology: Topology) -> Iterator[ValidationError]:
+def cautions(topology: Topology, *, check_types: bool) -> Iterator[str]:
+    """What may be meant, but probably is not; a run accepts it."""
+    if not check_types:  # else these are problems
+        for problem in _mistyped(topology, guessed=True):
+            yield f"{problem}: no edge names that parameter, so it may not be meant; say input="
+    for node in topology.nodes:
+        if node.workflow is not None:
+            yield from (
+                f"in {node.name!r}: {each}" for each in node.workflow._cautions(check_types)
+            )
+            waiting = node.workflow._waiting_states
+            if waiting:
+                yield (
+                    f"{node.name!r} is a machine that waits for events in {names(waiting)}, but "
+                    "nobody can send events to a nested machine: add a transition without event=, "
+                    "or run it by itself with start()"
+                )
+
+
+def _mistyped(topology: Topology, *, guessed: bool = False) -> Iterator[ValidationError]:
+    """Edges whose types do not fit; with `guessed`, only those whose parameter was the first
+    without an edge."""
     whole = topology.index
     for index, target in enumerate(topology.nodes):
         edges = topology.incoming[index]
         for edge in edges:
+            if guessed and (edge.asked is not None or edge.input in (edge.output, edge.source)):
+                continue
             source = topology.nodes[whole[edge.source]]
             if target.type is NodeType.ALL and sum(edge.input == each.input for each in edges) > 1:
-                continue  # it gets a dict of them
+                continue  # the parameter gets a dict
             problem = _mismatch(source, target, edge)
             if problem is not None:
                 yield problem
@@ -130,7 +153,9 @@ def _mismatch(source: Node[..., Any], target: Node[..., Any], edge: Edge) -> Val
         return None
     if source.workflow or target.workflow:
         return None
-    given = _classes(source.signature.return_annotation())
+    # Calling a class makes an instance of it; its `__init__` returns None.
+    is_class = isinstance(source.func, type)
+    given = _classes(source.func if is_class else source.signature.return_annotation())
     taken = _classes(target.signature.annotation(target.signature.keyword_of(edge.input)))
     if given is None or taken is None:
         return None
@@ -148,12 +173,12 @@ def _mismatch(source: Node[..., Any], target: Node[..., Any], edge: Edge) -> Val
 
 
 def _classes(annotation: Any) -> tuple[type, ...] | None:
-    """The classes of a plain annotation or union of plain ones; None where it is anything else."""
+    """The classes of an annotation that is a class or a union of classes; else None."""
     if annotation is None:
         return (type(None),)
-    from typing import Any, Union, get_origin  # slow to import, and check_types is for tests
+    from typing import Any, Union, get_origin  # slow to import; only check_types uses it
 
-    if annotation is Any:  # a class, as far as Python can tell
+    if annotation is Any:  # isinstance(Any, type) is true
         return None
     if get_origin(annotation) in (Union, UnionType):
         members = [_classes(each) for each in annotation.__args__]
@@ -165,12 +190,12 @@ def _classes(annotation: Any) -> tuple[type, ...] | None:
     return None
 
 
-# PEP 484: where a float is wanted an int will do, and so on up the numeric tower.
+# PEP 484: an int is accepted as a float, and both are accepted as a complex.
 _ALSO_FITS = {float: (int,), complex: (float, int)}
 
 
 def _fits(given: type, wanted: type) -> bool:
     try:
         return issubclass(given, (wanted, *_ALSO_FITS.get(wanted, ())))
-    except TypeError:  # protocols and the like cannot be asked
+    except TypeError:  # issubclass does not work with some protocols
         return True

@@ -1,7 +1,8 @@
-"""What DAG and FSM have in common: nodes, and the views of the run in progress or finished last."""
+"""What DAG and FSM share: nodes, hooks, and views of the run in progress or finished last."""
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
@@ -14,6 +15,7 @@ from fast_dag.call.resources import read_factory
 from fast_dag.context import Context
 from fast_dag.define.graph import Graph
 from fast_dag.define.node import Nestable, Node
+from fast_dag.define.validate import cautions
 from fast_dag.drive.select import drive, drive_async
 from fast_dag.errors import InvalidNodeError, MissingResultError, ValidationError
 from fast_dag.plan.plan import Plan, Plans
@@ -25,16 +27,18 @@ from fast_dag.watch.progress import Bar, Progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
     from os import PathLike
     from typing import Any, ClassVar, Literal, Self, TypeVar
 
+    from fast_dag.cache.store import NodeCache
     from fast_dag.call.policy import Around
     from fast_dag.define.signature import Signature
     from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.draw.view import MachineView, WorkflowView
     from fast_dag.plan.step import Wrapper
     from fast_dag.plan.topology import Topology
+    from fast_dag.returns import FSMReturn
     from fast_dag.run.execution import Execution
     from fast_dag.run.run import Run
 
@@ -55,12 +59,14 @@ class Workflow(Nestable):
         name: str,
         description: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        replace: bool = False,
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ValidationError(f"a workflow's name is a non-empty string, not {name!r}")
         self.description = description or ""
         self.metadata: dict[str, Any] = dict(metadata or {})
-        self._graph = Graph(name, self._noun)
+        self.replace = replace
+        self._graph = self._new_graph(name)
         self._default_hooks: dict[str, Hook] = {}
         self._node_hooks: dict[str, dict[str, Hook]] = {}
         self._handlers: dict[str, Hook] = {}
@@ -70,10 +76,15 @@ class Workflow(Nestable):
         self._plans: Plans | None = None
         self._signature: tuple[Any, Signature] | None = None
 
+    def _new_graph(self, name: str) -> Graph:
+        return Graph(name, self._noun)
+
+    def _add(self, node: Node[..., Any], *, replace: bool = False) -> Node[..., Any]:
+        return self._graph.add(node, replace=replace or self.replace)
+
     @property
     def name(self) -> str:  # type: ignore[override]
-        """The name it was made with: for messages, and the default where it is nested in another
-        workflow."""
+        """The workflow's name: for messages, and the default name of the node if it is nested."""
         return self._graph.name
 
     @property
@@ -83,7 +94,8 @@ class Workflow(Nestable):
 
     @property
     def nodes(self) -> Mapping[str, Node[..., Any]]:
-        """The nodes by name, in the order of their definition; edited by the methods here."""
+        """The nodes by name, in the order of their definition. Read-only: use `add_node` and others
+        to edit."""
         return MappingProxyType(self._graph.nodes)
 
     def __len__(self) -> int:
@@ -109,8 +121,8 @@ class Workflow(Nestable):
         - `on_error(node, inputs, error, context)`: after the last attempt failed.
         - `cleanup(node, context)`: always, before the nodes that depend on this one start.
 
-        Hooks may take fewer trailing parameters, may be async, and run once per node. One that
-        returns None changes nothing; one that raises fails the node. None takes a hook away.
+        Hooks may take fewer trailing parameters, may be async, and run once per node. A hook that
+        returns None changes nothing; a hook that raises fails the node. None removes a hook.
 
         >>> from fast_dag import DAG
         >>> dag = DAG("demo").add_node("double", lambda x: 2 * x)
@@ -123,7 +135,7 @@ class Workflow(Nestable):
         self._graph.version += 1
 
     def set_default_hooks(self, **hooks: Callable[..., Any] | None) -> None:
-        """Set hooks around the calls of every node, of those added later, too; see
+        """Set hooks around the calls of every node, also of nodes added later; see
         `set_node_hooks`."""
         self._default_hooks = _updated(self._default_hooks, hooks)
         self._graph.version += 1
@@ -131,10 +143,10 @@ class Workflow(Nestable):
     def set_node_error_handler(
         self, node: str | Node[..., Any], handler: Callable[..., Any] | None, /
     ) -> None:
-        """Call `handler(node, inputs, error)` where a node failed for good.
+        """Call `handler(node, inputs, error)` when a node has failed after its last attempt.
 
-        What it returns becomes the node's result; None lets the error stand; what it raises
-        replaces the error.
+        The value that it returns becomes the node's result. If it returns None, the error stands.
+        If it raises, its exception replaces the error.
 
         >>> from fast_dag import DAG
         >>> dag = DAG("demo").add_node("inverse", lambda x: 1 / x)
@@ -176,9 +188,10 @@ class Workflow(Nestable):
         return _functions(self._resources)
 
     def invalidate_cache(self, name: str | Node[..., Any] | None = None, /, **inputs: Any) -> None:
-        """Forget cached results: of all nodes, of one, or of its calls with these inputs.
+        """Delete cached results: of all nodes, of one node, or of its calls with these inputs.
 
-        Raises UnknownNodeError, and ValidationError where a node is not cached.
+        Raises UnknownNodeError, and ValidationError if the node is not cached, or if a backend has
+        async methods: for these there is `invalidate_cache_async`.
 
         >>> from fast_dag import DAG
         >>> dag = DAG("demo")
@@ -191,18 +204,43 @@ class Workflow(Nestable):
         >>> dag.run(x=1), dag.context.metrics["cache_hits"]
         (2, 0)
         """
+        for cache in self._caches(name, inputs):
+            cache.invalidate(inputs)
+
+    async def invalidate_cache_async(
+        self, name: str | Node[..., Any] | None = None, /, **inputs: Any
+    ) -> None:
+        """`invalidate_cache` on an event loop, for backends with async methods, too.
+
+        >>> import asyncio
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo")
+        >>> @dag.cached_node
+        ... def double(x):
+        ...     return 2 * x
+        >>> dag.run(x=1)
+        2
+        >>> asyncio.run(dag.invalidate_cache_async("double"))
+        >>> dag.run(x=1), dag.context.metrics["cache_hits"]
+        (2, 0)
+        """
+        for cache in self._caches(name, inputs):
+            await cache.invalidate_async(inputs)
+
+    def _caches(
+        self, name: str | Node[..., Any] | None, inputs: Mapping[str, Any]
+    ) -> list[NodeCache]:
+        """The caches that an invalidation means."""
         if name is None:
             if inputs:
                 raise ValidationError("invalidate_cache takes inputs for one node; name it first")
-            nodes = [node for node in self._graph.nodes.values() if node.cache is not None]
-        else:
-            nodes = [self._graph.node(name)]
-        for node in nodes:
-            if node.cache is None:
-                raise ValidationError(
-                    f"node {node.name!r} of {self.name!r} is not cached; see @dag.cached_node"
-                )
-            node.cache.invalidate(inputs)
+            return [node.cache for node in self._graph.nodes.values() if node.cache is not None]
+        node = self._graph.node(name)
+        if node.cache is None:
+            raise ValidationError(
+                f"node {node.name!r} of {self.name!r} is not cached; see @dag.cached_node"
+            )
+        return [node.cache]
 
     @overload
     def resource(self, name: str, factory: Callable[..., T], /) -> Callable[..., T]: ...
@@ -211,13 +249,13 @@ class Workflow(Nestable):
     def resource(self, name: str, factory: Any = None, /) -> Any:
         """Open something at its first use in a run, and close it when the run ends.
 
-        Every node with a parameter `name` that neither an edge nor a run input feeds is given what
-        the context manager gives that `factory(context)` makes, the same to all nodes of a run.
-        `context` may be left out. Both may be async. A generator function that yields once will do,
-        and so will this as its decorator. The context manager is told of the failure that ended the
-        run, if one did, but cannot undo it.
+        `factory(context)`, or `factory()`, returns a context manager; both may be async. A
+        generator function that yields once is accepted, too, and this method can decorate it. Every
+        node with a parameter `name` that neither an edge nor a run input feeds gets the value of
+        the context manager. All nodes of a run get the same value. If a failure ended the run, the
+        context manager's exit sees it, but cannot suppress it.
 
-        Raises InvalidNodeError where the factory cannot be called.
+        Raises InvalidNodeError if the factory cannot be called.
 
         >>> from fast_dag import DAG
         >>> dag = DAG("demo")
@@ -244,8 +282,21 @@ class Workflow(Nestable):
 
         return add if factory is None else add(factory)
 
+    @abstractmethod
+    def validate(
+        self, allow_disconnected: bool = False, check_types: bool = False
+    ) -> list[ValidationError]:
+        """All problems, as error objects."""
+
+    def _warn(self, check_types: bool) -> None:
+        for caution in self._cautions(check_types):
+            warnings.warn(caution, stacklevel=3)
+
+    def _cautions(self, check_types: bool) -> Iterator[str]:
+        return cautions(self._topology(), check_types=check_types)
+
     def _resource_problems(self) -> list[ValidationError]:
-        """What is wrong with the resources."""
+        """Problems of the resources."""
         if not self._resources:
             return []
         found = [
@@ -269,7 +320,7 @@ class Workflow(Nestable):
         return found
 
     def _policy_of(self, node: Node[..., Any], resources: Sequence[str]) -> CallPolicy | None:
-        """What was asked for around the calls of a node; None where that is nothing."""
+        """What surrounds the calls of a node; None if nothing does."""
         hooks, handler = self._default_hooks, None
         if self._node_hooks or self._handlers:
             hooks = {**hooks, **self._node_hooks.get(node.name, {})}
@@ -281,8 +332,7 @@ class Workflow(Nestable):
     # Views of a run.
 
     def _in_view(self) -> Execution | None:
-        """The execution in progress, from inside one of its nodes; else the one that finished
-        last."""
+        """Inside a run, its execution; else that of the run that finished last."""
         execution = current.get()
         while execution is not None:
             if execution.graph is self._graph:
@@ -292,8 +342,7 @@ class Workflow(Nestable):
 
     @property
     def last_run(self) -> Run | None:
-        """The run in progress, from inside it; else the run that finished last; None before the
-        first.
+        """Inside a run, that run; else the run that finished last; None before the first run.
 
         >>> from fast_dag import DAG
         >>> dag = DAG("demo").add_node("answer", lambda: 42)
@@ -305,8 +354,8 @@ class Workflow(Nestable):
 
     @property
     def context(self) -> Context:
-        """The Context of the run in progress, from inside it; else of the run that finished last;
-        an empty one before the first."""
+        """Inside a run, the Context of that run; else that of the run that finished last; an empty
+        one before the first run."""
         execution = self._in_view()
         return Context() if execution is None else execution.context
 
@@ -315,28 +364,44 @@ class Workflow(Nestable):
         """`context.results`: what each node returned, by name."""
         return self.context.results
 
-    def __getitem__(self, name: str) -> Any:
-        """The result of a node; `"sub.inner"` looks into a nested workflow.
+    @overload
+    def __getitem__(self, name: Node[..., FSMReturn]) -> Any: ...
+    @overload
+    def __getitem__(self, name: Node[..., Coroutine[Any, Any, T]]) -> T: ...
+    @overload
+    def __getitem__(self, name: Node[..., T]) -> T: ...
+    @overload
+    def __getitem__(self, name: str) -> Any: ...
+    def __getitem__(self, name: str | Node[..., Any]) -> Any:
+        """The result of a node, which is given by name or as itself; `"sub.inner"` looks into a
+        nested workflow.
 
-        Raises a KeyError that says why there is none: unknown, not run, skipped, failed, deleted.
+        Raises a KeyError that says why there is no result: unknown, not run, skipped, failed,
+        deleted.
         """
+        if isinstance(name, Node):
+            name = self._graph.node(name).name
         execution = self._in_view()
         if execution is not None:
             return execution.run[name]
-        self._graph.resolve(name)
+        self._refuse_path(name)
         raise MissingResultError(
             f"{self.name!r} has no result of {name!r}: it has not run yet",
             node=name,
             reason="not run",
         )
 
+    def _refuse_path(self, name: str) -> None:
+        """Raise UnknownNodeError if there is no such node, here or in a nested workflow."""
+        self._graph.resolve(name)
+
     @property
     def progress_callback(self) -> Callable[[str, str, float], object]:
-        """Called as `f(node_name, status, fraction_done)` when nodes start and end; set it to
-        yours.
+        """Set it to a function `f(node_name, status, fraction_done)`, which is called when a node
+        starts and when it ends.
 
-        Nodes may call it themselves; it does nothing until it is set. From inside a run it is what
-        that run was given as `progress=`, if anything.
+        Nodes may call it themselves; until it is set, calling it does nothing. Inside a run that
+        was given `progress=`, it is that function.
 
         >>> from fast_dag import DAG
         >>> dag = DAG("demo").add_node("double", lambda x: 2 * x)
@@ -361,7 +426,7 @@ class Workflow(Nestable):
         self._progress_callback = callback
 
     def _observers(self, execution: Execution) -> Observers | None:
-        """Those who watch a new execution; None where nobody does."""
+        """The observers of a new execution; None if there are none."""
         asked = execution.settings.progress
         callback = self._progress_callback if asked is None else asked
         log = node_log()
@@ -376,19 +441,19 @@ class Workflow(Nestable):
             observers.append(log)
         return Observers(observers, len(execution.plan.names)) if observers else None
 
-    def get_result(self, name: str) -> Any:
+    def get_result(self, name: str | Node[..., Any]) -> Any:
         """The same as `workflow[name]`."""
         return self[name]
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """The result of a node, `default` where there is none."""
+    def get(self, name: str | Node[..., Any], default: Any = None) -> Any:
+        """The result of a node; `default` if there is none."""
         try:
             return self[name]
         except KeyError:
             return default
 
     def _copy_into(self, twin: Workflow) -> None:
-        """Give a new workflow the same nodes, edges, hooks and resources."""
+        """Copy nodes, edges, hooks, error handlers and resources into a new workflow."""
         self._graph.copy_into(twin._graph)
         twin._default_hooks = dict(self._default_hooks)
         twin._node_hooks = dict(self._node_hooks)
@@ -419,24 +484,24 @@ class Workflow(Nestable):
         show_results: bool = False,
         options: DrawingOptions | None = None,
     ) -> str:
-        """Draw the workflow; the text is returned, and written to `filename` where one is given.
+        """Draw the workflow; returns the text, and writes it to `filename` if one is given.
 
         Parameters
         ----------
         backend:
-            "mermaid" and "graphviz" give the text of these languages. "svg" draws, with Graphviz
-            where it is installed, else with grandalf (extra `draw`), else without either.
+            "mermaid" and "graphviz" return text in these languages. "svg" draws: with Graphviz if
+            it is installed, else with grandalf (extra `draw`), else without either.
         filename, format:
-            Where to write it, and "svg", "png" or "pdf" to have Graphviz draw; without `format`
-            the end of the file's name decides.
+            The file to write, and its format: with "svg", "png" or "pdf" Graphviz draws. Without
+            `format` the extension of the file's name decides.
         show_results:
-            Draw the run in progress or finished last: statuses, times, errors, results.
+            Draw the run in progress or finished last, with statuses, times, errors and results.
         options:
             `direction` ("TB", "LR", "BT", "RL"), `depth` (how many levels of nested workflows are
-            opened), `details` (whether boxes have more than one line).
+            drawn), `details` (whether boxes have more than one line).
 
-        Raises ValidationError for what there is not, GraphvizError where Graphviz is needed and
-        missing, or fails.
+        Raises ValidationError for an unknown backend, format or option, and GraphvizError if
+        Graphviz is needed and is missing or fails.
 
         >>> from fast_dag import DAG
         >>> dag = DAG("demo").add_node("load", lambda: 1).add_node("double", lambda x: 2 * x)
@@ -453,23 +518,23 @@ class Workflow(Nestable):
         return visualize(execution or self, backend, filename, format, show_results, options)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        """The picture in a notebook."""
+        """The picture that a notebook shows."""
         from fast_dag.draw.visualize import mimebundle
 
         return mimebundle(self)
 
-    # Plans, kept until an edit.
+    # Plans are kept until the next edit.
 
     @property
     def version(self) -> object:
-        """Changes with every edit, here and in nested workflows."""
+        """A value that changes with every edit, here and in nested workflows."""
         graph = self._graph
         if not graph.nested:
             return graph.version
         return (graph.version, *(each.version for each in graph.nested.values()))
 
     def _kept(self, compile: Callable[..., T], *asked: object) -> T:
-        """What `compile` makes of what is asked for, kept until an edit."""
+        """`compile(*asked)`, computed once per version of the workflow."""
         version, plans = self.version, self._plans
         if plans is None or plans.version != version:
             plans = self._plans = Plans(version, len(self._graph.nodes))
@@ -481,8 +546,8 @@ class Workflow(Nestable):
 
     @property
     def signature(self) -> Signature:
-        """As a node: the parameters that nothing in here feeds; those with defaults may be left
-        out."""
+        """Its parameters as a node: those that nothing inside it feeds. Those with defaults are
+        optional."""
         version = self.version
         if self._signature is None or self._signature[0] != version:
             self._signature = version, self._read_signature()
@@ -493,7 +558,7 @@ class Workflow(Nestable):
 
     @abstractmethod
     def _nested_plan(self, inputs: frozenset[str]) -> Plan:
-        """The plan of this workflow as a node that is given these inputs."""
+        """The plan of this workflow as a node that gets these inputs."""
 
     # Running.
 
@@ -516,10 +581,10 @@ class Workflow(Nestable):
     # As data and as text; docs/files.md has the format.
 
     def to_dict(self, registry: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Everything but runs as plain data: nodes, edges, options, what surrounds the calls.
+        """The workflow as plain data: nodes, edges, options, hooks, handlers; nothing of its runs.
 
-        Functions go by where they are imported from, "module:name", or by their name in `registry`.
-        Raises ValidationError that names every node whose function has neither.
+        A function is written as "module:name", from where it can be imported, or as its name in
+        `registry`. Raises ValidationError that names every node whose function has neither.
 
         >>> from fast_dag import DAG
         >>> from statistics import mean
@@ -538,11 +603,11 @@ class Workflow(Nestable):
         allow: Iterable[str] | None = None,
         registry: Mapping[str, Any] | None = None,
     ) -> Self:
-        """The workflow that `to_dict` made the data of.
+        """The workflow that `to_dict` wrote.
 
-        Functions come from `registry`, by their names there, and are imported from the modules that
-        `allow` names, and those below these; nothing else is imported. Raises ValidationError with
-        all that is wrong, each with its place, such as `nodes[3].retry`.
+        Functions are looked up in `registry`, and imported from the modules that `allow` names and
+        from their submodules; nothing else is imported. Raises ValidationError with all problems,
+        each with its place, such as `nodes[3].retry`.
 
         >>> from fast_dag import DAG
         >>> data = DAG("demo").add_node("f", abs).to_dict(registry={"absolute": abs})
@@ -551,7 +616,7 @@ class Workflow(Nestable):
         """
         from fast_dag.serial.read import read
 
-        import_module("fast_dag.define.fsm")  # machines load when used, and a file may have some
+        import_module("fast_dag.define.fsm")  # loaded late, and a file may contain machines
         kinds = {each.kind: each for each in Workflow.__subclasses__() if each.kind}
         return read(data, cls, kinds, allow=allow, registry=registry)
 
@@ -600,7 +665,7 @@ class Workflow(Nestable):
 
         return cls.from_dict(from_yaml(text), allow=allow, registry=registry)
 
-    # Pickling leaves out everything that belongs to runs.
+    # Pickles contain nothing of runs.
 
     def __getstate__(self) -> dict[str, Any]:
         without: dict[str, Any] = {
@@ -613,7 +678,7 @@ class Workflow(Nestable):
 
 
 def value_of(execution: Execution) -> Any:
-    """What `run()` returns; raises where the run failed or timed out."""
+    """The value that `run()` returns; raises if the run failed or timed out."""
     if execution.status in ("failed", "timed_out"):
         error = execution.exception()
         assert error is not None

@@ -1,12 +1,14 @@
 """Places the boxes of a picture: with Graphviz if it is installed, else with grandalf if that is,
-else with `layers`."""
+else with `layers`, and so where the other two would take too long."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections import Counter, defaultdict
+from contextlib import suppress
 from itertools import pairwise
+from subprocess import TimeoutExpired
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from fast_dag._extras import needed
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
     from fast_dag.draw.layers import Pair, Point, Size
     from fast_dag.draw.picture import Link, Picture
 
-_DOT_TIMEOUT = 20.0
-"""In seconds."""
+_DOT_TIMEOUT = 3.0
+"""In seconds. `dot` takes minutes for some dense graphs, of which `layers` makes as much."""
+_MOST_LINKS = 500
+"""In a picture with more, only `layers` is fast enough."""
 _GAP, _LAYER_GAP = 24.0, 46.0
 """Between boxes of one layer, and between layers."""
 _PADDING, _HEADER = 14.0, 17.0
@@ -61,12 +65,12 @@ class Layout(NamedTuple):
 
 def layout(picture: Picture) -> Layout:
     """Place everything. Raises GraphvizError if Graphviz is installed but fails."""
-    if shutil.which("dot") is not None:
-        return by_graphviz(picture)
-    try:
-        return by_grandalf(picture)
-    except MissingExtraError:
-        return by_layers(picture)
+    if len(list(picture.links())) <= _MOST_LINKS:
+        with suppress(MissingExtraError, TimeoutExpired):
+            if shutil.which("dot") is None:
+                return by_grandalf(picture)
+            return by_graphviz(picture, _DOT_TIMEOUT)
+    return by_layers(picture)
 
 
 def size(box: Box) -> tuple[float, float]:
@@ -89,10 +93,11 @@ def size(box: Box) -> tuple[float, float]:
 # Graphviz.
 
 
-def by_graphviz(picture: Picture) -> Layout:
-    """Let Graphviz place everything. Raises GraphvizError."""
+def by_graphviz(picture: Picture, timeout: float | None = None) -> Layout:
+    """Let Graphviz place everything. Raises GraphvizError, and TimeoutExpired after `timeout`
+    seconds."""
     sizes = {box.id: size(box) for box in picture.boxes()}
-    drawn = json.loads(render(dot(picture, sizes), "json0", _DOT_TIMEOUT))
+    drawn = json.loads(render(dot(picture, sizes), "json0", timeout))
     left, bottom, right, top = map(float, drawn["bb"].split(","))
     areas: dict[str, Area] = {}
     for each in drawn.get("objects", ()):

@@ -10,7 +10,7 @@ from fast_dag.draw.picture import TONES, Box, Cluster, Form
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fast_dag.draw.picture import Link, Picture
+    from fast_dag.draw.picture import Link, Picture, Tone
 
 _FORMS = {
     Form.BOX: ("[", "]"),
@@ -22,9 +22,19 @@ _FORMS = {
     Form.FRAMED: ("[[", "]]"),
     Form.DOT: ("((", "))"),
 }
+_CLASSES = {"start": "fill:#4b5b76,stroke:#4b5b76", "current": "stroke-width:4px"}
 _MOST_LINKS = 500
 """From so many links on Mermaid refuses to draw, unless the page has set `maxEdges`."""
-_PLAIN = re.compile(r"[^\w .,:;!?()\[\]{}=+/|'→…µ-]|_|(?<=fa):|(?<=fa[bklrs]):")
+_SPECIAL = re.compile(
+    r"""[^\w .,:;!?()\[\]{}=+/'→…µ-]
+    | (?<=fa): | (?<=fa[bklrs]):                # icons
+    # The rest is Markdown, which Mermaid 11.0 to 11.9 reads in labels.
+    | (?<![^\W_])_ | _(?![^\W_])                # emphasis
+    | ^[-+](?=[ -]|$) | ^\d+[.)](?=[ ]|$)       # lists
+    | ^=(?==*$) | ^[ ] | [ ]$                   # headings, code, line breaks
+    | :(?=//) | (?<=(?i:www))\. | \](?=[(:\[])  # links""",
+    re.VERBOSE,
+)
 
 
 def mermaid(picture: Picture) -> str:
@@ -73,24 +83,15 @@ def _link(link: Link) -> str:
 
 
 def _styles(picture: Picture) -> Iterator[str]:
-    toned: dict[str, list[str]] = {}
-    for cluster in picture.clusters():
-        if cluster is not picture.root:
-            toned.setdefault(cluster.frame.tone, []).append(cluster.id)
-    for box in picture.boxes():
-        toned.setdefault("start" if box.form is Form.DOT else box.tone, []).append(box.id)
-    for name, ids in sorted(toned.items()):
-        if name == "start":
-            yield f"    classDef {name} fill:#4b5b76,stroke:#4b5b76"
-        elif name != "neutral":
-            tone = TONES[name]
-            dashed = ",stroke-dasharray:4 3" if tone.dashed else ""
-            yield (
-                f"    classDef {name} fill:{tone.fill},stroke:{tone.border},color:{tone.text}"
-                + dashed
-            )
-        if name != "neutral":
-            yield f"    class {','.join(ids)} {name}"
+    classes: dict[str, list[str]] = {}
+    for box in (*(each.frame for each in picture.clusters()), *picture.boxes()):
+        classes.setdefault("start" if box.form is Form.DOT else box.tone, []).append(box.id)
+        if box.is_current:
+            classes.setdefault("current", []).append(box.id)
+    classes.pop("neutral", None)
+    for name, ids in sorted(classes.items()):
+        yield f"    classDef {name} {_CLASSES.get(name) or _style(TONES[name])}"
+        yield f"    class {','.join(ids)} {name}"
     links = list(picture.links())
     for taken, style in ((True, "stroke:#2e8b4f,stroke-width:2px"), (False, "stroke:#c3c8d0")):
         numbers = [str(number) for number, link in enumerate(links) if link.taken is taken]
@@ -98,14 +99,20 @@ def _styles(picture: Picture) -> Iterator[str]:
             yield f"    linkStyle {','.join(numbers)} {style}"
 
 
+def _style(tone: Tone) -> str:
+    dashed = ",stroke-dasharray:4 3" if tone.dashed else ""
+    return f"fill:{tone.fill},stroke:{tone.border},color:{tone.text}{dashed}"
+
+
 def _text(name: str, lines: tuple[str, ...] = ()) -> str:
-    return '"' + "<br>".join(escaped(each) for each in (name, *lines)) + '"'
+    # No "<br>": in labels with HTML, Mermaid 11.0 to 11.9 reads escaped text as Markdown, too.
+    return '"' + "\n".join(escaped(each) for each in (name, *lines)) + '"'
 
 
 def escaped(text: str) -> str:
     """Text in which no character has a meaning for Mermaid.
 
-    >>> print(escaped('"><b>'), escaped("load_data"))
-    #34;#62;#60;b#62; load#95;data
+    >>> print(escaped('"><b>'), escaped("1. load_data"))
+    #34;#62;#60;b#62; 1#46; load_data
     """
-    return _PLAIN.sub(lambda match: f"#{ord(match[0])};", text)
+    return _SPECIAL.sub(lambda match: f"{match[0][:-1]}#{ord(match[0][-1])};", text)

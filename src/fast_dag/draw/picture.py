@@ -35,6 +35,7 @@ class Tone(NamedTuple):
 TONES = {
     "neutral": Tone("#f4f6fb", "#4b5b76"),
     "completed": Tone("#e3f5e8", "#2e8b4f"),
+    "from_cache": Tone("#e0f2f1", "#2e8b4f"),
     "failed": Tone("#fde4e4", "#c62f2f"),
     "skipped": Tone("#f3f4f6", "#9ca3af", "#6b7280", dashed=True),
     "running": Tone("#e0eeff", "#2b6fd9"),
@@ -49,7 +50,8 @@ TONES = {
 
 class Box(NamedTuple):
     """One node, which shows `name` and `lines`, and `tip` to those who point at it. `path` is its
-    name from the outermost workflow on, as in "sub.inner"."""
+    name from the outermost workflow on, as in "sub.inner". `is_current`: a machine is in this
+    state."""
 
     id: str
     path: str
@@ -58,6 +60,7 @@ class Box(NamedTuple):
     tone: str = "neutral"
     lines: tuple[str, ...] = ()
     tip: str = ""
+    is_current: bool = False
 
 
 class Cluster(NamedTuple):
@@ -107,3 +110,7 @@ class Picture(NamedTuple):
         """All links, cluster by cluster."""
         for cluster in self.clusters():
             yield from cluster.links
+
+    def has_more_than(self, boxes: int, links: int) -> bool:
+        """Whether it is larger than that."""
+        return len(list(self.boxes())) > boxes or len(list(self.links())) > links

@@ -86,13 +86,13 @@ def _count(view: WorkflowView, depth: int | None) -> int:
     count = len(view.topology.nodes)
     if depth != 0:
         deeper = None if depth is None else depth - 1
-        count += sum(_count(inner, deeper) - 1 for inner in view.nested.values())
+        count += sum(max(_count(inner, deeper), 1) - 1 for inner in view.nested.values())
     return count
 
 
 def _better_direction(view: WorkflowView) -> str:
-    """ "LR" for a wide graph: boxes are wider than high, so a layer of many takes less room as a
-    column."""
+    """To the right for a wide graph: boxes are wider than high, so a layer of many takes less room
+    as a column."""
     topology = view.topology
     layer_of: dict[int, int] = {}
     for index in topology.order:
@@ -114,8 +114,10 @@ class _Sketcher:
         ids: dict[str, str] = {}
         items: list[Box | Cluster] = []
         retries = Counter(() if view.run is None else (each.node for each in view.run.retries))
+        reasons = view.skip_reasons()
         for node in view.topology.nodes:
-            box = self._box(node, prefix, view, retries[node.name])
+            reason = reasons.get(node.name, "")
+            box = self._box(node, prefix, view, reason, retries[node.name])
             ids[node.name] = box.id
             inner = view.nested.get(node.name)
             if inner is None or depth == 0 or not inner.topology.nodes:
@@ -139,13 +141,20 @@ class _Sketcher:
             links = self._transitions(view.machine, view.run, prefix, ids, items)
         return Cluster(frame, items, links)
 
-    def _box(self, node: Node[..., Any], prefix: str, view: WorkflowView, retries: int) -> Box:
+    def _box(
+        self, node: Node[..., Any], prefix: str, view: WorkflowView, reason: str, retries: int
+    ) -> Box:
         name = node.name
         tone, lines = "neutral", []
         if view.run is not None:
             status = view.run.statuses.get(name)
             tone = "outside" if status is None else str(status)
-            lines = self._lines(name, view.run, tone, retries)
+            if tone == "completed" and name in view.run.from_cache:
+                tone = "from_cache"
+            lines = self._lines(name, view.run, tone, reason, retries)
+        elif node.cache is not None:
+            lines = ["cached"]
+        short = lines[: int(tone == "failed")]
         if node.type.joins:
             lines.insert(0, node.type.value)
         form = _FORMS[node.type]
@@ -155,13 +164,22 @@ class _Sketcher:
             form = Form.DOUBLE if name in view.machine.terminal else Form.ROUND
         path = shown(prefix + name, None)
         tip = dict.fromkeys([path, *lines, *_about(node)])
-        if not self.details:
-            lines = lines[: int(tone == "failed")]
-        return Box(next(self._ids), path, shown(name), form, tone, tuple(lines), "\n".join(tip))
+        return Box(
+            next(self._ids),
+            path,
+            shown(name),
+            form,
+            tone,
+            tuple(lines if self.details else short),
+            "\n".join(tip),
+            is_current=view.run is not None and view.run.current == name,
+        )
 
-    def _lines(self, name: str, run: RunView, tone: str, retries: int) -> list[str]:
-        """What a run's box says below its name."""
+    def _lines(self, name: str, run: RunView, tone: str, reason: str, retries: int) -> list[str]:
+        """What a run's box says below its name; `reason`: why the node was skipped."""
         parts = [] if tone in ("completed", "outside") else [tone.replace("_", " ")]
+        if reason:
+            parts = [shown(f"skipped: {reason}")]
         visits = run.visits.get(name, 0)
         if visits > 1:
             parts.append(counted(visits, "visit"))
@@ -170,6 +188,9 @@ class _Sketcher:
         if retries:
             parts.append(counted(retries + max(visits, 1), "attempt"))
         lines = [", ".join(parts)] if parts else []
+        if name == run.current:
+            events = shown(f"waits for {', '.join(run.awaited)}") if run.awaited else ""
+            lines.insert(0, events or "current state")
         error = run.errors.get(name)
         if error is not None:
             lines.insert(0, shown(f"{type(error).__name__}: {text_of(error)}"))

@@ -50,12 +50,8 @@ def svg(picture: Picture) -> str:
 
 def _frame(frame: Box, area: Area) -> Iterator[str]:
     tone = TONES[frame.tone]
-    dashed = ' stroke-dasharray="5 3"' if tone.dashed else ""
     yield f'<g data-node="{escape(frame.path)}"><title>{escape(frame.tip)}</title>'
-    yield (
-        f'<rect {_corner(area)} rx="8" fill="{tone.fill}" fill-opacity="0.45" '
-        f'stroke="{tone.border}"{dashed}/>'
-    )
+    yield f'<rect {_corner(area)} rx="8" fill-opacity="0.45" {_look(frame)}/>'
     top = area.y - area.height / 2 + 15
     yield _text(frame.name, area.x, top, tone.text, bold=True)
     for number, line in enumerate(frame.lines):
@@ -68,15 +64,20 @@ def _box(box: Box, area: Area) -> Iterator[str]:
     if box.form is Form.DOT:
         yield f'<circle cx="{area.x:.1f}" cy="{area.y:.1f}" r="6" fill="{_LINK}"/>'
         return
-    dashed = ' stroke-dasharray="4 3"' if tone.dashed else ""
-    look = f'fill="{tone.fill}" stroke="{tone.border}" stroke-width="1.2"{dashed}'
     yield f'<g data-node="{escape(box.path)}"><title>{escape(box.tip)}</title>'
-    yield from _outline(box.form, area, look)
+    yield from _outline(box.form, area, _look(box))
     top = area.y - 6.5 * len(box.lines) + 4
     yield _text(box.name, area.x, top, tone.text)
     for number, line in enumerate(box.lines):
         yield _text(line, area.x, top + 13 * (number + 1), tone.text, size=10)
     yield "</g>"
+
+
+def _look(box: Box) -> str:
+    tone = TONES[box.tone]
+    dashed = ' stroke-dasharray="4 3"' if tone.dashed else ""
+    wide = 3 if box.is_current else 1.2
+    return f'fill="{tone.fill}" stroke="{tone.border}" stroke-width="{wide}"{dashed}'
 
 
 def _outline(form: Form, area: Area, look: str) -> Iterator[str]:

@@ -61,6 +61,31 @@ class WorkflowView(NamedTuple):
         live = None if self.run is None else self.run.live
         yield from zip(edges, live[index] if live else [None] * len(edges), strict=True)
 
+    def skip_reasons(self) -> dict[str, str]:
+        """For each skipped node the choice or the failure because of which it was skipped."""
+        reasons: dict[str, str] = {}
+        statuses: Mapping[str, str] = {} if self.run is None else self.run.statuses
+        for index in self.topology.order:
+            name = self.topology.names[index]
+            if statuses.get(name) != "skipped":
+                continue
+            dead = (edge for edge, live in self.edges_into(index) if live is False)
+            edge = next(dead, None)
+            if edge is None:
+                continue
+            source = edge.source
+            if source in reasons:
+                reasons[name] = reasons[source]
+            elif statuses.get(source) == "failed":
+                reasons[name] = f"{source} failed"
+            elif isinstance(edge.branch, bool):
+                reasons[name] = f"{source} was {str(not edge.branch).lower()}"
+            elif edge.branch is not None:
+                reasons[name] = f"{source} did not choose {edge.branch}"
+            else:
+                reasons[name] = f"{source} has no result"
+        return reasons
+
 
 class MachineView(NamedTuple):
     """What a machine has besides its states."""
@@ -73,9 +98,12 @@ class MachineView(NamedTuple):
 class RunView(NamedTuple):
     """A run as it stood when it was looked at.
 
-    `live` has, for each node of the topology, whether each of its incoming edges ended live (None:
-    not decided); it is empty for a machine. `attempts` are those of the nodes in `errors`, and
-    `error` is what ended the run. `tracebacks` has the texts of those that got lost in a pickle.
+    `began` and `ended` are readings of the clock of `spans`, `began_at` of the wall clock. `live`
+    has, for each node of the topology, whether each of its incoming edges ended live (None: not
+    decided); it is empty for a machine. `attempts` are those of the nodes in `errors`, and `error`
+    is what ended the run. `from_cache` are the nodes whose last value came from a cache. Of a
+    machine, `current` is the state it is in, and `awaited` are the events it waits for.
+    `tracebacks` has the texts of those that got lost in a pickle.
     """
 
     status: str
@@ -97,6 +125,11 @@ class RunView(NamedTuple):
     inputs: Mapping[str, Any]
     results: Mapping[str, Any]
     metrics: Mapping[str, Any]
+    run_id: str | None
+    began_at: float
+    from_cache: Collection[str]
+    current: str | None = None
+    awaited: Collection[str] = ()
     tracebacks: Mapping[str, str] = MappingProxyType({})
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _BACKENDS = {"mermaid": ("mmd",), "graphviz": ("dot", "gv", *FORMATS), "svg": ("svg",)}
 """The formats that each backend makes; the first is its own text."""
-_MOST_BOXES = 1_000
+_MOST_BOXES = _MOST_LINKS = 1_000
 """A notebook draws no larger picture by itself; `visualize` does when it is called."""
 
 
@@ -74,7 +74,7 @@ def mimebundle(owner: Viewable) -> dict[str, str]:
     try:
         bundle["text/plain"] = repr(owner)
         picture = sketch(view_of(owner))
-        if sum(1 for _ in picture.boxes()) > _MOST_BOXES:
+        if picture.has_more_than(_MOST_BOXES, _MOST_LINKS):
             return bundle
         bundle["text/vnd.mermaid"] = mermaid(picture)
         bundle["image/svg+xml"] = svg(picture)

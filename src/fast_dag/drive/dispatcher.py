@@ -412,6 +412,7 @@ class Dispatcher:
             job.todo = UNWIND
         else:
             if execution.is_surrounded(job.step):
+                job.entered = perf_counter()  # it may end without a call: its value is cached
                 # Hooks and attempts of one call share a copy of the contextvars.
                 job.variables = self.variables.copy()
                 job.effects = execution.effects_of(job.index, (job.args, job.kwargs))
@@ -494,7 +495,8 @@ class Dispatcher:
         execution, ready = job.execution, []
         if outcome is not STOPPED:
             try:
-                ready = execution.finish(job.index, outcome, job.started, self.guard())
+                started = job.started or job.entered or perf_counter()
+                ready = execution.finish(job.index, outcome, started, self.guard())
             except BaseException as error:  # of a handler or condition that ends the program, say
                 self.fail(error)
         with self.guard():

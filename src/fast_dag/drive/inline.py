@@ -11,8 +11,9 @@ from types import CoroutineType
 
 from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
 from fast_dag.errors import ValidationError, failures, is_a, raised_in, trace_of
-from fast_dag.plan.binding import GeneralBinding, PlainBinding
+from fast_dag.plan.binding import Binding
 from fast_dag.plan.plan import MANY, SURROUNDED
+from fast_dag.plan.step import Step
 from fast_dag.run.dag_execution import DagExecution
 from fast_dag.run.execution import current
 
@@ -24,10 +25,9 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from fast_dag.call.effects import Attempt, Effects
-    from fast_dag.plan.step import Step
     from fast_dag.run.execution import Execution
 
-_GATHERING: Final = {PlainBinding.gather.__code__, GeneralBinding.gather.__code__}
+_GATHERING: Final = {Step.gather.__code__, Binding.gather.__code__}
 
 
 def drive(execution: Execution) -> None:
@@ -118,7 +118,7 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
                         value = what(*[results[key] for key in keys])
                     elif how is SURROUNDED:
                         if keys is None:
-                            attempt = what.binding.gather(execution)
+                            attempt = what.gather(execution)
                         else:
                             attempt = [results[keys]], {}
                         value = what.policy.call_inline(execution, attempt, what.call, waiter)
@@ -163,7 +163,7 @@ def _looked_at(execution: DagExecution, waiter: Waiter, name: str, value: Any) -
             execution.refuse_sharing(execution.plan.topology.index[name], value)
         except ValidationError as error:
             raise _FailedError(Outcome(False, error, outcome.attempts)) from None
-    execution.record.count(outcome)
+    execution.record.count(name, outcome)
     return value
 
 
@@ -175,7 +175,7 @@ def _outcome_of_line(execution: DagExecution, index: int, error: BaseException) 
     traceback = trace_of(error)
     if is_a(error, KeyError) and traceback is not None and traceback.tb_next is None:
         try:
-            execution.plan.steps[index].binding.gather(execution)
+            execution.plan.steps[index].gather(execution)
         except KeyError as told:
             error = told
     return Outcome(False, error, attempts=int(not raised_in(_GATHERING, error)))

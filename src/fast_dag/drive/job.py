@@ -66,6 +66,7 @@ class Job:
         "args",
         "deadline",
         "effects",
+        "entered",
         "execution",
         "func",
         "generation",
@@ -107,7 +108,7 @@ class Job:
         self.answer: Any = None
         self.phase = RUNS
         self.generation = 0
-        self.started = 0.0
+        self.started = self.entered = 0.0
         self.takes_slot = False
 
     @property

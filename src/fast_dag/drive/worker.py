@@ -42,9 +42,11 @@ def main(pipe: Pipe, alive: Pipe, home: dict[str, Any], tracker: int | None = No
         from multiprocessing import resource_tracker
 
         resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
-    # Ctrl-C is for the run that started this process, and ends it. Not SIG_IGN, which would be
-    # handed on to the programs that nodes start.
-    signal.signal(signal.SIGINT, lambda *_: None)
+    # A terminal sends these to all processes, but they are for the run that started this one, and
+    # end it. Not SIG_IGN, which would be handed on to the programs that nodes start.
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: None)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if hasattr(os, "register_at_fork"):

@@ -155,25 +155,7 @@ class Together(Source):
         return tuple([each.fetch(values) for each in self.sources])
 
 
-def bind(
-    node: Node[..., Any],
-    edges: Sequence[Edge],
-    topology: Topology,
-    inputs: Collection[str],
-    named: Collection[str],
-    resources: Collection[str],
-) -> Binding:
-    """How a node's arguments are gathered."""
-    keys = _keys_by_position(node, edges, topology)
-    if keys is None:
-        general = GeneralBinding(node, edges, topology, inputs, named, resources)
-        keys = None if node.type.decides else general.plain_keys()
-        if keys is None:
-            return general
-    return PlainBinding(keys, edges)
-
-
-def _keys_by_position(
+def keys_by_position(
     node: Node[..., Any], edges: Sequence[Edge], topology: Topology
 ) -> tuple[str, ...] | None:
     """The results that are all of a node's arguments, where there is an edge for each parameter, in
@@ -190,36 +172,7 @@ def _keys_by_position(
     return tuple(keys)
 
 
-class PlainBinding:
-    """Arguments that are results, one by one: those that `keys` names. Drivers may take a shorter
-    way for those. See `GeneralBinding`."""
-
-    __slots__ = ("edges", "keys")
-
-    missing = resources = used = ()
-    rest: frozenset[str] = frozenset()
-    keywords: frozenset[str] = frozenset()
-
-    def __init__(self, keys: tuple[str, ...], edges: Sequence[Edge]) -> None:
-        self.keys = keys
-        self.edges = edges
-
-    def gather(self, values: Values) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments of the call."""
-        keys, results = self.keys, values.results
-        try:
-            # The comprehension takes as long as all else here.
-            if len(keys) == 1:
-                return [results[keys[0]]], {}
-            return [results[key] for key in keys], {}
-        except KeyError:
-            gone = next(
-                edge for edge in self.edges if edge.input is not None and edge.source not in results
-            )
-            raise missing_result(gone) from None
-
-
-class GeneralBinding:
+class Binding:
     """How one node's arguments are gathered, each from its source.
 
     `missing` are required parameters that nothing fills, `used` the run inputs that are taken,
@@ -227,6 +180,7 @@ class GeneralBinding:
     """
 
     __slots__ = (
+        "decides",
         "defaults",
         "given",
         "keyword",
@@ -236,8 +190,6 @@ class GeneralBinding:
         "rest",
         "used",
     )
-
-    keys = None
 
     def __init__(
         self,
@@ -249,6 +201,7 @@ class GeneralBinding:
         resources: Collection[str] = (),
     ) -> None:
         """`inputs` are the names of the run inputs, `named` those that some parameter names."""
+        self.decides = node.type.decides
         self.positional: list[Source] = []
         self.keyword: list[tuple[str, Source]] = []
         # What edges and inputs feed, by parameter: what a decider was given.
@@ -268,9 +221,9 @@ class GeneralBinding:
         self._bind_rest(node, feeds, inputs, named)
 
     def plain_keys(self) -> tuple[str, ...] | None:
-        """The results that are all of the arguments, each as it is, by position; None where more is
-        wanted."""
-        if self.keyword or self.rest or self.missing:
+        """The results that are all of the arguments, each as it is, by position; None if the node
+        takes anything else, or decides."""
+        if self.keyword or self.rest or self.missing or self.decides:
             return None
         if not all(_is_plain(each) for each in self.positional):
             return None
@@ -368,9 +321,6 @@ class GeneralBinding:
         if len(given) == 1:
             return given[0][1].fetch(values)
         return {name: source.fetch(values) for name, source in given} or None
-
-
-Binding = PlainBinding | GeneralBinding
 
 
 def _joined(

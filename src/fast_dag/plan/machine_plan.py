@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from fast_dag.define.node import name_of
 from fast_dag.errors import InvalidTransitionError, closest, names
 from fast_dag.plan.plan import Plan
 from fast_dag.plan.state_binding import StateBinding
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from fast_dag.call.hooks import Hook
     from fast_dag.call.policy import CallPolicy
+    from fast_dag.define.graph import Edge
     from fast_dag.define.node import Node
     from fast_dag.define.transitions import Transition
     from fast_dag.plan.binding import Binding
@@ -37,10 +39,12 @@ class MachineStep(Step):
         self,
         index: int,
         node: Node[..., Any],
-        binding: Binding,
+        edges: Sequence[Edge],
+        keys: tuple[str, ...] | None,
+        binding: Binding | None,
         policy: CallPolicy | None,
     ) -> None:
-        super().__init__(index, node, binding, policy)
+        super().__init__(index, node, edges, keys, binding, policy)
         self.plain = None
         self.intake: StateBinding
         self.ways: list[Transition] = []
@@ -110,7 +114,7 @@ class MachinePlan(Plan):
     def find(self, target: Any, source: int, event: str | None = None) -> int:
         """The state of that name, to which `source` leads, when sent `event` if there is one;
         raises InvalidTransitionError."""
-        target = getattr(target, "name", target)  # a state itself
+        target = name_of(target)
         found = self.topology.index.get(target) if isinstance(target, str) else None
         if found is None:
             raise InvalidTransitionError(

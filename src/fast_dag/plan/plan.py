@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from fast_dag.define.node import NodeType
 from fast_dag.errors import ValidationError, closest, names
-from fast_dag.plan.binding import GeneralBinding, bind
+from fast_dag.plan.binding import Binding, keys_by_position
 from fast_dag.plan.step import Step
 
 TYPE_CHECKING = False
@@ -65,13 +65,17 @@ class Plan:
         missing: list[tuple[str, str]] = []
         has_policies, make = False, self.step_class
         for index, (node, edges) in enumerate(zip(topology.nodes, topology.incoming, strict=True)):
-            binding = bind(node, edges, topology, inputs, named, resources)
-            policy = None if policy_of is None else policy_of(node, binding.resources)
+            keys = keys_by_position(node, edges, topology)
+            binding: Binding | None = None
+            taken: Sequence[str] = ()
+            if keys is None:
+                binding = Binding(node, edges, topology, inputs, named, resources)
+                keys, taken = binding.plain_keys(), binding.resources
+                missing.extend((node.name, parameter) for parameter in binding.missing)
+            policy = None if policy_of is None else policy_of(node, taken)
             if policy is not None:
                 has_policies = True
-            steps.append(make(index, node, binding, policy))
-            if binding.missing:
-                missing.extend((node.name, parameter) for parameter in binding.missing)
+            steps.append(make(index, node, edges, keys, binding, policy))
         for wrap in wrappers:
             for step in steps:
                 step.call = wrap(step.node) or step.call
@@ -82,12 +86,14 @@ class Plan:
     def refuse_unknown(self, options: Iterable[str] = ()) -> None:
         """Raise ValidationError for run inputs that fill no parameter of the whole graph; `options`
         are further words that could have been meant."""
-        used: set[str] = set().union(*(step.binding.used for step in self.steps))
+        used: set[str] = set().union(
+            *(step.binding.used for step in self.steps if step.binding is not None)
+        )
         unknown = sorted(self.input_names - used)
         if not unknown:
             return
         parameters = {name for node in self.topology.nodes for name in node.signature.inputs}
-        lines = []
+        lines, options = [], set(options)
         for name in unknown:
             feeders = [
                 f"{edge.origin!r} feeds that of {edge.target!r}"
@@ -98,6 +104,8 @@ class Plan:
             if feeders:
                 shown = ", ".join(feeders[:5])
                 lines.append(f"{name!r}: edges feed every parameter of that name ({shown})")
+            elif name in options:
+                lines.append(f"{name!r} (an option: pass {name}=... beside the inputs)")
             else:
                 lines.append(f"{name!r}{closest(name, {*parameters, *options})[1]}")
         word = "inputs that fill" if len(unknown) > 1 else "an input that fills"
@@ -107,6 +115,10 @@ class Plan:
             f"{self.name!r} was given {word} no parameter: {', '.join(lines)}; {takes}",
             inputs=tuple(unknown),
         )
+
+    def takers(self, name: str) -> list[str]:
+        """The nodes that take a run input."""
+        return [step.name for step in self.steps if step.binding and name in step.binding.used]
 
     def unfed(self) -> Iterable[tuple[str, Any]]:
         """The parameters that neither an edge nor a resource feeds, as (name, Parameter)."""
@@ -191,7 +203,7 @@ class Plan:
         last: int | str | None = None
         for index in self.topology.order:
             step = self.steps[index]
-            keys = step.binding.keys
+            keys = step.keys
             how: int | str
             call: tuple[Any, ...]
             if step.policy is not None:
@@ -210,12 +222,12 @@ class Plan:
         return line
 
     @cached_property
-    def decider_bindings(self) -> dict[str, GeneralBinding]:
+    def decider_bindings(self) -> dict[str, Binding]:
         """The bindings of deciders, those outside of a narrowed plan included."""
         whole = self.topology.whole
         named = _named_parameters(whole)
         return {
-            node.name: GeneralBinding(node, edges, whole, self.input_names, named)
+            node.name: Binding(node, edges, whole, self.input_names, named)
             for node, edges in zip(whole.nodes, whole.incoming, strict=True)
             if node.type.decides
         }

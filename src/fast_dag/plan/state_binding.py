@@ -43,14 +43,16 @@ class StateBinding:
         "takes_one",
     )
 
-    def __init__(self, node: Node[..., Any], binding: Binding, inputs: Collection[str]) -> None:
-        """`binding` tells what the run inputs alone would fill."""
+    def __init__(
+        self, node: Node[..., Any], binding: Binding | None, inputs: Collection[str]
+    ) -> None:
+        """`binding` tells what the run inputs alone would fill, None if that is nothing."""
         signature = node.signature
         self._node = node
         self._signature = signature
-        self._resources = frozenset(binding.resources)
-        self._inputs = frozenset(binding.used)
-        self.missing = tuple(binding.missing)
+        self._resources = frozenset(() if binding is None else binding.resources)
+        self._inputs = frozenset(() if binding is None else binding.used)
+        self.missing = () if binding is None else tuple(binding.missing)
         self._sole = self._find_sole(inputs)
         plain = not (signature.takes_context or signature.var_positional or signature.var_keyword)
         self.takes_none = plain and not signature.parameters

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from fast_dag.define.node import NodeType
+from fast_dag.plan.binding import missing_result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, Protocol
 
+    from fast_dag.call.effects import Attempt
     from fast_dag.call.policy import CallPolicy
+    from fast_dag.define.graph import Edge
     from fast_dag.define.node import Node
-    from fast_dag.plan.binding import Binding
+    from fast_dag.plan.binding import Binding, Values
 
     class Wrapper(Protocol):
         """Makes the function that is called in place of a node's own, with the same arguments and,
@@ -27,27 +30,44 @@ _NODE = NodeType.NODE
 class Step:
     """One node of a plan.
 
-    `call` is the function to call: the node's own, or what wrappers made of it. `binding` tells
-    where its arguments come from, `policy` what surrounds the call (None: nothing), `decides`
-    whether the result chooses branches. `nested` is the plan of a nested workflow, compiled for the
-    inputs that its edges give.
+    `call` is the function to call: the node's own, or what wrappers made of it. Its arguments are
+    the results that `keys` names, one by one; if it takes anything else, `keys` is None and
+    `binding` gathers them. `edges` lead to it. `policy` is what surrounds the call (None: nothing),
+    `decides` whether the result chooses branches. `nested` is the plan of a nested workflow,
+    compiled for the inputs that its edges give.
 
     `plain` is "sync" or "async" if the call is that function alone and its result is stored as it
     is; None if there is more to do. Only plain steps may take the fast paths of the drivers.
     """
 
-    __slots__ = ("binding", "call", "decides", "index", "name", "nested", "node", "plain", "policy")
+    __slots__ = (
+        "binding",
+        "call",
+        "decides",
+        "edges",
+        "index",
+        "keys",
+        "name",
+        "nested",
+        "node",
+        "plain",
+        "policy",
+    )
 
     def __init__(
         self,
         index: int,
         node: Node[..., Any],
-        binding: Binding,
+        edges: Sequence[Edge],
+        keys: tuple[str, ...] | None,
+        binding: Binding | None,
         policy: CallPolicy | None,
     ) -> None:
         self.index = index
         self.node = node
         self.name = node.name
+        self.edges = edges
+        self.keys = keys
         self.binding = binding
         self.policy = policy
         self.call: Callable[..., Any] = node.func
@@ -56,3 +76,19 @@ class Step:
         self.plain: str | None = None
         if policy is None and not (decides or node.timeout or node.run_in or node.workflow):
             self.plain = "async" if node.signature.is_async else "sync"
+
+    def gather(self, values: Values) -> Attempt:
+        """The arguments of the call. Raises MissingResultError if a result was deleted."""
+        keys, results = self.keys, values.results
+        if keys is None:
+            return self.binding.gather(values)  # type: ignore[union-attr]
+        try:
+            # The comprehension takes as long as all else here.
+            if len(keys) == 1:
+                return [results[keys[0]]], {}
+            return [results[key] for key in keys], {}
+        except KeyError:
+            gone = next(
+                edge for edge in self.edges if edge.input is not None and edge.source not in results
+            )
+            raise missing_result(gone) from None

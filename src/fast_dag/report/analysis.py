@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from time import perf_counter
+from os import getpid
+from platform import node, python_version
+from time import localtime, perf_counter, strftime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag.define.node import NodeType
@@ -21,7 +23,8 @@ _MUCH = 0.8
 
 
 class Piece(NamedTuple):
-    """A part of a bar: `kind` is "ran", "failed" (an attempt) or "slept" (before the next one)."""
+    """A part of a bar: `kind` is "ran", "cached" (the value was looked up), "failed" (an attempt)
+    or "slept" (before the next one)."""
 
     kind: str
     start: float
@@ -45,12 +48,19 @@ class Bar(NamedTuple):
         """How long it took, waits between attempts included."""
         return self.end - self.start
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether the value came from a cache."""
+        return self.pieces[-1].kind == "cached"
+
 
 class Row(NamedTuple):
-    """One node over all its executions. `seconds` is None if it did not run."""
+    """One node over all its executions. `note` says why it was skipped, or that its value came
+    from its cache; `seconds` is None if it did not run."""
 
     path: str
     status: str
+    note: str
     seconds: float | None
     visits: int
     attempts: int
@@ -74,6 +84,7 @@ class Analysis(NamedTuple):
     status: str
     noun: str
     setting: str
+    origin: str
     seconds: float
     counts: dict[str, int]
     bars: list[Bar]
@@ -133,6 +144,7 @@ def analyse(view: WorkflowView) -> Analysis:
         run.status,
         view.noun,
         _setting(run),
+        _origin(run),
         ended - began,
         Counter(map(str, run.statuses.values())),
         bars,
@@ -158,6 +170,15 @@ def _setting(run: RunView) -> str:
     if run.timeout is not None:
         parts.append(f"timeout {duration(run.timeout)}")
     return ", ".join(parts)
+
+
+def _origin(run: RunView) -> str:
+    """Which run it was, when and where."""
+    began = strftime("%Y-%m-%d %H:%M:%S %z", localtime(run.began_at)) if run.began_at else "never"
+    return (
+        f"run {shown(str(run.run_id))}, began {began}, on {node()}, process {getpid()}, "
+        f"Python {python_version()}"
+    )
 
 
 # Where the time went.
@@ -192,7 +213,10 @@ def _bars(
         status = str(run.statuses[name])
         if view.machine is not None:
             status = "failed" if failed else "completed"
-        pieces = tuple(_pieces(retries.get(name, ()), start, end, failed, began))
+        ran = "failed" if failed else "ran"
+        if view.machine is None and name in run.from_cache:
+            ran = "cached"
+        pieces = tuple(_pieces(retries.get(name, ()), start, end, ran, began))
         yield Bar(prefix + name, depth, status, ready - began, start - began, end - began, pieces)
         inner = view.nested.get(name)
         if inner is not None and inner.run is not None and last[name] is span:
@@ -220,7 +244,7 @@ def _decisive(view: WorkflowView, index: int) -> Callable[..., Any]:
 
 
 def _pieces(
-    retries: Iterable[Retry], start: float, end: float, failed: bool, began: float
+    retries: Iterable[Retry], start: float, end: float, ran: str, began: float
 ) -> Iterator[Piece]:
     at = start
     for retry in retries:
@@ -229,17 +253,19 @@ def _pieces(
         yield Piece("failed", at - began, retry.at - began)
         at = min(retry.at + retry.delay, end)
         yield Piece("slept", retry.at - began, at - began)
-    yield Piece("failed" if failed else "ran", at - began, end - began)
+    yield Piece(ran, at - began, end - began)
 
 
 def _rows(view: WorkflowView, prefix: str = "") -> Iterator[Row]:
     run = view.run
     assert run is not None
     retries = Counter(retry.node for retry in run.retries)
+    reasons = view.skip_reasons()
     for name, status in run.statuses.items():
         visits = run.visits.get(name, 0)
         attempts = visits + retries[name]
-        yield Row(prefix + name, str(status), run.timings.get(name), visits, attempts)
+        note = "from its cache" if name in run.from_cache else reasons.get(name, "")
+        yield Row(prefix + name, str(status), note, run.timings.get(name), visits, attempts)
         inner = view.nested.get(name)
         if inner is not None and inner.run is not None:
             yield from _rows(inner, f"{prefix}{name}.")

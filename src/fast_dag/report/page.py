@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 _MOST_SHRUNK = 2_000
 """A wider picture is shown in full size and scrolled; shrunk to the page it could not be read."""
-_MOST_BOXES, _MOST_BARS, _MOST_CHAIN = 1_500, 1_000, 60
+_WORDS = {
+    "ran": "ran",
+    "cached": "looked up in its cache in",
+    "failed": "failed after",
+    "slept": "waited",
+}
+_MOST_BOXES, _MOST_LINKS, _MOST_BARS, _MOST_CHAIN = 1_500, 5_000, 1_000, 60
 
 
 def page(run: Viewable, filename: str | os.PathLike[str] | None = None) -> str:
@@ -89,6 +95,7 @@ def _header(analysis: Analysis) -> Iterator[str]:
     yield f'<header><h1>{escape(shown(analysis.name))} <span class="chip {_tone(analysis.status)}">'
     yield f"{escape(analysis.status.replace('_', ' '))}</span></h1><p>"
     yield escape(f"{duration(analysis.seconds)}, {analysis.setting}. {analysis.tally}.")
+    yield f"<br><small>{escape(analysis.origin)}</small>"
     yield "</p></header>"
 
 
@@ -101,8 +108,8 @@ def _tone(status: str) -> str:
 def _graph(view: WorkflowView) -> Iterator[str]:
     picture = sketch(view)
     try:
-        if sum(1 for _ in picture.boxes()) > _MOST_BOXES:
-            raise FastDAGError(f"it has more than {_MOST_BOXES:,} boxes")
+        if picture.has_more_than(_MOST_BOXES, _MOST_LINKS):
+            raise FastDAGError(f"it has more than {_MOST_BOXES:,} boxes or {_MOST_LINKS:,} links")
         drawn = svg(picture)
     except FastDAGError as error:
         yield f'<p class="note">The graph is not drawn: {escape(text_of(error))}.</p>'
@@ -140,8 +147,9 @@ def _timeline(analysis: Analysis) -> Iterator[str]:
         bars = analysis.longest(_MOST_BARS)
         yield f'<p class="note">The {_MOST_BARS:,} longest of {len(analysis.bars):,}.</p>'
     yield (
-        '<p class="legend"><i class="ran"></i> ran <i class="failed"></i> failed attempt '
-        '<i class="slept"></i> wait before the next <i class="queued"></i> wait for a worker</p>'
+        '<p class="legend"><i class="ran"></i> ran <i class="cached"></i> from its cache '
+        '<i class="failed"></i> failed attempt <i class="slept"></i> wait before the next '
+        '<i class="queued"></i> wait for a worker</p>'
     )
     yield '<div class="timeline"><div class="row scale"><span></span><span class="track">'
     for part in range(5):
@@ -164,8 +172,7 @@ def _bar(bar: Bar, analysis: Analysis) -> Iterator[str]:
         waited = f"waited {duration(bar.start - bar.ready)} for a worker"
         yield _piece("queued", bar.ready, bar.start, analysis, waited)
     for piece in bar.pieces:
-        words = {"ran": "ran", "failed": "failed after", "slept": "waited"}[piece.kind]
-        title = f"{words} {duration(piece.end - piece.start)}"
+        title = f"{_WORDS[piece.kind]} {duration(piece.end - piece.start)}"
         yield _piece(piece.kind, piece.start, piece.end, analysis, title)
     yield f"</span><em>{escape(duration(bar.seconds))}</em></div>"
 
@@ -203,7 +210,8 @@ def _rows(analysis: Analysis) -> Iterator[str]:
         share = "" if row.seconds is None else analysis.share(row.seconds)
         yield (
             f'<tr data-node="{_key(row.path)}" tabindex="0"><td>{escape(shown(row.path))}</td>'
-            f'<td><span class="chip {_tone(row.status)}">{row.status.replace("_", " ")}</span></td>'
+            f'<td><span class="chip {_tone(row.status)}">{row.status.replace("_", " ")}</span>'
+            f" <small>{escape(shown(row.note))}</small></td>"
             f"<td>{escape(seconds)}</td><td>{share}</td>"
             f"<td>{row.visits or ''}</td><td>{row.attempts or ''}</td></tr>"
         )

@@ -16,18 +16,19 @@ if TYPE_CHECKING:
 
 _COLUMNS = 40
 """The width of the timeline."""
-_MOST_BARS, _MOST_SLOW, _MOST_CHAIN = 25, 5, 8
-_MARKS = {"ran": "#", "failed": "x", "slept": "~"}
+_MOST_BARS, _MOST_SLOW, _MOST_CHAIN, _MOST_SKIPPED = 25, 5, 8, 10
+_MARKS = {"ran": "#", "cached": "=", "failed": "x", "slept": "~"}
 
 
 def summary(run: Viewable) -> str:
     """See `Run.summary`."""
     analysis = analyse(view_of(run))
     parts = [
-        "\n".join([f"{analysis.headline} ({analysis.setting})", analysis.tally]),
+        f"{analysis.headline} ({analysis.setting})\n{analysis.tally}\n{analysis.origin}",
         "\n".join(_timeline(analysis)),
         "\n".join(_slowest(analysis)),
         "\n".join(_bounds(analysis)),
+        "\n".join(_skipped(analysis)),
         "\n".join(_errors(analysis)),
         "\n".join(_inputs(analysis)),
     ]
@@ -43,7 +44,8 @@ def _timeline(analysis: Analysis) -> Iterator[str]:
         head += f", the {_MOST_BARS} longest of {len(analysis.bars):,}"
     labels = [_label(bar) for bar in bars]
     wide = max(map(width, labels))
-    yield f"{head} (# ran, x failed attempt, ~ wait before the next, . wait for a worker)"
+    cached = ", = from its cache" * any(bar.is_cached for bar in bars)
+    yield f"{head} (# ran{cached}, x failed attempt, ~ wait before the next, . wait for a worker)"
     for bar, label in zip(bars, labels, strict=True):
         padded = label + " " * (wide - width(label))
         status = "" if bar.status == "completed" else f" {bar.status}"
@@ -100,6 +102,16 @@ def _shortened(chain: Sequence[str]) -> Sequence[str]:
         return chain
     half = _MOST_CHAIN // 2
     return [*chain[:half], f"... {len(chain) - 2 * half} more ...", *chain[-half:]]
+
+
+def _skipped(analysis: Analysis) -> Iterator[str]:
+    rows = [row for row in analysis.rows if row.status == "skipped" and row.note]
+    if rows:
+        yield "Skipped"
+    for row in rows[:_MOST_SKIPPED]:
+        yield f"  {shown(row.path)}: {shown(row.note)}"
+    if len(rows) > _MOST_SKIPPED:
+        yield f"  and {len(rows) - _MOST_SKIPPED:,} more"
 
 
 def _errors(analysis: Analysis) -> Iterator[str]:

@@ -92,7 +92,8 @@ class DagExecution(Execution):
         if self.plan.missing or self.plan.topology.external:
             missing = self._end_outside()
             if missing or self.plan.missing:
-                raise told.missing_inputs(self.name, self.plan.missing, missing, self.advice)
+                known = self.plan.topology.whole.index
+                raise told.missing_inputs(self.name, self.plan.missing, missing, self.advice, known)
             self._refuse_consumed()
         if self.inputs:
             self._refuse_shared_inputs()
@@ -145,9 +146,9 @@ class DagExecution(Execution):
         for name, value in self.inputs.items():
             if not ONE_SHOT[type(value)] or value is not earlier.inputs.get(name):
                 continue
-            for step in self.plan.steps:
-                if name in step.binding.used and resumption.runs(step.index):
-                    raise told.consumed(f"the input {name!r}", value, step.name)
+            for taker in self.plan.takers(name):
+                if resumption.runs(self.plan.topology.index[taker]):
+                    raise told.consumed(f"the input {name!r}", value, taker)
 
     def child(self, index: int, inputs: dict[str, Any]) -> Execution:
         child = super().child(index, inputs)
@@ -209,7 +210,7 @@ class DagExecution(Execution):
 
     def gather(self, index: int) -> Attempt:
         step = self.plan.steps[index]
-        arguments = step.binding.gather(self)
+        arguments = step.gather(self)
         if step.decides:
             self._carried[step.name] = self.plan.decider_bindings[step.name].fetch_given(self)
         return arguments

@@ -207,7 +207,7 @@ class Execution(ABC):
     def _refuse_shared_inputs(self) -> None:
         for name, value in self.inputs.items():
             if ONE_SHOT[type(value)]:
-                takers = [step.name for step in self.plan.steps if name in step.binding.used]
+                takers = self.plan.takers(name)
                 if len(takers) > 1:
                     raise told.shared(name, "is", value, takers)
 
@@ -318,7 +318,7 @@ class Execution(ABC):
 
     def start_plain(self, index: int) -> list[Any] | None:
         """`start` of a node that takes results only, one by one; None if that is not possible."""
-        keys = self.plan.steps[index].binding.keys
+        keys = self.plan.steps[index].keys
         if keys is None:
             return None
         results = self.results
@@ -586,4 +586,7 @@ class Execution(ABC):
             inputs=self.inputs,
             results=dict(self.results),
             metrics=self.context.metrics | record.measure(),
+            run_id=self.context.metadata.get("run_id"),
+            began_at=record.began_at,
+            from_cache=frozenset(record.from_cache),
         )

@@ -21,7 +21,7 @@ from fast_dag.errors import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
     from typing import Any, Final
 
     from fast_dag.define.graph import Edge
@@ -163,12 +163,20 @@ def consumed(what: str, value: Any, node: str) -> ValidationError:
 
 
 def missing_inputs(
-    name: str, unfed: Sequence[tuple[str, str]], outside: Sequence[Edge], advice: str
+    name: str,
+    unfed: Sequence[tuple[str, str]],
+    outside: Sequence[Edge],
+    advice: str,
+    nodes: Container[str] = (),
 ) -> MissingInputError:
     """The error of a run that lacks values: of the parameters `unfed`, as (node, parameter), and of
-    the edges from outside of the part that is run."""
+    the edges from outside of the part that is run. `nodes` are those that could feed a parameter of
+    their name."""
     told = [f"{parameter!r} of {node!r}" for node, parameter in unfed]
     advices = [advice] if unfed else []
+    named = [f"{source} >> {node}" for node, source in unfed if source in nodes and source != node]
+    if named:
+        advices.append(f"nodes have these names: say {', '.join(named)}, or DAG(autowire=True)")
     if any(parameter == "self" for _, parameter in unfed):
         advices.append("make a method's node of the bound one: add_node(name, object.method)")
     for edge in outside:

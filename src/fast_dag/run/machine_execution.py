@@ -56,12 +56,16 @@ class MachineRecord(Record):
         value, ended = outcome.value if outcome.ok else FAILED, perf_counter()
         self.machine_state.visits.append((index, value, started, ended))
         self.machine_state.forget()
-        self.count(outcome)
+        self.count(self.topology.names[index], outcome)
         return ended - started
 
     def executed(self) -> Iterator[tuple[int, float, float]]:
         for state, _, started, ended in self.machine_state.kept:
             yield state, started, ended
+
+    @property
+    def ended_count(self) -> int:
+        return self.machine_state.visited
 
     def status(self, index: int) -> NodeStatus:
         return self.statuses()[self.topology.names[index]]
@@ -140,7 +144,7 @@ class MachineRun(Run):
         """Whether a terminal state, or a return with `stop`, has ended the machine."""
         return self._execution.machine_state.ended
 
-    def __getitem__(self, name: str) -> Any:
+    def _result(self, name: str) -> Any:
         """The latest value of a state; `"s.0"` that of its first visit, `"sub.inner"` looks into a
         nested workflow. Raises a KeyError that says why there is none."""
         execution = self._execution
@@ -148,7 +152,7 @@ class MachineRun(Run):
         state = execution.topology.index.get(first)
         if dot and rest.isdecimal() and state is not None:
             return execution.machine_state.value_of(state, int(rest), execution.deciding)
-        return super().__getitem__(name)
+        return super()._result(name)
 
 
 class MachineExecution(Execution):
@@ -445,7 +449,17 @@ class MachineExecution(Execution):
         spans = [
             Span(known[at], start, end, value is FAILED) for at, value, start, end in state.kept
         ]
-        return super()._run_view()._replace(visits=visits, spans=spans)
+        at = state.at if state.waits else None
+        return (
+            super()
+            ._run_view()
+            ._replace(
+                visits=visits,
+                spans=spans,
+                current=state.current_state or known[self.plan.start],
+                awaited=() if at is None else self.plan.heard(at),
+            )
+        )
 
 
 def too_many(machine: str, state: str, most: int) -> MaxCyclesError:

@@ -64,6 +64,7 @@ class Past:
         # Of a machine.
         self.machine_state: Any = getattr(execution, "machine_state", None)
         self.deciding: Any = None
+        self.graph = None
         self._run_class = execution.run_class
         whole = plain_topology(execution.topology.whole)
         index = execution.topology.index

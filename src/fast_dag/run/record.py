@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import perf_counter, time
 
 from fast_dag._fields import Fields
 from fast_dag.errors import text_of
@@ -44,6 +44,7 @@ class Record:
     # Until it is otherwise, so that a new record does not set them all.
     schedule: Schedule | None = None
     began = 0.0
+    began_at = 0.0  # by the wall clock
     ended: float | None = None
     retries = cache_hits = cache_misses = 0
     retried: Sequence[Retry] = ()  # of a record's own once there was a retry
@@ -57,6 +58,7 @@ class Record:
         self.topology = topology
         self.stamps: list[float] = []
         self.spans: list[tuple[int, float, float]] = []
+        self.from_cache: set[str] = set()  # the nodes whose value came from their cache
 
     @property
     def seconds(self) -> float:
@@ -69,22 +71,41 @@ class Record:
         """The run begins, or a machine goes on: the time that it stood still does not count."""
         spent = 0.0 if self.ended is None else self.ended - self.began
         self.began = perf_counter() - spent
+        self.began_at = self.began_at or time()
         self.ended = None
 
     def add(self, index: int, started: float, outcome: Outcome) -> float:
         """A node ended just now; the seconds that it took."""
         ended = perf_counter()
         self.spans.append((index, started, ended))
-        self.count(outcome)
+        self.count(self.topology.names[index], outcome)
         return ended - started
 
-    def count(self, outcome: Outcome) -> None:
+    def count(self, node: str, outcome: Outcome) -> None:
         """What a node's end adds to the counts."""
         if outcome.attempts > 1:
             self.retries += outcome.attempts - 1
         if outcome.cached is not None:
-            self.cache_hits += outcome.cached
-            self.cache_misses += not outcome.cached
+            if outcome.cached:
+                self.note_hit(node)
+            else:
+                self.cache_misses += 1
+                self.from_cache.discard(node)  # as in an earlier visit of a state
+
+    def note_hit(self, node: str) -> None:
+        """A node's value came from its cache."""
+        self.cache_hits += 1
+        self.from_cache.add(node)
+
+    @property
+    def ended_count(self) -> int:
+        """How many nodes have ended."""
+        return len(self.spans) + len(self.stamps)
+
+    @property
+    def uncached(self) -> int:
+        """How many of those were not cached: of others the cache counts a hit or a miss."""
+        return self.ended_count - self.cache_hits - self.cache_misses
 
     def note_retry(self, node: str, error: Exception, delay: float) -> None:
         """An attempt failed just now, and there will be another."""

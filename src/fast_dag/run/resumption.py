@@ -112,7 +112,7 @@ class Resumption:
             name not in self._completed
             or self.is_fed_anew(index)
             or any(edge.source not in self._known for edge in topology.incoming[index])
-            or not self._changed.isdisjoint(step.binding.used)
+            or (step.binding and not self._changed.isdisjoint(step.binding.used))
             or not self._gone_inputs.isdisjoint(self._unfed(index))
             or (step.decides and not self._has_chosen(index))
         ):

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from fast_dag._typing import T, overload
+from fast_dag.define.node import Node
 from fast_dag.define.signature import ABSENT
-from fast_dag.errors import MissingResultError, UnknownNodeError
+from fast_dag.errors import InvalidNodeError, MissingResultError, UnknownNodeError
 from fast_dag.schedule.base import NodeStatus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Coroutine, Mapping
     from typing import Any, Literal, Protocol, Self
 
     from fast_dag.context import Context
+    from fast_dag.define.graph import Graph
     from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.draw.view import WorkflowView
     from fast_dag.errors import ExecutionError
     from fast_dag.plan.topology import Topology
+    from fast_dag.returns import FSMReturn
     from fast_dag.run.failures import Failures
 
     class Recorded(Protocol):
@@ -42,6 +46,8 @@ if TYPE_CHECKING:
         failures: Failures
         dropped: Collection[str]
 
+        @property
+        def graph(self) -> Graph | None: ...
         @property
         def topology(self) -> Topology: ...
         @property
@@ -149,11 +155,32 @@ class Run:
         """What `raise_for_error` raises, or None."""
         return self._execution.exception()
 
-    def __getitem__(self, name: str) -> Any:
-        """The result of a node; `"sub.inner"` looks into a nested workflow.
+    @overload
+    def __getitem__(self, name: Node[..., FSMReturn]) -> Any: ...
+    @overload
+    def __getitem__(self, name: Node[..., Coroutine[Any, Any, T]]) -> T: ...
+    @overload
+    def __getitem__(self, name: Node[..., T]) -> T: ...
+    @overload
+    def __getitem__(self, name: str) -> Any: ...
+    def __getitem__(self, name: str | Node[..., Any]) -> Any:
+        """The result of a node, which is given by name or as itself; `"sub.inner"` looks into a
+        nested workflow.
 
         Raises a KeyError that says why there is none: unknown, not run, skipped, failed, deleted.
         """
+        execution = self._execution
+        if isinstance(name, Node):
+            graph = execution.graph  # of a pickled run nobody knows it
+            if graph is not None and graph not in (name.graph, name.replaced_in):
+                raise InvalidNodeError(
+                    f"node {name.name!r} is none of {self.name!r}, which this is a run of",
+                    node=name.name,
+                )
+            name = name.name
+        return self._result(name)
+
+    def _result(self, name: str) -> Any:
         execution = self._execution
         value = execution.results.get(name, ABSENT)
         if value is not ABSENT:
@@ -179,7 +206,7 @@ class Run:
             return "dropped" if name in self._execution.dropped else "deleted"
         return status.value if status.value in _REASONS else "not run"
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str | Node[..., Any], default: Any = None) -> Any:
         """The result of a node, `default` where there is none."""
         try:
             return self[name]
@@ -216,8 +243,8 @@ class Run:
         return visualize(self, backend, filename, format, show_results, options)
 
     def summary(self) -> str:
-        """The run told for a terminal: how it ended, its timeline with attempts and waits, the
-        slowest nodes, what bounds it, errors, inputs.
+        """A report for a terminal: how the run ended, its timeline with attempts and waits, the
+        slowest nodes, what bounds the run, why nodes were skipped, errors, inputs.
 
         >>> from fast_dag import DAG
         >>> run = DAG("demo").add_node("double", lambda x: 2 * x).execute(x=21)
@@ -229,8 +256,8 @@ class Run:
         return summary(self)
 
     def report(self, filename: str | os.PathLike[str] | None = None) -> str:
-        """The same as one HTML page, with the picture and tracebacks, which needs no network; it is
-        returned, and written to `filename` where one is given.
+        """The same as one HTML page, with the picture and tracebacks. The page loads nothing. It is
+        returned, and written to `filename` if that is given.
 
         >>> from fast_dag import DAG
         >>> page = DAG("demo").add_node("double", lambda x: 2 * x).execute(x=21).report()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from fast_dag.call.effects import waitable
-from fast_dag.errors import ValidationError, names
+from fast_dag.define.options import asked_count, asked_deadline
+from fast_dag.errors import ValidationError, closest, names
 from fast_dag.watch.progress import needed_for_bars
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
-    from typing import Any, Final
+    from typing import Any, Final, SupportsIndex
 
     from fast_dag.context import Context
+    from fast_dag.define.options import Seconds
 
 
 class ExecutionMode(StrEnum):
@@ -34,6 +35,13 @@ class ExecutionMode(StrEnum):
 SEQUENTIAL, PARALLEL = ExecutionMode.SEQUENTIAL, ExecutionMode.PARALLEL
 PROCESS, ASYNC = ExecutionMode.PROCESS, ExecutionMode.ASYNC
 _MODES: Final = {each.value: each for each in ExecutionMode}
+_ALSO_CALLED: Final = {
+    "threads": "parallel",
+    "thread": "parallel",
+    "threading": "parallel",
+    "multiprocessing": "process",
+    "serial": "sequential",
+}
 
 
 class Settings:
@@ -54,9 +62,9 @@ class Settings:
     def __init__(
         self,
         mode: str = "sequential",
-        max_workers: int | None = None,
+        max_workers: SupportsIndex | None = None,
         executor: Executor | None = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         error_strategy: str = "fail_fast",
         error_handler: Callable[[str, Exception, Context], str] | None = None,
         progress: Callable[[str, str, float], object] | bool | None = None,
@@ -71,11 +79,9 @@ class Settings:
         if progress is True:
             needed_for_bars()
         if not isinstance(mode, str) or mode not in _MODES:
-            raise ValidationError(f"mode is one of {names(_MODES)}, not {mode!r}")
-        if max_workers is not None and (not isinstance(max_workers, int) or max_workers < 1):
-            raise ValidationError(f"max_workers is a count of at least 1, not {max_workers!r}")
-        if timeout is not None and (not isinstance(timeout, (int, float)) or not timeout > 0):
-            raise ValidationError(f"timeout is a number of seconds above 0, not {timeout!r}")
+            meant = _ALSO_CALLED.get(str(mode))
+            hint = closest(mode, _MODES)[1] if meant is None else f" (did you mean {meant!r}?)"
+            raise ValidationError(f"mode is one of {names(_MODES)}, not {mode!r}{hint}")
         if executor is not None and not callable(getattr(executor, "submit", None)):
             raise ValidationError(f"executor is a concurrent.futures.Executor, not {executor!r}")
         if error_strategy not in ("fail_fast", "continue"):
@@ -90,9 +96,9 @@ class Settings:
                 "inputs={'keep': ...}"
             )
         self.mode = _MODES[mode]
-        self.max_workers = max_workers
+        self.max_workers = asked_count("max_workers", max_workers)
         self.executor = executor
-        self.timeout = None if timeout is None else waitable(timeout)
+        self.timeout = asked_deadline("timeout", timeout)
         self.error_strategy = error_strategy
         self.error_handler = error_handler
         self.progress = progress

@@ -9,6 +9,12 @@ from typing import Any
 
 from fast_dag.errors import ValidationError
 
+_DEEPEST = 400
+"""How many levels of mappings and lists are written; reading needs as many calls inside of each
+other."""
+_MOST_BITS = 14_000
+"""The size of the largest integers: Python reads up to 4300 digits."""
+
 
 def below(place: str, key: str) -> str:
     """The place of the value that a mapping at `place` has under `key`.
@@ -52,32 +58,43 @@ def plain(value: Any, place: str) -> Any:
 
 
 def _plain(value: Any, place: str, outer: tuple[int, ...]) -> Any:
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        value = value.item()  # of NumPy and its like
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        if not isfinite(value):
-            raise problem(place, f"{float(value)} is no number that text files can hold")
-        return float(value)
-    if not isinstance(value, (Mapping, list, tuple)):
-        raise problem(
-            place,
-            f"{short_repr(value)} is a {type(value).__name__}, which text files cannot hold; "
-            "make it of mappings, lists, strings, numbers, booleans and None",
-        )
-    if id(value) in outer:
-        raise problem(place, "it contains itself")
-    outer = (*outer, id(value))
-    if not isinstance(value, Mapping):
-        return [_plain(each, f"{place}[{index}]", outer) for index, each in enumerate(value)]
-    copy = {}
-    for key, each in value.items():
-        if not isinstance(key, str):
-            raise problem(place, f"the key {short_repr(key)} is no string")
-        copy[str.__str__(key)] = _plain(each, below(place, key), outer)
-    return copy
+    try:
+        if getattr(value, "shape", None) == () and value.item() == value:
+            value = value.item()  # a number of NumPy, say
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, str):
+            return str.__str__(value)
+        if isinstance(value, int):
+            if int.bit_length(value) > _MOST_BITS:
+                raise problem(place, "the number has more digits than text files can hold")
+            return int.__index__(value)
+        if isinstance(value, float):
+            if not isfinite(value):
+                raise problem(place, f"{value!r} is no number that text files can hold")
+            return float.__float__(value)
+        if not isinstance(value, (Mapping, list, tuple)):
+            raise problem(
+                place,
+                f"{short_repr(value)} is a {type(value).__name__}, which text files cannot hold; "
+                "make it of mappings, lists, strings, numbers, booleans and None",
+            )
+        if id(value) in outer:
+            raise problem(place, "it contains itself")
+        if len(outer) == _DEEPEST:
+            raise problem(place, "it is nested too deeply")
+        outer = (*outer, id(value))
+        if not isinstance(value, Mapping):
+            return [_plain(each, f"{place}[{index}]", outer) for index, each in enumerate(value)]
+        copy = {}
+        for key, each in value.items():
+            if not isinstance(key, str):
+                raise problem(place, f"the key {short_repr(key)} is no string")
+            name = str.__str__(key)
+            copy[name] = _plain(each, below(place, name), outer)
+        return copy
+    except (ValidationError, RecursionError):
+        raise
+    except Exception as error:  # of the value's own methods
+        kind = type(value).__name__
+        raise problem(place, f"a {kind} cannot be read: {type(error).__name__}") from error

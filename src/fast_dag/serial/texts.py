@@ -16,7 +16,9 @@ def to_json(data: dict[str, Any], indent: int | None) -> str:
     """JSON text with the keys in the order of the data."""
     import json  # slow to import
 
-    return json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
+    # A lone surrogate becomes `\ud800`, which JSON reads as that and which files can hold.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def from_json(text: str | bytes) -> Any:

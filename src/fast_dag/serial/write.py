@@ -108,12 +108,6 @@ class _Writer:
         if len(initial) > 1:
             problem = f"{fsm.name!r} has several initial states: {names(initial)}; keep one"
             self.problems.append(ValidationError(problem))
-        for edge in fsm.graph.edges():
-            problem = (
-                f"{edge.source!r} and {edge.target!r} of {fsm.name!r} are connected like nodes of "
-                "a DAG; make that a transition"
-            )
-            self.problems.append(ValidationError(problem))
         data: dict[str, Any] = {"initial_state": initial[0]} if initial else {}
         data["terminal_states"] = fsm.terminal_states
         data["max_cycles"] = fsm.max_cycles

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from fast_dag._extras import needed
 
 TYPE_CHECKING = False
@@ -45,12 +47,22 @@ def needed_for_bars() -> Any:
     return needed("rich.progress", extra="progress", purpose="progress bars")
 
 
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and bool(stream.isatty())
+
+
 class Bar:
-    """A progress bar in a terminal or notebook, by rich; silent where the output is neither."""
+    """A progress bar on stderr, by rich; silent if that is neither a terminal nor a notebook, and
+    FORCE_COLOR does not say that it can show colours."""
 
     def __init__(self, name: str) -> None:
-        self._bar = needed_for_bars().Progress(transient=True)
-        console = self._bar.console
+        progress = needed_for_bars()
+        console = needed("rich.console", extra="progress", purpose="progress bars").Console(
+            stderr=True
+        )
+        # What nodes print stands above the bar, where both go to one terminal.
+        shares = _is_terminal(sys.stdout) and _is_terminal(sys.stderr)
+        self._bar = progress.Progress(transient=True, console=console, redirect_stdout=shares)
         self._bar.disable = not (console.is_interactive or console.is_jupyter)
         self._task = self._bar.add_task(name, total=1.0)
 

@@ -1,0 +1,479 @@
+"""What a function does, as text that another process finds, too.
+
+A fingerprint covers the function, its defaults and closure, and the functions, classes and
+constants that it uses from the user's own modules, and what these use. Constants count by the
+syntax of their assignment, so that a counter does not change a fingerprint. Other packages count by
+their version, the standard library does not count.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec, resolve_name
+from pathlib import PurePath
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+from fast_dag.cache.keys import UnkeyableError, digest_of, key_of, stable_text
+from fast_dag.cache.origins import full_name, module_name
+from fast_dag.cache.syntax import (
+    Binding,
+    bindings,
+    chains,
+    class_level,
+    class_of,
+    is_old,
+    literal,
+    syntax,
+    syntax_of,
+)
+from fast_dag.errors import InvalidNodeError, failures, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Protocol
+
+    class Workflow(Protocol):
+        """What a fingerprint needs of a workflow."""
+
+        @property
+        def version(self) -> Any: ...
+
+    class CachedNode(Protocol):
+        """What a fingerprint needs of a node."""
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def func(self) -> Any: ...
+        @property
+        def workflow(self) -> Workflow | None: ...
+        @property
+        def signature(self) -> Any: ...
+
+
+_ABSENT: Final = object()
+
+
+class Base:
+    """The part of a node's keys that stands for its function, or for its workflow.
+
+    Raises InvalidNodeError if code does not tell what the node does and `version` is not given.
+    """
+
+    def __init__(self, node: CachedNode, version: str | int | None) -> None:
+        self._node = node
+        self._version = version
+        # The fingerprint, of which version of the workflow it is, and the text made of it.
+        self._made: tuple[Fingerprint, Any, str] | None = None
+        why = None if version is not None else self._untold()
+        if why is not None:
+            raise InvalidNodeError(
+                f"cached node {node.name!r}: {why} needs version= in a shared backend",
+                node=node.name,
+            )
+
+    def _untold(self) -> str | None:
+        """Why code does not tell what the node does."""
+        workflow = self._node.workflow
+        if workflow is None:
+            return untold(self._node.func, self._node.signature.origin)
+        for each in _made_of(workflow):
+            if callable(each) and (why := untold(each, each)) is not None:
+                return f"a workflow with {why}"
+        return None
+
+    @property
+    def was_read(self) -> bool:
+        """Whether source files were read. Until then `text` takes a while."""
+        return self._made is not None
+
+    def text(self) -> str:
+        """The base as it is now. Raises UnkeyableError if code does no longer tell it."""
+        workflow, made = self._node.workflow, self._made
+        version = None if workflow is None else workflow.version
+        if made is None or made[1] != version or not made[0].is_current():
+            try:
+                made = self._made = self._make(workflow, version)
+            except UnkeyableError:
+                raise
+            except failures() as error:  # of objects that a module has
+                why = f"{type(error).__name__}: {text_of(error)}"
+                raise UnkeyableError(f"reading its code raised {why}") from None
+        return made[2]
+
+    def _make(self, workflow: Workflow | None, version: Any) -> tuple[Fingerprint, Any, str]:
+        if workflow is None:
+            things, name = [self._node.func], full_name(self._node.signature.origin)
+        else:
+            if self._version is None and (why := self._untold()) is not None:
+                raise UnkeyableError(f"{why} needs version=")
+            things, name = _made_of(workflow), f"workflow {self._node.name}"
+        fingerprint = Fingerprint(things, self._version is not None)
+        return fingerprint, version, f"fast_dag:{name}:{fingerprint.text}:{self._version}"
+
+
+def untold(func: Any, origin: Any) -> str | None:
+    """Why the code of a function does not tell what it does; None if it does."""
+    code = getattr(origin, "__code__", None)
+    if code is None:
+        return "a function that has no bytecode to tell versions by"
+    if origin is not func or type(func) is not FunctionType or hasattr(func, "__wrapped__"):
+        return "a function that is bound to values, or wrapped by another one,"
+    try:
+        for name, cell in zip(code.co_freevars, origin.__closure__ or (), strict=True):
+            stable_text(key_of(cell.cell_contents), f"the free variable {name!r}")
+    except (UnkeyableError, ValueError):
+        return "a function that has free variables which are no plain data"
+    try:
+        stable_text(key_of((origin.__defaults__, origin.__kwdefaults__)), "a default")
+    except UnkeyableError:
+        return "a function that has defaults that mean nothing to another process"
+    return None
+
+
+def _made_of(workflow: Any) -> list[Any]:
+    """What decides about the results of a workflow: functions, and plain data."""
+    made: list[Any] = []
+    for name, node in workflow.nodes.items():
+        made += [name, node.type.value, node.inputs, node.outputs]
+        if node.workflow is None:
+            made.append(node.func)
+        else:
+            made += _made_of(node.workflow)
+    for edge in workflow.graph.edges():
+        made.append((edge.source, edge.target, edge.output, edge.input, edge.branch))
+    for hooks in (workflow.default_hooks, *workflow.node_hooks.values()):
+        made += hooks.values()
+    made += workflow.node_hooks
+    for name, handler in workflow.error_handlers.items():
+        made += [name, handler]
+    for name, factory in workflow.resources.items():
+        made += [name, factory]
+    for transition in getattr(workflow, "transitions", ()):
+        made += [transition.source, transition.target, transition.event]
+        if transition.condition is not None:
+            made.append(transition.condition.func)
+    for part in ("initial_states", "terminal_states", "state_hooks"):
+        made += [part, *getattr(workflow, part, ())]
+    return made
+
+
+class Fingerprint:
+    """The fingerprint of functions, of what they use, and of plain data.
+
+    >>> def rate(): return 0.19
+    >>> def tax(x): return rate() * x
+    >>> one = Fingerprint([tax])
+    >>> one.is_current(), one.text == Fingerprint([tax]).text == Fingerprint([rate]).text
+    (True, False)
+    """
+
+    def __init__(self, things: Sequence[Any], has_version: bool = False) -> None:
+        homes = [_home(each) for each in things if isinstance(each, FunctionType)]
+        reader = _Reader(homes, has_version)
+        told = [reader.told(each) for each in things]
+        self.text = digest_of(repr((told, sorted(reader.parts.items()))).encode()).hex()
+        self._names = reader.names
+        self._codes = reader.codes
+
+    def is_current(self) -> bool:
+        """Whether the same functions are still there: a notebook may define them anew."""
+        for namespace, name, value in self._names:
+            if namespace.get(name, _ABSENT) is not value:
+                return False
+        for func, code in self._codes:  # noqa: SIM110  a generator takes twice as long
+            if func.__code__ is not code:
+                return False
+        return True
+
+
+class _Reader:
+    """Collects `parts`, the text of everything that was used, by name."""
+
+    def __init__(self, homes: Iterable[str], has_version: bool) -> None:
+        self._has_version = has_version
+        self.parts: dict[str, str] = {}
+        self.names: list[tuple[dict[str, Any], str, Any]] = []  # and what they stand for
+        self.codes: list[tuple[FunctionType, CodeType]] = []
+        self._seen: dict[int, Any] = {}  # by id, and kept alive
+        self._read: set[tuple[int, str]] = set()  # the names that were read, by namespace
+        self._tops = {_top(each) for each in homes} - sys.stdlib_module_names
+
+    def _is_first(self, thing: Any) -> bool:
+        is_first = id(thing) not in self._seen
+        self._seen[id(thing)] = thing
+        return is_first
+
+    def told(self, thing: Any) -> str:
+        """Text that stands for one thing: its name, if more is to be told in `parts`."""
+        if isinstance(thing, ModuleType):
+            return f"module {thing.__name__}"
+        if isinstance(thing, FunctionType):
+            return self._function(thing)
+        if isinstance(thing, type):
+            return self._class(thing)
+        if isinstance(thing, MethodType):
+            return f"method {self.told(thing.__func__)} of {self.told(thing.__self__)}"
+        if isinstance(thing, partial):
+            return (
+                f"partial {[self.told(each) for each in (thing.func, thing.args, thing.keywords)]}"
+            )
+        # A node, or a function with a cache; not an object that has every attribute.
+        if "__wrapped__" in getattr(thing, "__dict__", ()) or hasattr(type(thing), "__wrapped__"):
+            return self.told(thing.__wrapped__)
+        try:
+            return stable_text(key_of(thing))
+        except UnkeyableError:
+            return f"a {self._class(type(thing))}"
+
+    # Functions.
+
+    def _function(self, func: FunctionType) -> str:
+        name = full_name(func)
+        if not self._is_first(func):
+            return name
+        if not self._is_own_function(func):  # it may have taken the name of what it wraps
+            wrapped = getattr(func, "__wrapped__", None)
+            return self._package(_home(func), name if wrapped is None else self.told(wrapped))
+        code = func.__code__
+        self.codes.append((func, code))
+        said = syntax_of(code, func.__globals__) or _bytecode_of(code)
+        cells = [self._cell(each) for each in func.__closure__ or ()]
+        defaults = [self.told(each) for each in func.__defaults__ or ()]
+        keywords = [(each, self.told(it)) for each, it in (func.__kwdefaults__ or {}).items()]
+        self._add(name, repr((said, cells, defaults, sorted(keywords))))
+        self._follow(code, func.__globals__)
+        return name
+
+    def _is_own_function(self, func: FunctionType) -> bool:
+        home = _home(func)
+        return _top(home) in self._tops or _is_users(home, func.__code__.co_filename)
+
+    def _cell(self, cell: Any) -> str:
+        """A free variable. One that changes in place counts only if no version stands for it:
+        functions may collect things there."""
+        try:
+            value = cell.cell_contents
+        except ValueError:
+            return "nothing"  # not assigned yet
+        if self._has_version and isinstance(value, (list, dict, set)):
+            return type(value).__name__
+        return self.told(value)
+
+    def _add(self, name: str, text: str) -> None:
+        """Two functions may have one name: lambdas, or those that a factory makes."""
+        if name in self.parts:
+            text = "\n".join(sorted([self.parts[name], text]))
+        self.parts[name] = text
+
+    def _follow(self, code: CodeType, namespace: dict[str, Any]) -> None:
+        """Read what the code uses: globals, and attributes of modules."""
+        before: list[Any] = [None, None]
+        found: Any = None
+        for step in dis.get_instructions(code):
+            name = step.opname
+            if name in ("LOAD_GLOBAL", "LOAD_NAME"):
+                found = self.used(namespace, step.argval)
+            elif name == "IMPORT_NAME":
+                found = self._imported(step.argval, before[0], namespace)
+            elif name in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
+                if self._is_own_module(found):
+                    attribute = self.used(vars(found), step.argval)
+                    # `from a import b, c` takes both of a.
+                    found = found if name == "IMPORT_FROM" else attribute
+                else:
+                    found = None
+            elif name not in ("STORE_FAST", "STORE_NAME", "STORE_DEREF", "PUSH_NULL", "CACHE"):
+                found = None
+            before = [before[1], step.argval]
+        for each in code.co_consts:
+            if isinstance(each, CodeType):
+                self._follow(each, namespace)
+
+    def _imported(self, name: str, level: Any, namespace: dict[str, Any]) -> Any:
+        """A module that a function imports when it is called; None if it is not the user's own."""
+        try:
+            if level:
+                name = resolve_name("." * level + name, namespace.get("__package__") or "")
+            if name not in sys.modules:
+                spec = find_spec(name)
+                if spec is None or not _is_users(name, spec.origin):
+                    return None
+            return import_module(name)
+        except failures():
+            return None
+
+    def used(self, namespace: dict[str, Any], name: str) -> Any:
+        """Read what a global name of one of the user's modules stands for, and return it."""
+        value = namespace.get(name, _ABSENT)
+        key = id(namespace), name
+        if value is _ABSENT or key in self._read:
+            return value
+        self._read.add(key)
+        self._is_first(namespace)  # keeps it alive
+        if isinstance(value, ModuleType):
+            self.names.append((namespace, name, value))
+            if not self._is_own_module(value):
+                self._package(value.__name__, "")
+        elif callable(value):
+            self.names.append((namespace, name, value))
+            self._add(f"{module_name(str(namespace.get('__name__')))}:{name}", self.told(value))
+        else:
+            self._constant(namespace, name, value)
+        return value
+
+    # Constants.
+
+    def _constant(self, namespace: dict[str, Any], name: str, value: Any) -> None:
+        bound = bindings(name, namespace)
+        text = self._bound(bound, namespace)
+        if not bound or _may_be_edited(bound[-1], value, namespace):
+            self.names.append((namespace, name, value))
+            text += self.told(value)
+        if self._is_own(type(value).__module__):
+            text += self._class(type(value))
+        self._add(f"{module_name(str(namespace.get('__name__')))}:{name}", text)
+
+    def _bound(self, bound: list[Binding], namespace: dict[str, Any]) -> str:
+        """The statements that bind a name, as text."""
+        said = []
+        for each in bound:
+            if each.module is not None:
+                source = self._imported(each.module, each.level, namespace)
+                if self._is_own_module(source) and each.name is not None:
+                    self.used(vars(source), each.name)
+                said.append(f"{each.module}.{each.name}")
+            elif each.value is not None:
+                said.append(syntax(each.value))
+                for first, *rest in chains(each.value):
+                    self._chain(namespace, first, rest)
+        return repr(said)
+
+    def _chain(self, namespace: dict[str, Any], name: str, attributes: list[str]) -> None:
+        found = self.used(namespace, name)
+        for each in attributes:
+            if not self._is_own_module(found):
+                return
+            found = self.used(vars(found), each)
+
+    # Classes.
+
+    def _class(self, cls: type) -> str:
+        name = full_name(cls)
+        if not self._is_first(cls):
+            return name
+        if not self._is_own(cls.__module__):
+            return self._package(cls.__module__, name)
+        namespace = vars(sys.modules.get(cls.__module__, object))
+        node = class_of(cls.__qualname__, namespace)
+        parts = [self._class(each) for each in cls.__bases__]
+        functions = [
+            func
+            for value in vars(cls).values()
+            for func in _functions_in(value)
+            if self._is_own_function(func)
+        ]
+        if node is not None:
+            parts.append(syntax(node))
+            for part in class_level(node):
+                for first, *rest in chains(part):
+                    self._chain(namespace, first, rest)
+            # Others are made by a decorator, that of dataclasses say, differently in each Python.
+            functions = [func for func in functions if func.__code__.co_filename[:1] != "<"]
+        if node is None or not is_old(namespace):
+            parts += self._attributes(cls)
+        parts += sorted([self._function(func) for func in functions])
+        self._add(name, repr(parts))
+        return name
+
+    def _attributes(self, cls: type) -> Iterator[str]:
+        """The attributes of a class whose source is not there."""
+        for key, value in sorted(vars(cls).items()):
+            if not (key.startswith("__") or callable(value) or isinstance(value, _IN_CLASSES)):
+                yield f"{key} {self.told(value)}"
+        for key in ("__annotations__", "__dataclass_fields__"):
+            yield from vars(cls).get(key, ())
+
+    # Whose a module is.
+
+    def _is_own(self, module: str | None) -> bool:
+        if _top(module) in self._tops:
+            return True
+        return _is_users(module, getattr(sys.modules.get(module or ""), "__file__", None))
+
+    def _is_own_module(self, module: Any) -> bool:
+        return isinstance(module, ModuleType) and self._is_own(module.__name__)
+
+    def _package(self, module: str | None, name: str) -> str:
+        """Note the version of somebody else's package."""
+        top = _top(module)
+        if top not in sys.stdlib_module_names:
+            version = getattr(sys.modules.get(top), "__version__", None)
+            self.parts[f"package {top}"] = str(version)
+        return name
+
+
+def _may_be_edited(bound: Binding, value: Any, namespace: dict[str, Any]) -> bool:
+    """Whether a constant may be another than the source says. A list or dict that was changed in
+    place is not, nor is what functions set by `global`."""
+    if bound.varies or isinstance(value, (list, dict, set)):
+        return False
+    said = literal(bound.value)
+    if said is None:
+        return not is_old(namespace)
+    return (type(said[0]), said[0]) != (type(value), value)
+
+
+_IN_CLASSES: Final = (property, list, dict, set, FunctionType, classmethod, staticmethod)
+"""What of a class is told elsewhere, or changes in place."""
+
+
+def _home(func: FunctionType) -> str:
+    """The module that a function was defined in."""
+    return str(func.__globals__.get("__name__"))
+
+
+def _top(module: str | None) -> str:
+    return (module or "").partition(".")[0]
+
+
+def _is_users(module: str | None, file: str | None) -> bool:
+    """Whether a module is neither of the standard library nor of an installed package."""
+    top = _top(module)
+    if not module or top in sys.stdlib_module_names or top == "fast_dag":
+        return False
+    return file is None or not {"site-packages", "dist-packages"} & {*PurePath(file).parts}
+
+
+def _functions_in(value: Any) -> Iterator[FunctionType]:
+    """The functions of an attribute of a class."""
+    for name in ("__func__", "fget", "fset", "func", "__wrapped__"):
+        inner = getattr(value, name, None)
+        if isinstance(inner, FunctionType):
+            yield inner
+    if isinstance(value, FunctionType):
+        yield value
+
+
+def _bytecode_of(code: CodeType) -> str:
+    """Code without a source, for this version of Python."""
+    return f"{sys.implementation.cache_tag} {_bytecode(code)}"
+
+
+def _bytecode(code: CodeType) -> str:
+    return repr((code.co_code, code.co_names, [_constant(each) for each in code.co_consts]))
+
+
+def _constant(value: Any) -> str:
+    """A constant as the same text in every process: sets have another order in each."""
+    if isinstance(value, CodeType):
+        return _bytecode(value)
+    if isinstance(value, tuple):
+        return f"({','.join([_constant(each) for each in value])})"
+    if isinstance(value, frozenset):
+        return f"{{{','.join(sorted([_constant(each) for each in value]))}}}"
+    return repr(value)

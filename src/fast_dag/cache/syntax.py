@@ -1,0 +1,252 @@
+"""The syntax of loaded code: what a function's source says, without comments, docstrings, line
+numbers and decorators, as text that is the same on every Python.
+
+A file may have been edited after it was imported. So the source of a function counts only if it
+compiles to the code that is loaded. Of other statements nobody can tell, if the file is younger
+than this process.
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import os
+from contextlib import suppress
+from time import time
+from types import CodeType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from fast_dag.errors import failures
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_SKIPPED: Final = frozenset({"ctx", "decorator_list", "kind", "type_comment"})
+_DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+
+
+def syntax(node: Any) -> str:
+    """A syntax tree as text.
+
+    >>> one, other = ast.parse("f( 1 )"), ast.parse("f(1)  # the same")
+    >>> syntax(one) == syntax(other)
+    True
+    """
+    if isinstance(node, list):
+        return f"[{','.join([syntax(each) for each in node])}]"
+    if isinstance(node, ast.Constant):
+        return f"{type(node.value).__name__} {node.value!a}"
+    if not isinstance(node, ast.AST):
+        return ascii(node)
+    parts = [type(node).__name__]
+    for name, value in ast.iter_fields(node):
+        # Fields without a value differ from Python to Python.
+        if name in _SKIPPED or value is None or value == []:
+            continue
+        is_documented = name == "body" and isinstance(node, _DOCUMENTED) and ast.get_docstring(node)
+        parts.append(f"{name}={syntax(value[1:] if is_documented else value)}")
+    return f"({' '.join(parts)})"
+
+
+class _File(NamedTuple):
+    """A source file: its text, its tree, and the code that it compiles to by name and first line.
+
+    `is_old` tells that nobody has edited it since this process began to read sources."""
+
+    text: str
+    tree: ast.Module
+    codes: Mapping[tuple[str, int], list[CodeType]]
+    is_old: bool
+
+
+_BEGAN: Final = time()
+_files: dict[str, _File | None] = {}
+_MOST_FILES: Final = 64
+
+
+def _file(name: Any, namespace: Mapping[str, Any]) -> _File | None:
+    """A source file as it is now, or as Python's own cache of lines has it: a notebook's cell."""
+    if not isinstance(name, str):
+        return None
+    linecache.checkcache(name)
+    text = "".join(linecache.getlines(name, dict(namespace)))
+    known = _files.get(name)
+    if known is not None and known.text == text:
+        return known
+    if not text:
+        return None
+    try:
+        tree = ast.parse(text, name)
+        code = compile(tree, name, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError):  # an IPython cell with a magic, say
+        return None
+    codes: dict[tuple[str, int], list[CodeType]] = {}
+    for each in _codes(code):
+        codes.setdefault((each.co_name, each.co_firstlineno), []).append(each)
+    is_old = True
+    with suppress(OSError):  # it is no file
+        is_old = os.stat(name).st_mtime < _BEGAN
+    if len(_files) >= _MOST_FILES:
+        _files.clear()
+    found = _files[name] = _File(text, tree, codes, is_old)
+    return found
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield from _codes(each)
+
+
+def syntax_of(code: CodeType, namespace: Mapping[str, Any]) -> str | None:
+    """The syntax of a loaded function; None if no source is there that compiles to it."""
+    file = _file(code.co_filename, namespace)
+    if file is None or code not in file.codes.get((code.co_name, code.co_firstlineno), ()):
+        return None
+    node = _node_of(code, file.tree)
+    return None if node is None else syntax(node)
+
+
+def _node_of(code: CodeType, tree: ast.Module) -> ast.AST | None:
+    found = [
+        each
+        for each in ast.walk(tree)
+        if isinstance(each, _FUNCTIONS)
+        and getattr(each, "name", "<lambda>") == code.co_name
+        and _first_line(each) == code.co_firstlineno
+    ]
+    if len(found) > 1:  # several lambdas in one line: the smallest one that has all of the code
+        found = [each for each in found if _spans(each, code)]
+        found.sort(key=lambda each: sum(1 for _ in ast.walk(each)))
+    return found[0] if found else None
+
+
+def _first_line(node: Any) -> int:
+    decorators = getattr(node, "decorator_list", ())
+    line: int = min([node.lineno, *(each.lineno for each in decorators)])
+    return line
+
+
+def _spans(node: Any, code: CodeType) -> bool:
+    body = node.body if isinstance(node, ast.Lambda) else node
+    start = (body.lineno, body.col_offset)
+    end = (body.end_lineno, body.end_col_offset)
+    for line, end_line, column, end_column in code.co_positions():
+        if line is None or column is None or end_column in (None, 0):  # not of an expression
+            continue
+        if (line, column) < start or (end_line, end_column) > end:
+            return False
+    return True
+
+
+class Binding(NamedTuple):
+    """How a module binds a name: to the value of an expression, or to a name of another module.
+    `varies` tells that functions of the module bind it, too."""
+
+    value: ast.expr | None
+    varies: bool = False
+    module: str | None = None
+    name: str | None = None
+    level: int = 0
+
+
+def is_old(namespace: Mapping[str, Any]) -> bool:
+    """Whether a module is surely what its file says."""
+    file = _file(namespace.get("__file__"), namespace)
+    return file is not None and file.is_old
+
+
+def bindings(name: str, namespace: Mapping[str, Any]) -> list[Binding]:
+    """The statements of a module that bind a global name; none if its source is not there."""
+    file = _file(namespace.get("__file__"), namespace)
+    if file is None:
+        return []
+    varies = any(
+        isinstance(each, ast.Global) and name in each.names for each in ast.walk(file.tree)
+    )
+    return list(_bindings(name, file.tree.body, varies))
+
+
+def _bindings(name: str, statements: list[ast.stmt], varies: bool) -> Iterator[Binding]:
+    for each in statements:
+        match each:
+            case ast.Assign(targets=targets, value=value):
+                if any(_binds(target, name) for target in targets):
+                    yield Binding(value, varies)
+            case ast.AnnAssign(target=target, value=value):
+                if _binds(target, name):
+                    yield Binding(value, varies)
+            case ast.AugAssign(target=target, value=value):
+                if _binds(target, name):
+                    yield Binding(value, True)
+            case ast.ImportFrom(module=module, names=aliases, level=level):
+                for alias in aliases:
+                    if (alias.asname or alias.name) == name:
+                        yield Binding(None, varies, module or "", alias.name, level)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                pass
+            case _:
+                for block in ("body", "orelse", "handlers", "finalbody"):
+                    yield from _bindings(name, getattr(each, block, []), varies)
+
+
+def _binds(target: ast.expr, name: str) -> bool:
+    return any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(target))
+
+
+def class_of(qualname: str, namespace: Mapping[str, Any]) -> ast.ClassDef | None:
+    """The definition of a class in a module; None if its source is not there, or has several."""
+    file = _file(namespace.get("__file__"), namespace)
+    found: list[Any] = [] if file is None else [file.tree]
+    for name in qualname.split("."):
+        found = [
+            each
+            for outer in found
+            for each in outer.body
+            if isinstance(each, ast.ClassDef) and each.name == name
+        ]
+    return found[0] if len(found) == 1 else None
+
+
+def class_level(node: ast.ClassDef) -> Iterator[ast.AST]:
+    """The parts of a class that are no methods: decorators, and statements in its body."""
+    yield from node.decorator_list
+    for each in node.body:
+        if not isinstance(each, _DOCUMENTED):
+            yield each
+
+
+_SCALARS: Final = (str, bytes, bool, int, float, complex, type(None))
+
+
+def literal(expression: ast.expr | None) -> tuple[Any] | None:
+    """The plain value that an expression writes down, in a tuple; None for any other expression.
+
+    >>> one, other = ast.parse("-1.5").body[0], ast.parse("[1]").body[0]
+    >>> literal(one.value), literal(other.value)
+    ((-1.5,), None)
+    """
+    if expression is None:
+        return None
+    try:
+        value = ast.literal_eval(expression)
+    except failures():
+        return None
+    return (value,) if isinstance(value, _SCALARS) else None
+
+
+def chains(expression: ast.AST) -> Iterator[list[str]]:
+    """The names that an expression reads, each with the attributes it takes of that.
+
+    >>> sorted(chains(ast.parse("f(tax.rate, x)")))
+    [['f'], ['tax'], ['tax', 'rate'], ['x']]
+    """
+    for each in ast.walk(expression):
+        attributes: list[str] = []
+        while isinstance(each, ast.Attribute):
+            attributes.insert(0, each.attr)
+            each = each.value  # noqa: PLW2901  from the outermost attribute to its name
+        if isinstance(each, ast.Name):
+            yield [each.id, *attributes]

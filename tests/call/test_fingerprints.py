@@ -1,0 +1,491 @@
+"""Which changes of code give other keys in a shared backend, and which do not."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fast_dag import DAG, FSM, InvalidNodeError
+from fast_dag.cache import DiskCache
+from tests.concurrency.support import LONG
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
+
+
+class Kept(dict[str, Any]):
+    """A backend in memory."""
+
+    set = dict.__setitem__
+
+    def delete(self, key: str) -> None:
+        self.pop(key, None)
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
+    """`write(flow="...", tax="...")` writes modules, and imports the first one anew."""
+    monkeypatch.syspath_prepend(tmp_path)
+    names: list[str] = []
+
+    def written(**sources: str) -> ModuleType:
+        names.extend(sources)
+        for name, source in sources.items():
+            file = tmp_path / f"{name}.py"
+            file.write_text(source, encoding="utf-8")
+            # The same second and size as before must not find old bytecode.
+            importlib.invalidate_caches()
+            for old in tmp_path.glob(f"__pycache__/{name}.*"):
+                old.unlink()
+        for name in names:
+            sys.modules.pop(name, None)
+        return importlib.import_module(next(iter(sources)))
+
+    yield written
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def keys_of(func: Any, **options: Any) -> set[str]:
+    """The keys of one call in a new backend."""
+    kept, dag = Kept(), DAG("d")
+    dag.cached_node(name="f", backend=kept, **options)(func)
+    dag.run(x=1)
+    return set(kept)
+
+
+FLOW = """
+import tax
+from tax import BASE, Rates
+FACTOR = 2
+COUNT = 0
+
+def price(x):
+    return tax.rate(x) * helper(x) + BASE + Rates.full
+
+def helper(x):
+    return FACTOR * x
+"""
+TAX = """
+RATE = 0.19
+BASE = RATE * 10
+UNUSED = 1
+
+def rate(x):
+    return RATE + margin(x)
+
+def margin(x):
+    return 0
+
+class Rates:
+    full = 1
+
+    def half(self):
+        return self.full / 2
+"""
+OTHERS = {
+    "the function": ("flow", "helper(x) +", "helper(x) -"),
+    "a helper": ("flow", "FACTOR * x", "FACTOR + x"),
+    "a constant": ("flow", "FACTOR = 2", "FACTOR = 3"),
+    "a default": ("flow", "def price(x)", "def price(x, y=2)"),
+    "a helper of another module": ("tax", "RATE + margin", "RATE - margin"),
+    "a helper of that": ("tax", "return 0", "return 1"),
+    "a constant of another module": ("tax", "RATE = 0.19", "RATE = 0.21"),
+    "an expression": ("tax", "RATE * 10", "RATE * 20"),
+    "an attribute of a class": ("tax", "full = 1", "full = 2"),
+    "a method": ("tax", "full / 2", "full / 3"),
+}
+SAME = {
+    "nothing": ("flow", "", ""),
+    "a comment": ("flow", "def helper", "# a comment\n\ndef helper"),
+    "a docstring": ("flow", "    return FACTOR", '    """Doubles."""\n    return FACTOR'),
+    "white space": ("flow", "FACTOR * x", "(FACTOR  *  x)"),
+    "another function": ("flow", "def helper", "def other(): return 1\n\ndef helper"),
+    "the docstring of a helper": ("tax", "    return RATE", '    "told"\n    return RATE'),
+    "a constant that nobody uses": ("tax", "UNUSED = 1", "UNUSED = 2"),
+}
+
+
+@pytest.mark.parametrize(("module", "old", "new"), OTHERS.values(), ids=OTHERS)
+def test_another_code_is_another_key(
+    write: Callable[..., ModuleType], module: str, old: str, new: str
+) -> None:
+    sources = {"flow": FLOW, "tax": TAX}
+    before = keys_of(write(**sources).price)
+    assert old in sources[module]
+    sources[module] = sources[module].replace(old, new)
+    assert keys_of(write(**sources).price) != before
+
+
+@pytest.mark.parametrize(("module", "old", "new"), SAME.values(), ids=SAME)
+def test_what_changes_nothing_keeps_the_key(
+    write: Callable[..., ModuleType], module: str, old: str, new: str
+) -> None:
+    sources = {"flow": FLOW, "tax": TAX}
+    before = keys_of(write(**sources).price)
+    sources[module] = sources[module].replace(old, new)
+    assert keys_of(write(**sources).price) == before
+
+
+def test_constants_count_by_their_assignment_and_not_by_their_value(
+    write: Callable[..., ModuleType],
+) -> None:
+    source = (
+        "COUNT, SEEN = 0, []\n"
+        "def count(x):\n"
+        "    global COUNT\n"
+        "    COUNT += 1\n"
+        "    SEEN.append(x)\n"
+        "    return COUNT\n"
+    )
+    module = write(flow=source)
+    assert keys_of(module.count) == keys_of(module.count)
+    assert module.SEEN == [1, 1]
+
+
+def test_imports_inside_of_a_function_count(write: Callable[..., ModuleType]) -> None:
+    flow = "def f(x):\n    from tax import rate\n    import tax as t\n    return rate(x) + t.RATE\n"
+    before = keys_of(write(flow=flow, tax=TAX).f)
+    assert keys_of(write(flow=flow, tax=TAX).f) == before
+    assert keys_of(write(flow=flow, tax=TAX.replace("0.19", "0.21")).f) != before
+    assert keys_of(write(flow=flow, tax=TAX.replace("return 0", "return 1")).f) != before
+
+
+def test_helpers_that_call_each_other_have_a_key(write: Callable[..., ModuleType]) -> None:
+    source = (
+        "def even(x):\n    return x == 0 or odd(x - 1)\n"
+        "def odd(x):\n    return x != 0 and even(x - 1)\n"
+    )
+    assert keys_of(write(flow=source).even) == keys_of(write(flow=source).even)
+
+
+def test_several_lambdas_in_one_line_are_told_apart(write: Callable[..., ModuleType]) -> None:
+    source = "both = [lambda x: x + 1, lambda x: (lambda y: y + 2)(x)]\n"
+    one, other = [keys_of(each) for each in write(flow=source).both]
+    assert one != other
+    moved = write(flow=f"# moved\n{source}")
+    assert [keys_of(each) for each in moved.both] == [one, other]
+
+
+def test_a_helper_behind_a_decorator_counts(write: Callable[..., ModuleType]) -> None:
+    source = (
+        "import functools\n"
+        "def twice(func):\n"
+        "    @functools.wraps(func)\n"
+        "    def call(x):\n"
+        "        return 2 * func(x)\n"
+        "    return call\n"
+        "@functools.cache\n"
+        "def kept(x): return x + 1\n"
+        "@twice\n"
+        "def helper(x): return kept(x)\n"
+        "def price(x): return helper(x)\n"
+    )
+    before = keys_of(write(flow=source).price)
+    assert keys_of(write(flow=source).price) == before
+    assert keys_of(write(flow=source.replace("x + 1", "x + 2")).price) != before
+    assert keys_of(write(flow=source.replace("2 * func", "3 * func")).price) != before
+
+
+def test_nodes_that_a_node_calls_count(write: Callable[..., ModuleType]) -> None:
+    source = (
+        "from fast_dag import DAG\n"
+        "dag = DAG('d')\n"
+        "@dag.node\n"
+        "def helper(x): return x + 1\n"
+        "def price(x): return helper(x)\n"
+    )
+    before = keys_of(write(flow=source).price)
+    assert keys_of(write(flow=source.replace("x + 1", "x + 2")).price) != before
+
+
+def test_fields_of_classes_count(write: Callable[..., ModuleType]) -> None:
+    source = (
+        "import dataclasses\n"
+        "LIMIT = 3\n"
+        "@dataclasses.dataclass\n"
+        "class Point:\n"
+        "    x: int\n"
+        "    y: int = LIMIT\n"
+        "def price(x): return Point(x).y\n"
+    )
+    before = keys_of(write(flow=source).price)
+    assert keys_of(write(flow=source).price) == before
+    assert (
+        keys_of(write(flow=source.replace("x: int\n", "x: int\n    z: int = 0\n")).price) != before
+    )
+    assert keys_of(write(flow=source.replace("LIMIT = 3", "LIMIT = 4")).price) != before
+
+
+def rate(x: int) -> int:
+    return x
+
+
+def taxed(x: int) -> int:
+    return rate(x)
+
+
+def test_a_helper_that_is_defined_anew_counts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook, where the cell of the helper is run again."""
+    dag = DAG("d")
+    dag.cached_node(name="f", backend=Kept())(taxed)
+    assert [dag.run(x=1), dag.run(x=1)] == [1, 1]
+    monkeypatch.setitem(globals(), "rate", lambda x: 5 * x)
+    assert dag.run(x=1) == 5
+    monkeypatch.undo()
+    assert dag.run(x=1) == 1
+    assert dag.context.metrics["cache_hits"] == 1
+
+
+def test_functions_without_a_source_are_told_apart_by_their_bytecode() -> None:
+    def define(helper: str, rate: str) -> Any:
+        scope: dict[str, Any] = {"__name__": "typed_in"}
+        exec(f"def f(x): return g(x)\ndef g(x): return {helper}\nRATE = {rate}", scope)
+        return scope["f"]
+
+    before = keys_of(define("RATE * x", "2"))
+    assert keys_of(define("RATE * x", "2")) == before
+    assert keys_of(define("RATE + x", "2")) != before
+    assert keys_of(define("RATE * x", "3")) != before
+
+
+def test_a_file_that_was_edited_after_its_import_is_not_taken_for_the_loaded_code(
+    write: Callable[..., ModuleType], tmp_path: Path
+) -> None:
+    source = "RATE = 2\ndef price(x): return RATE * x\n"
+    module = write(flow=source)
+    (tmp_path / "flow.py").write_text(source.replace("RATE = 2", "RATE = 7"))
+    stale = keys_of(module.price)
+    assert keys_of(write(flow=source.replace("RATE = 2", "RATE = 7")).price) != stale
+
+
+PROGRAM = """
+import enum
+from fast_dag import DAG
+from helpers import Base, rate
+
+class Kept(dict):
+    set, delete = dict.__setitem__, dict.pop
+
+class Point(Base):
+    "A point."
+    x: int = 1
+    def twice(self): return [f"{each!r:>5}" for each in (self.x, self.x)]
+
+def wrapped(x, *, sign=-1.5e300, names=("a", b"b", None, ...)):
+    try:
+        with open("nothing") as file: pass
+    except OSError as error:
+        return Point().twice(), rate(x)
+    return {each: -each for each in range(x) if each not in {1, 2}}
+
+kept, dag = Kept(), DAG("d")
+dag.cached_node(name="f", backend=kept)(wrapped)
+dag.run(x=[1, "a", (2.5, None)])
+print(*kept)
+"""
+HELPERS = """
+import dataclasses, json
+@dataclasses.dataclass
+class Base:
+    y: float = 2.5
+def rate(x): return json.dumps(x) if x else [0.5 * each for each in x]
+"""
+
+
+def other_pythons() -> list[str]:
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = [str(each) for each in root.glob("3.1[1-9].*/bin/python")]
+    return [sys.executable, *found]
+
+
+def test_every_python_makes_the_same_key(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "helpers.py").write_text(HELPERS)
+    source = Path(__file__).parents[2] / "src"
+    keys = {
+        subprocess.run(
+            [python, "program.py"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(source)},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=LONG,
+        ).stdout
+        for python in other_pythons()
+    }
+    assert len(keys) == 1
+    assert keys != {"\n"}
+
+
+ODD = """
+class HasEverything:
+    def __getattr__(self, name): return HasEverything()
+    def __call__(self, x): return x
+
+class RaisesAlways:
+    def __getattribute__(self, name): raise LookupError(name)
+    def __call__(self, x): return x
+
+proxy, raises = HasEverything(), RaisesAlways()
+def by_proxy(x): return proxy(x)
+def by_raising(x): return raises(x)
+"""
+
+
+def test_objects_of_every_kind_fail_no_node(write: Callable[..., ModuleType]) -> None:
+    module = write(odd=ODD)
+    assert keys_of(module.by_proxy) == keys_of(module.by_proxy)
+    with pytest.warns(RuntimeWarning, match=r"LookupError.*uncached"):
+        assert keys_of(module.by_raising) == set()
+
+
+# What code does not tell.
+
+
+def captures(value: Any) -> Callable[[int], Any]:
+    return lambda x: (x, value)
+
+
+@pytest.mark.parametrize("value", [3, "a", (1, 2), [1], {"a": 1}, None], ids=repr)
+def test_free_variables_that_are_plain_data_need_no_version(value: Any) -> None:
+    assert keys_of(captures(value)) == keys_of(captures(value))
+    assert keys_of(captures(value)) != keys_of(captures("another"))
+
+
+@pytest.mark.parametrize("value", [object(), captures(1), functools.partial(len)])
+def test_other_free_variables_need_a_version(value: Any) -> None:
+    with pytest.raises(InvalidNodeError, match=r"'f'.*free variables.*needs version="):
+        keys_of(captures(value))
+    assert len(keys_of(captures(value), version=1)) == 1
+
+
+def test_what_a_function_with_a_version_collects_is_no_part_of_its_key() -> None:
+    seen: list[int] = []
+
+    def collect(x: int) -> None:
+        seen.append(x)
+
+    assert keys_of(collect, version=1) == keys_of(collect, version=1)
+    assert seen == [1, 1]
+
+
+# Nested workflows.
+
+
+def one(x: int) -> int:
+    return x + 1
+
+
+def two(x: int) -> int:
+    return x + 2
+
+
+def inner_of(func: Callable[..., Any]) -> DAG:
+    return DAG("inner").add_node("n", func)
+
+
+def nested_in(*levels: str, func: Callable[..., Any], **options: Any) -> tuple[DAG, DAG]:
+    """A cached node around a DAG around a DAG; the outermost and the innermost."""
+    innermost = workflow = inner_of(func)
+    for level in levels:
+        workflow = DAG(level).add_node("sub", workflow)
+    dag = DAG("outer")
+    dag.cached_node(name="all", **options)(workflow)
+    return dag, innermost
+
+
+@pytest.mark.parametrize("backend", [None, Kept, DiskCache], ids=["memory", "shared", "disk"])
+@pytest.mark.parametrize("levels", [(), ("middle",), ("middle", "upper")], ids=len)
+def test_a_cached_workflow_notices_a_node_that_was_replaced(
+    backend: Any, levels: tuple[str, ...], tmp_path: Path
+) -> None:
+    made = {Kept: Kept, DiskCache: lambda: DiskCache(tmp_path)}
+    options = {} if backend is None else {"backend": made[backend]()}
+    dag, innermost = nested_in(*levels, func=one, **options)
+    assert [dag.run(x=1), dag.run(x=1)] == [2, 2]
+    assert dag.context.metrics["cache_hits"] == 1
+    innermost.replace_node("n", two)
+    assert [dag.run(x=1), dag.run(x=1)] == [3, 3]
+    assert dag.context.metrics["cache_hits"] == 1
+    dag.invalidate_cache("all", x=1)
+    assert dag.execute(x=1).metrics["cache_misses"] == 1
+
+
+def test_workflows_share_results_where_they_do_the_same() -> None:
+    kept = Kept()
+    first, _ = nested_in(func=one, backend=kept)
+    first.run(x=1)
+    again, _ = nested_in(func=one, backend=kept)
+    assert again.execute(x=1).metrics["cache_hits"] == 1
+    other, _ = nested_in(func=two, backend=kept)
+    assert other.run(x=1) == 3
+
+
+def test_edges_hooks_and_handlers_of_a_cached_workflow_count() -> None:
+    def made(change: Callable[[DAG], Any]) -> set[str]:
+        kept, inner = Kept(), DAG("inner").add_node("a", one).add_node("b", two)
+        inner.connect("a", "b")
+        change(inner)
+        dag = DAG("outer")
+        dag.cached_node(name="all", backend=kept)(inner)
+        dag.run(x=1)
+        return set(kept)
+
+    keys = [
+        made(lambda inner: None),
+        made(lambda inner: inner.disconnect("a", "b")),
+        made(lambda inner: inner.set_node_hooks("b", post_execute=hook)),
+        made(lambda inner: inner.set_default_hooks(post_execute=hook)),
+        made(lambda inner: inner.set_node_error_handler("a", handler)),
+    ]
+    assert len({frozenset(each) for each in keys}) == len(keys)
+    assert made(lambda inner: None) == keys[0]
+
+
+def hook(node: Any, inputs: Any, result: Any) -> Any:
+    return -result
+
+
+def handler(node: Any, inputs: Any, error: Any) -> int:
+    return 0
+
+
+def test_transitions_of_a_cached_machine_count() -> None:
+    def made(last: str) -> Any:
+        kept, fsm = Kept(), FSM("m", initial_state="a", terminal_states=["b", "c"])
+        fsm.add_state("a", one).add_state("b", one).add_state("c", two)
+        fsm.add_transition("a", last)
+        dag = DAG("outer")
+        dag.cached_node(name="all", backend=kept)(fsm)
+        return dag.run(x=1), set(kept)
+
+    assert made("b")[1] == made("b")[1]
+    assert made("b")[1] != made("c")[1]
+
+
+def test_a_workflow_with_a_node_that_code_does_not_tell_needs_a_version() -> None:
+    inner = inner_of(captures(object()))
+    with pytest.raises(InvalidNodeError, match=r"'all'.*workflow with.*needs version="):
+        DAG("d").cached_node(name="all", backend=Kept())(inner)
+    dag = DAG("d")
+    dag.cached_node(name="all", backend=Kept(), version=1)(inner)
+    dag.run(x=1)
+    assert dag.execute(x=1).metrics["cache_hits"] == 1
+
+
+def test_a_workflow_that_gets_such_a_node_later_runs_uncached_with_one_warning() -> None:
+    dag, innermost = nested_in(func=one, backend=Kept())
+    assert dag.run(x=1) == 2
+    innermost.replace_node("n", captures(sys.flags and object()))
+    with pytest.warns(RuntimeWarning, match=r"'all' cannot be cached.*needs version="):
+        dag.run(x=1)
