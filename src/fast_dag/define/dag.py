@@ -97,6 +97,9 @@ class DAG(Workflow):
     replace:
         A node takes the place of the node of its name, as with `replace=True` on every node: cells
         of a notebook may be run again.
+    remember:
+        Whether the run that finished last is kept, for `dag["node"]` and its siblings, until the
+        next one or `forget()`. False is for services: read the Run that `execute` returns.
 
     >>> dag = DAG("greeting", autowire=True)
     >>> @dag.node
@@ -120,8 +123,9 @@ class DAG(Workflow):
         metadata: Mapping[str, Any] | None = None,
         autowire: bool = False,
         replace: bool = False,
+        remember: bool = True,
     ) -> None:
-        super().__init__(name, description, metadata, replace)
+        super().__init__(name, description, metadata, replace, remember)
         self._autowire = autowire
 
     # Building.
@@ -290,7 +294,14 @@ class DAG(Workflow):
 
     def clone(self, name: str | None = None) -> DAG:
         """An independent copy with the same functions, options and edges."""
-        twin = DAG(name or self.name, self.description, self.metadata, self.autowire, self.replace)
+        twin = DAG(
+            name or self.name,
+            self.description,
+            self.metadata,
+            self.autowire,
+            self.replace,
+            self.remember,
+        )
         self._copy_into(twin)
         return twin
 

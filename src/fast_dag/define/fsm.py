@@ -81,6 +81,8 @@ class FSM(Workflow):
         How many visits of states are kept; None keeps all.
     replace:
         A state takes the place of the state of its name, as with `replace=True` on every state.
+    remember:
+        Whether the run that finished last is kept; as in `DAG`.
 
     >>> from fast_dag import FSMReturn
     >>> fsm = FSM("countdown")
@@ -108,8 +110,9 @@ class FSM(Workflow):
         metadata: Mapping[str, Any] | None = None,
         keep_history: SupportsIndex | None = None,
         replace: bool = False,
+        remember: bool = True,
     ) -> None:
-        super().__init__(name, description, metadata, replace)
+        super().__init__(name, description, metadata, replace, remember)
         if isinstance(terminal_states, str):
             raise ValidationError(f"terminal_states is a list of names, not {terminal_states!r}")
         if on_max_cycles not in ("raise", "stop"):
@@ -275,6 +278,7 @@ class FSM(Workflow):
             metadata=self.metadata,
             keep_history=self.keep_history,
             replace=self.replace,
+            remember=self.remember,
         )
         self._copy_into(twin)
         twin._initial = dict(self._initial)

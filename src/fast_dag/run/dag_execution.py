@@ -10,9 +10,10 @@ from fast_dag.plan.branches import choice_of
 from fast_dag.returns import ConditionalReturn, SelectReturn
 from fast_dag.run import failures as told
 from fast_dag.run.execution import Execution, Verdict
+from fast_dag.run.keeping import Keeping
 from fast_dag.run.record import Record
 from fast_dag.run.resumption import Resumption, changed_inputs
-from fast_dag.schedule.base import NodeStatus
+from fast_dag.schedule.base import COMPLETED, NodeStatus
 from fast_dag.schedule.dag import DagSchedule
 
 TYPE_CHECKING = False
@@ -37,6 +38,8 @@ class DagExecution(Execution):
     `outputs` are the nodes whose values were asked for. `earlier` is an execution of the same DAG
     that the results from outside of a narrowed plan come from.
     """
+
+    _garbage: list[Any] | None = None  # what is to be freed when no lock is held
 
     def __init__(
         self,
@@ -63,6 +66,12 @@ class DagExecution(Execution):
         self._resumes: tuple[Any, set[str]] | None = None
         self._resumption: Resumption | None = None
         self._inner: dict[str, Any] = {}  # what nested workflows go on from
+        if settings.keep == "outputs":
+            kept = (plan.topology.index[name] for name in outputs or ())
+            self.keeping = Keeping(plan.topology, {*kept, *plan.topology.sinks})
+            self.dropped = self._dropped = set[str]()
+            self._left_out: set[int] = set()
+            self._garbage = []
 
     @property
     def _schedule(self) -> DagSchedule:
@@ -133,7 +142,10 @@ class DagExecution(Execution):
                 dropped.append(name)
             if name in earlier.children:
                 self.children[name] = earlier.children[name]
-        self.dropped = dropped
+        if self.keeping is None:
+            self.dropped = dropped
+        else:
+            self._dropped.update(dropped)
         self.record.taken = frozenset(self._replayed)
         self.record.used_up = earlier.consumed
         for name, child in earlier.children.items():
@@ -176,9 +188,62 @@ class DagExecution(Execution):
         self.record.schedule = schedule
         outside = [(target, self._outside[id(edge)]) for target, edge in self._external]
         ready = schedule.begin(outside, self._replayed)
-        if self.observers is not None:
-            self._note_skipped()
+        if self.keeping is not None:
+            for index in self._replayed:
+                self._drop(self.keeping.ended(index))
+        if self.watched:
+            self._note_ended(None)
         return ready
+
+    # Results that nobody takes any more.
+
+    def _note_ended(self, completed: int | None) -> None:
+        if self.keeping is not None:
+            if completed is not None:
+                child = self.children.get(self.plan.names[completed])
+                if child is not None:
+                    child.inputs = {}  # which it took from here
+                self._drop(self.keeping.ended(completed))
+            for index in self._schedule.skipped:
+                if self._is_left_out(index):
+                    self._left_out.add(index)
+                    self._drop(self.keeping.ended(index))
+        super()._note_ended(completed)
+
+    def _is_left_out(self, index: int) -> bool:
+        """Whether a node was skipped for a choice, and not because something failed."""
+        topology = self.plan.topology
+        dead = [
+            source is None or source in self._left_out or self.record.status(source) == COMPLETED
+            for edge in topology.incoming[index]
+            for source in [topology.index.get(edge.source)]
+            if not self.is_live(edge)
+        ]
+        return all(dead) if topology.nodes[index].type is NodeType.ANY else any(dead)
+
+    def _drop(self, nodes: list[int]) -> None:
+        garbage = self._garbage
+        assert garbage is not None
+        for index in nodes:
+            name = self.plan.names[index]
+            value = self.results.pop(name, ABSENT)
+            if value is not ABSENT:
+                garbage.append(value)
+                self._dropped.add(name)
+            garbage.append(self._carried.pop(name, None))
+            if index in self._replayed:  # what it nested belongs to the earlier run
+                self.children.pop(name, None)
+            elif name in self.children:
+                garbage.append(self.children[name].let_go())
+
+    def let_go(self) -> object:
+        self.dropped = {*self.dropped, *self.results}
+        return super().let_go()
+
+    def deliver(self) -> None:
+        if self._garbage:
+            self._garbage = []
+        super().deliver()
 
     def leave_straight(self) -> tuple[int, list[int]]:
         """A node of the straight line failed: its index, and the others that may start. From here

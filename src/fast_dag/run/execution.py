@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fast_dag.plan.plan import Plan
     from fast_dag.plan.step import Step
     from fast_dag.plan.topology import Topology
+    from fast_dag.run.keeping import Keeping
     from fast_dag.run.record import Record
     from fast_dag.run.settings import Settings
     from fast_dag.watch.observers import Observers
@@ -89,6 +90,7 @@ class Execution(ABC):
     value: Any = None
     observers: Observers | None = None
     store: Store | None = None
+    keeping: Keeping | None = None  # if results are dropped that nobody takes any more
     resources: Resources | None = None
     # The nodes whose cleanup hook was cut off, by what it raised or by the end of the execution.
     cut_off: tuple[str, ...] = ()
@@ -160,7 +162,7 @@ class Execution(ABC):
     @property
     def watched(self) -> bool:
         """Whether somebody wants to know of each node: drivers take no fast path then."""
-        return self.observers is not None or self.store is not None
+        return self.observers is not None or self.store is not None or self.keeping is not None
 
     @property
     def is_straight(self) -> bool:
@@ -276,6 +278,14 @@ class Execution(ABC):
     def stop(self) -> None:
         """Nothing more starts."""
         self._stopped = True
+
+    def let_go(self) -> object:
+        """Drop all results of a nested execution, which nobody takes any more: what is to be freed
+        when no lock is held."""
+        freed = (dict(self.results), self.value)
+        self.results.clear()
+        self.value = None
+        return freed
 
     # Resources.
 
@@ -447,15 +457,17 @@ class Execution(ABC):
             error = None if outcome.ok else outcome.value
             path = self.path_of(index)
             self.observers.ended(self, path, status, error, outcome.attempts, seconds)
-            self._note_skipped()
+        if self.watched:
+            self._note_ended(index if outcome.ok else None)
         return [] if self.stopped else ready
 
-    def _note_skipped(self) -> None:
+    def _note_ended(self, completed: int | None) -> None:
+        """Note the nodes that were skipped meanwhile; `completed` is one that completed."""
         assert self.record.schedule is not None
-        assert self.observers is not None
         skipped = self.record.schedule.skipped
-        for index in skipped:
-            self.observers.ended(self, self.path_of(index), "skipped")
+        if self.observers is not None:
+            for index in skipped:
+                self.observers.ended(self, self.path_of(index), "skipped")
         skipped.clear()
 
     def path_of(self, index: int) -> str:
