@@ -366,6 +366,15 @@ class CallPolicy:
             options = node.options
             if attempts > node.retry or not is_retried(outcome.value, options):
                 return outcome
+            used_up = self._used_up(inputs, kept)
+            if used_up is not None:
+                add_note(
+                    outcome.value,
+                    f"it was not tried again, because {node.name!r} was given a "
+                    f"{type(used_up).__name__}, which can be gone through once only; give it a "
+                    "list",
+                )
+                return outcome
             delay = wait_after(attempts, options)
             if self.on_retry is not None:
                 answer = yield self.on_retry.invoke(
@@ -379,6 +388,14 @@ class CallPolicy:
             outcome = None
             if not self.only_retries:
                 kept = None
+
+    def _used_up(self, inputs: Inputs, kept: Attempt | None) -> Any:
+        """What a call was given that no other can be given."""
+        given: list[Any] = [*inputs.values()]
+        if self.only_retries and kept is not None:
+            given = [*kept[0], *kept[1].values()]
+        given.extend(inputs.get(self.node.signature.var_positional or "", ()))
+        return next((each for each in given if ONE_SHOT[type(each)]), None)
 
     def _opened(self, host: Host, inputs: Inputs) -> Effects:
         """The resources that the function takes, opened, by name."""

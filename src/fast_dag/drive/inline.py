@@ -12,7 +12,7 @@ from types import CoroutineType
 from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
 from fast_dag.errors import ValidationError, failures, is_a, raised_in, trace_of
 from fast_dag.plan.binding import Binding
-from fast_dag.plan.plan import MANY, SURROUNDED
+from fast_dag.plan.plan import MANY, PARTED, SURROUNDED
 from fast_dag.plan.step import Step
 from fast_dag.run.dag_execution import DagExecution
 from fast_dag.run.execution import current
@@ -122,6 +122,9 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
                         else:
                             attempt = [results[keys]], {}
                         value = what.policy.call_inline(execution, attempt, what.call, waiter)
+                    elif how is PARTED:
+                        attempt = what.gather(execution)
+                        value = _parted(execution, waiter, what, attempt)
                     else:
                         args, kwargs = what.binding.gather(execution)
                         value = what.call(*args, **kwargs)
@@ -147,6 +150,24 @@ class _FailedError(Exception):
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
+
+
+def _parted(execution: DagExecution, waiter: Waiter, step: Step, attempt: Attempt) -> Any:
+    """The result of a node of which several nodes take one part."""
+    args, kwargs = attempt
+    if step.policy is not None:
+        value = step.policy.call_inline(execution, attempt, step.call, waiter)
+    else:
+        value = step.call(*args, **kwargs)
+    if type(value) is CoroutineType:
+        value = waiter.wait(value)
+    outcome = value if type(value) is Outcome else Outcome(True, value)
+    if outcome.ok:
+        try:
+            execution.refuse_shared_parts(step.index, outcome.value)
+        except ValidationError as error:
+            raise _FailedError(Outcome(False, error, outcome.attempts)) from None
+    return value
 
 
 def _looked_at(execution: DagExecution, waiter: Waiter, name: str, value: Any) -> Any:

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from fast_dag.plan.topology import Topology
 
 
-MANY, GATHERED, SURROUNDED = "many", "gathered", "surrounded"
+MANY, GATHERED, SURROUNDED, PARTED = "many", "gathered", "surrounded", "parted"
 """How calls of the straight line are made that do not take one or two results: with any other
-number of them, with arguments that the binding gathers, or through the policy."""
+number of them, with arguments that the binding gathers, or through the policy; or where several
+nodes take one part of the result."""
 
 
 class Plan:
@@ -76,6 +77,10 @@ class Plan:
             if policy is not None:
                 has_policies = True
             steps.append(make(index, node, edges, keys, binding, policy))
+        for name in topology.parted:
+            at = topology.index.get(name)
+            if at is not None:
+                steps[at].is_parted, steps[at].plain = True, None
         for wrap in wrappers:
             for step in steps:
                 step.call = wrap(step.node) or step.call
@@ -206,7 +211,9 @@ class Plan:
             keys = step.keys
             how: int | str
             call: tuple[Any, ...]
-            if step.policy is not None:
+            if step.is_parted:
+                how, call = PARTED, (step.name, step, None)
+            elif step.policy is not None:
                 sole = keys[0] if keys is not None and len(keys) == 1 else None
                 how, call = SURROUNDED, (step.name, step, sole)
             elif keys is None:

@@ -36,6 +36,8 @@ class Step:
     `decides` whether the result chooses branches. `nested` is the plan of a nested workflow,
     compiled for the inputs that its edges give.
 
+    `is_parted`: several nodes take one part of its result.
+
     `plain` is "sync" or "async" if the call is that function alone and its result is stored as it
     is; None if there is more to do. Only plain steps may take the fast paths of the drivers.
     """
@@ -46,6 +48,7 @@ class Step:
         "decides",
         "edges",
         "index",
+        "is_parted",
         "keys",
         "name",
         "nested",
@@ -73,6 +76,7 @@ class Step:
         self.call: Callable[..., Any] = node.func
         self.nested: Any = None
         self.decides = decides = node.type is not _NODE and node.type.decides
+        self.is_parted = False
         self.plain: str | None = None
         if policy is None and not (decides or node.timeout or node.run_in or node.workflow):
             self.plain = "async" if node.signature.is_async else "sync"

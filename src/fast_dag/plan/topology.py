@@ -28,6 +28,7 @@ class Topology:
 
     Nodes are known by their index, in the order of their definition. `incoming` has the edges of
     each node as they were made; `external` the edges that come from outside of a narrowed part;
+    `parted` the nodes of which several edges take one part;
     `order` the nodes as a sequential run takes them, shorter than `nodes` where there are cycles;
     `whole` is the unnarrowed shape.
     """
@@ -49,8 +50,15 @@ class Topology:
         leads_on = [False] * len(self.nodes)
         find = self.index.get
         in_order = True
+        outputs: set[tuple[str, str]] = set()
+        parted: set[str] = set()
         for target, edges in enumerate(incoming):
             for edge in edges:
+                if edge.output is not None:
+                    port = edge.source, edge.output
+                    if port in outputs:
+                        parted.add(edge.source)
+                    outputs.add(port)
                 source = find(edge.source)
                 if source is None:
                     external.append((target, edge))
@@ -59,6 +67,7 @@ class Topology:
                     if source >= target:
                         in_order = False
         self.external = external
+        self.parted = parted
         self._leads_on = leads_on
         # Where each node was defined after those it depends on, the first of those that are ready
         # is always the next.
@@ -310,14 +319,17 @@ class Topology:
             if edge.source == name and edge.input is not None
         ]
 
-    def clashing_consumers(self, index: int) -> tuple[str, str] | None:
-        """Two nodes that may both take a node's value in one run; None where there are none."""
-        return self._clash(self.consumers(index))
-
-    def _clash(self, consumers: Sequence[tuple[int, Edge]]) -> tuple[str, str] | None:
+    def clash(self, takers: Iterable[tuple[int, Edge | None]]) -> tuple[str, str] | None:
+        """Two of the nodes, each with the edge by which it takes a value, that may run in one run;
+        None where there are none."""
         takes = [
-            (target, self._cells.either(self.choices[target], self.edge_choices(edge)))
-            for target, edge in consumers
+            (
+                target,
+                self.choices[target]
+                if edge is None
+                else self._cells.either(self.choices[target], self.edge_choices(edge)),
+            )
+            for target, edge in takers
         ]
         for position, (target, needed) in enumerate(takes):
             for other, needed_there in takes[:position]:

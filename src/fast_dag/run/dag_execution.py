@@ -5,7 +5,8 @@ from __future__ import annotations
 from fast_dag.call.effects import ONE_SHOT
 from fast_dag.define.node import NodeType
 from fast_dag.define.signature import ABSENT
-from fast_dag.plan.binding import gives_one_shot
+from fast_dag.errors import failures
+from fast_dag.plan.binding import gives_one_shot, part_of
 from fast_dag.plan.branches import choice_of
 from fast_dag.returns import ConditionalReturn, SelectReturn
 from fast_dag.run import failures as told
@@ -115,6 +116,11 @@ class DagExecution(Execution):
                 needed.extend(topology.sinks)
             self._resumption = Resumption(self, earlier, changed, needed)
             self._refuse_consumed_inputs(self._resumption)
+            for index in self._resumption.taken:
+                name = topology.names[index]
+                value = earlier.results.get(name)
+                if ONE_SHOT[type(value)] and name not in earlier.consumed:
+                    self.refuse_sharing(index, value)
 
     def _prepare_results(self) -> None:
         resumption = self._resumption
@@ -282,20 +288,57 @@ class DagExecution(Execution):
 
     def _decide(self, index: int, outcome: Outcome) -> Verdict:
         step, value, choice = self.plan.steps[index], outcome.value, None
-        if ONE_SHOT[type(value)]:
-            self.refuse_sharing(index, value)
         if step.decides:
             choice = self._choice(step.name, value)
-            passed_on = self._carried.get(step.name)
-            if ONE_SHOT[type(passed_on)] and not isinstance(value, _RETURNS):
-                self.refuse_sharing(index, passed_on)
+            if isinstance(value, _RETURNS):
+                value = value.value
+            else:
+                value = self._carried.get(step.name)
+                self._refuse_taken(index, value)
+        if ONE_SHOT[type(value)]:
+            self.refuse_sharing(index, value)
+        elif step.is_parted:
+            self.refuse_shared_parts(index, value)
         return Verdict(outcome, step.name, choice)
 
     def refuse_sharing(self, index: int, value: Any) -> None:
         """Raise ValidationError if several nodes would share what only one can go through."""
-        clash = self.plan.topology.clashing_consumers(index)
+        topology = self.plan.topology
+        clash = topology.clash(topology.consumers(index))
         if clash is not None:
-            raise told.shared(self.plan.names[index], "returned", value, clash)
+            raise told.shared(topology.names[index], "returned", value, clash)
+
+    def refuse_shared_parts(self, index: int, value: Any) -> None:
+        """The same for parts of it."""
+        topology = self.plan.topology
+        by_output: dict[str, list[tuple[int, Edge]]] = {}
+        for target, edge in topology.consumers(index):
+            if edge.output is not None:
+                by_output.setdefault(edge.output, []).append((target, edge))
+        for output, takers in by_output.items():
+            clash = topology.clash(takers) if len(takers) > 1 else None
+            if clash is None:
+                continue
+            node, edge = topology.nodes[index], takers[0][1]
+            try:
+                part, again = part_of(value, edge, node), part_of(value, edge, node)
+            except failures():  # they will fail, and say why
+                continue
+            if part is again and ONE_SHOT[type(part)]:  # and is not made anew for each
+                raise told.shared(topology.names[index], f"returned as {output!r}", part, clash)
+
+    def _refuse_taken(self, index: int, given: Any) -> None:
+        """Raise ValidationError if a decider passes on what only one node can go through, since it
+        has taken that itself."""
+        topology = self.plan.topology
+        node = topology.nodes[index]
+        takers = [
+            topology.names[target]
+            for target, edge in topology.consumers(index)
+            if gives_one_shot(edge, node, given)
+        ]
+        if takers:
+            raise told.shared(node.name, "passes on", given, [node.name, *takers])
 
     # Edges and deciders.
 
@@ -348,6 +391,7 @@ class DagExecution(Execution):
         if self.context._record is not None:
             consumed |= self.context._record.consumed(self.results)
         self.record.used_up = consumed
+        self._refuse_shared_results(results)
         if not consumed:
             return
         bindings, whole = self.plan.decider_bindings, self.plan.topology.whole
@@ -363,6 +407,21 @@ class DagExecution(Execution):
                     todo += [
                         each for each in whole.incoming[whole.index[edge.source]] if each.input
                     ]
+
+    def _refuse_shared_results(self, results: Mapping[str, Any]) -> None:
+        """Raise ValidationError where several nodes would share a one-shot result from outside."""
+        topology = self.plan.topology
+        takers: dict[str, list[tuple[int, Edge]]] = {}
+        for target, edge in self._external:
+            is_taken = edge.input is not None and self._outside[id(edge)]
+            node = topology.whole.nodes[topology.whole.index[edge.source]]
+            if is_taken and gives_one_shot(edge, node, results.get(edge.source)):
+                takers.setdefault(edge.origin, []).append((target, edge))
+        for origin, several in takers.items():
+            clash = topology.clash(several) if len(several) > 1 else None
+            if clash is not None:
+                value = results.get(several[0][1].source)
+                raise told.shared(origin, "returned", value, clash)
 
     def _take_results(self, earlier: DagExecution) -> None:
         """Copy the results of an earlier execution that this one does not compute itself."""

@@ -209,8 +209,8 @@ class Execution(ABC):
     def _refuse_shared_inputs(self) -> None:
         for name, value in self.inputs.items():
             if ONE_SHOT[type(value)]:
-                takers = self.plan.takers(name)
-                if len(takers) > 1:
+                topology, takers = self.plan.topology, self.plan.takers(name)
+                if topology.clash([(topology.index[taker], None) for taker in takers]):
                     raise told.shared(name, "is", value, takers)
 
     def _prepare_results(self) -> None:
