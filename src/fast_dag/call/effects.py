@@ -138,6 +138,22 @@ def waitable(seconds: float) -> float:
     return min(seconds, LONGEST)
 
 
+class Surround(Fields):
+    """Call a hook with `args` and with a function `call`, in which the driver carries out `inner`;
+    answered like an Attempt. `outcome` is how `inner` ended, None if the hook did not call it."""
+
+    __slots__ = ("args", "func", "inner", "is_async", "outcome")
+
+    def __init__(
+        self, func: Callable[..., Any], args: tuple[Any, ...], is_async: bool, inner: Effects
+    ) -> None:
+        self.func = func
+        self.args = args
+        self.is_async = is_async
+        self.inner = inner
+        self.outcome: Outcome | None = None
+
+
 class Sleep(Fields):
     """Wait; answered with True where the run goes on, with False where it was stopped meanwhile."""
 
@@ -169,7 +185,7 @@ class Raised(Fields):
 if TYPE_CHECKING:
     Attempt = tuple[Sequence[Any], dict[str, Any]]
     """Call the node's function with these arguments; answered with its value, or with Raised."""
-    Effect = Attempt | Invoke | Sleep | Await
+    Effect = Attempt | Invoke | Surround | Sleep | Await
     Effects = Generator[Effect, Any, Outcome]
 
 
@@ -185,13 +201,14 @@ def interpret(
     effects: Effects,
     func: Callable[..., Any],
     call: Callable[..., Any],
-    wait: Callable[[Any], Any],
+    wait: Callable[..., Any],
     sleep: Callable[[float], None],
 ) -> Outcome:
     """Carry effects out in this thread, to their end.
 
-    `func` is the node's function. `call(f, *args, **kwargs)` calls it and the hooks, `wait` gives
-    the result of a coroutine that these return, `sleep` waits for so many seconds.
+    `func` is the node's function. `call(f, *args, **kwargs)` calls it and the hooks. `wait` gives
+    the result of a coroutine that these return; its second argument is True inside of a hook, in
+    whose contextvars the thread is already. `sleep` waits for so many seconds.
     """
     answer: Any = None
     args: Sequence[Any]
@@ -202,6 +219,14 @@ def interpret(
                 called, args, kwargs = effect.func, effect.args, _NO_KEYWORDS
             elif isinstance(effect, tuple):
                 called, (args, kwargs) = func, effect
+            elif isinstance(effect, Surround):
+                inside = _Inside(effect, func, wait, sleep)
+                try:
+                    answer = call(effect.func, *effect.args, inside.call)
+                except failures() as error:
+                    answer = Raised(error)  # type: ignore[arg-type]
+                inside.raise_what_interrupted()
+                continue
             else:
                 if isinstance(effect, Sleep):
                     sleep(effect.seconds)
@@ -224,3 +249,43 @@ def interpret(
 
 
 _NO_KEYWORDS: Final[dict[str, Any]] = {}
+
+
+class _Inside:
+    """What a hook that surrounds a call is given as `call`, where that is made in its thread."""
+
+    def __init__(
+        self,
+        effect: Surround,
+        func: Callable[..., Any],
+        wait: Callable[..., Any],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self.effect = effect
+        self._interpreted = func, _called, lambda it: wait(it, True), sleep
+        self._interrupted: BaseException | None = None
+        self._is_called = False
+
+    def call(self) -> Any:
+        """Carry out what is inside: its value. Raises what it ended with."""
+        if self._is_called:
+            raise RuntimeError("an around hook calls call() once; it did so again")
+        self._is_called = True
+        try:
+            outcome = self.effect.outcome = interpret(self.effect.inner, *self._interpreted)
+        except BaseException as error:
+            self._interrupted = error
+            raise
+        if not outcome.ok:
+            raise outcome.value
+        return outcome.value
+
+    def raise_what_interrupted(self) -> None:
+        """Raise what ended the program, say, also if the hook swallowed that."""
+        if self._interrupted is not None:
+            raise self._interrupted
+
+
+def _called(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Called in the contextvars that the hook is in already."""
+    return func(*args, **kwargs)

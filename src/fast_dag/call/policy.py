@@ -1,8 +1,8 @@
 """What surrounds one node call, in its one order, each part only where it was asked for:
 
-inputs, pre_execute, cache, attempts (of opening resources and calling the function, with on_retry
-and waits), cache again, post_execute; where that failed: on_error, the node's error handler; at the
-end, always: cleanup.
+inputs, pre_execute, and surrounded by the around hook: cache, attempts (of opening resources and
+calling the function, with on_retry and waits), cache again, post_execute; where that failed:
+on_error, the node's error handler; at the end, always: cleanup.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextvars import copy_context
 from types import CoroutineType
 
 from fast_dag.call.arguments import named, unnamed
-from fast_dag.call.effects import ONE_SHOT, STOPPED, Await, Outcome, Raised, Sleep
+from fast_dag.call.effects import ONE_SHOT, STOPPED, Await, Outcome, Raised, Sleep, Surround
 from fast_dag.call.retry import is_retried, wait_after
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import add_note, failures, text_of
@@ -66,6 +66,7 @@ class CallPolicy:
     """
 
     __slots__ = (
+        "around",
         "arounds",
         "by_position",
         "cache",
@@ -97,6 +98,7 @@ class CallPolicy:
         self.handler = handler
         self.resources = resources
         self.pre_execute = hooks.get("pre_execute")
+        self.around = hooks.get("around")
         self.post_execute = hooks.get("post_execute")
         self.on_error = hooks.get("on_error")
         self.on_retry = hooks.get("on_retry")
@@ -108,6 +110,7 @@ class CallPolicy:
         self.is_simple = not (
             resources
             or arounds
+            or self.around
             or (self.cache is not None and self.cache.shared)
             or any(hook.is_async for hook in hooks.values())
         )
@@ -137,9 +140,34 @@ class CallPolicy:
                     inputs = _new_inputs(answer)
                 except failures() as error:
                     outcome = _failed(error, "pre_execute hook")
-        if outcome is not None:
-            pass
-        elif self.cache is None:
+        if outcome is None and self.around is not None:
+            outcome = yield from self._surrounded(self.around, host, inputs)
+        elif outcome is None:
+            outcome = yield from self._inside(host, inputs, kept)
+        return (yield from self._ended(host, inputs, outcome))
+
+    def _surrounded(self, around: Hook, host: Host, inputs: Inputs) -> Effects:
+        """The around hook, with the rest of the call inside of it."""
+        inner = self._inside(host, inputs, None)
+        effect = Surround(around.func, (self.node, inputs, host.context), around.is_async, inner)
+        try:
+            answer = yield effect
+        finally:
+            inner.close()
+        done = effect.outcome
+        if done is STOPPED:
+            return STOPPED
+        attempts, cached = (0, None) if done is None else (done.attempts, done.cached)
+        if not isinstance(answer, Raised):
+            return Outcome(True, answer, attempts, None, cached)
+        if done is not None and not done.ok and answer.error is done.value:
+            return done
+        return _failed(answer.error, "around hook", attempts, cached)
+
+    def _inside(self, host: Host, inputs: Inputs, kept: Attempt | None) -> Effects:
+        """From the look into the cache to post_execute."""
+        outcome: Outcome
+        if self.cache is None:
             outcome = yield from self._attempts(host, inputs, kept)
         else:
             try:
@@ -160,7 +188,7 @@ class CallPolicy:
                 )
             elif answer is not None:
                 outcome.value = answer
-        return (yield from self._ended(host, inputs, outcome))
+        return outcome
 
     def call_inline(  # noqa: PLR0912, PLR0915  one order, told flat
         self, host: Host, attempt: Attempt, func: Callable[..., Any], waiter: Waiter

@@ -118,6 +118,8 @@ class Workflow(Nestable):
         """Set hooks around the calls of one node, phase by phase in place of the default ones.
 
         - `pre_execute(node, inputs, context)`: may return new inputs.
+        - `around(node, inputs, context, call)`: calls the rest itself, once, `return call()`, or
+          `return await call()` if it is async; what it returns is the result.
         - `post_execute(node, inputs, result, context)`: may return another result.
         - `on_retry(node, inputs, error, context, attempt, delay)`: before each wait of `delay`
           seconds.

@@ -323,7 +323,11 @@ class Waiter:
         self, effects: Effects, func: Callable[..., Any], variables: Variables
     ) -> Outcome:
         """Carry the effects of a call of `func` out in this thread, in those contextvars."""
-        return interpret(effects, func, variables.run, lambda it: self.wait(it, variables), sleep)
+
+        def wait(coroutine: Coroutine[Any, Any, Any], is_inside: bool = False) -> Any:
+            return self.wait(coroutine, None if is_inside else variables)
+
+        return interpret(effects, func, variables.run, wait, sleep)
 
 
 def in_running_loop() -> bool:

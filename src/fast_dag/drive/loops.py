@@ -224,6 +224,11 @@ class LoopLane(Lane):
     def give_up(self, job: Job) -> None:
         self.soon(self._cancel, job)
 
+    def step_out(self, job: Job) -> None:
+        """The task of a job waits for other calls of that job: none of its own is to be given
+        up."""
+        self._inside.pop(job, None)
+
     def _cancel(self, job: Job) -> None:
         task = self._inside.get(job)
         if task is None:
@@ -364,6 +369,12 @@ class ThreadedLoopLane(Lane):
         with self._lock:
             if self._lane is not None and not self._closed:
                 self._lane.give_up(job)
+
+    def step_out(self, job: Job) -> None:
+        """See `LoopLane`."""
+        with self._lock:
+            if self._lane is not None:
+                self._lane.step_out(job)
 
     def ask(self) -> None:
         """Find out whether the loop responds, or something blocks it; see `responds`."""

@@ -172,8 +172,17 @@ class Plan:
     def goes_elsewhere(self) -> bool:
         """Whether some node, here or in a nested workflow, cannot be called by the caller's
         thread."""
-        return _some(
+        return self.awaits_around or _some(
             self.topology.nodes, lambda node: node.timeout or node.run_in in ("thread", "process")
+        )
+
+    @cached_property
+    def awaits_around(self) -> bool:
+        """Whether some node, here or in a nested workflow, has an async hook around its call."""
+        return any(
+            (step.policy is not None and step.policy.around and step.policy.around.is_async)
+            or (step.nested and step.nested.awaits_around)
+            for step in self.steps
         )
 
     @cached_property
