@@ -26,14 +26,17 @@ if TYPE_CHECKING:
         @property
         def watched(self) -> bool:
             """Whether somebody wants to know of each node."""
+            ...
 
         @property
         def stopped(self) -> bool:
             """Whether nothing more starts."""
+            ...
 
         @property
         def blocks_loop(self) -> bool:
             """Whether an event loop stands still until it ends."""
+            ...
 
         def retries(self, name: str, error: Exception, attempt: int, delay: float, /) -> None:
             """An attempt failed, and another follows after `delay` seconds."""

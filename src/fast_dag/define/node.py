@@ -269,7 +269,8 @@ class Node(Linkable, OfFunction[P, R_co]):
         if asked is not None:
             from fast_dag.cache.store import NodeCache  # for those who cache
 
-            self.cache = NodeCache(self, **asked)
+            node: Any = self  # pyright takes `func` for a method
+            self.cache = NodeCache(node, **asked)
 
     def _read(self, name: str | None) -> Signature:
         inputs = self.options.get("inputs")

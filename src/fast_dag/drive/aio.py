@@ -34,18 +34,27 @@ async def drive(execution: Execution) -> None:
 def drive_here(execution: Execution) -> None:
     """The same for a caller that waits in its thread, on a loop of its own."""
 
+    coordinators: list[_Coordinator] = []
+
     async def watched() -> None:
         beat = _Heartbeat(asyncio.get_running_loop())
         try:
             if suits(execution):
                 await Tasks(execution).drive()
             else:
-                await _Coordinator(execution, Pool(pool_size(execution)), owns_loop=True).drive()
+                coordinator = _Coordinator(execution, Pool(pool_size(execution)), owns_loop=True)
+                coordinators.append(coordinator)
+                await coordinator.drive()
         finally:
             beat.stop()
 
     with asyncio.Runner() as runner:
-        runner.run(watched())
+        try:
+            runner.run(watched())
+        except BaseException:
+            for coordinator in coordinators:
+                coordinator.stop_waiting()
+            raise
 
 
 @contextmanager
@@ -91,6 +100,7 @@ class _Coordinator(Lane):
         self._handle: asyncio.TimerHandle | None = None  # of the timer that is due first
         self._cancelled: asyncio.CancelledError | None = None
         self._done = asyncio.Event()
+        self._waits = True
         dispatcher.lanes = self.lanes
         dispatcher.finish = lambda: self.loop.soon(self._done.set)
         dispatcher.soon = lambda function: self._later(self._guarded, function)
@@ -123,8 +133,14 @@ class _Coordinator(Lane):
         if self._cancelled is not None:
             raise self._cancelled
 
+    def stop_waiting(self) -> None:
+        """Wait for nothing any more: Ctrl-C has stopped the loop, maybe in the callback that would
+        have set the event that is waited for."""
+        self._waits = False
+        self.dispatcher.kill()  # unless it has ended
+
     async def _until(self, event: asyncio.Event) -> None:
-        while not event.is_set():
+        while self._waits and not event.is_set():
             try:
                 await event.wait()
             except asyncio.CancelledError as error:

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         def threads(self) -> Lane: ...
         def of(self, node: Node[..., Any], /, *, stays: bool = False) -> Lane:
             """The lane of a node's calls; with `stays`, not in another process."""
+            ...
 
 
 GRACE = 5.0

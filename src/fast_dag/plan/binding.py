@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         def context(self) -> Context: ...
         def is_live(self, edge: Edge, /) -> bool:
             """Whether an edge has ended live by now."""
+            ...
 
         def carried(self, name: str, /) -> Any:
             """What the edges of a decider carry that returned a plain bool or name."""
