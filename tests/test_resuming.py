@@ -46,8 +46,8 @@ class Resumed:
 
     def _stand(self, name: str) -> str:
         edges = self.shape.into(name)
-        dead = [self.live(edge) is False for edge in edges]
-        if edges and (all(dead) if self.shape.by_name[name].kind == "any" else any(dead)):
+        dead = [self.live(edge) is False for edge in edges if not edge.optional]
+        if dead and (all(dead) if self.shape.by_name[name].kind == "any" else any(dead)):
             return "skipped"
         if self.first.status(name) != "completed" or name in self.forced:
             return "runs"
@@ -57,7 +57,9 @@ class Resumed:
         stand = self.stand(edge.source)
         if stand == "runs":
             return None
-        return stand == "taken" and edge.branch in (None, self.first.taken(edge.source))
+        if stand != "taken":
+            return False
+        return edge.branch is None or self.first.takes(edge.source, edge.branch)
 
     def carries(self, name: str) -> bool:
         """Whether the edges of a decider carry what it was given."""

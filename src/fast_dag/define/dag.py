@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         AnyDecorator,
         CachedNodeDecorator,
         NodeDecorator,
+        SelectDecorator,
     )
     from fast_dag.define.options import NodeOptions, Seconds
     from fast_dag.run.execution import Execution
@@ -182,9 +183,10 @@ class DAG(Workflow):
         return Decorator(self._add, NodeType.CONDITION)
 
     @property
-    def select(self) -> NodeDecorator:
+    def select(self) -> SelectDecorator:
         """Decorator: the function returns a branch's name or SelectReturn, which selects
-        `.branches[name]`, or `.branches["default"]` if no edge leaves that branch."""
+        `.branches[name]`, or `.branches["default"]` if no edge leaves that branch. With
+        `several=True` it may return a list of names, which are all taken."""
         return Decorator(self._add, NodeType.SELECT)
 
     @property
@@ -256,6 +258,7 @@ class DAG(Workflow):
         target: str | Node[..., Any],
         output: str | None = None,
         input: str | Literal[False] | None = None,
+        optional: bool = False,
     ) -> Self:
         """Connect two nodes.
 
@@ -265,10 +268,15 @@ class DAG(Workflow):
             Nodes or their names; the source may also be a branch, `check.on_true`.
         output:
             The part of the value that flows: a key of a mapping, an attribute, or an element of a
-            tuple, named by `outputs=` of the source. None: the whole value.
+            tuple, named by `outputs=` of the source. None: the whole value. Of a select it names
+            the branch instead, and so do "true" and "false" of a condition.
         input:
             The parameter that the edge feeds. None: the one named like `output`, else like the
             source, else the first parameter without an edge. False: none, the edge only orders.
+        optional:
+            Whether the target runs also if the edge ends dead, because the source failed, was
+            skipped or chose another branch. The parameter gets its default then, else None. The
+            target waits for the edge to end.
 
         Raises ValidationError if a name is unknown or no parameter is left.
 
@@ -276,7 +284,7 @@ class DAG(Workflow):
         >>> dag.connect("load", "double", output="n").run()
         6
         """
-        self._graph.connect(source, target, output, input)
+        self._graph.connect(source, target, output, input, optional)
         return self
 
     def disconnect(

@@ -49,10 +49,15 @@ class _States(Graph):
         self._fsm = fsm
 
     def connect(
-        self, source: Any, target: Any, output: str | None = None, input: Any = None
+        self,
+        source: Any,
+        target: Any,
+        output: str | None = None,
+        input: Any = None,
+        optional: bool = False,
     ) -> None:
         start, end = self.node(source).name, self.node(target).name
-        if output is not None or input is not None:
+        if output is not None or input is not None or optional:
             raise ValidationError(
                 f"states have no outputs and inputs to connect: say {start} >> {end}, or "
                 f"add_transition({start!r}, {end!r}) with a condition or an event"

@@ -69,7 +69,8 @@ class WorkflowView(NamedTuple):
             name = self.topology.names[index]
             if statuses.get(name) != "skipped":
                 continue
-            dead = (edge for edge, live in self.edges_into(index) if live is False)
+            ends = self.edges_into(index)
+            dead = (edge for edge, live in ends if live is False and not edge.optional)
             edge = next(dead, None)
             if edge is None:
                 continue

@@ -132,6 +132,20 @@ class FirstLive(Source):
         return self.default
 
 
+class IfLive(Source):
+    """Of an optional edge: its value, else the parameter's default, else None. If the default is
+    known to a nested workflow only, ABSENT leaves it to that."""
+
+    __slots__ = ("default", "edge")
+
+    def __init__(self, edge: FromEdge, default: Any) -> None:
+        self.edge = edge
+        self.default = default
+
+    def fetch(self, values: Values) -> Any:
+        return self.edge.fetch(values) if values.is_live(self.edge.edge) else self.default
+
+
 class Collected(Source):
     """Of an `all` node: a dict of the values of several edges, by where they come from."""
 
@@ -141,7 +155,11 @@ class Collected(Source):
         self.edges = edges
 
     def fetch(self, values: Values) -> Any:
-        return {each.edge.origin: each.fetch(values) for each in self.edges}
+        return {
+            each.edge.origin: each.fetch(values)
+            for each in self.edges
+            if not each.edge.optional or values.is_live(each.edge)
+        }
 
 
 class Together(Source):
@@ -169,6 +187,8 @@ def keys_by_position(
     for name, edge in zip(names, edges, strict=True):
         if name != edge.input or edge.output is not None or edge.source in deciders:
             return None
+        if edge.optional:
+            return None
         keys.append(edge.source)
     return tuple(keys)
 
@@ -185,6 +205,7 @@ class Binding:
         "defaults",
         "given",
         "keyword",
+        "may_lack",
         "missing",
         "positional",
         "resources",
@@ -203,6 +224,7 @@ class Binding:
     ) -> None:
         """`inputs` are the names of the run inputs, `named` those that some parameter names."""
         self.decides = node.type.decides
+        self.may_lack = False  # an optional edge may leave a parameter to a default
         self.positional: list[Source] = []
         self.keyword: list[tuple[str, Source]] = []
         # What edges and inputs feed, by parameter: what a decider was given.
@@ -247,7 +269,12 @@ class Binding:
             if parameter.is_context:
                 source = TheContext()
             elif edges is not None:
-                source = _joined(node, name, edges, parameter.default)
+                default = parameter.default
+                if default is ABSENT and parameter.optional and node.workflow:
+                    self.may_lack = True
+                elif default is ABSENT:
+                    default = None
+                source = _joined(node, name, edges, default)
                 self.given.append((name, source))
             elif name in inputs:
                 source = FromInput(name)
@@ -283,7 +310,7 @@ class Binding:
         signature = node.signature
         if signature.var_positional is not None:
             edges = feeds.pop("*" + signature.var_positional, [])
-            rest = [_joined(node, None, [each], ABSENT) for each in edges]
+            rest = [_joined(node, None, [each], None) for each in edges]
             self.positional.extend(rest)
             if rest:
                 together = rest[0] if len(rest) == 1 else Together(rest)
@@ -291,7 +318,7 @@ class Binding:
         if signature.var_keyword is not None:
             for key, several in feeds.items():
                 assert key is not None
-                source = _joined(node, key, several, ABSENT)
+                source = _joined(node, key, several, None)
                 self.keyword.append((key, source))
                 self.given.append((key, source))
             self.rest = frozenset(key for key in inputs if key not in named and key not in feeds)
@@ -300,10 +327,10 @@ class Binding:
 
     def gather(self, values: Values) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of the call."""
-        return (
-            [each.fetch(values) for each in self.positional],
-            {key: each.fetch(values) for key, each in self.keyword} | self._rest_of(values),
-        )
+        keyword = {key: each.fetch(values) for key, each in self.keyword}
+        if self.may_lack:
+            keyword = {key: each for key, each in keyword.items() if each is not ABSENT}
+        return [each.fetch(values) for each in self.positional], keyword | self._rest_of(values)
 
     @property
     def keywords(self) -> frozenset[str]:
@@ -333,7 +360,7 @@ def _joined(
         len(edges) > 1 or (name is not None and node.options.get("collect") == name)
     ):
         return Collected(edges)
-    return edges[0]
+    return IfLive(edges[0], default) if edges[0].edge.optional else edges[0]
 
 
 def _is_plain(source: Source) -> bool:

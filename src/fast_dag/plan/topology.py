@@ -74,21 +74,28 @@ class Topology:
         self.order = tuple(range(len(self.nodes))) if in_order else self._sequential_order()
 
     @cached_property
-    def successors(self) -> list[list[tuple[int, bool | str | None]]]:
-        """For each node, where its edges lead inside, as (target, branch)."""
-        successors: list[list[tuple[int, bool | str | None]]] = [[] for _ in self.nodes]
+    def successors(self) -> list[list[tuple[int, bool | str | None, bool]]]:
+        """For each node, where its edges lead inside, as (target, branch, optional)."""
+        successors: list[list[tuple[int, bool | str | None, bool]]] = [[] for _ in self.nodes]
         find = self.index.get
         for target, edges in enumerate(self.incoming):
             for edge in edges:
                 source = find(edge.source)
                 if source is not None:
-                    successors[source].append((target, edge.branch))
+                    successors[source].append((target, edge.branch, edge.optional))
         return successors
 
     @cached_property
     def deciders(self) -> frozenset[str]:
         """The names of the nodes that choose a branch."""
         return frozenset([node.name for node in self.special if node.type.decides])
+
+    @cached_property
+    def several(self) -> frozenset[str]:
+        """The names of the selects that may choose several branches: these do not exclude each
+        other."""
+        special = self.whole.special
+        return frozenset([node.name for node in special if node.options.get("several")])
 
     @cached_property
     def special(self) -> list[Node[..., Any]]:
@@ -124,7 +131,7 @@ class Topology:
         """Kahn's algorithm with a heap: of the ready nodes always the one defined first."""
         waiting = [0] * len(self.nodes)
         for targets in self.successors:
-            for target, _ in targets:
+            for target, *_ in targets:
                 waiting[target] += 1
         ready = [index for index, count in enumerate(waiting) if not count]
         heapify(ready)
@@ -132,7 +139,7 @@ class Topology:
         while ready:
             index = heappop(ready)
             order.append(index)
-            for target, _ in self.successors[index]:
+            for target, *_ in self.successors[index]:
                 waiting[target] -= 1
                 if not waiting[target]:
                     heappush(ready, target)
@@ -178,7 +185,7 @@ class Topology:
 
     def below(self, starts: Iterable[int]) -> set[int]:
         """`starts` and everything that depends on them."""
-        return _closure(starts, lambda index: [target for target, _ in self.successors[index]])
+        return _closure(starts, lambda index: [target for target, *_ in self.successors[index]])
 
     def above(self, ends: Iterable[int]) -> set[int]:
         """`ends` and everything they depend on."""
@@ -195,7 +202,7 @@ class Topology:
         """Whether each node but the first has an edge from the one before it in sequential
         order."""
         return all(
-            any(target == after for target, _ in self.successors[index])
+            any(target == after for target, *_ in self.successors[index])
             for index, after in pairwise(self.order)
         )
 
@@ -243,8 +250,8 @@ class Topology:
         completed; None where one is an `any`, or waits for a branch."""
         others = set(self.alternatives)
         return [
-            tuple([target for target, _ in targets])
-            if all(branch is None and target not in others for target, branch in targets)
+            tuple([target for target, *_ in targets])
+            if all(branch is None and target not in others for target, branch, _ in targets)
             else None
             for targets in self.successors
         ]
@@ -258,7 +265,7 @@ class Topology:
         for index in self.order if self.listened else ():
             is_any = self.nodes[index].type is NodeType.ANY
             merge = self._cells.both if is_any else self._cells.either
-            edges = iter(self.incoming[index])
+            edges = (edge for edge in self.incoming[index] if is_any or not edge.optional)
             edge = next(edges, None)
             if edge is not None:
                 own = self._edge_choices(edge, needed)
@@ -277,7 +284,9 @@ class Topology:
     def _edge_choices(self, edge: Edge, choices: Sequence[Needs | None]) -> Needs | None:
         source = self.index.get(edge.source)
         before = None if source is None else choices[source]
-        return before if edge.branch is None else self._cells.add(edge.source, edge.branch, before)
+        if edge.branch is None or edge.source in self.several:
+            return before
+        return self._cells.add(edge.source, edge.branch, before)
 
     def edge_choices(self, edge: Edge) -> Needs | None:
         """The choices without which an edge cannot be live."""
@@ -285,8 +294,8 @@ class Topology:
 
     def contradiction_at(self, index: int) -> tuple[Choice, Choice] | None:
         """Two branches of one decider that the edges into a node need at once."""
-        edges = iter(self.incoming[index])
-        needed = self.edge_choices(next(edges))
+        edges = (edge for edge in self.incoming[index] if not edge.optional)
+        needed: Needs | None = None
         for edge in edges:
             own = self.edge_choices(edge)
             clash = self._cells.contradiction(needed, own)
@@ -311,7 +320,7 @@ class Topology:
     def consumers(self, index: int) -> list[tuple[int, Edge]]:
         """The edges inside that carry a node's value."""
         name = self.names[index]
-        targets = dict.fromkeys(target for target, _ in self.successors[index])
+        targets = dict.fromkeys(target for target, *_ in self.successors[index])
         return [
             (target, edge)
             for target in targets

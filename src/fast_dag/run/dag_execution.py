@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fast_dag.draw.view import RunView
     from fast_dag.plan.plan import Plan
     from fast_dag.run.settings import Settings
+    from fast_dag.schedule.dag import Choice
 
 
 _RETURNS = (ConditionalReturn, SelectReturn)
@@ -192,7 +193,9 @@ class DagExecution(Execution):
             self.observers.go_on_from({self.plan.names[index] for index in self._replayed})
         schedule = DagSchedule(self.plan.topology, eager=eager)
         self.record.schedule = schedule
-        outside = [(target, self._outside[id(edge)]) for target, edge in self._external]
+        outside = [
+            (target, edge.optional or self._outside[id(edge)]) for target, edge in self._external
+        ]
         ready = schedule.begin(outside, self._replayed)
         if self.keeping is not None:
             for index in self._replayed:
@@ -223,7 +226,7 @@ class DagExecution(Execution):
             source is None or source in self._left_out or self.record.status(source) == COMPLETED
             for edge in topology.incoming[index]
             for source in [topology.index.get(edge.source)]
-            if not self.is_live(edge)
+            if not (edge.optional or self.is_live(edge))
         ]
         return all(dead) if topology.nodes[index].type is NodeType.ANY else any(dead)
 
@@ -347,6 +350,8 @@ class DagExecution(Execution):
         outside = self._outside.get(id(edge))
         if outside is not None:
             return outside
+        if self.record.schedule is None:  # on the straight line all are
+            return True
         return self._schedule.is_live(self.plan.topology.index[edge.source], edge.branch)
 
     def carried(self, name: str) -> Any:
@@ -371,7 +376,7 @@ class DagExecution(Execution):
                 todo.pop()
         return carried[name]
 
-    def _choice(self, name: str, value: Any) -> bool | str:
+    def _choice(self, name: str, value: Any) -> Choice:
         """The branch that a decider's result takes."""
         whole = self.plan.topology.whole
         return choice_of(whole.nodes[whole.index[name]], value, whole.known_branches(name))
@@ -449,17 +454,21 @@ class DagExecution(Execution):
             for edge in edges:
                 source = topology.whole.index[edge.source]
                 live: bool | None = known.is_live(source, edge.branch)
+                if edge.optional:  # what has no result there has ended dead
+                    self._outside[id(edge)] = bool(live)
+                    continue
                 if known.status[source] not in (NodeStatus.COMPLETED, NodeStatus.SKIPPED):
                     live = True if edge.input is None and edge.branch is None else None
                 self._outside[id(edge)] = bool(live)
                 if live is None:
                     lost.append(edge)
-            live_ones = sum(self._outside[id(edge)] for edge in edges)
+            required = [edge for edge in edges if not edge.optional]
+            live_ones = sum(self._outside[id(edge)] for edge in required)
             if topology.nodes[target].type is NodeType.ANY:
                 only_outside = len(edges) == len(topology.incoming[target])
                 if not (only_outside and live_ones == 0):
                     lost = []
-            elif live_ones + len(lost) < len(edges):  # one is dead: the node is skipped
+            elif live_ones + len(lost) < len(required):  # one is dead: the node is skipped
                 lost = []
             missing.extend(lost)
         return missing

@@ -7,7 +7,7 @@ from fast_dag.errors import failures
 from fast_dag.plan.binding import gives_one_shot
 from fast_dag.returns import ConditionalReturn, SelectReturn
 from fast_dag.schedule.base import COMPLETED
-from fast_dag.schedule.dag import is_skipped
+from fast_dag.schedule.dag import is_skipped, is_taken
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Resumption:
         source = self._topology.index[edge.source]
         stand = self._stand[source]
         if stand is _TAKEN:
-            return edge.branch is None or self.choices.get(source) == edge.branch
+            return edge.branch is None or is_taken(self.choices.get(source), edge.branch)
         return None if stand is _RUNS else False
 
     def _has_chosen(self, index: int) -> bool:
@@ -172,7 +172,7 @@ class Resumption:
             self._stand[index] = _RUNS
             self.choices.pop(index, None)
             todo.append(index)
-            for target, _ in self._topology.successors[index]:
+            for target, *_ in self._topology.successors[index]:
                 if self._stand[target] is _TAKEN or (
                     self._stand[target] is _SKIPPED and not self._is_skipped(target)
                 ):
