@@ -1,4 +1,4 @@
-"""The coordinator of a run that is awaited: the caller's loop has the async nodes."""
+"""The coordinator of a run that is awaited. Its async nodes run on the caller's loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 async def drive(execution: Execution) -> None:
-    """Execute a run from its start to its end, in copies of the caller's contextvars."""
+    """Execute a run, in copies of the caller's contextvars."""
     if suits(execution):
         await Tasks(execution).drive()
         return
@@ -32,7 +32,7 @@ async def drive(execution: Execution) -> None:
 
 
 def drive_here(execution: Execution) -> None:
-    """The same for a caller that waits in its thread, on a loop of its own."""
+    """Execute a run in async mode for a caller that waits in a thread, on a new loop."""
 
     coordinators: list[_Coordinator] = []
 
@@ -59,8 +59,8 @@ def drive_here(execution: Execution) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C interrupts the call that is made here. The handler of `asyncio.Runner` would wait
-    until the loop turns again."""
+    """Let Ctrl-C interrupt the call that is made here. The handler of `asyncio.Runner` would only
+    cancel the main task, which notices that after the call."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -72,8 +72,8 @@ def _interruptible() -> Iterator[None]:
 
 
 class _Heartbeat:
-    """Wakes a loop twice a second. A signal that comes just before the loop blocks does not wake
-    it, and Ctrl-C is to end a run promptly."""
+    """Wakes a loop twice a second. A signal that arrives just before the loop blocks does not wake
+    it, but Ctrl-C should end a run promptly."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -97,7 +97,7 @@ class _Coordinator(Lane):
         self.loop = LoopLane(dispatcher, loop, threading.get_ident())
         threads = ThreadLane(dispatcher, pool, execution.settings.max_workers or 0)
         self.lanes = Lanes(dispatcher, execution.settings, threads, loop=self.loop, inline=self)
-        self._handle: asyncio.TimerHandle | None = None  # of the timer that is due first
+        self._handle: asyncio.TimerHandle | None = None  # for the timer that is due first
         self._cancelled: asyncio.CancelledError | None = None
         self._done = asyncio.Event()
         self._waits = True
@@ -107,14 +107,14 @@ class _Coordinator(Lane):
         dispatcher.timers.is_earlier = lambda: self.loop.soon(self._arm)
 
     async def drive(self) -> None:
-        """Execute the run. A cancellation cuts it short and is raised once it has ended; being
-        cancelled again meanwhile changes nothing."""
+        """Execute the run. A cancellation cuts it short, and is raised when the run has ended. A
+        second cancellation meanwhile changes nothing."""
         dispatcher = self.dispatcher
         self.execution.open()
         try:
             self._guarded(lambda: dispatcher.go_on(dispatcher.begin()))
             await self._until(self._done)
-            if dispatcher.is_killed:  # something is at work that does not end
+            if dispatcher.is_killed:  # some calls have not ended
                 self.loop.cancel_all()
                 self.lanes.threads.abandon()
             await self._closed()
@@ -126,7 +126,7 @@ class _Coordinator(Lane):
         finally:
             self._disarm()
             dispatcher.let_go()
-            del self.lanes  # which know this coordinator
+            del self.lanes  # they refer to this coordinator: that would be a cycle
             self.execution.tell_end()
         if dispatcher.crash is not None:
             raise dispatcher.crash
@@ -148,12 +148,12 @@ class _Coordinator(Lane):
                 self.dispatcher.abort("cancelled")
 
     async def _closed(self) -> None:
-        """End what was started for the run, without blocking the loop."""
+        """Close the lanes without blocking the loop."""
         quiet = asyncio.Event()
         self.lanes.threads.when_quiet(lambda: self.loop.soon(quiet.set))
         await self._until(quiet)
         elsewhere = self.lanes.elsewhere
-        self.lanes.threads.close(abandon=False)  # whose threads have nothing to do by now
+        self.lanes.threads.close(abandon=False)  # does not block: all threads are idle by now
         if elsewhere:
             closed = asyncio.Event()
 
@@ -210,4 +210,4 @@ class _Coordinator(Lane):
             self.dispatcher.break_off(error)
 
     def close(self, *, abandon: bool) -> None:
-        """The caller's loop is not ended."""
+        """Nothing: the caller's loop goes on."""
