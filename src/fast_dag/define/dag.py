@@ -258,6 +258,7 @@ class DAG(Workflow):
         target: str | Node[..., Any],
         output: str | None = None,
         input: str | Literal[False] | None = None,
+        *,
         optional: bool = False,
     ) -> Self:
         """Connect two nodes.
@@ -274,9 +275,9 @@ class DAG(Workflow):
             The parameter that the edge feeds. None: the one named like `output`, else like the
             source, else the first parameter without an edge. False: none, the edge only orders.
         optional:
-            Whether the target runs also if the edge ends dead, because the source failed, was
-            skipped or chose another branch. The parameter gets its default then, else None. The
-            target waits for the edge to end.
+            The target runs also if the edge ends dead, because the source failed, was skipped, or
+            chose another branch. The parameter then gets its default, or None. The target waits
+            until the edge has ended.
 
         Raises ValidationError if a name is unknown or no parameter is left.
 
@@ -284,7 +285,7 @@ class DAG(Workflow):
         >>> dag.connect("load", "double", output="n").run()
         6
         """
-        self._graph.connect(source, target, output, input, optional)
+        self._graph.connect(source, target, output, input, optional=optional)
         return self
 
     def disconnect(

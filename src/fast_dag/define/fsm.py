@@ -54,6 +54,7 @@ class _States(Graph):
         target: Any,
         output: str | None = None,
         input: Any = None,
+        *,
         optional: bool = False,
     ) -> None:
         start, end = self.node(source).name, self.node(target).name

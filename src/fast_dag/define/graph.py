@@ -37,7 +37,7 @@ class Edge:
     - `input`: the parameter; None if the edge only orders; `"*args"` for an edge into `*args`.
     - `branch`: the choice of the source that makes the edge live; None if every choice does.
     - `asked`: the `input` that was given to `connect`.
-    - `optional`: the target runs also if the edge ends dead.
+    - `optional`: the target runs although the edge ends dead; the parameter gets its default.
     """
 
     __slots__ = ("asked", "branch", "input", "optional", "output", "source", "target")
@@ -277,6 +277,7 @@ class Graph:
         target: str | Node[..., Any],
         output: str | None = None,
         input: str | Literal[False] | None = None,
+        *,
         optional: bool = False,
     ) -> None:
         """Add an edge; see `DAG.connect`."""
@@ -289,7 +290,7 @@ class Graph:
         if optional:
             _refuse_optional(start.name, end)
         origin, name = start.name, end.name
-        for edge in self._between(origin, name):
+        for edge in self._between(origin, name) if self._incoming[name] else ():
             if edge.output == output and edge.branch == branch and edge.meant_by(input):
                 if edge.optional != optional:
                     self._exchange(edge, optional)
@@ -319,7 +320,8 @@ class Graph:
         return node, None, output
 
     def _exchange(self, edge: Edge, optional: bool) -> None:
-        """Put another edge in the place of one, because plans have that."""
+        """Put an edge that is the same but for `optional` in the place of one; clones and plans may
+        have that, too."""
         new = Edge(
             edge.source, edge.target, edge.output, edge.input, edge.branch, edge.asked, optional
         )
@@ -333,7 +335,7 @@ class Graph:
         edges = self._incoming[target]
         if len(edges) > MANY:
             return self._indexed(target)[1].get(source, ())
-        return [edge for edge in edges if edge.source == source] if edges else edges
+        return [edge for edge in edges if edge.source == source]
 
     def _indexed(self, name: str) -> tuple[set[str | None], dict[str, list[Edge]]]:
         found = self._many.get(name)
@@ -578,8 +580,8 @@ _TRUTHS: Final = {"true": True, "false": False}
 def _refuse_optional(source: str, target: Node[..., Any]) -> None:
     if target.type is NodeType.ANY:
         raise ValidationError(
-            f"the edge {source!r} -> {target.name!r} cannot be optional: all edges of an any node "
-            "are, as it runs once one of them is live",
+            f"the edge {source!r} -> {target.name!r} cannot be optional: {target.name!r} is an any "
+            "node, which runs with any of its edges as it is",
             node=target.name,
         )
 

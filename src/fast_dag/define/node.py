@@ -34,6 +34,7 @@ if TYPE_CHECKING:
             target: Any,
             output: str | None = None,
             input: Any = None,
+            *,
             optional: bool = False,
         ) -> None: ...
 
@@ -380,8 +381,8 @@ class Node(Linkable, OfFunction[P, R_co]):
         return owner
 
     def after(self, *nodes: Node[..., Any] | Branch, optional: bool = False) -> Node[P, R_co]:
-        """Run after `nodes` without taking their values; returns this node. With `optional`, also
-        if they fail or are skipped."""
+        """Run after `nodes` without taking their values; returns this node. With `optional`, run
+        also if they fail or are skipped."""
         for each in nodes:
             self.owner.connect(each, self, input=False, optional=optional)
         return self

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from contextvars import copy_context
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_dag.call.effects import STOPPED, Outcome
 from fast_dag.drive.job import CANCELLED, Lane
+from fast_dag.drive.places import place_lent
 from fast_dag.errors import failures
 
 if TYPE_CHECKING:
@@ -19,8 +20,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fast_dag.call.effects import Effects, Surround
-    from fast_dag.drive.dispatcher import Dispatcher
     from fast_dag.drive.job import Job
+
+    class Dispatcher(Protocol):
+        """What hooks need of the dispatcher."""
+
+        lanes: Any
+
+        def begins(self, job: Job, generation: int, /) -> bool: ...
+        def watch(self, job: Job, generation: int, /) -> None: ...
+        def called(self, job: Job, generation: int, outcome: Outcome, /) -> list[Job]: ...
+        def ended(self, job: Job, generation: int, outcome: Outcome, /) -> list[Job]: ...
+        def crashed(self, job: Job, generation: int, error: BaseException, /) -> list[Job]: ...
+        def go_on(self, jobs: list[Job], /) -> object: ...
+        def fail(self, error: BaseException, /) -> None: ...
+        def kill(self) -> None: ...
 
 
 class Surrounding(Lane):
@@ -119,8 +133,6 @@ class InThread(Surrounding):
 
     def _call(self) -> Any:
         self._come()
-        from fast_dag.drive.threads import place_lent  # which imports what imports this
-
         while True:
             with place_lent():
                 generation = self._inbox.get()
