@@ -382,7 +382,7 @@ class Dispatcher:
                 outcome = Outcome(error is None, execution.value if error is None else error)
         except BaseException as problem:  # raised by, say, a mapping of the user's as metadata
             self.crash = problem
-            self.fail(problem)
+            self.abort("cancelled")
         if parent is None:
             self.finish()
         else:
