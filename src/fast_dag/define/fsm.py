@@ -49,10 +49,16 @@ class _States(Graph):
         self._fsm = fsm
 
     def connect(
-        self, source: Any, target: Any, output: str | None = None, input: Any = None
+        self,
+        source: Any,
+        target: Any,
+        output: str | None = None,
+        input: Any = None,
+        *,
+        optional: bool = False,
     ) -> None:
         start, end = self.node(source).name, self.node(target).name
-        if output is not None or input is not None:
+        if output is not None or input is not None or optional:
             raise ValidationError(
                 f"states have no outputs and inputs to connect: say {start} >> {end}, or "
                 f"add_transition({start!r}, {end!r}) with a condition or an event"
@@ -81,6 +87,8 @@ class FSM(Workflow):
         How many visits of states are kept; None keeps all.
     replace:
         A state takes the place of the state of its name, as with `replace=True` on every state.
+    remember:
+        Whether the run that finished last is kept; as in `DAG`.
 
     >>> from fast_dag import FSMReturn
     >>> fsm = FSM("countdown")
@@ -108,8 +116,9 @@ class FSM(Workflow):
         metadata: Mapping[str, Any] | None = None,
         keep_history: SupportsIndex | None = None,
         replace: bool = False,
+        remember: bool = True,
     ) -> None:
-        super().__init__(name, description, metadata, replace)
+        super().__init__(name, description, metadata, replace, remember)
         if isinstance(terminal_states, str):
             raise ValidationError(f"terminal_states is a list of names, not {terminal_states!r}")
         if on_max_cycles not in ("raise", "stop"):
@@ -275,6 +284,7 @@ class FSM(Workflow):
             metadata=self.metadata,
             keep_history=self.keep_history,
             replace=self.replace,
+            remember=self.remember,
         )
         self._copy_into(twin)
         twin._initial = dict(self._initial)
@@ -460,6 +470,7 @@ class FSM(Workflow):
             error_handler,
             progress,
             track_memory,
+            "all",
         )
         cycles = asked_count("max_cycles", max_cycles) or self.max_cycles
         limits = Limits(cycles, self.on_max_cycles == "raise")
