@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from typing import Any, Protocol, TypedDict, Unpack, overload
 
     from fast_dag._typing import P, R_co
-    from fast_dag.define.options import AllOptions, AnyOptions, CachedNodeOptions, CommonOptions
+    from fast_dag.define.options import (
+        AllOptions,
+        AnyOptions,
+        CachedNodeOptions,
+        CommonOptions,
+        SelectOptions,
+    )
 
     # Each decorator takes its own options, before the function or after it, and a type checker
     # must see which. `Unpack` takes no type variable, so each has a class of its own.
@@ -35,6 +41,8 @@ if TYPE_CHECKING:
     class ForAny(AnyOptions, Named, total=False): ...
 
     class ForAll(AllOptions, Named, total=False): ...
+
+    class ForSelect(SelectOptions, Named, total=False): ...
 
     class ForCachedNode(CachedNodeOptions, Named, total=False): ...
 
@@ -64,6 +72,14 @@ if TYPE_CHECKING:
         def __call__(self, f: Callable[P, R_co], /, **options: Unpack[ForAll]) -> Node[P, R_co]: ...
         @overload
         def __call__(self, **options: Unpack[ForAll]) -> Later: ...
+
+    class SelectDecorator(Protocol):
+        @overload
+        def __call__(
+            self, f: Callable[P, R_co], /, **options: Unpack[ForSelect]
+        ) -> Node[P, R_co]: ...
+        @overload
+        def __call__(self, **options: Unpack[ForSelect]) -> Later: ...
 
     class CachedNodeDecorator(Protocol):
         @overload

@@ -50,10 +50,16 @@ class _States(Graph):
         self._fsm = fsm
 
     def connect(
-        self, source: Any, target: Any, output: str | None = None, input: Any = None
+        self,
+        source: Any,
+        target: Any,
+        output: str | None = None,
+        input: Any = None,
+        *,
+        optional: bool = False,
     ) -> None:
         start, end = self.node(source).name, self.node(target).name
-        if output is not None or input is not None:
+        if output is not None or input is not None or optional:
             raise ValidationError(
                 f"states have no outputs and inputs to connect: say {start} >> {end}, or "
                 f"add_transition({start!r}, {end!r}) with a condition or an event"
@@ -91,6 +97,8 @@ class FSM(Workflow):
         How many visits of states are kept; None keeps all.
     replace:
         A state takes the place of the state of its name, as with `replace=True` on every state.
+    remember:
+        Whether the run that finished last is kept; as in `DAG`.
     on_error:
         The state that a failure of another state leads to, unless that has an `on_error` of its
         own. It is given what the failed one was given, and the exception as `error`.
@@ -121,9 +129,10 @@ class FSM(Workflow):
         metadata: Mapping[str, Any] | None = None,
         keep_history: SupportsIndex | None = None,
         replace: bool = False,
+        remember: bool = True,
         on_error: str | None = None,
     ) -> None:
-        super().__init__(name, description, metadata, replace)
+        super().__init__(name, description, metadata, replace, remember)
         if isinstance(terminal_states, str):
             raise ValidationError(f"terminal_states is a list of names, not {terminal_states!r}")
         if on_max_cycles not in ("raise", "stop"):
@@ -312,6 +321,7 @@ class FSM(Workflow):
             metadata=self.metadata,
             keep_history=self.keep_history,
             replace=self.replace,
+            remember=self.remember,
             on_error=self.on_error,
         )
         self._copy_into(twin)
@@ -520,6 +530,7 @@ class FSM(Workflow):
             error_handler,
             progress,
             track_memory,
+            "all",
         )
         cycles = self.max_cycles
         if max_cycles is not _OF_THE_FSM:

@@ -12,7 +12,7 @@ from types import CoroutineType
 from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
 from fast_dag.errors import ValidationError, failures, is_a, raised_in, trace_of
 from fast_dag.plan.binding import Binding
-from fast_dag.plan.plan import MANY, SURROUNDED
+from fast_dag.plan.plan import MANY, PARTED, SURROUNDED
 from fast_dag.plan.step import Step
 from fast_dag.run.dag_execution import DagExecution
 from fast_dag.run.execution import current
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from fast_dag.call.effects import Attempt, Effects
     from fast_dag.run.execution import Execution
 
-_LOOKED_AT: Final = LOOKED_AT | {Outcome}
 _GATHERING: Final = {Step.gather.__code__, Binding.gather.__code__}
 
 
@@ -91,7 +90,7 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
     The loops differ only in the call. The two frequent kinds of call are written out because that
     takes a fifth less time than one loop that tests each call."""
     results, stamps, clock = execution.results, execution.record.stamps, perf_counter
-    stamp, looked_at = stamps.append, _LOOKED_AT
+    stamp, looked_at = stamps.append, LOOKED_AT
     plain: type | None = None  # the type of the last value, if such values only have to be stored
     stamp(clock())
     try:
@@ -101,7 +100,7 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
                     value = call(results[first])
                     if type(value) is not plain:
                         plain = type(value)
-                        if plain in looked_at:
+                        if looked_at[plain]:
                             value, plain = _looked_at(execution, waiter, name, value), None
                     results[name], value = value, None  # so that deleting the result frees it
                     stamp(clock())
@@ -110,7 +109,7 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
                     value = call(results[first], results[second])
                     if type(value) is not plain:
                         plain = type(value)
-                        if plain in looked_at:
+                        if looked_at[plain]:
                             value, plain = _looked_at(execution, waiter, name, value), None
                     results[name], value = value, None
                     stamp(clock())
@@ -124,12 +123,15 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
                         else:
                             attempt = [results[keys]], {}
                         value = what.policy.call_inline(execution, attempt, what.call, waiter)
+                    elif how is PARTED:
+                        attempt = what.gather(execution)
+                        value = _parted(execution, waiter, what, attempt)
                     else:
                         args, kwargs = what.binding.gather(execution)
                         value = what.call(*args, **kwargs)
                     if type(value) is not plain:
                         plain = type(value)
-                        if plain in looked_at:
+                        if looked_at[plain]:
                             value, plain = _looked_at(execution, waiter, name, value), None
                     results[name], value = value, None
                     stamp(clock())
@@ -151,6 +153,24 @@ class _FailedError(Exception):
         self.outcome = outcome
 
 
+def _parted(execution: DagExecution, waiter: Waiter, step: Step, attempt: Attempt) -> Any:
+    """The result of a node of which several nodes take one part."""
+    args, kwargs = attempt
+    if step.policy is not None:
+        value = step.policy.call_inline(execution, attempt, step.call, waiter)
+    else:
+        value = step.call(*args, **kwargs)
+    if type(value) is CoroutineType:
+        value = waiter.wait(value)
+    outcome = value if type(value) is Outcome else Outcome(True, value)
+    if outcome.ok:
+        try:
+            execution.refuse_shared_parts(step.index, outcome.value)
+        except ValidationError as error:
+            raise _FailedError(Outcome(False, error, outcome.attempts)) from None
+    return value
+
+
 def _looked_at(execution: DagExecution, waiter: Waiter, name: str, value: Any) -> Any:
     """The value to store for a result of a special type: a coroutine is awaited, an iterator may
     have only one consumer, and an Outcome has the value in it. Raises _FailedError for a failed
@@ -161,7 +181,7 @@ def _looked_at(execution: DagExecution, waiter: Waiter, name: str, value: Any) -
     value = outcome.value
     if type(value) is CoroutineType:
         value = waiter.wait(value)
-    if type(value) in ONE_SHOT:
+    if ONE_SHOT[type(value)]:
         try:
             execution.refuse_sharing(execution.plan.topology.index[name], value)
         except ValidationError as error:
@@ -220,7 +240,7 @@ def _finish_plainly(execution: Execution, index: int, started: float, waiter: Wa
         except failures() as error:
             outcome = Outcome(False, error)
         else:
-            if type(value) not in ONE_SHOT:
+            if not ONE_SHOT[type(value)]:
                 return execution.finish_plain(index, value, started, perf_counter())
             outcome = Outcome(True, value)
     return execution.finish(index, outcome, started)
@@ -308,7 +328,11 @@ class Waiter:
         self, effects: Effects, func: Callable[..., Any], variables: Variables
     ) -> Outcome:
         """Carry out the effects of a call of `func` in this thread, in these contextvars."""
-        return interpret(effects, func, variables.run, lambda it: self.wait(it, variables), sleep)
+
+        def wait(coroutine: Coroutine[Any, Any, Any], is_inside: bool = False) -> Any:
+            return self.wait(coroutine, None if is_inside else variables)
+
+        return interpret(effects, func, variables.run, wait, sleep)
 
 
 def in_running_loop() -> bool:

@@ -72,6 +72,7 @@ class Job:
         "execution",
         "func",
         "generation",
+        "hook",
         "index",
         "is_late",
         "is_out",
@@ -106,6 +107,7 @@ class Job:
         self.is_late = False
         self.effects: Generator[Effect, Any, Outcome] | None = None
         self.variables: Variables | None = None
+        self.hook: Any = None  # that surrounds the rest of its call, and has begun
         self.todo = BEGIN
         self.answer: Any = None
         self.phase = RUNS

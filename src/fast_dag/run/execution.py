@@ -16,9 +16,9 @@ from fast_dag.run.failures import (
     Failures,
     brief,
     cut_traceback,
+    exception_of,
     missing_inputs,
     shared,
-    timed_out,
 )
 from fast_dag.run.memory import MemoryWatch
 from fast_dag.run.run import Run
@@ -28,7 +28,7 @@ from fast_dag.watch.events import AttemptFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from threading import Lock
     from typing import Any, Protocol
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from fast_dag.draw.view import MachineView, RunView, WorkflowView
     from fast_dag.plan.plan import Plan
     from fast_dag.plan.step import Step
+    from fast_dag.plan.topology import Topology
+    from fast_dag.run.keeping import Keeping
     from fast_dag.run.record import Record
     from fast_dag.run.settings import Settings
     from fast_dag.watch.observers import Observers
@@ -94,9 +96,12 @@ class Execution(ABC):
     value: Any = None
     observers: Observers | None = None
     store: Store | None = None
+    keeping: Keeping | None = None  # if results are dropped that nobody takes any more
     resources: Resources | None = None
     # The nodes whose cleanup hook was cut off before its end.
     cut_off: tuple[str, ...] = ()
+    # The nodes whose results were dropped once nobody needed them any more.
+    dropped: Collection[str] = ()
     # Whether its caller waits in the thread of an event loop, and so blocks the loop.
     holds_loop = False
     _stopped = False
@@ -147,10 +152,25 @@ class Execution(ABC):
         return run
 
     @property
+    def topology(self) -> Topology:
+        """Its nodes and edges."""
+        return self.plan.topology
+
+    @property
+    def choices(self) -> Mapping[str, Any]:
+        """The branches that its deciders took, by name."""
+        return {}
+
+    @property
+    def consumed(self) -> frozenset[str]:
+        """The nodes whose results can be gone through once only, and were given to a node."""
+        return self.record.consumed(self.results)
+
+    @property
     def watched(self) -> bool:
-        """Whether an observer or a store must be told of each node. Drivers then take no fast
-        path."""
-        return self.observers is not None or self.store is not None
+        """Whether an observer, a store or `keep="outputs"` must be told of each node. Drivers then
+        take no fast path."""
+        return self.observers is not None or self.store is not None or self.keeping is not None
 
     @property
     def is_straight(self) -> bool:
@@ -175,7 +195,7 @@ class Execution(ABC):
         Raises MissingInputError if values are missing, ValidationError if another run uses the
         context."""
         self._check()
-        self.context._enter_run(self.record.measure)
+        self.context._enter_run(self.record)
         self._prepare_results()
         if self.parent is None:
             metadata = self.context.metadata
@@ -201,9 +221,9 @@ class Execution(ABC):
 
     def _refuse_shared_inputs(self) -> None:
         for name, value in self.inputs.items():
-            if type(value) in ONE_SHOT:
-                takers = self.plan.takers(name)
-                if len(takers) > 1:
+            if ONE_SHOT[type(value)]:
+                topology, takers = self.plan.topology, self.plan.takers(name)
+                if topology.clash([(topology.index[taker], None) for taker in takers]):
                     raise shared(name, "is", value, takers)
 
     def _prepare_results(self) -> None:
@@ -271,6 +291,14 @@ class Execution(ABC):
     def stop(self) -> None:
         """Let nothing more start."""
         self._stopped = True
+
+    def let_go(self) -> object:
+        """Drop all results of a nested execution, which nobody takes any more: what is to be freed
+        when no lock is held."""
+        freed = (dict(self.results), self.value)
+        self.results.clear()
+        self.value = None
+        return freed
 
     # Resources.
 
@@ -458,15 +486,17 @@ class Execution(ABC):
             error = None if outcome.ok else outcome.value
             path = self.path_of(index)
             self.observers.ended(self, path, status, error, outcome.attempts, seconds)
-            self._note_skipped()
+        if self.watched:
+            self._note_ended(index if outcome.ok else None)
         return [] if self.stopped else ready
 
-    def _note_skipped(self) -> None:
+    def _note_ended(self, completed: int | None) -> None:
+        """Note the nodes that were skipped meanwhile; `completed` is one that completed."""
         assert self.record.schedule is not None
-        assert self.observers is not None
         skipped = self.record.schedule.skipped
-        for index in skipped:
-            self.observers.ended(self, self.path_of(index), "skipped")
+        if self.observers is not None:
+            for index in skipped:
+                self.observers.ended(self, self.path_of(index), "skipped")
         skipped.clear()
 
     def path_of(self, index: int) -> str:
@@ -556,14 +586,7 @@ class Execution(ABC):
         """The error to raise for this execution: that of the failure that ended it, or of its first
         failure if it went on; None if nothing failed."""
         if self._exception is None:
-            known, run = self.failures, self.run
-            if self.status == "timed_out":
-                late = [name for name, at in self.record.statuses().items() if at == "cancelled"]
-                timeout = self.settings.timeout or 0.0
-                self._exception = timed_out(self.name, timeout, late, run)
-                known.note_others(self._exception, None, self.noun, self.prefix)
-            elif known.errors:
-                self._exception = known.exception(self.name, self.noun, self.prefix, run)
+            self._exception = exception_of(self, self.settings.timeout)
         return self._exception
 
     # Plain data for pictures and reports.

@@ -596,7 +596,7 @@ class Machine:
         for key in _COUNTS:
             setattr(record, key, snapshot["metrics"][key])
         record.began, record.ended = -snapshot["metrics"]["execution_time"], 0.0
-        context._measure = record.measure
+        context._record = record
         if isinstance(context, FSMContext):
             context._state = now
         self._decide_anew(was_stuck=self.done)

@@ -153,7 +153,7 @@ _STOPPED: Final = Move(ended=True, stands=True)
 class MachineRun(Run):
     """The Run of a machine: also where it was, and how often."""
 
-    _execution: MachineExecution  # type: ignore[assignment]  # more than every Run shows
+    _execution: MachineExecution
 
     @property
     def state_history(self) -> list[str]:
@@ -180,7 +180,7 @@ class MachineRun(Run):
         nested workflow. Raises a KeyError that says why there is none."""
         execution = self._execution
         first, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
-        state = execution.plan.topology.index.get(first)
+        state = execution.topology.index.get(first)
         if dot and rest.isdecimal() and state is not None:
             return execution.machine_state.value_of(state, int(rest))
         return super()._result(name)

@@ -19,6 +19,9 @@ class _Failed:
     def __repr__(self) -> str:
         return "<failed>"
 
+    def __reduce__(self) -> str:
+        return "FAILED"
+
 
 FAILED: Final = _Failed()
 """The value of a visit that failed."""

@@ -51,6 +51,7 @@ class Settings:
         "error_handler",
         "error_strategy",
         "executor",
+        "keep",
         "max_workers",
         "mode",
         "progress",
@@ -68,6 +69,7 @@ class Settings:
         error_handler: Callable[[str, Exception, Context], str] | None = None,
         progress: Callable[[str, str, float], object] | bool | None = None,
         track_memory: bool = False,
+        keep: str = "all",
     ) -> None:
         if not (progress is None or isinstance(progress, bool) or callable(progress)):
             raise ValidationError(
@@ -88,6 +90,11 @@ class Settings:
             )
         if error_handler is not None and not callable(error_handler):
             raise ValidationError(f"error_handler is not callable: {error_handler!r}")
+        if keep not in ("all", "outputs"):
+            raise ValidationError(
+                f"keep is 'all' or 'outputs', not {keep!r}; to give an input of that name: "
+                "inputs={'keep': ...}"
+            )
         self.mode = _MODES[mode]
         self.max_workers = asked_count("max_workers", max_workers)
         self.executor = executor
@@ -96,6 +103,7 @@ class Settings:
         self.error_handler = error_handler
         self.progress = progress
         self.track_memory = track_memory
+        self.keep = keep
 
     @classmethod
     def of(cls, *asked: Any) -> Settings:
@@ -113,5 +121,5 @@ class Settings:
         return self.mode is SEQUENTIAL and self.executor is None
 
 
-_NOTHING_ASKED: Final = ("sequential", None, None, None, "fail_fast", None, None, False)
+_NOTHING_ASKED: Final = ("sequential", None, None, None, "fail_fast", None, None, False, "all")
 _DEFAULTS: Final = Settings(*_NOTHING_ASKED)

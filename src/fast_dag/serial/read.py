@@ -67,6 +67,7 @@ EDGE: Fields = {
     "branch": Rule("a branch's name, true or false", lambda value: isinstance(value, (str, bool))),
     "output": TEXT,
     "input": Rule("a parameter's name, or false", lambda v: v is False or isinstance(v, str)),
+    "optional": FLAG,
 }
 HOOKS: Fields = dict.fromkeys(OFFERED, TEXT)
 TRANSITION: Fields = {"source": TEXT, "target": TEXT, "condition": TEXT, "event": TEXT}
@@ -333,7 +334,7 @@ class _Reader:
                 told = f"that of a {source.type.value} is {right.words}, not {branch!r}"
                 raise problem(below(place, "branch"), told)
             source = Branch(source, branch)
-        dag.connect(source, fields["target"], fields.get("output"), fields.get("input"))
+        dag.connect(source, fields["target"], **_only(fields, "output", "input", "optional"))
 
 
 def _only(fields: dict[str, Any], *keys: str) -> dict[str, Any]:

@@ -218,4 +218,6 @@ def _edge(edge: Edge) -> dict[str, Any]:
     if edge.output is not None:
         data["output"] = edge.output
     data["input"] = False if edge.input is None else edge.input
+    if edge.optional:
+        data["optional"] = True
     return data
