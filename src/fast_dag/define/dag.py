@@ -620,7 +620,7 @@ class DAG(Workflow):
         if part.start is not None and context is None:
             stored = stored or (None if self._last is None else self._last.run)
         earlier: DagExecution | None = None
-        changed: set[str] = set()
+        changed = None
         if request.resume is not None:
             stored = self._resumable(request.resume, part, stored)
             changed = changed_inputs(
@@ -646,7 +646,7 @@ class DAG(Workflow):
         execution = DagExecution(
             self._graph, plan, inputs, context, request.settings, outputs=outputs, earlier=earlier
         )
-        if request.resume is not None:
+        if changed is not None and request.resume is not None:
             execution.resume(request.resume._execution, changed)
         execution.observers = self._observers(execution)
         return execution
