@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from fast_dag.define.options import NodeOptions, Seconds
     from fast_dag.run.execution import Execution
+    from fast_dag.run.resumption import Earlier
 
 
 class Part(Fields):
@@ -619,7 +620,7 @@ class DAG(Workflow):
         inputs, context = request.inputs, request.context
         if part.start is not None and context is None:
             stored = stored or (None if self._last is None else self._last.run)
-        earlier: DagExecution | None = None
+        earlier: Earlier | None = None
         changed = None
         if request.resume is not None:
             stored = self._resumable(request.resume, part, stored)
@@ -672,13 +673,17 @@ class DAG(Workflow):
             raise ValidationError(f"resume= {problem}")
         return run
 
-    def _earlier(self, run: Run) -> DagExecution:
-        """The execution of an earlier Run of this DAG."""
-        earlier = run._execution if isinstance(run, Run) else None
-        if not isinstance(earlier, DagExecution) or earlier.graph is not self._graph:
+    def _earlier(self, run: Run) -> Earlier:
+        """The execution of an earlier Run of this DAG; of one out of a pickle, the name tells."""
+        earlier: Any = run._execution if isinstance(run, Run) else None
+        known = earlier is not None and earlier.noun == self._noun
+        if known and earlier.graph is not self._graph:
+            known = earlier.graph is None and earlier.name == self.name
+        if not known:
             name = getattr(run, "name", run)
             raise ValidationError(f"run= is a run of {name!r}, not of {self.name!r}")
-        return earlier
+        found: Earlier = earlier
+        return found
 
     def _could_take(self, name: str) -> bool:
         """Whether some node of the graph, as it is now, takes a run input of this name."""

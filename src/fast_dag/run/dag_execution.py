@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fast_dag.define.graph import Edge, Graph
     from fast_dag.draw.view import RunView
     from fast_dag.plan.plan import Plan
+    from fast_dag.run.resumption import Earlier
     from fast_dag.run.settings import Settings
     from fast_dag.schedule.dag import Choice
 
@@ -55,7 +56,7 @@ class DagExecution(Execution):
         settings: Settings,
         *,
         outputs: Sequence[str] | None = None,
-        earlier: DagExecution | None = None,
+        earlier: Earlier | None = None,
         parent: Execution | None = None,
         prefix: str = "",
     ) -> None:
@@ -436,7 +437,7 @@ class DagExecution(Execution):
                 value = results.get(several[0][1].source)
                 raise told.shared(origin, "returned", value, clash)
 
-    def _take_results(self, earlier: DagExecution) -> None:
+    def _take_results(self, earlier: Earlier) -> None:
         """Copy the results of an earlier execution that this one does not compute itself."""
         inside = self.plan.topology.index
         for name, value in earlier.results.items():
