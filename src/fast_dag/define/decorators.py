@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from fast_dag.define.node import Node, NodeType
 from fast_dag.define.options import CACHE_OPTIONS, OPTIONS
 from fast_dag.define.signature import ABSENT
@@ -10,7 +12,7 @@ from fast_dag.errors import InvalidNodeError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import inspect
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any, Protocol, TypedDict, Unpack, overload
 
     from fast_dag._typing import P, R_co
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     class Marked(Named, total=False):
         initial: bool
         terminal: bool
+        on_error: str | Node[..., Any] | None
 
     class ForNode(CommonOptions, Named, total=False): ...
 
@@ -106,7 +109,8 @@ if TYPE_CHECKING:
 class Decorator:
     """Makes nodes of functions: used bare, or called with options, the function first or later.
 
-    `add(node, ...)` takes the node in, with those of the options that are `own` to it.
+    `add(node, ...)` takes the node in, with those of the options that are `own` to it; these have
+    defaults there.
     """
 
     __slots__ = ("_add", "_cached", "_own", "_type")
@@ -117,7 +121,7 @@ class Decorator:
         type: NodeType = NodeType.NODE,
         *,
         cached: bool = False,
-        own: tuple[str, ...] = ("replace",),
+        own: Mapping[str, Any] = MappingProxyType({"replace": False}),
     ) -> None:
         self._add = add
         self._type = type
@@ -149,7 +153,7 @@ class Decorator:
             for each in OPTIONS.values()
             if each.name != "cache" and each.type in ("", self._type)
         ]
-        defaults = {"name": None, **dict.fromkeys(self._own, False)}
+        defaults = {"name": None, **self._own}
         defaults |= {each.name: each.default for each in fitting}
         if self._cached:
             defaults |= {each.name: each.default for each in CACHE_OPTIONS.values()}

@@ -545,10 +545,9 @@ class Dispatcher:
             effects = hook.outer
         if effects is not None:
             effects.close()  # so that a call that waits for this one's result takes over
-            policy = job.step.policy
-            if policy is not None and job.started and job.phase is not CLEANS:
-                job.phase = CLEANS
-                job.effects = policy.effects_of_cancelled(job.execution)
+            left = job.execution.effects_of_cancelled(job.step)
+            if left is not None and job.started and job.phase is not CLEANS:
+                job.phase, job.effects = CLEANS, left
                 job.todo, job.answer = ADVANCE, None
         jobs.append(job)
 

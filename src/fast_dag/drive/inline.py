@@ -258,8 +258,9 @@ def _outcome_of(execution: Execution, index: int, waiter: Waiter) -> Outcome:
         call = partial(_nested_value, execution, index, waiter)
     if not execution.is_surrounded(step):
         return _called(call, *attempt, waiter)
-    if execution.store is None and step.policy is not None:
-        value = step.policy.call_inline(execution, attempt, call, waiter)
+    policy = execution.sole_policy(step)
+    if policy is not None:
+        value = policy.call_inline(execution, attempt, call, waiter)
         return value if type(value) is Outcome else Outcome(True, value)
     return _carried_out(execution, step, attempt, call, waiter)
 
@@ -271,8 +272,9 @@ def _carried_out(
     try:
         return waiter.carry_out(execution.effects_of(step.index, attempt), call, variables)
     except BaseException:
-        if step.policy is not None:
-            waiter.carry_out(step.policy.effects_of_cancelled(execution), call, variables)
+        left = execution.effects_of_cancelled(step)
+        if left is not None:
+            waiter.carry_out(left, call, variables)
         raise
 
 

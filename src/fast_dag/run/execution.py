@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from fast_dag.call.effects import Attempt, Effects
+    from fast_dag.call.policy import CallPolicy
     from fast_dag.context import Context
     from fast_dag.define.graph import Graph
     from fast_dag.draw.view import MachineView, RunView, WorkflowView
@@ -62,26 +63,20 @@ current: ContextVar[Execution | None] = ContextVar("fast_dag_execution", default
 class Verdict:
     """What the end of a node means to its execution.
 
-    `choice` is the choice of a node that decides. `key` is the name of its error in `failures`.
-    `goes_on` is False if the failure ends the execution. `fault` is why no transition follows a
-    state, although the state itself succeeded.
+    `choice` is the choice of a node that decides. `key` is the name of its error in `failures`,
+    None if the failure is no error of the execution. `goes_on` is False if the failure ends the
+    execution.
     """
 
-    __slots__ = ("choice", "fault", "goes_on", "key", "outcome")
+    __slots__ = ("choice", "goes_on", "key", "outcome")
 
     def __init__(
-        self,
-        outcome: Outcome,
-        key: str,
-        choice: Any = None,
-        goes_on: bool = True,
-        fault: BaseException | None = None,
+        self, outcome: Outcome, key: str | None, choice: Any = None, goes_on: bool = True
     ) -> None:
         self.outcome = outcome
         self.key = key
         self.choice = choice
         self.goes_on = goes_on
-        self.fault = fault
 
 
 class Execution(ABC):
@@ -181,6 +176,11 @@ class Execution(ABC):
     def is_straight(self) -> bool:
         """Whether a sequential driver only has to call one node after another."""
         return self.plan.is_straight and self.resources is None and not self.watched
+
+    @property
+    def needs_loop(self) -> bool:
+        """Whether something in it is known to be async."""
+        return self.plan.needs_loop
 
     @property
     def blocks_loop(self) -> bool:
@@ -376,6 +376,10 @@ class Execution(ABC):
         """Whether the call of a node is more than a call of its function, and needs effects."""
         return step.policy is not None or self.store is not None
 
+    def sole_policy(self, step: Step) -> CallPolicy | None:
+        """What surrounds the call of a node, where that is its policy alone."""
+        return step.policy if self.store is None else None
+
     def effects_of(self, index: int, attempt: Attempt) -> Effects:
         """The call of a node as effects: those of its policy, then the commit if there is a
         store."""
@@ -383,14 +387,24 @@ class Execution(ABC):
         effects = bare_effects(attempt) if policy is None else policy.effects_of(self, attempt)
         return effects if self.store is None else self._committed(index, effects, self.store)
 
+    def effects_of_cancelled(self, step: Step) -> Effects | None:
+        """What is left to do for a call of a node that was cut off; None if that is nothing."""
+        return None if step.policy is None else step.policy.effects_of_cancelled(self)
+
     def _committed(self, index: int, effects: Effects, store: Store) -> Effects:
         outcome = yield from effects
         if outcome is not STOPPED:
-            outcome.verdict = verdict = self.judge(index, outcome)
-            answer = yield Invoke(store.commit, (self.path_of(index), verdict.outcome), False)
+            kept = self._kept(index, outcome)
+            answer = yield Invoke(store.commit, (self.path_of(index), kept), False)
             if isinstance(answer, Raised):
                 outcome = Outcome(False, answer.error, outcome.attempts, "store")
         return outcome
+
+    def _kept(self, index: int, outcome: Outcome) -> Outcome:
+        """What a store keeps of how a node ended."""
+        outcome.verdict = verdict = self.judge(index, outcome)
+        kept: Outcome = verdict.outcome
+        return kept
 
     def finish(
         self, index: int, outcome: Outcome, started: float, guard: Lock | Any = None
@@ -423,7 +437,7 @@ class Execution(ABC):
     def judge(self, index: int, outcome: Outcome) -> Verdict:
         """What the end of a node means. Calls user code, so drivers must hold no lock."""
         verdict = self._judged(index, outcome)
-        if not verdict.outcome.ok or verdict.fault is not None or self.children:
+        if not verdict.outcome.ok or self.children:
             self._log_failures(index, verdict)
         return verdict
 
@@ -456,7 +470,7 @@ class Execution(ABC):
         seconds = self.record.add(index, started, outcome)
         name = self.plan.names[index]
         child = self.children.get(name)
-        if child is not None:
+        if child is not None and verdict.key is not None:
             self.failures.adopt(name, child.failures)
         if outcome.ok:
             self.results[name] = outcome.value
@@ -466,8 +480,7 @@ class Execution(ABC):
                 self.failures.add(name, outcome.value, outcome.attempts, outcome.where)
             ready = schedule.fail(index)
             if not verdict.goes_on and not self._stopped:
-                self._stopped = True
-                self.failures.fatal = verdict.key
+                self._stopped, self.failures.fatal = True, verdict.key
         if self.observers is not None:
             status = "completed" if outcome.ok else "failed"
             error = None if outcome.ok else outcome.value
@@ -505,7 +518,7 @@ class Execution(ABC):
         """Log the errors of a node, and of a workflow nested in it, if this is the outermost
         run."""
         # The node of the parent may be tried again or have a handler, so the errors are not final.
-        if self.parent is not None:
+        if self.parent is not None or verdict.key is None:
             return
         name, outcome = self.plan.names[index], verdict.outcome
         child = self.children.get(name)
@@ -515,9 +528,7 @@ class Execution(ABC):
                 # Those of an earlier visit of this state were logged then.
                 if self.failures.errors.get(path) is not error:
                     log.failed(self, path, error, child.failures.attempts(key))
-        if verdict.fault is not None:
-            log.failed(self, name, verdict.fault, outcome.attempts)
-        elif not outcome.ok and verdict.key == name:
+        if not outcome.ok and verdict.key == name:
             log.failed(self, name, outcome.value, outcome.attempts)
 
     def retries(self, name: str, error: Exception, attempt: int, delay: float) -> None:
