@@ -675,15 +675,14 @@ class DAG(Workflow):
 
     def _earlier(self, run: Run) -> Earlier:
         """The execution of an earlier Run of this DAG; of one out of a pickle, the name tells."""
-        earlier: Any = run._execution if isinstance(run, Run) else None
-        known = earlier is not None and earlier.noun == self._noun
-        if known and earlier.graph is not self._graph:
-            known = earlier.graph is None and earlier.name == self.name
-        if not known:
-            name = getattr(run, "name", run)
-            raise ValidationError(f"run= is a run of {name!r}, not of {self.name!r}")
-        found: Earlier = earlier
-        return found
+        if isinstance(run, Run) and run._execution.noun == self._noun:
+            earlier: Any = run._execution
+            graph = earlier.graph
+            if graph is self._graph or (graph is None and earlier.name == self.name):
+                found: Earlier = earlier
+                return found
+        name = getattr(run, "name", run)
+        raise ValidationError(f"run= is a run of {name!r}, not of {self.name!r}")
 
     def _could_take(self, name: str) -> bool:
         """Whether some node of the graph, as it is now, takes a run input of this name."""
