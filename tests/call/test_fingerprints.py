@@ -218,13 +218,13 @@ if __name__ == "__main__":
 """
 
 
-def key_printed(directory: Path, python: str, **sources: str) -> str:
-    """The key that the program flow.py prints in a new process, with these modules next to it."""
+def key_printed(directory: Path, python: str, program: str = "flow.py", **sources: str) -> str:
+    """The key that a program prints in a new process, with these modules next to it."""
     for name, source in sources.items():
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text(source)
     done = subprocess.run(
-        [python, "-B", "flow.py"],
+        [python, "-B", program],
         cwd=directory,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
         capture_output=True,
@@ -262,6 +262,18 @@ def test_reading_a_whole_module_imports_nothing_that_its_functions_import(tmp_pa
     assert "trained" not in before
     sources["training.py"] += "STEPS = 2\n"
     assert key_printed(tmp_path, sys.executable, **sources) != before
+
+
+def test_a_script_that_its_modules_import_has_one_key_however_it_starts(tmp_path: Path) -> None:
+    flow = IMPORTS["in a function"].replace("def f", "from pack.sub import margin\ndef f", 1)
+    tax = TAX + "def back():\n    import flow\n    return flow.f\n"
+    flow += PRINTS_KEYS.replace('if __name__ == "__main__":', "def main():")
+    flow += 'if __name__ == "__main__":\n    main()\n'
+    start = "import flow\nflow.main()\n"
+    sources = {**MODULES, "tax.py": tax, "flow.py": flow, "start.py": start}
+    as_script = key_printed(tmp_path, sys.executable, **sources)
+    assert as_script
+    assert key_printed(tmp_path, sys.executable, program="start.py") == as_script
 
 
 def test_other_names_of_a_module_do_not_count_where_its_names_are_followed(

@@ -23,7 +23,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from fast_dag.cache.keys import UnkeyableError, digest_of, key_of, stable_text
-from fast_dag.cache.origins import full_name, module_name
+from fast_dag.cache.origins import full_name, loaded, module_name
 from fast_dag.cache.syntax import (
     SCALARS,
     Binding,
@@ -403,13 +403,15 @@ class _Reader:
         for name, level in imports(tree):
             try:
                 name = resolve_name("." * level + name, package or "")  # noqa: PLW2901
-                module = sys.modules.get(name)
-                if self._is_own_module(module):
-                    self._module(module)
-                elif module is None and _top(name) not in sys.stdlib_module_names:
+                module, spec = sys.modules.get(name), None
+                if module is None and _top(name) not in sys.stdlib_module_names:
                     spec = _spec(name)
                     if spec is not None and self._is_own(name, spec.origin):
-                        self._source(name, spec.origin, {}, spec.parent)
+                        module = loaded(name)  # a script has another name
+                if self._is_own_module(module):
+                    self._module(module)
+                elif spec is not None and self._is_own(name, spec.origin):
+                    self._source(name, spec.origin, {}, spec.parent)
             except failures():  # an import that would fail, too
                 continue
 
