@@ -385,6 +385,17 @@ def test_functions_without_a_source_are_told_apart_by_their_bytecode() -> None:
     assert keys_of(define("RATE * x", "3")) != before
 
 
+@pytest.mark.parametrize("target", ["Taxes.rate", "rate.of", "Taxes.low, rate.of"])
+def test_attributes_that_a_module_sets_on_its_classes_and_functions_count(
+    tmp_path: Path, target: str
+) -> None:
+    tax = f"class Taxes: pass\ndef rate(): pass\n{target} = 1{', 1' * target.count(',')}\n"
+    flow = f"from tax import Taxes, rate\ndef f(x):\n    return ({target})\n{PRINTS_KEYS}"
+    before = key_printed(tmp_path, sys.executable, **{"flow.py": flow, "tax.py": tax})
+    assert key_printed(tmp_path, sys.executable, **{"tax.py": tax + "# told\n"}) == before
+    assert key_printed(tmp_path, sys.executable, **{"tax.py": tax.replace("1", "2")}) != before
+
+
 def test_a_file_that_was_edited_after_its_import_is_not_taken_for_the_loaded_code(
     write: Callable[..., ModuleType], tmp_path: Path
 ) -> None:

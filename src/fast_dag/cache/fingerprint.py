@@ -429,7 +429,12 @@ class _Reader:
                 self._package(value.__name__, "")
         elif callable(value):
             self.names.append((namespace, name, value))
-            self._add(f"{module_name(str(namespace.get('__name__')))}:{name}", self.told(value))
+            text = self.told(value)
+            bound = bindings(name, namespace)
+            set_later = [each for each in bound if each.of_part or each.module is not None]
+            if set_later:
+                text += self._bound(set_later, namespace)
+            self._add(f"{module_name(str(namespace.get('__name__')))}:{name}", text)
         else:
             self._constant(namespace, name, value)
         return value

@@ -12,6 +12,7 @@ import ast
 import linecache
 import os
 from contextlib import suppress
+from itertools import chain
 from time import time
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -53,12 +54,14 @@ def syntax(node: Any) -> str:
 class _File(NamedTuple):
     """A source file: its text, its tree, and the code that it compiles to by name and first line.
 
-    `is_old` tells that nobody has edited it since this process began to read sources."""
+    `is_old` tells that nobody has edited it since this process began to read sources, `varying` are
+    the globals that functions bind."""
 
     text: str
     tree: ast.Module
     codes: Mapping[tuple[str, int], list[CodeType]]
     is_old: bool
+    varying: frozenset[str]
 
 
 _BEGAN: Final = time()
@@ -90,7 +93,8 @@ def _file(name: Any, namespace: Mapping[str, Any]) -> _File | None:
         is_old = os.stat(name).st_mtime < _BEGAN
     if len(_files) >= _MOST_FILES:
         _files.clear()
-    found = _files[name] = _File(text, tree, codes, is_old)
+    varying = [each.names for each in ast.walk(tree) if isinstance(each, ast.Global)]
+    found = _files[name] = _File(text, tree, codes, is_old, frozenset(chain(*varying)))
     return found
 
 
@@ -177,13 +181,15 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 class Binding(NamedTuple):
     """How a module binds a name: to the value of an expression, or to a name of another module.
-    `varies` tells that functions of the module bind it, too."""
+    `varies` tells that functions of the module bind it, too, `of_part` that an attribute or an
+    element is bound: `Rates.full = 2`."""
 
     value: ast.expr | None
     varies: bool = False
     module: str | None = None
     name: str | None = None
     level: int = 0
+    of_part: bool = False
 
 
 def is_old(namespace: Mapping[str, Any]) -> bool:
@@ -197,24 +203,22 @@ def bindings(name: str, namespace: Mapping[str, Any]) -> list[Binding]:
     file = _file(namespace.get("__file__"), namespace)
     if file is None:
         return []
-    varies = any(
-        isinstance(each, ast.Global) and name in each.names for each in ast.walk(file.tree)
-    )
-    return list(_bindings(name, file.tree.body, varies))
+    return list(_bindings(name, file.tree.body, name in file.varying))
 
 
 def _bindings(name: str, statements: list[ast.stmt], varies: bool) -> Iterator[Binding]:
     for each in statements:
         match each:
             case ast.Assign(targets=targets, value=value):
-                if any(_binds(target, name) for target in targets):
-                    yield Binding(value, varies)
+                for target in targets:
+                    if _binds(target, name):
+                        yield Binding(value, varies, of_part=_is_part(target, name))
             case ast.AnnAssign(target=target, value=value):
                 if _binds(target, name):
-                    yield Binding(value, varies)
+                    yield Binding(value, varies, of_part=_is_part(target, name))
             case ast.AugAssign(target=target, value=value):
                 if _binds(target, name):
-                    yield Binding(value, True)
+                    yield Binding(value, True, of_part=_is_part(target, name))
             case ast.ImportFrom(module=module, names=aliases, level=level):
                 for alias in aliases:
                     if (alias.asname or alias.name) == name:
@@ -228,6 +232,13 @@ def _bindings(name: str, statements: list[ast.stmt], varies: bool) -> Iterator[B
 
 def _binds(target: ast.expr, name: str) -> bool:
     return any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(target))
+
+
+def _is_part(target: ast.expr, name: str) -> bool:
+    return not any(
+        isinstance(each, ast.Name) and each.id == name and isinstance(each.ctx, ast.Store)
+        for each in ast.walk(target)
+    )
 
 
 def class_of(qualname: str, namespace: Mapping[str, Any]) -> ast.ClassDef | None:
