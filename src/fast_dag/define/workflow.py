@@ -23,7 +23,7 @@ from fast_dag.run.execution import current
 from fast_dag.watch.events import Reported
 from fast_dag.watch.log import node_log
 from fast_dag.watch.observers import Observers
-from fast_dag.watch.progress import Bar, Progress
+from fast_dag.watch.progress import Bar, Progress, refuse_async
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -451,6 +451,8 @@ class Workflow(Nestable):
     def progress_callback(self, callback: Callable[[str, str, float], object] | None) -> None:
         if callback is not None and not callable(callback):
             raise ValidationError(f"progress_callback is not callable: {callback!r}")
+        if callback is not None:
+            refuse_async(callback)
         self._progress_callback = callback
 
     def _observers(self, execution: Execution) -> Observers | None:

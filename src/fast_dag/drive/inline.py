@@ -317,7 +317,9 @@ class Waiter:
             import asyncio  # slow to import, and sync workflows do not need it
 
             try:
-                refuse_running_loop("this workflow")
+                refuse_running_loop(
+                    "this workflow", "has a hook, resource or function that gives a coroutine"
+                )
             except ValidationError:
                 coroutine.close()
                 raise
@@ -341,11 +343,11 @@ def in_running_loop() -> bool:
     return asyncio is not None and asyncio._get_running_loop() is not None
 
 
-def refuse_running_loop(name: str) -> None:
+def refuse_running_loop(name: str, why: str) -> None:
     """Raise ValidationError if the caller is inside of a running event loop, which a run that waits
     would block."""
     if in_running_loop():
         raise ValidationError(
-            f"{name!r} has async nodes, and running it here would block the running event loop; "
+            f"{name!r} {why}, and running it here would block the running event loop; "
             "use `await dag.run_async(...)`"
         )

@@ -24,7 +24,6 @@ from fast_dag.run.memory import MemoryWatch
 from fast_dag.run.run import Run
 from fast_dag.schedule.base import NodeStatus
 from fast_dag.watch import log
-from fast_dag.watch.events import AttemptFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -537,8 +536,8 @@ class Execution(ABC):
         path = self.prefix + name
         log.retried(self, path, error, attempt)
         if self.observers is not None:
-            fraction = self.observers.fraction
-            self.observers.tell(AttemptFailed(self, path, fraction, error, attempt))
+            self.observers.failed(self, path, error, attempt)
+            self.observers.deliver()
 
     def handled(self, name: str, error: Exception, attempts: int) -> None:
         """Log that a node's error handler gave a result in place of its error."""

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from fast_dag.define.options import asked_count, asked_deadline
 from fast_dag.errors import ValidationError, closest, names
-from fast_dag.watch.progress import needed_for_bars
+from fast_dag.watch.progress import needed_for_bars, refuse_async
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ class Settings:
                 f"progress is a function of (node_name, status, fraction_done), or True for a bar, "
                 f"not {progress!r}"
             )
+        if callable(progress):
+            refuse_async(progress)
         if progress is True:
             needed_for_bars()
         if not isinstance(mode, str) or mode not in _MODES:
