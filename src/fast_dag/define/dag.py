@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from fast_dag.define.options import NodeOptions, Seconds
     from fast_dag.run.execution import Execution
+    from fast_dag.run.limits import Limits
 
 
 class Part(Fields):
@@ -96,6 +97,8 @@ class DAG(Workflow):
     replace:
         A node takes the place of the node of its name, as with `replace=True` on every node: cells
         of a notebook may be run again.
+    limits:
+        A `Limits`: how many units there are of what its nodes use.
 
     >>> dag = DAG("greeting", autowire=True)
     >>> @dag.node
@@ -119,8 +122,9 @@ class DAG(Workflow):
         metadata: Mapping[str, Any] | None = None,
         autowire: bool = False,
         replace: bool = False,
+        limits: Limits | None = None,
     ) -> None:
-        super().__init__(name, description, metadata, replace)
+        super().__init__(name, description, metadata, replace, limits)
         self._autowire = autowire
 
     # Building.
@@ -289,7 +293,14 @@ class DAG(Workflow):
 
     def clone(self, name: str | None = None) -> DAG:
         """An independent copy with the same functions, options and edges."""
-        twin = DAG(name or self.name, self.description, self.metadata, self.autowire, self.replace)
+        twin = DAG(
+            name or self.name,
+            self.description,
+            self.metadata,
+            self.autowire,
+            self.replace,
+            self.limits,
+        )
         self._copy_into(twin)
         return twin
 
@@ -374,6 +385,7 @@ class DAG(Workflow):
         outputs: Sequence[str | Node[..., Any]] | None = None,
         progress: Callable[[str, str, float], object] | bool | None = None,
         track_memory: bool = False,
+        limits: Limits | None = None,
         **more_inputs: Any,
     ) -> Request:
         """The options that every way of running takes; see `execute`."""
@@ -386,6 +398,7 @@ class DAG(Workflow):
             error_handler,
             progress,
             track_memory,
+            limits,
         )
         return Request(self.name, inputs, more_inputs, context, settings, outputs=outputs)
 
@@ -423,6 +436,8 @@ class DAG(Workflow):
             a time; True shows a bar (extra `progress`). Used instead of `progress_callback`.
         track_memory:
             Measure the peak of traced memory, `context.metrics["memory_usage"]["peak_mb"]`; slow.
+        limits:
+            A `Limits`, whose names come before those of the workflow's own.
 
         Raises ValidationError, before any node runs, if the graph, an input or an option is wrong.
 
@@ -656,11 +671,12 @@ class DAG(Workflow):
     def _compile(self, inputs: frozenset[str], part: Part) -> Plan:
         given = inputs.intersection(self._graph.nodes) if self.autowire else frozenset()
         topology = self._kept(self._checked, given)
-        plan = Plan(topology, inputs, self._policy_of, self._resources, self._wrappers)
+        own = self._policy_of, self._resources, self._wrappers, self._limits
+        plan = Plan(topology, inputs, *own)
         plan.refuse_unknown(option_names(DAG._request))
         narrowed = part.of(topology)
         if narrowed is not topology:
-            plan = Plan(narrowed, inputs, self._policy_of, self._resources, self._wrappers)
+            plan = Plan(narrowed, inputs, *own)
         for step in plan.steps:
             workflow = step.node.workflow
             if isinstance(workflow, Workflow):

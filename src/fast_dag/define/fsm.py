@@ -26,7 +26,7 @@ from fast_dag.errors import (
 from fast_dag.plan.machine_plan import MachinePlan
 from fast_dag.plan.topology import Topology
 from fast_dag.run.machine import Machine, check_snapshot
-from fast_dag.run.machine_execution import Limits, MachineExecution, MachineRun
+from fast_dag.run.machine_execution import Bounds, MachineExecution, MachineRun
 from fast_dag.run.settings import ExecutionMode, Settings
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fast_dag.define.options import CommonOptions, Seconds
     from fast_dag.draw.view import MachineView
     from fast_dag.run.execution import Execution
+    from fast_dag.run.limits import Limits
     from fast_dag.run.machine_state import MachineState
 
 
@@ -81,6 +82,8 @@ class FSM(Workflow):
         How many visits of states are kept; None keeps all.
     replace:
         A state takes the place of the state of its name, as with `replace=True` on every state.
+    limits:
+        As in `DAG`.
 
     >>> from fast_dag import FSMReturn
     >>> fsm = FSM("countdown")
@@ -108,8 +111,9 @@ class FSM(Workflow):
         metadata: Mapping[str, Any] | None = None,
         keep_history: SupportsIndex | None = None,
         replace: bool = False,
+        limits: Limits | None = None,
     ) -> None:
-        super().__init__(name, description, metadata, replace)
+        super().__init__(name, description, metadata, replace, limits)
         if isinstance(terminal_states, str):
             raise ValidationError(f"terminal_states is a list of names, not {terminal_states!r}")
         if on_max_cycles not in ("raise", "stop"):
@@ -275,6 +279,7 @@ class FSM(Workflow):
             metadata=self.metadata,
             keep_history=self.keep_history,
             replace=self.replace,
+            limits=self.limits,
         )
         self._copy_into(twin)
         twin._initial = dict(self._initial)
@@ -448,6 +453,7 @@ class FSM(Workflow):
         error_handler: Callable[[str, Exception, Context], str] | None = None,
         progress: Callable[[str, str, float], object] | bool | None = None,
         track_memory: bool = False,
+        limits: Limits | None = None,
         **more_inputs: Any,
     ) -> Request:
         """The options that every way of running takes; see `execute`."""
@@ -460,10 +466,11 @@ class FSM(Workflow):
             error_handler,
             progress,
             track_memory,
+            limits,
         )
         cycles = asked_count("max_cycles", max_cycles) or self.max_cycles
-        limits = Limits(cycles, self.on_max_cycles == "raise")
-        return Request(self.name, inputs, more_inputs, context, settings, limits=limits)
+        bounds = Bounds(cycles, self.on_max_cycles == "raise")
+        return Request(self.name, inputs, more_inputs, context, settings, bounds=bounds)
 
     @takes_what(_request)
     def execute(self, /, *args: Any, **options: Any) -> MachineRun:
@@ -476,7 +483,7 @@ class FSM(Workflow):
         max_cycles:
             How many states the run executes at most, instead of the FSM's `max_cycles`.
         context, mode, max_workers, executor, timeout, error_strategy, error_handler, progress,
-        track_memory:
+        track_memory, limits:
             As in `DAG.execute`. The fraction given to `progress` is that of the states visited so
             far.
 
@@ -565,7 +572,7 @@ class FSM(Workflow):
         plan = self._plan(frozenset(request.inputs))
         context = FSMContext() if request.context is None else request.context
         execution = MachineExecution(
-            self, plan, request.inputs, context, request.settings, request.limits
+            self, plan, request.inputs, context, request.settings, request.bounds
         )
         execution.observers = self._observers(execution)
         return execution
@@ -587,6 +594,7 @@ class FSM(Workflow):
             self._policy_of,
             self._resources,
             self._wrappers,
+            self._limits,
             start=next(iter(self._initial)),
             terminals=self._terminal,
             transitions=self.transitions,
@@ -606,9 +614,9 @@ class FSM(Workflow):
         if plan is None or plan.input_names != inputs.keys():
             plan = self._plan(frozenset(inputs))
         context = FSMContext(metadata=parent.context.metadata)
-        limits = Limits(self.max_cycles, self.on_max_cycles == "raise")
+        bounds = Bounds(self.max_cycles, self.on_max_cycles == "raise")
         return MachineExecution(
-            self, plan, inputs, context, parent.settings, limits, parent=parent, prefix=prefix
+            self, plan, inputs, context, parent.settings, bounds, parent=parent, prefix=prefix
         )
 
     def _read_signature(self) -> Signature:

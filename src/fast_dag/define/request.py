@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 class Request(Fields):
     """The inputs and options of one call of `run`, `execute` or `start`.
 
-    `outputs` belongs to DAGs, `limits` to machines. Raises ValidationError where the inputs or the
+    `outputs` belongs to DAGs, `bounds` to machines. Raises ValidationError where the inputs or the
     context cannot be used.
     """
 
-    __slots__ = ("context", "inputs", "limits", "outputs", "settings")
+    __slots__ = ("bounds", "context", "inputs", "outputs", "settings")
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Request(Fields):
         settings: Settings,
         *,
         outputs: Sequence[Any] | None = None,
-        limits: Any = None,
+        bounds: Any = None,
     ) -> None:
         if context is not None and not isinstance(context, Context):
             raise ValidationError(f"context is a fast_dag.Context, not {context!r}")
@@ -46,7 +46,7 @@ class Request(Fields):
         self.context = context
         self.settings = settings
         self.outputs = outputs
-        self.limits = limits
+        self.bounds = bounds
 
 
 def merged(name: str, inputs: Mapping[str, Any] | None, more: dict[str, Any]) -> Mapping[str, Any]:

@@ -30,11 +30,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fast_dag.call.effects import LOOKED_AT, STOPPED, Await, Invoke, Outcome, Sleep
 from fast_dag.drive.guard import Guards
+from fast_dag.drive.inline import in_running_loop
 from fast_dag.drive.job import (
     ADVANCE,
     BEGIN,
     CALL,
     CANCELLED,
+    CLAIM,
     CLEANS,
     CONCLUDE,
     RETURN,
@@ -46,6 +48,7 @@ from fast_dag.drive.slots import Slots
 from fast_dag.drive.timers import Timers
 from fast_dag.errors import TimeoutError, failures
 from fast_dag.run.execution import current
+from fast_dag.watch import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from fast_dag.define.node import Node
     from fast_dag.drive.job import Lane
     from fast_dag.run.execution import Execution
+    from fast_dag.run.limits import Claim
 
     class Lanes(Protocol):
         """The lanes of a run, which the coordinator makes."""
@@ -74,6 +78,10 @@ GRACE = 5.0
 
 _LEAST = 0.25
 """Seconds that each of them has, though the others took more."""
+
+_SHORT = 200e-6
+"""Seconds: whoever made a plain call in less goes on with one that this call made ready, though
+others may have a longer way to the end."""
 
 SIGNALS_SEEN = 0.5
 """Seconds after which a waiting caller looks around. A signal that comes just before a thread
@@ -140,7 +148,8 @@ class Dispatcher:
         self.timers = Timers(clock)
         self.guard = Guards()
         self.lanes: Lanes
-        self._slots = Slots(execution.settings)
+        self._slots = Slots(execution.settings, execution.plan)
+        self._has_priorities = execution.plan.has_priorities
         # Whether plain calls happen in this process, so that those after them can follow at once.
         self._follows = not self._slots.is_ordered and execution.settings.stays_here
         self._deadline: float | None = None
@@ -148,6 +157,7 @@ class Dispatcher:
         self._open: dict[Execution, _Open] = {}
         self._running: set[Job] = set()  # those that have a slot, or wait between attempts
         self._sleeping: set[Job] = set()
+        self._held: dict[tuple[Job, int], Claim] = {}  # by the call that has the units
         self.finish: Callable[[], None] = _nothing
         self.soon: Callable[[Callable[[], None]], None] = _nowhere
 
@@ -210,6 +220,8 @@ class Dispatcher:
             if job.effects is not None:
                 with suppress(ValueError):  # it takes a step just now, in another thread
                     job.effects.close()  # so that others who wait for what it computes take over
+            if not job.is_out:
+                self._give_back(job)
         for execution in reversed(executions):
             execution.close(self.ending or "cancelled")
         self.finish()
@@ -262,6 +274,8 @@ class Dispatcher:
         assert lane is not None
         lane.give_up(job)
         if not lane.ends_calls:
+            if self._held and not lane.kills_calls:
+                self._tell_kept(job)
             self.lanes.loop.give_up(job)  # it may have returned a coroutine
             if job.variables is not None:
                 job.variables = job.variables.copy()  # the call is still inside of the old ones
@@ -295,8 +309,7 @@ class Dispatcher:
         execution = opened.execution
         opened.jobs += len(ready)
         follows = self._follows and not execution.watched
-        # The first comes last, to the front: whoever made them ready goes on with it.
-        for index in reversed(ready):
+        for index in ready:
             step = execution.plan.steps[index]
             job = Job(execution, index, step, opened.parent)
             if step.node.workflow is None:
@@ -418,6 +431,8 @@ class Dispatcher:
                 job.variables = self.variables.copy()
                 job.effects = execution.effects_of(job.index, (job.args, job.kwargs))
                 job.todo, job.answer = ADVANCE, None
+            elif job.step.node.uses:
+                job.todo = CLAIM
 
     def _advance(self, job: Job, jobs: list[Job]) -> None:
         """A call that is a generator of effects takes its next step."""
@@ -464,6 +479,8 @@ class Dispatcher:
             job.timeout = job.step.node.timeout
             nested = job.step.node.workflow is not None
             job.lane = None if nested else self._lane_of(job)
+            if job.step.node.uses:
+                job.todo = CLAIM
 
     def _conclude(self, job: Job, jobs: list[Job]) -> None:
         """A job's call ended."""
@@ -481,6 +498,7 @@ class Dispatcher:
         """A job that was cut off ends, once its cleanup hook has been called."""
         effects, job.effects = job.effects, None
         job.todo, job.answer = SETTLE, STOPPED
+        self._give_back(job)
         if effects is not None:
             effects.close()  # so that others who wait for what it computes take over
             policy = job.step.policy
@@ -642,7 +660,11 @@ class Dispatcher:
             job.generation += 1
             now = perf_counter()
             ready = execution.finish_plain(index, value, job.started, now)
-            if ready:
+            # Others may be before the node that follows. Where calls are short, to look at that
+            # would take longer than the calls.
+            is_long = now - job.started > _SHORT or self._has_priorities
+            compete = is_long and (len(ready) > 1 or self._slots.is_full)
+            if ready and not compete:
                 steps, following = execution.plan.steps, ready[0]
                 step = steps[following]
                 is_alike = step.plain == job.step.plain
@@ -667,6 +689,7 @@ class Dispatcher:
         if outcome.ok and type(outcome.value) is CoroutineType:
             if self.over or job.generation != generation:
                 outcome.value.close()
+                self.returned(job, generation)
             else:
                 if job.timer is not None:
                     job.timer.cancel()  # the loop keeps its time from now on
@@ -676,6 +699,7 @@ class Dispatcher:
 
     def ended(self, job: Job, generation: int, outcome: Outcome) -> list[Job]:
         """A job's call ended: the jobs to go on with. Whoever says so first decides."""
+        self.returned(job, generation)
         deadline = job.deadline
         if deadline is not None and job.generation == generation and self.clock() > deadline:
             job.is_late = True
@@ -692,6 +716,7 @@ class Dispatcher:
 
     def crashed(self, job: Job, generation: int, error: BaseException) -> list[Job]:
         """A job's call raised what is no failure, which ends the run: the jobs to go on with."""
+        self.returned(job, generation)
         with self.guard():
             is_owner = not self.over and job.generation == generation
             if is_owner:
@@ -739,6 +764,97 @@ class Dispatcher:
             jobs.append(job)
         self.go_on(jobs)
 
+    # Units of limits: taken with the slot, before a call, and given back by whoever tells its end.
+
+    def _claim(self, job: Job, jobs: list[Job]) -> None:
+        """Take the units that a job's call uses, beside the slot that it has; else wait for both
+        without either."""
+        execution = job.execution
+        jobs.append(job)
+        if job.phase is CANCELLED:
+            job.todo = UNWIND
+            return
+        if job.claim is None:
+            job.claim = execution.claim_of(job.index)
+        claim = job.claim
+        if execution.stopped:
+            job.todo, job.answer = CONCLUDE, STOPPED
+            return
+        if claim.take():
+            self._hold(job)
+            return
+        if self._slots.is_ordered and in_running_loop():
+            job.todo, job.answer = CONCLUDE, Outcome(False, claim.blocks())
+            return
+        jobs.pop()
+        with self.guard():
+            if self.over:
+                return
+            if execution.stopped:
+                job.todo, job.answer = CONCLUDE, STOPPED
+                jobs.append(job)
+                return
+            self._sleeping.add(job)
+            job.timer = wake = _Wake(self, job)
+            if not self._slots.is_ordered:
+                self._slots.give_back(job)
+                jobs.extend(reversed(self._picked()))
+        if claim.take(wake):
+            self.wake(job)
+
+    def _hold(self, job: Job) -> None:
+        """A job has its units: they belong to the call that it makes next."""
+        claim, job.claim, job.todo = job.claim, None, CALL
+        assert claim is not None
+        if job.variables is None:
+            job.variables = self.variables.copy()
+        job.variables.run(claim.enter)
+        self._held[job, job.generation] = claim
+        if self.over:
+            self._give_back(job)
+
+    def _admit(self, job: Job) -> None:
+        """A job that waited has its units. If no slot is free, it gives them back, and wants both
+        again once one is."""
+        with self.guard():
+            if self.over or job not in self._sleeping:
+                return
+            self._sleeping.discard(job)
+            job.timer = None
+            has_slot = self._slots.is_ordered or self._slots.take_free(job)
+        if has_slot:
+            self._hold(job)
+            jobs = [job]
+        else:
+            assert job.claim is not None
+            job.claim.give_back()
+            with self.guard():
+                if self.over:
+                    return
+                self._slots.queue(job)
+                jobs = self._picked()
+        self.go_on(jobs)
+
+    def returned(self, job: Job, generation: int) -> None:
+        """A call has really ended, whether or not anybody still waited for it: it has no units any
+        more. Lanes must say so of each call that began; who reports its end says it, too."""
+        if self._held:
+            claim = self._held.pop((job, generation), None)
+            if claim is not None:
+                claim.give_back()
+
+    def _give_back(self, job: Job) -> None:
+        """The call that a job was about to make, or waited to make, is not made."""
+        self.returned(job, job.generation)
+        if job.claim is not None:
+            job.claim.give_back()
+
+    def _tell_kept(self, job: Job) -> None:
+        """Tell the log of units that a call has which nobody waits for any more."""
+        for (holder, _), claim in list(self._held.items()):
+            if holder is job:
+                log.kept(job.execution, job.path, claim.told)
+
     # Waits: between attempts, and for something to be ready.
 
     def _wait(self, job: Job, effect: Sleep | Await, jobs: list[Job]) -> None:
@@ -765,6 +881,9 @@ class Dispatcher:
 
     def wake(self, job: Job) -> None:
         """What a job waited for has come."""
+        if job.todo is CLAIM:
+            self._admit(job)
+            return
         with self.guard():
             if self.over or job not in self._sleeping:
                 return
@@ -785,7 +904,7 @@ class Dispatcher:
         job.timer = None
         if not self._slots.is_ordered:
             self._slots.take(job)
-        job.todo, job.answer = ADVANCE, False
+        job.todo, job.answer = (CONCLUDE, STOPPED) if job.todo is CLAIM else (ADVANCE, False)
         return job
 
 
@@ -800,6 +919,7 @@ _STEPS: Final[dict[int, Callable[[Dispatcher, Job, list[Job]], None]]] = {
     SETTLE: Dispatcher._settle,
     UNWIND: Dispatcher._unwind,
     RETURN: Dispatcher._return,
+    CLAIM: Dispatcher._claim,
 }
 """What `go_on` does with a job: each step may put jobs on the stack, this one included."""
 

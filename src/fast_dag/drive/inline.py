@@ -12,7 +12,7 @@ from types import CoroutineType
 from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
 from fast_dag.errors import ValidationError, failures, is_a, raised_in, trace_of
 from fast_dag.plan.binding import Binding
-from fast_dag.plan.plan import MANY, SURROUNDED
+from fast_dag.plan.plan import LIMITED, MANY, SURROUNDED
 from fast_dag.plan.step import Step
 from fast_dag.run.dag_execution import DagExecution
 from fast_dag.run.execution import current
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from fast_dag.call.effects import Attempt, Effects
     from fast_dag.run.execution import Execution
+    from fast_dag.run.limits import Claim
 
 _LOOKED_AT: Final = LOOKED_AT | {Outcome}
 _GATHERING: Final = {Step.gather.__code__, Binding.gather.__code__}
@@ -123,6 +124,8 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
                         else:
                             attempt = [results[keys]], {}
                         value = what.policy.call_inline(execution, attempt, what.call, waiter)
+                    elif how is LIMITED:
+                        value = _called_limited(execution, what, waiter)
                     else:
                         args, kwargs = what.binding.gather(execution)
                         value = what.call(*args, **kwargs)
@@ -141,6 +144,14 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
     # No longer while that error is handled: it is no context of those that come.
     if not execution.stopped:
         _drive_by_schedule(execution, waiter, ready)
+
+
+def _called_limited(execution: Execution, step: Step, waiter: Waiter) -> Any:
+    """The call of a node that uses limits, with all that surrounds it."""
+    attempt, call = step.gather(execution), _limited(execution, step)
+    if step.policy is None:
+        return call(*attempt[0], **attempt[1])
+    return step.policy.call_inline(execution, attempt, call, waiter)
 
 
 class _FailedError(Exception):
@@ -231,7 +242,9 @@ def _outcome_of(execution: Execution, index: int, waiter: Waiter) -> Outcome:
         return Outcome(False, error, attempts=0)
     step = execution.plan.steps[index]
     call = step.call
-    if step.node.workflow is not None:
+    if step.node.uses:
+        call = _limited(execution, step)
+    elif step.node.workflow is not None:
         call = partial(_nested_value, execution, index, waiter)
     if not execution.is_surrounded(step):
         return _called(call, *attempt, waiter)
@@ -263,6 +276,37 @@ def _called(
     except failures() as error:
         return Outcome(False, error)
     return Outcome(True, value)
+
+
+def _limited(execution: Execution, step: Step) -> Callable[..., Any]:
+    """The call of a node with the units of limits that it uses, for which this thread waits."""
+    func, index = step.call, step.index
+
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        claim = execution.claim_of(index)
+        if not claim.take():
+            if in_running_loop():
+                raise claim.blocks()
+            claim.wait()
+        claim.enter()
+        try:
+            value = func(*args, **kwargs)
+        except BaseException:
+            claim.leave()
+            raise
+        if type(value) is CoroutineType and not in_running_loop():  # where nobody may await it
+            return _giving_back(value, claim)
+        claim.leave()
+        return value
+
+    return limited
+
+
+async def _giving_back(coroutine: Coroutine[Any, Any, Any], claim: Claim) -> Any:
+    try:
+        return await coroutine
+    finally:
+        claim.leave()
 
 
 def _nested_value(execution: Execution, index: int, waiter: Waiter, /, **inputs: Any) -> Any:

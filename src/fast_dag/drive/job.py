@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fast_dag.call.effects import Effect, Outcome
     from fast_dag.plan.step import Step
     from fast_dag.run.execution import Execution
+    from fast_dag.run.limits import Claim
 
 # What the dispatcher does next with a job.
 BEGIN: Final = 0  # gather its arguments, and make its first call
@@ -20,6 +21,7 @@ ADVANCE: Final = 2  # send `answer` to its effects
 CONCLUDE: Final = 3  # its call ended: `answer` is the outcome
 SETTLE: Final = 4  # finish its node: `answer` is the outcome
 UNWIND: Final = 5  # end it, though its call came to nothing
+CLAIM: Final = 7  # take the units that its next call uses, or wait for them
 RETURN: Final = 6  # the workflow nested in it ended: `answer` is the generation, and the outcome
 
 # How far a job is.
@@ -34,6 +36,7 @@ class Lane(ABC):
 
     calls_here = False  # in the thread that takes a job, by a mere call
     ends_calls = False  # calls that are given up end soon, and say so
+    kills_calls = False  # calls that are given up are killed
 
     @abstractmethod
     def launch(self, job: Job) -> None:
@@ -64,6 +67,7 @@ class Job:
     __slots__ = (
         "answer",
         "args",
+        "claim",
         "deadline",
         "effects",
         "entered",
@@ -102,6 +106,7 @@ class Job:
         self.is_plain = False  # see `Step.plain`
         self.is_out = False  # its lane has it
         self.is_late = False
+        self.claim: Claim | None = None  # that it waits with
         self.effects: Generator[Effect, Any, Outcome] | None = None
         self.variables: Variables | None = None
         self.todo = BEGIN
@@ -120,6 +125,16 @@ class Job:
             order.append(job.index)
             job = job.parent
         return tuple(reversed(order))
+
+    def rank(self, has_priorities: bool) -> tuple[int, float, int]:
+        """Where it stands among those that wait, more for those that go first: by priority, then by
+        the way to the end of the run, the longest first, then by definition."""
+        execution, index, job = self.execution, self.index, self.parent
+        way = execution.plan.ways.to_end[index]
+        while job is not None:
+            way += job.execution.plan.ways.after[job.index]
+            job = job.parent
+        return execution.priority_of(index) if has_priorities else 0, way, -index
 
     @property
     def path(self) -> str:

@@ -204,6 +204,7 @@ class LoopLane(Lane):
             return self._failed(job, error)
         finally:
             self._inside.pop(job, None)
+            self.dispatcher.returned(job, generation)
             if scope is not None and scope.end():
                 job.is_late = True
 

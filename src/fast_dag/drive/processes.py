@@ -55,6 +55,8 @@ def refuse() -> None:
 class ProcessLane(Lane):
     """Workers are started on demand. One that dies or is killed costs its own node only."""
 
+    kills_calls = True
+
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
         self._lock = threading.Lock()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+from bisect import insort
 from heapq import heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING
 
 from fast_dag.run.settings import ASYNC
 
 if TYPE_CHECKING:
     from fast_dag.drive.job import Job
+    from fast_dag.plan.plan import Plan
     from fast_dag.run.settings import Settings
 
 
@@ -18,21 +20,25 @@ class Slots:
     """Hands out the slots of one run. It knows no threads and no clock; the dispatcher's lock
     guards it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, plan: Plan) -> None:
         # One job at a time, the one that is defined first, and waits keep the slot.
         self.is_ordered = settings.ordered
         self._free, self._bounds_all = slots_of(settings)
-        self._waiting: deque[Job] = deque()
+        self._has_priorities = plan.has_priorities
+        # Whether the order counts although there may be slots for all.
+        self._is_ranked = plan.needs_limits or plan.has_priorities
+        self._new: list[Job] = []  # those that want a slot since the last look
         self._unbounded: list[Job] = []  # that need no slot
-        self._heap: list[Job] = []  # all that wait, where the order counts
+        self._heap: list[Job] = []  # all that wait, where they go by definition only
+        self._line: list[tuple[int, float, int, int, Job]] = []  # who waits, the first at the end
+        self._count = count()
 
     def queue(self, job: Job) -> None:
-        """A job wants to go on. Jobs that are queued later come first: whoever finishes a node goes
-        on with one that it made ready."""
+        """A job wants to go on."""
         if self.is_ordered:
             heappush(self._heap, job)
         elif job.takes_slot:
-            self._waiting.appendleft(job)
+            self._new.append(job)
         else:
             self._unbounded.append(job)
 
@@ -50,12 +56,39 @@ class Slots:
             job = heappop(self._heap)
             self._free -= job.takes_slot
             return [job]
-        picked, self._unbounded = self._unbounded[::-1], []
-        waiting = self._waiting
-        while waiting and (self._free > 0 or waiting[0].execution.stopped):
+        picked, self._unbounded = self._unbounded, []
+        if self._is_ranked:
+            picked.sort(key=lambda job: job.rank(self._has_priorities), reverse=True)
+        new, line = self._new, self._line
+        if new:
+            self._new = []
+            if len(new) <= self._free and not line and not self._is_ranked:
+                self._free -= len(new)
+                return picked + new if picked else new
+            count, has_priorities = self._count, self._has_priorities
+            ranked = [(*job.rank(has_priorities), -next(count), job) for job in new]
+            if len(new) > _FEW:
+                line.extend(ranked)
+                line.sort()
+            else:
+                for each in ranked:
+                    insort(line, each)
+        while line and (self._free > 0 or line[-1][4].execution.stopped):
             self._free -= 1
-            picked.append(waiting.popleft())
+            picked.append(line.pop()[4])
         return picked
+
+    @property
+    def is_full(self) -> bool:
+        """Whether some job waits for a slot."""
+        return bool(self._line)
+
+    def take_free(self, job: Job) -> bool:
+        """A job goes on if a slot is free; whether it does."""
+        if job.takes_slot and self._free <= 0:
+            return False
+        self._free -= job.takes_slot
+        return True
 
     def take(self, job: Job) -> None:
         """A job goes on, whether or not a slot is free."""
@@ -64,6 +97,10 @@ class Slots:
     def give_back(self, job: Job) -> None:
         """A job has ended, or waits without its slot."""
         self._free += job.takes_slot
+
+
+_FEW = 4
+"""Jobs that are put in their places one by one; sorting the line is faster for more."""
 
 
 def slots_of(settings: Settings) -> tuple[int, bool]:

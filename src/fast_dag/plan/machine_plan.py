@@ -58,7 +58,7 @@ class MachinePlan(Plan):
 
     Parameters
     ----------
-    topology, inputs, policy_of, resources, wrappers:
+    topology, inputs, policy_of, resources, wrappers, limits:
         As in `Plan`; states have no edges.
     start, terminals, transitions:
         Where it starts, which states end it, and the declared ways, in their order.
@@ -76,13 +76,14 @@ class MachinePlan(Plan):
         policy_of: Callable[[Node[..., Any], Sequence[str]], CallPolicy | None] | None,
         resources: Mapping[str, Hook],
         wrappers: Sequence[Wrapper] = (),
+        limits: Any = None,
         *,
         start: str,
         terminals: Collection[str],
         transitions: Sequence[Transition],
         state_hooks: Sequence[Hook],
     ) -> None:
-        super().__init__(topology, inputs, policy_of, resources, wrappers)
+        super().__init__(topology, inputs, policy_of, resources, wrappers, limits)
         index, steps = topology.index, self.steps
         self.start = index[start]
         self.state_hooks = tuple(state_hooks)
@@ -103,6 +104,7 @@ class MachinePlan(Plan):
         """Whether a run is nothing but calling one state after another."""
         return not (
             self.has_policies
+            or self.has_uses
             or self.state_hooks
             or any(step.node.workflow is not None for step in self.steps)
         )

@@ -9,6 +9,7 @@ from fast_dag.define.node import NodeType
 from fast_dag.errors import ValidationError, closest, names
 from fast_dag.plan.binding import Binding, keys_by_position
 from fast_dag.plan.step import Step
+from fast_dag.plan.ways import Ways, tells
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
     from fast_dag.define.node import Node
     from fast_dag.plan.step import Wrapper
     from fast_dag.plan.topology import Topology
+    from fast_dag.plan.ways import Record
 
 
-MANY, GATHERED, SURROUNDED = "many", "gathered", "surrounded"
+MANY, GATHERED, SURROUNDED, LIMITED = "many", "gathered", "surrounded", "limited"
 """How calls of the straight line are made that do not take one or two results: with any other
-number of them, with arguments that the binding gathers, or through the policy."""
+number of them, with arguments that the binding gathers, through the policy, or with units of
+limits."""
 
 
 class Plan:
@@ -43,6 +46,8 @@ class Plan:
         What opens each resource, by name.
     wrappers:
         Each may put another function in the place of a node's own.
+    limits:
+        Those of the workflow itself.
     """
 
     step_class: type[Step] = Step
@@ -54,6 +59,7 @@ class Plan:
         policy_of: Callable[[Node[..., Any], Sequence[str]], CallPolicy | None] | None = None,
         resources: Mapping[str, Hook] = MappingProxyType({}),
         wrappers: Sequence[Wrapper] = (),
+        limits: Any = None,
     ) -> None:
         self.topology = topology
         self.name = topology.name
@@ -82,6 +88,10 @@ class Plan:
         self.steps: list[Step] = steps
         self.missing = tuple(missing)
         self.has_policies = has_policies
+        self.limits = limits
+        self.units: Any = None  # what nodes take, as `run.limits` found it last
+        self.told: Record | None = None  # of the last execution that completed
+        self._ways: tuple[Any, Ways] | None = None
 
     def refuse_unknown(self, options: Iterable[str] = ()) -> None:
         """Raise ValidationError for run inputs that fill no parameter of the whole graph; `options`
@@ -139,6 +149,26 @@ class Plan:
         )
 
     @cached_property
+    def has_uses(self) -> bool:
+        """Whether some node uses limits."""
+        return any(node.uses for node in self.topology.special)
+
+    @cached_property
+    def needs_limits(self) -> bool:
+        """Whether some node, here or in a nested workflow, uses limits."""
+        steps, index = self.steps, self.topology.index
+        return self.has_uses or any(
+            steps[index[node.name]].nested.needs_limits
+            for node in self.topology.special
+            if node.workflow is not None
+        )
+
+    @cached_property
+    def has_priorities(self) -> bool:
+        """Whether some node, here or in a nested workflow, has a priority."""
+        return _some(self.topology.nodes, lambda node: node.priority)
+
+    @cached_property
     def only_async(self) -> bool:
         """Whether all nodes are async and plain."""
         return all(step.plain == "async" for step in self.steps)
@@ -181,6 +211,7 @@ class Plan:
         """Whether a concurrent run needs a thread that keeps the time or waits for inline nodes."""
         return (
             self.has_policies
+            or self.has_uses
             or any(step.nested and step.nested.needs_coordinator for step in self.steps)
             or _some(self.topology.nodes, lambda node: node.timeout or node.retry or node.run_in)
         )
@@ -196,7 +227,7 @@ class Plan:
         in the same way, as (how, calls).
 
         Where `how` is 1 or 2, a call is (name, function, key of each result that it takes). Where
-        it is `GATHERED` or `SURROUNDED`, because the binding, or the policy and the binding are
+        it is `GATHERED`, `SURROUNDED` or `LIMITED`, because the binding, the policy or limits are
         needed, it is (name, step, key of the sole result that it takes, or None), and for any
         other number of results (name, function, keys)."""
         line: list[tuple[int | str, list[tuple[Any, ...]]]] = []
@@ -206,7 +237,9 @@ class Plan:
             keys = step.keys
             how: int | str
             call: tuple[Any, ...]
-            if step.policy is not None:
+            if step.node.uses:
+                how, call = LIMITED, (step.name, step, None)
+            elif step.policy is not None:
                 sole = keys[0] if keys is not None and len(keys) == 1 else None
                 how, call = SURROUNDED, (step.name, step, sole)
             elif keys is None:
@@ -220,6 +253,22 @@ class Plan:
                 line.append((how, []))
             line[-1][1].append(call)
         return line
+
+    @property
+    def ways(self) -> Ways:
+        """How long the way from each node to the end is, by the last execution if that tells."""
+        told, known = self.told, self._ways
+        if known is None or known[0] is not told:
+            if tells(told, len(self.names)):
+                known = told, Ways(self, told)
+            else:
+                known = told, self._ways_in_nodes
+            self._ways = known
+        return known[1]
+
+    @cached_property
+    def _ways_in_nodes(self) -> Ways:
+        return Ways(self)
 
     @cached_property
     def decider_bindings(self) -> dict[str, Binding]:

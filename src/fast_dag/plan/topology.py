@@ -84,7 +84,11 @@ class Topology:
     @cached_property
     def special(self) -> list[Node[..., Any]]:
         """The nodes that are more than a function with inputs."""
-        return [node for node in self.nodes if node.type is not _NODE or node.workflow is not None]
+        return [
+            node
+            for node in self.nodes
+            if node.type is not _NODE or node.workflow is not None or node.uses is not None
+        ]
 
     @classmethod
     def of(cls, graph: Graph, given: Collection[str] = (), *, autowire: bool = False) -> Topology:

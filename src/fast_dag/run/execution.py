@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from contextvars import ContextVar
 from time import perf_counter, time
+from types import MappingProxyType
 from weakref import ref
 
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Invoke, Outcome, Raised, bare_effects
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fast_dag.draw.view import MachineView, RunView, WorkflowView
     from fast_dag.plan.plan import Plan
     from fast_dag.plan.step import Step
+    from fast_dag.run.limits import Claim
     from fast_dag.run.record import Record
     from fast_dag.run.settings import Settings
     from fast_dag.watch.observers import Observers
@@ -48,6 +50,10 @@ if TYPE_CHECKING:
 
 current: ContextVar[Execution | None] = ContextVar("fast_dag_execution", default=None)
 """The execution in whose node, hook or handler the caller is."""
+
+
+_TELLS = frozenset({"completed", "completed_with_errors"})
+"""The ends of executions that tell the next one how long its nodes take."""
 
 
 class Verdict:
@@ -89,6 +95,8 @@ class Execution(ABC):
     observers: Observers | None = None
     store: Store | None = None
     resources: Resources | None = None
+    units: Mapping[int, Any] = MappingProxyType({})  # what its nodes take of limits, by index
+    claim: Claim | None = None  # that of the node in whose call it was started
     # The nodes whose cleanup hook was cut off, by what it raised or by the end of the execution.
     cut_off: tuple[str, ...] = ()
     # Whether its caller waits in the thread of an event loop, which stands still meanwhile.
@@ -162,6 +170,8 @@ class Execution(ABC):
         Raises MissingInputError for values that are missing, ValidationError if the context
         serves another run."""
         self._check()
+        if self.plan.needs_limits:
+            self._find_units()
         self.context._enter_run(self.record.measure)
         self._prepare_results()
         if self.parent is None:
@@ -185,6 +195,33 @@ class Execution(ABC):
             raise told.missing_inputs(self.name, self.plan.missing, (), self.advice)
         if self.inputs:
             self._refuse_shared_inputs()
+
+    def _find_units(self) -> None:
+        """Look up what its nodes and those of nested workflows use. Raises ValidationError for what
+        there is not, and for what could never be had."""
+        from fast_dag.run import limits  # for workflows that use some
+
+        around = []
+        outer = self.parent
+        while outer is not None:
+            around.append(outer.plan.limits)
+            outer = outer.parent
+        self.claim = limits.held.get() if self.parent is None else self.parent.claim
+        self.units = limits.units_of(self.plan, self.settings.limits, tuple(around), self.claim)
+
+    def claim_of(self, index: int) -> Claim:
+        """What an attempt of a node that uses limits takes."""
+        from fast_dag.run.limits import Claim
+
+        return Claim(self.units[index], self.priority_of(index), self.path_of(index), self.claim)
+
+    def priority_of(self, index: int) -> int:
+        """A node's priority; that of a workflow's node adds to those of the nodes inside."""
+        own = self.plan.steps[index].node.priority
+        if self.parent is None or not self.prefix:
+            return own
+        name = self.prefix[len(self.parent.prefix) : -1]
+        return own + self.parent.priority_of(self.parent.plan.topology.index[name])
 
     def _refuse_shared_inputs(self) -> None:
         for name, value in self.inputs.items():
@@ -212,6 +249,8 @@ class Execution(ABC):
             self.record.schedule.close()
         self.status = self._status_by_errors() if status is None else status
         self.value = self._final_value()
+        if self.status in _TELLS:
+            self.plan.told = self.record
         if self.parent is None:
             self.context.metadata["execution_status"] = self.status
         self.context._leave_run()

@@ -251,8 +251,8 @@ class Machine:
     @property
     def _is_spent(self) -> bool:
         """Whether it has executed as many states as it may, and stops at that."""
-        limits = self._request.limits
-        return not limits.raises and self._state.visited >= limits.max_cycles
+        bounds = self._request.bounds
+        return not bounds.raises and self._state.visited >= bounds.max_cycles
 
     @property
     def _can_go_on(self) -> bool:
@@ -265,9 +265,9 @@ class Machine:
         self, steps: int | None, event: tuple[str, Mapping[str, Any]] | None = None
     ) -> MachineExecution:
         """An execution that goes on from here. Raises MaxCyclesError where that is not allowed."""
-        limits = self._request.limits
-        if limits.raises and self._state.visited >= limits.max_cycles:
-            raise too_many(self.fsm.name, self.state, limits.max_cycles)
+        bounds = self._request.bounds
+        if bounds.raises and self._state.visited >= bounds.max_cycles:
+            raise too_many(self.fsm.name, self.state, bounds.max_cycles)
         execution = self._made(steps, event)
         execution.observers = self.fsm._observers(execution)
         if execution.observers is not None:
@@ -285,7 +285,7 @@ class Machine:
             request.inputs,
             self._context,
             request.settings,
-            request.limits._replace(steps=steps, may_wait=True),
+            request.bounds._replace(steps=steps, may_wait=True),
             record=self._record,
             event=event,
             continues=self._begun,
@@ -321,7 +321,7 @@ class Machine:
         elif now.ended:
             why = "has ended"
         elif self._is_spent:
-            why = f"has executed its max_cycles, {self._request.limits.max_cycles} states"
+            why = f"has executed its max_cycles, {self._request.bounds.max_cycles} states"
         else:
             why = "leads nowhere from there"
         raise InvalidTransitionError(

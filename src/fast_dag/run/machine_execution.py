@@ -99,7 +99,7 @@ class MachineRecord(Record):
         }
 
 
-class Limits(NamedTuple):
+class Bounds(NamedTuple):
     """How far one run of a machine goes: the most states of all its runs, and whether it is an
     error to want more; how many states this run executes; whether it may wait for events."""
 
@@ -174,7 +174,7 @@ class MachineExecution(Execution):
         inputs: Mapping[str, Any],
         context: Context,
         settings: Settings,
-        limits: Limits,
+        bounds: Bounds,
         *,
         record: MachineRecord | None = None,
         continues: bool = False,
@@ -193,7 +193,7 @@ class MachineExecution(Execution):
             fsm.graph, plan, inputs, context, settings, record, parent=parent, prefix=prefix
         )
         self.fsm = fsm
-        self.limits = limits
+        self.bounds = bounds
         self.children.update(children or {})
         self._event = event
         self._steps = 0
@@ -209,7 +209,7 @@ class MachineExecution(Execution):
     @property
     def is_told(self) -> bool:
         """Whether the log is told of its end: that of a machine which goes on is none."""
-        return not self.limits.may_wait or self.machine_state.ended or self.status != "completed"
+        return not self.bounds.may_wait or self.machine_state.ended or self.status != "completed"
 
     @property
     def _is_new(self) -> bool:
@@ -276,8 +276,8 @@ class MachineExecution(Execution):
             self.results[name], self.deciding = value, (index, value)
         try:
             move = self._move(index, result, value)
-            if move.halts and self.limits.steps is None and self.limits.raises:
-                raise too_many(self.name, name, self.limits.max_cycles)
+            if move.halts and self.bounds.steps is None and self.bounds.raises:
+                raise too_many(self.name, name, self.bounds.max_cycles)
         except failures() as fault:
             return Verdict(outcome, name, move, self._goes_on(name, fault), fault)
         return Verdict(outcome, name, move)
@@ -322,11 +322,11 @@ class MachineExecution(Execution):
 
     @property
     def free_steps(self) -> int:
-        """How many states may be executed with no look at limits, events and the history."""
+        """How many states may be executed with no look at bounds, events and the history."""
         now = self.machine_state
-        if now.data or self.limits.steps is not None:
+        if now.data or self.bounds.steps is not None:
             return 0
-        left = max(self.limits.max_cycles - now.visited - 1, 0)
+        left = max(self.bounds.max_cycles - now.visited - 1, 0)
         return left if now.room is None else min(left, now.room - len(now.visits))
 
     # Where a state leads.
@@ -348,13 +348,13 @@ class MachineExecution(Execution):
             else:
                 way = self._first(plan.steps[index].ways, index, value, {})
                 if way is None:
-                    if plan.steps[index].events and self.limits.may_wait:
+                    if plan.steps[index].events and self.bounds.may_wait:
                         return Move(waits=True)
                     raise self._stuck(index)
                 chosen = plan.topology.index[way]
-            if self.machine_state.visited + 1 >= self.limits.max_cycles:
+            if self.machine_state.visited + 1 >= self.bounds.max_cycles:
                 return Move(chosen, halts=True)
-            halts = self.limits.steps is not None and self._steps + 1 >= self.limits.steps
+            halts = self.bounds.steps is not None and self._steps + 1 >= self.bounds.steps
             return Move(self._hooked(index, chosen, value), halts=halts)
         finally:
             current.reset(token)

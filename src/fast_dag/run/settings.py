@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fast_dag.context import Context
     from fast_dag.define.options import Seconds
+    from fast_dag.run.limits import Limits
 
 
 class ExecutionMode(StrEnum):
@@ -51,6 +52,7 @@ class Settings:
         "error_handler",
         "error_strategy",
         "executor",
+        "limits",
         "max_workers",
         "mode",
         "progress",
@@ -68,6 +70,7 @@ class Settings:
         error_handler: Callable[[str, Exception, Context], str] | None = None,
         progress: Callable[[str, str, float], object] | bool | None = None,
         track_memory: bool = False,
+        limits: Limits | None = None,
     ) -> None:
         if not (progress is None or isinstance(progress, bool) or callable(progress)):
             raise ValidationError(
@@ -96,6 +99,7 @@ class Settings:
         self.error_handler = error_handler
         self.progress = progress
         self.track_memory = track_memory
+        self.limits = checked_limits(limits)
 
     @classmethod
     def of(cls, *asked: Any) -> Settings:
@@ -113,5 +117,14 @@ class Settings:
         return self.mode is SEQUENTIAL and self.executor is None
 
 
-_NOTHING_ASKED: Final = ("sequential", None, None, None, "fail_fast", None, None, False)
+def checked_limits(value: Any) -> Limits | None:
+    """The value of an option `limits=`; raises ValidationError."""
+    if value is None:
+        return None
+    from fast_dag.run.limits import asked_limits  # for those who have limits
+
+    return asked_limits(value)
+
+
+_NOTHING_ASKED: Final = ("sequential", None, None, None, "fail_fast", None, None, False, None)
 _DEFAULTS: Final = Settings(*_NOTHING_ASKED)
