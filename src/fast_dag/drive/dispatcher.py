@@ -699,7 +699,8 @@ class Dispatcher:
 
     def ended(self, job: Job, generation: int, outcome: Outcome) -> list[Job]:
         """A job's call ended: the jobs to go on with. Whoever says so first decides."""
-        self.returned(job, generation)
+        if self._held:
+            self.returned(job, generation)
         deadline = job.deadline
         if deadline is not None and job.generation == generation and self.clock() > deadline:
             job.is_late = True

@@ -146,7 +146,7 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
         _drive_by_schedule(execution, waiter, ready)
 
 
-def _called_limited(execution: Execution, step: Step, waiter: Waiter) -> Any:
+def _called_limited(execution: DagExecution, step: Step, waiter: Waiter) -> Any:
     """The call of a node that uses limits, with all that surrounds it."""
     attempt, call = step.gather(execution), _limited(execution, step)
     if step.policy is None:

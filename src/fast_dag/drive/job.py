@@ -126,15 +126,17 @@ class Job:
             job = job.parent
         return tuple(reversed(order))
 
-    def rank(self, has_priorities: bool) -> tuple[int, float, int]:
-        """Where it stands among those that wait, more for those that go first: by priority, then by
-        the way to the end of the run, the longest first, then by definition."""
+    def placed(self, has_priorities: bool, number: int) -> tuple[int, float, int, int, Job]:
+        """The job with its place among those that wait, more for those that go first: by priority,
+        then by the way to the end of the run, the longest first, then by definition."""
         execution, index, job = self.execution, self.index, self.parent
-        way = execution.plan.ways.to_end[index]
+        way = (execution.ways or execution.find_ways()).to_end[index]
         while job is not None:
-            way += job.execution.plan.ways.after[job.index]
+            outer = job.execution
+            way += (outer.ways or outer.find_ways()).after[job.index]
             job = job.parent
-        return execution.priority_of(index) if has_priorities else 0, way, -index
+        priority = execution.priority_of(index) if has_priorities else 0
+        return priority, way, -index, -number, self
 
     @property
     def path(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from bisect import insort
 from heapq import heappop, heappush
-from itertools import count
 from typing import TYPE_CHECKING
 
 from fast_dag.run.settings import ASYNC
@@ -31,7 +30,7 @@ class Slots:
         self._unbounded: list[Job] = []  # that need no slot
         self._heap: list[Job] = []  # all that wait, where they go by definition only
         self._line: list[tuple[int, float, int, int, Job]] = []  # who waits, the first at the end
-        self._count = count()
+        self._placed_so_far = 0
 
     def queue(self, job: Job) -> None:
         """A job wants to go on."""
@@ -57,26 +56,28 @@ class Slots:
             self._free -= job.takes_slot
             return [job]
         picked, self._unbounded = self._unbounded, []
-        if self._is_ranked:
-            picked.sort(key=lambda job: job.rank(self._has_priorities), reverse=True)
+        if picked and self._is_ranked:
+            picked = [each[4] for each in sorted(map(self._placed, picked), reverse=True)]
         new, line = self._new, self._line
         if new:
             self._new = []
             if len(new) <= self._free and not line and not self._is_ranked:
                 self._free -= len(new)
                 return picked + new if picked else new
-            count, has_priorities = self._count, self._has_priorities
-            ranked = [(*job.rank(has_priorities), -next(count), job) for job in new]
             if len(new) > _FEW:
-                line.extend(ranked)
+                line.extend(map(self._placed, new))
                 line.sort()
             else:
-                for each in ranked:
-                    insort(line, each)
+                for job in new:
+                    insort(line, self._placed(job))
         while line and (self._free > 0 or line[-1][4].execution.stopped):
             self._free -= 1
             picked.append(line.pop()[4])
         return picked
+
+    def _placed(self, job: Job) -> tuple[int, float, int, int, Job]:
+        self._placed_so_far += 1
+        return job.placed(self._has_priorities, self._placed_so_far)
 
     @property
     def is_full(self) -> bool:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fast_dag.draw.view import MachineView, RunView, WorkflowView
     from fast_dag.plan.plan import Plan
     from fast_dag.plan.step import Step
+    from fast_dag.plan.ways import Ways
     from fast_dag.run.limits import Claim
     from fast_dag.run.record import Record
     from fast_dag.run.settings import Settings
@@ -96,6 +97,7 @@ class Execution(ABC):
     store: Store | None = None
     resources: Resources | None = None
     units: Mapping[int, Any] = MappingProxyType({})  # what its nodes take of limits, by index
+    ways: Ways | None = None  # from its nodes to its end, once nodes must wait
     claim: Claim | None = None  # that of the node in whose call it was started
     # The nodes whose cleanup hook was cut off, by what it raised or by the end of the execution.
     cut_off: tuple[str, ...] = ()
@@ -214,6 +216,11 @@ class Execution(ABC):
         from fast_dag.run.limits import Claim
 
         return Claim(self.units[index], self.priority_of(index), self.path_of(index), self.claim)
+
+    def find_ways(self) -> Ways:
+        """How long the ways from its nodes to its end are; the same from now on."""
+        self.ways = ways = self.plan.ways
+        return ways
 
     def priority_of(self, index: int) -> int:
         """A node's priority; that of a workflow's node adds to those of the nodes inside."""
