@@ -148,9 +148,10 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
 
 def _called_limited(execution: DagExecution, step: Step, waiter: Waiter) -> Any:
     """The call of a node that uses limits, with all that surrounds it."""
-    attempt, call = step.gather(execution), _limited(execution, step)
+    args, kwargs = attempt = step.gather(execution)
     if step.policy is None:
-        return call(*attempt[0], **attempt[1])
+        return _limited(execution, step, *args, **kwargs)
+    call = partial(_limited, execution, step)
     return step.policy.call_inline(execution, attempt, call, waiter)
 
 
@@ -243,7 +244,7 @@ def _outcome_of(execution: Execution, index: int, waiter: Waiter) -> Outcome:
     step = execution.plan.steps[index]
     call = step.call
     if step.node.uses:
-        call = _limited(execution, step)
+        call = partial(_limited, execution, step)
     elif step.node.workflow is not None:
         call = partial(_nested_value, execution, index, waiter)
     if not execution.is_surrounded(step):
@@ -278,28 +279,23 @@ def _called(
     return Outcome(True, value)
 
 
-def _limited(execution: Execution, step: Step) -> Callable[..., Any]:
-    """The call of a node with the units of limits that it uses, for which this thread waits."""
-    func, index = step.call, step.index
-
-    def limited(*args: Any, **kwargs: Any) -> Any:
-        claim = execution.claim_of(index)
-        if not claim.take():
-            if in_running_loop():
-                raise claim.blocks()
-            claim.wait()
-        claim.enter()
-        try:
-            value = func(*args, **kwargs)
-        except BaseException:
-            claim.leave()
-            raise
-        if type(value) is CoroutineType and not in_running_loop():  # where nobody may await it
-            return _giving_back(value, claim)
+def _limited(execution: Execution, step: Step, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a node with the units of limits that it uses, for which this thread waits."""
+    claim = execution.claim_of(step.index)
+    if not claim.take():
+        if in_running_loop():
+            raise claim.blocks()
+        claim.wait()
+    claim.enter()
+    try:
+        value = step.call(*args, **kwargs)
+    except BaseException:
         claim.leave()
-        return value
-
-    return limited
+        raise
+    if type(value) is CoroutineType and not in_running_loop():  # where nobody may await it
+        return _giving_back(value, claim)
+    claim.leave()
+    return value
 
 
 async def _giving_back(coroutine: Coroutine[Any, Any, Any], claim: Claim) -> Any:

@@ -98,6 +98,7 @@ class Execution(ABC):
     resources: Resources | None = None
     units: Mapping[int, Any] = MappingProxyType({})  # what its nodes take of limits, by index
     ways: Ways | None = None  # from its nodes to its end, once nodes must wait
+    _claims: type[Claim]
     claim: Claim | None = None  # that of the node in whose call it was started
     # The nodes whose cleanup hook was cut off, by what it raised or by the end of the execution.
     cut_off: tuple[str, ...] = ()
@@ -208,14 +209,13 @@ class Execution(ABC):
         while outer is not None:
             around.append(outer.plan.limits)
             outer = outer.parent
+        self._claims = limits.Claim
         self.claim = limits.held.get() if self.parent is None else self.parent.claim
         self.units = limits.units_of(self.plan, self.settings.limits, tuple(around), self.claim)
 
     def claim_of(self, index: int) -> Claim:
         """What an attempt of a node that uses limits takes."""
-        from fast_dag.run.limits import Claim
-
-        return Claim(self.units[index], self.priority_of(index), self.path_of(index), self.claim)
+        return self._claims(self.units[index], self, index)
 
     def find_ways(self) -> Ways:
         """How long the ways from its nodes to its end are; the same from now on."""

@@ -25,13 +25,22 @@ from fast_dag.errors import ValidationError, closest, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import SupportsIndex
+    from typing import Protocol, SupportsIndex
 
     from fast_dag.define.options import Seconds
     from fast_dag.plan.plan import Plan
 
     Wants = Sequence[tuple["_Units", int]]
     """The limits that a claim wants units of, and how many of each."""
+
+    class Host(Protocol):
+        """An execution, as claims see it."""
+
+        claim: Claim | None
+        """That of the node in whose call it was started."""
+
+        def path_of(self, index: int, /) -> str: ...
+        def priority_of(self, index: int, /) -> int: ...
 
 
 class Rate:
@@ -184,13 +193,9 @@ class _Units:
         """How many units there are."""
         return self.free
 
-    def take(self, units: int, now: float) -> None:
-        """Take some that are there."""
+    def take(self, units: int) -> None:
+        """Take some that are there. Where units are given back, adding them to `free` does that."""
         self.free -= units
-
-    def give_back(self, units: int) -> None:
-        """Put some back."""
-        self.free += units
 
     def when(self, now: float) -> float | None:
         """When there will be enough for somebody in line; None if nobody knows."""
@@ -214,12 +219,10 @@ class _Bucket(_Units):
         passed = max(now - self._at, 0.0)
         return min(self.free + passed * self._speed + _ROUNDING, self.most)
 
-    def take(self, units: int, now: float) -> None:
+    def take(self, units: int) -> None:
+        now = monotonic()
         passed = max(now - self._at, 0.0)
         self.free, self._at = min(self.free + passed * self._speed, self.most) - units, now
-
-    def give_back(self, units: int) -> None:
-        """They come back by themselves."""
 
     def when(self, now: float) -> float | None:
         wanted, left = 0, self.left(now)
@@ -251,26 +254,30 @@ class Claim:
     ----------
     wants:
         What it takes, all or none.
-    priority:
-        Those of higher priority come first. A claim that waits rises by one every 30 seconds.
-    who:
-        The path of the node, for messages.
-    outer:
-        The claim of the node in whose call the run was started.
+    host, index:
+        The execution and the node that it belongs to. Those of higher priority come first; a claim
+        that waits rises by one every 30 seconds.
     """
 
-    __slots__ = ("_callback", "_rank", "_state", "outer", "priority", "wants", "who")
+    # Until it is otherwise, so that a claim that need not wait does not set them.
+    _state = _OVER
+    _rank: tuple[float, int] | None = None  # kept by a claim that has to wait again
+    _callback: Callable[[], None] | None = None
 
-    def __init__(
-        self, wants: Wants, priority: int = 0, who: str = "", outer: Claim | None = None
-    ) -> None:
+    def __init__(self, wants: Wants, host: Host, index: int) -> None:
         self.wants = wants
-        self.priority = priority
-        self.who = who
-        self.outer = outer
-        self._state = _OVER
-        self._rank: tuple[float, int] | None = None  # kept by a claim that has to wait again
-        self._callback: Callable[[], None] = _nothing
+        self.host = host
+        self.index = index
+
+    @property
+    def who(self) -> str:
+        """The path of its node, for messages."""
+        return self.host.path_of(self.index)
+
+    @property
+    def outer(self) -> Claim | None:
+        """The claim of the node in whose call the run was started."""
+        return self.host.claim
 
     @property
     def is_held(self) -> bool:
@@ -291,7 +298,7 @@ class Claim:
 
     def leave(self) -> None:
         """The call has ended: no longer, and give the units back."""
-        held.set(self.outer)
+        held.set(self.host.claim)
         self.give_back()
 
     def blocks(self) -> ValidationError:
@@ -307,21 +314,24 @@ class Claim:
         line, if there is a `callback`, which is called once, in whatever thread, when it has them.
         """
         with _lock:
-            now = monotonic()
             for units, wanted in self.wants:
-                if units.line or units.left(now) < wanted:
+                if units.line or (units.free < wanted and units.left(monotonic()) < wanted):
                     break
             else:
                 for units, wanted in self.wants:
-                    units.take(wanted, now)
+                    if units.gives_back:  # with no call, for this is done for each node
+                        units.free -= wanted
+                    else:
+                        units.take(wanted)
                 self._state = _HELD
                 return True
+            now = monotonic()
             if self._rank is None:
-                self._rank = now - RISES_IN * self.priority, next(_order)
+                self._rank = now - RISES_IN * self.host.priority_of(self.index), next(_order)
             for units, wanted in self.wants:
                 insort(units.line, (self._rank, wanted, self))
             if _is_next(self, now):
-                _grant(self, now)
+                _grant(self)
                 return True
             if callback is None:
                 _leave_line(self)
@@ -344,21 +354,23 @@ class Claim:
     def give_back(self) -> None:
         """End it: give back what it has, or leave the line. Others may get their units by that."""
         with _lock:
-            state, self._state = self._state, _OVER
-            if state is _OVER:
-                return
-            if state is _HELD:
+            if self._state is _HELD:
+                self._state, somebody_waits = _OVER, False
                 for units, wanted in self.wants:
-                    units.give_back(wanted)
-            else:
-                self._callback = _nothing
+                    if units.gives_back:
+                        units.free += wanted
+                        if units.line:
+                            somebody_waits = True
+                if not somebody_waits:
+                    return
+            elif self._state is _WAITS:
+                self._state, self._callback = _OVER, None
                 _leave_line(self)
+            else:
+                return
             granted = _granted([units for units, _ in self.wants if units.line])
         for callback in granted:
             callback()
-
-
-def _nothing() -> None: ...
 
 
 _order = counting()
@@ -377,10 +389,10 @@ def _is_next(claim: Claim, now: float) -> bool:
     return True
 
 
-def _grant(claim: Claim, now: float) -> None:
+def _grant(claim: Claim) -> None:
     _leave_line(claim)
     for units, wanted in claim.wants:
-        units.take(wanted, now)
+        units.take(wanted)
     claim._state = _HELD
 
 
@@ -400,9 +412,10 @@ def _granted(changed: Iterable[_Units]) -> list[Callable[[], None]]:
         while left > 0 and at < len(units.line):
             _, wanted, claim = units.line[at]
             if left >= wanted and _is_next(claim, now):
-                _grant(claim, now)
+                _grant(claim)
+                assert claim._callback is not None
                 callbacks.append(claim._callback)
-                claim._callback = _nothing
+                claim._callback = None
                 is_timed = is_timed or not all(each.gives_back for each, _ in claim.wants)
             else:
                 at += 1
