@@ -82,6 +82,11 @@ class Nestable(ABC):
     def version(self) -> object:
         """Changes with every edit of it or of workflows nested in it."""
 
+    @property
+    def limits(self) -> Any:
+        """The limits that it was given, whose names its nodes may use; None if there are none."""
+        return None
+
     @abstractmethod
     def _problems(self, *, allow_disconnected: bool, check_types: bool) -> list[ValidationError]:
         """What `validate()` returns."""

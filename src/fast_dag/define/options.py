@@ -107,7 +107,8 @@ def deadline(value: Any) -> float:
 def _units(value: Any) -> dict[str, int]:
     """How many units of which limits, as a dict; raises ValueError."""
     asked = {value: 1} if isinstance(value, str) else dict(value)
-    return _only({_text(name): count(units, 1) for name, units in asked.items()}, bool(asked))
+    _only(asked, bool(asked) and "" not in asked)
+    return {_text(name): count(units, 1) for name, units in asked.items()}
 
 
 def _whole(value: Any) -> int:

@@ -156,12 +156,7 @@ class Plan:
     @cached_property
     def needs_limits(self) -> bool:
         """Whether some node, here or in a nested workflow, uses limits."""
-        steps, index = self.steps, self.topology.index
-        return self.has_uses or any(
-            steps[index[node.name]].nested.needs_limits
-            for node in self.topology.special
-            if node.workflow is not None
-        )
+        return _some(self.topology.special, lambda node: node.uses)
 
     @cached_property
     def has_priorities(self) -> bool:

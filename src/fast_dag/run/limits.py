@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Protocol, SupportsIndex
 
+    from fast_dag.define.node import Node
     from fast_dag.define.options import Seconds
     from fast_dag.plan.plan import Plan
 
@@ -490,87 +491,101 @@ def units_of(
     """What each node of a plan takes, by index.
 
     Names are looked up in the limits of the `run`, those of the workflow, and those of the
-    workflows `around` it, the closest first. Raises ValidationError, also for workflows
-    nested in the plan, for names that none has, for more than there is, and for what the claim
-    `outer` keeps from it.
+    workflows `around` it, the closest first. Raises ValidationError, also for workflows nested in
+    the plan, for names that none has, for more than there is, and for what `outer`, the claim of
+    the node in whose call the run was started, keeps from it.
     """
     chain = (run, plan.limits, *around)
+    holders = _holders(outer)
     known: tuple[Any, dict[int, Wants]] | None = plan.units
-    if known is not None and known[0] == chain:
-        found = known[1]
-        if outer is None:
-            return found
-    else:
-        problems: list[ValidationError] = []
-        found = {}
-        for step in plan.steps:
-            uses = step.node.uses
-            if uses:
-                wants = [
-                    (_found(plan, step.name, *use, chain, problems), use[1]) for use in uses.items()
-                ]
-                found[step.index] = tuple(wants)
-        if problems:
-            raise ValidationError.of(problems, repr(plan.name))
-    if outer is not None:
-        _refuse_own(plan, found, outer)
-    for step in plan.steps:
-        if step.nested is not None and step.nested.needs_limits:
-            units_of(step.nested, run, (plan.limits, *around), outer)
+    if known is not None and known[0] == chain and not holders:
+        return known[1]
+    search = _Search(holders)
+    topology = plan.topology
+    by_name = search.through(plan.name, topology.nodes, chain)
+    if search.problems:
+        raise ValidationError.of(search.problems, repr(plan.name))
+    found = {topology.index[name]: wants for name, wants in by_name.items()}
     plan.units = chain, found
     return found
 
 
-def _found(
-    plan: Plan,
-    node: str,
-    name: str,
-    asked: int,
-    chain: Sequence[Limits | None],
-    problems: list[ValidationError],
-) -> Any:
-    """The units of a name; None, and a problem more, if nobody could ever have as many."""
+def _holders(claim: Claim | None) -> dict[_Units, list[tuple[str, int]]]:
+    """Who has units until the run has ended, and how many: a claim, and those around it."""
+    holders: dict[_Units, list[tuple[str, int]]] = {}
+    while claim is not None:
+        for units, taken in claim.wants if claim.is_held else ():
+            if units.gives_back:
+                holders.setdefault(units, []).append((claim.who, taken))
+        claim = claim.outer
+    return holders
+
+
+class _Search:
+    """Looks up what nodes use, and collects the problems."""
+
+    def __init__(self, holders: Mapping[_Units, list[tuple[str, int]]]) -> None:
+        self.holders = holders
+        self.problems: list[ValidationError] = []
+
+    def through(
+        self, workflow: str, nodes: Iterable[Node[..., Any]], chain: tuple[Limits | None, ...]
+    ) -> dict[str, Wants]:
+        """What the nodes of a workflow take, by name; those of nested workflows are looked at,
+        too."""
+        found: dict[str, Wants] = {}
+        for node in nodes:
+            inner = node.workflow
+            if inner is not None:
+                inside = (chain[0], inner.limits, *chain[1:])
+                self.through(inner.name, inner.graph.nodes.values(), inside)
+            elif node.uses:
+                whose = f"node {node.name!r} of {workflow!r}"
+                wants = []
+                for name, asked in node.uses.items():
+                    units = _named(name, chain)
+                    told = self._problem(whose, units, name, asked, chain)
+                    if told:
+                        self.problems.append(ValidationError(told, node=node.name, limit=name))
+                    elif units is not None:
+                        wants.append((units, asked))
+                found[node.name] = tuple(wants)
+        return found
+
+    def _problem(
+        self,
+        whose: str,
+        units: _Units | None,
+        name: str,
+        asked: int,
+        chain: tuple[Limits | None, ...],
+    ) -> str:
+        """Why a node could never have its units; '' if it could."""
+        if units is None:
+            known = dict.fromkeys(key for each in chain if each is not None for key in each._units)
+            there = f"there are {names(known)}" if known else "there are none"
+            return (
+                f"{whose} uses {name!r}, but there is no limit of that name"
+                f"{closest(name, known)[1]}; {there}. Give the workflow or the run "
+                f"limits=Limits({name}=...)"
+            )
+        if asked > units.most:
+            has = "has" if units.gives_back else "has a burst of"
+            return f"{whose} uses {asked} of {name!r}, which {has} {units.most} at most"
+        holders = self.holders.get(units, ())
+        taken = sum(each for _, each in holders)
+        if holders and asked > units.most - taken:
+            return (
+                f"{whose} needs {asked} of {name!r}, but {names(who for who, _ in holders)}, in "
+                f"whose call this run was started, has {taken} of {units.most} until the run has "
+                "ended, so it could never end: raise the limit, or let the two use different ones"
+            )
+        return ""
+
+
+def _named(name: str, chain: tuple[Limits | None, ...]) -> _Units | None:
     for limits in chain:
         units = None if limits is None else limits._units.get(name)
         if units is not None:
-            if asked <= units.most:
-                return units
-            has = f"has {units.most}" if units.gives_back else f"has a burst of {units.most}"
-            told = f"node {node!r} of {plan.name!r} uses {asked} of {name!r}, which {has} at most"
-            break
-    else:
-        known = dict.fromkeys(key for each in chain if each is not None for key in each._units)
-        there = f"there are {names(known)}" if known else "there are none"
-        told = (
-            f"node {node!r} of {plan.name!r} uses {name!r}, but there is no limit of that name"
-            f"{closest(name, known)[1]}; {there}. Give the workflow or the run "
-            f"limits=Limits({name}=...)"
-        )
-    problems.append(ValidationError(told, node=node, limit=name))
+            return units
     return None
-
-
-def _refuse_own(plan: Plan, wants: Mapping[int, Wants], outer: Claim) -> None:
-    """Raise ValidationError for a node that could never get its units, because nodes in whose calls
-    the run was started hold them until it has ended."""
-    holders: dict[_Units, list[str]] = {}
-    taken: dict[_Units, int] = {}
-    claim: Claim | None = outer
-    while claim is not None:
-        for units, mine in claim.wants if claim.is_held else ():
-            if units.gives_back:
-                holders.setdefault(units, []).append(claim.who)
-                taken[units] = taken.get(units, 0) + mine
-        claim = claim.outer
-    for index, asked in wants.items():
-        for units, needed in asked:
-            if units in taken and needed > units.most - taken[units]:
-                node = plan.names[index]
-                raise ValidationError(
-                    f"node {node!r} of {plan.name!r} needs {needed} of {units.name!r}, but "
-                    f"{names(holders[units])}, in whose call this run was started, has "
-                    f"{taken[units]} of {units.most} until the run has ended, so it could never "
-                    "end: raise the limit, or let the two use different ones",
-                    node=node,
-                    limit=units.name,
-                )
