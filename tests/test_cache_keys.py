@@ -233,7 +233,7 @@ def test_many_nans_are_one_input():
 
 
 @pytest.mark.parametrize("where", ["memory", "shared"])
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_what_compares_by_identity_fails_no_node(mode, where):
     """Group-bys, estimators: known again in memory, no key for others."""
     grouped = pd.DataFrame({"a": [1, 1], "b": [2, 3]}).groupby("a")
@@ -305,7 +305,7 @@ def wide_dag(nodes):
     return dag
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 @pytest.mark.parametrize("make", [lambda array: array, pd.DataFrame], ids=["array", "frame"])
 def test_a_large_input_is_digested_once_for_all_nodes(make, mode):
     value, dag = make(np.zeros((2**22, 1))), wide_dag(50)
@@ -340,7 +340,7 @@ def test_no_key_keeps_a_value_alive():
     assert gone() is None
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_a_value_that_a_node_changes_in_place_has_another_key_then(mode):
     dag = DAG("d")
 
@@ -366,7 +366,7 @@ def test_a_value_that_a_node_changes_in_place_has_another_key_then(mode):
     assert EXECUTE[mode](dag, x=np.zeros(3)).value == 0
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN)
 def test_what_a_cached_node_changes_and_returns_has_another_key_then(mode):
     dag = DAG("d")
 

@@ -206,6 +206,15 @@ def test_agent_answers_within_its_steps(
     assert (done.returncode, done.stdout.splitlines()[-1]) == (status, last)
 
 
+def test_a_month_that_cannot_be_read_leaves_a_gap_in_the_table(tmp_path: Path) -> None:
+    run("daily_sales.py sales --example", tmp_path)
+    (tmp_path / "sales" / "2026-02.csv").write_text("day,item\n2026-02-01,tea\n", encoding="utf-8")
+    done = run("daily_sales.py sales", tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0].split() == ["2026-01", "2026-03"]
+    assert done.stderr.startswith("2026-02 failed: ")
+
+
 def test_a_case_is_decided_in_other_processes_and_only_once(tmp_path: Path) -> None:
     run("approve_refund.py open case.json 'a pot and a spoon'", tmp_path)
     before = (tmp_path / "case.json").read_text(encoding="utf-8")

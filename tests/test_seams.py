@@ -15,6 +15,7 @@ import pytest
 from fast_dag import DAG, FSM, FSMReturn, Run
 from fast_dag.call.effects import STOPPED, Await
 from fast_dag.watch.observers import Observers
+from tests.ways import OWN_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -308,7 +309,7 @@ def test_a_limiter_lets_no_more_calls_in_than_it_has_units(mode: str) -> None:
     assert (limiter.free, len(limiter.waiting)) == (2, 0)
 
 
-@pytest.mark.parametrize("mode", ["parallel", "async", "run_async"])
+@pytest.mark.parametrize("mode", OWN_AT_ONCE)
 def test_a_limiter_has_all_its_units_after_a_run_that_was_late(mode: str) -> None:
     limiter = ToyLimiter(1)
 

@@ -10,16 +10,18 @@ from fast_dag.errors import MissingExtraError
 
 
 def main() -> None:
-    """Run the command that `sys.argv` has, and leave with its exit code."""
+    """Run the command line of `sys.argv`, and exit with its code."""
     try:
         needed("click", extra="cli", purpose="fast-dag's commands")
+        from fast_dag.cli.app import start  # click is there
+
+        sys.exit(start())
     except MissingExtraError as error:
-        with suppress(OSError):  # where stderr is full, the code has to do
+        with suppress(OSError):  # stderr is full: the exit code must do
             print(error, file=sys.stderr)
         sys.exit(2)
-    from fast_dag.cli.app import start  # click is there
-
-    sys.exit(start())
+    except KeyboardInterrupt:  # while that is imported, say
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def needed(module: str, *, extra: str, purpose: str) -> Any:
-    """The module; raises MissingExtraError that says how to get it.
+    """Import and return a module. Raises MissingExtraError, which says how to install it.
 
-    Only the module itself, or a package it is in, counts as missing: what else an installed package
-    fails to import is an error of its own.
+    Only the module itself, or a package that it is in, counts as missing. If an installed package
+    fails to import another module, that ModuleNotFoundError is raised as it is.
 
     >>> needed("math", extra="process", purpose="worker processes").floor(3.5)
     3
@@ -26,7 +26,7 @@ def needed(module: str, *, extra: str, purpose: str) -> Any:
         missing = error.name or ""
         if not f"{module}.".startswith(f"{missing}."):
             raise
-        # Not by name: on the package index the name belongs to another project.
+        # The message names no package: on the package index, `fast-dag` is another project.
         raise MissingExtraError(
             f"{purpose} need {missing}: pip install '/path/to/checkout[{extra}]', with the path of "
             f"your checkout of fast-dag",

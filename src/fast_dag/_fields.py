@@ -1,4 +1,4 @@
-"""Small classes of named fields."""
+"""Fields: the base of small classes with named fields."""
 
 from __future__ import annotations
 

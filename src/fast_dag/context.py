@@ -20,12 +20,12 @@ class Context:
     Parameters
     ----------
     results:
-        What each node returned, by node name. The only place where a run keeps values: deleting
-        one frees it.
+        What each node returned, by node name. A run keeps values nowhere else: deleting one frees
+        it.
     metadata:
-        Yours to fill; the engine sets `run_id` and `execution_status`.
+        For your own data; the engine sets `run_id` and `execution_status`.
     metrics:
-        What the engine measured, in seconds and counts, built when it is looked at.
+        What the engine measured, in seconds and counts; built when you read it.
 
     A Context serves one run at a time. `get`, `set`, `in` and `[]` work on the results.
 
@@ -51,13 +51,13 @@ class Context:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Times in seconds and counts of the run so far; entries of your own stay."""
+        """Times in seconds and counts of the run so far. Entries that you add stay."""
         if self._measure is not None:
             self._metrics.update(self._measure())
         return self._metrics
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The result of node `name`, or `default` where there is none."""
+        """The result of node `name`, or `default` if there is none."""
         return self.results.get(name, default)
 
     def set(self, name: str, value: Any) -> None:
@@ -74,7 +74,7 @@ class Context:
         self.results[name] = value
 
     def to_dict(self) -> dict[str, Any]:
-        """Copies of the three dictionaries, JSON-able when the values in them are.
+        """Copies of the three dictionaries; JSON can write them if it can write the values.
 
         >>> Context(results={"a": 1}).to_dict()
         {'results': {'a': 1}, 'metadata': {}, 'metrics': {}}
@@ -108,7 +108,7 @@ class Context:
     def __setstate__(self, state: dict[str, dict[str, Any]]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    # Between the run and its context.
+    # Called by the execution.
 
     def _enter_run(self, measure: Callable[[], Mapping[str, Any]]) -> None:
         if not self._in_use.acquire(False):
@@ -122,14 +122,14 @@ class Context:
 
 
 class FSMContext(Context):
-    """The Context of a machine: its results are the latest of each state.
+    """The Context of a machine. Its results are the latest result of each state.
 
     Parameters
     ----------
     results, metadata, metrics:
         As in `Context`.
     state_history:
-        The visited states in order; a run in this context tells its own.
+        The visited states in order. A run in this context replaces them by its own.
 
     >>> from fast_dag import FSM
     >>> fsm = FSM("lamp", initial_state="on", terminal_states=["off"])
@@ -157,7 +157,7 @@ class FSMContext(Context):
 
     @property
     def current_state(self) -> str | None:
-        """The running state, else the one visited last."""
+        """The running state, else the state that was visited last."""
         history = self._history
         if self._state is None:
             return history[-1] if history else None
@@ -169,7 +169,7 @@ class FSMContext(Context):
         return len(self._history) if self._state is None else self._state.cycle_count
 
     def to_dict(self) -> dict[str, Any]:
-        """The three dictionaries, and the history."""
+        """The three dictionaries and the history."""
         return {**super().to_dict(), "state_history": list(self.state_history)}
 
     @classmethod

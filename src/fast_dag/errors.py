@@ -15,7 +15,7 @@
         ├── InvalidTransitionError          .state .target
         └── MaxCyclesError                  .max_cycles
 
-Every error keeps its facts as attributes beside the sentence, and survives pickling with its cause.
+Every error has its facts as attributes, and can be pickled together with its cause.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class FastDAGError(Exception):
     message:
         What is wrong, where, and what to do about it.
     facts:
-        The same as data; each becomes an attribute.
+        The same facts as data. Each becomes an attribute.
 
     >>> error = FastDAGError("node 'a' is odd", node="a")
     >>> error.node
     'a'
     """
 
-    # Set where a live object hangs on the error that cannot or should not travel with it.
+    # Names of attributes that are not pickled, because they are live objects.
     _left_out: tuple[str, ...] = ()
 
     def __init__(self, message: str, **facts: Any) -> None:
@@ -59,7 +59,7 @@ class FastDAGError(Exception):
         def __getattr__(self, name: str) -> Any: ...
 
     def __str__(self) -> str:
-        # KeyError would show the message's repr.
+        # KeyError.__str__ would return the repr of the message.
         return str(self.args[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -75,7 +75,7 @@ class FastDAGError(Exception):
 
 
 def _travels(error: BaseException) -> bool:
-    """Whether an exception comes back from pickling; many classes of users do not."""
+    """Whether an exception can be pickled and unpickled; many exceptions of users cannot."""
     try:
         import pickle  # slow to import
 
@@ -86,9 +86,9 @@ def _travels(error: BaseException) -> bool:
 
 
 class ValidationError(FastDAGError, ValueError):
-    """Raised when a definition, or the call that wants to run it, cannot work. Nothing has run.
+    """Raised when a definition, or the call that would run it, cannot work. Nothing has run.
 
-    `problems` lists everything that is wrong; an error that stands for one problem lists itself.
+    `problems` lists everything that is wrong; if that is one problem, it is the error itself.
 
     >>> ValidationError("the DAG has no nodes").problems
     (ValidationError('the DAG has no nodes'),)
@@ -103,7 +103,7 @@ class ValidationError(FastDAGError, ValueError):
 
     @classmethod
     def of(cls, problems: Sequence[ValidationError], where: str) -> ValidationError:
-        """The one problem itself, or one error that carries them all."""
+        """A single problem as it is; several as one error that has them in `problems`."""
         if len(problems) == 1:
             return problems[0]
         lines = "".join(f"\n  - {problem}" for problem in problems)
@@ -112,7 +112,8 @@ class ValidationError(FastDAGError, ValueError):
 
 
 class CycleError(ValidationError):
-    """Raised when nodes depend on each other in a circle. `cycle` starts and ends at one node."""
+    """Raised when nodes depend on each other in a cycle. `cycle` starts and ends with the same
+    node."""
 
     cycle: tuple[str, ...]
 
@@ -124,27 +125,28 @@ class DisconnectedNodeError(ValidationError):
 
 
 class MissingConnectionError(ValidationError):
-    """Raised when an edge or a path that is needed or named does not exist."""
+    """Raised when an edge or path does not exist, but was named or is needed."""
 
     source: str | None
     target: str | None
 
 
 class MissingInputError(ValidationError):
-    """Raised when a run lacks values. `missing` lists each as a pair (node, parameter)."""
+    """Raised when a run lacks values. `missing` lists them as pairs (node, parameter)."""
 
     missing: tuple[tuple[str, str], ...]
 
 
 class InvalidNodeError(ValidationError):
-    """Raised when something cannot become, or be used as, the node it is meant to be."""
+    """Raised when something cannot become a node, or cannot be used as the node that it should
+    be."""
 
     node: str | None
 
 
 class UnknownNodeError(InvalidNodeError, KeyError):
-    """Raised when no node, or state, has the given name. `suggestion` is the closest one, or
-    None."""
+    """Raised when no node, or no state, has the given name. `suggestion` is the closest known name,
+    None if none is close."""
 
     suggestion: str | None
 
@@ -167,8 +169,8 @@ class MissingResultError(FastDAGError, KeyError):
 
 
 class MissingExtraError(FastDAGError, ImportError):
-    """Raised when a feature needs a package that is not installed. `extra` names what to
-    install."""
+    """Raised when a feature needs a package that is not installed. `extra` is the extra of fast-dag
+    that installs it."""
 
     extra: str
 
@@ -176,8 +178,8 @@ class MissingExtraError(FastDAGError, ImportError):
 class ExecutionError(FastDAGError, RuntimeError):
     """Raised when a node failed; the user's exception is the `__cause__`.
 
-    `node_name` is the node (`"sub.inner"` inside a nested workflow), `attempts` how often its
-    function was called, `run` the `Run` with everything that was computed (None after pickling).
+    `node_name` is the node (`"sub.inner"` inside a nested workflow). `attempts` is how often its
+    function was called. `run` is the `Run` with everything that was computed (None after pickling).
     """
 
     _left_out = ("run",)
@@ -188,17 +190,17 @@ class ExecutionError(FastDAGError, RuntimeError):
 
 
 class TimeoutError(ExecutionError, builtins.TimeoutError):
-    """Raised when a run or a node did not end in its time. Also a builtin TimeoutError."""
+    """Raised when a run or a node did not end within its timeout. Also a builtin TimeoutError."""
 
     timeout: float | None = None
 
 
 class InvalidTransitionError(ExecutionError):
-    """Raised when a state machine cannot tell where to go next.
+    """Raised when a state machine cannot find the next state.
 
-    `target` is the state that was named, but is none; `event` what was sent, None where nothing
-    was. `events` are those that are listened to in this state, where an event was sent or is waited
-    for.
+    `target` is what was named as the next state, but is none. `event` is the event that was sent,
+    None if none was. `events` are the events with a transition from this state, if one was sent or
+    is waited for.
     """
 
     state: str
@@ -214,7 +216,7 @@ class MaxCyclesError(ExecutionError):
 
 
 def closest(name: object, known: Iterable[object]) -> tuple[str | None, str]:
-    """The known name most like `name`, and the words that suggest it ('' where none is close).
+    """The known name most like `name`, and words that suggest it (None and "" if none is close).
 
     >>> closest("lod", ["load", "save"])
     ('load', " (did you mean 'load'?)")
@@ -226,7 +228,7 @@ def closest(name: object, known: Iterable[object]) -> tuple[str | None, str]:
 
 
 def names(items: Iterable[object], most: int = 10) -> str:
-    """A readable list of names for a message, cut where it grows long.
+    """A readable list of names for a message, at most `most` of them.
 
     >>> names(["a", "b"])
     "'a', 'b'"
@@ -237,18 +239,20 @@ def names(items: Iterable[object], most: int = 10) -> str:
 
 
 def failures() -> tuple[type[BaseException], ...]:
-    """What is a failure of the call that raised it: `except failures():`. A CancelledError is one;
-    whoever asked for a cancellation knows that first.
+    """The exceptions that are a failure of a user's function, for `except failures():`.
+
+    CancelledError is one of them, because user code may raise it. If the run itself is cancelled,
+    its driver knows that before the exception arrives.
 
     >>> failures()[0]
     <class 'Exception'>
     """
-    asyncio: Any = modules.get("asyncio")  # who raises that has imported it
+    asyncio: Any = modules.get("asyncio")  # a CancelledError exists only if it was imported
     return (Exception,) if asyncio is None else (Exception, asyncio.CancelledError)
 
 
 def text_of(error: BaseException) -> str:
-    """An exception's message; one whose `__str__` raises gets a stand-in.
+    """An exception's message, or a placeholder if its `__str__` raises.
 
     >>> text_of(ValueError("too small"))
     'too small'
@@ -260,8 +264,10 @@ def text_of(error: BaseException) -> str:
 
 
 def add_note(error: BaseException, *notes: object) -> None:
-    """Add notes to an error of the user's. `add_note` sets an attribute, which a class may refuse,
-    and raises where `__notes__` is no list; such a one stays as it is."""
+    """Add notes to a user's exception, whatever its class does.
+
+    The method `add_note` sets an attribute, which a class may refuse, and raises if `__notes__` is
+    not a list. Here such an exception is left as it is."""
     own = object.__getattribute__(error, "__dict__")
     there = own.get("__notes__", [])
     if isinstance(there, list):
@@ -269,7 +275,7 @@ def add_note(error: BaseException, *notes: object) -> None:
 
 
 def notes_of(error: BaseException) -> list[Any]:
-    """The notes of an error of the user's.
+    """The notes of a user's exception.
 
     >>> error = ValueError("too small")
     >>> add_note(error, "see the log")
@@ -281,7 +287,7 @@ def notes_of(error: BaseException) -> list[Any]:
 
 
 def is_a(error: BaseException, kinds: type[E] | tuple[type[E], ...]) -> TypeGuard[E]:
-    """`isinstance` by the class alone: `__class__` of an exception may be a property that raises.
+    """`isinstance` by the type alone: an exception may have a property `__class__` that raises.
 
     >>> is_a(KeyError("a"), (OSError, LookupError))
     True
@@ -290,20 +296,20 @@ def is_a(error: BaseException, kinds: type[E] | tuple[type[E], ...]) -> TypeGuar
 
 
 def cause_of(error: BaseException) -> BaseException | None:
-    """An exception's `__cause__`, past any property of its class that has this name."""
+    """The `__cause__` of an exception, even if its class has a property of this name."""
     cause: BaseException | None = BaseException.__dict__["__cause__"].__get__(error)
     return cause
 
 
 def trace_of(error: BaseException) -> TracebackType | None:
-    """The same for its `__traceback__`."""
+    """The `__traceback__` of an exception, even if its class has a property of this name."""
     trace: TracebackType | None = BaseException.__dict__["__traceback__"].__get__(error)
     return trace
 
 
 def traceback_of(error: BaseException) -> str:
-    """The whole traceback of an exception as Python prints it; where the exception's own class
-    keeps Python from that, the lines and messages of it and of its causes.
+    """The whole traceback of an exception, as Python prints it. If the exception's own class makes
+    that fail, a simpler one: the lines and messages of the exception and of its causes.
 
     >>> traceback_of(ValueError("too small"))
     'ValueError: too small\\n'
@@ -327,7 +333,8 @@ def traceback_of(error: BaseException) -> str:
 
 
 def raised_in(functions: Collection[CodeType], error: BaseException) -> bool:
-    """Whether one of these functions, called by the one that caught it, raised an error."""
+    """Whether `error` came out of one of these functions, called directly by the function that
+    caught it."""
     trace = trace_of(error)
     below = None if trace is None else trace.tb_next
     return below is not None and below.tb_frame.f_code in functions

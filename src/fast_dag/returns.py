@@ -30,14 +30,14 @@ class _Return:
 
 
 class ConditionalReturn(_Return):
-    """What a condition returns when its branches should get another value than it was given.
+    """Returned by a condition to give its branches another value than its own input.
 
     Parameters
     ----------
     condition:
-        Decides by its truth: `on_true` or `on_false`.
+        The branch is `on_true` if this is true, else `on_false`.
     value:
-        What the edges of the condition carry.
+        The value that the edges of the condition carry.
 
     >>> ConditionalReturn(True, value=3)
     ConditionalReturn(condition=True, value=3)
@@ -52,14 +52,14 @@ class ConditionalReturn(_Return):
 
 
 class SelectReturn(_Return):
-    """What a select returns when its branches should get another value than it was given.
+    """Returned by a select to give its branches another value than its own input.
 
     Parameters
     ----------
     branch:
         The name of the branch to take.
     value:
-        What the edges of the select carry.
+        The value that the edges of the select carry.
 
     >>> SelectReturn("email", value="hello")
     SelectReturn(branch='email', value='hello')
@@ -74,16 +74,16 @@ class SelectReturn(_Return):
 
 
 class FSMReturn(_Return):
-    """What a state returns to say where its machine goes next.
+    """Returned by a state to choose the next state of its machine.
 
     Parameters
     ----------
     next_state:
-        The name of the state to go to; None leaves that to the declared transitions.
+        The name of the next state; None if the declared transitions choose it.
     value:
-        The state's value: what the next state is given.
+        The state's value, which the next state is given.
     stop:
-        True ends the machine here.
+        True ends the machine after this state.
 
     >>> FSMReturn("shipped", value=3)
     FSMReturn(next_state='shipped', value=3, stop=False)

@@ -168,7 +168,7 @@ def test_outputs_that_are_unknown_are_an_error() -> None:
 
 @pytest.mark.parametrize("outputs", ["show", []])
 def test_outputs_are_a_list_of_names(outputs: Any) -> None:
-    with pytest.raises(ValidationError, match="list of node names"):
+    with pytest.raises(ValidationError, match="list of nodes or their names"):
         line().run(outputs=outputs)
 
 

@@ -169,9 +169,10 @@ def truncated(file: Path) -> None:
 
 
 def damaged(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[-5] ^= 1
-    file.write_bytes(data)
+    """In a way that a pickle does not notice."""
+    data = file.read_bytes()
+    assert data.count(b"K\x01") == 2
+    file.write_bytes(data.replace(b"K\x01", b"K\x02"))
 
 
 def of_another_format(file: Path) -> None:
@@ -195,7 +196,8 @@ def test_what_cannot_be_read_is_computed_again(damage: Callable[[Path], Any], pa
     dag.run(x=1)
     (file,) = entries(path)
     damage(file)
-    assert [hits(dag, x=1), hits(dag, x=1)] == [0, 1]
+    assert (dag.run(x=1), dag.context.metrics["cache_hits"]) == ([1, 1], 0)
+    assert hits(dag, x=1) == 1
 
 
 def test_an_entry_under_the_name_of_another_is_none(path: Path) -> None:

@@ -644,7 +644,7 @@ def test_the_bar_is_shown_in_a_terminal_and_taken_away() -> None:
             [sys.executable, "-c", IN_A_TERMINAL],
             stdin=subprocess.DEVNULL,
             stdout=theirs,
-            stderr=subprocess.PIPE,
+            stderr=theirs,
             env=environment,
         )
         os.close(theirs)
@@ -654,7 +654,7 @@ def test_the_bar_is_shown_in_a_terminal_and_taken_away() -> None:
                 written += part
         except OSError:  # the other end is closed
             pass
-        assert child.communicate(timeout=30)[1] == b""
+        child.wait(timeout=30)
     finally:
         os.close(ours)
     assert child.returncode == 0

@@ -560,3 +560,28 @@ def test_an_interrupt_reaches_the_main_thread_of_pytest_as_of_any_program() -> N
     with pytest.raises(KeyboardInterrupt):
         dag.run()
     assert dag.context.metadata["execution_status"] == "cancelled"
+
+
+def test_ctrl_c_that_strikes_the_loop_itself_as_the_run_ends_does_not_hang() -> None:
+    """In the callback that sets an event, which nobody would hear of."""
+    code = """
+import asyncio, sys
+from fast_dag import DAG
+
+dag = DAG("dag").add_node("one", lambda: 1)
+
+def strike(frame, event, arg):
+    if event == "call" and frame.f_code is asyncio.Event.set.__code__:
+        sys.setprofile(None)
+        raise KeyboardInterrupt
+
+sys.setprofile(strike)
+try:
+    dag.run(mode="async")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LONG, check=True
+    )
+    assert done.stdout == "interrupted\n"

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Protocol
 
+    from fast_dag.define.signature import Signature
+
     class Workflow(Protocol):
         """What a fingerprint needs of a workflow."""
 
@@ -43,16 +45,20 @@ if TYPE_CHECKING:
         def version(self) -> Any: ...
 
     class CachedNode(Protocol):
-        """What a fingerprint needs of a node."""
+        """What a cache needs of its node."""
 
         @property
         def name(self) -> str: ...
         @property
-        def func(self) -> Any: ...
-        @property
         def workflow(self) -> Workflow | None: ...
         @property
-        def signature(self) -> Any: ...
+        def inputs(self) -> tuple[str, ...]: ...
+        @property
+        def signature(self) -> Signature: ...
+        @property
+        def __wrapped__(self) -> Any:
+            """Its function."""
+            ...
 
 
 _ABSENT: Final = object()
@@ -80,7 +86,7 @@ class Base:
         """Why code does not tell what the node does."""
         workflow = self._node.workflow
         if workflow is None:
-            return untold(self._node.func, self._node.signature.origin)
+            return untold(self._node.__wrapped__, self._node.signature.origin)
         for each in _made_of(workflow):
             if callable(each) and (why := untold(each, each)) is not None:
                 return f"a workflow with {why}"
@@ -107,7 +113,7 @@ class Base:
 
     def _make(self, workflow: Workflow | None, version: Any) -> tuple[Fingerprint, Any, str]:
         if workflow is None:
-            things, name = [self._node.func], full_name(self._node.signature.origin)
+            things, name = [self._node.__wrapped__], full_name(self._node.signature.origin)
         else:
             if self._version is None and (why := self._untold()) is not None:
                 raise UnkeyableError(f"{why} needs version=")

@@ -1,11 +1,12 @@
-"""A value as something that can be looked up: equal exactly where no function could tell.
+"""Keys of values: two keys are equal if no function could tell the values apart.
 
-Containers are taken apart, arrays and data frames become digests of their memory, and other values
-that compare by value stand for themselves. Types count: 1, 1.0 and True are different inputs. So do
-signs of zero, exponents of decimals and time zones, though `==` does not see them.
-Nothing is imported for that; values of numpy, pandas and pydantic are known by their shape.
+Containers are taken apart. Arrays, data frames and long lists become digests. Other values that
+compare by value stand for themselves. Types count: 1, 1.0 and True are different inputs. So do
+signs of zero, exponents of decimals and time zones, though `==` does not see them. No package is
+imported: classes of numpy, pandas, polars and Arrow are known by their names.
 
-The methods of users' values are called here, and may raise anything. All of that is UnkeyableError.
+The methods of users' values are called here, and may raise anything. Whatever they raise becomes an
+UnkeyableError.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ _PLAIN: Final = frozenset({type(None), bool, int, str, bytes})
 
 
 class UnkeyableError(TypeError):
-    """Raised when a value cannot be looked up by: it is mutable in a way nothing is known about, or
+    """Raised when a value has no key: it can change in a way that nothing is known about, or it
     raises when it is looked at."""
 
 
 class Identity:
-    """A value that compares by identity, kept alive by the key it is in."""
+    """Stands in a key for a value that compares by identity, and keeps that value alive."""
 
     __slots__ = ("value",)
 
@@ -63,9 +64,9 @@ class Identity:
 
 
 class Key:
-    """The key of one value, hashed once: where it is made, which may be a thread that has the time.
+    """The key of one value. It is hashed once, in the thread that makes it.
 
-    Two of them can always be compared. Where a value's own `__eq__` raises, they differ."""
+    Two keys can always be compared. If a value's own `__eq__` raises, they differ."""
 
     __slots__ = ("hash", "parts")
 
@@ -108,13 +109,12 @@ def _told(error: BaseException) -> str:
 
 
 _FEW: Final = 1000
-"""How many values, or thousands of characters, are looked at in less time than it takes to have a
-worker thread do it."""
+"""So many values, or thousands of characters, take less time than a worker thread does to begin."""
 
 
 def is_quick(values: Iterable[Any]) -> bool:
-    """Whether the keys of these are made in no time: plain values, few and short, also in plain
-    containers. Of all others nobody can tell but by making them.
+    """Whether making the keys of these values takes no time: they are plain values, few and short,
+    also in plain containers. For other values only making the key would tell.
 
     >>> is_quick([1, "a", {"b": [2.5, None]}]), is_quick([range(3)]), is_quick(["a" * 10**7])
     (True, False, False)
@@ -187,7 +187,7 @@ def _key(value: Any) -> Hashable:
 
 
 def _float_key(value: float) -> Hashable:
-    """What tells the signs of zero apart; every nan is the same."""
+    """A float as it is, but for zeros and nans: zeros differ by sign, nans are all equal."""
     if value:
         return value if value == value else "nan"  # noqa: PLR0124  nan does not
     return value if copysign(1.0, value) > 0 else "-0.0"
@@ -461,14 +461,19 @@ def digest_of(data: Any) -> bytes:
 
 
 def _fields(value: Any) -> dict[str, Any] | None:
-    """The fields of dataclasses and pydantic models that compare by them."""
-    kind = type(value)
+    """The fields of dataclasses, attrs classes and pydantic models that compare by their fields;
+    None for other values."""
+    kind: Any = type(value)
+    if kind.__eq__ is object.__eq__:
+        return None
     if hasattr(kind, "__dataclass_fields__"):
         if not kind.__dataclass_params__.eq:
             return None
         fields = modules["dataclasses"].fields(value)  # who has one has imported it
-        # Those that do not compare, too: a function can read them.
+        # Also fields that do not take part in `==`, because a function can read them.
         return {each.name: getattr(value, each.name) for each in fields}
+    if hasattr(kind, "__attrs_attrs__"):
+        return {each.name: getattr(value, each.name) for each in kind.__attrs_attrs__}
     if hasattr(kind, "__pydantic_fields__") or hasattr(kind, "__pydantic_core_schema__"):
         parts = ("__dict__", "__pydantic_extra__", "__pydantic_private__")
         return {part: getattr(value, part, None) for part in parts}

@@ -1,4 +1,4 @@
-"""The cache of one node in this process: bounded, least recently used out first."""
+"""The backend in this process: bounded; the entry that was not used for longest goes first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
-    """Where cached results are kept. `get` gives None for a key that is not there."""
+    """Where cached results are kept. `get` returns None for a key that is not there. Each method
+    may be async. A fifth method, `forget(prefix)`, is optional: see `DiskCache.forget`."""
 
     def get(self, key: Any, /) -> Any: ...
     def set(self, key: Any, entry: Any, /) -> Any: ...
@@ -20,7 +21,7 @@ class Backend(Protocol):
 
 
 class MemoryBackend:
-    """At most `max_entries` entries; safe to use from many threads.
+    """Keeps at most `max_entries` entries; threads may share it.
 
     >>> backend = MemoryBackend(max_entries=1)
     >>> backend.set("a", 1); backend.set("b", 2)
@@ -34,7 +35,7 @@ class MemoryBackend:
         self._lock = RLock()  # a signal handler or a finalizer may come back here
 
     def get(self, key: Hashable, /) -> Any:
-        """The entry, which counts as used now; None where there is none."""
+        """The entry, which counts as used now; None if there is none."""
         entries, lock = self._entries, self._lock
         lock.acquire()  # `with` takes as long as all else here
         try:
@@ -46,23 +47,23 @@ class MemoryBackend:
             lock.release()
 
     def set(self, key: Hashable, entry: Any, /) -> None:
-        """Keep an entry; the one that was not used for longest makes room."""
+        """Store an entry; the one that was not used for longest makes room."""
         dropped = None
         with self._lock:
             self._entries[key] = entry
             self._entries.move_to_end(key)
             if len(self._entries) > self.max_entries:
                 dropped = self._entries.popitem(last=False)
-        del dropped  # outside of the lock: its end may run code of the user's
+        del dropped  # outside of the lock, because a finalizer of the user's may run
 
     def delete(self, key: Hashable, /) -> None:
-        """Forget an entry, if it is there."""
+        """Delete an entry, if it is there."""
         with self._lock:
             dropped = self._entries.pop(key, None)
         del dropped
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete all entries."""
         with self._lock:
             dropped, self._entries = self._entries, OrderedDict()
         del dropped

@@ -31,29 +31,13 @@ from fast_dag.errors import InvalidNodeError, ValidationError, closest, failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
-    from typing import Protocol
 
-    from fast_dag.cache.fingerprint import Base, Workflow
+    from fast_dag.cache.fingerprint import Base, CachedNode
     from fast_dag.cache.memory import Backend
     from fast_dag.call.effects import Effect
     from fast_dag.call.host import Host
-    from fast_dag.define.signature import Signature
 
     Found = Sequence[Any]
-
-    class CachedNode(Protocol):
-        """What a cache needs of its node."""
-
-        @property
-        def name(self) -> str: ...
-        @property
-        def func(self) -> Any: ...
-        @property
-        def workflow(self) -> Workflow | None: ...
-        @property
-        def inputs(self) -> tuple[str, ...]: ...
-        @property
-        def signature(self) -> Signature: ...
 
 
 READ_AGAIN: Final = 0.2
@@ -61,7 +45,7 @@ READ_AGAIN: Final = 0.2
 
 
 class NodeCache:
-    """What `cached_node` was asked for, and what has been computed.
+    """The options of `cached_node`, and the results that were computed.
 
     In memory the cache belongs to its node. In a backend that others share, keys have the
     function's name and fingerprint and the `version` in them.
@@ -138,7 +122,7 @@ class NodeCache:
     def _parts(
         self, inputs: Mapping[str, Any], host: Host | None = None
     ) -> tuple[tuple[str, Hashable], ...]:
-        """What a key is made of, by name. Raises UnkeyableError."""
+        """The parts of a key, by name. Raises UnkeyableError."""
         if self._key_function is not None:
             return self._key_function.parts(inputs)
         return inputs_key(self._counted(inputs), host)
@@ -256,8 +240,12 @@ class NodeCache:
         if known is not None and now - known[1] < READ_AGAIN:
             return known
         word = yield from self._ask("get", _place_of(base))
-        read = self._site.generations[base] = (str(word or ""), now)
-        return read
+        read = (str(word or ""), now)
+        generations = self._site.generations
+        with self._site.lock:
+            if generations.get(base) is known:  # another thread may have begun a new one meanwhile
+                generations[base] = read
+        return generations.get(base, read)
 
     def _begin_generation(self, base: str) -> Generator[Effect, Any, None]:
         word = urandom(8).hex()
@@ -359,7 +347,7 @@ class NodeCache:
             )
 
     def _outdate(self, base: str, key: str, parts: set[tuple[str, Any]]) -> None:
-        """What is being computed now under these keys must not be kept either."""
+        """See to it that results which are being computed now under these keys are not kept."""
         flights = self._site.flights
         with self._site.lock:
             for each, flight in list(flights.items()):
@@ -445,7 +433,7 @@ def _place_of(base: str) -> str:
 
 
 def _unwrapped(answer: Any) -> Any:
-    """An effect's answer; raises what the call raised."""
+    """The answer to an effect; raises what the call raised."""
     if not isinstance(answer, Raised):
         return answer
     error = answer.error
@@ -456,8 +444,8 @@ def _unwrapped(answer: Any) -> Any:
 
 
 class _KeyFunction:
-    """A function given as `cache_key=`: called with the inputs as keywords, those that it takes.
-    Inputs that were left out have the node's defaults there."""
+    """A function given as `cache_key=`. It is called with those inputs that it takes, as keywords.
+    Inputs that were left out have the node's defaults."""
 
     def __init__(self, node: CachedNode, func: Callable[..., Any]) -> None:
         def refuse(problem: str) -> InvalidNodeError:

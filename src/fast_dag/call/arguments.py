@@ -1,4 +1,4 @@
-"""A call's arguments by name, for hooks, and back."""
+"""A call's arguments as inputs by name, for hooks, and inputs as arguments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def named(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs of a call by parameter, without the context; `*args` as a tuple.
+    """The arguments of a call by parameter, without the context; those of `*args` as a tuple.
 
     >>> from fast_dag.define.signature import read_signature
     >>> named(read_signature(lambda a, b=2, *rest, **more: 0), [1, 2, 3], {"k": 4})
@@ -41,7 +41,7 @@ def named(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) 
 def unnamed(
     signature: Signature, inputs: Mapping[str, Any], context: Context
 ) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments that pass `inputs`. Raises TypeError where they do not fit the parameters.
+    """The arguments that pass `inputs`. Raises TypeError if these do not fit the parameters.
 
     >>> from fast_dag.define.signature import read_signature
     >>> unnamed(read_signature(lambda a, b=2, *rest: 0), {"a": 1, "rest": (3,)}, None)

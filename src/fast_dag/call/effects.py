@@ -1,7 +1,8 @@
-"""The vocabulary between a node call and the driver that carries it out.
+"""Outcome, and the effects that a node call asks its driver to carry out.
 
-A node call that is more than the bare function is a generator: it yields effects, and a driver
-answers each with how it ended. User code never raises through it.
+A node call that is more than the bare function is a generator. It yields effects, and the driver
+sends back how each of them ended. An exception of user code is sent back as `Raised`; it never
+propagates through the generator.
 """
 
 from __future__ import annotations
@@ -18,27 +19,28 @@ if TYPE_CHECKING:
     from typing import Any, Final, Protocol
 
     class Waitable(Protocol):
-        """Something that becomes ready once, and stays so."""
+        """Something that becomes ready once and stays ready."""
 
         def wait(self) -> None:
             """Block until it is ready."""
 
         def when_ready(self, callback: Callable[[], None], /) -> None:
-            """Call back when it is ready, in whatever thread, or now if it is."""
+            """Call `callback` once it is ready, in any thread; at once if it is ready already."""
 
 
 ONE_SHOT: Final = frozenset({GeneratorType, AsyncGeneratorType, map, filter, zip})
-"""What can be gone through once only, so that one consumer may have it."""
+"""Iterators that can be consumed once only, so that only one node may take them."""
 LOOKED_AT: Final = ONE_SHOT | {CoroutineType}
-"""Results that are not simply stored."""
+"""The types of results that need more than being stored."""
 
 
 class Outcome(Fields):
-    """How a node's call ended: its value, or the exception it raised; `where` names the hook, if it
-    was one.
+    """How a node's call ended.
 
-    `attempts` counts the calls of the node's function; `cached` tells of a cached node whether the
-    value was there. `verdict` is what it means to the run, once that was found.
+    `value` is the value if `ok`, else the exception. `where` says what raised it, such as "cleanup
+    hook", None for the node's own function. `attempts` counts the calls of the function. `cached`
+    is True if the value came from the node's cache, False if it was computed, None if the node has
+    no cache. `verdict` is what the outcome means to the run, once that has been judged.
     """
 
     __slots__ = ("attempts", "cached", "ok", "value", "verdict", "where")
@@ -59,17 +61,17 @@ class Outcome(Fields):
         self.verdict: Any = None
 
     def answer(self) -> Any:
-        """The same as the answer to an effect."""
+        """The outcome as the answer to an effect: the value, or Raised."""
         return self.value if self.ok else Raised(self.value)
 
 
 STOPPED: Final = Outcome(False, None, attempts=0)
-"""How a call ends that was not made, since its run was stopped."""
+"""The outcome of a call that was given up because its run was stopped."""
 
 
 class Invoke(Fields):
-    """Call a hook or handler, at home; answered like an Attempt. One that cleans up is let end
-    though its run is cut short meanwhile."""
+    """Call a hook or handler in the process of the run; answered like an Attempt. A call with
+    `cleans_up` may end even if its run is cut short meanwhile."""
 
     __slots__ = ("args", "cleans_up", "func", "is_async")
 
@@ -87,12 +89,12 @@ class Invoke(Fields):
 
 
 LONGEST: Final = min(100 * 365.25 * 24 * 3600, TIMEOUT_MAX)
-"""The longest wait, in seconds: a hundred years, or less where locks cannot wait for so long.
-Longer ones are errors of `time.sleep`, of locks or of event loops, depending on the platform."""
+"""The longest wait, in seconds: a hundred years, or the longest that locks can wait, if that is
+less. `time.sleep`, locks or event loops raise for longer ones, depending on the platform."""
 
 
 def waitable(seconds: float) -> float:
-    """A wait or timeout as asked for, at most `LONGEST`. Integers may be larger than any float.
+    """`seconds`, but at most `LONGEST`. An integer may be larger than any float.
 
     >>> waitable(0.5), waitable(float("inf")) == waitable(10**400) == LONGEST
     (0.5, True)
@@ -101,7 +103,7 @@ def waitable(seconds: float) -> float:
 
 
 class Sleep(Fields):
-    """Wait; answered with True where the run goes on, with False where it was stopped meanwhile."""
+    """Wait; answered with True if the run goes on, with False if it was stopped meanwhile."""
 
     __slots__ = ("seconds",)
 
@@ -110,8 +112,8 @@ class Sleep(Fields):
 
 
 class Await(Fields):
-    """Wait until something else is ready: a computation of another run, a token of a limiter;
-    answered like Sleep."""
+    """Wait until something is ready, such as a computation of another run or the token of a
+    limiter; answered like Sleep."""
 
     __slots__ = ("waitable",)
 
@@ -150,10 +152,11 @@ def interpret(
     wait: Callable[[Any], Any],
     sleep: Callable[[float], None],
 ) -> Outcome:
-    """Carry effects out in this thread, to their end.
+    """Carry out all effects in this thread.
 
-    `func` is the node's function. `call(f, *args, **kwargs)` calls it and the hooks, `wait` gives
-    the result of a coroutine that these return, `sleep` waits for so many seconds.
+    `func` is the node's function. `call(f, *args, **kwargs)` calls the function and the hooks.
+    `wait(coroutine)` returns the result of a coroutine that one of them returned. `sleep(seconds)`
+    waits.
     """
     answer: Any = None
     args: Sequence[Any]
@@ -176,7 +179,7 @@ def interpret(
                 if type(answer) is CoroutineType:
                     answer = wait(answer)
             except failures() as error:
-                answer = Raised(error)  # type: ignore[arg-type]  # or CancelledError
+                answer = Raised(error)  # type: ignore[arg-type]  # may be a CancelledError
     except StopIteration as stop:
         outcome: Outcome = stop.value
         return outcome

@@ -1,4 +1,4 @@
-"""Functions that a user sets around node calls, read once."""
+"""Hooks and handlers that users set around node calls. Their signatures are read once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ OFFERED = {
     "on_retry": ("node", "inputs", "error", "context", "attempt", "delay"),
     "cleanup": ("node", "context"),
 }
-"""What each phase's hook is offered, by position; it may take fewer."""
+"""The arguments that the hook of each phase is offered, by position. It may take fewer."""
 
 HANDLER = ("node", "inputs", "error")
 
 
 class Hook(Fields):
-    """A hook, how many of the arguments it takes, and whether it is async."""
+    """A hook, how many of the offered arguments it takes, and whether it is async."""
 
     __slots__ = ("func", "is_async", "takes")
 
@@ -36,7 +36,8 @@ class Hook(Fields):
 
     @classmethod
     def read(cls, func: Any, offered: tuple[str, ...], phase: str) -> Hook:
-        """Raises InvalidNodeError where `func` cannot be called with what it is offered."""
+        """Read the signature of `func`. Raises InvalidNodeError if `func` cannot be called with the
+        arguments that it is offered."""
         if not callable(func):
             raise InvalidNodeError(f"the {phase} hook is not callable: {func!r}", node=None)
         try:
@@ -56,11 +57,11 @@ class Hook(Fields):
         return cls(func, takes, signature.is_async)
 
     def offered(self, *args: Any) -> tuple[Any, ...]:
-        """What it takes of that."""
+        """Those of the arguments that the hook takes."""
         return args[: self.takes]
 
     def invoke(self, *args: Any, cleans_up: bool = False) -> Invoke:
-        """The effect that calls it."""
+        """The effect that calls the hook."""
         return Invoke(self.func, self.offered(*args), self.is_async, cleans_up)
 
 

@@ -1,4 +1,4 @@
-"""What a node's call asks of the execution that it belongs to."""
+"""Host: what a node's call needs of its execution."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         resources: Any
         """The resources that its nodes share, None if there are none."""
         record: Any
-        """What it records; calls count hits of caches in it."""
+        """Its record, in which calls count the hits of caches."""
         cut_off: tuple[str, ...]
         """The nodes whose cleanup hook was cut off."""
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
         @property
         def watched(self) -> bool:
-            """Whether somebody wants to know of each node."""
+            """Whether an observer or a store must be told of each node."""
             ...
 
         @property
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
         @property
         def blocks_loop(self) -> bool:
-            """Whether an event loop stands still until it ends."""
+            """Whether an event loop is blocked until the execution ends."""
             ...
 
         def retries(self, name: str, error: Exception, attempt: int, delay: float, /) -> None:
-            """An attempt failed, and another follows after `delay` seconds."""
+            """Called when an attempt failed, and another follows after `delay` seconds."""
 
         def handled(self, name: str, error: Exception, attempts: int, /) -> None:
-            """A node's error handler gave a result in place of its error."""
+            """Called when a node's error handler gave a result in place of its error."""
 
         def lose(self, resource: str, error: BaseException, where: str = "use", /) -> None:
-            """A resource broke while it was open, or could not be closed."""
+            """Called when a resource broke while it was open, or could not be closed."""

@@ -1,8 +1,13 @@
-"""What surrounds one node call, in its one order, each part only where it was asked for:
+"""What surrounds one node call. The order is written here only; parts that nobody asked for are
+left out:
 
-inputs, pre_execute, cache, attempts (of opening resources and calling the function, with on_retry
-and waits), cache again, post_execute; where that failed: on_error, the node's error handler; at the
-end, always: cleanup.
+1. `pre_execute`, which may replace the inputs,
+2. the cache is asked,
+3. attempts: resources are opened, the function is called; after a failure `on_retry` and a wait,
+4. the cache is filled,
+5. `post_execute`, which may replace the result,
+6. after a failure: `on_error`, then the node's error handler, which may give a result,
+7. always: `cleanup`.
 """
 
 from __future__ import annotations
@@ -34,14 +39,14 @@ if TYPE_CHECKING:
     Inputs = dict[str, Any]
 
     class Around(Protocol):
-        """Puts effects before and after those of a call: a generator that waits for its turn
-        (`yield Await(...)`), yields from `effects` and returns their Outcome. It is closed if the
-        call is given up."""
+        """A generator function that puts effects before and after those of a call. It may wait for
+        its turn (`yield Await(...)`), yields from `effects` and returns their Outcome. The
+        generator is closed if the call is given up."""
 
         def __call__(self, host: Host, effects: Effects, /) -> Effects: ...
 
     class Waiter(Protocol):
-        """A thread that may wait, for what plain calls leave to be done."""
+        """Runs coroutines, and carries out effects, in a thread that may block."""
 
         def wait(
             self, coroutine: Coroutine[Any, Any, Any], variables: Variables | None = None, /
@@ -52,9 +57,9 @@ if TYPE_CHECKING:
 
 
 class CallPolicy:
-    """What was asked for around the calls of one node.
+    """What surrounds the calls of one node.
 
-    `arounds` put further effects around all of that, the first of them closest to it.
+    `arounds` put further effects around everything else here; the first of them is the innermost.
 
     >>> from fast_dag import DAG
     >>> node = DAG("demo").node(name="flaky", retry=1, retry_delay=0.5)(lambda: 0)
@@ -101,7 +106,7 @@ class CallPolicy:
         self.on_error = hooks.get("on_error")
         self.on_retry = hooks.get("on_retry")
         self.cleanup = hooks.get("cleanup")
-        # So that nothing is to be done before a first attempt fails, and nobody sees the inputs.
+        # Then nothing happens before the first attempt fails, and the inputs need no names.
         self.only_retries = not (hooks or handler or self.cache or resources)
         names = self.by_position or ()
         self.sole = names[0] if len(names) == 1 and not self.only_retries else None
@@ -113,7 +118,7 @@ class CallPolicy:
         )
 
     def effects_of(self, host: Host, attempt: Attempt) -> Effects:
-        """One call in an execution, as effects; `attempt` are the arguments."""
+        """One call of the node, as effects; `attempt` are the arguments."""
         effects = self._effects_of(host, attempt)
         for around in self.arounds:
             effects = around(host, effects)
@@ -123,8 +128,10 @@ class CallPolicy:
         if self.only_retries:
             return (yield from self._attempts(host, {}, attempt))
         inputs = self._named(attempt)
-        kept: Attempt | None = attempt  # good for as long as nobody else has the inputs in hand
-        for name in self.resources:  # opened later, and no part of a cache's key
+        # The arguments as gathered. They serve the first attempt, unless resources or a hook may
+        # have changed the inputs; then each attempt makes its arguments from `inputs`.
+        kept: Attempt | None = attempt
+        for name in self.resources:  # opened later, and not part of a cache's key
             kept = None
             if inputs[name] is ABSENT:
                 del inputs[name]
@@ -162,14 +169,15 @@ class CallPolicy:
                 outcome.value = answer
         return (yield from self._ended(host, inputs, outcome))
 
-    def call_inline(  # noqa: PLR0912, PLR0915  one order, told flat
+    def call_inline(  # noqa: PLR0912, PLR0915  one order, written without helpers for speed
         self, host: Host, attempt: Attempt, func: Callable[..., Any], waiter: Waiter
     ) -> Any:
-        """The same call, made in this thread: its value, or an Outcome where there is more to tell.
+        """Make the call of `effects_of` in this thread. Returns the value, or an Outcome if there
+        is more to report: a failure, several attempts, a cache.
 
-        Up to a result that is the same order in plain calls, which take a fifth of the time, those
-        without `*` half of that. What is rare is left to effects. Hooks and attempts share a copy
-        of the contextvars."""
+        Up to a result, hooks and function are called in the same order as plain calls, because
+        effects take five times as long; a call without `*` takes half as long as one with it. The
+        rest is rare and left to effects. Hooks and attempts share one copy of the contextvars."""
         variables = copy_context()
         try:
             if not self.is_simple:
@@ -229,9 +237,11 @@ class CallPolicy:
                         value = waiter.wait(value, variables)
                 except failures() as error:
                     first = error
-                if first is not None:  # no longer while that is handled: it is no other's context
+                # Outside of the `except` block, or the error would become the `__context__` of
+                # those that later attempts raise.
+                if first is not None:
                     effects = self._attempts(host, inputs, kept, first)
-                    first = None  # whose traceback has this frame
+                    first = None  # its traceback holds this frame: that would be a cycle
                     outcome = waiter.carry_out(effects, func, variables)
             if outcome is not None:
                 value, attempts, cached = outcome.value, outcome.attempts, outcome.cached
@@ -259,7 +269,7 @@ class CallPolicy:
             raise
 
     def _ended(self, host: Host, inputs: Inputs, outcome: Outcome) -> Effects:
-        """What follows a result or a failure."""
+        """Handle a failure, then clean up."""
         if not outcome.ok and outcome is not STOPPED:
             outcome = yield from self._handled(host, inputs, outcome)
         if self.cleanup is not None:
@@ -267,7 +277,7 @@ class CallPolicy:
         return outcome
 
     def effects_of_cancelled(self, host: Host) -> Effects:
-        """What is left to do for a call that was cancelled: cleanup, unless that had begun."""
+        """The cleanup of a call that was cancelled, unless its cleanup had begun."""
         if self.cleanup is None or self.node.name in host.cut_off:
             return STOPPED
         yield from self._cleaned_up(self.cleanup, host, Outcome(False, None))
@@ -278,8 +288,9 @@ class CallPolicy:
     def _cached(
         self, cache: NodeCache, key: Any, host: Host, inputs: Inputs, kept: Attempt | None
     ) -> Effects:
-        """What is not at hand: the value from a shared backend, or from another call that computes
-        it, or the attempts. Of several calls that miss one key, one computes."""
+        """The value for a key that the memory backend lacks: from a shared backend, from another
+        call that computes it, or from attempts of this call. If several calls miss a key, one of
+        them computes."""
         if key is None:
             return (yield from self._attempts(host, inputs, kept))
         try:
@@ -291,7 +302,7 @@ class CallPolicy:
                 flight, is_own = cache.claim(key, host)
                 if is_own:
                     return (yield from self._computed(cache, key, flight, host, inputs, kept))
-                if not flight.join(host):  # which would be waiting for oneself
+                if not flight.join(host):  # this call would wait for itself, or block its own loop
                     return (yield from self._attempts(host, inputs, kept))
                 try:
                     goes_on = yield Await(flight)
@@ -314,7 +325,7 @@ class CallPolicy:
         kept: Attempt | None,
     ) -> Effects:
         try:
-            # Another may have landed since this call looked.
+            # Another call may have computed the value since this one looked.
             place, found = yield from cache.fetch(key)
             if found is not None:
                 flight.result = found
@@ -331,7 +342,7 @@ class CallPolicy:
             if outcome is not STOPPED:
                 outcome.cached = False
             return outcome
-        finally:  # also where the call is given up
+        finally:  # also if the call is given up
             cache.finish(key, flight)
 
     # Attempts.
@@ -339,8 +350,10 @@ class CallPolicy:
     def _attempts(
         self, host: Host, inputs: Inputs, kept: Attempt | None, first: BaseException | None = None
     ) -> Effects:
-        """Calls of the function until one succeeds or there are no more; `kept` are the arguments
-        of the first, and `first` is what that raised, where it was made already."""
+        """Call the function until an attempt succeeds or none is left.
+
+        `kept` are the arguments of the first attempt, None if they must be made from `inputs`.
+        `first` is the error of the first attempt if that was made already."""
         node, attempts = self.node, 0
         outcome = None if first is None else Outcome(False, first)
         opened: Inputs = {}
@@ -384,7 +397,7 @@ class CallPolicy:
         """The resources that the function takes, opened, by name."""
         opened: Inputs = {}
         for name in self.resources:
-            if name not in inputs:  # pre_execute may have given one
+            if name not in inputs:  # pre_execute may have put one there
                 assert host.resources is not None
                 outcome = yield from host.resources.open(name, host)
                 if outcome is STOPPED:
@@ -397,7 +410,7 @@ class CallPolicy:
     # Failures, and the end.
 
     def _handled(self, host: Host, inputs: Inputs, outcome: Outcome) -> Effects:
-        """on_error and the node's handler, which may still give a result."""
+        """Call on_error and the node's error handler, which may give a result."""
         attempts = outcome.attempts
         if self.on_error is not None:
             answer = yield self.on_error.invoke(self.node, inputs, outcome.value, host.context)
@@ -414,7 +427,7 @@ class CallPolicy:
         return outcome
 
     def _cleaned_up(self, cleanup: Hook, host: Host, outcome: Outcome) -> Effects:
-        """cleanup, whatever happened before."""
+        """Call cleanup. Its own error fails a call that succeeded, else becomes a note."""
         try:
             answer = yield cleanup.invoke(self.node, host.context, cleans_up=True)
         except GeneratorExit:
@@ -425,11 +438,11 @@ class CallPolicy:
         if outcome.ok:
             return _failed(answer.error, "cleanup hook", outcome.attempts)
         if outcome.value is not None:
-            told = f"{type(answer.error).__name__}: {text_of(answer.error)}"
-            add_note(outcome.value, f"its cleanup hook raised, too: {told}")
+            raised = f"{type(answer.error).__name__}: {text_of(answer.error)}"
+            add_note(outcome.value, f"its cleanup hook raised, too: {raised}")
         return outcome
 
-    # Arguments by name and back, in a shorter way where all are plain.
+    # Arguments by name and back, with a shorter way for functions of plain parameters.
 
     def _named(self, passed: Attempt) -> Inputs:
         args, kwargs = passed
@@ -440,7 +453,7 @@ class CallPolicy:
             return {names[0]: args[0]}
         inputs = {}
         at = 0
-        for name in names:  # a `zip` takes twice as long
+        for name in names:  # `zip` takes twice as long
             inputs[name] = args[at]
             at += 1  # noqa: SIM113  so does `enumerate`
         return inputs
@@ -456,7 +469,8 @@ _NO_INPUTS: Inputs = {}
 
 
 def _new_inputs(answer: Any) -> Inputs:
-    """The inputs that a pre_execute hook returned. Raises where it did not."""
+    """The inputs that a pre_execute hook returned. Raises what the hook raised, or TypeError if it
+    returned something else."""
     if isinstance(answer, Raised):
         raise answer.error
     if not isinstance(answer, Mapping):
@@ -482,10 +496,12 @@ def _failed(
 
 
 def chained(raised: BaseException, error: BaseException) -> BaseException:
-    """What a hook raised about an error, with that error as its cause."""
+    """`raised`, by a hook that was called because of `error`, with `error` as its cause unless it
+    has another."""
     if raised is not error and _CAUSE.__get__(raised) is None:
         _CAUSE.__set__(raised, error)
     return raised
 
 
-_CAUSE: Any = BaseException.__dict__["__cause__"]  # whatever a class makes of setting it
+# Used directly because an exception class may override attribute access.
+_CAUSE: Any = BaseException.__dict__["__cause__"]

@@ -1,7 +1,7 @@
 """Resources of a run: opened at their first use, closed when the run ends.
 
-Each is opened and closed in one contextvars Context, an async one in one task of the host, so that
-ContextVar tokens, task groups and cancel scopes work in them.
+A resource is opened and closed in the same contextvars Context, an async one in the same task, so
+that it may use ContextVar tokens, task groups and cancel scopes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 
 def read_factory(name: str, factory: Any) -> Hook:
-    """What opens a resource, read once. Raises InvalidNodeError where that cannot be called."""
+    """The factory of a resource, with its signature read. Raises InvalidNodeError if it cannot be
+    called."""
     if not callable(factory):
         raise InvalidNodeError(
             f"resource {name!r}: the factory is a function that makes a context manager, "
@@ -56,8 +57,8 @@ def read_factory(name: str, factory: Any) -> Hook:
 
 
 class _Resumed:
-    """A generator function's resource: what comes after the `yield` is run however the run ended,
-    and not told how."""
+    """The context manager made from a generator. The code after its `yield` runs however the run
+    ended, and is not told of a failure."""
 
     def __init__(self, generator: Generator[Any, Any, Any]) -> None:
         self._generator = generator
@@ -78,8 +79,8 @@ class _Resumed:
 
 
 class _ResumedAsync:
-    """The same of an async generator function. One whose task was cancelled from inside, by a group
-    that it is in, is told of that."""
+    """The context manager made from an async generator. If the generator's own task group cancelled
+    its task, the `yield` raises that CancelledError."""
 
     def __init__(self, generator: AsyncGenerator[Any, Any]) -> None:
         self._generator = generator
@@ -105,8 +106,8 @@ class _ResumedAsync:
 
 
 class _Metadata(ChainMap[str, object]):
-    """The metadata of a nested run as its resources see them: shared, but for the status, which is
-    its own once that is settled."""
+    """The metadata of a nested run, as its resources see them: shared with the outermost run,
+    except for the status, which is the nested run's own as soon as that is known."""
 
     def __init__(self, shared: dict[str, Any]) -> None:
         super().__init__({}, shared)
@@ -119,9 +120,9 @@ class _Metadata(ChainMap[str, object]):
 
 
 class Resources:
-    """The resources of one host, by name; each is opened once, whoever comes first.
+    """The resources of one host, by name. The first call that needs a resource opens it.
 
-    `when_lost` is called when one of them broke while it was open, once the run knows.
+    `when_lost` is called after a resource broke while it was open, and the host was told.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class Resources:
     ) -> None:
         self._factories = factories
         self.context = context
-        if is_nested:  # it ends by itself, while the outermost host, whose metadata it has, goes on
+        if is_nested:  # the nested run ends, while the outermost, whose metadata it has, goes on
             self.context = copy(context)
             self.context.metadata = _Metadata(context.metadata)  # type: ignore[assignment]
         self._lock = Lock()
@@ -139,7 +140,7 @@ class Resources:
         self.when_lost: Callable[[], None] | None = None
 
     def set_status(self, status: str) -> None:
-        """Tell resources how the run ends; those of a nested one alone."""
+        """Set the status that the resources of this run, but not those of others, see."""
         metadata = self.context.metadata
         known = metadata.maps[0] if isinstance(metadata, _Metadata) else metadata
         known["execution_status"] = status
@@ -147,7 +148,7 @@ class Resources:
     # Opening.
 
     def open(self, name: str, host: Host) -> Steps:
-        """The resource, opened by this call or by another; as effects."""
+        """Return the resource, opened by this call or by another one; as effects."""
         while True:
             with self._lock:
                 opened = self._open.get(name)
@@ -160,7 +161,7 @@ class Resources:
             if is_own:
                 try:
                     return (yield from self._enter(name, host))
-                finally:  # also where the call is given up
+                finally:  # also if the call is given up
                     with self._lock:
                         del self._flights[name]
                     flight.finish()
@@ -173,15 +174,16 @@ class Resources:
         answer: Any = None
         if not factory.is_async:
             answer = yield Invoke(opening.open, (), False)
-        if not isinstance(answer, (Raised, _Opened)):  # that takes a loop
+        if not isinstance(answer, (Raised, _Opened)):  # it must be opened on a loop
             answer = yield Invoke(opening.open_async, (), True)
         if isinstance(answer, Raised):
             return Outcome(False, answer.error)
         return Outcome(True, answer.value)
 
     def keep(self, name: str, opened: _Opened) -> bool:
-        """Note what was opened, where it is opened: the call may be given up before its outcome is
-        looked at. False where nobody is there any more to close it."""
+        """Keep an opened resource, so that it is closed at the end. Called right where it is
+        opened, because the call that opens it may be given up before its outcome is read. False if
+        the run has ended: then the caller must close it."""
         with self._lock:
             if not self._ended:
                 self._open[name] = opened
@@ -190,17 +192,19 @@ class Resources:
     # Closing.
 
     def end(self) -> bool:
-        """Open nothing more; whether something is to be closed."""
+        """Open nothing more. Returns whether some resource is open."""
         with self._lock:
             self._ended = True
             return bool(self._open)
 
     def close(
-        self, error: BaseException | None, told: Callable[[str, BaseException], None]
+        self, error: BaseException | None, report: Callable[[str, BaseException], None]
     ) -> Generator[Invoke, Any, Outcome]:
-        """Close what is open, last opened first, as effects; `error` is what ended the run.
+        """Close the open resources, the last opened first, as effects; `error` is what ended the
+        run.
 
-        What a closing raises is `told` of, and keeps nothing else from being closed.
+        If closing one raises, `report` is called with its name and the error, and the others are
+        closed nevertheless.
         """
         while True:
             with self._lock:
@@ -211,16 +215,17 @@ class Resources:
             if isinstance(answer, Raised) and not _is_all_of(answer.error, error):
                 if isinstance(answer.error, Exception):
                     error = answer.error  # as in nested `with` statements
-                told(name, answer.error)
+                report(name, answer.error)
 
     def forget(self, name: str) -> bool:
-        """A resource broke; whether it was open, so that this is news."""
+        """Drop a resource that broke. Returns whether it was open; if not, it is being closed, and
+        what it raises is told there."""
         with self._lock:
             return self._open.pop(name, None) is not None
 
 
 class _Opened:
-    """A resource that is open: its `value`, and how it is closed."""
+    """An open resource: its `value`, and how to close it."""
 
     is_async = False
 
@@ -231,11 +236,11 @@ class _Opened:
 
     def close(self, error: BaseException | None) -> Any:
         """Close it; `error` is what ended the run."""
-        self._variables.run(self._leave, *_told(error))
+        self._variables.run(self._leave, *_exit_arguments(error))
 
 
 class _OpenedInTask(_Opened):
-    """One whose task waits for being asked to close it."""
+    """An open resource whose own task waits until it must close it."""
 
     is_async = True
 
@@ -247,7 +252,7 @@ class _OpenedInTask(_Opened):
         self._asked = asked
 
     async def close(self, error: BaseException | None) -> None:
-        """Close it, in its own task."""
+        """Close it in its own task."""
         self.ended_by = error
         self._asked.set()
         await _end_of(self._task)
@@ -257,7 +262,7 @@ class _OpenedInTask(_Opened):
 
 
 class _Opening:
-    """One try to open a resource."""
+    """One attempt to open a resource."""
 
     def __init__(
         self,
@@ -276,7 +281,7 @@ class _Opening:
         self._variables: Variables | None = None
 
     def open(self) -> _Opened | None:
-        """Open it in this thread; None where that takes a loop."""
+        """Open it in this thread; None if it must be opened on a loop."""
         assert self._make is not None
         variables = self._variables = copy_context()
         self._manager, self._make = variables.run(self._make), None
@@ -290,7 +295,7 @@ class _Opening:
         return opened
 
     async def open_async(self) -> _Opened:
-        """Open it in a task of its own, which then waits for being asked to close it."""
+        """Open it in a task of its own, which then waits until it must close it."""
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -309,7 +314,10 @@ class _Opening:
         return opened.result()
 
     async def _live(self, opened: Future[_Opened]) -> None:
-        """What the task does. It raises nothing itself: what ends programs would stop the loop."""
+        """The life of an async resource: open it, wait, close it.
+
+        The task raises nothing itself, because a SystemExit or KeyboardInterrupt would stop the
+        loop."""
         import asyncio
 
         task = asyncio.current_task()
@@ -332,11 +340,11 @@ class _Opening:
         cancelled = await self._cancellation(asked) if is_kept else None
         is_lost = cancelled is not None and self._resources.forget(self._name)
         broken = cancelled if is_lost else None
-        told = _told(broken or this.ended_by)
+        arguments = _exit_arguments(broken or this.ended_by)
         if broken is None and isinstance(manager, _ResumedAsync):
-            told = _told(None)
+            arguments = _exit_arguments(None)
         try:
-            left = leave(*told)
+            left = leave(*arguments)
             if is_async:
                 await left
         except BaseException as raised:
@@ -349,15 +357,16 @@ class _Opening:
                 self._resources.when_lost()
 
     async def _cancellation(self, asked: asyncio.Event) -> BaseException | None:
-        """Wait until the resource is to be closed; what cancelled this task before that, from
-        inside of the resource."""
+        """Wait until the resource must be closed. Returns the CancelledError if the resource itself
+        cancelled this task before that, else None."""
         import asyncio
 
         while not asked.is_set():
             try:
                 await asked.wait()
             except asyncio.CancelledError as cancelled:
-                # A loop that ends cancels all tasks, also the run's, which then asks in time.
+                # A loop that ends cancels all tasks. The run's own task is then cancelled, too, and
+                # sets `asked` or stops the run during this pause.
                 with suppress(asyncio.CancelledError):
                     await asyncio.sleep(0)
                 if not self._host.stopped:
@@ -366,7 +375,7 @@ class _Opening:
 
 
 async def _finished(task: Task[None]) -> None:
-    """Wait for a task, though one is cancelled again meanwhile."""
+    """Wait until a task has ended, even if the caller is cancelled again meanwhile."""
     import asyncio
 
     while not task.done():
@@ -377,7 +386,7 @@ async def _finished(task: Task[None]) -> None:
 
 
 async def _end_of(task: Task[None]) -> None:
-    """Wait for a task; being cancelled cancels it, too."""
+    """Wait until a task has ended. If the caller is cancelled, the task is cancelled, too."""
     import asyncio
 
     try:
@@ -388,21 +397,23 @@ async def _end_of(task: Task[None]) -> None:
         raise
 
 
-def _told(error: BaseException | None) -> tuple[Any, Any, Any]:
-    """What a context manager is told of the failure that ended the run."""
+def _exit_arguments(error: BaseException | None) -> tuple[Any, Any, Any]:
+    """The arguments of `__exit__` for the failure that ended the run."""
     return (None, None, None) if error is None else (type(error), error, trace_of(error))
 
 
 def _is_all_of(raised: BaseException, error: BaseException | None) -> bool:
-    """Whether what a context manager raised is just what it was told of; task groups wrap that."""
+    """Whether a context manager only raised the error that it was given, perhaps wrapped in a
+    group, as task groups do."""
     if isinstance(raised, BaseExceptionGroup):
         return all(_is_all_of(each, error) for each in raised.exceptions)
     return raised is error
 
 
 def _methods(name: str, manager: Any) -> tuple[Callable[[], Any], Callable[..., Any], bool] | None:
-    """How a context manager is entered and left, looked up as `with` does, and whether that is
-    async; None for a coroutine that is to give the manager. Raises TypeError for all else."""
+    """The bound methods that enter and leave a context manager, looked up on its class as `with`
+    does, and whether they are async. None for a coroutine, which must be awaited to get the
+    manager. Raises TypeError for anything else."""
     if type(manager) is CoroutineType:
         return None
     for enter, leave, is_async in (

@@ -1,4 +1,4 @@
-"""Which failures are tried again, and after how long."""
+"""Which failures are tried again, and after which delay."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _BACKOFF: Final = OPTIONS["retry_backoff"].default
 
 
 def wait_after(attempt: int, options: Mapping[str, Any]) -> float:
-    """Seconds to wait after the `attempt`-th failure: exponential backoff,
+    """Seconds to wait after failure number `attempt`: exponential backoff,
     `retry_delay * retry_backoff ** (attempt - 1)`, at most `retry_max_delay` and
-    `LONGEST`, then shortened at random by up to the part `retry_jitter`.
+    `LONGEST`, then shortened at random by up to the fraction `retry_jitter`.
 
     >>> [wait_after(k, {"retry_delay": 1.0, "retry_max_delay": 3.0}) for k in (1, 2, 3)]
     [1.0, 2.0, 3.0]
     """
     wait = waitable(options.get("retry_delay", _DELAY))
     most = options.get("retry_max_delay")
-    if wait and attempt > 1:  # no wait stays none, and no backoff comes before the first
+    if wait and attempt > 1:  # 0 must stay 0, even with an infinite backoff
         try:
             wait *= float(options.get("retry_backoff", _BACKOFF)) ** (attempt - 1)
         except OverflowError:
@@ -41,7 +41,8 @@ def wait_after(attempt: int, options: Mapping[str, Any]) -> float:
 
 
 def is_retried(error: BaseException, options: Mapping[str, Any]) -> bool:
-    """Whether `retry_on` admits a failure. A predicate that raises does not, and leaves a note.
+    """Whether `retry_on` admits a failure. It does not if it is a predicate that raises; the
+    failure then gets a note.
 
     >>> is_retried(KeyError("x"), {"retry_on": LookupError})
     True

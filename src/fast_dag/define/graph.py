@@ -279,7 +279,7 @@ class Graph:
         if output is not None:
             _check_output(start, end, output)
         origin, name = start.name, end.name
-        for edge in self._between(origin, name):
+        for edge in self._between(origin, name) if self._incoming[name] else ():
             if edge.output == output and edge.branch == branch and edge.meant_by(input):
                 return  # a cell of a notebook that is run again, say
         fed = self._placed(origin, end, output, input)
@@ -297,7 +297,7 @@ class Graph:
         edges = self._incoming[target]
         if len(edges) > MANY:
             return self._indexed(target)[1].get(source, ())
-        return [edge for edge in edges if edge.source == source] if edges else edges
+        return [edge for edge in edges if edge.source == source]
 
     def _indexed(self, name: str) -> tuple[set[str | None], dict[str, list[Edge]]]:
         found = self._many.get(name)

@@ -1,1 +1,1 @@
-"""The only part that knows threads, processes and event loops."""
+"""Drivers: the only part of the package that knows threads, processes and event loops."""

@@ -1,4 +1,4 @@
-"""The coordinator of a run that is awaited: the caller's loop has the async nodes."""
+"""The coordinator of a run that is awaited. Its async nodes run on the caller's loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 async def drive(execution: Execution) -> None:
-    """Execute a run from its start to its end, in copies of the caller's contextvars."""
+    """Execute a run, in copies of the caller's contextvars."""
     if suits(execution):
         await Tasks(execution).drive()
         return
@@ -32,7 +32,9 @@ async def drive(execution: Execution) -> None:
 
 
 def drive_here(execution: Execution) -> None:
-    """The same for a caller that waits in its thread, on a loop of its own."""
+    """Execute a run in async mode for a caller that waits in a thread, on a new loop."""
+
+    coordinators: list[_Coordinator] = []
 
     async def watched() -> None:
         beat = _Heartbeat(asyncio.get_running_loop())
@@ -40,18 +42,25 @@ def drive_here(execution: Execution) -> None:
             if suits(execution):
                 await Tasks(execution).drive()
             else:
-                await _Coordinator(execution, Pool(pool_size(execution)), owns_loop=True).drive()
+                coordinator = _Coordinator(execution, Pool(pool_size(execution)), owns_loop=True)
+                coordinators.append(coordinator)
+                await coordinator.drive()
         finally:
             beat.stop()
 
     with asyncio.Runner() as runner:
-        runner.run(watched())
+        try:
+            runner.run(watched())
+        except BaseException:
+            for coordinator in coordinators:
+                coordinator.stop_waiting()
+            raise
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C interrupts the call that is made here. The handler of `asyncio.Runner` would wait
-    until the loop turns again."""
+    """Let Ctrl-C interrupt the call that is made here. The handler of `asyncio.Runner` would only
+    cancel the main task, which notices that after the call."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -63,8 +72,8 @@ def _interruptible() -> Iterator[None]:
 
 
 class _Heartbeat:
-    """Wakes a loop twice a second. A signal that comes just before the loop blocks does not wake
-    it, and Ctrl-C is to end a run promptly."""
+    """Wakes a loop twice a second. A signal that arrives just before the loop blocks does not wake
+    it, but Ctrl-C should end a run promptly."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -88,23 +97,24 @@ class _Coordinator(Lane):
         self.loop = LoopLane(dispatcher, loop, threading.get_ident())
         threads = ThreadLane(dispatcher, pool, execution.settings.max_workers or 0)
         self.lanes = Lanes(dispatcher, execution.settings, threads, loop=self.loop, inline=self)
-        self._handle: asyncio.TimerHandle | None = None  # of the timer that is due first
+        self._handle: asyncio.TimerHandle | None = None  # for the timer that is due first
         self._cancelled: asyncio.CancelledError | None = None
         self._done = asyncio.Event()
+        self._waits = True
         dispatcher.lanes = self.lanes
         dispatcher.finish = lambda: self.loop.soon(self._done.set)
         dispatcher.soon = lambda function: self._later(self._guarded, function)
         dispatcher.timers.is_earlier = lambda: self.loop.soon(self._arm)
 
     async def drive(self) -> None:
-        """Execute the run. A cancellation cuts it short and is raised once it has ended; being
-        cancelled again meanwhile changes nothing."""
+        """Execute the run. A cancellation cuts it short, and is raised when the run has ended. A
+        second cancellation meanwhile changes nothing."""
         dispatcher = self.dispatcher
         self.execution.open()
         try:
             self._guarded(lambda: dispatcher.go_on(dispatcher.begin()))
             await self._until(self._done)
-            if dispatcher.is_killed:  # something is at work that does not end
+            if dispatcher.is_killed:  # some calls have not ended
                 self.loop.cancel_all()
                 self.lanes.threads.abandon()
             await self._closed()
@@ -116,15 +126,21 @@ class _Coordinator(Lane):
         finally:
             self._disarm()
             dispatcher.let_go()
-            del self.lanes  # which know this coordinator
+            del self.lanes  # they refer to this coordinator: that would be a cycle
             self.execution.tell_end()
         if dispatcher.crash is not None:
             raise dispatcher.crash
         if self._cancelled is not None:
             raise self._cancelled
 
+    def stop_waiting(self) -> None:
+        """Wait for nothing any more: Ctrl-C has stopped the loop, maybe in the callback that would
+        have set the event that is waited for."""
+        self._waits = False
+        self.dispatcher.kill()  # unless it has ended
+
     async def _until(self, event: asyncio.Event) -> None:
-        while not event.is_set():
+        while self._waits and not event.is_set():
             try:
                 await event.wait()
             except asyncio.CancelledError as error:
@@ -132,12 +148,12 @@ class _Coordinator(Lane):
                 self.dispatcher.abort("cancelled")
 
     async def _closed(self) -> None:
-        """End what was started for the run, without blocking the loop."""
+        """Close the lanes without blocking the loop."""
         quiet = asyncio.Event()
         self.lanes.threads.when_quiet(lambda: self.loop.soon(quiet.set))
         await self._until(quiet)
         elsewhere = self.lanes.elsewhere
-        self.lanes.threads.close(abandon=False)  # whose threads have nothing to do by now
+        self.lanes.threads.close(abandon=False)  # does not block: all threads are idle by now
         if elsewhere:
             closed = asyncio.Event()
 
@@ -194,4 +210,4 @@ class _Coordinator(Lane):
             self.dispatcher.break_off(error)
 
     def close(self, *, abandon: bool) -> None:
-        """The caller's loop is not ended."""
+        """Nothing: the caller's loop goes on."""

@@ -1,4 +1,4 @@
-"""The coordinator of a run whose caller waits in its own thread."""
+"""The coordinator of a run whose caller waits in a thread."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _RESPONSE = 1.0
 
 
 def drive(execution: Execution) -> None:
-    """Execute a run from its start to its end, in copies of the caller's contextvars."""
+    """Execute a run, in copies of the caller's contextvars."""
     copy_context().run(_Coordinator(execution).drive)
 
 
 class _Coordinator(Lane):
-    """Keeps the time and runs inline nodes; where there is no time to keep, it is one of the
-    workers."""
+    """Keeps the time and runs inline nodes. If there is no time to keep, it also works as one of
+    the worker threads."""
 
     def __init__(self, execution: Execution) -> None:
         from fast_dag.drive.loops import ThreadedLoopLane  # asyncio is slow to import
@@ -46,12 +46,12 @@ class _Coordinator(Lane):
             dispatcher, execution.settings, self.threads, loop=self.loop, inline=self
         )
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        # Inline nodes have the caller's thread; what there is to do else has one of its own then,
-        # unless only one of them can be at work at once.
+        # Inline nodes may keep the caller's thread busy, so another thread keeps the time then,
+        # unless nodes run one at a time.
         self._is_apart = execution.plan.has_inline and not execution.settings.ordered
         self._inline = SimpleQueue() if self._is_apart else self._inbox
         self._finished = False
-        self._cut_short: float | None = None  # when that was noticed
+        self._cut_short: float | None = None  # when this thread saw that the run was cut short
         self._helps = execution.settings.timeout is None and not execution.plan.needs_coordinator
         dispatcher.lanes = self.lanes
         dispatcher.finish = self._finish
@@ -59,8 +59,8 @@ class _Coordinator(Lane):
         dispatcher.timers.is_earlier = lambda: self._inbox.put(_look_again)
 
     def drive(self) -> None:
-        """Execute the run. What interrupts the caller cuts the run short and is raised once it has
-        ended; who is interrupted again waits no longer."""
+        """Execute the run. An exception that interrupts the caller, such as KeyboardInterrupt, cuts
+        the run short, and is raised when the run has ended. A second one ends the run at once."""
         dispatcher = self.dispatcher
         self.execution.open()
         todo, serve = self._begin, self._serve_inline if self._is_apart else self._serve
@@ -75,10 +75,10 @@ class _Coordinator(Lane):
                         dispatcher.kill()
                     dispatcher.fail(error)
         finally:
-            dispatcher.kill()  # unless it has ended
+            dispatcher.kill()  # does nothing if the run has ended
             self.lanes.close(abandon=dispatcher.is_killed)
             dispatcher.let_go()
-            del self.lanes  # which know this coordinator
+            del self.lanes  # they refer to this coordinator: that would be a cycle
             self.execution.tell_end()
         if dispatcher.crash is not None:
             raise dispatcher.crash
@@ -102,7 +102,7 @@ class _Coordinator(Lane):
         self._inline.put(_look_again)
 
     def _serve(self) -> None:
-        """Keep the time, and do what comes, until the run has ended."""
+        """Call what is due and what is put into the inbox, until the run has ended."""
         timers = self.dispatcher.timers
         while not self._finished:
             for callback in timers.due():
@@ -132,7 +132,7 @@ class _Coordinator(Lane):
                 self._inline.get(timeout=SIGNALS_SEEN)()
 
     def _lose_patience(self, now: float) -> float:
-        """Of a run that is cut short: end it, if something at work does not end; when to look
+        """Kill a run that was cut short if it has not ended by itself in time. Returns when to look
         again."""
         if self._cut_short is None:
             self._cut_short = now
@@ -169,7 +169,7 @@ class _Coordinator(Lane):
                 generation = job.generation
 
     def close(self, *, abandon: bool) -> None:
-        """The caller's thread is not ended."""
+        """Nothing: the caller's thread goes on."""
 
 
 def _look_again() -> None: ...

@@ -1,22 +1,22 @@
-"""What all concurrent ways of running share: an event comes in, calls to launch come out.
+"""Dispatcher: what all concurrent drivers share. An event comes in, calls to launch come out.
 
-A *job* is one node on its way through its call. A *lane* is a place where calls happen. Whoever
-finishes a call, wherever that is, reports it here; the node is finished, and the jobs that it made
-ready go on. The *coordinator* is the caller: it waits for the end, keeps the time, and lends its
+A *job* is one node on its way through its call. A *lane* is a place where calls happen. A lane
+reports the end of a call to the dispatcher, which finishes the node and goes on with the jobs that
+became ready. The *coordinator* is the caller: it waits for the end, keeps the time, and lends its
 thread to inline nodes.
 
-A job belongs to one thread at a time, or, from the launch of a call to its end, to its lane
-(`is_out`). Only its owner takes it further. Who wants a job to stop that another thread owns marks
-it, and the owner sees the mark at its next step.
+A job belongs to one thread at a time, or, from the launch of a call to its end (`is_out`), to its
+lane. Only the owner takes it further. A thread that wants to stop another thread's job marks it;
+the owner sees the mark at its next step.
 
-A run that is cut short (cancelled, late, or ended by something that is no node's failure) ends as
-any other does: calls are cancelled or abandoned, cleanup hooks and the closings of resources are
-jobs like others, and the run has ended with the last of them. Being interrupted again changes
+A run can be cut short: cancelled, late, or ended by an exception that is not a node's failure. It
+then ends as any other run does: calls are cancelled or abandoned, cleanup hooks and the closing of
+resources are jobs like others, and the run ends with the last job. A second interruption changes
 nothing about that.
 
-One lock guards what threads share (schedules, results, counters and queues of the outermost
-execution and of those nested in it), so nothing here relies on the interpreter's own lock. No user
-code is called while it is held.
+One lock guards what threads share: schedules, results, counters and queues of the outermost
+execution and of those nested in it. So nothing here relies on the interpreter's own lock. No user
+code is called while the lock is held.
 """
 
 from __future__ import annotations
@@ -74,24 +74,25 @@ if TYPE_CHECKING:
 
 
 GRACE = 5.0
-"""Seconds that cleanup hooks and the closings of resources have in all once a run is cut short."""
+"""Seconds that all cleanup hooks and closings of resources have together once a run is cut
+short."""
 
 _LEAST = 0.25
-"""Seconds that each of them has, though the others took more."""
+"""Seconds that each of them has at least, even if the others used up `GRACE`."""
 
 _SHORT = 200e-6
 """Seconds: whoever made a plain call in less goes on with one that this call made ready, though
 others may have a longer way to the end."""
 
 SIGNALS_SEEN = 0.5
-"""Seconds after which a waiting caller looks around. A signal that comes just before a thread
-blocks does not end its wait (no wait in Python is safe from that), and Ctrl-C is to end a run
-promptly."""
+"""Seconds after which a waiting caller wakes up to see signals. A signal that arrives just before a
+thread blocks does not end its wait (no wait in Python is safe from that), but Ctrl-C should end a
+run promptly."""
 
 
 class _Open:
-    """An execution that has not ended: how many of its jobs have not, and for a nested one the job
-    of its node, with the generation in which that was launched."""
+    """An execution that has not ended. `jobs` counts its jobs that have not ended. `parent` is the
+    job of the node that a nested execution belongs to, `generation` that of the job's launch."""
 
     __slots__ = ("execution", "generation", "jobs", "parent")
 
@@ -103,7 +104,8 @@ class _Open:
 
 
 class _Wake:
-    """Wakes a job when what it waits for is ready; once it is cancelled, it holds nothing."""
+    """The callback that wakes a job when its Waitable is ready. Once cancelled, it refers to
+    nothing, so that a Waitable does not keep the run alive."""
 
     __slots__ = ("dispatcher", "job")
 
@@ -112,10 +114,11 @@ class _Wake:
         self.job: Job | None = job
 
     def __call__(self) -> None:
-        """Called by whoever made it ready, who must not come to harm if this run is over."""
+        """Called by the code that made the Waitable ready. That may belong to another run, so
+        nothing is raised if this run is over."""
         dispatcher, job = self.dispatcher, self.job
         if dispatcher is not None and job is not None and not dispatcher.over:
-            with suppress(RuntimeError):  # its loop was closed just now
+            with suppress(RuntimeError):  # the loop of this run was closed just now
                 dispatcher.soon(lambda: dispatcher.wake(job))
 
     def cancel(self) -> None:
@@ -124,47 +127,48 @@ class _Wake:
 
 
 class Dispatcher:
-    """Drives one outermost execution and all that are nested in it.
+    """Drives one outermost execution and the executions nested in it.
 
     Parameters
     ----------
     execution:
-        The outermost one. Made in the context whose contextvars its nodes are to see.
+        The outermost execution. Its nodes see the contextvars of the code that makes the
+        Dispatcher.
     clock:
-        Tells the time in seconds, for deadlines and waits.
+        Returns the time in seconds, for deadlines and waits.
 
-    The coordinator gives it its `lanes`, its way to `finish` and its way to do something `soon`; it
-    waits for the `timers`.
+    The coordinator sets `lanes`, `finish` (called at the end of the run) and `soon` (calls a
+    function later, in the coordinator's thread). It calls what is due in `timers`.
     """
 
     def __init__(self, execution: Execution, clock: Callable[[], float] = monotonic) -> None:
         self.execution = execution
         self.clock = clock
         self.variables = copy_context()
-        self.over = False  # what happens from now on is of no interest
-        self.is_killed = False  # though something may still be at work
-        self.ending: str | None = None  # the status of a run that is cut short
+        self.over = False  # the run has ended; reports that come now are dropped
+        self.is_killed = False  # the run was ended while calls may still be running
+        self.ending: str | None = None  # the final status of a run that is cut short
         self.crash: BaseException | None = None
         self.timers = Timers(clock)
         self.guard = Guards()
         self.lanes: Lanes
         self._slots = Slots(execution.settings, execution.plan)
         self._has_priorities = execution.plan.has_priorities
-        # Whether plain calls happen in this process, so that those after them can follow at once.
+        # Whether plain calls happen in this process, so that a thread can go on with the next node.
         self._follows = not self._slots.is_ordered and execution.settings.stays_here
         self._deadline: float | None = None
         self._grace_ends = 0.0
         self._open: dict[Execution, _Open] = {}
-        self._running: set[Job] = set()  # those that have a slot, or wait between attempts
+        self._running: set[Job] = set()  # the jobs that have begun; those in `_sleeping`, too
         self._sleeping: set[Job] = set()
         self._held: dict[tuple[Job, int], Claim] = {}  # by the call that has the units
         self.finish: Callable[[], None] = _nothing
         self.soon: Callable[[Callable[[], None]], None] = _nowhere
 
-    # The end of the run, and what brings it about.
+    # Begin and end of the run.
 
     def begin(self) -> list[Job]:
-        """Begin with the execution, which is open; the jobs to go on with."""
+        """Begin the execution, which is open. Returns the jobs to go on with."""
         timeout = self.execution.settings.timeout
         if timeout is not None:
             self._deadline = self.clock() + timeout
@@ -175,8 +179,8 @@ class Dispatcher:
         return jobs
 
     def fail(self, error: BaseException) -> None:
-        """Something that is no node's failure came up (SystemExit in a worker, say): end the
-        run."""
+        """End the run because of an exception that is not a node's failure, such as SystemExit in a
+        worker thread."""
         with self.guard():
             if self.over:
                 return
@@ -186,13 +190,14 @@ class Dispatcher:
         self.abort("cancelled")
 
     def break_off(self, error: BaseException) -> None:
-        """The engine itself was interrupted, so that some job may never end: the run ends all the
-        same."""
+        """`fail`, for an exception that interrupted the engine itself. Some job may then never end,
+        so the run is killed after a while."""
         self.timers.add(GRACE + _LEAST, self.kill)
         self.fail(error)
 
     def abort(self, status: str) -> None:
-        """Cut the run short: nothing more starts, what runs is given up and cleaned up."""
+        """Cut the run short: nothing more starts, and running calls are given up and cleaned
+        up."""
         with self.guard():
             if self.over or self.ending is not None:
                 return
@@ -208,7 +213,7 @@ class Dispatcher:
         self._cut(jobs, given_up)
 
     def kill(self) -> None:
-        """End the run, though something may be at work that does not end."""
+        """End the run now, even if calls that do not end are still running."""
         with self.guard():
             if self.over:
                 return
@@ -218,8 +223,9 @@ class Dispatcher:
             jobs = list(self._running)
         for job in jobs:
             if job.effects is not None:
-                with suppress(ValueError):  # it takes a step just now, in another thread
-                    job.effects.close()  # so that others who wait for what it computes take over
+                with suppress(ValueError):  # the generator is running in another thread just now
+                    # So that a call that waits for this one's result takes over.
+                    job.effects.close()
             if not job.is_out:
                 self._give_back(job)
         for execution in reversed(executions):
@@ -227,13 +233,13 @@ class Dispatcher:
         self.finish()
 
     def let_go(self) -> None:
-        """The run has ended, and nothing is to hold it any more."""
+        """Drop what refers to the run, which has ended, so that its memory is freed."""
         self.timers.clear()
         self.finish, self.soon = _nothing, _nowhere
         del self.lanes
 
     def _lost(self, execution: Execution) -> None:
-        """A resource broke while it was open: its execution has failed."""
+        """Stop an execution, because a resource of it broke while it was open."""
         with self.guard():
             if self.over or execution not in self._open:
                 return
@@ -241,8 +247,8 @@ class Dispatcher:
         self._cut(jobs, given_up)
 
     def _stopped(self, execution: Execution) -> tuple[list[Job], list[Job]]:
-        """Stop an execution, and what is nested in it: the jobs to go on with, and those whose
-        calls are given up."""
+        """Stop an execution and those nested in it. Returns the jobs to go on with, and the jobs
+        whose calls must be given up once the lock is released."""
         execution.stop()
         jobs: list[Job] = []
         given_up: list[Job] = []
@@ -269,29 +275,29 @@ class Dispatcher:
         self.go_on(jobs)
 
     def _give_up(self, job: Job) -> None:
-        """Nobody waits any more for what a call still does."""
+        """Give up a job's call: nobody waits for it any more."""
         lane = job.lane
         assert lane is not None
         lane.give_up(job)
         if not lane.ends_calls:
             if self._held and not lane.kills_calls:
                 self._tell_kept(job)
-            self.lanes.loop.give_up(job)  # it may have returned a coroutine
+            self.lanes.loop.give_up(job)  # the call may have returned a coroutine
             if job.variables is not None:
-                job.variables = job.variables.copy()  # the call is still inside of the old ones
+                job.variables = job.variables.copy()  # the abandoned call still uses the old ones
 
     # Executions.
 
     def _enter(
         self, execution: Execution, parent: Job | None, generation: int, jobs: list[Job]
     ) -> None:
-        """Begin with an execution that is open."""
+        """Begin an execution that is open."""
         if execution.resources is not None:
             execution.resources.when_lost = partial(self._lost, execution)
         ready: list[int] = []
         try:
             ready = execution.begin(eager=not self._slots.is_ordered)
-        except BaseException as error:  # of a condition that an event asks
+        except BaseException as error:  # raised by the condition of a machine's transition
             self.fail(error)
         with self.guard():
             if self.over:
@@ -305,7 +311,7 @@ class Dispatcher:
             self._leave(opened, jobs)
 
     def _add(self, opened: _Open, ready: list[int]) -> None:
-        """Make jobs of nodes that may start."""
+        """Make jobs for the nodes that may start."""
         execution = opened.execution
         opened.jobs += len(ready)
         follows = self._follows and not execution.watched
@@ -324,10 +330,10 @@ class Dispatcher:
         return self.lanes.of(job.step.node, stays=policy is not None and bool(policy.resources))
 
     def _picked(self) -> list[Job]:
-        """The jobs that may go on now; they have their slots."""
+        """Give free slots to waiting jobs. Returns the jobs that may go on now."""
         picked = self._slots.picked()
         for job in picked:
-            if job.todo is not BEGIN:  # it has waited for this
+            if job.todo is not BEGIN:  # it goes on after a `Sleep` or `Await`
                 job.answer = not job.execution.stopped
                 continue
             job.generation += 1
@@ -339,8 +345,8 @@ class Dispatcher:
         return picked
 
     def _has_ended(self, opened: _Open, more: list[Job]) -> bool:
-        """All jobs of an execution have ended: whether it has ended, too. If resources are open,
-        one more job closes them."""
+        """Whether an execution without jobs has ended. If resources are open, it has not: a job
+        that closes one of them is added to `more`."""
         execution = opened.execution
         effects = execution.release(self._status_of(execution))
         if effects is None:
@@ -359,7 +365,7 @@ class Dispatcher:
         return False
 
     def _status_of(self, execution: Execution) -> str | None:
-        """How an execution ends that has nothing left to do; None if its errors tell."""
+        """The final status of an execution without jobs; None if its errors decide."""
         if self.ending is not None:
             return self.ending
         if execution.cut_short:
@@ -369,7 +375,8 @@ class Dispatcher:
         return None
 
     def _leave(self, opened: _Open, jobs: list[Job]) -> None:
-        """An execution is over: the node that it is nested in goes on with how it ended."""
+        """Close an execution without jobs. If it is nested, its node's job goes on with its
+        outcome."""
         execution, parent = opened.execution, opened.parent
         status = self._status_of(execution)
         if execution.resources is not None:
@@ -380,9 +387,9 @@ class Dispatcher:
             if parent is not None and status is None:
                 error = execution.exception()
                 outcome = Outcome(error is None, execution.value if error is None else error)
-        except BaseException as problem:  # of a mapping that the user gave as metadata, say
+        except BaseException as problem:  # raised by, say, a mapping of the user's as metadata
             self.crash = problem
-            self.fail(problem)
+            self.abort("cancelled")
         if parent is None:
             self.finish()
         else:
@@ -392,8 +399,9 @@ class Dispatcher:
     # The worklist: what each job does next.
 
     def go_on(self, jobs: list[Job], lane: Lane | None = None) -> Job | None:
-        """Take jobs further, up to their next calls. Launch these where they belong, but the first
-        of `lane`, which is returned for the caller to make."""
+        """Take jobs further, up to their next calls, and launch these calls on their lanes. If
+        `lane` is given, the first call of that lane is not launched: its job is returned, and the
+        caller makes the call."""
         mine = None
         jobs.reverse()  # now a stack
         while jobs:
@@ -421,7 +429,7 @@ class Dispatcher:
             job.args, job.kwargs = execution.gather(job.index)
         except failures() as error:
             job.todo, job.answer = SETTLE, Outcome(False, error, attempts=0)
-        except BaseException as error:  # of an attribute that `output=` names
+        except BaseException as error:  # raised by the attribute that `output=` names
             self.fail(error)
             job.todo = UNWIND
         else:
@@ -435,7 +443,7 @@ class Dispatcher:
                 job.todo = CLAIM
 
     def _advance(self, job: Job, jobs: list[Job]) -> None:
-        """A call that is a generator of effects takes its next step."""
+        """Send the answer to a job's effects, and prepare the next effect."""
         if job.phase is CANCELLED:
             self._unwind(job, jobs)
             return
@@ -447,12 +455,13 @@ class Dispatcher:
             effect = job.effects.send(answer)
         except StopIteration as stop:
             outcome = stop.value
-        except BaseException as error:  # of our own, or Ctrl-C in the middle of it: the job ends
+        except BaseException as error:  # a fault of the engine, or Ctrl-C; in any case the job ends
             if job.index == _NO_NODE or not isinstance(error, Exception):
                 self.fail(error)
             else:
                 outcome = Outcome(False, error)
-        if effect is None:  # no longer while that is handled: it is no error's context
+        # Outside of the `except` block, or the error would become the `__context__` of others.
+        if effect is None:
             job.answer = outcome
             self._settle(job, jobs)
             return
@@ -466,13 +475,13 @@ class Dispatcher:
         jobs.append(job)
 
     def _take(self, job: Job, effect: Any) -> None:
-        """Make an effect that calls something the job's next call."""
+        """Make a call of the effect: the job's next call."""
         job.todo = CALL
         if isinstance(effect, Invoke):
             if effect.cleans_up:
                 job.phase = CLEANS
             job.func, job.args, job.kwargs = effect.func, effect.args, _NO_KEYWORDS
-            job.timeout = None  # but for what cleans up: see `begins`
+            job.timeout = None  # `begins` sets one for cleanup
             job.lane = self.lanes.loop if effect.is_async else self.lanes.home
         else:
             job.func, (job.args, job.kwargs) = job.step.call, effect
@@ -483,7 +492,7 @@ class Dispatcher:
                 job.todo = CLAIM
 
     def _conclude(self, job: Job, jobs: list[Job]) -> None:
-        """A job's call ended."""
+        """Go on after a job's call ended."""
         outcome = job.answer
         job.deadline, job.is_late = None, False
         if job.phase is CANCELLED or outcome is STOPPED:
@@ -495,12 +504,12 @@ class Dispatcher:
             self._advance(job, jobs)
 
     def _unwind(self, job: Job, jobs: list[Job]) -> None:
-        """A job that was cut off ends, once its cleanup hook has been called."""
+        """End a job that was cancelled, after a call of its cleanup hook."""
         effects, job.effects = job.effects, None
         job.todo, job.answer = SETTLE, STOPPED
         self._give_back(job)
         if effects is not None:
-            effects.close()  # so that others who wait for what it computes take over
+            effects.close()  # so that a call that waits for this one's result takes over
             policy = job.step.policy
             if policy is not None and job.started and job.phase is not CLEANS:
                 job.phase = CLEANS
@@ -509,14 +518,14 @@ class Dispatcher:
         jobs.append(job)
 
     def _settle(self, job: Job, jobs: list[Job]) -> None:
-        """The job is done: finish its node."""
+        """Finish the node of a job that is done."""
         outcome, job.answer = job.answer, None
         execution, ready = job.execution, []
         if outcome is not STOPPED:
             try:
                 started = job.started or job.entered or perf_counter()
                 ready = execution.finish(job.index, outcome, started, self.guard())
-            except BaseException as error:  # of a handler or condition that ends the program, say
+            except BaseException as error:  # SystemExit in an error handler, for example
                 self.fail(error)
         with self.guard():
             if self.over:
@@ -530,7 +539,8 @@ class Dispatcher:
             self._leave(ended, jobs)
 
     def _left(self, job: Job, ready: list[int]) -> tuple[list[Job], _Open | None]:
-        """A job has ended: the jobs to go on with, and its execution, if that has ended."""
+        """Remove a job that has ended, and add the nodes that became `ready`. Returns the jobs to
+        go on with, and the job's execution if that has ended."""
         opened = self._open[job.execution]
         self._running.discard(job)
         self._slots.give_back(job)
@@ -543,7 +553,7 @@ class Dispatcher:
         return more, opened if not opened.jobs and self._has_ended(opened, more) else None
 
     def _call_nested(self, job: Job, jobs: list[Job]) -> None:
-        """Begin with the workflow that is nested in a node."""
+        """Begin the workflow that is nested in a node."""
         generation = job.generation
         if not self.begins(job, generation):
             jobs.extend(self.ended(job, generation, STOPPED))
@@ -560,7 +570,7 @@ class Dispatcher:
             self._enter(child, job, generation, jobs)
 
     def _return(self, job: Job, jobs: list[Job]) -> None:
-        """The workflow that is nested in a node ended."""
+        """Go on with a node after the workflow nested in it ended."""
         generation, outcome = job.answer
         job.answer = None
         jobs.extend(reversed(self.ended(job, generation, outcome)))
@@ -568,14 +578,14 @@ class Dispatcher:
     # Calls, as lanes report them.
 
     def begins(self, job: Job, generation: int) -> bool:
-        """Must be called by a lane before it makes a call. False if the call must not be made, and
-        ends as STOPPED instead."""
+        """Must be called by a lane before it makes a call. If it returns False, the lane must not
+        make the call, and reports STOPPED as its outcome."""
         if self.over or job.generation != generation:
             return False
         if self.ending is not None and job.phase is CLEANS:
             job.timeout = self._grace()
-        # In this order: who cuts the run short marks the job first, and then looks whether it is
-        # out. So either of the two sees the other.
+        # `is_out` is set before `phase` is read. A thread that cuts the run short does the reverse:
+        # it sets `phase`, then reads `is_out`. So at least one of the two sees the other.
         job.is_out = True
         if job.phase is CANCELLED:
             return False
@@ -592,14 +602,14 @@ class Dispatcher:
             with self.guard():
                 execution.note_start(job.index)
             execution.deliver()
-        # Things may have changed by now, where somebody was told.
+        # The run may have changed while observers were called.
         return not self.over and job.generation == generation and job.phase is not CANCELLED
 
     def _grace(self) -> float:
         return max(self._grace_ends - self.clock(), _LEAST)
 
     def run_here(self, job: Job, generation: int, lane: Lane) -> Job | None:
-        """Make a call from this thread; another job of the same lane to go on with."""
+        """Make a job's call in this thread. Returns another job of the same lane to go on with."""
         if not self.begins(job, generation):
             return self.go_on(self.ended(job, generation, STOPPED), lane)
         if job.is_plain and lane.calls_here:
@@ -610,12 +620,12 @@ class Dispatcher:
         except BaseException as error:
             return self.go_on(self.crashed(job, generation, error), lane)
         jobs = self.called(job, generation, outcome)
-        del outcome  # a failure's traceback leads to this frame
+        del outcome  # the traceback of a failure refers to this frame: that would be a cycle
         return self.go_on(jobs, lane)
 
     def _follow(self, job: Job, generation: int, lane: Lane) -> Job | None:
-        """Make the plain call of a job, and those that it leads to one by one, each with little
-        more than the call itself; another job of the same lane to go on with."""
+        """Make the plain call of a job, and then those of the plain nodes that follow it, one by
+        one, with little more than the calls. Returns another job of the same lane to go on with."""
         token, guard = current.set(job.execution), self.guard()
         try:
             while True:
@@ -632,7 +642,7 @@ class Dispatcher:
                     others = self.called(job, generation, Outcome(True, value))
                     break
                 goes_on, others = self.went_on(job, generation, value, guard)
-                del value  # who deletes it from the results frees it
+                del value  # so that deleting it from the results frees it
                 if not goes_on:
                     break
                 generation = job.generation
@@ -645,15 +655,17 @@ class Dispatcher:
     def went_on(
         self, job: Job, generation: int, value: Any, guard: AbstractContextManager[object]
     ) -> tuple[bool, list[Job]]:
-        """A plain call returned, in the thread whose `guard` that is. Whether the job goes on in
-        the same place, with a node that is ready now; and the jobs to go on with."""
+        """Finish a node whose plain call returned; `guard` is the lock, as this thread takes it.
+
+        Returns whether the job now stands for a node that became ready, so that the thread can go
+        on with it, and the other jobs to go on with."""
         execution, index = job.execution, job.index
         with guard:
             if self.over:
                 return False, []
             if job.generation != generation:
                 return False, self._picked()
-            if job.phase is CANCELLED:  # it came back all the same
+            if job.phase is CANCELLED:  # the call returned nevertheless
                 self._take_in(job)
                 job.todo = UNWIND
                 return False, [job]
@@ -685,20 +697,22 @@ class Dispatcher:
         return False, more
 
     def called(self, job: Job, generation: int, outcome: Outcome) -> list[Job]:
-        """A sync call returned; if it returned a coroutine, the call ends with that."""
+        """Report that a sync call returned. If it returned a coroutine, the call goes on until that
+        ends. Returns the jobs to go on with."""
         if outcome.ok and type(outcome.value) is CoroutineType:
             if self.over or job.generation != generation:
                 outcome.value.close()
                 self.returned(job, generation)
             else:
                 if job.timer is not None:
-                    job.timer.cancel()  # the loop keeps its time from now on
+                    job.timer.cancel()  # the loop watches the deadline from now on
                 self.lanes.loop.adopt(job, generation, outcome.value)
             return []
         return self.ended(job, generation, outcome)
 
     def ended(self, job: Job, generation: int, outcome: Outcome) -> list[Job]:
-        """A job's call ended: the jobs to go on with. Whoever says so first decides."""
+        """Report that a job's call ended; only the first report of a generation counts. Returns the
+        jobs to go on with."""
         if self._held:
             self.returned(job, generation)
         deadline = job.deadline
@@ -716,7 +730,8 @@ class Dispatcher:
         return [job]
 
     def crashed(self, job: Job, generation: int, error: BaseException) -> list[Job]:
-        """A job's call raised what is no failure, which ends the run: the jobs to go on with."""
+        """End the run, because a job's call raised an exception that is not a failure. Returns the
+        jobs to go on with."""
         self.returned(job, generation)
         with self.guard():
             is_owner = not self.over and job.generation == generation
@@ -729,8 +744,7 @@ class Dispatcher:
         return [job]
 
     def _take_in(self, job: Job) -> None:
-        """The job's call has ended, or nobody waits for it any more: the job belongs to the calling
-        thread."""
+        """Make the calling thread the owner of a job whose call has ended or was given up."""
         job.generation += 1
         job.is_out = False
         if job.timer is not None:
@@ -738,7 +752,7 @@ class Dispatcher:
             job.timer = None
 
     def watch(self, job: Job, generation: int) -> None:
-        """Give the call that begins now up at its timeout, if it has one."""
+        """Start the timeout, if there is one, of the call that begins now."""
         timeout = job.timeout
         if timeout is None:
             return
@@ -754,7 +768,7 @@ class Dispatcher:
             if self.over or job.generation != generation or not job.is_out:
                 return
             job.timer, job.is_late = None, True
-            if job.lane is None:  # it ends when all that is nested in it has ended
+            if job.lane is None:  # its nested workflow is stopped, and the job ends with that
                 jobs, given_up = self._stopped(job.execution.children[job.step.name])
             elif not job.lane.ends_calls:
                 self._take_in(job)
@@ -856,10 +870,11 @@ class Dispatcher:
             if holder is job:
                 log.kept(job.execution, job.path, claim.told)
 
-    # Waits: between attempts, and for something to be ready.
+    # Waits: `Sleep` and `Await`.
 
     def _wait(self, job: Job, effect: Sleep | Await, jobs: list[Job]) -> None:
-        """Wait without a slot, but in a sequential run; a stopped run does not wait."""
+        """Let a job wait. It gives its slot back, except in a sequential run. A job of a stopped
+        run does not wait."""
         wake: _Wake | None = None
         job.todo = ADVANCE
         with self.guard():
@@ -881,7 +896,7 @@ class Dispatcher:
             effect.waitable.when_ready(wake)  # type: ignore[union-attr]
 
     def wake(self, job: Job) -> None:
-        """What a job waited for has come."""
+        """Go on with a job whose wait is over."""
         if job.todo is CLAIM:
             self._admit(job)
             return
@@ -899,7 +914,8 @@ class Dispatcher:
         self.go_on(jobs)
 
     def _roused(self, job: Job) -> Job:
-        """A job waits no more, whether or not a slot is free."""
+        """End a job's wait, even if no slot is free. Its answer is False unless the caller changes
+        that: the run was stopped."""
         self._sleeping.discard(job)
         job.timer.cancel()
         job.timer = None
@@ -910,7 +926,7 @@ class Dispatcher:
 
 
 _NO_NODE: Final = -1
-_ALONE: Final[tuple[bool, list[Job]]] = (True, [])  # a job goes on, and made no other ready
+_ALONE: Final[tuple[bool, list[Job]]] = (True, [])  # the job goes on, and no other became ready
 _NO_KEYWORDS: Final[dict[str, Any]] = {}
 
 _STEPS: Final[dict[int, Callable[[Dispatcher, Job, list[Job]], None]]] = {
@@ -922,7 +938,7 @@ _STEPS: Final[dict[int, Callable[[Dispatcher, Job, list[Job]], None]]] = {
     RETURN: Dispatcher._return,
     CLAIM: Dispatcher._claim,
 }
-"""What `go_on` does with a job: each step may put jobs on the stack, this one included."""
+"""The step that `go_on` takes with a job. Each may put jobs on the stack, also the same one."""
 
 
 def _nothing() -> None: ...
@@ -932,7 +948,7 @@ def _nowhere(function: Callable[[], None]) -> None: ...
 
 
 def call_here(job: Job) -> Outcome:
-    """Make a job's sync call here and now."""
+    """Make a job's sync call in this thread."""
     if job.variables is not None:
         return job.variables.run(_call, job)
     return _call(job)
@@ -949,7 +965,7 @@ def _call(job: Job) -> Outcome:
 
 
 def late_error(job: Job) -> TimeoutError:
-    """What a call failed with that did not end in time."""
+    """The error of a call that did not end in time."""
     if job.phase is CLEANS:
         return TimeoutError(
             f"cleaning up after {job.execution.name!r} took more than the {GRACE:g} s that a run "
@@ -965,7 +981,8 @@ def late_error(job: Job) -> TimeoutError:
 
 
 def too_late(job: Job, outcome: Outcome) -> Outcome:
-    """How a call ended that ended after its time: what it gave or raised comes to nothing."""
+    """The outcome of a call that ended after its deadline. Its value is lost; an exception becomes
+    the cause of the TimeoutError."""
     error = late_error(job)
     if isinstance(outcome.value, Exception) and not outcome.ok:
         error.__cause__ = outcome.value

@@ -1,4 +1,4 @@
-"""Calls that are submitted to an executor of the caller's."""
+"""Lanes that submit calls to an executor of the caller's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 
 def refuse(executor: Executor) -> None:
-    """Raise MissingExtraError for an executor of other processes without cloudpickle."""
+    """Raise MissingExtraError if the executor may use other processes and cloudpickle is not
+    installed."""
     from concurrent.futures import ThreadPoolExecutor
 
     if not isinstance(executor, ThreadPoolExecutor):
@@ -35,10 +36,10 @@ def refuse(executor: Executor) -> None:
 
 
 class RemoteLane(Lane):
-    """Submits each job as one call of a top-level function.
+    """Submits each job's call as a call of a top-level function.
 
-    A courier thread packs the arguments and takes the outcomes in, so that neither the caller's
-    loop nor the pool's own threads are held up by that.
+    A courier thread packs the arguments and unpacks the outcomes, so that this blocks neither the
+    caller's loop nor the executor's threads.
     """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -108,12 +109,12 @@ class RemoteLane(Lane):
 
 
 class ExecutorLane(RemoteLane):
-    """An executor that the caller gave, and that is left open.
+    """The lane to the caller's executor, which is never shut down here.
 
-    A call may wait in the executor's own queue for others, of this run or not. A node's timeout
-    counts from when its call begins. In threads the call says so itself, in other processes of this
-    machine it rings a bell. On another machine its beginning is heard by nobody: it is late only
-    when it has ended, by its own clock.
+    A call may wait in the executor's queue behind others, of this run or not, but a node's timeout
+    counts from when its call begins. In a thread the call reports its beginning itself. In another
+    process of this machine it rings a bell. From another machine the beginning is not reported: the
+    call is found to be late when it has ended, by its own clock.
     """
 
     def __init__(self, dispatcher: Dispatcher, executor: Executor | None) -> None:
@@ -136,17 +137,18 @@ class ExecutorLane(RemoteLane):
         return future
 
     def _call_here(self, job: Job, generation: int) -> list[Outcome]:
-        """The outcome, in a list that it is taken out of: the executor's frame, which the traceback
-        of a failure leads back to, keeps what it was given."""
-        if (
-            self.dispatcher.over or job.generation != generation
-        ):  # given up while it waited in the executor's queue
+        """Make a call in a thread of the executor. The outcome is returned in a list, from which
+        `_outcome` removes it: a frame of the executor keeps what it returned, and the traceback of
+        a failure refers to that frame."""
+        # The call may have been given up while it waited in the executor's queue.
+        if self.dispatcher.over or job.generation != generation:
             return [STOPPED]
         self.dispatcher.watch(job, generation)
         return [call_here(job)]
 
     def _watch(self, job: Job, generation: int, timeout: float, future: Future[Any]) -> None:
-        """Where there are no bells: start the timeout of a call once its Future is running."""
+        """Start the timeout of a call once its Future is running. Used on platforms without named
+        pipes."""
 
         def look() -> None:
             if job.generation != generation:
@@ -181,26 +183,26 @@ class ExecutorLane(RemoteLane):
 
 
 _LOOKS = 0.05
-"""Seconds between looks at a Future, at least."""
+"""The least number of seconds between two looks at a Future."""
 
 
 class _Bell:
-    """A named pipe that calls in other processes of this machine ring when they begin: executors
-    do not tell. Made when the first call with a timeout needs it."""
+    """A named pipe into which calls in other processes of this machine write when they begin,
+    because executors do not report that. It is made for the first call with a timeout."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        self._crew = dispatcher
+        self._dispatcher = dispatcher
         self._calls: dict[bytes, tuple[Job, int]] = {}
         self._listener: threading.Thread | None = None
 
     def expected(self, job: Job, generation: int) -> payload.Bell:
-        """What the call of a job, which is about to be submitted, rings."""
+        """The bell that the call of a job must ring. Called before the call is submitted."""
         if self._listener is None:
             self._directory = tempfile.mkdtemp(prefix="fast_dag")
             self._path = os.path.join(self._directory, "begins")
             os.mkfifo(self._path, 0o600)
             self._reads = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
-            self._writes = os.open(self._path, os.O_WRONLY)  # so that it never ends by itself
+            self._writes = os.open(self._path, os.O_WRONLY)  # keeps the pipe open without writers
             os.set_blocking(self._reads, True)
             self._listener = threading.Thread(
                 target=self._listen, name="fast_dag bell", daemon=True
@@ -214,10 +216,10 @@ class _Bell:
         while (token := os.read(self._reads, _TOKEN)) != _END:
             job, generation = self._calls.pop(token, (None, 0))
             if job is not None:
-                self._crew.watch(job, generation)
+                self._dispatcher.watch(job, generation)
 
     def close(self) -> None:
-        """Listen no more."""
+        """End the listener, and remove the pipe."""
         if self._listener is not None:
             os.write(self._writes, _END)
             self._listener.join()

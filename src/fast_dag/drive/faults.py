@@ -1,9 +1,10 @@
-"""Exceptions between processes: they come out of there as what they were.
+"""Exceptions between processes: they arrive with their class, facts, notes and causes.
 
-Python pickles an exception as a call of its class with its `args`. That fails, or makes something
-else, for each class whose constructor takes other arguments. So an exception travels as what it
-consists of (class, `args`, attributes, notes, causes) and is put together without a call of its
-constructor. Only a class that says itself how to pickle it is asked, and only if that works.
+Python pickles an exception as a call of its class with its `args`. For a class whose constructor
+takes other arguments, that call fails or makes a different exception. So exceptions travel as their
+parts (class, `args`, attributes, notes, causes) and are put together without a call of the
+constructor. A class that defines how to pickle its instances is pickled in its own way, if that
+works.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 
-# The class of an exception may have attributes of these names, and ways to set them.
+# Used directly because the class of an exception may define attributes of these names.
 _ARGS: Any = vars(BaseException)["args"]
 _CAUSE: Any = vars(BaseException)["__cause__"]
 _CONTEXT: Any = vars(BaseException)["__context__"]
@@ -27,8 +28,8 @@ _SUPPRESS: Any = vars(BaseException)["__suppress_context__"]
 
 
 class Parcel:
-    """A value as bytes of its own: if it cannot be unpickled, the rest still can. `data` is None
-    where it could not even be pickled."""
+    """A value that is pickled apart from the rest, which can be unpickled even if the value cannot.
+    `data` is None if the value could not be pickled."""
 
     __slots__ = ("data", "kind")
 
@@ -36,18 +37,18 @@ class Parcel:
         self.kind = type(value).__name__
         try:
             self.data: bytes | None = dumps(value)
-        except BaseException:  # raised by the value's own methods, whatever it is
+        except BaseException:  # the value's own methods may raise anything
             self.data = None
 
     def open(self) -> Any:
-        """The value. Raises whatever keeps it from being there."""
+        """Unpickle and return the value. Raises if that, or pickling it, failed."""
         if self.data is None:
             raise pickle.PicklingError(self.kind)
         return pickle.loads(self.data)
 
 
 def words_of(error: BaseException) -> str:
-    """`text_of`, whatever the exception's own class raises."""
+    """`text_of`, for exceptions whose `__str__` may raise a BaseException such as SystemExit."""
     try:
         return text_of(error)
     except BaseException:
@@ -55,27 +56,27 @@ def words_of(error: BaseException) -> str:
 
 
 def reduced(error: BaseException, dumps: Callable[[Any], bytes], depth: int) -> tuple[Any, ...]:
-    """How a pickler pickles an exception, as `__reduce__` would say it.
+    """What `__reduce__` of an exception should return.
 
     Parameters
     ----------
     dumps:
-        Pickles a value that belongs to the exception, or the exception in its own way.
+        Pickles a value that belongs to the exception, or the exception in its class's own way.
     depth:
-        How many exceptions have this one among their causes; the causes of deep ones are left out.
+        How many exceptions have this one among their causes. The causes of deep ones are left out.
     """
     kind = type(error)
     is_group = issubclass(kind, BaseExceptionGroup)
     args = (error.message, list(error.exceptions)) if is_group else _ARGS.__get__(error)  # type: ignore[attr-defined]
     sent = tuple(_sent(each, dumps) for each in args)
     attributes = _attributes(error)
-    # What is no list is an attribute like others.
+    # `__notes__` that is not a list is an attribute like others.
     notes = attributes.pop("__notes__") if type(attributes.get("__notes__")) is list else None
     chain = (error.__cause__, error.__context__)
     if depth >= _MOST and chain != (None, None):
         chain = (None, None)
-        notes = [*(notes or ()), "What caused it is left out: the chain of causes is too long."]
-    missed: list[Any] = []  # one list, here and there: `made` tells `filled`
+        notes = [*(notes or ()), "Its cause is left out: the chain of causes is too long."]
+    missed: list[Any] = []  # pickled once, so `made` and `filled` share the list on arrival, too
     module = "__main__" if kind.__module__ == "__mp_main__" else kind.__module__
     state = {
         "class": f"{module}.{kind.__qualname__}",
@@ -92,18 +93,18 @@ def reduced(error: BaseException, dumps: Callable[[Any], bytes], depth: int) -> 
 
 
 def stand_in(error: BaseException) -> tuple[Any, ...]:
-    """The same for one that is met again inside of itself, by another pickler."""
+    """`reduced` for an exception that occurs again inside of itself."""
     return made, (None, [_built_in(type(error))], (words_of(error),))
 
 
 _MOST = 50
-"""Causes of causes that travel: each takes some of the stack of the one who pickles."""
+"""How deep a chain of causes may be: pickling each takes some of the stack."""
 _MOST_WHOLE = 8
-"""Levels at which a class is asked to pickle: what is asked is sent twice."""
+"""How deep exceptions are also pickled in their class's own way: they are then sent twice."""
 
 
 def inner(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions that an exception has in it, which are pickled along with it."""
+    """The exceptions that an exception refers to, which are pickled along with it."""
     yield from (each for each in (error.__cause__, error.__context__) if each is not None)
     if isinstance(error, BaseExceptionGroup):
         yield from error.exceptions
@@ -120,7 +121,7 @@ def _sent(value: Any, dumps: Callable[[Any], bytes]) -> Any:
 
 
 def _is_exception(value: Any) -> bool:
-    return issubclass(type(value), BaseException)  # a proxy lies about its class, or raises
+    return issubclass(type(value), BaseException)  # by type: `__class__` of a proxy is not true
 
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
@@ -133,7 +134,7 @@ def _attributes(error: BaseException) -> dict[str, Any]:
 
 
 def _members(error: BaseException) -> Iterator[tuple[str, Any]]:
-    """What is kept outside of `__dict__`: slots, and the fields of built-in exceptions."""
+    """The values that are not in `__dict__`: slots, and the fields of built-in exceptions."""
     for kind in type(error).__mro__:
         is_builtin = kind.__module__ == "builtins"
         for name, descriptor in vars(kind).items():
@@ -148,12 +149,13 @@ def _members(error: BaseException) -> Iterator[tuple[str, Any]]:
 
 
 _FIELDS = (MemberDescriptorType, GetSetDescriptorType)
-# `obj` is where an AttributeError looked: anything, however large.
+# `obj` is the object that an AttributeError is about, which may be large.
 _ELSEWHERE = frozenset({"args", "message", "exceptions", "obj"})
 
 
 def _whole(error: BaseException, dumps: Callable[[Any], bytes]) -> Parcel | None:
-    """Pickled as its class says, where it says so and that works."""
+    """An exception pickled in its class's own way; None if the class has none, or it does not
+    work."""
     if not _says_how(type(error)):
         return None
     whole = Parcel(error, dumps)
@@ -164,6 +166,8 @@ def _whole(error: BaseException, dumps: Callable[[Any], bytes]) -> Parcel | None
 
 
 def _says_how(kind: type) -> bool:
+    """Whether a class defines how to pickle its instances."""
+
     def owner(name: str) -> type | None:
         return next((each for each in kind.__mro__ if name in vars(each)), None)
 
@@ -184,7 +188,7 @@ _SAYING = (
 
 
 def _classes(kind: type, dumps: Callable[[Any], bytes]) -> list[Any]:
-    """The class and its bases, up to the first that is built in and so is everywhere."""
+    """A class and its bases, up to the first built-in one, which exists in every process."""
     found: list[Any] = []
     built_in = _built_in(kind)
     for each in kind.__mro__:
@@ -196,14 +200,14 @@ def _classes(kind: type, dumps: Callable[[Any], bytes]) -> list[Any]:
 
 
 def _built_in(kind: type[BaseException]) -> type[BaseException]:
-    """The nearest of its bases that is built in."""
+    """The nearest built-in base of a class."""
     bases = (each for each in kind.__mro__ if issubclass(each, BaseException))
     return next(each for each in bases if each.__module__ == "builtins")
 
 
 def _maker(kind: type[BaseException]) -> Any:
-    """The base that is built in and whose `__new__` makes it: that with the most fields, which may
-    stand behind others (`class AppTimeout(AppError, TimeoutError)`)."""
+    """The built-in base whose `__new__` makes instances of a class: the one with the most fields,
+    which need not be the first (`class AppTimeout(AppError, TimeoutError)`)."""
     base: Any = kind
     while base.__module__ != "builtins":
         base = base.__base__
@@ -219,15 +223,15 @@ def made(
     sent: tuple[Any, ...],
     missed: list[Any] | None = None,
 ) -> BaseException:
-    """An exception with its `args`, of the nearest of its classes that there is here; those that
-    are not are `missed`."""
+    """Make an exception with its `args`, of the first of its `classes` that exists in this process.
+    Those that do not are added to `missed`."""
     opened = [_opened(each, f"<{each.kind}>" if _is_parcel(each) else None) for each in sent]
     args = tuple(each for each, _ in opened)
     if whole is not None:
         try:
             error: BaseException = whole.open()
         except Exception:
-            pass  # its class may not be here
+            pass  # its class may not exist in this process
         else:
             if not isinstance(error, BaseExceptionGroup) and not any(lost for _, lost in opened):
                 _ARGS.__set__(error, args)
@@ -249,14 +253,14 @@ def _of(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
         return error
     try:
         error = make(kind)
-    except TypeError:  # a class made in C that insists on its own
+    except TypeError:  # a class written in C whose own `__new__` must be called
         error = kind.__new__(kind, *args)
     _ARGS.__set__(error, args)
     return error
 
 
 def filled(error: BaseException, state: dict[str, Any]) -> None:
-    """Give an exception that was made here the rest of what it had."""
+    """Set attributes, notes and causes of an exception that was made here."""
     own: dict[str, Any] = object.__getattribute__(error, "__dict__")
     lost: list[str] = []
     for name, value in state["members"].items():
@@ -268,12 +272,12 @@ def filled(error: BaseException, state: dict[str, Any]) -> None:
         try:
             descriptor.__set__(error, there)
         except (AttributeError, TypeError):
-            if descriptor is None:  # of a base of its class
+            if descriptor is None:  # its class is missing here, so the base has no such slot
                 own[name] = there
     for name, value in state["attributes"].items():
         there, is_lost = _opened(value, None)
         if is_lost and name in own:
-            continue  # its class knows how to make another
+            continue  # its class has set it already
         if is_lost:
             lost.append(f"{name!r}, a {value.kind}")
         if not (is_lost and name == "__notes__"):
@@ -283,10 +287,10 @@ def filled(error: BaseException, state: dict[str, Any]) -> None:
         own["__notes__"] = [there for _, there, is_lost in notes if not is_lost]
         lost += [f"a note, a {each.kind}" for each, _, is_lost in notes if is_lost]
     if state["missed"]:
-        told = f"It was a {state['class']}, which there is not here: {state['text']}"
-        add_note(error, told.rstrip(": "))
+        note = f"It was a {state['class']}, which does not exist in this process: {state['text']}"
+        add_note(error, note.rstrip(": "))
     if lost:
-        add_note(error, f"Left out, since it cannot travel between processes: {'; '.join(lost)}")
+        add_note(error, f"Left out because it cannot travel between processes: {'; '.join(lost)}")
     cause, context = state["chain"]
     if cause is not None:
         _CAUSE.__set__(error, cause)
@@ -300,7 +304,7 @@ def _is_parcel(value: Any) -> bool:
 
 
 def _opened(value: Any, otherwise: Any) -> tuple[Any, bool]:
-    """What was sent, and whether it got lost."""
+    """A value that was sent, or `otherwise` if it cannot be unpickled, and whether it was lost."""
     if not _is_parcel(value):
         return value, False
     try:

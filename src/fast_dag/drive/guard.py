@@ -22,19 +22,21 @@ class Guards:
         self._home = get_ident()
 
     def __call__(self) -> AbstractContextManager[object]:
-        """The lock, for a `with` in the calling thread. The coordinator takes it as it is: a Ctrl-C
-        between taking and entering would leave it taken forever, but for locks, which do both at
-        once."""
+        """The lock, for a `with` statement in the calling thread.
+
+        The coordinator gets the plain lock. It may run in the main thread, where Ctrl-C can come
+        between two Python instructions: an `__enter__` written in Python could then leave the lock
+        locked forever."""
         return self._lock if get_ident() == self._home else self._patient
 
 
 class _Patient:
-    """A lock as worker threads take it: who finds it taken comes back a moment later, and never
-    stands in line.
+    """The lock, as worker threads take it: a thread that finds it locked tries again a moment
+    later, and never queues for it.
 
-    A thread in line owns the lock once it is free, and has yet to wait for the interpreter, up to
-    5 ms. The one that has the interpreter soon finds the lock taken and stands in line in turn:
-    from then on threads of short nodes would change places at every node."""
+    A queued thread gets the lock as soon as it is free, but must then wait up to 5 ms for the
+    interpreter. The thread that has the interpreter soon finds the lock locked, and queues in turn.
+    From then on threads of short nodes would change places at every node."""
 
     __slots__ = ("_release", "_try")
 
@@ -50,4 +52,4 @@ class _Patient:
 
 
 _A_MOMENT = 50e-6
-"""Seconds: less than what a thread waits for the interpreter anyway."""
+"""Seconds until the next try: less than a thread waits for the interpreter anyway."""

@@ -1,4 +1,4 @@
-"""Sequential mode: the caller's thread, one node at a time."""
+"""Sequential runs in the caller's thread, one node at a time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _GATHERING: Final = {Step.gather.__code__, Binding.gather.__code__}
 
 
 def drive(execution: Execution) -> None:
-    """Drive an execution from its start to its end, in a copy of the caller's contextvars."""
+    """Execute a run, in a copy of the caller's contextvars."""
     waiter = Waiter()
     try:
         copy_context().run(_drive, execution, waiter)
@@ -68,7 +68,8 @@ def _drive(execution: Execution, waiter: Waiter) -> None:
 
 
 def _release(execution: Execution, waiter: Waiter, status: str | None) -> None:
-    """Close the resources, if any is open; all of them, whatever interrupts that."""
+    """Close all open resources, even if closing one is interrupted; then raise the first
+    interruption."""
     interrupted: BaseException | None = None
     while (effects := execution.release(status)) is not None:
         try:
@@ -86,13 +87,13 @@ def _no_function() -> None: ...
 
 
 def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: PLR0912  see below
-    """Call each node in order: no statuses to keep, for each node ran or did not.
+    """Call the nodes in order. No schedule is needed, because every node runs unless one fails.
 
-    The loops are the same but for the call. Written out, the frequent ones take a fifth less time
-    than one that looks at each call."""
+    The loops differ only in the call. The two frequent kinds of call are written out because that
+    takes a fifth less time than one loop that tests each call."""
     results, stamps, clock = execution.results, execution.record.stamps, perf_counter
     stamp, looked_at = stamps.append, _LOOKED_AT
-    plain: type | None = None  # the class of the last value that is simply stored
+    plain: type | None = None  # the type of the last value, if such values only have to be stored
     stamp(clock())
     try:
         for how, calls in execution.plan.line:
@@ -103,7 +104,7 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
                         plain = type(value)
                         if plain in looked_at:
                             value, plain = _looked_at(execution, waiter, name, value), None
-                    results[name], value = value, None  # who deletes it there frees it
+                    results[name], value = value, None  # so that deleting the result frees it
                     stamp(clock())
             elif how == 2:
                 for name, call, first, second in calls:
@@ -141,7 +142,7 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
         ready += execution.finish(index, outcome, stamps[-1])
     else:
         return
-    # No longer while that error is handled: it is no context of those that come.
+    # Outside of the `except` block, or the error would become the `__context__` of later ones.
     if not execution.stopped:
         _drive_by_schedule(execution, waiter, ready)
 
@@ -156,15 +157,16 @@ def _called_limited(execution: DagExecution, step: Step, waiter: Waiter) -> Any:
 
 
 class _FailedError(Exception):
-    """A call with something around it failed."""
+    """Carries the failed Outcome of a call out of the straight line."""
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
 
 
 def _looked_at(execution: DagExecution, waiter: Waiter, name: str, value: Any) -> Any:
-    """A result that is not simply stored: coroutines are waited for, iterators have one taker, and
-    an Outcome tells more of the call."""
+    """The value to store for a result of a special type: a coroutine is awaited, an iterator may
+    have only one consumer, and an Outcome has the value in it. Raises _FailedError for a failed
+    Outcome."""
     outcome = value if type(value) is Outcome else Outcome(True, value)
     if not outcome.ok:
         raise _FailedError(outcome)
@@ -181,16 +183,16 @@ def _looked_at(execution: DagExecution, waiter: Waiter, name: str, value: Any) -
 
 
 def _outcome_of_line(execution: DagExecution, index: int, error: BaseException) -> Outcome:
-    """How the node ended that raised this. A KeyError of the line's own lookup means that a result
-    was deleted, and nothing called."""
+    """The outcome of the node that raised `error`. A KeyError raised by the straight line itself
+    means that a result was deleted, and the node was not called."""
     if is_a(error, _FailedError):
         return error.outcome
     traceback = trace_of(error)
     if is_a(error, KeyError) and traceback is not None and traceback.tb_next is None:
         try:
             execution.plan.steps[index].gather(execution)
-        except KeyError as told:
-            error = told
+        except KeyError as missing:
+            error = missing
     return Outcome(False, error, attempts=int(not raised_in(_GATHERING, error)))
 
 
@@ -198,7 +200,7 @@ def _outcome_of_line(execution: DagExecution, index: int, error: BaseException) 
 
 
 def _drive_by_schedule(execution: Execution, waiter: Waiter, ready: list[int]) -> None:
-    """Of the ready nodes always the one defined first."""
+    """Call ready nodes until there are none; of several, the one that was defined first."""
     heapify(ready)
     steps, watched = execution.plan.steps, execution.watched
     while ready and not execution.stopped:
@@ -217,7 +219,8 @@ def _drive_by_schedule(execution: Execution, waiter: Waiter, ready: list[int]) -
 
 
 def _finish_plainly(execution: Execution, index: int, started: float, waiter: Waiter) -> list[int]:
-    """Make a plain call, with little more than the call itself; the nodes that may start now."""
+    """Make a plain call and finish its node, with little more than the call itself. Returns the
+    nodes that may start now."""
     args = execution.start_plain(index)
     if args is None:
         outcome = _outcome_of(execution, index, waiter)
@@ -236,7 +239,7 @@ def _finish_plainly(execution: Execution, index: int, started: float, waiter: Wa
 
 
 def _outcome_of(execution: Execution, index: int, waiter: Waiter) -> Outcome:
-    """Start a node and make its call, with all that surrounds it."""
+    """Start a node, make its call and what surrounds it, and return the outcome."""
     try:
         attempt = execution.start(index)
     except failures() as error:
@@ -306,7 +309,7 @@ async def _giving_back(coroutine: Coroutine[Any, Any, Any], claim: Claim) -> Any
 
 
 def _nested_value(execution: Execution, index: int, waiter: Waiter, /, **inputs: Any) -> Any:
-    """The value of a nested workflow; raises what ended it."""
+    """The value of a nested workflow. Raises the error that ended it."""
     child = execution.child(index, inputs)
     _drive(child, waiter)
     error = child.exception()
@@ -316,20 +319,20 @@ def _nested_value(execution: Execution, index: int, waiter: Waiter, /, **inputs:
 
 
 class Waiter:
-    """Runs coroutines for a thread that has no event loop: one loop, made when first needed."""
+    """Runs coroutines in a thread that has no event loop. It makes one loop, when first needed."""
 
     _runner: Runner | None = None
 
     def close(self) -> None:
-        """End the loop, if there is one."""
+        """Close the loop, if there is one."""
         if self._runner is not None:
             self._runner.close()
 
     def wait(self, coroutine: Coroutine[Any, Any, Any], variables: Variables | None = None) -> Any:
-        """The coroutine's result; `variables` are the contextvars it works in, a copy of the
-        thread's when not given."""
+        """The coroutine's result. It runs in the contextvars `variables`, by default in a copy of
+        the thread's."""
         if self._runner is None:
-            import asyncio  # slow to import, and sync workflows do without
+            import asyncio  # slow to import, and sync workflows do not need it
 
             try:
                 refuse_running_loop("this workflow")
@@ -342,20 +345,21 @@ class Waiter:
     def carry_out(
         self, effects: Effects, func: Callable[..., Any], variables: Variables
     ) -> Outcome:
-        """Carry the effects of a call of `func` out in this thread, in those contextvars."""
+        """Carry out the effects of a call of `func` in this thread, in these contextvars."""
         return interpret(effects, func, variables.run, lambda it: self.wait(it, variables), sleep)
 
 
 def in_running_loop() -> bool:
     """Whether the caller is inside of a running event loop."""
-    asyncio: Any = modules.get("asyncio")  # who runs a loop has imported it
+    asyncio: Any = modules.get("asyncio")  # no loop can run unless it was imported
     return asyncio is not None and asyncio._get_running_loop() is not None
 
 
 def refuse_running_loop(name: str) -> None:
-    """Raise ValidationError inside a running event loop, which a run that waits would block."""
+    """Raise ValidationError if the caller is inside of a running event loop, which a run that waits
+    would block."""
     if in_running_loop():
         raise ValidationError(
-            f"{name!r} has async nodes and was run inside a running event loop, which that would "
-            "block; use `await dag.run_async(...)` here"
+            f"{name!r} has async nodes, and running it here would block the running event loop; "
+            "use `await dag.run_async(...)`"
         )

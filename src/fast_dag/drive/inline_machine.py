@@ -1,4 +1,4 @@
-"""A machine in the caller's thread, where nothing is to be done but to call states."""
+"""Sequential machines without hooks, policies, nested workflows or observers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GATHERING: Final = {StateBinding.gather.__code__}
 _PLAIN: Final[frozenset[type]] = frozenset(
     {int, float, complex, bool, str, bytes, tuple, list, set, frozenset}
 )
-"""Values that are no mappings: a state of one parameter takes them whole."""
+"""Types that are not mappings: a state with one parameter takes their values whole."""
 
 
 def drive_straight_machine(
@@ -32,8 +32,8 @@ def drive_straight_machine(
     waiter: Waiter,
     outcome_of: Callable[[MachineExecution, int, Waiter], Outcome],
 ) -> None:
-    """Call one state after another. What leads on by itself is recorded and no more; the execution
-    decides about the rest: other returns, the end, failures."""
+    """Call one state after another. A state whose successor is known at once is only recorded. The
+    execution finishes the others: other returns, the end, failures."""
     ready = execution.begin(eager=False)
     now, inputs, context = execution.machine_state, execution.inputs, execution.context
     steps, find, results = execution.plan.steps, execution.plan.topology.index.get, context.results

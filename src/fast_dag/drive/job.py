@@ -1,4 +1,4 @@
-"""One node of one execution on its way through its call, and the place where that is made."""
+"""Job: one node on its way through its call. Lane: a place where calls are made."""
 
 from __future__ import annotations
 
@@ -15,53 +15,55 @@ if TYPE_CHECKING:
     from fast_dag.run.limits import Claim
 
 # What the dispatcher does next with a job.
-BEGIN: Final = 0  # gather its arguments, and make its first call
-CALL: Final = 1  # make the call that it has
+BEGIN: Final = 0  # gather the arguments of its node
+CALL: Final = 1  # launch its next call
 ADVANCE: Final = 2  # send `answer` to its effects
-CONCLUDE: Final = 3  # its call ended: `answer` is the outcome
-SETTLE: Final = 4  # finish its node: `answer` is the outcome
-UNWIND: Final = 5  # end it, though its call came to nothing
+CONCLUDE: Final = 3  # go on after its call ended; `answer` is the outcome
+SETTLE: Final = 4  # finish its node; `answer` is the outcome
+UNWIND: Final = 5  # clean up after a call that was cancelled, then end
+RETURN: Final = 6  # go on after its nested workflow ended; `answer` is (generation, outcome)
 CLAIM: Final = 7  # take the units that its next call uses, or wait for them
-RETURN: Final = 6  # the workflow nested in it ended: `answer` is the generation, and the outcome
 
-# How far a job is.
+# The phase of a job.
 RUNS: Final = 0
-CANCELLED: Final = 1  # it must end, and clean up
-CLEANS: Final = 2  # its cleanup hook is at work, or it closes resources: that is not cut short
+CANCELLED: Final = 1  # it must clean up and end
+CLEANS: Final = 2  # it calls its cleanup hook or closes resources, which is not cut short
 
 
 class Lane(ABC):
     """A place where the calls of jobs happen. From the launch of a call to its end the job belongs
     to its lane."""
 
-    calls_here = False  # in the thread that takes a job, by a mere call
-    ends_calls = False  # calls that are given up end soon, and say so
-    kills_calls = False  # calls that are given up are killed
+    calls_here = False  # whether the thread that takes a job calls its function itself
+    ends_calls = False  # whether a call that was given up ends soon, and its end is reported
+    kills_calls = False  # whether a call that was given up is killed
 
     @abstractmethod
     def launch(self, job: Job) -> None:
-        """Start the job's call, soon and without blocking; report its outcome to the dispatcher's
-        `ended`."""
+        """Have the job's call made soon, without blocking. The outcome is reported to
+        `Dispatcher.ended`."""
 
     def withdraw(self, job: Job) -> bool:
-        """Take back a call that was launched and has not begun; whether that was possible. The job
-        belongs to the caller then."""
+        """Take back a call that was launched but has not begun. If this returns True, the job
+        belongs to the caller; False if it was not possible."""
         return False
 
     def give_up(self, job: Job) -> None:  # noqa: B027  most lanes have nothing to do
-        """Nobody waits for the job's present call any more; it ends soon if `ends_calls`."""
+        """Called when nobody waits for the job's call any more. If `ends_calls`, the lane makes it
+        end soon."""
 
     @abstractmethod
     def close(self, *, abandon: bool) -> None:
-        """End what was started for this lane; with `abandon`, although calls may be at work."""
+        """End what was started for this lane. With `abandon`, calls may still be running, and are
+        not waited for."""
 
 
 class Job:
     """One node of one execution.
 
-    `func(*args, **kwargs)` is the call to make next, in `lane`; None is that of a nested workflow.
-    `generation` changes whenever a call begins or ends: who reports the end of a call with an older
-    number is late, and the report is dropped.
+    `func(*args, **kwargs)` is the next call, made on `lane`; the lane is None if the node is a
+    nested workflow. `generation` changes whenever a call begins or ends. A report of the end of a
+    call is dropped if it has an older number.
     """
 
     __slots__ = (
@@ -102,9 +104,9 @@ class Job:
         self.kwargs: dict[str, Any] = {}
         self.timeout = step.node.timeout
         self.deadline: float | None = None  # of the call that is being made, if it has one
-        self.timer: Any = None  # to cancel once that call, or a wait, has ended
-        self.is_plain = False  # see `Step.plain`
-        self.is_out = False  # its lane has it
+        self.timer: Any = None  # of that call, or of a wait; cancelled when this ends
+        self.is_plain = False  # whether the thread may go on with plain nodes after it
+        self.is_out = False  # whether it belongs to its lane
         self.is_late = False
         self.claim: Claim | None = None  # that it waits with
         self.effects: Generator[Effect, Any, Outcome] | None = None
@@ -118,7 +120,8 @@ class Job:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Where a sequential run has this job: by definition, nested ones in their node's place."""
+        """The job's place in a sequential run: by definition; jobs of a nested workflow are in the
+        place of its node."""
         order: list[int] = []
         job: Job | None = self
         while job is not None:
@@ -140,11 +143,11 @@ class Job:
 
     @property
     def path(self) -> str:
-        """The node's name, from the outermost workflow on."""
+        """The node's name, from the outermost workflow on: `"sub.inner"`."""
         return self.execution.path_of(self.index)
 
     def is_inside(self, execution: Execution) -> bool:
-        """Whether it belongs to `execution`, or to one that is nested in it."""
+        """Whether the job belongs to `execution`, or to one that is nested in it."""
         job: Job | None = self
         while job is not None:
             if job.execution is execution:

@@ -1,4 +1,4 @@
-"""Which lane a node's calls go to, by mode and by the node's own wish."""
+"""Lanes: which lane makes a node's calls, by the mode and by the node's `run_in`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Lanes:
-    """The lanes of one run; those for other processes are made when first needed."""
+    """The lanes of one run. Those for other processes are made when first needed."""
 
     def __init__(
         self,
@@ -32,8 +32,8 @@ class Lanes:
         self.threads = threads
         self.loop = loop
         self.inline = inline
-        # Where sync calls happen that nothing sends elsewhere, and hooks always:
-        # a sequential run stays in the caller's thread, unless that has a time to keep.
+        # The lane of all hooks, and of sync nodes that nothing sends elsewhere. A sequential run
+        # stays in the caller's thread, unless that must watch timeouts.
         watched = settings.timeout is not None or dispatcher.execution.plan.has_timeouts
         self.home = inline if settings.ordered and not watched else self.threads
         self._known: dict[Node[..., Any], Lane] = {}
@@ -41,7 +41,7 @@ class Lanes:
         self._executor: Lane | None = None
 
     def of(self, node: Node[..., Any], *, stays: bool = False) -> Lane:
-        """Where a node's calls happen; with `stays`, not in another process."""
+        """The lane of a node's calls; with `stays`, not in another process."""
         if stays and not node.signature.is_async and node.run_in != "inline":
             return self.threads if node.run_in == "thread" else self.home
         lane = self._known.get(node)
@@ -67,7 +67,7 @@ class Lanes:
 
     @property
     def processes(self) -> Lane:
-        """Worker processes of this run's own."""
+        """The lane of this run's own worker processes."""
         if self._processes is None:
             from fast_dag.drive.processes import ProcessLane  # needs the extra `process`
 
@@ -75,8 +75,8 @@ class Lanes:
         return self._processes
 
     def executor(self, node: Node[..., Any]) -> Lane:
-        """The executor the caller gave; what takes the context stays home, unless that is
-        threads."""
+        """The lane of the caller's executor. A node that takes the context goes there only if the
+        executor uses threads; else it stays in a thread of the run."""
         from fast_dag.drive.executor import ExecutorLane
 
         if self._executor is None:
@@ -88,10 +88,10 @@ class Lanes:
 
     @property
     def elsewhere(self) -> list[Lane]:
-        """The lanes of other processes that were made."""
+        """The lanes of other processes that have been made."""
         return [lane for lane in (self._processes, self._executor) if lane is not None]
 
     def close(self, *, abandon: bool) -> None:
-        """End what was started."""
+        """Close all lanes; see `Lane.close`."""
         for lane in (*self.elsewhere, self.threads, self.loop):
             lane.close(abandon=abandon)

@@ -1,4 +1,4 @@
-"""Event loops: async nodes as tasks, each of which follows the chain it is on."""
+"""Event loops: async nodes run as tasks. A task goes on with the nodes that follow its own."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from fast_dag.drive.job import Job
 
 AT_ONCE = 0.01
-"""Seconds after which a task that calls one node after another lets others have the loop."""
+"""Seconds after which a task that calls one node after another yields to the loop."""
 
 
 UNWINDING = 1.0
-"""Seconds that a call has to unwind which somebody else cancelled, before it is cancelled again."""
+"""Seconds that a call cancelled by somebody else has to unwind before it is cancelled again."""
 
 
 class LoopLane(Lane):
-    """Tasks on a running loop, which may belong to another thread than the one that launches."""
+    """Makes calls as tasks on a running loop, which may run in another thread than the caller."""
 
-    ends_calls = True  # by cancelling them, and waiting until they have unwound
+    ends_calls = True  # by cancelling their tasks
 
     def __init__(
         self,
@@ -40,38 +40,37 @@ class LoopLane(Lane):
         known_as: Lane | None = None,
     ) -> None:
         self.dispatcher = dispatcher
-        self._known_as = known_as  # the lane that jobs name, where it is another
+        self._known_as = known_as  # the lane that jobs have in `lane`, if it is not this one
         self.loop = loop
         self._thread = thread
-        # The loop holds its tasks weakly; of each job that is inside of a call: its task.
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._inside: dict[Job, asyncio.Task[Any]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # kept, because a loop refers to them weakly
+        self._inside: dict[Job, asyncio.Task[Any]] = {}  # the tasks that are inside of a call
 
     def launch(self, job: Job) -> None:
         self.soon(self._start, job, job.generation, None)
 
     def adopt(self, job: Job, generation: int, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Await what a sync function returned, as the end of its call."""
+        """Await the coroutine that a job's sync function returned."""
         self.soon(self._start, job, generation, coroutine)
 
     def soon(self, function: Callable[..., object], *args: Any) -> None:
-        """Call a function in the loop's thread."""
+        """Call a function in the loop's thread; at once if this is that thread."""
         if threading.get_ident() == self._thread:
             function(*args)
             return
         try:
             self.loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # the loop was closed while the run was at work, and the run with it
+        except RuntimeError:  # the loop was closed before the run had ended
             self.dispatcher.kill()
 
     def _start(self, job: Job, generation: int, coroutine: Coroutine[Any, Any, Any] | None) -> None:
-        if self.dispatcher.over:  # the run ended while this was on its way here
+        if self.dispatcher.over:  # the run ended before this was called
             if coroutine is not None:
                 coroutine.close()
             return
         variables = job.variables or self.dispatcher.variables.copy()
         task = self.loop.create_task(self._work(job, generation, coroutine), context=variables)
-        if not task.done():  # by now, where tasks start eagerly
+        if not task.done():  # with an eager task factory, it may have ended
             self._tasks.add(task)
             task.add_done_callback(partial(self._done, job, generation, coroutine))
 
@@ -83,7 +82,7 @@ class LoopLane(Lane):
         task: asyncio.Task[None],
     ) -> None:
         self._tasks.discard(task)
-        if task.cancelled():  # by somebody else, before its first step
+        if task.cancelled():  # somebody else cancelled it before its first step
             if coroutine is not None:
                 coroutine.close()
             self.dispatcher.go_on(
@@ -95,13 +94,13 @@ class LoopLane(Lane):
     ) -> None:
         try:
             await self._follow(job, generation, coroutine)
-        except BaseException as error:  # nobody else would see it
+        except BaseException as error:  # nobody awaits this task, so nobody else would see it
             self.dispatcher.break_off(error)
 
     async def _follow(
         self, job: Job, generation: int, coroutine: Coroutine[Any, Any, Any] | None
     ) -> None:
-        """Make a job's call, and then those of the jobs of this lane that it made ready."""
+        """Make a job's call, and then the calls of jobs of this lane that became ready by it."""
         dispatcher = self.dispatcher
         task = asyncio.current_task()
         assert task is not None
@@ -115,16 +114,20 @@ class LoopLane(Lane):
             else:
                 outcome = STOPPED
                 if begins:
-                    outcome = await self._outcome(job, generation, coroutine, task)
+                    outcome = await self._outcome(job, coroutine, task)
+                    # Now, because the loop may be closed, so that what follows never happens.
+                    dispatcher.returned(job, generation)
                 if job.variables is not None:
-                    # This task is inside of them, and the next call may be another thread's.
+                    # The job goes on outside of this task. The task has entered the job's
+                    # contextvars, and another thread could not enter them for the next call.
                     self.loop.call_soon(
                         self._ended, job, generation, outcome, context=dispatcher.variables
                     )
                     return
                 jobs = dispatcher.ended(job, generation, outcome)
             coroutine = None
-            # A task that was cancelled is none to go on in: scopes in it would go wrong.
+            # A task that was cancelled must not make further calls: cancel scopes in them would
+            # not work.
             following = dispatcher.go_on(
                 jobs, None if task.cancelling() else self._known_as or self
             )
@@ -142,15 +145,15 @@ class LoopLane(Lane):
             following = self.dispatcher.go_on(
                 self.dispatcher.ended(job, generation, outcome), self._known_as or self
             )
-        except BaseException as error:  # nobody else would see it
+        except BaseException as error:  # nobody else would see it in a callback of the loop
             self.dispatcher.break_off(error)
         else:
             if following is not None:
                 self._start(following, following.generation, None)
 
     async def _follow_plain(self, job: Job, generation: int, task: asyncio.Task[Any]) -> list[Job]:
-        """Make the plain call of a job, and those that it leads to one by one; the jobs to
-        launch."""
+        """Make the plain call of a job, and then those of the plain nodes that follow it. Returns
+        the jobs to go on with."""
         dispatcher, guard, inside = self.dispatcher, self.dispatcher.guard(), self._inside
         current.set(job.execution)
         until = job.started + AT_ONCE
@@ -164,7 +167,7 @@ class LoopLane(Lane):
                 if type(value) in ONE_SHOT:
                     return dispatcher.ended(job, generation, Outcome(True, value))
                 goes_on, jobs = dispatcher.went_on(job, generation, value, guard)
-                del value  # who deletes it from the results frees it
+                del value  # so that deleting it from the results frees it
                 if not goes_on:
                     return jobs
                 generation = job.generation
@@ -180,13 +183,9 @@ class LoopLane(Lane):
             inside.pop(job, None)
 
     async def _outcome(
-        self,
-        job: Job,
-        generation: int,
-        coroutine: Coroutine[Any, Any, Any] | None,
-        task: asyncio.Task[Any],
+        self, job: Job, coroutine: Coroutine[Any, Any, Any] | None, task: asyncio.Task[Any]
     ) -> Outcome:
-        """How an async call ends."""
+        """Make an async call, or await `coroutine`. Returns the outcome."""
         current.set(job.execution)
         self._inside[job] = task
         scope: _Deadline | None = None
@@ -194,7 +193,7 @@ class LoopLane(Lane):
             if coroutine is None:
                 coroutine = cast("Coroutine[Any, Any, Any]", job.func(*job.args, **job.kwargs))
                 deadline = None if job.timeout is None else self.loop.time() + job.timeout
-            else:  # watched since the sync function was called
+            else:  # the deadline was set when the sync function was called
                 deadline, job.deadline = job.deadline, None
             if deadline is None:
                 return Outcome(True, await coroutine)
@@ -204,18 +203,17 @@ class LoopLane(Lane):
             return self._failed(job, error)
         finally:
             self._inside.pop(job, None)
-            self.dispatcher.returned(job, generation)
             if scope is not None and scope.end():
                 job.is_late = True
 
     def _failed(self, job: Job, error: BaseException) -> Outcome:
-        """How a call ended that raised. One that is cancelled though nobody asked it to end has
-        failed; what is no failure at all ends the run."""
+        """The outcome of a call that raised. A CancelledError is a failure, unless this run
+        cancelled the call. An exception that is not a failure ends the run."""
         if isinstance(error, asyncio.CancelledError):
             if job.phase is CANCELLED or self.dispatcher.over:
                 return STOPPED
         elif isinstance(error, GeneratorExit) and self.loop.is_closed():
-            self.dispatcher.kill()  # the loop was closed while the run was at work
+            self.dispatcher.kill()  # the loop was closed before the run had ended
             return STOPPED
         elif not isinstance(error, Exception):
             self.dispatcher.fail(error)
@@ -230,7 +228,8 @@ class LoopLane(Lane):
         if task is None:
             return
         if task.cancelling() and job.phase is CANCELLED:
-            # Somebody else has cancelled it, as `asyncio.run` does at its end: it may unwind now.
+            # Somebody else has cancelled it, as `asyncio.run` does at its end. A second
+            # cancellation would interrupt its unwinding, so that has some time first.
             self.dispatcher.timers.add(UNWINDING, partial(self._cancel_again, job, task))
         else:
             task.cancel()
@@ -243,17 +242,17 @@ class LoopLane(Lane):
         self.soon(cancel)
 
     def cancel_all(self) -> None:
-        """Cancel what is left, of a run that is not waited for."""
+        """Cancel the tasks that are left of a run that was given up."""
         for task in list(self._tasks):
             task.cancel()
 
     def close(self, *, abandon: bool) -> None:
-        """The loop is its owner's to close."""
+        """Nothing: the owner of the loop closes it."""
 
 
 async def let_others_go() -> float:
-    """Yield to everything that waits for the loop; return the time afterwards. Being cancelled here
-    means no more than being asked to end soon."""
+    """Yield to the loop once. Returns the time afterwards. A cancellation that arrives here is
+    dropped: no user code is interrupted, and a stopped run is noticed after this returns."""
     try:
         await asyncio.sleep(0)
     except asyncio.CancelledError:
@@ -264,11 +263,11 @@ async def let_others_go() -> float:
 
 
 class _Deadline:
-    """Cancels a call that is late, and tells whether it was.
+    """Cancels a call at its deadline, and knows whether the call was late.
 
-    A call is late if it was cancelled here, whatever it made of that, or if its last step began in
-    time and ended late: it did not give the loop a chance. Where others keep the loop busy beyond
-    the deadline, the call gets the time that they took, once.
+    A call was late if it was cancelled here, even if it caught the CancelledError, or if a step of
+    its coroutine began before the deadline and ended after it. If other tasks kept the loop busy
+    beyond the deadline, the call gets the time that they took, once.
     """
 
     def __init__(
@@ -277,8 +276,8 @@ class _Deadline:
         self._loop = loop
         self._task = task
         self._deadline = deadline
-        self._stepped = 0.0  # when the call's last step began
-        self._returned = 0.0  # and when it ended
+        self._stepped = 0.0  # when the last step of the coroutine began
+        self._returned = 0.0  # when that step ended
         self._is_fired = False
         self._is_extended = False
         self._handle = loop.call_at(deadline, self._expire)
@@ -300,7 +299,7 @@ class _Deadline:
 
     @as_coroutine
     def watched(self, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        """What the coroutine returns; notes when its steps begin and end."""
+        """Run the coroutine and return its result. Notes when each of its steps begins and ends."""
         steps: Any = coroutine if hasattr(coroutine, "send") else coroutine.__await__()
         thrown: BaseException | None = None
         while True:
@@ -324,7 +323,7 @@ class _Deadline:
                 thrown = error
 
     def end(self) -> bool:
-        """The call ended; whether that was too late."""
+        """Called when the call has ended. Returns whether it was late."""
         self._handle.cancel()
         if self._is_fired:
             self._task.uncancel()
@@ -332,11 +331,11 @@ class _Deadline:
 
 
 _NOTHING = 0.01
-"""Seconds by which a loop is late of itself."""
+"""Seconds by which a loop calls back late even if nothing keeps it busy."""
 
 
 class ThreadedLoopLane(Lane):
-    """A loop of the run's own, in a thread that starts when it is first needed."""
+    """The lane to a loop of the run's own, in a thread that is started when first needed."""
 
     ends_calls = True
 
@@ -354,7 +353,7 @@ class ThreadedLoopLane(Lane):
             lane.launch(job)
 
     def adopt(self, job: Job, generation: int, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Await what a sync function returned, as the end of its call."""
+        """Await the coroutine that a job's sync function returned."""
         lane = self._started()
         if lane is None:
             coroutine.close()
@@ -367,7 +366,7 @@ class ThreadedLoopLane(Lane):
                 self._lane.give_up(job)
 
     def ask(self) -> None:
-        """Find out whether the loop responds, or something blocks it; see `responds`."""
+        """Ask the loop to respond; see `responds`. A loop that a node blocks does not."""
         with self._lock:
             if self._lane is not None and not self._closed:
                 self._lane.soon(self._responds.set)
@@ -380,7 +379,8 @@ class ThreadedLoopLane(Lane):
         return self._responds.is_set()
 
     def _started(self) -> LoopLane | None:
-        """The lane on the running loop; None where the run ended while a job was on its way."""
+        """The lane on the running loop, which is started if necessary; None if the run has
+        ended."""
         with self._lock:
             if self._closed:
                 return None
@@ -411,6 +411,7 @@ class ThreadedLoopLane(Lane):
             lane, self._lane = self._lane, None
         if lane is not None and self._thread is not None:
             lane.loop.call_soon_threadsafe(self._closing.set)
-            # A loop that an async node blocks cannot be cancelled: it is abandoned like a thread.
+            # With `abandon`, a node may block the loop, which then never ends: its thread is
+            # abandoned.
             if not abandon:
                 self._thread.join()

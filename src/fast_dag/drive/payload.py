@@ -1,4 +1,4 @@
-"""What travels to another process and back: one call, and how it ended."""
+"""What travels to another process and back: one call, and its outcome."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ if TYPE_CHECKING:
     from fast_dag.drive.job import Job
 
 Names = dict[str, object]
-"""What the main script defines, as a worker that has imported it knows it: see `names_of`."""
+"""What a worker that has imported the main script found there; see `names_of`."""
 
 
-# At home.
+# In the process of the run.
 
 
 Bell = tuple[str, bytes]
-"""A named pipe on this machine, and what is written into it when a call begins."""
+"""The path of a named pipe on this machine, and the bytes to write into it when a call begins."""
 
 
 def pack(job: Job, names: Names | None = None, bell: Bell | None = None) -> bytes:
-    """A job's call as bytes. Raises ExecutionError that names what cannot be pickled.
+    """A job's call as bytes. Raises ExecutionError, which names the value that cannot be pickled.
 
     Parameters
     ----------
     names:
-        What the worker has of the main script, which goes there by name. None for a process that
-        need not have imported it: all of the script goes by value.
+        What the worker has of the main script: these things are sent by name. None for a process
+        that may not have imported the main script: all of the script is sent by value.
     bell:
-        What the other process rings when the call begins, if it is on this machine.
+        The bell that the other process rings when the call begins, if it is on this machine.
     """
     func: Any = job.func
     where = importable(job.step.node) if func is job.step.node.func else None
@@ -68,13 +68,13 @@ def pack(job: Job, names: Names | None = None, bell: Bell | None = None) -> byte
     if names is None:
         _send_files_by_value()
     context = job.step.node.signature.takes_context
-    # No two submissions are alike: a cluster may give one outcome to all that look the same.
+    # Makes each submission unique, because a cluster may return the outcome of an equal one.
     token = os.urandom(8)
     call = (func, _without_results(job.args), _without_results(job.kwargs), context, token, bell)
     try:
         return _dumps(call, names)
     except Exception as error:
-        raise _unpicklable(job, func, error, names) from error
+        raise _unpicklable(job, error, names) from error
 
 
 def unpack(job: Job, packed: bytes) -> Outcome:
@@ -111,7 +111,7 @@ def unpack(job: Job, packed: bytes) -> Outcome:
 
 
 def _without_results(values: Any) -> Any:
-    """The arguments, with a context of metadata only in the place of the run's own."""
+    """The arguments, with the run's context replaced by one that has only its metadata."""
     if isinstance(values, dict):
         return {key: _sent(value) for key, value in values.items()}
     return [_sent(value) for value in values]
@@ -124,7 +124,7 @@ def _sent(value: Any) -> Any:
     return kind(metadata=dict(value.metadata))
 
 
-def _unpicklable(job: Job, func: Any, error: Exception, names: Names | None) -> ExecutionError:
+def _unpicklable(job: Job, error: Exception, names: Names | None) -> ExecutionError:
     what = "its function"
     for name, value in named(job.step.node.signature, job.args, job.kwargs).items():
         try:
@@ -139,19 +139,19 @@ def _unpicklable(job: Job, func: Any, error: Exception, names: Names | None) -> 
     )
 
 
-# In the other process. Nothing that a user's object does may end it.
+# In the other process. Nothing that a user's object raises may end that process.
 
 
 def run_packed(packed: bytes, begins: Callable[[], None] | None = None) -> bytes:
-    """Unpack a call, make it, pack what came of it. `begins` is called in between; without it the
-    call's bell rings."""
+    """Unpack a call, make it, and pack its outcome. When the call begins, `begins` is called; if it
+    is None, the call's bell is rung."""
     start = perf_counter()
     try:
         func, args, kwargs, takes_context, _, bell = pickle.loads(packed)
         func = func.find() if isinstance(func, FunctionOfNode) else func
     except BaseException as error:
-        told = f"its call cannot be unpickled there: {type(error).__name__}: {words_of(error)}"
-        return _failed(None, told, error, start)
+        text = f"its call cannot be unpickled there: {type(error).__name__}: {words_of(error)}"
+        return _failed(None, text, error, start)
     if begins is not None:
         begins()
     elif bell is not None:
@@ -166,7 +166,7 @@ def run_packed(packed: bytes, begins: Callable[[], None] | None = None) -> bytes
             import asyncio
 
             value = asyncio.run(value)
-    except BaseException as error:  # SystemExit, too, is for the run's caller
+    except BaseException as error:  # SystemExit, too, must reach the run's caller
         return _failed(False, error, _notes_on(error), start)
     seconds = perf_counter() - start
     changed = {
@@ -177,13 +177,13 @@ def run_packed(packed: bytes, begins: Callable[[], None] | None = None) -> bytes
     try:
         return _dumps((True, value, changed, seconds))
     except BaseException as error:
-        told = f"its result, a {type(value).__name__}, cannot be pickled: {words_of(error)}"
-        return _failed(None, told, None, start)
+        text = f"its result, a {type(value).__name__}, cannot be pickled: {words_of(error)}"
+        return _failed(None, text, None, start)
 
 
 def failure_of(error: BaseException) -> bytes:
-    """What kept this process from taking calls."""
-    if not isinstance(error, ValidationError):  # which says what to do
+    """The answer of a worker that cannot take calls because of this error."""
+    if not isinstance(error, ValidationError):  # whose message is enough
         add_note(error, *_notes_on(error))
     return _failed(None, f"{type(error).__name__}: {words_of(error)}", error, perf_counter())
 
@@ -193,15 +193,15 @@ def _failed(ok: bool | None, value: Any, extra: Any, start: float) -> bytes:
     try:
         return _dumps((ok, value, extra, seconds))
     except BaseException:
-        told = value if isinstance(value, str) else f"{type(value).__name__}: {words_of(value)}"
-        return _dumps((None, f"{told}\n(of which nothing else can be pickled)", None, seconds))
+        text = value if isinstance(value, str) else f"{type(value).__name__}: {words_of(value)}"
+        return _dumps((None, f"{text}\n(nothing else of it can be pickled)", None, seconds))
 
 
 def _notes_on(error: BaseException) -> list[str]:
     at = error.__traceback__
     try:
         lines = traceback.format_exception(type(error), error, at and at.tb_next)
-    except Exception:  # raised by what the exception's own class does
+    except Exception:  # raised by a method of the exception's own class
         lines = [*traceback.format_tb(at), f"{type(error).__qualname__}: {words_of(error)}"]
     notes = ["In the worker process:\n" + _OF_MAIN.sub(r"\1__main__.", "".join(lines))]
     if isinstance(error, NameError) and main_name() == "__mp_main__":
@@ -212,7 +212,7 @@ def _notes_on(error: BaseException) -> list[str]:
     return notes
 
 
-# Where a traceback names a class of the main script, in groups behind bars.
+# A class of the main script in a traceback; lines of exception groups begin with bars.
 _OF_MAIN = re.compile(r"^([ |]*)__mp_main__\.", re.MULTILINE)
 
 
@@ -220,7 +220,7 @@ def _ring(path: str, token: bytes) -> None:
     try:
         pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     except OSError:
-        return  # of another machine, or nobody listens any more
+        return  # the pipe is on another machine, or nobody listens any more
     try:
         os.write(pipe, token)
     except OSError:
@@ -248,13 +248,15 @@ def _pickler() -> Any:
     cloudpickle = needed("cloudpickle", extra="process", purpose="other processes")
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
-        """cloudpickle's pickler, with ways of our own for
+        """cloudpickle's pickler, which here pickles some objects differently:
 
-        - functions and classes that the receiver finds by name, though cloudpickle would send them
-          by value: those of nodes, and of a main script that it has imported;
-        - code, which keeps the file it is from;
-        - exceptions, see `faults`;
-        - functions with an `lru_cache` whose name leads elsewhere: what they were made of.
+        - functions and classes that the receiver finds by name are sent by name, although
+          cloudpickle would send them by value: those of nodes, and of a main script that the
+          receiver has imported;
+        - code keeps the name of its file;
+        - exceptions are sent as `faults` describes;
+        - a function with an `lru_cache` that is not found by its name is sent as the function
+          inside, and the parameters of the cache.
         """
 
         def __init__(
@@ -266,8 +268,8 @@ def _pickler() -> Any:
         ) -> None:
             super().__init__(file)
             self._names = names
-            self._root = root  # an exception that is pickled in its own way
-            self._around = above  # the exceptions of which this pickles a part, outermost first
+            self._root = root  # an exception to pickle in its class's own way
+            self._around = above  # ids of the exceptions that `value` is a part of, outermost first
             self._above: dict[int, tuple[int, ...]] = {}
 
         def reducer_override(self, obj: Any) -> Any:
@@ -275,7 +277,7 @@ def _pickler() -> Any:
             if kind is CodeType:
                 try:
                     return marshal.loads, (marshal.dumps(obj),)
-                except ValueError:  # something in it is of a class of its own
+                except ValueError:  # it has a constant that marshal does not know
                     return NotImplemented
             if issubclass(kind, BaseException):
                 return self._of_exception(obj)
@@ -311,8 +313,8 @@ _MAIN = ("__main__", "__mp_main__")
 
 
 def _found_again(thing: Any) -> FunctionOfNode | None:
-    """Where cloudpickle would not find a function or class again: in a main script, or where a node
-    has taken its name."""
+    """The place of a function or class that can be found by name, although cloudpickle would not
+    find it: in a main script, or where a node has taken the function's name. Else None."""
     module, qualname = thing.__module__, getattr(thing, "__qualname__", "<unknown>")
     if not isinstance(module, str) or "<" in qualname:
         return None
@@ -326,15 +328,15 @@ def _found_again(thing: Any) -> FunctionOfNode | None:
 
 
 def _move_to_main(thing: Any) -> None:
-    """What a function of the main script made in a worker names the script as it is called at home.
-    (Here, both names are those of one module.)"""
-    with suppress(Exception):  # raised by its metaclass
+    """Give a function or class that the main script made in a worker `__main__` as its module,
+    which is the script's name in the process of the run. In a worker both names are one module."""
+    with suppress(Exception):  # its metaclass may raise
         if thing.__module__ == "__mp_main__" and "<locals>" in thing.__qualname__:
             thing.__module__ = "__main__"
 
 
 def _reachable(where: FunctionOfNode, names: Names | None) -> bool:
-    """Whether the receiver finds the same thing there."""
+    """Whether the receiver finds the same thing in that place."""
     if where.module in _MAIN:
         top = where.qualname.partition(".")[0]
         here = vars(sys.modules[where.module]).get(top)
@@ -343,15 +345,16 @@ def _reachable(where: FunctionOfNode, names: Names | None) -> bool:
 
 
 def main_name() -> str:
-    """What the main module is called: `__mp_main__` where it is a script that others started."""
+    """The name of the main module: `__mp_main__` in a worker that has imported a script."""
     return str(getattr(sys.modules.get("__main__"), "__name__", ""))
 
 
 def names_of(module: ModuleType) -> Names:
-    """What a main script defines, each with a mark that tells it from others of its name: what
-    stands below the guard is not in a worker, or is something else there."""
+    """What a main script defines, by name, with a mark of its code. The marks show whether a worker
+    has the same thing under that name: what is defined below `if __name__ == "__main__":` is
+    missing in a worker, or differs."""
     kinds = (FunctionType, type, Node, _LRU_CACHED)
-    # By the type itself: a proxy lies about its class, or raises.
+    # By the type itself, because `__class__` of a proxy is not true, or raises.
     there = {name: each for name, each in vars(module).items() if issubclass(type(each), kinds)}
     return {name: _mark(each) for name, each in there.items()}
 
@@ -392,7 +395,8 @@ def _cached_again(func: Any, parameters: dict[str, Any]) -> Any:
 
 
 def _send_files_by_value() -> None:
-    """Tell cloudpickle of modules that another process could not import."""
+    """Have cloudpickle send the functions of modules by value that another process cannot
+    import."""
     for name in scripts.FILES:
         if name in sys.modules:
             needed(

@@ -1,9 +1,10 @@
 """Worker processes: each belongs to a thread of its own, which sends it one call at a time.
 
-So it is always known which call a process is at, and a death is seen at once, by its own thread.
+So it is always known which call a process is making, and its thread sees its death at once.
 
-They are started as programs of their own, not by multiprocessing: its processes are either daemons,
-which may not have children, or keep the interpreter from ending, and daemons may not start them.
+They are not forked, but started as programs of their own. They are not started by multiprocessing
+either: its processes are daemons, which may not have children, or they keep the interpreter from
+ending; and a daemon may not start either kind.
 """
 
 from __future__ import annotations
@@ -38,22 +39,23 @@ if TYPE_CHECKING:
     from fast_dag.drive.job import Job
 
 GRACE = 5.0
-"""Seconds in which an idle worker must end by itself, once it is told to; then it is killed."""
+"""Seconds in which an idle worker must end when it is told to. After that it is killed."""
 
 
 def refuse() -> None:
-    """Raise where there can be no worker processes: MissingExtraError without cloudpickle,
-    ValidationError in a worker process that imports the main script."""
+    """Raise if there can be no worker processes: MissingExtraError if cloudpickle is not installed,
+    ValidationError in a worker process that is importing the main script."""
     needed("cloudpickle", extra="process", purpose="worker processes")
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise ValidationError(
             "a worker process is importing the main script, which runs a workflow in "
-            "processes: put that run under `if __name__ == '__main__':`"
+            "processes; put that run under `if __name__ == '__main__':`"
         )
 
 
 class ProcessLane(Lane):
-    """Workers are started on demand. One that dies or is killed costs its own node only."""
+    """The lane to worker processes, which are started on demand. If one dies or is killed, only the
+    node that it was running fails."""
 
     kills_calls = True
 
@@ -67,7 +69,7 @@ class ProcessLane(Lane):
 
     def launch(self, job: Job) -> None:
         with self._lock:
-            if self._closed:  # the run ended while the job was on its way here
+            if self._closed:  # the run ended before the job arrived here
                 return
             if self._idle:
                 worker = self._idle.pop()
@@ -77,7 +79,7 @@ class ProcessLane(Lane):
         worker.inbox.put((job, job.generation))
 
     def rest(self, worker: _Worker) -> None:
-        """A worker has nothing to do."""
+        """Called by a worker that has nothing to do."""
         with self._lock:
             self._idle.append(worker)
 
@@ -100,7 +102,7 @@ class ProcessLane(Lane):
             for worker in workers:
                 if worker.job is not None:
                     worker.kill()
-        # Those that were killed, too: unlike a thread, a process can be ended.
+        # Also those that were killed: unlike a thread, a killed process always ends.
         for worker in (*workers, *self._given_up):
             worker.thread.join()
 
@@ -131,11 +133,11 @@ class _Worker:
                         self.job = job
                         job = self._serve(job, generation)
                         generation = 0 if job is None else job.generation
-                    if job is not None:  # for another worker, where this one came too late
+                    if job is not None:  # this worker was killed, so another one makes the call
                         lane.launch(job)
                 except BaseException as error:
                     dispatcher.fail(error)
-                self.job = job = given = None  # which an idle thread is not to hold
+                self.job = job = given = None  # so that an idle thread does not keep the job alive
                 if self._killed:
                     return
                 lane.rest(self)
@@ -156,7 +158,7 @@ class _Worker:
             is_new = self._process is None
             begun, answer = self._asked(job, generation)
             if not (begun or is_new or self._killed):
-                # It had died while it was idle, so the call was never made.
+                # The process had died while it was idle, so the call was not made.
                 self._bury()
                 begun, answer = self._asked(job, generation)
         except Exception as error:
@@ -166,14 +168,15 @@ class _Worker:
         return payload.unpack(job, answer)
 
     def _asked(self, job: Job, generation: int) -> tuple[bool, bytes | None]:
-        """Whether the process began with a job's call, and its answer; None where it died."""
+        """Send a job's call to the process. Returns whether it began the call, and its answer, None
+        if it died."""
         process, begun = self._alive(job), False
         packed = payload.pack(job, process.names)
         try:
             process.pipe.send_bytes(packed)
             answer = process.pipe.recv_bytes()
             begun = True
-            if answer == BEGINS:  # else it could not even unpack the call
+            if answer == BEGINS:  # otherwise it could not unpack the call
                 self.lane.dispatcher.watch(job, generation)
                 answer = process.pipe.recv_bytes()
             return begun, answer
@@ -181,23 +184,24 @@ class _Worker:
             return begun, None
 
     def _alive(self, job: Job) -> _Process:
-        """The process. Raises ExecutionError that says what keeps it from starting."""
+        """The process, started if necessary. Raises ExecutionError, which says why it cannot be
+        started."""
         process = self._process
         if process is not None:
             return process
         try:
             process = self._process = _Process()
-            if self._killed:  # before there was anything to kill
+            if self._killed:  # `kill` was called while there was no process
                 process.kill()
             process.be_prepared()
         except Exception as error:
             code = self._bury()
             if isinstance(error, EOFError):
-                told = f"it died at once (exit code {code})"
+                reason = f"it died at once (exit code {code})"
             else:
-                told = text_of(error)
+                reason = text_of(error)
             raise ExecutionError(
-                f"the worker process of node {job.path!r} could not be started: {told}",
+                f"the worker process of node {job.path!r} could not be started: {reason}",
                 node_name=job.path,
             ) from error.__cause__
         return process
@@ -211,13 +215,13 @@ class _Worker:
         )
 
     def _bury(self) -> int | None:
-        """The exit code of the process, which has ended or is told to; the next call has a new
-        one."""
+        """End the process, if there is one, and return its exit code. The next call starts a new
+        process."""
         process, self._process = self._process, None
         return None if process is None else process.end()
 
     def kill(self) -> None:
-        """End the process, whatever it is at, and then the thread."""
+        """Kill the process, even during a call. The thread then ends, too."""
         self._killed = True
         process = self._process
         if process is not None:
@@ -225,7 +229,7 @@ class _Worker:
 
 
 class _Process:
-    """A fresh interpreter, at the other end of a pipe."""
+    """A new interpreter at the other end of a pipe."""
 
     def __init__(self) -> None:
         self.names: payload.Names = {}
@@ -244,8 +248,8 @@ class _Process:
                 watched.close()
 
     def be_prepared(self) -> None:
-        """Wait until it takes calls. Raises ExecutionError where it cannot, EOFError where it has
-        died."""
+        """Wait until the process takes calls. Raises ExecutionError if it cannot, EOFError if it
+        has died."""
         try:
             self.pipe.send(preparation())
             hello = pickle.loads(self.pipe.recv_bytes())
@@ -259,15 +263,16 @@ class _Process:
         self._popen.kill()
 
     def end(self) -> int:
-        """Have it end, by itself where it is idle; its exit code."""
+        """End the process and return its exit code. An idle process ends by itself; one that does
+        not end in time is killed."""
         try:
             with suppress(OSError, EOFError):
                 self.pipe.send_bytes(END)
-                if self.pipe.poll(GRACE):  # when its end is closed
+                if self.pipe.poll(GRACE):  # its end of the pipe was closed
                     self.pipe.recv_bytes()
             try:
                 return self._popen.wait(_AT_ITS_END)
-            except subprocess.TimeoutExpired:  # threads, or processes of its own, that do not end
+            except subprocess.TimeoutExpired:  # it has threads or processes that do not end
                 self.kill()
                 return self._popen.wait()
         finally:
@@ -276,7 +281,7 @@ class _Process:
 
 
 _AT_ITS_END = 1.0
-"""Seconds between the end of a worker's pipe and its own."""
+"""Seconds that a worker has to exit after its end of the pipe was closed."""
 
 _pipes: WeakSet[Connection[Any, Any]] = WeakSet()
 _starting = threading.RLock()
@@ -289,15 +294,16 @@ def _in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # Or a worker would not see its parent's end while a child of that lives, nor the parent its. A
-    # fork waits for a start: the child would have the locks of that, which nobody releases.
+    # A forked child closes the pipes: else a worker would not see the end of its parent, nor the
+    # parent that of a worker, as long as the child lives. A fork waits while a worker is being
+    # started: the child would inherit locks that nobody in it releases.
     os.register_at_fork(
         before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_in_child
     )
 
 
 def preparation() -> dict[str, Any]:
-    """What makes a process like this one."""
+    """The settings that make a worker process like this one."""
     from multiprocessing import process
 
     me = multiprocessing.current_process()
@@ -315,22 +321,22 @@ def preparation() -> dict[str, Any]:
 
 
 def _main_script(directory: str) -> tuple[str | None, str | None]:
-    """The name or else the path of the script that this program is; neither for one that came from
-    stdin, `-c` or a prompt, which nobody could import."""
+    """The module name, or else the path, of the main script. Neither for a program from stdin,
+    `-c` or a prompt, which cannot be imported."""
     module = sys.modules["__main__"]
     name = getattr(getattr(module, "__spec__", None), "name", None)
     if name is not None:
-        # Of a package: such modules need no guard, and run at once.
+        # The `__main__` of a package has no guard, so importing it would run the program.
         return (None, None) if name.rpartition(".")[2] == "__main__" else (name, None)
     file = getattr(module, "__file__", None)
-    path = "" if file is None else str(os.path.join(directory, file))  # pdb has one of its own kind
-    # An installed command has nothing of its own but a call of what it imports.
+    path = "" if file is None else str(os.path.join(directory, file))  # pdb sets a str subclass
+    # The script of an installed command only calls what it imports.
     is_script = os.path.isfile(path) and os.path.dirname(path) != sysconfig.get_path("scripts")
     return None, path if is_script else None
 
 
 def _started(pipe: Connection[Any, Any], watched: Connection[Any, Any]) -> subprocess.Popen[bytes]:
-    # Shared, so that shared memory which a node makes outlives its worker.
+    # The tracker is shared, so that shared memory that a node makes outlives its worker.
     tracker = None if sys.platform == "win32" else resource_tracker.getfd()
     ends = pipe.fileno(), watched.fileno(), *(() if tracker is None else (tracker,))
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
@@ -346,7 +352,7 @@ def _started(pipe: Connection[Any, Any], watched: Connection[Any, Any]) -> subpr
 
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """A process that is started here sees no Ctrl-C until it has a handler for it."""
+    """Block SIGINT in a process that is started here, until it has a handler for it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -368,4 +374,4 @@ sys.path, tracker = home["path"], map(int, sys.argv[3:])
 from fast_dag.drive.worker import main
 main(pipe, alive, home, *tracker)
 """
-"""All that a worker is started with; the rest comes through its pipe."""
+"""The program of a worker. Everything else comes through its pipe."""

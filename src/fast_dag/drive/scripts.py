@@ -1,6 +1,7 @@
-"""Modules of files that imports cannot find: `etl.v2.py`, or a `json.py` of the user's.
+"""Modules made of files that no import finds by their names, such as `etl.v2.py`, or a `json.py` of
+the user's.
 
-Each gets a name that imports find, in this process and in worker processes.
+Each gets a name under which imports find it, in this process and in worker processes.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ _FINDER = _Finder()
 
 
 def know(files: Mapping[str, str]) -> None:
-    """Make imports find files by these names."""
+    """Let imports find these files by these names."""
     FILES.update(files)
     if FILES and _FINDER not in sys.meta_path:
         sys.meta_path.append(_FINDER)
 
 
 def import_file(path: Path) -> ModuleType:
-    """Import a file anew, under a name of its own."""
+    """Import a file, again if it was imported before, under a name of its own."""
     stem = re.sub(r"\W", "_", path.stem)
     name, count = f"fast_dag_file_{stem}", 1
     while FILES.get(name, str(path)) != str(path):

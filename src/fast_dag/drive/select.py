@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def drive(execution: Execution) -> None:
     """Execute a run while the caller waits.
 
-    Raises ValidationError where that needs an event loop and the caller is inside of one,
-    MissingExtraError where it needs other processes and cannot have them."""
+    Raises ValidationError if the run needs an event loop and the caller is inside of one,
+    MissingExtraError if it needs other processes and cloudpickle is not installed."""
     _refuse_processes(execution)
     execution.holds_loop = inline.in_running_loop()
     if execution.settings.mode is ASYNC or execution.plan.needs_loop:
@@ -45,8 +45,9 @@ def _drive(execution: Execution) -> None:
 
 
 def _needs_one_thread(execution: Execution) -> bool:
-    """Whether the caller's thread is all that a run needs: always in sequential mode, unless it has
-    a time to keep or goes elsewhere; with threads, where never two nodes could run at once."""
+    """Whether the caller's thread can execute the run alone. It can in sequential mode, unless the
+    run has timeouts or nodes that run elsewhere, and in parallel mode if no two nodes could ever
+    run at once."""
     settings, plan = execution.settings, execution.plan
     if settings.timeout is not None or settings.executor is not None:
         return False
@@ -56,7 +57,7 @@ def _needs_one_thread(execution: Execution) -> bool:
 
 
 def _refuse_processes(execution: Execution) -> None:
-    """Raise before anything has run where nodes go to other processes, which cannot be."""
+    """Raise, before anything has run, if nodes need other processes and these cannot be used."""
     settings, plan = execution.settings, execution.plan
     own = settings.mode is PROCESS or (plan.goes_elsewhere and plan.uses_processes)
     if not own and settings.executor is None:

@@ -1,4 +1,4 @@
-"""Who may run now: the slots of one run, and the jobs that wait for one."""
+"""Slots: which jobs may run now, and which wait."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Slots:
     guards it."""
 
     def __init__(self, settings: Settings, plan: Plan) -> None:
-        # One job at a time, the one that is defined first, and waits keep the slot.
+        # One job at a time, in the order of definition. A job that waits keeps its slot.
         self.is_ordered = settings.ordered
         self._free, self._bounds_all = slots_of(settings)
         self._has_priorities = plan.has_priorities
@@ -33,7 +33,7 @@ class Slots:
         self._placed_so_far = 0
 
     def queue(self, job: Job) -> None:
-        """A job wants to go on."""
+        """Queue a job that can go on."""
         if self.is_ordered:
             heappush(self._heap, job)
         elif job.takes_slot:
@@ -42,13 +42,13 @@ class Slots:
             self._unbounded.append(job)
 
     def queue_new(self, job: Job) -> None:
-        """The same for a job that has not begun."""
+        """Queue a job that has not begun."""
         job.takes_slot = self._bounds_all or not job.step.node.signature.is_async
         self.queue(job)
 
     def picked(self) -> list[Job]:
-        """The jobs that may go on now, each with its slot. Those of stopped executions need no free
-        one: they only end."""
+        """Remove from the queue, and return, the jobs that may go on now; each has taken its slot.
+        Jobs of a stopped execution do not wait for a free slot, because they only end."""
         if self.is_ordered:
             if not self._heap or not self._free:
                 return []
@@ -92,11 +92,11 @@ class Slots:
         return True
 
     def take(self, job: Job) -> None:
-        """A job goes on, whether or not a slot is free."""
+        """Take a slot for a job, even if none is free."""
         self._free -= job.takes_slot
 
     def give_back(self, job: Job) -> None:
-        """A job has ended, or waits without its slot."""
+        """Free the slot of a job that has ended or waits."""
         self._free += job.takes_slot
 
 
@@ -105,20 +105,20 @@ _FEW = 4
 
 
 def slots_of(settings: Settings) -> tuple[int, bool]:
-    """How many jobs may run at once, and whether those of async nodes count."""
+    """How many jobs may run at once, and whether the jobs of async nodes count."""
     if settings.ordered:
         return 1, True
     if settings.max_workers is not None:
         return settings.max_workers, True
     cpus = cpu_count()
     if settings.executor is not None:
-        # Those of the standard library and loky know how many they serve.
+        # Executors of the standard library and of loky have this attribute.
         return getattr(settings.executor, "_max_workers", None) or min(32, cpus + 4), False
     return (min(32, cpus + 4) if settings.mode is ASYNC else cpus), False
 
 
 def cpu_count() -> int:
-    """The CPUs this process may use."""
+    """How many CPUs this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on this platform

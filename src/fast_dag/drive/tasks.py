@@ -1,5 +1,5 @@
-"""A run of async nodes with nothing around them, on the caller's loop: tasks that follow the chain
-they are on. All happens in one thread, so there are no locks, jobs or lanes."""
+"""A run of plain async nodes on the caller's loop: tasks that call nodes and go on with those that
+follow. Everything happens in one thread, so there are no locks, jobs or lanes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def suits(execution: Execution) -> bool:
-    """Whether there are only plain async nodes, of which any number may run at once."""
+    """Whether a run has only plain async nodes, any number of which may run at once."""
     settings = execution.settings
     return (
         not execution.watched
@@ -38,18 +38,18 @@ class Tasks:
         self.execution = execution
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by the node that each began with
-        self._open = 0  # how many have not ended
+        self._open = 0  # how many tasks have not ended
         self._done = asyncio.Event()
         self._crash: BaseException | None = None
         self._stopped = False  # nothing more starts
-        self._ending: str | None = None  # the status of a run that is cut short
+        self._ending: str | None = None  # the final status of a run that is cut short
         self._spared: list[asyncio.Task[None]] = []
         self._variables = copy_context()
         self._variables.run(current.set, execution)
 
     async def drive(self) -> None:
-        """Execute the run from its start to its end. A cancellation cuts it short and is raised
-        once it has ended; being cancelled again meanwhile changes nothing."""
+        """Execute the run. A cancellation cuts it short, and is raised when the run has ended. A
+        second cancellation meanwhile changes nothing."""
         execution, cancelled = self.execution, None
         timeout = execution.settings.timeout
         execution.open()
@@ -78,13 +78,14 @@ class Tasks:
             raise cancelled
 
     def _cut(self, status: str) -> None:
-        """Cut the run short: nothing more starts, and what ends is of no interest."""
+        """Cut the run short: nothing more starts, and outcomes that come now are dropped."""
         if self._ending is None:
             self._stopped, self._ending = True, status
             self._done.set()
             for task in self._tasks.values():
                 if task.cancelling():
-                    # Somebody else has cancelled it, as `asyncio.run` does at its end: it unwinds.
+                    # Somebody else has cancelled it, as `asyncio.run` does at its end. A second
+                    # cancellation would interrupt its unwinding.
                     self._spared.append(task)
                 else:
                     task.cancel()
@@ -93,8 +94,8 @@ class Tasks:
         return all(task.done() for task in self._tasks.values())
 
     async def _unwound(self) -> None:
-        """Wait until all tasks have ended; what somebody else had cancelled has its time for
-        that."""
+        """Wait until all tasks have ended. Those that somebody else had cancelled are cancelled
+        again if they take longer than `UNWINDING`."""
         left = [task for task in self._tasks.values() if not task.done()]
         if left:
             await asyncio.wait(left, timeout=UNWINDING if self._spared else None)
@@ -107,13 +108,13 @@ class Tasks:
         self._open += len(ready)
         for index in ready:
             task = create(self._make_calls(index), context=variables.copy())
-            if not task.done():  # by now, where tasks start eagerly
+            if not task.done():  # with an eager task factory, it may have ended
                 self._tasks[index] = task
 
     async def _make_calls(self, first: int) -> None:
         try:
             await self._follow(first)
-        except BaseException as error:  # what is no failure ends the run
+        except BaseException as error:  # not a failure of a node: it ends the run
             if self._ending is None:
                 self._crash = error
                 self._cut("cancelled")
@@ -123,8 +124,8 @@ class Tasks:
             self._done.set()
 
     async def _follow(self, index: int) -> None:
-        """Call a node, then one of those that it made ready, and so on; others get tasks of their
-        own."""
+        """Call a node, then one of those that became ready by it, and so on. The others get tasks
+        of their own."""
         execution, steps = self.execution, self.execution.plan.steps
         ended = perf_counter()
         until = ended + AT_ONCE
@@ -150,7 +151,7 @@ class Tasks:
             ended = perf_counter()
             if outcome is None:
                 ready = execution.finish_plain(index, value, started, ended)
-                value = None  # who deletes it from the results frees it
+                value = None  # so that deleting it from the results frees it
             else:
                 ready = execution.finish(index, outcome, started)
                 self._stopped = self._stopped or execution.stopped

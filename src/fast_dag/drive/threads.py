@@ -1,8 +1,9 @@
-"""Worker threads: started on demand, as many as may be busy at once, abandoned where a call does
-not end.
+"""Worker threads: started on demand, at most as many as may be busy at once. A thread whose call
+does not end is abandoned.
 
-The pool of a run that a thread waits for ends with the run. Runs that are awaited on event loops
-share one pool of the process, so that any number of them starts a bounded number of threads.
+A run whose caller waits in a thread has a pool of its own, which ends with the run. Runs that are
+awaited on event loops share one pool of the process, so that the number of threads is bounded
+however many runs there are.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
     Take = Callable[["Call | None"], None]
 
 _IDLE = 5.0
-"""Seconds after which a shared worker thread without work ends."""
+"""Seconds after which an idle thread of the shared pool ends."""
 
 
 class Call:
-    """A job on its way through a thread of a pool, and those that it leads to, one by one."""
+    """What one thread of a pool does: the call of a job, then those of the jobs that follow it."""
 
     __slots__ = (
         "generation",
@@ -54,10 +55,10 @@ class Call:
         self.has_place = False
         self.is_abandoned = False
         self.is_urgent = lane.dispatcher.ending is not None  # it cleans up
-        self.lends = 0  # how many runs that this thread waits for have its place
+        self.lends = 0  # how many runs that this thread waits for use its place
 
     def make(self) -> None:
-        """Make it, here and now."""
+        """Make the call in this thread."""
         self.lane.dispatcher.variables.copy().run(self._follow)
 
     def _follow(self) -> None:
@@ -68,7 +69,7 @@ class Call:
                 job = lane.dispatcher.run_here(job, generation, lane)
                 if job is not None:
                     if self.is_abandoned:
-                        lane.launch(job)  # another thread makes it
+                        lane.launch(job)  # another thread makes this call
                         break
                     generation = job.generation
         except BaseException as error:
@@ -79,10 +80,10 @@ class Call:
 
 
 class Pool:
-    """At most `most` calls at once, each in a thread of its own; what comes then waits its turn.
-    What cleans up after a run that was cut short comes first, and finds as many places again.
+    """Makes at most `most` calls at once, each in a thread of its own; others wait. Calls that
+    clean up after a run that was cut short come first, and have `most` further places.
 
-    A thread without work ends after `idle` seconds; None keeps it until the pool is closed.
+    An idle thread ends after `idle` seconds; if that is None, when the pool is closed.
     """
 
     def __init__(self, most: int, *, idle: float | None = None, name: str = "worker") -> None:
@@ -90,15 +91,14 @@ class Pool:
         self._idle_seconds = idle
         self._name = f"fast_dag {name}"
         self._lock = threading.Lock()
-        self._busy = 0  # places that are taken
+        self._busy = 0  # the places in use
         self._waiting: deque[Call] = deque()
         self._idle: list[Take] = []
         self._threads: set[threading.Thread] = set()
         self._closed = False
 
     def submit(self, call: Call) -> None:
-        """Have a call made, by a thread that is idle, or by a new one, as soon as a place is
-        free."""
+        """Have a call made by an idle thread, or by a new one, as soon as a place is free."""
         with self._lock:
             if self._closed:  # the run ended while the job was on its way here
                 return
@@ -110,7 +110,7 @@ class Pool:
         self._start(ready)
 
     def withdraw(self, job: Job) -> bool:
-        """Take back a call that has no place yet; whether there was one."""
+        """Take back the call of a job if it still waits for a place. Returns whether it did."""
         with self._lock:
             for call in self._waiting:
                 if call.job is job:
@@ -120,7 +120,8 @@ class Pool:
         return False
 
     def _placed(self) -> list[tuple[Call, Take | None]]:
-        """The calls that have a place now, each with an idle thread, if there is one."""
+        """Give free places to waiting calls. Returns these calls, each with an idle thread, or None
+        if there is no idle one."""
         ready: list[tuple[Call, Take | None]] = []
         waiting = self._waiting
         while waiting:
@@ -139,7 +140,7 @@ class Pool:
                 take(call)
                 continue
             inbox: SimpleQueue[Call | None] = SimpleQueue()
-            inbox.put(call)  # and not an argument, which the thread would hold while it lives
+            inbox.put(call)  # not an argument: the thread would refer to that as long as it lives
             thread = call.thread = threading.Thread(
                 target=self._work, args=(inbox,), name=self._name, daemon=True
             )
@@ -161,7 +162,7 @@ class Pool:
             self._threads.discard(thread)
 
     def _next(self, inbox: SimpleQueue[Call | None], take: Take) -> Call | None:
-        """What an idle thread makes next; None where it is not needed any more."""
+        """The next call of an idle thread; None if the thread must end."""
         try:
             return inbox.get(timeout=self._idle_seconds)
         except Empty:
@@ -169,11 +170,12 @@ class Pool:
                 if take in self._idle:
                     self._idle.remove(take)
                     return None
-        return inbox.get()  # which came just now
+        return inbox.get()  # it was put there between the timeout and the lock
 
     def rested(self, call: Call, take: Take) -> tuple[Call | None, bool]:
-        """A thread has made a call: the one to make next, if there is one, and whether the thread
-        is needed any more. `take` gives it more to do when it is idle."""
+        """Called by a thread that has made a call. Returns the next call, None if there is none,
+        and whether the thread is still needed. `take` sends a call to the thread when it is
+        idle."""
         with self._lock:
             if call.is_abandoned:
                 return None, False
@@ -187,19 +189,19 @@ class Pool:
         return mine, True
 
     def lend(self, take: Take) -> None:
-        """A thread that is none of the pool's own makes calls, too, while it has nothing else to
-        do."""
+        """Let a thread that is not one of the pool's make calls, too, while it is idle."""
         with self._lock:
             self._idle.append(take)
 
     def give_place(self, call: Call) -> None:
-        """Count a call that a thread makes which is none of the pool's own."""
+        """Count a call that is made by a thread that is not one of the pool's."""
         with self._lock:
             call.has_place = True
             self._busy += 1
 
     def give_up(self, call: Call) -> None:
-        """Wait for a call no more: a thread cannot be ended from outside. Its place is free."""
+        """Abandon a call and its thread, because a thread cannot be ended from outside. The place
+        is free again."""
         with self._lock:
             if call in self._waiting:
                 self._waiting.remove(call)
@@ -217,7 +219,7 @@ class Pool:
             self._busy -= 1
 
     def lend_place(self, call: Call) -> None:
-        """The thread of a call is about to wait for others, which may need its place."""
+        """Free the place of a call whose thread waits for other calls, which may need it."""
         with self._lock:
             call.lends += 1
             self._vacate(call)
@@ -225,7 +227,8 @@ class Pool:
         self._start(ready)
 
     def take_back(self, call: Call) -> None:
-        """It waits no more. It goes on at once, though there may be one too many then."""
+        """Undo `lend_place` after the wait. The call goes on at once, even if more calls than
+        `most` are then made."""
         with self._lock:
             call.lends -= 1
             if not call.lends and not call.is_abandoned and not call.has_place:
@@ -245,8 +248,8 @@ class Pool:
 
 
 class ThreadLane(Lane):
-    """The threads of a pool, as one run has them; `most` calls of it may be made at once, where
-    that is more than the pool has places."""
+    """The lane of one run to the threads of a pool. If `most` is greater than the number of the
+    pool's places, `most` calls of this run may be made at once."""
 
     calls_here = True
 
@@ -261,13 +264,13 @@ class ThreadLane(Lane):
         self.pool.submit(self.new_call(job))
 
     def new_call(self, job: Job) -> Call:
-        """A call that is about to be made."""
+        """A Call for a job, counted as one of this run."""
         call = Call(self, job)
         self._calls.add(call)
         return call
 
     def left(self, call: Call) -> None:
-        """A thread is done with a call."""
+        """Called when a thread has made a call, or the call was taken back."""
         self._calls.discard(call)
         quiet = self._on_quiet
         if quiet is not None and not self._calls:
@@ -286,12 +289,12 @@ class ThreadLane(Lane):
         self.pool.give_up(call)
 
     def abandon(self) -> None:
-        """Wait for none of the calls any more."""
+        """Abandon all calls."""
         for call in list(self._calls):
             self._abandon(call)
 
     def when_quiet(self, callback: Callable[[], None]) -> None:
-        """Call back once no thread is at work for this run, or now."""
+        """Call `callback` when no thread makes calls of this run any more; at once if none does."""
         self._on_quiet = callback
         if not self._calls:
             callback()
@@ -304,22 +307,22 @@ class ThreadLane(Lane):
 
 
 def pool_size(execution: Execution) -> int:
-    """How many threads the pool of a run has that a thread waits for. A sequential run stays in
-    one. Others have as many as nodes may run at once, and some for hooks of async nodes, which are
-    not counted as that."""
+    """The size of the pool of a run whose caller waits in a thread. A sequential run has one
+    thread. Others have as many as nodes may run at once, but at least some more than CPUs, because
+    the hooks of async nodes take threads without taking slots."""
     settings = execution.settings
     return 1 if settings.ordered else max(slots_of(settings)[0], cpu_count() + 4)
 
 
-# The threads that all runs share that are awaited on event loops.
+# The pool that is shared by all runs that are awaited on event loops.
 
 _lock = threading.Lock()
 _shared: Pool | None = None
 
 
 def shared() -> Pool:
-    """The pool of this process."""
-    global _shared  # noqa: PLW0603  it is one for the process
+    """The shared pool of this process."""
+    global _shared  # noqa: PLW0603  a process has one
     with _lock:
         if _shared is None:
             _shared = Pool(min(32, cpu_count() + 4), idle=_IDLE, name="pool")
@@ -327,7 +330,7 @@ def shared() -> Pool:
 
 
 def _forget() -> None:
-    """A forked child has none of the threads."""
+    """Forget the pool in a forked child, which has none of its threads."""
     global _lock, _shared
     _lock, _shared = threading.Lock(), None
     _here.call = None
@@ -337,7 +340,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-# A node that waits for a run of its own lends its place to it.
+# A node that starts a run and waits for it lends its place to that run. Else nested runs could take
+# all places and wait for each other forever.
 
 
 class _Here(threading.local):
@@ -349,7 +353,7 @@ _here = _Here()
 
 @contextmanager
 def place_lent() -> Iterator[None]:
-    """While a run that was started here is waited for, others may have this thread's place."""
+    """While this thread waits for a run that it started, other calls may use its place."""
     call = _here.call
     if call is None:
         yield

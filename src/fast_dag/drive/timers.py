@@ -1,4 +1,4 @@
-"""What is due when: a heap of callbacks, each of which can be cancelled."""
+"""Timers: a heap of callbacks by the time when they are due. Each can be cancelled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Timer:
-    """One callback that is due some time. Once it is cancelled, it holds nothing any more."""
+    """One callback that is due at some time. Once cancelled, it refers to nothing."""
 
     __slots__ = ("_timers", "callback")
 
@@ -22,15 +22,15 @@ class Timer:
         self.callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
-        """Never call back."""
+        """Do not call back."""
         self._timers._drop(self)
 
 
 class Timers:
-    """All that one outermost run waits for. Safe to use from many threads.
+    """The timers of one outermost run. Safe to use from several threads.
 
-    `clock` tells the time in seconds. `is_earlier` is called when something became due before all
-    that was known; whoever keeps the time then asks `next` again.
+    `clock` returns the time in seconds. `is_earlier` is called when a timer was added that is due
+    before all others; the coordinator, which keeps the time, must then ask `next` again.
 
     >>> timers = Timers()
     >>> first, second = timers.add(0, lambda: None), timers.add(60, lambda: None)
@@ -48,7 +48,7 @@ class Timers:
         self._lock = Lock()
 
     def add(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Have something called in so many seconds."""
+        """Have `callback` called in so many seconds."""
         timer = Timer(self, callback)
         entry = (self._clock() + seconds, next(self._count), timer)
         with self._lock:
@@ -70,7 +70,7 @@ class Timers:
                 self._cancelled = 0
 
     def next(self) -> float | None:
-        """When something is due, by that clock; None for never."""
+        """When the next timer is due, by the clock; None if there is none."""
         with self._lock:
             while self._heap and self._heap[0][2].callback is None:
                 heappop(self._heap)
@@ -78,7 +78,7 @@ class Timers:
             return self._heap[0][0] if self._heap else None
 
     def due(self) -> list[Callable[[], None]]:
-        """Take out what is due now."""
+        """Remove the timers that are due now, and return their callbacks."""
         callbacks: list[Callable[[], None]] = []
         now = self._clock()
         with self._lock:
@@ -92,7 +92,7 @@ class Timers:
         return callbacks
 
     def clear(self) -> None:
-        """Never call back, for all of them."""
+        """Cancel all timers."""
         with self._lock:
             for *_, timer in self._heap:
                 timer.callback = None
@@ -102,7 +102,7 @@ class Timers:
 
 
 _FEW = 64
-"""Cancelled timers that are not worth the tidying up."""
+"""Up to so many cancelled timers stay in the heap, because removing them takes longer."""
 
 
 def _nobody_waits() -> None: ...

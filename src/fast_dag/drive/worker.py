@@ -1,4 +1,4 @@
-"""What a worker process does: import the main script, then answer one call after another."""
+"""The program of a worker process: import the main script, then answer one call after another."""
 
 from __future__ import annotations
 
@@ -21,36 +21,41 @@ if TYPE_CHECKING:
     Pipe = Connection[Any, Any]
 
 BEGINS = b"begins"
-"""Sent home when a call begins, before its answer: a worker that dies before has not made it."""
+"""Sent by a worker when a call begins. If a worker dies before it sends this, it has not made the
+call."""
 END = b"end"
-"""Sent by the run that needs the worker no more."""
+"""Sent to a worker that is not needed any more."""
 
 
 def main(pipe: Pipe, alive: Pipe, home: dict[str, Any], tracker: int | None = None) -> None:
-    """Serve until told to end.
+    """Answer calls until the parent sends `END`.
 
     Parameters
     ----------
+    pipe:
+        For calls and answers.
     alive:
-        Never written to; it closes when the parent has died.
+        Nobody writes to it. It is closed when the parent has died.
     home:
-        What makes this process like the parent, as `processes.preparation` has it.
+        The result of `processes.preparation`: settings that make this process like the parent.
     tracker:
-        The pipe to the parent's resource tracker, where there is one.
+        The pipe to the parent's resource tracker, if there is one.
     """
     if tracker is not None:
         from multiprocessing import resource_tracker
 
         resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
-    # A terminal sends these to all processes, but they are for the run that started this one, and
-    # end it. Not SIG_IGN, which would be handed on to the programs that nodes start.
+    # A terminal sends these signals to all processes, but they are for the parent, whose run then
+    # ends this process. The handler is not SIG_IGN because programs that nodes start would inherit
+    # that.
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: None)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if hasattr(os, "register_at_fork"):
-        # Or a child of this process would seem to be it, to those at the other ends.
+        # Else the pipes would stay open as long as a forked child lives, and the parent would not
+        # see the end of this process.
         os.register_at_fork(after_in_child=pipe.close)
         os.register_at_fork(after_in_child=alive.close)
     threading.Thread(target=_end_with, args=(alive,), name="fast_dag parent", daemon=True).start()
@@ -59,7 +64,7 @@ def main(pipe: Pipe, alive: Pipe, home: dict[str, Any], tracker: int | None = No
         while (packed := pipe.recv_bytes()) != END:
             pipe.send_bytes(_answer(pipe, packed))
     except (EOFError, OSError):
-        os._exit(1)  # the parent has gone, and nobody is there to be told
+        os._exit(1)  # the parent has died
 
 
 def _answer(pipe: Pipe, packed: bytes) -> bytes:
@@ -68,8 +73,8 @@ def _answer(pipe: Pipe, packed: bytes) -> bytes:
     except OSError:
         raise
     except BaseException as error:
-        told = f"its worker process could not tell how it ended: {type(error).__name__}"
-        return pickle.dumps((None, told, None, 0.0))
+        text = f"its worker process could not report how it ended: {type(error).__name__}"
+        return pickle.dumps((None, text, None, 0.0))
 
 
 def _end_with(alive: Pipe) -> None:
@@ -78,7 +83,8 @@ def _end_with(alive: Pipe) -> None:
 
 
 def _prepared(home: dict[str, Any], alive: Pipe) -> bytes:
-    """Become like the parent; what it is told of that: what there is by name, or what failed."""
+    """Make this process like the parent. Returns the answer to the parent: what the main script
+    defines, or what failed."""
     me: Any = current.current_process()
     me.authkey = home["authkey"]
     me.name = home["name"]
@@ -89,7 +95,7 @@ def _prepared(home: dict[str, Any], alive: Pipe) -> bytes:
         import multiprocessing
 
         multiprocessing.set_start_method(home["start_method"], force=True)
-    # As multiprocessing has it while a child imports the main script; see `processes.refuse`.
+    # multiprocessing sets this, too, while a child imports the main script; see `processes.refuse`.
     me._inheriting = True
     try:
         module = _import_main(*home["main"])
@@ -125,4 +131,4 @@ def _import_main(name: str | None, path: str | None) -> ModuleType | None:
     return module
 
 
-_OLD_MAIN: list[ModuleType] = []  # kept, or its globals would be cleared
+_OLD_MAIN: list[ModuleType] = []  # kept because the globals of a freed module are cleared

@@ -33,27 +33,29 @@ if TYPE_CHECKING:
             ...
 
         def carried(self, name: str, /) -> Any:
-            """What the edges of a decider carry that returned a plain bool or name."""
+            """The value that the edges of the decider `name` carry, if it returned a plain bool or
+            name."""
 
 
-# Members of enums cost ten times a global.
+# A member of an enum takes ten times as long to look up as a global.
 _NODE = NodeType.NODE
 
 
 class Source(ABC):
-    """Something that yields an argument at the moment a node starts."""
+    """Where one argument comes from; asked when the node starts."""
 
     __slots__ = ()
 
     @abstractmethod
     def fetch(self, values: Values) -> Any:
-        """The value; ABSENT leaves the parameter to its default."""
+        """The argument; ABSENT if the parameter keeps its default."""
 
 
 class FromEdge(Source):
-    """The value an edge carries: a result, a part of it, or what a decider passes on."""
+    """The value that an edge carries: the result of its source, a part of that result, or the value
+    that a decider passes on."""
 
-    __slots__ = ("decider", "edge", "source")
+    __slots__ = ("edge", "source")
 
     def __init__(self, edge: Edge, source: Node[..., Any]) -> None:
         self.edge = edge
@@ -104,7 +106,7 @@ class TheResource(Source):
 
 
 class Constant(Source):
-    """A default."""
+    """A parameter's default."""
 
     __slots__ = ("value",)
 
@@ -116,7 +118,8 @@ class Constant(Source):
 
 
 class FirstLive(Source):
-    """Of an `any` node: the first edge that is live when it starts, else the default, else None."""
+    """For an `any` node: the value of the first edge that is live when the node starts, else the
+    default, else None."""
 
     __slots__ = ("default", "edges")
 
@@ -132,7 +135,7 @@ class FirstLive(Source):
 
 
 class Collected(Source):
-    """Of an `all` node: a dict of the values of several edges, by where they come from."""
+    """For an `all` node: a dict of the values of several edges, with their origins as keys."""
 
     __slots__ = ("edges",)
 
@@ -144,7 +147,7 @@ class Collected(Source):
 
 
 class Together(Source):
-    """What a decider of `*args` was given: all of it, as a tuple."""
+    """The values that feed the `*args` of a decider, as a tuple."""
 
     __slots__ = ("sources",)
 
@@ -158,8 +161,8 @@ class Together(Source):
 def keys_by_position(
     node: Node[..., Any], edges: Sequence[Edge], topology: Topology
 ) -> tuple[str, ...] | None:
-    """The results that are all of a node's arguments, where there is an edge for each parameter, in
-    their order: the common case, found without looking for others."""
+    """The sources of a node's arguments if each parameter has exactly one edge, in the order of the
+    parameters; else None. This common case is tried first because it is quick to find."""
     names = node.signature.by_position
     if names is None or len(edges) != len(names) or node.type is not _NODE:
         return None
@@ -175,8 +178,8 @@ def keys_by_position(
 class Binding:
     """How one node's arguments are gathered, each from its source.
 
-    `missing` are required parameters that nothing fills, `used` the run inputs that are taken,
-    `resources` the parameters that resources of the run fill.
+    `missing` are the required parameters that nothing fills. `used` are the run inputs that the
+    node takes. `resources` are the parameters that resources of the run fill.
     """
 
     __slots__ = (
@@ -200,17 +203,19 @@ class Binding:
         named: Collection[str],
         resources: Collection[str] = (),
     ) -> None:
-        """`inputs` are the names of the run inputs, `named` those that some parameter names."""
+        """`inputs` are the names of the run inputs. `named` are the parameters of all nodes: a run
+        input of such a name does not go into `**kwargs`."""
         self.decides = node.type.decides
         self.positional: list[Source] = []
         self.keyword: list[tuple[str, Source]] = []
-        # What edges and inputs feed, by parameter: what a decider was given.
+        # The parameters that edges and inputs feed. The edges of a decider carry these values.
         self.given: list[tuple[str, Source]] = []
-        self.defaults: list[tuple[str, Source]] = []  # of a decider
+        # The parameters of a decider that keep their defaults.
+        self.defaults: list[tuple[str, Source]] = []
         self.missing: list[str] = []
         self.used: set[str] = set()
         self.resources: list[str] = []
-        self.rest: frozenset[str] = frozenset()  # inputs that go into **kwargs
+        self.rest: frozenset[str] = frozenset()  # the run inputs that go into **kwargs
         feeds: dict[str | None, list[FromEdge]] = {}
         whole = topology.whole
         for edge in edges:
@@ -221,8 +226,8 @@ class Binding:
         self._bind_rest(node, feeds, inputs, named)
 
     def plain_keys(self) -> tuple[str, ...] | None:
-        """The results that are all of the arguments, each as it is, by position; None if the node
-        takes anything else, or decides."""
+        """The sources of the arguments if each argument is a whole result, passed by position; None
+        if the node takes anything else, or decides."""
         if self.keyword or self.rest or self.missing or self.decides:
             return None
         if not all(_is_plain(each) for each in self.positional):
@@ -236,7 +241,9 @@ class Binding:
         inputs: Collection[str],
         resources: Collection[str],
     ) -> None:
-        skipped: list[Any] = []  # positional parameters left out, wanted if a later one is not
+        # Defaults of positional parameters that nothing fills. They must be passed if a later
+        # parameter is passed by position.
+        skipped: list[Any] = []
         star = node.signature.var_positional
         fills_star = star is not None and "*" + star in feeds
         for parameter in node.signature.parameters:
@@ -315,8 +322,8 @@ class Binding:
         return {key: value for key, value in values.inputs.items() if key in self.rest}
 
     def fetch_given(self, values: Values) -> Any:
-        """What a decider was given: its one input, else a dict of them; its defaults, where nothing
-        feeds it; None where it takes none."""
+        """The inputs of a decider, which its edges carry: the value of a single input, or a dict of
+        several. Defaults count if nothing feeds the decider. None if it has no parameters."""
         given = self.given or self.defaults
         if len(given) == 1:
             return given[0][1].fetch(values)
@@ -344,7 +351,7 @@ def _is_plain(source: Source) -> bool:
 
 
 def missing_result(edge: Edge) -> MissingResultError:
-    """The error of a consumer whose source's result is gone from `context.results`."""
+    """The error for a consumer whose source's result was deleted from `context.results`."""
     port = "an order-only edge" if edge.input is None else f"its parameter {edge.input!r}"
     return MissingResultError(
         f"{edge.target!r} needs the result of {edge.source!r} for {port}, but it was deleted "

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def choice_of(node: Node[..., Any], value: Any, known: Sequence[bool | str]) -> bool | str:
-    """The branch that `value`, the result of a decider, takes; `known` are those connected.
+    """The branch that a decider chose by returning `value`; `known` are the connected branches.
 
-    Raises ValidationError where the result decides nothing.
+    Raises ValidationError if the value chooses none of them.
 
     >>> choice_of(Node(len, "count", type="condition"), 3, [True, False])
     True

@@ -1,9 +1,9 @@
 """Which choices of deciders a node depends on, and which of them exclude each other.
 
-The choices that a node needs are a tree by the number of the decider, eight ways at each level.
-Trees share what they have in common: one more choice costs a few cells, and what two trees share is
-not looked at when they are compared or joined. What was found of two subtrees is remembered, so
-that nodes whose needs differ a little cost little, too.
+The choices that a node needs are stored in a tree. The number of the decider leads to its place,
+with eight subtrees at each level. Trees share equal subtrees: adding a choice makes one new cell
+for each level, and shared subtrees are skipped when two trees are compared or joined. The result
+for two subtrees is remembered, so nodes whose needs differ only a little cost little.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     Needs = tuple[Any, ...]
-    """Choices, at least one: the eight subtrees, on the lowest level the choices of one decider
-    each; None where there are none."""
+    """A tree of at least one choice: its eight subtrees, each None if it is empty. A subtree of the
+    lowest level is the tuple of the choices of one decider."""
 
 _BITS = 3
 _WAYS = 1 << _BITS
@@ -33,8 +33,10 @@ class Choice:
 
 
 class Choices:
-    """Makes the needs of one graph. `deciders` are all that choose a branch; where several choices
-    exclude each other, the later deciders of these are named.
+    """Makes and compares the needs of the nodes of one graph.
+
+    `deciders` are all nodes that choose a branch. If several pairs of choices exclude each other,
+    `contradiction` returns the pair of the decider that comes last in `deciders`.
 
     >>> choices = Choices(["check", "route"])
     >>> yes = choices.add("check", True, None)
@@ -50,13 +52,14 @@ class Choices:
         while len(self._numbers) > _WAYS << self._top:
             self._top += _BITS
         self._chosen: dict[tuple[str, bool | str], tuple[Choice, ...]] = {}
-        # What was found of two subtrees, by their ids, and these, so that the ids stay theirs.
+        # Results for two subtrees, by their ids. The subtrees are kept, too: the id of an object
+        # that was freed may be given to another.
         self._either: dict[tuple[int, int], tuple[Needs, Needs, Needs]] = {}
         self._both: dict[tuple[int, int], tuple[Needs, Needs, Needs | None]] = {}
         self._agreeing: dict[tuple[int, int], tuple[Needs, Needs]] = {}
 
     def add(self, decider: str, branch: bool | str, before: Needs | None) -> Needs:
-        """One more choice."""
+        """The needs `before` with one more choice."""
         chosen = self._chosen.get((decider, branch))
         if chosen is None:
             chosen = self._chosen[decider, branch] = (Choice(decider, branch),)
@@ -72,7 +75,7 @@ class Choices:
         return ways if new is old else (*ways[:way], new, *ways[way + 1 :])
 
     def either(self, one: Needs | None, other: Needs | None) -> Needs | None:
-        """All choices that are in one of these."""
+        """The choices that are in at least one of two trees."""
         return self._joined(one, other, self._top)
 
     def _joined(self, one: Needs | None, other: Needs | None, shift: int) -> Needs | None:
@@ -90,7 +93,7 @@ class Choices:
         return self._either[key][2]
 
     def both(self, one: Needs | None, other: Needs | None) -> Needs | None:
-        """The choices that are in both."""
+        """The choices that are in both trees."""
         return self._common(one, other, self._top)
 
     def _common(self, one: Needs | None, other: Needs | None, shift: int) -> Needs | None:
@@ -108,7 +111,8 @@ class Choices:
         return self._both[key][2]
 
     def contradiction(self, one: Needs | None, other: Needs | None) -> tuple[Choice, Choice] | None:
-        """A choice of each of which at most one can be made; None where there are none."""
+        """One choice of each tree, of the same decider but for different branches; None if there is
+        no such pair."""
         return self._clash(one, other, self._top)
 
     def _clash(
@@ -130,7 +134,7 @@ class Choices:
 
 
 def _all_of(one: tuple[Choice, ...] | None, other: tuple[Choice, ...]) -> tuple[Choice, ...]:
-    """The choices of one decider that are in one of these."""
+    """The choices of one decider that are in at least one of two tuples."""
     if one is None or one is other:
         return other
     more = tuple([each for each in other if each not in one])
@@ -138,7 +142,8 @@ def _all_of(one: tuple[Choice, ...] | None, other: tuple[Choice, ...]) -> tuple[
 
 
 def _like(ways: list[Needs | None], one: Needs, other: Needs) -> Needs:
-    """The tree of these subtrees: one of the given ones where it is the same."""
+    """The tree of these subtrees. It is `one` or `other` itself if that has the same subtrees, so
+    that equal trees stay shared."""
     for each in (one, other):
         if all(new is old for new, old in zip(ways, each, strict=True)):
             return each

@@ -1,4 +1,4 @@
-"""A machine compiled: its states with everything bound, and the ways between them."""
+"""A machine compiled: its states with their bindings, and the transitions between them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 class MachineStep(Step):
     """One state of a machine.
 
-    `intake` gathers its arguments, `ways` are the transitions that it may follow by itself and
-    `events` those that wait for an event, each in the order of declaration. `onward` is the state
-    that follows in any case if the state returns a plain value, None if the execution must decide;
-    `is_terminal` ends the machine. A state is never plain: after each the execution decides.
+    `intake` gathers its arguments. `ways` are the transitions that need no event, `events` those
+    that wait for one, both in the order of declaration. `onward` is the only state that can follow
+    if the state returns a plain value, None if the execution must decide. The machine ends after a
+    state with `is_terminal`. A state is never plain, because the execution decides what follows.
     """
 
     __slots__ = ("events", "intake", "is_terminal", "onward", "ways")
@@ -61,9 +61,10 @@ class MachinePlan(Plan):
     topology, inputs, policy_of, resources, wrappers, limits:
         As in `Plan`; states have no edges.
     start, terminals, transitions:
-        Where it starts, which states end it, and the declared ways, in their order.
+        The first state, the states that end the machine, and the declared transitions, in their
+        order.
     state_hooks:
-        Called at each transition.
+        Hooks that are called at each transition.
     """
 
     step_class = MachineStep
@@ -96,7 +97,7 @@ class MachinePlan(Plan):
             step.intake = StateBinding(step.node, step.binding, inputs)
             if step.ways and step.ways[0].condition is None:
                 step.onward = index[step.ways[0].target]
-        # What a state after the first lacks, the states before it may give.
+        # Only the first state can be checked: later states may take values from those before them.
         self.missing = tuple((start, name) for name in steps[self.start].intake.missing)
 
     @cached_property
@@ -110,12 +111,14 @@ class MachinePlan(Plan):
         )
 
     def heard(self, state: int) -> tuple[str, ...]:
-        """The events that are listened to in a state."""
+        """The events that have a transition from a state."""
         return tuple(dict.fromkeys(str(each.event) for each in self.steps[state].events))
 
     def find(self, target: Any, source: int, event: str | None = None) -> int:
-        """The state of that name, to which `source` leads, when sent `event` if there is one;
-        raises InvalidTransitionError."""
+        """The index of the state `target`, a name or the state itself.
+
+        Raises InvalidTransitionError if there is none; its facts are `source`, the state that leads
+        there, and `event`, which was sent to it."""
         target = name_of(target)
         found = self.topology.index.get(target) if isinstance(target, str) else None
         if found is None:

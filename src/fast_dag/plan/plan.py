@@ -1,4 +1,4 @@
-"""A frozen, validated snapshot of a definition with every argument bound: what a run executes."""
+"""A frozen, validated snapshot of a definition: what a run executes."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 
 
 MANY, GATHERED, SURROUNDED, LIMITED = "many", "gathered", "surrounded", "limited"
-"""How calls of the straight line are made that do not take one or two results: with any other
-number of them, with arguments that the binding gathers, through the policy, or with units of
-limits."""
+"""How the straight line makes calls that do not take one or two results: with another number of
+results, with arguments that the binding gathers, through the policy, or with units of limits."""
 
 
 class Plan:
-    """What an execution needs to know of a definition, compiled once for each set of input names.
+    """All that an execution needs to know about a definition, compiled once for each set of input
+    names.
 
     Parameters
     ----------
     topology:
-        The nodes and edges, whole or narrowed.
+        The nodes and edges, of the whole graph or of a part of it.
     inputs:
         The names of the run inputs.
     policy_of:
-        Returns what surrounds the calls of a node, given the names of the resources that it takes;
-        None if nothing does.
+        Returns the policy of a node, given the names of the resources that the node takes; None if
+        nothing surrounds its calls.
     resources:
-        What opens each resource, by name.
+        The factory of each resource, by name.
     wrappers:
-        Each may put another function in the place of a node's own.
+        Each may replace the function of a node.
     limits:
         Those of the workflow itself.
     """
@@ -94,8 +94,8 @@ class Plan:
         self._ways: tuple[Any, Ways] | None = None
 
     def refuse_unknown(self, options: Iterable[str] = ()) -> None:
-        """Raise ValidationError for run inputs that fill no parameter of the whole graph; `options`
-        are further words that could have been meant."""
+        """Raise ValidationError for run inputs that fill no parameter of the graph; `options` are
+        further names that the message may suggest."""
         used: set[str] = set().union(
             *(step.binding.used for step in self.steps if step.binding is not None)
         )
@@ -141,8 +141,8 @@ class Plan:
 
     @cached_property
     def is_straight(self) -> bool:
-        """Whether a run is nothing but calling each node in order: no decisions, no
-        alternatives."""
+        """Whether a run only calls each node in order: no node decides, joins by `any` or nests a
+        workflow, and no edge comes from outside."""
         return not self.topology.external and not any(
             node.type.decides or node.type is NodeType.ANY or node.workflow
             for node in self.topology.special
@@ -170,8 +170,8 @@ class Plan:
 
     @cached_property
     def is_line(self) -> bool:
-        """Whether all nodes are sync and plain, and each waits for the one before it, so that never
-        two could run at once."""
+        """Whether all nodes are sync and plain, and each waits for the one before it: no two nodes
+        could ever run at once."""
         return (
             self.is_straight
             and self.topology.is_line
@@ -190,8 +190,8 @@ class Plan:
 
     @cached_property
     def goes_elsewhere(self) -> bool:
-        """Whether some node, here or in a nested workflow, cannot be called by the caller's
-        thread."""
+        """Whether some node, here or in a nested workflow, cannot be called in the caller's thread
+        without a dispatcher: it has a timeout, or asks for a thread or a process."""
         return _some(
             self.topology.nodes, lambda node: node.timeout or node.run_in in ("thread", "process")
         )
@@ -213,18 +213,23 @@ class Plan:
 
     @cached_property
     def has_inline(self) -> bool:
-        """Whether some node, here or in a nested workflow, has the caller's thread."""
+        """Whether some node, here or in a nested workflow, must be called in the caller's
+        thread."""
         return _some(self.topology.nodes, lambda node: node.run_in == "inline")
 
     @cached_property
     def line(self) -> list[tuple[int | str, list[tuple[Any, ...]]]]:
-        """The calls of a straight plan in sequential order, in groups of neighbours that are made
-        in the same way, as (how, calls).
+        """The calls of a straight plan in sequential order, as (how, calls). Neighbours whose calls
+        are made in the same way form one group.
 
-        Where `how` is 1 or 2, a call is (name, function, key of each result that it takes). Where
-        it is `GATHERED`, `SURROUNDED` or `LIMITED`, because the binding, the policy or limits are
-        needed, it is (name, step, key of the sole result that it takes, or None), and for any
-        other number of results (name, function, keys)."""
+        A call depends on `how`:
+
+        - 1 or 2: (name, function, key of each result that it takes),
+        - `MANY`: (name, function, keys), for another number of results,
+        - `GATHERED`: (name, step, None), because the binding gathers the arguments,
+        - `SURROUNDED`: (name, step, key), because the policy makes the call; `key` is that of its
+          sole argument if the argument is a result, else None,
+        - `LIMITED`: (name, step, None), because the node uses limits."""
         line: list[tuple[int | str, list[tuple[Any, ...]]]] = []
         last: int | str | None = None
         for index in self.topology.order:
@@ -267,7 +272,8 @@ class Plan:
 
     @cached_property
     def decider_bindings(self) -> dict[str, Binding]:
-        """The bindings of deciders, those outside of a narrowed plan included."""
+        """The bindings of the deciders of the whole graph, also of those outside of a narrowed
+        plan."""
         whole = self.topology.whole
         named = _named_parameters(whole)
         return {
@@ -278,10 +284,11 @@ class Plan:
 
 
 class Plans:
-    """What was compiled of one version of a workflow, by what was asked for.
+    """The compiled plans of one version of a workflow, by what was asked for.
 
-    What was asked for most recently stays: a set of input names is compiled again only after as
-    many others as there is room for. Threads may use it at once; two may compile the same.
+    The plans used most recently are kept: one is compiled again only after as many others were
+    used as there is room for. Several threads may use this at once; two may then compile the same
+    plan.
 
     >>> plans = Plans(version=1, nodes=10)
     >>> plans.keep("x", "the plan for x")
@@ -295,10 +302,10 @@ class Plans:
         self.version = version
         self._room = min(_MOST_PLANS, max(_FEWEST_PLANS, _MOST_NODES // max(nodes, 1)))
         self._recent: dict[object, Any] = {}
-        self._older: dict[object, Any] = {}  # all that there was when there was no more room
+        self._older: dict[object, Any] = {}  # what `_recent` was when it was full
 
     def get(self, asked: object) -> Any:
-        """What was compiled, None where it was not."""
+        """The plan that was kept for this; None if there is none."""
         kept = self._recent.get(asked)
         if kept is None:
             kept = self._older.get(asked)
@@ -307,19 +314,20 @@ class Plans:
         return kept
 
     def keep(self, asked: object, compiled: object) -> None:
-        """Remember what was compiled."""
+        """Keep a compiled plan, and drop those not used for long."""
         if len(self._recent) >= self._room:
             self._older, self._recent = self._recent, {}
         self._recent[asked] = compiled
 
 
 _FEWEST_PLANS, _MOST_PLANS, _MOST_NODES = 16, 256, 100_000
-"""How many plans there is room for: so many that they have no more nodes than that, within these
-bounds. Up to twice as many are kept."""
+"""The room for plans: as many as have `_MOST_NODES` nodes in all, but at least `_FEWEST_PLANS` and
+at most `_MOST_PLANS`. Up to twice as many are kept, because `_older` is as large as `_recent`."""
 
 
 def _named_parameters(topology: Topology) -> set[str]:
-    """The parameters by name of the whole graph: what a `**kwargs` node leaves to others."""
+    """The names of all parameters of the whole graph. A run input of such a name does not go into
+    the `**kwargs` of a node."""
     return {name for node in topology.whole.nodes for name in node.signature.inputs}
 
 

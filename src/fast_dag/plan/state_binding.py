@@ -1,4 +1,4 @@
-"""What a state of a machine is given: of the state before, of an event, of the run's inputs."""
+"""Where each argument of a state comes from: the state before, an event, or the run's inputs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,24 @@ if TYPE_CHECKING:
     from fast_dag.define.node import Node
 
 _LATER: Final = object()
-"""Stands for a resource, which is opened when the function is about to be called."""
+"""The place of a resource, which is opened when the function is about to be called."""
 
 
 class StateBinding:
     """How the arguments of one state are gathered, settled when a plan is compiled.
 
-    A parameter takes, in this order: what an event brought under its name; that key of the previous
-    state's value, where this is a mapping; the whole value, where no key was taken, it is not
-    None, and this parameter is the `sole` one to take it; the run input of its name; a resource;
-    its default.
+    A parameter takes the first of these that there is:
 
-    `takes_one` names the parameter of a function that has no other, and `takes_none` tells of one
-    without any: drivers may take a shorter way for those.
+    1. the data of that name that an event brought,
+    2. the value under that key, if the previous state's value is a mapping,
+    3. the previous state's whole value, if it is not None, no parameter took a key of it, and this
+       parameter is the sole one that can take it,
+    4. the run input of that name,
+    5. the resource of that name,
+    6. its default.
+
+    `takes_one` is the name of the only parameter of a function, `takes_none` is True for a function
+    without parameters. Drivers may call these functions without `gather`.
     """
 
     __slots__ = (
@@ -46,7 +51,8 @@ class StateBinding:
     def __init__(
         self, node: Node[..., Any], binding: Binding | None, inputs: Collection[str]
     ) -> None:
-        """`binding` tells what the run inputs alone would fill, None if that is nothing."""
+        """`binding` knows which parameters the run inputs and resources fill; None if they fill
+        none."""
         signature = node.signature
         self._node = node
         self._signature = signature
@@ -61,7 +67,8 @@ class StateBinding:
             self.takes_one = self._sole
 
     def _find_sole(self, inputs: Collection[str]) -> str | None:
-        """The parameter that takes the whole value, where these are named otherwise."""
+        """The parameter that takes the previous state's whole value, if `inputs` are the names
+        that have values of their own; None if it is not clear which one."""
         parameters = [
             each
             for each in self._signature.parameters
@@ -73,7 +80,7 @@ class StateBinding:
             candidates = [each for each in required if each.name not in inputs]
         if candidates:
             return candidates[0].name if len(candidates) == 1 else None
-        return self._signature.var_positional  # of a function of nothing else
+        return self._signature.var_positional  # of a function without other parameters
 
     def gather(
         self,
@@ -82,7 +89,8 @@ class StateBinding:
         inputs: Mapping[str, Any],
         context: Context,
     ) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments of the call. Raises MissingInputError where a required one is missing."""
+        """The arguments of the call: `value` is that of the previous state, `data` what an event
+        brought. Raises MissingInputError if a required argument is missing."""
         signature, sole = self._signature, self._sole
         if data:
             sole = self._find_sole({*inputs, *data})
@@ -113,7 +121,7 @@ class StateBinding:
         return args, kwargs
 
     def _keys(self, value: Mapping[Any, Any]) -> list[str]:
-        """The keys of a value, or of what an event brought, that parameters take."""
+        """The keys of a mapping that parameters take."""
         signature = self._signature
         if signature.var_keyword:
             context = {each.name for each in signature.parameters if each.is_context}
@@ -121,7 +129,7 @@ class StateBinding:
         return [name for name in signature.inputs if name in value]
 
     def unknown(self, data: Mapping[str, Any]) -> list[str]:
-        """What an event brought that no parameter takes."""
+        """The names of the data of an event that no parameter takes."""
         if self._signature.var_keyword:
             return []
         return [name for name in data if name not in self._signature.inputs]

@@ -1,4 +1,4 @@
-"""One node, compiled: all that an execution needs to know of it."""
+"""One node, compiled: all that an execution needs to know about it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from fast_dag.plan.binding import Binding, Values
 
     class Wrapper(Protocol):
-        """Makes the function that is called in place of a node's own, with the same arguments and,
-        for async nodes, async as well; None to leave it. The result travels to worker processes."""
+        """Returns the function to call in place of a node's own, or None to keep the node's own.
+
+        The new function takes the same arguments, and is async if the node is. It is sent to worker
+        processes for the nodes that run there."""
 
         def __call__(self, node: Node[..., Any], /) -> Callable[..., Any] | None: ...
 
 
-# Members of enums cost ten times a global.
+# A member of an enum takes ten times as long to look up as a global.
 _NODE = NodeType.NODE
 
 
@@ -31,13 +33,13 @@ class Step:
     """One node of a plan.
 
     `call` is the function to call: the node's own, or what wrappers made of it. Its arguments are
-    the results that `keys` names, one by one; if it takes anything else, `keys` is None and
-    `binding` gathers them. `edges` lead to it. `policy` is what surrounds the call (None: nothing),
-    `decides` whether the result chooses branches. `nested` is the plan of a nested workflow,
-    compiled for the inputs that its edges give.
+    the results that `keys` names, by position. If it takes anything else, `keys` is None and
+    `binding` gathers the arguments. `edges` are the edges into the node. `policy` is what surrounds
+    the call, None if nothing does. `decides` is True if the result chooses branches. `nested` is
+    the plan of a nested workflow, compiled for the inputs that its edges give.
 
-    `plain` is "sync" or "async" if the call is that function alone and its result is stored as it
-    is; None if there is more to do. Only plain steps may take the fast paths of the drivers.
+    `plain` is "sync" or "async" if a driver only has to call the function and store its result,
+    else None. Only plain steps may take the fast paths of the drivers.
     """
 
     __slots__ = (
@@ -85,7 +87,7 @@ class Step:
         if keys is None:
             return self.binding.gather(values)  # type: ignore[union-attr]
         try:
-            # The comprehension takes as long as all else here.
+            # One key is handled apart because a comprehension takes as long as all else here.
             if len(keys) == 1:
                 return [results[keys[0]]], {}
             return [results[key] for key in keys], {}

@@ -1,5 +1,5 @@
 """The frozen shape of a graph: nodes by index, edges, order, cycles, and which branches exclude
-each other. Everything here takes time linear in nodes and edges, and no recursion."""
+each other. Everything here takes time linear in nodes and edges, and nothing recurses."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from fast_dag.plan.choices import Choice, Needs
 
 
-# Members of enums cost ten times a global.
+# A member of an enum takes ten times as long to look up as a global.
 _NODE = NodeType.NODE
 
 
 class Topology:
     """A snapshot of a graph, or of the part of it that a run was narrowed to.
 
-    Nodes are known by their index, in the order of their definition. `incoming` has the edges of
-    each node as they were made; `external` the edges that come from outside of a narrowed part;
-    `order` the nodes as a sequential run takes them, shorter than `nodes` where there are cycles;
-    `whole` is the unnarrowed shape.
+    Nodes are known by their index, in the order of their definition. `incoming` has the edges into
+    each node, in the order in which they were made. `external` has the edges that enter a narrowed
+    part from outside. `order` has the nodes in the order of a sequential run; nodes of cycles, and
+    those below them, are not in it. `whole` is the topology of the whole graph.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class Topology:
                         in_order = False
         self.external = external
         self._leads_on = leads_on
-        # Where each node was defined after those it depends on, the first of those that are ready
-        # is always the next.
+        # If each node was defined after those that it depends on, the order of definition is
+        # already what Kahn's algorithm would find.
         self.order = tuple(range(len(self.nodes))) if in_order else self._sequential_order()
 
     @cached_property
     def successors(self) -> list[list[tuple[int, bool | str | None]]]:
-        """For each node, where its edges lead inside, as (target, branch)."""
+        """For each node, the targets of its edges as (target, branch); only targets in here."""
         successors: list[list[tuple[int, bool | str | None]]] = [[] for _ in self.nodes]
         find = self.index.get
         for target, edges in enumerate(self.incoming):
@@ -83,7 +83,7 @@ class Topology:
 
     @cached_property
     def special(self) -> list[Node[..., Any]]:
-        """The nodes that are more than a function with inputs."""
+        """The nodes that decide, join, nest a workflow or use limits."""
         return [
             node
             for node in self.nodes
@@ -92,8 +92,9 @@ class Topology:
 
     @classmethod
     def of(cls, graph: Graph, given: Collection[str] = (), *, autowire: bool = False) -> Topology:
-        """The shape of `graph`. With `autowire`, a parameter named like another node is fed by it,
-        unless an edge feeds it or the run input of that name (`given`) does."""
+        """The shape of `graph`. With `autowire`, a node feeds the parameters of its name in other
+        nodes, except for parameters that an edge feeds, or a run input (`given` has their names).
+        """
         nodes = list(graph.nodes.values())
         incoming: list[Sequence[Edge]] = [tuple(graph.incoming(node.name)) for node in nodes]
         if autowire:
@@ -104,7 +105,7 @@ class Topology:
         return cls(graph.name, nodes, incoming)
 
     def narrowed(self, keep: Collection[int]) -> Topology:
-        """The same with the nodes of `keep` only."""
+        """The part of this topology that has the nodes of `keep` only."""
         if len(keep) == len(self.nodes):
             return self
         chosen = sorted(keep)
@@ -135,10 +136,10 @@ class Topology:
 
     @cached_property
     def cycles(self) -> list[tuple[str, ...]]:
-        """Cycles that share no node, at least one where there are any; each starts and ends with
-        its node that was defined first."""
+        """Cycles that have no node in common; at least one if the graph has cycles. Each starts and
+        ends with that of its nodes that was defined first."""
         stuck = set(range(len(self.nodes))).difference(self.order)
-        # Each stuck node has a stuck predecessor: walking back from any of them meets a cycle.
+        # Each stuck node has a stuck predecessor, so walking back from any of them meets a cycle.
         back = {
             index: next(
                 source
@@ -165,18 +166,18 @@ class Topology:
         return found
 
     def sources(self, index: int) -> Iterable[int]:
-        """The nodes inside that feed or precede a node."""
+        """The nodes in here that have an edge to a node."""
         for edge in self.incoming[index]:
             source = self.index.get(edge.source)
             if source is not None:
                 yield source
 
     def below(self, starts: Iterable[int]) -> set[int]:
-        """`starts` and everything that depends on them."""
+        """`starts` and all nodes that depend on them."""
         return _closure(starts, lambda index: [target for target, _ in self.successors[index]])
 
     def above(self, ends: Iterable[int]) -> set[int]:
-        """`ends` and everything they depend on."""
+        """`ends` and all nodes that they depend on."""
         return _closure(ends, self.sources)
 
     @cached_property
@@ -198,7 +199,7 @@ class Topology:
 
     @cached_property
     def in_degrees(self) -> list[int]:
-        """For each node, of how many edges it is the target."""
+        """For each node, the number of edges into it."""
         return [len(edges) for edges in self.incoming]
 
     @cached_property
@@ -217,8 +218,8 @@ class Topology:
 
     @cached_property
     def links(self) -> list[int | None]:
-        """For each node, the one that it alone leads to, if it leads to no other: a link of a
-        chain, where nothing is to be counted."""
+        """For each node, its successor if that is its only one and waits for no other node; else
+        None. In such a link of a chain a schedule need not count edges."""
         alone = [count == 1 for count in self.in_degrees]
         for index in self.alternatives:
             alone[index] = False
@@ -234,8 +235,8 @@ class Topology:
 
     @cached_property
     def counted(self) -> list[tuple[int, ...] | None]:
-        """For each node, those that it leads to, where they have nothing to do but count that it
-        completed; None where one is an `any`, or waits for a branch."""
+        """For each node, its successors if a schedule only has to count that one more edge into
+        each ended live; None if a successor is an `any` node, or an edge leaves a branch."""
         others = set(self.alternatives)
         return [
             tuple([target for target, _ in targets])
@@ -279,7 +280,8 @@ class Topology:
         return self._edge_choices(edge, self.choices)
 
     def contradiction_at(self, index: int) -> tuple[Choice, Choice] | None:
-        """Two branches of one decider that the edges into a node need at once."""
+        """Two branches of one decider that the edges into a node all need; None if there are none.
+        Such a node could never run."""
         edges = iter(self.incoming[index])
         needed = self.edge_choices(next(edges))
         for edge in edges:
@@ -291,11 +293,12 @@ class Topology:
         return None
 
     def known_branches(self, name: str) -> list[bool | str]:
-        """The branches of a decider that somebody listens to, in the whole graph."""
+        """The branches of a decider that have edges in the whole graph."""
         return list(self.whole.listened.get(name, ()))
 
     @cached_property
     def listened(self) -> dict[str, dict[bool | str, None]]:
+        """For each decider whose branches have edges in here, these branches in order."""
         listened: dict[str, dict[bool | str, None]] = {}
         for edges in self.incoming:
             for edge in edges:
@@ -304,7 +307,7 @@ class Topology:
         return listened
 
     def consumers(self, index: int) -> list[tuple[int, Edge]]:
-        """The edges inside that carry a node's value."""
+        """The edges in here that carry a node's value, as (target, edge)."""
         name = self.names[index]
         targets = dict.fromkeys(target for target, _ in self.successors[index])
         return [
@@ -315,7 +318,7 @@ class Topology:
         ]
 
     def clashing_consumers(self, index: int) -> tuple[str, str] | None:
-        """Two nodes that may both take a node's value in one run; None where there are none."""
+        """Two nodes that may both take a node's value in one run; None if there are none."""
         return self._clash(self.consumers(index))
 
     def _clash(self, consumers: Sequence[tuple[int, Edge]]) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""The engine's side of one run: what belongs to it, and what the end of a node means to it."""
+"""Execution: the engine's side of one run, and what the end of a node means to the run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from weakref import ref
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Invoke, Outcome, Raised, bare_effects
 from fast_dag.call.resources import Resources
 from fast_dag.errors import ExecutionError, add_note, failures, text_of
-from fast_dag.run import failures as told
-from fast_dag.run.failures import Failures, brief
+from fast_dag.run.failures import (
+    CLOSING,
+    Failures,
+    brief,
+    cut_traceback,
+    missing_inputs,
+    shared,
+    timed_out,
+)
 from fast_dag.run.memory import MemoryWatch
 from fast_dag.run.run import Run
 from fast_dag.schedule.base import NodeStatus
@@ -39,18 +46,18 @@ if TYPE_CHECKING:
     from fast_dag.watch.observers import Observers
 
     class Store(Protocol):
-        """Keeps how the nodes of an execution ended."""
+        """Keeps the outcomes of the nodes of an execution."""
 
         def load(self, path: str, /) -> Outcome | None:
-            """How a node ended before, None if that is not known."""
+            """The outcome that was kept for a node, None if there is none."""
 
         def commit(self, path: str, outcome: Outcome, /) -> object:
-            """Keep how a node ended; what this raises fails the node. It may block: it is called
-            where hooks are called, with no lock held."""
+            """Keep the outcome of a node. If this raises, the node has failed. It may block,
+            because it is called like a hook, with no lock held."""
 
 
 current: ContextVar[Execution | None] = ContextVar("fast_dag_execution", default=None)
-"""The execution in whose node, hook or handler the caller is."""
+"""The execution whose node, hook or handler is being called."""
 
 
 _TELLS = frozenset({"completed", "completed_with_errors"})
@@ -58,9 +65,12 @@ _TELLS = frozenset({"completed", "completed_with_errors"})
 
 
 class Verdict:
-    """What the end of a node means to its execution: the `choice` of a node that decides, or the
-    `key` of its error, and whether the execution goes on. `fault`: why nothing follows a state,
-    although the state itself succeeded."""
+    """What the end of a node means to its execution.
+
+    `choice` is the choice of a node that decides. `key` is the name of its error in `failures`.
+    `goes_on` is False if the failure ends the execution. `fault` is why no transition follows a
+    state, although the state itself succeeded.
+    """
 
     __slots__ = ("choice", "fault", "goes_on", "key", "outcome")
 
@@ -80,17 +90,18 @@ class Verdict:
 
 
 class Execution(ABC):
-    """One execution of a plan, as drivers see it: `open` it, `begin`, then for each node that may
-    start `start`, make the call, `finish`; `close` it.
+    """One execution of a plan, as drivers see it.
 
-    `run` is the public view of it. Values are in `results`, which is `context.results`.
+    A driver calls `open` and `begin`; then `start`, the node's call and `finish` for each node that
+    may start; then `close`. `run` is the public view. Values are in `results`, which is
+    `context.results`.
     """
 
     noun = "node"
     advice = "pass inputs, connect a node to them, or give them defaults"
     run_class: type[Run] = Run
 
-    # Until it is otherwise, so that a new execution does not set them all.
+    # Defaults on the class, so that making an execution sets fewer attributes.
     status = "running"
     value: Any = None
     observers: Observers | None = None
@@ -100,9 +111,9 @@ class Execution(ABC):
     ways: Ways | None = None  # from its nodes to its end, once nodes must wait
     _claims: type[Claim]
     claim: Claim | None = None  # that of the node in whose call it was started
-    # The nodes whose cleanup hook was cut off, by what it raised or by the end of the execution.
+    # The nodes whose cleanup hook was cut off before its end.
     cut_off: tuple[str, ...] = ()
-    # Whether its caller waits in the thread of an event loop, which stands still meanwhile.
+    # Whether its caller waits in the thread of an event loop, and so blocks the loop.
     holds_loop = False
     _stopped = False
     _exception: ExecutionError | None = None
@@ -133,7 +144,8 @@ class Execution(ABC):
         self.results = context.results
         self.failures = Failures()
         self.children: dict[str, Execution] = {}
-        # In whose node this was started, so that views from in here find that run, too.
+        # The execution whose node started this one. Views used in a node of this execution look for
+        # a run of their workflow outwards from here.
         self.outer: Execution | None = current.get() if parent is None else parent
         if parent is not None:
             self.observers = parent.observers
@@ -143,7 +155,7 @@ class Execution(ABC):
 
     @property
     def run(self) -> Run:
-        """The public view; the same object for as long as somebody has it."""
+        """The public view; the same object as long as somebody refers to it."""
         run = None if self._run is None else self._run()
         if run is None:
             run = self.run_class(self)
@@ -152,26 +164,27 @@ class Execution(ABC):
 
     @property
     def watched(self) -> bool:
-        """Whether somebody wants to know of each node: drivers take no fast path then."""
+        """Whether an observer or a store must be told of each node. Drivers then take no fast
+        path."""
         return self.observers is not None or self.store is not None
 
     @property
     def is_straight(self) -> bool:
-        """Whether there is nothing to do but to call one node after another."""
+        """Whether a sequential driver only has to call one node after another."""
         return self.plan.is_straight and self.resources is None and not self.watched
 
     @property
     def blocks_loop(self) -> bool:
-        """Whether an event loop stands still until it ends."""
+        """Whether an event loop is blocked until the execution ends."""
         return self.holds_loop and self.status == "running"
 
     # Begin and end.
 
     def open(self) -> None:
-        """Check what can only be checked now, take the context, and start the clock.
+        """Check the inputs, take the context, and start the clock.
 
-        Raises MissingInputError for values that are missing, ValidationError if the context
-        serves another run."""
+        Raises MissingInputError if values are missing, ValidationError if another run uses the
+        context."""
         self._check()
         if self.plan.needs_limits:
             self._find_units()
@@ -188,14 +201,14 @@ class Execution(ABC):
 
     @property
     def _is_new(self) -> bool:
-        """Whether it is given a new run_id: the user gave none."""
+        """Whether the execution gets a new run_id: the user set none in the metadata."""
         own = self.context._own_run_id
         return bool(self.context.metadata.get("run_id", own) == own)
 
     def _check(self) -> None:
-        """Refuse what can only be found wrong now."""
+        """Raise for mistakes that show only when the values of the inputs are known."""
         if self.plan.missing:
-            raise told.missing_inputs(self.name, self.plan.missing, (), self.advice)
+            raise missing_inputs(self.name, self.plan.missing, (), self.advice)
         if self.inputs:
             self._refuse_shared_inputs()
 
@@ -235,20 +248,20 @@ class Execution(ABC):
             if type(value) in ONE_SHOT:
                 takers = self.plan.takers(name)
                 if len(takers) > 1:
-                    raise told.shared(name, "is", value, takers)
+                    raise shared(name, "is", value, takers)
 
     def _prepare_results(self) -> None:
-        """Drop the results of what is about to run."""
+        """Drop old results of the nodes that are about to run."""
         if self.results:
             for name in self.plan.names:
                 self.results.pop(name, None)
 
     @abstractmethod
     def begin(self, *, eager: bool) -> list[int]:
-        """Make the schedule; the nodes that may start at once."""
+        """Make the schedule. Returns the nodes that may start at once."""
 
     def close(self, status: str | None = None) -> None:
-        """End with that status, else the one that the errors tell."""
+        """End the execution with that status; None if its errors decide."""
         self.record.ended = perf_counter()
         if self._memory is not None:
             self.record.peak_mb = self._memory.stop()
@@ -263,12 +276,12 @@ class Execution(ABC):
         self.context._leave_run()
         if self.observers is not None:
             self.observers.cut_off(self)
-        # What is above holds this execution, which is not to hold it in turn.
+        # The outer executions refer to this one; without a cycle they are freed at once.
         self.outer = self.parent = None
 
     def tell_end(self) -> None:
-        """Tell the observers, if there are any, and the log that the outermost run ended. Drivers
-        call it when they hold no lock any more."""
+        """Tell the observers and the log that the outermost run ended. Drivers call it when they
+        hold no lock."""
         if self.parent is not None or self.status == "running":
             return
         if self.observers is not None:
@@ -278,7 +291,7 @@ class Execution(ABC):
 
     @property
     def is_told(self) -> bool:
-        """Whether the log is told of the end."""
+        """Whether the end is logged."""
         return True
 
     def _status_by_errors(self) -> str:
@@ -292,27 +305,27 @@ class Execution(ABC):
 
     @property
     def stopped(self) -> bool:
-        """Whether a failure ended this execution or one that it is nested in: nothing starts any
-        more."""
+        """Whether nothing more starts, because this execution, or one that it is nested in, was
+        stopped."""
         return self._stopped or (self.parent is not None and self.parent.stopped)
 
     @property
     def cut_short(self) -> bool:
-        """Whether it was stopped by no failure of its own."""
+        """Whether the execution was stopped, but not by a failure of its own."""
         return self.stopped and self.failures.fatal is None
 
     def stop(self) -> None:
-        """Nothing more starts."""
+        """Let nothing more start."""
         self._stopped = True
 
     # Resources.
 
     def release(self, status: str | None = None) -> Effects | None:
-        """Close the resources, as effects; None if none is open. `status` is how the run ends, None
-        if its errors tell."""
+        """Close the resources, as effects; None if none is open. `status` is how the run ends; None
+        if its errors decide."""
         if self.resources is None or not self.resources.end():
             return None
-        # What a resource may want to know.
+        # A resource may read in its context how the run ends.
         self.resources.set_status(status or self._status_by_errors())
         ended_by: BaseException | None = None
         fatal = self.failures.fatal
@@ -323,13 +336,13 @@ class Execution(ABC):
         return self.resources.close(ended_by, self._not_closed)
 
     def _not_closed(self, name: str, error: BaseException) -> None:
-        self.lose(name, error, told.CLOSING)
+        self.lose(name, error, CLOSING)
 
     def lose(self, resource: str, error: BaseException, where: str = "use") -> None:
-        """A resource broke while it was open, or as it was closed: the run has failed."""
+        """Fail the run, because a resource broke while it was open or as it was closed."""
         known = self.failures
         if known.fatal is not None:
-            what = "could not be closed" if where == told.CLOSING else "broke"
+            what = "could not be closed" if where == CLOSING else "broke"
             add_note(known.errors[known.fatal], f"resource {resource!r} {what}: {brief(error)}")
             return
         known.add(resource, error, where=where, is_resource=True)
@@ -340,18 +353,19 @@ class Execution(ABC):
     # One node: start, call, finish.
 
     def start(self, index: int) -> Attempt:
-        """A node starts: its arguments. Raises what keeps them from being gathered."""
+        """Start a node. Returns its arguments; raises if they cannot be gathered."""
         self.record.schedule.start(index)  # type: ignore[union-attr]
         return self.gather(index)
 
     def start_plain(self, index: int) -> list[Any] | None:
-        """`start` of a node that takes results only, one by one; None if that is not possible."""
+        """`start` for a node whose arguments are results (`Step.keys`). Returns the arguments. If
+        the node is another one, or a result is missing, returns None and starts nothing."""
         keys = self.plan.steps[index].keys
         if keys is None:
             return None
         results = self.results
         try:
-            # The comprehension takes as long as all else here.
+            # One and two keys are handled apart because a comprehension takes as long as all else.
             if len(keys) == 1:
                 args = [results[keys[0]]]
             elif len(keys) == 2:
@@ -359,16 +373,16 @@ class Execution(ABC):
             else:
                 args = [results[key] for key in keys]
         except KeyError:
-            return None  # `start` tells why
+            return None  # `start` then raises the error
         self.record.schedule.start(index)  # type: ignore[union-attr]
         return args
 
     @abstractmethod
     def gather(self, index: int) -> Attempt:
-        """A node's arguments. Raises what keeps them from being gathered."""
+        """A node's arguments. Raises if they cannot be gathered."""
 
     def take_back(self, index: int) -> None:
-        """A node that was to start did not, since the execution was stopped."""
+        """A node that was ready does not start, because the execution was stopped."""
         self.record.schedule.take_back(index)  # type: ignore[union-attr]
 
     def note_start(self, index: int) -> None:
@@ -377,12 +391,12 @@ class Execution(ABC):
             self.observers.started(self, self.path_of(index))
 
     def is_surrounded(self, step: Step) -> bool:
-        """Whether the call of a node is more than calling its function: a generator of effects."""
+        """Whether the call of a node is more than a call of its function, and needs effects."""
         return step.policy is not None or self.store is not None
 
     def effects_of(self, index: int, attempt: Attempt) -> Effects:
-        """The call of a node as effects, to its end: what its policy asks for, and the commit if
-        there is a store."""
+        """The call of a node as effects: those of its policy, then the commit if there is a
+        store."""
         policy = self.plan.steps[index].policy
         effects = bare_effects(attempt) if policy is None else policy.effects_of(self, attempt)
         return effects if self.store is None else self._committed(index, effects, self.store)
@@ -399,12 +413,12 @@ class Execution(ABC):
     def finish(
         self, index: int, outcome: Outcome, started: float, guard: Lock | Any = None
     ) -> list[int]:
-        """A node has ended: the nodes that may start now. This is the one place where that is
-        judged, recorded and told.
+        """End a node: judge and record its outcome, and note it for observers. Returns the nodes
+        that may start now. Nodes end nowhere else, except for plain ones (`finish_plain`).
 
-        `guard` is a lock for what runs in several threads share. User code (an error handler, a
-        value's truth) is called while it is not held. What ends after the execution was closed is
-        dropped. Drivers call `deliver` some time later, when they hold no lock."""
+        `guard` is the lock of a run that uses several threads. It is not held while user code is
+        called (an error handler, `bool(value)`). An outcome is dropped if the execution was closed
+        before. Drivers call `deliver` later, when they hold no lock."""
         verdict = outcome.verdict or self.judge(index, outcome)
         if guard is None:
             return self._settle(index, verdict, started)
@@ -412,12 +426,12 @@ class Execution(ABC):
             return self._settle(index, verdict, started) if self.status == "running" else []
 
     def deliver(self) -> None:
-        """Tell the observers, if there are any, of what has happened."""
+        """Deliver noted events to the observers, if there are any."""
         if self.observers is not None:
             self.observers.deliver()
 
     def finish_plain(self, index: int, value: Any, started: float, ended: float) -> list[int]:
-        """`finish` of a plain node that completed, in an execution that nobody watches."""
+        """`finish` for a plain node that completed in an execution that is not watched."""
         record = self.record
         record.spans.append((index, started, ended))
         self.results[self.plan.names[index]] = value
@@ -425,7 +439,7 @@ class Execution(ABC):
         return [] if self._stopped or (self.parent is not None and self.stopped) else ready
 
     def judge(self, index: int, outcome: Outcome) -> Verdict:
-        """What the end of a node means. Calls user code, so drivers hold no lock here."""
+        """What the end of a node means. Calls user code, so drivers must hold no lock."""
         verdict = self._judged(index, outcome)
         if not verdict.outcome.ok or verdict.fault is not None or self.children:
             self._log_failures(index, verdict)
@@ -441,18 +455,20 @@ class Execution(ABC):
         error = outcome.value
         inner = self.children.get(name)
         if inner is not None and error is inner.exception():
-            # Its errors are recorded and have been decided about in there.
+            # The nested execution has recorded its errors, and decided whether to go on.
             key = f"{name}.{inner.failures.first}"
             return Verdict(outcome, key, goes_on=inner.failures.fatal is None)
-        told.cut_traceback(error)
+        cut_traceback(error)
         return Verdict(outcome, name, goes_on=self._goes_on(name, error))
 
     @abstractmethod
     def _decide(self, index: int, outcome: Outcome) -> Verdict:
-        """What a node's success means. Raises what makes it a failure."""
+        """The verdict on a node that succeeded. Raises if its value makes it a failure, such as a
+        decider's that names no branch."""
 
     def _settle(self, index: int, verdict: Verdict, started: float) -> list[int]:
-        """Record how a node ended; the nodes that may start now. One call at a time."""
+        """Record how a node ended. Returns the nodes that may start now. Never called by two
+        threads at once."""
         outcome, schedule = verdict.outcome, self.record.schedule
         assert schedule is not None
         seconds = self.record.add(index, started, outcome)
@@ -502,15 +518,18 @@ class Execution(ABC):
     # Failures.
 
     def _log_failures(self, index: int, verdict: Verdict) -> None:
-        """Log the errors that the outermost run keeps of a node, and of what is nested in it."""
-        if self.parent is not None:  # whose node may be tried again, or have a handler
+        """Log the errors of a node, and of a workflow nested in it, if this is the outermost
+        run."""
+        # The node of the parent may be tried again or have a handler, so the errors are not final.
+        if self.parent is not None:
             return
         name, outcome = self.plan.names[index], verdict.outcome
         child = self.children.get(name)
         if child is not None:
             for key, error in child.failures.errors.items():
                 path = f"{name}.{key}"
-                if self.failures.errors.get(path) is not error:  # as of an earlier visit of a state
+                # Those of an earlier visit of this state were logged then.
+                if self.failures.errors.get(path) is not error:
                     log.failed(self, path, error, child.failures.attempts(key))
         if verdict.fault is not None:
             log.failed(self, name, verdict.fault, outcome.attempts)
@@ -518,7 +537,7 @@ class Execution(ABC):
             log.failed(self, name, outcome.value, outcome.attempts)
 
     def retries(self, name: str, error: Exception, attempt: int, delay: float) -> None:
-        """An attempt failed, and another follows: record that, and tell the log and observers."""
+        """Record, log and tell observers that an attempt failed, and another follows."""
         self.record.note_retry(name, error, delay)
         path = self.prefix + name
         log.retried(self, path, error, attempt)
@@ -527,7 +546,7 @@ class Execution(ABC):
             self.observers.tell(AttemptFailed(self, path, fraction, error, attempt))
 
     def handled(self, name: str, error: Exception, attempts: int) -> None:
-        """A node's error handler gave a result in place of its error: tell the log."""
+        """Log that a node's error handler gave a result in place of its error."""
         log.handled(self, self.prefix + name, error, attempts)
 
     def _goes_on(self, key: str, error: BaseException) -> bool:
@@ -553,7 +572,8 @@ class Execution(ABC):
     ) -> bool:
         token = current.set(self)
         try:
-            answer = handler(path, error, self.context)  # type: ignore[arg-type]  # or CancelledError
+            # The error may be a CancelledError.
+            answer = handler(path, error, self.context)  # type: ignore[arg-type]
         except failures() as raised:
             add_note(error, f"error_handler raised for it: {brief(raised)}")
             return False
@@ -568,20 +588,20 @@ class Execution(ABC):
         return answer == "continue"
 
     def exception(self) -> ExecutionError | None:
-        """The error of the failure that ended the execution, or, if it went on after failures, of
-        the first; None if nothing failed."""
+        """The error to raise for this execution: that of the failure that ended it, or of its first
+        failure if it went on; None if nothing failed."""
         if self._exception is None:
             known, run = self.failures, self.run
             if self.status == "timed_out":
                 late = [name for name, at in self.record.statuses().items() if at == "cancelled"]
                 timeout = self.settings.timeout or 0.0
-                self._exception = told.timed_out(self.name, timeout, late, run)
+                self._exception = timed_out(self.name, timeout, late, run)
                 known.note_others(self._exception, None, self.noun, self.prefix)
             elif known.errors:
                 self._exception = known.exception(self.name, self.noun, self.prefix, run)
         return self._exception
 
-    # What pictures and reports know of it.
+    # Plain data for pictures and reports.
 
     def _view(self) -> WorkflowView:
         from fast_dag.draw.view import WorkflowView, nested_views

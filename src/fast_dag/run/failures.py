@@ -1,4 +1,4 @@
-"""The errors of one execution, and what is told of them."""
+"""The errors of one execution, and the exceptions that a run raises because of them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _PACKAGE: Final = os.path.dirname(os.path.dirname(__file__))
 _ASYNCIO: Final = os.path.join(os.path.dirname(os.__file__), "asyncio")
 
 CLOSING = "closing"
-"""Where a resource failed that could not be closed."""
+"""The `where` of an error that a resource raised as it was closed."""
 
 _OWN: Final = (TimeoutError, InvalidTransitionError, MaxCyclesError)
-"""Errors of the engine, which are raised themselves and not as the cause of another."""
+"""Errors of the engine. They are raised as they are, not as the cause of an ExecutionError."""
 
 
 def brief(error: BaseException) -> str:
@@ -42,8 +42,9 @@ def brief(error: BaseException) -> str:
 
 
 class Failures:
-    """The errors of one execution by node, resource or `"sub.inner"`, in the order in which they
-    came. `fatal` is the one that ended the execution, None while none did."""
+    """The errors of one execution by the name of the node (`"sub.inner"` for nested ones) or
+    resource, in the order in which they occurred. `fatal` is the name of the error that ended the
+    execution, None if none did."""
 
     __slots__ = ("_facts", "errors", "fatal")
 
@@ -60,33 +61,33 @@ class Failures:
         where: str | None = None,
         is_resource: bool = False,
     ) -> None:
-        """Keep an error: `attempts` calls were made, and `where` names the hook that raised it, if
-        it was one."""
-        self.errors[key] = error  # type: ignore[assignment]  # or CancelledError
+        """Keep an error. `attempts` is the number of calls that were made, `where` is what raised
+        it, such as "cleanup hook", None for the node's own function."""
+        self.errors[key] = error  # type: ignore[assignment]  # may be a CancelledError
         self._facts[key] = attempts, where, is_resource
 
     def adopt(self, name: str, inner: Failures) -> None:
-        """Keep the errors of the workflow that is nested in node `name`, too."""
+        """Keep the errors of the workflow that is nested in node `name`."""
         for key, error in inner.errors.items():
             self.errors[f"{name}.{key}"] = error
             self._facts[f"{name}.{key}"] = inner.facts(key)
 
     def facts(self, key: str) -> tuple[int, str | None, bool]:
-        """Of one error: how many attempts there were, in which hook, and whether it is that of a
-        resource."""
+        """The number of attempts before an error, what raised it (see `add`), and whether it is
+        the error of a resource."""
         return self._facts.get(key, (1, None, False))
 
     def attempts(self, key: str) -> int:
-        """How many calls were made before the error was final."""
+        """The number of calls that were made before an error was final."""
         return self.facts(key)[0]
 
     @property
     def first(self) -> str:
-        """The error that ended the execution, else the first of all."""
+        """The name of the error that ended the execution, else of the first error."""
         return self.fatal or next(iter(self.errors))
 
     def exception(self, name: str, noun: str, prefix: str, run: Any) -> ExecutionError:
-        """The error to raise for workflow `name`, with the original as its cause."""
+        """The error to raise for workflow `name`, with the user's exception as its cause."""
         key = self.first
         cause: Any = self.errors[key]
         attempts, where, is_resource = self.facts(key)
@@ -111,7 +112,7 @@ class Failures:
         return error
 
     def note_others(self, error: ExecutionError, key: str | None, noun: str, prefix: str) -> None:
-        """Add a note on each error but that of `key`."""
+        """Add a note to `error` for each other error but that of `key`."""
         for other, also in self.errors.items():
             if other != key:
                 kind = "resource" if self.facts(other)[2] else noun
@@ -119,7 +120,7 @@ class Failures:
 
 
 def timed_out(name: str, timeout: float, late: Sequence[str], run: Any) -> TimeoutError:
-    """The error of a run that did not end in time; `late` are the nodes that were at work."""
+    """The error of a run that did not end in time; `late` are the nodes that were running."""
     return TimeoutError(
         f"{name!r} did not end within its timeout of {timeout:g} s; "
         f"still running: {names(late) or 'nothing'}",
@@ -129,7 +130,7 @@ def timed_out(name: str, timeout: float, late: Sequence[str], run: Any) -> Timeo
 
 
 def shared(name: str, does: str, value: Any, takers: Sequence[str]) -> ValidationError:
-    """The error of a one-shot value that several nodes take."""
+    """The error for an iterator that several nodes take."""
     return ValidationError(
         f"{name!r} {does} a {type(value).__name__}, which can be gone through once only, but "
         f"{names(takers)} take it; make it a list, or connect one node",
@@ -145,32 +146,34 @@ def missing_inputs(
     advice: str,
     nodes: Container[str] = (),
 ) -> MissingInputError:
-    """The error of a run that lacks values: of the parameters `unfed`, as (node, parameter), and of
-    the edges from outside of the part that is run. `nodes` are those that could feed a parameter of
-    their name."""
-    told = [f"{parameter!r} of {node!r}" for node, parameter in unfed]
+    """The error of a run that lacks values: for the parameters `unfed`, as (node, parameter), and
+    for the edges that enter the part that is run from outside. `nodes` are the names of nodes that
+    could feed a parameter of their name."""
+    lacking = [f"{parameter!r} of {node!r}" for node, parameter in unfed]
     advices = [advice] if unfed else []
     named = [f"{source} >> {node}" for node, source in unfed if source in nodes and source != node]
     if named:
         advices.append(f"nodes have these names: say {', '.join(named)}, or DAG(autowire=True)")
     if any(parameter == "self" for _, parameter in unfed):
-        advices.append("make a method's node of the bound one: add_node(name, object.method)")
+        advices.append("add a method as a bound method: add_node(name, object.method)")
     for edge in outside:
         port = edge.input or "its order"
-        told.append(f"{port!r} of {edge.target!r} (the result of {edge.source!r})")
+        lacking.append(f"{port!r} of {edge.target!r} (the result of {edge.source!r})")
     if outside:
         advices.append(
             "for results from outside of this part run the whole, or pass run= or context="
         )
+    where = ", ".join(lacking)
     return MissingInputError(
-        f"{name!r} lacks values for required parameters: {', '.join(told)}; {'; '.join(advices)}",
+        f"{name!r} lacks values for required parameters: {where}; {'; '.join(advices)}",
         missing=(*unfed, *((edge.target, edge.input or edge.source) for edge in outside)),
         sources=tuple(edge.source for edge in outside),
     )
 
 
 def cut_traceback(error: BaseException) -> None:
-    """Let an error's traceback begin in the user's own code."""
+    """Remove the frames of this package and of asyncio from the start of an error's traceback, so
+    that it begins in the user's code."""
     traceback = trace_of(error)
     at = traceback
     while at is not None and at.tb_frame.f_code.co_filename.startswith((_PACKAGE, _ASYNCIO)):

@@ -1,4 +1,4 @@
-"""How much memory a run took at its peak, by the standard library's tracemalloc."""
+"""The peak of a run's memory, measured by the standard library's tracemalloc."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _started = False
 
 
 class MemoryWatch:
-    """From its making to `stop()`. Runs that overlap share one trace of the whole process, so each
-    sees the others' memory, too.
+    """Measures from its construction to `stop()`. Runs that overlap share one trace of the whole
+    process, so each also counts the memory of the others.
 
     >>> watch = MemoryWatch()
     >>> _ = bytearray(3_000_000)
@@ -22,7 +22,7 @@ class MemoryWatch:
     def __init__(self) -> None:
         import tracemalloc  # slow to import
 
-        global _watching, _started  # noqa: PLW0603  the trace is one for the process
+        global _watching, _started  # noqa: PLW0603  a process has one trace
         with _lock:
             if not tracemalloc.is_tracing():
                 tracemalloc.start()
@@ -32,7 +32,7 @@ class MemoryWatch:
             _watching += 1
 
     def stop(self) -> float:
-        """The peak in MiB."""
+        """End the measurement. Returns the peak in MiB."""
         import tracemalloc
 
         global _watching, _started  # noqa: PLW0603

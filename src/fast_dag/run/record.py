@@ -1,4 +1,4 @@
-"""What a run records while it runs, and the views of it that are built when somebody looks."""
+"""Record: the clock readings and counts of a run. Views of them are built when they are read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXECUTED = (NodeStatus.COMPLETED, NodeStatus.FAILED)
 
 
 class Retry(Fields):
-    """An attempt failed, and after `delay` seconds comes another."""
+    """An attempt that failed. Another one follows after `delay` seconds."""
 
     __slots__ = ("at", "delay", "error", "node")
 
@@ -33,19 +33,20 @@ class Retry(Fields):
 
 
 class Record:
-    """Clock readings and the schedule; holds no value and not the run, so it outlives neither.
+    """Clock readings, counts and the schedule of one run. It refers neither to values nor to the
+    run, so that it keeps neither of them alive.
 
-    While a run goes straight through its nodes, `stamps` gets one reading at the start and one
-    after each node, in sequential order. Otherwise `spans` gets (node, start, end).
+    The straight line appends to `stamps`: one reading at the start and one after each node, in
+    sequential order. All other ways append (node, start, end) to `spans`.
     """
 
-    # Until it is otherwise, so that a new record does not set them all.
+    # Defaults on the class, so that making a record sets fewer attributes.
     schedule: Schedule | None = None
     began = 0.0
     began_at = 0.0  # by the wall clock
     ended: float | None = None
     retries = cache_hits = cache_misses = 0
-    retried: Sequence[Retry] = ()  # of a record's own once there was a retry
+    retried: Sequence[Retry] = ()  # a list of this record's own after the first retry
     most_retried: int | None = None
     peak_mb: float | None = None
 
@@ -57,27 +58,28 @@ class Record:
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, up to its end or to now."""
+        """How long the run took, or has taken so far."""
         if not self.began:
             return 0.0
         return (perf_counter() if self.ended is None else self.ended) - self.began
 
     def begin(self) -> None:
-        """The run begins, or a machine goes on: the time that it stood still does not count."""
+        """Start the clock, or start it again for a machine that goes on: the time between does not
+        count."""
         spent = 0.0 if self.ended is None else self.ended - self.began
         self.began = perf_counter() - spent
         self.began_at = self.began_at or time()
         self.ended = None
 
     def add(self, index: int, started: float, outcome: Outcome) -> float:
-        """A node ended just now; the seconds that it took."""
+        """Record that a node ended now. Returns the seconds that it took."""
         ended = perf_counter()
         self.spans.append((index, started, ended))
         self.count(self.topology.names[index], outcome)
         return ended - started
 
     def count(self, node: str, outcome: Outcome) -> None:
-        """What a node's end adds to the counts."""
+        """Add a node's outcome to the counts."""
         if outcome.attempts > 1:
             self.retries += outcome.attempts - 1
         if outcome.cached is not None:
@@ -85,10 +87,10 @@ class Record:
                 self.note_hit(node)
             else:
                 self.cache_misses += 1
-                self.from_cache.discard(node)  # as in an earlier visit of a state
+                self.from_cache.discard(node)  # an earlier visit of the state may have added it
 
     def note_hit(self, node: str) -> None:
-        """A node's value came from its cache."""
+        """Count that a node's value came from its cache."""
         self.cache_hits += 1
         self.from_cache.add(node)
 
@@ -99,19 +101,20 @@ class Record:
 
     @property
     def uncached(self) -> int:
-        """How many of those were not cached: of others the cache counts a hit or a miss."""
+        """How many of those have no cache; the others counted as a hit or a miss."""
         return self.ended_count - self.cache_hits - self.cache_misses
 
     def note_retry(self, node: str, error: Exception, delay: float) -> None:
-        """An attempt failed just now, and there will be another."""
-        told = f"{type(error).__name__}: {text_of(error)}"
-        own: list[Retry] = vars(self).setdefault("retried", [])  # by several threads at once
-        own.append(Retry(node, perf_counter(), delay, told))
+        """Record that an attempt failed now, and another follows."""
+        text = f"{type(error).__name__}: {text_of(error)}"
+        # `setdefault` is atomic: several threads may call this at once.
+        own: list[Retry] = vars(self).setdefault("retried", [])
+        own.append(Retry(node, perf_counter(), delay, text))
         if self.most_retried is not None and len(own) > 2 * self.most_retried:
             del own[: -self.most_retried]
 
     def leave_straight(self) -> None:
-        """From here on the schedule tells what has run, and `spans` when."""
+        """Turn `stamps` into `spans`. From now on the schedule knows which nodes have run."""
         self.spans = list(self.executed())
         self.stamps = []
 
@@ -121,13 +124,13 @@ class Record:
         yield from zip(self.topology.order, self.stamps, self.stamps[1:], strict=False)
 
     def status(self, index: int) -> NodeStatus:
-        """How one node stands."""
+        """The status of one node."""
         if self.schedule is not None:
             return self.schedule.status[index]
         return self.statuses()[self.topology.names[index]]
 
     def statuses(self) -> dict[str, NodeStatus]:
-        """How every node stands, in the order of definition."""
+        """The status of every node, in the order of definition."""
         names = self.topology.names
         if self.schedule is not None:
             return dict(zip(names, self.schedule.status, strict=True))
@@ -142,7 +145,7 @@ class Record:
         return statuses
 
     def times(self) -> dict[str, float]:
-        """Seconds each node took, by name, in the order in which they ended."""
+        """The seconds that each node took, by name, in the order in which the nodes ended."""
         names = self.topology.names
         return {names[index]: end - start for index, start, end in self.executed()}
 

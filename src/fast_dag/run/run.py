@@ -199,7 +199,8 @@ class Run:
 
     def __repr__(self) -> str:
         count = len(self._execution.plan.names)
-        return f"<Run of {self.name!r}: {self.status}, {count} nodes>"
+        word = "node" if count == 1 else "nodes"
+        return f"<Run of {self.name!r}: {self.status}, {count} {word}>"
 
     def visualize(
         self,

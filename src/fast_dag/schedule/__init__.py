@@ -1,1 +1,1 @@
-"""Pure bookkeeping: told what finished, they answer what may start."""
+"""Schedules: pure bookkeeping of what has ended and what may start."""

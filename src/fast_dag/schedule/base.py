@@ -1,4 +1,4 @@
-"""What all schedules have in common: how every node stands."""
+"""What all schedules have in common: the status of every node."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class NodeStatus(StrEnum):
-    """How a node stands in a run; equal to its string.
+    """The status of a node in a run; equal to its string.
 
     >>> NodeStatus.COMPLETED == "completed"
     True
@@ -26,14 +26,14 @@ class NodeStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-# Looked up for every node, where members of an enum cost several times a global.
+# Used for every node: a member of an enum takes several times as long to look up as a global.
 NOT_RUN, READY, RUNNING = NodeStatus.NOT_RUN, NodeStatus.READY, NodeStatus.RUNNING
 COMPLETED, FAILED, SKIPPED = NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED
 
 
 class Schedule(ABC):
-    """Told what starts and ends, it answers what may start; it knows no thread, clock, value or
-    user code. Nodes are known by their index."""
+    """Its methods are called when nodes start and end, and return the nodes that may start. It
+    knows no thread, clock, value or user code. Nodes are known by their index."""
 
     __slots__ = ("skipped", "status")
 
@@ -46,19 +46,19 @@ class Schedule(ABC):
         self.status[node] = RUNNING
 
     def take_back(self, node: int) -> None:
-        """`node` was to start, but did not."""
+        """`node` does not start after all."""
         self.status[node] = NOT_RUN
 
     def close(self) -> None:
-        """Nothing more starts, and what still runs is given up."""
+        """Nothing more starts; nodes that still run are cancelled."""
         if READY in self.status or RUNNING in self.status:
             ended = {READY: NOT_RUN, RUNNING: NodeStatus.CANCELLED}
             self.status = [ended.get(status, status) for status in self.status]
 
     @abstractmethod
     def complete(self, node: int, choice: Any = None) -> list[int]:
-        """`node` completed, and made that choice, if it makes any: what may start now."""
+        """`node` completed with that choice, None if it makes none. Returns what may start now."""
 
     @abstractmethod
     def fail(self, node: int) -> list[int]:
-        """`node` failed: what may start now."""
+        """`node` failed. Returns what may start now."""

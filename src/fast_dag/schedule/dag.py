@@ -53,7 +53,7 @@ class DagSchedule(Schedule):
         self._links = topology.links
         self._counted = topology.counted
         self._waiting = topology.in_degrees.copy()
-        # Of each `any`: whether it waits for all its edges; of how many it has seen a live one.
+        # For each `any` node: whether it waits for all its edges, and how many ended live so far.
         nodes = topology.nodes
         self._any = {
             index: not eager or bool(nodes[index].options.get("wait"))
@@ -69,9 +69,9 @@ class DagSchedule(Schedule):
     ) -> list[int]:
         """The nodes that may start at once.
 
-        `external` tells how each edge from outside ended, as (target, live). `ended` has the nodes
-        that completed before, whatever became of those above them, each with its choice, if it
-        makes any."""
+        `external` has each edge from outside as (target, whether it ended live). `ended` has the
+        nodes that completed before, each with its choice (None if it makes none); nodes above them
+        need not have completed."""
         status, ready = self.status, []
         for node, choice in ended.items():
             status[node] = COMPLETED
@@ -90,7 +90,8 @@ class DagSchedule(Schedule):
         return ready
 
     def complete(self, node: int, choice: bool | str | None = None) -> list[int]:
-        """`node` completed, and chose that branch if it is a decider: what may start now."""
+        """`node` completed, and chose that branch if it is a decider. Returns what may start
+        now."""
         waiting, status = self._waiting, self.status
         status[node] = COMPLETED
         link = self._links[node]
@@ -113,7 +114,7 @@ class DagSchedule(Schedule):
         return ready
 
     def fail(self, node: int) -> list[int]:
-        """`node` failed: what may start now (an `any` that waited for it, say)."""
+        """`node` failed. Returns what may start now, such as an `any` node that waited for it."""
         self.status[node] = FAILED
         ready: list[int] = []
         for target, _ in self._successors[node]:
@@ -121,10 +122,10 @@ class DagSchedule(Schedule):
         return ready
 
     def in_order(self, nodes: Iterable[int]) -> list[int]:
-        """`nodes`, all of them completed, as a sequential run would have taken them.
+        """The completed `nodes`, in the order in which a sequential run would have called them.
 
-        That differs from the order of the graph alone where an `any` could start early, since
-        something that it does not have to wait for was skipped."""
+        This differs from the topology's order if an `any` node could start early because a node
+        above it was skipped."""
         if not self._any or SKIPPED not in self.status:
             return list(nodes)
         replay = DagSchedule(self._topology, eager=False)

@@ -6,7 +6,7 @@ from fast_dag.schedule.base import COMPLETED, FAILED, READY, Schedule
 
 
 class FsmSchedule(Schedule):
-    """Told how a state ended and which one was chosen, it answers that this one may start.
+    """When a state completed and chose the next one, this next state may start.
 
     >>> schedule = FsmSchedule(2)
     >>> schedule.begin(0), schedule.complete(0, 1), schedule.complete(1, None)

@@ -1,1 +1,1 @@
-"""What is told of a run while it goes on."""
+"""Observers of a run in progress: callbacks, the bar, the log."""

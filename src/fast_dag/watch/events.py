@@ -1,4 +1,4 @@
-"""What happens in a run, as data for those who watch it."""
+"""Events: what happens in a run, as data for observers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Watched(Protocol):
-        """An execution, as those see it who are told of it."""
+        """An execution, as events and observers see it."""
 
         name: str
         noun: str
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 class Event(Fields):
     """Something happened to a node of `execution`. `path` is the node's name from the outermost
-    workflow on, `fraction` how much of that workflow is done."""
+    workflow on, such as "sub.inner". `fraction` is the part of the outermost workflow that is
+    done."""
 
     __slots__ = ("execution", "fraction", "path")
 
@@ -44,7 +45,7 @@ class NodeStarted(Event):
 
 
 class AttemptFailed(Event):
-    """The call number `attempt` of a node failed, and another follows."""
+    """Attempt number `attempt` of a node failed, and another follows."""
 
     __slots__ = ("attempt", "error")
 
@@ -62,8 +63,8 @@ class AttemptFailed(Event):
 
 
 class NodeEnded(Event):
-    """A node completed, failed, was skipped or was cut off, as `status` says. `seconds` is how long
-    it took, None if it was not called."""
+    """A node completed, failed, was skipped or was cancelled: `status` says which. `seconds` is how
+    long it took, None if it was skipped or cancelled."""
 
     __slots__ = ("attempts", "error", "seconds", "status")
 
@@ -85,7 +86,7 @@ class NodeEnded(Event):
 
 
 class Reported(Event):
-    """A node told its own progress, through `dag.progress_callback`."""
+    """A node reported its own progress, by `dag.progress_callback`."""
 
     __slots__ = ("status",)
 

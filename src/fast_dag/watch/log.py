@@ -1,8 +1,8 @@
-"""The records of the logger `fast_dag`: what is written of a run, at which level, and with which
-attributes.
+"""The records of the logger `fast_dag`: which are written, at which level, with which attributes.
 
-Whether nodes are logged is found when a run starts, for that takes a run off its fast paths.
-Everything else is rare, so the logger is asked each time. A handler that raises harms nothing.
+Whether to log each node is decided once, when a run starts, because it takes the run off its fast
+paths. All other records are rare, so the logger is asked each time. A handler that raises does not
+harm the run.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class NodeLog:
     """The observer that logs the start and the end of each node, at DEBUG."""
 
     def node_started(self, event: NodeStarted) -> None:
-        """Log it."""
+        """Log the start of a node."""
         _write(DEBUG, event.execution, event.path, "running", attempt=1)
 
     def node_ended(self, event: NodeEnded) -> None:
-        """Log it."""
+        """Log the end of a node."""
         _write(
             DEBUG,
             event.execution,
@@ -41,28 +41,28 @@ class NodeLog:
         )
 
     def reported(self, event: Reported) -> None:
-        """Log it."""
+        """Log what a node reported."""
         _write(DEBUG, event.execution, event.path, event.status, attempt=1)
 
 
 def node_log() -> NodeLog | None:
-    """The observer that logs nodes, where some handler would take its records now."""
+    """The observer that logs nodes; None if no handler would take its records now."""
     log = _logger(DEBUG)
     return NodeLog() if log is not None and _is_taken(log, DEBUG) else None
 
 
 def failed(execution: Watched, path: str, error: BaseException, attempts: int) -> None:
-    """A node failed, and its error stands: it ends the run, or is kept in its errors."""
+    """Log that a node failed for good: its error ends the run, or is kept in `run.errors`."""
     _write(ERROR, execution, path, "failed", error=error, attempt=attempts)
 
 
 def retried(execution: Watched, path: str, error: BaseException, attempt: int) -> None:
-    """An attempt failed, and another follows."""
+    """Log that an attempt failed, and another follows."""
     _write(WARNING, execution, path, "retrying", error=error, attempt=attempt)
 
 
 def handled(execution: Watched, path: str, error: BaseException, attempts: int) -> None:
-    """A node failed, and its error handler gave a result in its place."""
+    """Log that a node failed, and its error handler gave a result in its place."""
     _write(WARNING, execution, path, "handled", error=error, attempt=attempts)
 
 
@@ -72,7 +72,7 @@ def kept(execution: Watched, path: str, units: str) -> None:
 
 
 def ended(execution: Watched) -> None:
-    """An outermost run ended."""
+    """Log that an outermost run ended."""
     if execution.status == "timed_out":
         _write(ERROR, execution, None, "failed", error=execution.exception())
     if _logger(INFO) is not None:
@@ -80,9 +80,9 @@ def ended(execution: Watched) -> None:
 
 
 def raised(execution: Watched, path: str | None, error: BaseException) -> None:
-    """A progress callback raised; what it raised is logged with its traceback."""
-    told = "the progress callback raised; the run goes on"
-    _write(ERROR, execution, path, None, message=told, exc_info=error)
+    """Log that a progress callback raised, with the traceback."""
+    message = "the progress callback raised; the run goes on"
+    _write(ERROR, execution, path, None, message=message, exc_info=error)
 
 
 def _write(
@@ -97,7 +97,8 @@ def _write(
     message: str | None = None,
     exc_info: BaseException | None = None,
 ) -> None:
-    """Log one line. Names and errors are quoted, so that they cannot make it several."""
+    """Log one record. Names and errors are quoted, so that a line break in them does not make the
+    record several lines."""
     log = _logger(level)
     if log is None:
         return
@@ -122,21 +123,21 @@ def _write(
     }
     try:
         log.log(level, message, *args, exc_info=exc_info, extra=facts)
-    except Exception:  # of a handler: the log is what is broken, so there is nobody to tell
+    except Exception:  # raised by a handler; the log is broken, so this cannot be logged
         return
 
 
 def _logger(level: int) -> Any:
-    """The logger, silent unless somebody configured one; None where it takes nothing of that
+    """The logger, which is silent unless a user configured it; None if it takes no records of that
     level."""
     logging: Any = sys.modules.get("logging")
-    if logging is None:  # so nobody can have configured it
+    if logging is None:  # then nobody can have configured it
         return None
     log = _found()
     if not log.isEnabledFor(level):
         return None
     if not any(isinstance(each, logging.NullHandler) for each in log.handlers):
-        log.addHandler(logging.NullHandler())  # again where a configuration took it away
+        log.addHandler(logging.NullHandler())  # again if a configuration removed it
     return log
 
 
@@ -146,7 +147,7 @@ def _found() -> Any:
 
 
 def _is_taken(log: Any, level: int) -> bool:
-    """Whether a record of this level would reach a handler that takes it."""
+    """Whether a record of this level would reach a handler that accepts it."""
     null: Any = sys.modules["logging"].NullHandler
     while log is not None:
         if any(each.level <= level and not isinstance(each, null) for each in log.handlers):

@@ -1,6 +1,7 @@
-"""Those who are told how a run goes. What nobody asked for costs nothing.
+"""Observers: delivers the events of a run to the objects that watch it.
 
-Drivers note events while they hold their lock, and deliver them when they do not, one at a time.
+Drivers note events while they hold their lock. They deliver them later, when they hold no lock, one
+at a time. A run without observers has no Observers, so it pays nothing.
 """
 
 from __future__ import annotations
@@ -26,20 +27,21 @@ _METHODS: Final = {
     Reported: "reported",
     RunEnded: "run_ended",
 }
-"""The method of an observer that is told of each kind of event; each is optional."""
+"""The method of an observer that is called with each kind of event. All are optional."""
 
 
 class Observers:
-    """All that watch one outermost run and those nested in it: objects with some of the methods
-    `node_started`, `attempt_failed`, `node_ended`, `reported` and `run_ended`, each called with the
-    event.
+    """The observers of one outermost run and of the runs nested in it.
 
-    `total` is how many nodes the outermost run has; the fraction done counts those that ended,
-    each once, and not those that were cut off.
+    An observer is an object with some of the methods `node_started`, `attempt_failed`,
+    `node_ended`, `reported` and `run_ended`, which are called with the event.
+
+    `total` is the number of nodes of the outermost run. The fraction done counts each of its nodes
+    that ended once; nodes that were cancelled do not count.
     """
 
     def __init__(self, observers: list[Any], total: int) -> None:
-        self._told: dict[type[Event], list[tuple[int, Callable[[Any], object]]]] = {
+        self._callbacks: dict[type[Event], list[tuple[int, Callable[[Any], object]]]] = {
             kind: [(id(each), getattr(each, method)) for each in observers if hasattr(each, method)]
             for kind, method in _METHODS.items()
         }
@@ -48,15 +50,15 @@ class Observers:
         self._running: dict[Watched, dict[str, None]] = {}  # paths in order
         self._ended: set[str] = set()
         self._over = False
-        # Reentrant: a callback may cause the next event itself.
+        # Reentrant because a callback may itself cause the next event.
         self._lock = RLock()
         self._broken: set[int] = set()
 
-    # What drivers note; their lock lets one at a time do so.
+    # Called by drivers, one call at a time, because the driver's lock is held.
 
     def started(self, execution: Watched, path: str) -> None:
         """A node is about to be called."""
-        if not self._over:  # else by a worker that was abandoned as it began
+        if not self._over:  # a worker that was abandoned may call this after the end
             self._running.setdefault(execution, {})[path] = None
             self._events.append(NodeStarted(execution, path, self.fraction))
 
@@ -75,7 +77,7 @@ class Observers:
         running = self._running.setdefault(execution, {})
         if path in running:
             del running[path]
-        elif status != "skipped":  # it ended before it was called: by a cache, or its inputs
+        elif status != "skipped":  # it ended before its start was noted
             self._events.append(NodeStarted(execution, path, self.fraction))
         if execution.parent is None and status != "cancelled":
             self._ended.add(path)
@@ -83,25 +85,26 @@ class Observers:
         self._events.append(event)
 
     def cut_off(self, execution: Watched) -> None:
-        """An execution ended, and so did those of its nodes that were at work."""
+        """An execution ended. Its nodes that were still running are cancelled."""
         for path in list(self._running.get(execution, ())):
             self.ended(execution, path, "cancelled")
         self._running.pop(execution, None)
 
     def go_on_from(self, ended: set[str]) -> None:
-        """These ended before the run began; those that end in it are added to this set."""
+        """Use `ended`, a set of the paths that ended before this run began. Paths that end in this
+        run are added to the same set."""
         self._ended = ended
 
     @property
     def fraction(self) -> float:
-        """How much of the outermost run is done."""
+        """The part of the outermost run that is done, from 0.0 to 1.0."""
         return len(self._ended) / self._total
 
-    # What observers are told.
+    # Calls of observers.
 
     def deliver(self) -> None:
-        """Tell of what was noted. Where another thread is at that, it tells of this, too: nobody
-        waits for somebody else's callback."""
+        """Tell the observers of the events that were noted. If another thread is already doing
+        this, it takes over these events, too: no thread waits for another one's callback."""
         while self._events and self._lock.acquire(blocking=False):
             try:
                 while self._events:
@@ -110,11 +113,12 @@ class Observers:
                 self._lock.release()
 
     def tell(self, event: Event) -> None:
-        """Tell of one event now; an observer that raises does no harm and is logged once."""
+        """Tell the observers of one event now. An observer that raises does not harm the run; the
+        first error of each is logged."""
         with self._lock:
             if self._over:
                 return
-            for observer, method in self._told[type(event)]:
+            for observer, method in self._callbacks[type(event)]:
                 try:
                     method(event)
                 except failures() as error:
@@ -123,7 +127,8 @@ class Observers:
                         log.raised(event.execution, event.path or None, error)
 
     def close(self, execution: Watched) -> None:
-        """The outermost run ended, and with it all, a callback in another thread included."""
+        """The outermost run ended: deliver the last events, and none after them. Waits for a
+        callback that another thread is calling."""
         with self._lock:
             self.deliver()
             self.tell(RunEnded(execution, "", self.fraction))

@@ -1,4 +1,4 @@
-"""Progress callbacks, and the bar that is one."""
+"""The observer that calls a progress callback, and the progress bar, which is such a callback."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Progress:
         self._callback(event.path, event.status, event.fraction)
 
     def run_ended(self, event: RunEnded) -> None:
-        """Take a bar away."""
+        """Remove the bar, if the callback is one."""
         if isinstance(self._callback, Bar):
             self._callback.close()
 
@@ -52,24 +52,24 @@ def _is_terminal(stream: Any) -> bool:
 
 
 class Bar:
-    """A progress bar on stderr, by rich; silent if that is neither a terminal nor a notebook, and
-    FORCE_COLOR does not say that it can show colours."""
+    """A progress bar on stderr, made by rich. None is shown if stderr is neither a terminal nor a
+    notebook, unless FORCE_COLOR is set."""
 
     def __init__(self, name: str) -> None:
         progress = needed_for_bars()
         console = needed("rich.console", extra="progress", purpose="progress bars").Console(
             stderr=True
         )
-        # What nodes print stands above the bar, where both go to one terminal.
+        # If stdout and the bar go to one terminal, rich prints what nodes print above the bar.
         shares = _is_terminal(sys.stdout) and _is_terminal(sys.stderr)
         self._bar = progress.Progress(transient=True, console=console, redirect_stdout=shares)
         self._bar.disable = not (console.is_interactive or console.is_jupyter)
         self._task = self._bar.add_task(name, total=1.0)
 
     def __call__(self, node: str, status: str, fraction: float) -> None:
-        self._bar.start()  # the first time; a run that is refused shows none
+        self._bar.start()  # here and not earlier, so that a run that is refused shows no bar
         self._bar.update(self._task, completed=fraction, description=f"{node}: {status}")
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.stop()
