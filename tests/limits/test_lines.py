@@ -260,3 +260,14 @@ def test_threads_never_have_more_than_the_units() -> None:
         each.join(6 * LONG)
     assert not any(each.is_alive() for each in threads)
     assert errors == []
+
+
+def test_units_of_a_rate_that_nothing_was_begun_with_come_back() -> None:
+    limits = Limits(api=Rate(1, per=3600, burst=2))
+    each = claim(limits, api=2)
+    assert each.take()
+    each.give_back(passes_over=object())
+    again = claim(limits, api=2)
+    assert again.take()
+    again.give_back()
+    assert not claim(limits, api=1).take()

@@ -24,6 +24,7 @@ from fast_dag import (
     Rate,
     ValidationError,
 )
+from fast_dag.run import limits as module
 from tests.concurrency.support import Tally, wait_for
 from tests.leaks import LONG
 from tests.ways import EXECUTE, HERE
@@ -538,10 +539,26 @@ def test_file_says_where_a_limit_is_wrong(limits: Any, place: str) -> None:
 
 
 def test_limits_that_nobody_has_any_more_are_freed() -> None:
-    from fast_dag.run import limits as module
-
     dag = DAG("d", limits=Limits(gone=1)).add_node("n", lambda: 1, uses="gone")
     dag.run()
     del dag
     gc.collect()
     assert not [each for each in module._known if "gone" in each._units]
+
+
+def test_many_that_wait_do_not_change_places_while_no_slot_is_free() -> None:
+    limits, calls = Limits(db=1), []
+    dag = DAG("mixed", limits=limits)
+    for number in range(150):
+        dag.add_node(f"db{number}", lambda: sleep(0.0001), uses="db")
+        dag.add_node(f"other{number}", lambda: sleep(0.0001))
+    given = module.Claim.take
+
+    def take(claim: module.Claim, *args: Any) -> bool:
+        calls.append(claim)
+        return given(claim, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.Claim, "take", take)
+        assert dag.execute(mode="parallel", max_workers=3).status == "completed"
+    assert len(calls) < 150 * 12

@@ -791,6 +791,7 @@ class Dispatcher:
             return
         if job.claim is None:
             job.claim = execution.claim_of(job.index)
+            job.claim.group = self
         claim = job.claim
         if execution.stopped:
             job.todo, job.answer = CONCLUDE, STOPPED
@@ -842,7 +843,7 @@ class Dispatcher:
             jobs = [job]
         else:
             assert job.claim is not None
-            job.claim.give_back()
+            job.claim.give_back(passes_over=self)
             with self.guard():
                 if self.over:
                     return

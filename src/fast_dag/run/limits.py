@@ -264,6 +264,7 @@ class Claim:
     _state = _OVER
     _rank: tuple[float, int] | None = None  # kept by a claim that has to wait again
     _callback: Callable[[], None] | None = None
+    group: object = None  # those that have one cannot go on while that has no free slot
 
     def __init__(self, wants: Wants, host: Host, index: int) -> None:
         self.wants = wants
@@ -331,16 +332,22 @@ class Claim:
                 self._rank = now - RISES_IN * self.host.priority_of(self.index), next(_order)
             for units, wanted in self.wants:
                 insort(units.line, (self._rank, wanted, self))
-            if _is_next(self, now):
+            is_next = _is_next(self, now)
+            if is_next:
                 _grant(self)
-                return True
-            if callback is None:
+                # Those behind it may have been passed over while it had no slot.
+                granted = _granted([units for units, _ in self.wants if units.line])
+            elif callback is None:
                 _leave_line(self)
                 return False
-            self._callback, self._state = callback, _WAITS
-            if not all(units.gives_back for units, _ in self.wants):
-                _keep_time()
-            return False
+            else:
+                self._callback, self._state = callback, _WAITS
+                if not all(units.gives_back for units, _ in self.wants):
+                    _keep_time()
+                return False
+        for each in granted:
+            each()
+        return True
 
     def wait(self) -> None:
         """Take all units, in this thread, which waits until they are there."""
@@ -352,8 +359,10 @@ class Claim:
                 self.give_back()
                 raise
 
-    def give_back(self) -> None:
-        """End it: give back what it has, or leave the line. Others may get their units by that."""
+    def give_back(self, *, passes_over: object = None) -> None:
+        """End it: give back what it has, or leave the line. Others may get their units by that, but
+        not those of the group `passes_over`, which has no free slot: it asks again with this claim
+        as soon as it has one, and then the others get theirs."""
         with _lock:
             if self._state is _HELD:
                 self._state, somebody_waits = _OVER, False
@@ -362,14 +371,17 @@ class Claim:
                         units.free += wanted
                         if units.line:
                             somebody_waits = True
+                    elif passes_over is not None:  # nothing was begun with them
+                        units.free = min(units.free + wanted, units.most)
+                        somebody_waits = True
                 if not somebody_waits:
                     return
             elif self._state is _WAITS:
                 self._state, self._callback = _OVER, None
                 _leave_line(self)
-            else:
+            elif self._rank is None:
                 return
-            granted = _granted([units for units, _ in self.wants if units.line])
+            granted = _granted([units for units, _ in self.wants if units.line], passes_over)
         for callback in granted:
             callback()
 
@@ -377,7 +389,7 @@ class Claim:
 _order = counting()
 
 
-def _is_next(claim: Claim, now: float) -> bool:
+def _is_next(claim: Claim, now: float, passes_over: object = None) -> bool:
     """Whether what a claim in line wants is there, beyond what those before it want."""
     for units, wanted in claim.wants:
         left = units.left(now)
@@ -386,7 +398,8 @@ def _is_next(claim: Claim, now: float) -> bool:
                 return False
             if other is claim:
                 break
-            left -= before
+            if passes_over is None or other.group is not passes_over:
+                left -= before
     return True
 
 
@@ -402,7 +415,7 @@ def _leave_line(claim: Claim) -> None:
         del units.line[bisect_left(units.line, (claim._rank,))]
 
 
-def _granted(changed: Iterable[_Units]) -> list[Callable[[], None]]:
+def _granted(changed: Iterable[_Units], passes_over: object = None) -> list[Callable[[], None]]:
     """Give claims in line their units, after some came back or a claim left: what to call, once the
     lock is free. It looks at no more claims than there are units."""
     callbacks: list[Callable[[], None]] = []
@@ -412,7 +425,10 @@ def _granted(changed: Iterable[_Units]) -> list[Callable[[], None]]:
         is_timed = is_timed or not units.gives_back
         while left > 0 and at < len(units.line):
             _, wanted, claim = units.line[at]
-            if left >= wanted and _is_next(claim, now):
+            if passes_over is not None and claim.group is passes_over:
+                at += 1
+                continue
+            if left >= wanted and _is_next(claim, now, passes_over):
                 _grant(claim)
                 assert claim._callback is not None
                 callbacks.append(claim._callback)
