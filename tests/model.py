@@ -33,6 +33,7 @@ class Edge:
     target: str
     branch: Branch = None
     parameter: str | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Spec:
 
     name: str
     kind: Kind = "node"
+    several: bool = False
     wait: bool = False
     collect: str | None = None
     defaults: tuple[str, ...] = ()
@@ -52,7 +54,7 @@ class Act:
     its own where it `passes` one on."""
 
     fails: bool = False
-    choice: bool | str = True
+    choice: bool | str | tuple[str, ...] = True
     passes: bool = False
 
 
@@ -107,28 +109,40 @@ class Shape:
         return [spec.name for spec in self.nodes if spec.kind in ("condition", "select")]
 
     def with_kind(self, name: str, kind: Kind) -> Shape:
-        new = replace(self.by_name[name], kind=kind, collect=None)
+        new = replace(self.by_name[name], kind=kind, collect=None, several=False)
         nodes = [new if spec.name == name else spec for spec in self.nodes]
-        return Shape(tuple(nodes), self.edges)
+        edges = self.edges
+        if kind == "any":  # whose edges are all optional
+            edges = tuple(replace(e, optional=e.optional and e.target != name) for e in edges)
+        return Shape(tuple(nodes), edges)
 
     def waiting(self) -> Shape:
         """The same where every `any` waits for all its edges, so that its value is settled."""
         nodes = [replace(spec, wait=spec.kind == "any") for spec in self.nodes]
         return Shape(tuple(nodes), self.edges)
 
+    def _decisions(self, name: str) -> list[Any]:
+        if self.by_name[name].kind == "condition":
+            return [True, False]
+        known = sorted(map(str, self.listened(name)))
+        return [*(subsets(known) if self.by_name[name].several else known), "elsewhere"]
+
     def worlds(self) -> Iterator[World]:
         """Every way in which the deciders may decide, where nothing fails."""
-        options = [
-            (True, False)
-            if self.by_name[name].kind == "condition"
-            else (*sorted(map(str, self.listened(name))), "elsewhere")
-            for name in self.deciders
-        ]
+        options = [self._decisions(name) for name in self.deciders]
         for choices in itertools.product(*options):
             yield {spec.name: Act() for spec in self.nodes} | {
                 name: Act(choice=choice)
                 for name, choice in zip(self.deciders, choices, strict=True)
             }
+
+
+def subsets(names: Iterable[Any]) -> list[tuple[str, ...]]:
+    """What a select may choose that may choose several."""
+    ordered = sorted(map(str, names))
+    return [
+        each for size in range(len(ordered) + 1) for each in itertools.combinations(ordered, size)
+    ]
 
 
 class Model:
@@ -167,17 +181,21 @@ class Model:
         edges = self.shape.into(name)
         if self.shape.by_name[name].kind == "any" and edges:
             return any(self.is_live(edge) for edge in edges)
-        return all(self.is_live(edge) for edge in edges)
+        return all(edge.optional or self.is_live(edge) for edge in edges)
 
     def is_live(self, edge: Edge) -> bool:
         """Its source completed and chose it."""
-        return self.status(edge.source) == "completed" and edge.branch in (
-            None,
-            self.taken(edge.source),
-        )
+        if self.status(edge.source) != "completed":
+            return False
+        return edge.branch is None or self.takes(edge.source, edge.branch)
 
-    def taken(self, name: str) -> Branch:
-        """The branch that a node takes; None where it is no decider."""
+    def takes(self, name: str, branch: Branch) -> bool:
+        """Whether a node takes that branch, or that among others."""
+        taken = self.taken(name)
+        return branch in taken if isinstance(taken, tuple) else branch == taken
+
+    def taken(self, name: str) -> Branch | tuple[str, ...]:
+        """The branch that a node takes, or the branches; None where it is no decider."""
         if name not in self.part:
             assert self.before is not None
             return self.before.taken(name)
@@ -187,6 +205,10 @@ class Model:
         if kind != "select":
             return None
         listened = self.shape.listened(name)
+        if isinstance(choice, tuple):
+            if listened.issuperset(choice) or "default" in listened:
+                return tuple(each if each in listened else "default" for each in choice)
+            return "nobody listens"
         if choice in listened:
             return choice
         return "default" if "default" in listened else "nobody listens"
@@ -201,7 +223,8 @@ class Model:
         """Whether a node is skipped for the branches that were taken, and not for a failure."""
         if self.status(name) != "skipped":
             return False
-        against = [self.is_dead_by_choice(edge) for edge in self.shape.into(name)]
+        edges = self.shape.into(name)
+        against = [self.is_dead_by_choice(edge) for edge in edges if not edge.optional]
         return all(against) if self.shape.by_name[name].kind == "any" else any(against)
 
     def is_dead_by_choice(self, edge: Edge) -> bool:
@@ -227,9 +250,15 @@ class Model:
                 elif parameter not in spec.defaults:
                     given[parameter] = None
             elif spec.kind == "all" and (len(feeding) > 1 or spec.collect == parameter):
-                given[parameter] = {edge.source: self.carried(edge) for edge in feeding}
-            elif feeding:
+                given[parameter] = {
+                    edge.source: self.carried(edge)
+                    for edge in feeding
+                    if not edge.optional or self.is_live(edge)
+                }
+            elif feeding and (not feeding[0].optional or self.is_live(feeding[0])):
                 given[parameter] = self.carried(feeding[0])
+            elif feeding and parameter not in spec.defaults:
+                given[parameter] = None
         return given
 
     def carried(self, edge: Edge) -> Any:
@@ -298,7 +327,9 @@ class Model:
                 if spec.name in ended:
                     continue
                 dead = [
-                    e.source in ended and not self.is_live(e) for e in self.shape.into(spec.name)
+                    e.source in ended and not self.is_live(e)
+                    for e in self.shape.into(spec.name)
+                    if not e.optional
                 ]
                 if dead and (all(dead) if spec.kind == "any" else any(dead)):
                     ended.add(spec.name)
@@ -344,7 +375,8 @@ def act(name: str, kind: Kind, does: Act, given: Mapping[str, Any]) -> Any:
         choice = bool(does.choice)
         return ConditionalReturn(choice, f"from {name}") if does.passes else choice
     if kind == "select":
-        branch = str(does.choice)
+        several = isinstance(does.choice, tuple)
+        branch: Any = list(does.choice) if several else str(does.choice)  # type: ignore[arg-type]
         return SelectReturn(branch, f"from {name}") if does.passes else branch
     return (name, dict(given))
 
@@ -355,6 +387,8 @@ def make_dag(shape: Shape, world: World, ran: list[str] | None = None) -> DAG:
     dag = DAG("random")
     for spec in shape.nodes:
         options: dict[str, Any] = {"wait": True} if spec.wait else {}
+        if spec.several:
+            options["several"] = True
         if spec.collect is not None:
             options["collect"] = spec.collect
         func = _function(spec, shape.parameters(spec.name), world, ran)
@@ -370,7 +404,7 @@ def connect(dag: DAG, shape: Shape) -> DAG:
             source = source.on_true if edge.branch else source.on_false
         elif edge.branch is not None:
             source = source.branches[edge.branch]
-        dag.connect(source, edge.target, input=edge.parameter or False)
+        dag.connect(source, edge.target, input=edge.parameter or False, optional=edge.optional)
     return dag
 
 

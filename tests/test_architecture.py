@@ -43,6 +43,12 @@ SLOW_OR_OPTIONAL = (
     # Pictures are drawn when somebody looks.
     "fast_dag.draw",
     "fast_dag.report",
+    # Few runs are pickled, or go on from others.
+    "copy",
+    "fast_dag._pickling",
+    "fast_dag.drive.faults",
+    "fast_dag.run.past",
+    "fast_dag.cache.keys",
     # Files are written and read when somebody asks.
     "fast_dag.serial",
     # They import asyncio, or what an extra brings.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +23,7 @@ from tests.model import (
     can_run,
     definition_order,
     make_dag,
+    subsets,
 )
 from tests.properties import tries
 from tests.ways import EVERYWHERE, EXECUTE
@@ -71,13 +73,15 @@ def shapes(
             may_only_order = ordering or branch is not None
             port = draw(st.sampled_from((None, *ports, *ports) if may_only_order else ports))
             edge = Edge(source.name, name, branch, port)
-            if edge not in edges:  # once is enough
-                edges.append(edge)
+            if edge not in (replace(each, optional=False) for each in edges):  # once is enough
+                optional = kind != "any" and draw(st.integers(0, 3)) == 0
+                edges.append(replace(edge, optional=optional))
         fed = sorted({e.parameter for e in edges if e.target == name and e.parameter})
         specs.append(
             Spec(
                 name,
                 kind,  # type: ignore[arg-type]
+                several=kind == "select" and draw(st.booleans()),
                 wait=kind == "any" and draw(st.booleans()),
                 collect=draw(st.sampled_from((None, *fed))) if kind == "all" else None,
                 defaults=("x",) if kind == "any" and draw(st.booleans()) else (),
@@ -112,12 +116,13 @@ def repaired(shape: Shape, name: str) -> Shape:
     return choosable(Shape(shape.nodes, tuple(edge for edge in shape.edges if edge not in surplus)))
 
 
-def decisions(shape: Shape, spec: Spec, failing: bool) -> list[bool | str]:
+def decisions(shape: Shape, spec: Spec, failing: bool) -> list[Any]:
     """What a node may decide in a world of that shape; "c" is a branch nobody listens to."""
     if spec.kind != "select":
         return [True, False]
     listened = sorted(map(str, shape.listened(spec.name)))
-    return [*listened, "c"] if failing or "default" in listened else listened
+    known = [*listened, "c"] if failing or "default" in listened else listened
+    return [*known, *subsets(known)] if spec.several else known
 
 
 @st.composite
@@ -272,7 +277,9 @@ def settle_at_random(schedule: DagSchedule, model: Model, pick: random.Random) -
         if model.status(name) == "failed":
             ready += schedule.fail(index)
         else:
-            ready += schedule.complete(index, model.taken(name))
+            taken = model.taken(name)
+            choice = frozenset(taken) if isinstance(taken, tuple) else taken
+            ready += schedule.complete(index, choice)
     return order
 
 
@@ -415,10 +422,11 @@ def missing_sources(shape: Shape, part: set[str], first: Model) -> set[str]:
     """The sources outside of a part that its nodes lack since an earlier run had failures."""
     missing: set[str] = set()
     for name in part:
-        outside = [edge for edge in shape.into(name) if edge.source not in part]
+        required = [edge for edge in shape.into(name) if not edge.optional]
+        outside = [edge for edge in required if edge.source not in part]
         lost = {edge.source for edge in outside if first.is_lost(edge)}
         if shape.by_name[name].kind == "any":  # one live edge is enough, or one that may come
-            enough = len(outside) < len(shape.into(name)) or any(map(first.is_live, outside))
+            enough = len(outside) < len(required) or any(map(first.is_live, outside))
         else:
             enough = any(map(first.is_dead_by_choice, outside))  # skipped anyway
         if not enough:
@@ -486,6 +494,7 @@ def test_join_of_two_branches_of_one_decider_is_refused(shape: Shape) -> None:
         and edge.source == other.source
         and other.branch not in (None, edge.branch)
         and shape.by_name[edge.target].kind != "any"
+        and not (edge.optional or other.optional or shape.by_name[edge.source].several)
     }
     assert direct <= {problem.node for problem in refused_by_validation(shape)}
 

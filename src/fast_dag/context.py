@@ -8,10 +8,18 @@ from fast_dag.errors import ValidationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any, Self
+    from collections.abc import Iterator, Mapping
+    from typing import Any, Protocol, Self, TypeVar
 
     from fast_dag.run.machine_state import MachineState
+
+    K = TypeVar("K", bound="Context")
+
+    class Recorded(Protocol):
+        """What a run records."""
+
+        def measure(self) -> Mapping[str, Any]: ...
+        def consumed(self, results: Mapping[str, Any], /) -> frozenset[str]: ...
 
 
 class Context:
@@ -35,7 +43,7 @@ class Context:
     (True, [1, 2], {})
     """
 
-    _measure: Callable[[], Mapping[str, Any]] | None = None
+    _record: Recorded | None = None  # of the run that it serves, else of the last one
     _own_run_id: str | None = None
 
     def __init__(
@@ -52,8 +60,8 @@ class Context:
     @property
     def metrics(self) -> dict[str, Any]:
         """Times in seconds and counts of the run so far. Entries that you add stay."""
-        if self._measure is not None:
-            self._metrics.update(self._measure())
+        if self._record is not None:
+            self._metrics.update(self._record.measure())
         return self._metrics
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -102,20 +110,33 @@ class Context:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(results={list(self.results)!r}, metadata={self.metadata!r})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.to_dict()
+    # Pickles, which name the value that does not pickle; copies share the values.
 
-    def __setstate__(self, state: dict[str, dict[str, Any]]) -> None:
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        from fast_dag._pickling import packed
+
+        state = self.to_dict()
+        return _unpickled, (type(self), packed(state, "this Context", lambda: parts_of(state)))
+
+    def __copy__(self) -> Self:
+        return again(type(self), self.to_dict())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        from copy import deepcopy
+
+        return again(type(self), deepcopy(self.to_dict(), memo))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
     # Called by the execution.
 
-    def _enter_run(self, measure: Callable[[], Mapping[str, Any]]) -> None:
+    def _enter_run(self, record: Recorded) -> None:
         if not self._in_use.acquire(False):
             raise ValidationError(
                 "this Context already serves a run that is in progress; give each run its own"
             )
-        self._measure = measure
+        self._record = record
 
     def _leave_run(self) -> None:
         self._in_use.release()
@@ -181,5 +202,24 @@ class FSMContext(Context):
         context._history = list(data.get("state_history", ()))
         return context
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+
+def again(kind: type[K], state: dict[str, Any]) -> K:
+    """The Context of this class with what `to_dict` gave."""
+    context = kind.__new__(kind)
+    context.__setstate__(state)
+    return context
+
+
+def _unpickled(kind: type[K], data: bytes) -> K:
+    from fast_dag._pickling import unpacked
+
+    return again(kind, unpacked(data))
+
+
+def parts_of(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """The user's values in a Context, as (node, words, value)."""
+    for name, value in state["results"].items():
+        yield f"{prefix}{name}", f"the result of {prefix + str(name)!r}", value
+    for kind in ("metadata", "metrics"):
+        for key, value in state[kind].items():
+            yield "", f"context.{kind}[{key!r}]", value

@@ -162,7 +162,7 @@ class UnknownNodeError(InvalidNodeError, KeyError):
 
 class MissingResultError(FastDAGError, KeyError):
     """Raised when a node has no result to show. `reason` is one of "not run", "skipped", "failed",
-    "deleted"."""
+    "deleted", "dropped"."""
 
     node: str
     reason: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 
@@ -57,7 +58,7 @@ class SelectReturn(_Return):
     Parameters
     ----------
     branch:
-        The name of the branch to take.
+        The name of the branch to take; of a select with `several=True` also a list of names.
     value:
         The value that the edges of the select carry.
 
@@ -68,7 +69,7 @@ class SelectReturn(_Return):
     __slots__ = ("branch", "value")
     __match_args__ = ("branch", "value")
 
-    def __init__(self, branch: str, value: Any = None) -> None:
+    def __init__(self, branch: str | Sequence[str], value: Any = None) -> None:
         self.branch = branch
         self.value = value
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import gc
 import math
 import weakref
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +102,59 @@ def generate(rows=(1, 2, 3)):
     yield from rows
 
 
+class Cursor:
+    """Of a database."""
+
+    def __init__(self, rows: list[int]) -> None:
+        self.rows = iter(rows)
+
+    def execute(self, query: str) -> None: ...
+
+    def __next__(self) -> int:
+        return next(self.rows)
+
+
+class Chunks:
+    """Reads a file in pieces, as readers of pandas do."""
+
+    def __init__(self) -> None:
+        self.left = [1, 2, 3]
+
+    def read(self) -> list[int]:
+        return self.left
+
+    def get_chunk(self) -> int:
+        return self.left.pop(0)
+
+    def __iter__(self) -> Chunks:
+        return self
+
+    def __next__(self) -> int:
+        if not self.left:
+            raise StopIteration
+        return self.get_chunk()
+
+
+def local_iterator() -> Any:
+    class Local:
+        def __init__(self) -> None:
+            self.rows = iter([1, 2, 3])
+
+        def __iter__(self) -> Local:
+            return self
+
+        def __next__(self) -> int:
+            return next(self.rows)
+
+    return Local()
+
+
 ONE_SHOT = {
+    "list iterator": lambda: iter([1, 2, 3]),
+    "reversed": lambda: reversed([3, 2, 1]),
+    "chunks": Chunks,
+    "csv reader": lambda: csv.reader(["1", "2", "3"]),
+    "iterator of a local class": lambda: local_iterator(),
     "generator": generate,
     "generator expression": lambda: (each for each in (1, 2, 3)),
     "map": lambda: map(int, "123"),
@@ -120,7 +174,7 @@ def shared(make: Any, consumers: int = 2) -> DAG:
 @pytest.mark.parametrize("kind", ONE_SHOT)
 def test_one_shot_iterator_has_one_consumer(run: Any, kind: str) -> None:
     got = run(shared(ONE_SHOT[kind], consumers=1))
-    assert got in ([1, 2, 3], [(1,), (2,), (3,)])
+    assert got in ([1, 2, 3], [(1,), (2,), (3,)], [["1"], ["2"], ["3"]])
 
 
 @pytest.mark.same_process
@@ -176,10 +230,10 @@ def test_order_only_edges_consume_nothing(run: Any) -> None:
 @pytest.mark.same_process
 @pytest.mark.parametrize(
     "make",
-    [lambda: iter([1, 2]), Path(__file__).open, lambda: reversed([1, 2])],
-    ids=["list iterator", "file", "reversed"],
+    [Path(__file__).open, lambda: StringIO("a\nb"), lambda: Cursor([1, 2])],
+    ids=["file", "text in memory", "cursor"],
 )
-def test_other_iterators_pass(execute: Any, make: Any) -> None:
+def test_files_and_cursors_may_have_several_consumers(execute: Any, make: Any) -> None:
     dag = DAG("d").add_node("rows", make)
     for number in range(2):
         dag.add_node(f"c{number}", lambda rows: next(rows)).connect("rows", f"c{number}")

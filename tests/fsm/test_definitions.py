@@ -422,6 +422,10 @@ def test_options_of_graphs_are_not_options_of_machines() -> None:
 def test_restored_machine_has_the_inputs_of_its_snapshot() -> None:
     fsm = FSM("m", initial_state="a", terminal_states=["a"]).add_state("a", lambda n: n)
     snapshot = fsm.start(n=1).snapshot()
-    with pytest.raises(ValidationError, match=r"change these in snapshot\['inputs'\]"):
-        fsm.restore(snapshot, inputs={"n": 2})
     assert fsm.restore(snapshot).run() == 1
+    assert (
+        fsm.restore(snapshot, inputs={"n": 2}).run() == fsm.restore(snapshot, {"n": 2}).run() == 2
+    )
+    assert fsm.restore(snapshot, n=3).run() == 3
+    with pytest.raises(ValidationError, match="'m'"):
+        fsm.restore(snapshot, m=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import subprocess
 import sys
@@ -214,54 +215,60 @@ def test_a_bounded_history_bounds_that_of_a_machine(start: Any) -> None:
 # max_cycles.
 
 
-def test_max_cycles_count_all_steps(start: Any) -> None:
-    live = start(counting(9), max_cycles=3)
-    assert [live.step().state for _ in range(3)] == ["tick", "tock", "tick"]
-    assert live.next_state == "tock"
-    for again in (live.step, live.step, live.run):
-        with pytest.raises(MaxCyclesError, match="executed 3 states") as caught:
-            again()
+def test_max_cycles_count_anew_in_each_call(start: Any) -> None:
+    live = start(counting(20), max_cycles=3)
+    assert [live.step().state for _ in range(4)] == ["tick", "tock", "tick", "tock"]
+    for number in (7, 10):
+        with pytest.raises(MaxCyclesError, match="executed 3 states in one run") as caught:
+            live.run()
         assert caught.value.max_cycles == 3
-    assert live.cycle_count == 3
+        assert (live.cycle_count, live.value, live.done) == (number, number, False)
+    assert live.next_state == "tick"
+    assert [step.value for step in live][-1] == 20
+    assert live.done
 
 
-def test_max_cycles_end_run_at_the_same_place(start: Any) -> None:
-    live = start(counting(9), max_cycles=3)
+def test_max_cycles_that_stop_leave_a_machine_to_go_on(start: Any) -> None:
+    live = start(counting(7, on_max_cycles="stop"), max_cycles=3)
+    assert (live.run(), live.done, live.next_state) == (3, False, "tock")
+    with pytest.raises(InvalidTransitionError, match="has the event 'push'"):
+        start(counting(9, on_max_cycles="stop"), max_cycles=3).send("push")
+    assert (live.run(), live.run(), live.done) == (6, 7, True)
+
+
+def test_max_cycles_of_a_run_ask_the_hooks_once(start: Any) -> None:
+    seen: list[tuple[str, str]] = []
+    fsm = counting(6, on_max_cycles="stop")
+    fsm.add_state_hook(lambda fsm, source, to: seen.append((source, to)))
+    live = start(fsm, max_cycles=2)
+    live.run()
+    assert (seen, live.next_state) == ([("tick", "tock")], "tick")
+    live.run()
     live.step()
-    for again in (live.run, live.run, live.step):
-        with pytest.raises(MaxCyclesError, match="executed 3 states"):
-            again()
-    assert (live.cycle_count, live.next_state, live.value) == (3, "tock", 3)
-    assert not live.done
+    live.run()
+    assert live.value == 6
+    assert seen == list(itertools.pairwise(live.state_history))
 
 
-def test_max_cycles_that_stop_leave_the_machine_done(start: Any) -> None:
-    live = start(counting(9, on_max_cycles="stop"), max_cycles=3)
-    assert [step.value for step in live] == [1, 2, 3]
-    assert (live.done, live.waiting, live.events) == (True, False, [])
-    assert live.run() == 3
-    with pytest.raises(InvalidTransitionError, match="has executed its max_cycles, 3 states"):
-        live.step()
-    with pytest.raises(InvalidTransitionError, match="has executed its max_cycles"):
+@pytest.mark.parametrize("given", [None, 5000])
+def test_no_max_cycles_is_no_limit(start: Any, given: int | None) -> None:
+    assert counting(3000, max_cycles=None).run() == 3000
+    assert start(counting(3000), max_cycles=given).run() == 3000
+    assert counting(3000, max_cycles=3).run(max_cycles=given) == 3000
+
+
+def test_max_cycles_of_a_send_count_what_was_left_before_it(start: Any) -> None:
+    live = start(door(), max_cycles=2)
+    assert live.send("push", by="Ada") == "opened by Ada"
+    assert (live.send("pull"), live.send("push", by="Bob")) == ("shut", "opened by Bob")
+    live = start(door(), max_cycles=1)
+    with pytest.raises(MaxCyclesError):
         live.send("push")
-
-
-def test_max_cycles_count_the_states_that_events_lead_to(start: Any) -> None:
-    live = start(door(), max_cycles=3)
-    live.send("push")
-    live.send("pull")
-    for _ in range(2):
-        with pytest.raises(MaxCyclesError):
-            live.send("push")
-    assert live.state_history == ["closed", "opened", "closed"]
-
-    live = start(door(on_max_cycles="stop"), max_cycles=3)
-    live.send("push")
-    live.send("pull")
-    assert (live.done, live.waiting, live.events) == (True, False, [])
-    assert live.send("push", on_unknown="ignore") == "shut"
-    with pytest.raises(InvalidTransitionError, match="has executed its max_cycles"):
-        live.send("push")
+    assert (live.state, live.waiting, live.queue) == ("closed", True, [])
+    live = start(door(on_max_cycles="stop"), max_cycles=1)
+    assert live.send("push", by="Ada") == "shut"
+    assert (live.waiting, live.queue) == (True, [("push", {"by": "Ada"})])
+    assert (live.run(), live.queue) == ("opened by Ada", [])
 
 
 def test_as_many_states_as_max_cycles_is_well(start: Any) -> None:
@@ -823,10 +830,10 @@ def test_a_restored_machine_takes_options_and_a_context() -> None:
     again = counting(9).restore(saved, max_cycles=20, mode="parallel", context=context)
     assert again.run() == 9
     assert (context.metadata["mine"], context.state_history[-1]) == (1, "done")
-    stuck = counting(9).restore(saved, max_cycles=2)
-    assert stuck["tick"] == 1
+    again = counting(9).restore(saved, max_cycles=2)
+    assert again["tick"] == 1
     with pytest.raises(MaxCyclesError):
-        stuck.step()
+        again.run()
 
 
 def test_a_snapshot_of_another_version_names_the_states_that_are_gone() -> None:

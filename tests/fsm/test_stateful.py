@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -56,19 +57,36 @@ specs = st.fixed_dictionaries(
         ),
         "keep": st.sampled_from([None, None, 1, 3]),
         "raises": st.booleans(),
+        "on_error": st.dictionaries(names, names, max_size=2),
+        "leads_failures": st.sampled_from([None, None, *NAMES]),
+        "is_async": st.booleans(),
     }
 )
 
 
+trouble = st.sampled_from(["", "", "", "states fail", "conditions fail"])
+
+
 class NotNowError(Exception):
-    """What a state raises that fails."""
+    """What a state or condition raises that fails."""
 
 
-def condition(rest: int | None) -> Callable[[int], bool] | None:
-    return None if rest is None else lambda value: value % 3 == rest
+def condition(rest: int | None, broken: list[bool], is_async: bool) -> Callable[..., Any] | None:
+    if rest is None:
+        return None
+
+    def holds(value: int) -> bool:
+        if broken[0]:
+            raise NotNowError
+        return value % 3 == rest
+
+    async def holds_later(value: int) -> bool:
+        return holds(value)
+
+    return holds_later if is_async else holds
 
 
-def built(spec: Spec, failing: list[bool]) -> FSM:
+def built(spec: Spec, failing: list[bool], broken: list[bool]) -> FSM:
     fsm = FSM(
         "random",
         "a",
@@ -76,6 +94,7 @@ def built(spec: Spec, failing: list[bool]) -> FSM:
         max_cycles=MOST,
         on_max_cycles="raise" if spec["raises"] else "stop",
         keep_history=spec["keep"],
+        on_error=spec["leads_failures"],
     )
 
     def state(name: str) -> Callable[..., Any]:
@@ -92,9 +111,10 @@ def built(spec: Spec, failing: list[bool]) -> FSM:
         return function
 
     for name in NAMES:
-        fsm.add_state(name, state(name))
+        fsm.add_state(name, state(name), on_error=spec["on_error"].get(name))
     for source, target, event, rest in spec["ways"]:
-        fsm.add_transition(source, target, condition(rest), event=event)
+        asks = condition(rest, broken, spec["is_async"])
+        fsm.add_transition(source, target, asks, event=event)
     return fsm
 
 
@@ -107,11 +127,9 @@ class Model:
         self.next: str | None = "a"
         self.given: int | None = None
         self.value: Any = None
-        self.waits = False
-
-    @property
-    def spent(self) -> bool:
-        return len(self.history) >= MOST
+        self.waits = self.is_open = self.halted = self.broken = self.fails = False
+        self.queue: list[tuple[str, int | None, bool]] = []
+        self.sent: tuple[str, int | None, bool] | None = None  # it comes last
 
     def ways(self, *, by_event: bool) -> list[tuple[str, str, str | None, int | None]]:
         at = self.history[-1][0]
@@ -119,34 +137,96 @@ class Model:
 
     def target(self, ways: list[Any]) -> str | None:
         for _, target, _, rest in ways:
+            if rest is not None and self.broken:
+                raise NotNowError
             if rest is None or self.value % 3 == rest:
                 return str(target)
         return None
 
-    def step(self, *, fails: bool) -> type[Exception] | None:
+    def events(self) -> list[str]:
+        if not self.waits:
+            return []
+        return list(dict.fromkeys(str(way[2]) for way in self.ways(by_event=True)))
+
+    def goes_on(self) -> bool:
+        return self.next is not None or self.is_open or (self.waits and bool(self.queue))
+
+    def taken(self, event: str) -> str | None:
+        """Where an event leads that is listened to."""
+        return self.target([way for way in self.ways(by_event=True) if way[2] == event])
+
+    def visit(self) -> type[Exception] | None:
         """Execute the next state; the kind of error that comes of it."""
         assert self.next is not None
         name = self.next
-        if fails:
+        if self.fails:
             self.history.append((name, NotNowError))
-            return ExecutionError
+            default = self.spec["leads_failures"]
+            leads = self.spec["on_error"].get(name, None if default == name else default)
+            self.next = leads or name
+            return None if leads else ExecutionError
         number = self.given if self.given is not None else self.value
         self.value = (number or 0) + self.spec["adds"][name]
         self.given, self.next = None, None
         self.history.append((name, self.value))
+        return self.route()
+
+    def route(self) -> type[Exception] | None:
+        name = self.history[-1][0]
+        self.is_open = False
         goes = self.spec["goes"].get(name)
         if goes == "stops" or name in self.spec["terminal"]:
             return None
-        self.next = goes or self.target(self.ways(by_event=False))
+        try:
+            self.next = goes or self.target(self.ways(by_event=False))
+        except NotNowError:
+            self.is_open = True
+            return ExecutionError
         if self.next is None:
             self.waits = bool(self.ways(by_event=True))
             return None if self.waits else InvalidTransitionError
         return None
 
-    def events(self) -> list[str]:
-        if not self.waits or (self.spent and not self.spec["raises"]):
-            return []
-        return list(dict.fromkeys(str(way[2]) for way in self.ways(by_event=True)))
+    def take(self, *, at_limit: bool) -> type[Exception] | None:
+        """Take a queued event, if there is one."""
+        while self.queue:
+            event, given, ignored = self.queue[0]
+            is_sent, target = self.queue[0] is self.sent, None
+            if is_sent and event not in self.events():
+                return None
+            if event in self.events():
+                if at_limit:
+                    self.halted = True
+                    return MaxCyclesError if self.spec["raises"] else None
+                try:
+                    target = self.taken(event)
+                except NotNowError:
+                    return ExecutionError
+            self.queue.pop(0)
+            if target is not None:
+                self.next, self.waits, self.given = target, False, given
+                return None
+            if is_sent or not ignored:
+                return InvalidTransitionError
+        return None
+
+    def drive(self, steps: int | None = None) -> type[Exception] | None:
+        """What one call does; the kind of error that comes of it."""
+        executed, self.halted = 0, False
+        error = self.route() if self.is_open else None
+        while error is None:
+            at_limit = steps is None and executed >= MOST
+            if self.waits:
+                error = self.take(at_limit=at_limit)
+            if error is not None or self.next is None or executed == steps:
+                break
+            if at_limit:
+                self.halted = True
+                return MaxCyclesError if self.spec["raises"] else None
+            error = self.visit()
+            executed += 1
+        self.executed = executed
+        return error
 
 
 class Driven(RuleBasedStateMachine):
@@ -158,89 +238,136 @@ class Driven(RuleBasedStateMachine):
 
     @initialize(spec=specs)
     def begin(self, spec: Spec) -> None:
-        self.failing = [False]
+        if self.restores:  # asks async conditions later, so that it stands elsewhere till then
+            spec = {**spec, "is_async": False}
+        self.failing, self.broken = [False], [False]
         self.spec = spec
         self.model = Model(spec)
-        self.live: Machine = built(spec, self.failing).start(**self.options)
+        self.live: Machine = self.built().start(**self.options)
+
+    def built(self) -> FSM:
+        return built(self.spec, self.failing, self.broken)
 
     def restored(self) -> None:
-        saved = json.loads(json.dumps(self.live.snapshot()))
-        self.live = built(self.spec, self.failing).restore(saved, **self.options)
+        saved = json.loads(json.dumps(self.live.snapshot(check=True)))
+        self.live = self.built().restore(saved, **self.options)
         assert json.loads(json.dumps(self.live.snapshot())) == saved
 
-    def go(self, call: Callable[[], Any], error: type[Exception] | None) -> Any:
+    def go(
+        self, call: Callable[[], Any], expect: Callable[[], type[Exception] | None], how: str = ""
+    ) -> Any:
+        """Do the same to the machine and to the model, while states or conditions fail."""
         if self.restores:
             self.restored()
-        if error is None:
-            return call()
-        with pytest.raises(error) as caught:
-            call()
-        assert type(caught.value) is error
-        return None
+        self.failing[0] = self.model.fails = how == "states fail"
+        self.broken[0] = self.model.broken = how == "conditions fail"
+        try:
+            error = expect()
+            if error is None:
+                return call()
+            with pytest.raises(error) as caught:
+                call()
+            assert type(caught.value) is error
+            return None
+        finally:
+            self.failing[0] = self.broken[0] = self.model.broken = False
 
-    def expect_run(self, fails: bool = False) -> type[Exception] | None:
-        """What `run` does to the model."""
+    @rule(how=trouble)
+    def step(self, how: str) -> None:
         model = self.model
-        while model.next is not None:
-            if model.spent:
-                return MaxCyclesError if self.spec["raises"] else None
-            error = model.step(fails=fails)
-            if error is not None:
-                return error
-        return None
 
-    @rule(fails=st.sampled_from([False, False, False, True]))
-    def step(self, fails: bool) -> None:
-        model = self.model
-        error: type[Exception] | None
-        if model.next is None:
-            error = InvalidTransitionError
-        elif model.spent:
-            error = MaxCyclesError if self.spec["raises"] else InvalidTransitionError
-        else:
-            error = model.step(fails=fails)
-        self.failing[0] = fails
-        step = self.go(lambda: self.live.step(), error)
-        self.failing[0] = False
-        if error is None:
-            assert step == (model.history[-1][0], model.value, model.next)
+        def expect() -> type[Exception] | None:
+            if not model.goes_on():
+                return InvalidTransitionError
+            error = model.drive(1)
+            return InvalidTransitionError if error is None and not model.executed else error
 
-    @rule(fails=st.sampled_from([False, False, False, True]))
-    def run_on(self, fails: bool) -> None:
-        error = self.expect_run(fails)
-        self.failing[0] = fails
-        value = self.go(lambda: self.live.run(), error)
-        self.failing[0] = False
-        if error is None:
+        visits = len(model.history)
+        step = self.go(lambda: self.live.step(), expect, how)
+        if step is not None:
+            assert step == (model.history[visits][0], model.value, model.next)
+
+    @rule(how=trouble)
+    def run_on(self, how: str) -> None:
+        value = self.go(lambda: self.live.run(), self.model.drive, how)
+        if value is not None:
             assert value == self.model.value
 
-    @rule(event=st.sampled_from(EVENTS), n=st.none() | st.integers(0, 20), ignore=st.booleans())
-    def send(self, event: str, n: int | None, ignore: bool) -> None:
+    @rule(how=trouble)
+    def iterate(self, how: str) -> None:
+        model, told = self.model, self.live.cycle_count
+
+        def expect() -> type[Exception] | None:
+            for _ in range(MOST):
+                if not model.goes_on():
+                    break
+                error = model.drive(1)
+                if error is not None or not model.executed:
+                    return error
+            return None
+
+        steps = self.go(lambda: list(itertools.islice(self.live, MOST)), expect, how)
+        if steps is not None:
+            assert [each.state for each in steps] == [name for name, _ in model.history[told:]]
+
+    @rule(
+        event=st.sampled_from(EVENTS),
+        n=st.none() | st.integers(0, 20),
+        ignore=st.booleans(),
+        how=trouble,
+    )
+    def send(self, event: str, n: int | None, ignore: bool, how: str) -> None:
         model = self.model
-        error = self.expect_run()
-        if error is None:
-            heard = model.events()
-            if event not in heard:
-                error = None if ignore else InvalidTransitionError
-            elif model.spent:
-                error = MaxCyclesError
-            else:
-                ways = [way for way in model.ways(by_event=True) if way[2] == event]
-                target = model.target(ways)
-                if target is None:
-                    error = InvalidTransitionError
-                else:
-                    model.next, model.waits, model.given = target, False, n
-                    error = self.expect_run()
+        sent = (event, n, bool(ignore))
+        unknown = None if ignore else InvalidTransitionError
+
+        def expect() -> type[Exception] | None:
+            if not model.goes_on() and event not in model.events():
+                return unknown
+            model.sent = sent
+            model.queue.append(sent)
+            error = model.drive()
+            model.sent = None
+            if model.queue and model.queue[-1] is sent:
+                is_kept = model.halted and error is None and event in self.known
+                if not is_kept:
+                    model.queue.pop()
+                    error = error or unknown
+            return error
+
         data = {} if n is None else {"n": n}
-        how = "ignore" if ignore else "raise"
-        value = self.go(lambda: self.live.send(event, on_unknown=how, **data), error)  # type: ignore[arg-type]
-        if error is None:
+        on_unknown = "ignore" if ignore else "raise"
+        value = self.go(lambda: self.live.send(event, on_unknown=on_unknown, **data), expect, how)  # type: ignore[arg-type]
+        if value is not None:
             assert value == model.value
+
+    @property
+    def known(self) -> set[str]:
+        return {way[2] for way in self.spec["ways"] if way[2] is not None}
+
+    @rule(event=st.sampled_from(EVENTS), n=st.none() | st.integers(0, 20), ignore=st.booleans())
+    def post(self, event: str, n: int | None, ignore: bool) -> None:
+        model = self.model
+
+        def expect() -> type[Exception] | None:
+            is_done = model.next is None and not model.waits and not model.is_open
+            if event not in self.known or is_done:
+                return None if ignore else InvalidTransitionError
+            model.queue.append((event, n, ignore))
+            return None
+
+        data = {} if n is None else {"n": n}
+        self.go(lambda: self.live.post(event, "ignore" if ignore else None, **data), expect)
+
+    @rule(event=st.sampled_from(EVENTS))
+    def ask(self, event: str) -> None:
+        expected = event in self.model.events() and self.model.taken(event) is not None
+        assert self.live.can(event) == expected
 
     @rule()
     def snapshot_and_restore(self) -> None:
-        self.restored()
+        if not self.spec["is_async"]:
+            self.restored()
 
     @precondition(lambda self: self.model.history)
     @rule(data=st.data())
@@ -263,21 +390,39 @@ class Driven(RuleBasedStateMachine):
     def is_where_the_model_is(self) -> None:
         live, model = self.live, self.model
         visits = [name for name, _ in model.history]
-        stopped = model.spent and not self.spec["raises"]
         assert live.state == (visits[-1] if visits else "a")
         assert live.next_state == model.next
         assert live.value == model.value
         assert live.cycle_count == len(visits)
         assert live.state_history == visits[-(self.spec["keep"] or len(visits) or 1) :]
-        assert live.waiting == (model.waits and not stopped)
+        assert live.waiting == model.waits
+        assert live.queue == [(event, {} if n is None else {"n": n}) for event, n, _ in model.queue]
         assert live.events == model.events()
-        assert live.done == (stopped or (model.next is None and not model.waits))
+        assert live.done == (model.next is None and not model.waits and not model.is_open)
         latest = {name: value for name, value in model.history if value is not NotNowError}
         assert live.results == latest
 
 
 class DrivenByTheGeneralPath(Driven):
     options = {"progress": lambda name, status, fraction: None}  # noqa: RUF012
+
+
+class DrivenTellingOfSteps(Driven):
+    """Each visit is told of, with a snapshot that goes on behind it."""
+
+    def begin_telling(self, live: Machine, step: Any) -> None:
+        assert live.snapshot(history=False)["history"] == []
+        self.told.append(step.state)
+
+    @initialize(spec=specs)
+    def begin(self, spec: Spec) -> None:
+        self.told: list[str] = []
+        self.options = {"on_step": self.begin_telling}
+        super().begin(spec)
+
+    @invariant()
+    def was_told_of_all(self) -> None:
+        assert self.told == [name for name, _ in self.model.history]
 
 
 class DrivenOverSnapshots(Driven):
@@ -289,5 +434,7 @@ TestDriven = Driven.TestCase
 TestDriven.settings = how_long
 TestDrivenByTheGeneralPath = DrivenByTheGeneralPath.TestCase
 TestDrivenByTheGeneralPath.settings = how_long
+TestDrivenTellingOfSteps = DrivenTellingOfSteps.TestCase
+TestDrivenTellingOfSteps.settings = how_long
 TestDrivenOverSnapshots = DrivenOverSnapshots.TestCase
 TestDrivenOverSnapshots.settings = how_long

@@ -119,14 +119,6 @@ def test_a_condition_without_a_truth_fails_the_run(run: Any) -> None:
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-def test_async_conditions_are_refused() -> None:
-    async def later(value: int) -> bool:
-        return True
-
-    with pytest.raises(ValidationError, match="cannot be async"):
-        fork().add_transition("start", "big", later)
-
-
 def test_a_condition_that_turns_out_to_be_async_does_not_hold_silently(run: Any) -> None:
     async def later(value: int) -> bool:
         return False
@@ -406,10 +398,6 @@ def test_no_state_hook_is_called_at_the_end(run: Any) -> None:
 
 
 def test_state_hooks_that_cannot_work_are_refused() -> None:
-    async def later(fsm: FSM) -> None: ...
-
-    with pytest.raises(ValidationError, match="cannot be async"):
-        counting(1).add_state_hook(later)  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="not callable"):
         counting(1).add_state_hook("hook")  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="offered"):

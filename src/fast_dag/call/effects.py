@@ -7,8 +7,10 @@ propagates through the generator.
 
 from __future__ import annotations
 
+from io import IOBase
+from sys import modules
 from threading import TIMEOUT_MAX
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from types import CoroutineType
 
 from fast_dag._fields import Fields
 from fast_dag.errors import failures
@@ -28,10 +30,46 @@ if TYPE_CHECKING:
             """Call `callback` once it is ready, in any thread; at once if it is ready already."""
 
 
-ONE_SHOT: Final = frozenset({GeneratorType, AsyncGeneratorType, map, filter, zip})
-"""Iterators that can be consumed once only, so that only one node may take them."""
-LOOKED_AT: Final = ONE_SHOT | {CoroutineType}
-"""The types of results that need more than being stored."""
+class _Kinds(dict[type, bool]):
+    """What is known of the classes of values; asked for with `[]`, which costs a look-up.
+
+    It keeps only classes that live as long as their modules do, so that it frees all others."""
+
+    __slots__ = ("_finds",)
+
+    def __init__(self, finds: Callable[[type], bool]) -> None:
+        self._finds = finds
+
+    def __missing__(self, kind: type) -> bool:
+        found = self._finds(kind)
+        home, name = modules.get(str(kind.__module__)), kind.__name__
+        if getattr(home, "__dict__", {}).get(name) is kind:
+            self[kind] = found
+        return found
+
+
+def _is_one_shot(kind: type) -> bool:
+    has: set[str] = set()
+    for each in kind.__mro__:
+        has.update(vars(each).keys() & _TELLING)
+    if not has & {"__next__", "__anext__"} or issubclass(kind, IOBase):
+        return False
+    # A cursor or a file can be asked again, or moved back. So can a reader of chunks of a frame,
+    # but who goes through its chunks does that once.
+    return "get_chunk" in has or not has & {"read", "execute", "fetchone"}
+
+
+_TELLING: Final = {"__next__", "__anext__", "read", "execute", "fetchone", "get_chunk"}
+
+ONE_SHOT: Final = _Kinds(_is_one_shot)
+"""Whether values of a class can be gone through once only, so that one consumer may have them: all
+iterators but files and cursors.
+
+>>> ONE_SHOT[enumerate], ONE_SHOT[list]
+(True, False)
+"""
+LOOKED_AT: Final = _Kinds(lambda kind: kind in (CoroutineType, Outcome) or ONE_SHOT[kind])
+"""Whether results of a class are not simply stored."""
 
 
 class Outcome(Fields):
@@ -102,6 +140,22 @@ def waitable(seconds: float) -> float:
     return min(seconds, LONGEST)
 
 
+class Surround(Fields):
+    """Call a hook with `args` and with a function `call`, in which the driver carries out `inner`;
+    answered like an Attempt. `outcome` is how `inner` ended, None if the hook did not call it."""
+
+    __slots__ = ("args", "func", "inner", "is_async", "outcome")
+
+    def __init__(
+        self, func: Callable[..., Any], args: tuple[Any, ...], is_async: bool, inner: Effects
+    ) -> None:
+        self.func = func
+        self.args = args
+        self.is_async = is_async
+        self.inner = inner
+        self.outcome: Outcome | None = None
+
+
 class Sleep(Fields):
     """Wait; answered with True if the run goes on, with False if it was stopped meanwhile."""
 
@@ -133,7 +187,7 @@ class Raised(Fields):
 if TYPE_CHECKING:
     Attempt = tuple[Sequence[Any], dict[str, Any]]
     """Call the node's function with these arguments; answered with its value, or with Raised."""
-    Effect = Attempt | Invoke | Sleep | Await
+    Effect = Attempt | Invoke | Surround | Sleep | Await
     Effects = Generator[Effect, Any, Outcome]
 
 
@@ -149,14 +203,15 @@ def interpret(
     effects: Effects,
     func: Callable[..., Any],
     call: Callable[..., Any],
-    wait: Callable[[Any], Any],
+    wait: Callable[..., Any],
     sleep: Callable[[float], None],
 ) -> Outcome:
     """Carry out all effects in this thread.
 
     `func` is the node's function. `call(f, *args, **kwargs)` calls the function and the hooks.
-    `wait(coroutine)` returns the result of a coroutine that one of them returned. `sleep(seconds)`
-    waits.
+    `wait(coroutine)` returns the result of a coroutine that one of them returned; its second
+    argument is True inside of an around hook, whose contextvars the thread has entered already.
+    `sleep(seconds)` waits.
     """
     answer: Any = None
     args: Sequence[Any]
@@ -167,6 +222,14 @@ def interpret(
                 called, args, kwargs = effect.func, effect.args, _NO_KEYWORDS
             elif isinstance(effect, tuple):
                 called, (args, kwargs) = func, effect
+            elif isinstance(effect, Surround):
+                inside = _Inside(effect, func, wait, sleep)
+                try:
+                    answer = call(effect.func, *effect.args, inside.call)
+                except failures() as error:
+                    answer = Raised(error)  # type: ignore[arg-type]
+                inside.raise_what_interrupted()
+                continue
             else:
                 if isinstance(effect, Sleep):
                     sleep(effect.seconds)
@@ -189,3 +252,43 @@ def interpret(
 
 
 _NO_KEYWORDS: Final[dict[str, Any]] = {}
+
+
+class _Inside:
+    """What a hook that surrounds a call is given as `call`, where that is made in its thread."""
+
+    def __init__(
+        self,
+        effect: Surround,
+        func: Callable[..., Any],
+        wait: Callable[..., Any],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self.effect = effect
+        self._interpreted = func, _called, lambda it: wait(it, True), sleep
+        self._interrupted: BaseException | None = None
+        self._is_called = False
+
+    def call(self) -> Any:
+        """Carry out what is inside: its value. Raises what it ended with."""
+        if self._is_called:
+            raise RuntimeError("an around hook calls call() once; it did so again")
+        self._is_called = True
+        try:
+            outcome = self.effect.outcome = interpret(self.effect.inner, *self._interpreted)
+        except BaseException as error:
+            self._interrupted = error
+            raise
+        if not outcome.ok:
+            raise outcome.value
+        return outcome.value
+
+    def raise_what_interrupted(self) -> None:
+        """Raise what ended the program, say, also if the hook swallowed that."""
+        if self._interrupted is not None:
+            raise self._interrupted
+
+
+def _called(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Called in the contextvars that the hook is in already."""
+    return func(*args, **kwargs)

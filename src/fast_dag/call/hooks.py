@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 OFFERED = {
     "pre_execute": ("node", "inputs", "context"),
+    "around": ("node", "inputs", "context", "call"),
     "post_execute": ("node", "inputs", "result", "context"),
     "on_error": ("node", "inputs", "error", "context"),
     "on_retry": ("node", "inputs", "error", "context", "attempt", "delay"),
@@ -52,6 +53,12 @@ class Hook(Fields):
             raise InvalidNodeError(
                 f"the {phase} hook {func!r} wants {[each.name for each in required]}, but is "
                 f"offered ({', '.join(offered)})",
+                node=None,
+            )
+        if phase == "around" and takes < len(offered):
+            raise InvalidNodeError(
+                f"the around hook {func!r} must take all of ({', '.join(offered)}): it returns "
+                "call(), or await call() if it is async",
                 node=None,
             )
         return cls(func, takes, signature.is_async)

@@ -8,6 +8,8 @@ left out:
 5. `post_execute`, which may replace the result,
 6. after a failure: `on_error`, then the node's error handler, which may give a result,
 7. always: `cleanup`.
+
+The `around` hook surrounds 2 to 5: it calls them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from contextvars import copy_context
 from types import CoroutineType
 
 from fast_dag.call.arguments import named, unnamed
-from fast_dag.call.effects import ONE_SHOT, STOPPED, Await, Outcome, Raised, Sleep
+from fast_dag.call.effects import ONE_SHOT, STOPPED, Await, Outcome, Raised, Sleep, Surround
 from fast_dag.call.retry import is_retried, wait_after
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import add_note, failures, text_of
@@ -71,6 +73,7 @@ class CallPolicy:
     """
 
     __slots__ = (
+        "around",
         "arounds",
         "by_position",
         "cache",
@@ -102,6 +105,7 @@ class CallPolicy:
         self.handler = handler
         self.resources = resources
         self.pre_execute = hooks.get("pre_execute")
+        self.around = hooks.get("around")
         self.post_execute = hooks.get("post_execute")
         self.on_error = hooks.get("on_error")
         self.on_retry = hooks.get("on_retry")
@@ -113,6 +117,7 @@ class CallPolicy:
         self.is_simple = not (
             resources
             or arounds
+            or self.around
             or (self.cache is not None and self.cache.shared)
             or any(hook.is_async for hook in hooks.values())
         )
@@ -144,9 +149,34 @@ class CallPolicy:
                     inputs = _new_inputs(answer)
                 except failures() as error:
                     outcome = _failed(error, "pre_execute hook")
-        if outcome is not None:
-            pass
-        elif self.cache is None:
+        if outcome is None and self.around is not None:
+            outcome = yield from self._surrounded(self.around, host, inputs)
+        elif outcome is None:
+            outcome = yield from self._inside(host, inputs, kept)
+        return (yield from self._ended(host, inputs, outcome))
+
+    def _surrounded(self, around: Hook, host: Host, inputs: Inputs) -> Effects:
+        """The around hook, with the rest of the call inside of it."""
+        inner = self._inside(host, inputs, None)
+        effect = Surround(around.func, (self.node, inputs, host.context), around.is_async, inner)
+        try:
+            answer = yield effect
+        finally:
+            inner.close()
+        done = effect.outcome
+        if done is STOPPED:
+            return STOPPED
+        attempts, cached = (0, None) if done is None else (done.attempts, done.cached)
+        if not isinstance(answer, Raised):
+            return Outcome(True, answer, attempts, None, cached)
+        if done is not None and not done.ok and answer.error is done.value:
+            return done
+        return _failed(answer.error, "around hook", attempts, cached)
+
+    def _inside(self, host: Host, inputs: Inputs, kept: Attempt | None) -> Effects:
+        """From the look into the cache to post_execute."""
+        outcome: Outcome
+        if self.cache is None:
             outcome = yield from self._attempts(host, inputs, kept)
         else:
             try:
@@ -167,7 +197,7 @@ class CallPolicy:
                 )
             elif answer is not None:
                 outcome.value = answer
-        return (yield from self._ended(host, inputs, outcome))
+        return outcome
 
     def call_inline(  # noqa: PLR0912, PLR0915  one order, written without helpers for speed
         self, host: Host, attempt: Attempt, func: Callable[..., Any], waiter: Waiter
@@ -379,6 +409,15 @@ class CallPolicy:
             options = node.options
             if attempts > node.retry or not is_retried(outcome.value, options):
                 return outcome
+            used_up = self._used_up(inputs, kept)
+            if used_up is not None:
+                add_note(
+                    outcome.value,
+                    f"it was not tried again, because {node.name!r} was given a "
+                    f"{type(used_up).__name__}, which can be gone through once only; give it a "
+                    "list",
+                )
+                return outcome
             delay = wait_after(attempts, options)
             if self.on_retry is not None:
                 answer = yield self.on_retry.invoke(
@@ -392,6 +431,14 @@ class CallPolicy:
             outcome = None
             if not self.only_retries:
                 kept = None
+
+    def _used_up(self, inputs: Inputs, kept: Attempt | None) -> Any:
+        """What a call was given that no other can be given."""
+        given: list[Any] = [*inputs.values()]
+        if self.only_retries and kept is not None:
+            given = [*kept[0], *kept[1].values()]
+        given.extend(inputs.get(self.node.signature.var_positional or "", ()))
+        return next((each for each in given if ONE_SHOT[type(each)]), None)
 
     def _opened(self, host: Host, inputs: Inputs) -> Effects:
         """The resources that the function takes, opened, by name."""
@@ -482,7 +529,7 @@ def _new_inputs(answer: Any) -> Inputs:
 
 
 def _refuse_one_shot(value: Any) -> None:
-    if type(value) in ONE_SHOT:
+    if ONE_SHOT[type(value)]:
         raise TypeError(
             f"a cached node returned a {type(value).__name__}, which can be gone through once "
             "only; return a list"

@@ -120,19 +120,20 @@ def _of_dag(dag: Nestable, draw_mark: Callable[[str], str]) -> Iterator[str]:
             if inner is not None:
                 yield from (f"{stem}{draw_mark('┆')}  {line}" for line in _body(inner, draw_mark))
             if len(below) == 1 and sources[below[0][0]] == 1 and below[0][0] not in seen:
-                target, branch = below[0]
-                todo.append((target, f"{stem}{draw_mark('↓')} {_taken(branch)}", stem))
+                target, branch, optional = below[0]
+                todo.append((target, f"{stem}{draw_mark('↓')} {_taken(branch, optional)}", stem))
                 continue
-            for position, (target, branch) in enumerate(reversed(below)):
+            for position, (target, branch, optional) in enumerate(reversed(below)):
                 last = position == 0
-                lead = f"{stem}{draw_mark('└─ ' if last else '├─ ')}{_taken(branch)}"
+                lead = f"{stem}{draw_mark('└─ ' if last else '├─ ')}{_taken(branch, optional)}"
                 todo.append((target, lead, stem + ("   " if last else draw_mark("│  "))))
 
 
-def _taken(branch: bool | str | None) -> str:
-    if branch is None:
-        return ""
-    return f"[{shown(branch) if isinstance(branch, str) else str(branch).lower()}] "
+def _taken(branch: bool | str | None, optional: bool) -> str:
+    name = shown(branch) if isinstance(branch, str) else str(branch).lower()
+    words = ["" if branch is None else name, "optional" if optional else ""]
+    told = ", ".join(filter(None, words))
+    return f"[{told}] " if told else ""
 
 
 def _of_fsm(fsm: FSM, draw_mark: Callable[[str], str]) -> Iterator[str]:

@@ -9,13 +9,14 @@ from fast_dag.context import Context
 from fast_dag.define.decorators import Decorator
 from fast_dag.define.node import Branch, Nestable, Node, NodeType, as_node
 from fast_dag.define.request import Request, option_names, takes_what
-from fast_dag.define.signature import Kind, Parameter, Signature
+from fast_dag.define.signature import ABSENT, Kind, Parameter, Signature
 from fast_dag.define.validate import problems
 from fast_dag.define.workflow import Workflow, value_of
 from fast_dag.errors import MissingConnectionError, ValidationError, names
 from fast_dag.plan.plan import Plan
 from fast_dag.plan.topology import Topology
 from fast_dag.run.dag_execution import DagExecution
+from fast_dag.run.resumption import changed_inputs
 from fast_dag.run.run import Run
 from fast_dag.run.settings import ExecutionMode, Settings
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         AnyDecorator,
         CachedNodeDecorator,
         NodeDecorator,
+        SelectDecorator,
     )
     from fast_dag.define.options import NodeOptions, Seconds
     from fast_dag.run.execution import Execution
@@ -97,6 +99,9 @@ class DAG(Workflow):
     replace:
         A node takes the place of the node of its name, as with `replace=True` on every node: cells
         of a notebook may be run again.
+    remember:
+        Whether the run that finished last is kept, for `dag["node"]` and its siblings, until the
+        next one or `forget()`. False is for services: read the Run that `execute` returns.
     limits:
         A `Limits`: how many units there are of what its nodes use.
 
@@ -122,9 +127,10 @@ class DAG(Workflow):
         metadata: Mapping[str, Any] | None = None,
         autowire: bool = False,
         replace: bool = False,
+        remember: bool = True,
         limits: Limits | None = None,
     ) -> None:
-        super().__init__(name, description, metadata, replace, limits)
+        super().__init__(name, description, metadata, replace, remember, limits)
         self._autowire = autowire
 
     # Building.
@@ -181,9 +187,10 @@ class DAG(Workflow):
         return Decorator(self._add, NodeType.CONDITION)
 
     @property
-    def select(self) -> NodeDecorator:
+    def select(self) -> SelectDecorator:
         """Decorator: the function returns a branch's name or SelectReturn, which selects
-        `.branches[name]`, or `.branches["default"]` if no edge leaves that branch."""
+        `.branches[name]`, or `.branches["default"]` if no edge leaves that branch. With
+        `several=True` it may return a list of names, which are all taken."""
         return Decorator(self._add, NodeType.SELECT)
 
     @property
@@ -255,6 +262,8 @@ class DAG(Workflow):
         target: str | Node[..., Any],
         output: str | None = None,
         input: str | Literal[False] | None = None,
+        *,
+        optional: bool = False,
     ) -> Self:
         """Connect two nodes.
 
@@ -264,10 +273,15 @@ class DAG(Workflow):
             Nodes or their names; the source may also be a branch, `check.on_true`.
         output:
             The part of the value that flows: a key of a mapping, an attribute, or an element of a
-            tuple, named by `outputs=` of the source. None: the whole value.
+            tuple, named by `outputs=` of the source. None: the whole value. Of a select it names
+            the branch instead, and so do "true" and "false" of a condition.
         input:
             The parameter that the edge feeds. None: the one named like `output`, else like the
             source, else the first parameter without an edge. False: none, the edge only orders.
+        optional:
+            The target runs also if the edge ends dead, because the source failed, was skipped, or
+            chose another branch. The parameter then gets its default, or None. The target waits
+            until the edge has ended.
 
         Raises ValidationError if a name is unknown or no parameter is left.
 
@@ -275,7 +289,7 @@ class DAG(Workflow):
         >>> dag.connect("load", "double", output="n").run()
         6
         """
-        self._graph.connect(source, target, output, input)
+        self._graph.connect(source, target, output, input, optional=optional)
         return self
 
     def disconnect(
@@ -299,6 +313,7 @@ class DAG(Workflow):
             self.metadata,
             self.autowire,
             self.replace,
+            self.remember,
             self.limits,
         )
         self._copy_into(twin)
@@ -385,6 +400,8 @@ class DAG(Workflow):
         outputs: Sequence[str | Node[..., Any]] | None = None,
         progress: Callable[[str, str, float], object] | bool | None = None,
         track_memory: bool = False,
+        keep: Literal["all", "outputs"] = "all",
+        resume: Run | None = None,
         limits: Limits | None = None,
         **more_inputs: Any,
     ) -> Request:
@@ -398,9 +415,12 @@ class DAG(Workflow):
             error_handler,
             progress,
             track_memory,
+            keep,
             limits,
         )
-        return Request(self.name, inputs, more_inputs, context, settings, outputs=outputs)
+        return Request(
+            self.name, inputs, more_inputs, context, settings, outputs=outputs, resume=resume
+        )
 
     @takes_what(_request)
     def execute(self, /, *args: Any, **options: Any) -> Run:
@@ -436,6 +456,12 @@ class DAG(Workflow):
             a time; True shows a bar (extra `progress`). Used instead of `progress_callback`.
         track_memory:
             Measure the peak of traced memory, `context.metrics["memory_usage"]["peak_mb"]`; slow.
+        keep:
+            "outputs" drops each result once all nodes that take it have completed, except those of
+            sinks and of `outputs`.
+        resume:
+            An earlier Run, maybe out of a pickle. What completed in it is taken, with the inputs
+            that are not given anew; the rest runs, and all that depends on that.
         limits:
             A `Limits`, whose names come before those of the workflow's own.
 
@@ -603,8 +629,15 @@ class DAG(Workflow):
         if part.start is not None and context is None:
             stored = stored or (None if self._last is None else self._last.run)
         earlier: DagExecution | None = None
-        if stored is not None:
+        changed: set[str] = set()
+        if request.resume is not None:
+            stored = self._resumable(request.resume, part, stored)
+            changed = changed_inputs(
+                inputs, {key: stored.inputs.get(key, ABSENT) for key in inputs}
+            )
+        elif stored is not None:
             earlier = self._earlier(stored)
+        if stored is not None:
             kept = {key: stored.inputs[key] for key in stored.inputs if self._could_take(key)}
             inputs = {**kept, **inputs}
         outputs = request.outputs
@@ -622,8 +655,31 @@ class DAG(Workflow):
         execution = DagExecution(
             self._graph, plan, inputs, context, request.settings, outputs=outputs, earlier=earlier
         )
+        if request.resume is not None:
+            execution.resume(request.resume._execution, changed)
         execution.observers = self._observers(execution)
         return execution
+
+    def _resumable(self, run: Any, part: Part, stored: Run | None) -> Run:
+        """The run to go on from. Raises ValidationError where that is not possible."""
+        if not isinstance(run, Run):
+            raise ValidationError(
+                f"resume= is an earlier Run, as execute() returns it, not a {type(run).__name__}; "
+                "to give an input of that name: inputs={'resume': ...}"
+            )
+        problem = ""
+        if stored is not None or part is not WHOLE:
+            problem = "cannot be with run_from, run_until, run_between or run=: it finds by itself "
+            problem += "what has to run"
+        elif run._execution.noun != self._noun:
+            problem = f"cannot be the run of a machine, {run.name!r}; see its snapshot()"
+        elif run.name != self.name:
+            problem = f"is a run of {run.name!r}, not of {self.name!r}"
+        elif run.status == "running" and isinstance(run._execution, DagExecution):
+            problem = "is a Run in progress; wait for its end"
+        if problem:
+            raise ValidationError(f"resume= {problem}")
+        return run
 
     def _earlier(self, run: Run) -> DagExecution:
         """The execution of an earlier Run of this DAG."""

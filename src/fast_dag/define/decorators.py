@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from fast_dag.define.node import Node, NodeType
 from fast_dag.define.options import CACHE_OPTIONS, OPTIONS
 from fast_dag.define.signature import ABSENT
@@ -10,11 +12,17 @@ from fast_dag.errors import InvalidNodeError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import inspect
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any, Protocol, TypedDict, Unpack, overload
 
     from fast_dag._typing import P, R_co
-    from fast_dag.define.options import AllOptions, AnyOptions, CachedNodeOptions, CommonOptions
+    from fast_dag.define.options import (
+        AllOptions,
+        AnyOptions,
+        CachedNodeOptions,
+        CommonOptions,
+        SelectOptions,
+    )
 
     # Each decorator takes its own options, before the function or after it, and a type checker
     # must see which. `Unpack` takes no type variable, so each has a class of its own.
@@ -26,12 +34,15 @@ if TYPE_CHECKING:
     class Marked(Named, total=False):
         initial: bool
         terminal: bool
+        on_error: str | Node[..., Any] | None
 
     class ForNode(CommonOptions, Named, total=False): ...
 
     class ForAny(AnyOptions, Named, total=False): ...
 
     class ForAll(AllOptions, Named, total=False): ...
+
+    class ForSelect(SelectOptions, Named, total=False): ...
 
     class ForCachedNode(CachedNodeOptions, Named, total=False): ...
 
@@ -62,6 +73,14 @@ if TYPE_CHECKING:
         @overload
         def __call__(self, **options: Unpack[ForAll]) -> Later: ...
 
+    class SelectDecorator(Protocol):
+        @overload
+        def __call__(
+            self, f: Callable[P, R_co], /, **options: Unpack[ForSelect]
+        ) -> Node[P, R_co]: ...
+        @overload
+        def __call__(self, **options: Unpack[ForSelect]) -> Later: ...
+
     class CachedNodeDecorator(Protocol):
         @overload
         def __call__(
@@ -90,7 +109,8 @@ if TYPE_CHECKING:
 class Decorator:
     """Makes nodes of functions: used bare, or called with options, the function first or later.
 
-    `add(node, ...)` takes the node in, with those of the options that are `own` to it.
+    `add(node, ...)` takes the node in, with those of the options that are `own` to it; these have
+    defaults there.
     """
 
     __slots__ = ("_add", "_cached", "_own", "_type")
@@ -101,7 +121,7 @@ class Decorator:
         type: NodeType = NodeType.NODE,
         *,
         cached: bool = False,
-        own: tuple[str, ...] = ("replace",),
+        own: Mapping[str, Any] = MappingProxyType({"replace": False}),
     ) -> None:
         self._add = add
         self._type = type
@@ -133,7 +153,7 @@ class Decorator:
             for each in OPTIONS.values()
             if each.name != "cache" and each.type in ("", self._type)
         ]
-        defaults = {"name": None, **dict.fromkeys(self._own, False)}
+        defaults = {"name": None, **self._own}
         defaults |= {each.name: each.default for each in fitting}
         if self._cached:
             defaults |= {each.name: each.default for each in CACHE_OPTIONS.values()}

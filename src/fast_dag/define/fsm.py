@@ -25,7 +25,8 @@ from fast_dag.errors import (
 )
 from fast_dag.plan.machine_plan import MachinePlan
 from fast_dag.plan.topology import Topology
-from fast_dag.run.machine import Machine, check_snapshot
+from fast_dag.run.execution import current
+from fast_dag.run.machine import Machine, Step, read_snapshot
 from fast_dag.run.machine_execution import Bounds, MachineExecution, MachineRun
 from fast_dag.run.settings import ExecutionMode, Settings
 
@@ -50,10 +51,16 @@ class _States(Graph):
         self._fsm = fsm
 
     def connect(
-        self, source: Any, target: Any, output: str | None = None, input: Any = None
+        self,
+        source: Any,
+        target: Any,
+        output: str | None = None,
+        input: Any = None,
+        *,
+        optional: bool = False,
     ) -> None:
         start, end = self.node(source).name, self.node(target).name
-        if output is not None or input is not None:
+        if output is not None or input is not None or optional:
             raise ValidationError(
                 f"states have no outputs and inputs to connect: say {start} >> {end}, or "
                 f"add_transition({start!r}, {end!r}) with a condition or an event"
@@ -61,8 +68,16 @@ class _States(Graph):
         self._fsm.add_transition(start, end)
 
 
-_OWN = ("initial", "terminal", "replace")
-"""The options of states that other nodes do not have."""
+_OWN = {"initial": False, "terminal": False, "on_error": None, "replace": False}
+"""The options of states that other nodes do not have, and their defaults."""
+
+
+class _OfTheFSM:
+    def __repr__(self) -> str:
+        return "<that of the FSM>"
+
+
+_OF_THE_FSM: Any = _OfTheFSM()
 
 
 class FSM(Workflow):
@@ -75,13 +90,19 @@ class FSM(Workflow):
     initial_state, terminal_states:
         Names of states; `@fsm.state(initial=True)` and `terminal=True` say the same.
     max_cycles:
-        How many states a run executes at most; a further state raises MaxCyclesError.
+        How many states a run executes at most; a further state raises MaxCyclesError. None is no
+        limit. Each call that drives a live machine counts anew.
     on_max_cycles:
         "raise", or "stop" to end the run and return the last value instead.
     keep_history:
         How many visits of states are kept; None keeps all.
     replace:
         A state takes the place of the state of its name, as with `replace=True` on every state.
+    remember:
+        Whether the run that finished last is kept; as in `DAG`.
+    on_error:
+        The state that a failure of another state leads to, unless that has an `on_error` of its
+        own. It is given what the failed one was given, and the exception as `error`.
     limits:
         As in `DAG`.
 
@@ -105,20 +126,22 @@ class FSM(Workflow):
         name: str,
         initial_state: str | None = None,
         terminal_states: Iterable[str] = (),
-        max_cycles: SupportsIndex = 1000,
+        max_cycles: SupportsIndex | None = 1000,
         on_max_cycles: Literal["raise", "stop"] = "raise",
         description: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         keep_history: SupportsIndex | None = None,
         replace: bool = False,
+        remember: bool = True,
+        on_error: str | None = None,
         limits: Limits | None = None,
     ) -> None:
-        super().__init__(name, description, metadata, replace, limits)
+        super().__init__(name, description, metadata, replace, remember, limits)
         if isinstance(terminal_states, str):
             raise ValidationError(f"terminal_states is a list of names, not {terminal_states!r}")
         if on_max_cycles not in ("raise", "stop"):
             raise ValidationError(f"on_max_cycles is 'raise' or 'stop', not {on_max_cycles!r}")
-        self.max_cycles = asked_count("max_cycles", max_cycles) or 1000
+        self.max_cycles = asked_count("max_cycles", max_cycles)
         self.on_max_cycles: Literal["raise", "stop"] = on_max_cycles
         self.keep_history = asked_count("keep_history", keep_history)
         initial, terminal = name_of(initial_state), [name_of(each) for each in terminal_states]
@@ -127,6 +150,8 @@ class FSM(Workflow):
         self._terminal: dict[str, None] = dict.fromkeys(terminal)
         self._transitions: list[Transition] = []
         self._state_hooks: list[Hook] = []
+        self._on_error: dict[str, str] = {}  # of single states
+        self._default_on_error = _checked_on_error(on_error)
 
     # Building.
 
@@ -136,7 +161,7 @@ class FSM(Workflow):
     @property
     def state(self) -> StateDecorator:
         """Decorator: a function becomes a state. Options: `initial`, `terminal`, those of a node
-        (see `NodeOptions`), `name` and `replace`.
+        (see `NodeOptions`), `name` and `replace`; `on_error`, the state that its failure leads to.
 
         It returns an `FSMReturn`, or another value if declared transitions say what comes next. Its
         parameters get the keys of the value that the previous state returned, or that value as a
@@ -157,6 +182,7 @@ class FSM(Workflow):
         *,
         initial: bool = False,
         terminal: bool = False,
+        on_error: str | None = None,
         replace: bool = False,
         **options: Unpack[CommonOptions],
     ) -> Self:
@@ -165,9 +191,8 @@ class FSM(Workflow):
         >>> FSM("demo").add_state("double", lambda x: 2 * x, initial=True, terminal=True).run(x=2)
         4
         """
-        self._add(
-            as_node(name, func, None, options), initial=initial, terminal=terminal, replace=replace
-        )
+        node = as_node(name, func, None, options)
+        self._add(node, initial=initial, terminal=terminal, on_error=on_error, replace=replace)
         return self
 
     def add_terminal_state(
@@ -189,6 +214,7 @@ class FSM(Workflow):
         *,
         initial: bool = False,
         terminal: bool = False,
+        on_error: str | None = None,
         replace: bool = False,
     ) -> Node[..., Any]:
         if node.name == "*":
@@ -197,6 +223,8 @@ class FSM(Workflow):
         for flag, marked in ((initial, self._initial), (terminal, self._terminal)):
             if flag:
                 marked[node.name] = None
+        if on_error is not None:
+            self.set_error_state(node, on_error)
         return node
 
     def add_transition(
@@ -239,6 +267,24 @@ class FSM(Workflow):
         self._graph.version += 1
         return self
 
+    def set_error_state(self, state: str | Node[..., Any], target: str | None) -> None:
+        """Let a failure of `state` lead to the state `target`, as `on_error=` of the state does;
+        None takes that away, so that the `on_error` of the FSM holds.
+
+        >>> fsm = FSM("demo", initial_state="divide", terminal_states=["divide", "excuse"])
+        >>> fsm = fsm.add_state("divide", lambda x: 1 / x)
+        >>> fsm = fsm.add_state("excuse", lambda x, error: f"cannot divide by {x}: {error}")
+        >>> fsm.set_error_state("divide", "excuse")
+        >>> fsm.run(x=0)
+        'cannot divide by 0: division by zero'
+        """
+        name = self._graph.node(state).name
+        self._on_error.pop(name, None)
+        leads_to = _checked_on_error(target)
+        if leads_to is not None:
+            self._on_error[name] = leads_to
+        self._graph.version += 1
+
     def add_state_hook(self, hook: Callable[[FSM, str, str, Any], str | None]) -> None:
         """Call `hook(fsm, from_state, to_state, result)` at each transition, in order of adding.
 
@@ -252,10 +298,9 @@ class FSM(Workflow):
         a -> b 1
         2
         """
-        read = Hook.read(hook, ("fsm", "from_state", "to_state", "result"), "state")
-        if read.is_async:
-            raise ValidationError(f"a state hook cannot be async: {hook!r}")
-        self._state_hooks.append(read)
+        self._state_hooks.append(
+            Hook.read(hook, ("fsm", "from_state", "to_state", "result"), "state")
+        )
         self._graph.version += 1
 
     def remove_state(self, state: str | Node[..., Any]) -> Self:
@@ -267,6 +312,7 @@ class FSM(Workflow):
         ]
         self._initial.pop(name, None)
         self._terminal.pop(name, None)
+        self._on_error.pop(name, None)
         return self
 
     def clone(self, name: str | None = None) -> FSM:
@@ -279,9 +325,12 @@ class FSM(Workflow):
             metadata=self.metadata,
             keep_history=self.keep_history,
             replace=self.replace,
+            remember=self.remember,
+            on_error=self.on_error,
             limits=self.limits,
         )
         self._copy_into(twin)
+        twin._on_error = dict(self._on_error)
         twin._initial = dict(self._initial)
         twin._terminal = dict(self._terminal)
         twin._transitions = list(self._transitions)
@@ -317,6 +366,21 @@ class FSM(Workflow):
             for each in self._transitions
             for name in (going if each.source == "*" else [each.source])
         ]
+
+    @property
+    def on_error(self) -> str | None:
+        """The state that failures lead to, of states without an `on_error` of their own."""
+        return self._default_on_error
+
+    @property
+    def error_states(self) -> dict[str, str]:
+        """The state that the failure of a state leads to, by name of the state."""
+        default = self._default_on_error
+        targets = {
+            name: self._on_error.get(name, None if name == default else default)
+            for name in self._graph.nodes
+        }
+        return {name: target for name, target in targets.items() if target is not None}
 
     @property
     def state_hooks(self) -> list[Callable[..., Any]]:
@@ -376,6 +440,10 @@ class FSM(Workflow):
         for each in self.transitions:
             for name in (each.source, each.target):
                 named[f"{name!r} of the transition {each}", name] = None
+        for name, target in self._on_error.items():
+            named[f"on_error={target!r} of the state {name!r}", target] = None
+        if self._default_on_error is not None:
+            named[f"on_error={self._default_on_error!r}", self._default_on_error] = None
         for where, name in named:
             if name not in self._graph.nodes:
                 suggestion, hint = closest(name, self._graph.nodes)
@@ -390,6 +458,8 @@ class FSM(Workflow):
         ways: dict[str, list[str]] = {}
         for each in self.transitions:
             ways.setdefault(each.source, []).append(each.target)
+        for name, target in self.error_states.items():
+            ways.setdefault(name, []).append(target)
         todo = list(reached)
         while todo:
             for target in ways.get(todo.pop(), ()):
@@ -443,7 +513,7 @@ class FSM(Workflow):
         /,
         inputs: Mapping[str, Any] | None = None,
         *,
-        max_cycles: SupportsIndex | None = None,
+        max_cycles: SupportsIndex | None = _OF_THE_FSM,
         context: Context | None = None,
         mode: ExecutionMode | Literal["sequential", "parallel", "process", "async"] = "sequential",
         max_workers: SupportsIndex | None = None,
@@ -466,9 +536,12 @@ class FSM(Workflow):
             error_handler,
             progress,
             track_memory,
+            "all",
             limits,
         )
-        cycles = asked_count("max_cycles", max_cycles) or self.max_cycles
+        cycles = self.max_cycles
+        if max_cycles is not _OF_THE_FSM:
+            cycles = asked_count("max_cycles", max_cycles)
         bounds = Bounds(cycles, self.on_max_cycles == "raise")
         return Request(self.name, inputs, more_inputs, context, settings, bounds=bounds)
 
@@ -481,7 +554,8 @@ class FSM(Workflow):
         inputs, more_inputs:
             Values by the name of the parameters that they fill, on any state.
         max_cycles:
-            How many states the run executes at most, instead of the FSM's `max_cycles`.
+            How many states the run executes at most, instead of the FSM's `max_cycles`. None is no
+            limit.
         context, mode, max_workers, executor, timeout, error_strategy, error_handler, progress,
         track_memory, limits:
             As in `DAG.execute`. The fraction given to `progress` is that of the states visited so
@@ -524,26 +598,69 @@ class FSM(Workflow):
         request = self._request(*args, **{"mode": "async", **options})
         return value_of(await self._drive_async(self._made(request)))
 
-    @takes_what(_request)
-    def start(self, /, *args: Any, **options: Any) -> Machine:
-        """Make a `Machine`, to be driven step by step or by events; takes the options of `execute`.
+    def _start_request(
+        self,
+        /,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        on_step: Callable[[Machine, Step], object] | None = None,
+        max_cycles: SupportsIndex | None = _OF_THE_FSM,
+        context: Context | None = None,
+        mode: ExecutionMode | Literal["sequential", "parallel", "process", "async"] = "sequential",
+        max_workers: SupportsIndex | None = None,
+        executor: Executor | None = None,
+        timeout: Seconds | None = None,
+        error_strategy: Literal["fail_fast", "continue"] = "fail_fast",
+        error_handler: Callable[[str, Exception, Context], str] | None = None,
+        progress: Callable[[str, str, float], object] | bool | None = None,
+        track_memory: bool = False,
+        **more_inputs: Any,
+    ) -> Request:
+        """The options of `start`: those of `_request`, and `on_step`."""
+        raise NotImplementedError  # it tells type checkers and `help()`
 
-        No state has run yet. `timeout` applies to each step or event.
+    @takes_what(_start_request)
+    def start(self, /, *args: Any, **options: Any) -> Machine:
+        """A live `Machine`, to be driven step by step or by events; takes what `execute` does, and
+        `on_step`. No state has been executed yet. `timeout` and `max_cycles` hold for each call
+        that drives the machine.
+
+        Parameters
+        ----------
+        on_step:
+            `f(machine, step)`, called after each visit of a state is recorded (with the value None
+            if the visit failed), before the machine goes on. It may be async, and may call
+            `machine.snapshot()`. What it raises ends the call that drives the machine.
 
         >>> fsm = FSM("door", initial_state="closed", terminal_states=["open"])
         >>> fsm = fsm.add_state("closed", lambda: "closed").add_state("open", lambda: "open")
         >>> fsm = fsm.add_transition("closed", "open", event="push")
-        >>> machine = fsm.start()
+        >>> machine = fsm.start(on_step=lambda machine, step: print(step.state))
         >>> machine.send("push"), machine.state
+        closed
+        open
         ('open', 'open')
         """
         return self._machine(None, *args, **options)
 
-    def restore(self, snapshot: Mapping[str, Any], /, **options: Any) -> Machine:
+    def restore(
+        self,
+        snapshot: Mapping[str, Any],
+        /,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        check_name: bool = True,
+        **options: Any,
+    ) -> Machine:
         """The `Machine` of a snapshot that `Machine.snapshot()` made; it goes on from there.
 
-        `options` are those of `start`; the inputs come from the snapshot. Raises ValidationError if
-        `snapshot` is no snapshot, or names states that this FSM does not have.
+        Takes what `start` does; inputs that are given take the place of those of the snapshot. What
+        declarations decide (whether the machine waits, has ended, or which state is next) is
+        decided by this version of the FSM; what a state returned stands.
+
+        Raises ValidationError if `snapshot` is no snapshot, is one of an FSM of another name
+        (unless `check_name=False`), or could not go on here: this FSM lacks a state or an event
+        that the snapshot names, or leads nowhere from there.
 
         >>> fsm = FSM("demo", initial_state="a", terminal_states=["b"])
         >>> fsm = fsm.add_state("a", lambda: 1).add_state("b", lambda x: x + 1)
@@ -552,21 +669,18 @@ class FSM(Workflow):
         >>> fsm.restore(machine.snapshot()).run()
         2
         """
-        check_snapshot(snapshot)
-        if "inputs" in options:
-            raise ValidationError(
-                f"{self.name!r} is restored with the inputs of its snapshot; change these in "
-                "snapshot['inputs']"
-            )
-        return self._machine(snapshot, snapshot["inputs"], **options)
+        read = read_snapshot(snapshot, self.name if check_name else None)
+        return self._machine(read, inputs, **options)
 
     def _machine(
-        self, snapshot: Mapping[str, Any] | None, /, *args: Any, **options: Any
+        self, snapshot: Mapping[str, Any] | None, /, *args: Any, on_step: Any = None, **options: Any
     ) -> Machine:
         request = self._request(*args, **options)
+        if snapshot is not None:
+            request.inputs = {**snapshot["inputs"], **request.inputs}
         awaited = self._request(*args, **{"mode": "async", **options})
         plan = self._plan(frozenset(request.inputs))
-        return Machine(self, plan, request, awaited.settings, snapshot)
+        return Machine(self, plan, request, awaited.settings, snapshot, on_step)
 
     def _made(self, request: Request) -> MachineExecution:
         plan = self._plan(frozenset(request.inputs))
@@ -599,6 +713,7 @@ class FSM(Workflow):
             terminals=self._terminal,
             transitions=self.transitions,
             state_hooks=self._state_hooks,
+            on_error=self.error_states,
         )
         plan.refuse_unknown(option_names(FSM._request))
         return plan
@@ -631,7 +746,9 @@ class FSM(Workflow):
             ],
             origin=self,
             var_keyword=None if first is None else first.signature.var_keyword,
-            is_async=any(node.signature.is_async for node in nodes.values()),
+            is_async=any(node.signature.is_async for node in nodes.values())
+            or any(each.is_async for each in self._transitions)
+            or any(hook.is_async for hook in self._state_hooks),
         )
 
     # Views of the run in progress, or of the one that finished last.
@@ -657,6 +774,21 @@ class FSM(Workflow):
         return FSMContext() if execution is None else execution.context
 
     @property
+    def machine(self) -> Machine | None:
+        """Inside a state, condition or hook, the live machine that is in progress, to `post` events
+        to; None in `run()`, and outside.
+
+        >>> fsm = FSM("demo", initial_state="a").add_terminal_state("a", lambda: fsm.machine)
+        >>> fsm.start().run(), fsm.run()
+        (<Machine of 'demo': in 'a', done>, None)
+        """
+        execution = current.get()
+        while execution is not None and execution.graph is not self._graph:
+            execution = execution.outer
+        machine: Machine | None = getattr(execution, "machine", None)
+        return machine
+
+    @property
     def state_history(self) -> list[str]:
         """The visited states in order, the running one included."""
         state = self._state
@@ -679,3 +811,10 @@ class FSM(Workflow):
         """How many states have been executed, the running one included."""
         state = self._state
         return 0 if state is None else state.cycle_count
+
+
+def _checked_on_error(given: Any) -> str | None:
+    name = name_of(given)
+    if name is not None and not isinstance(name, str):
+        raise ValidationError(f"on_error is the name of a state, not {given!r}")
+    return name

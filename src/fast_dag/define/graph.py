@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from weakref import WeakSet
 
-from fast_dag.define.node import Branch, Nestable, Node
+from fast_dag.define.node import Branch, Nestable, Node, NodeType
 from fast_dag.errors import (
     InvalidNodeError,
     MissingConnectionError,
@@ -37,9 +37,10 @@ class Edge:
     - `input`: the parameter; None if the edge only orders; `"*args"` for an edge into `*args`.
     - `branch`: the choice of the source that makes the edge live; None if every choice does.
     - `asked`: the `input` that was given to `connect`.
+    - `optional`: the target runs although the edge ends dead; the parameter gets its default.
     """
 
-    __slots__ = ("asked", "branch", "input", "output", "source", "target")
+    __slots__ = ("asked", "branch", "input", "optional", "output", "source", "target")
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Edge:
         input: str | None,
         branch: bool | str | None = None,
         asked: str | bool | None = None,
+        optional: bool = False,
     ) -> None:
         self.source = source
         self.target = target
@@ -56,6 +58,7 @@ class Edge:
         self.input = input
         self.branch = branch
         self.asked = asked
+        self.optional = optional
 
     @property
     def origin(self) -> str:
@@ -233,8 +236,12 @@ class Graph:
             for edge in old_incoming:
                 fed = self._kept(edge, old, node)
                 self._incoming[name].append(
-                    Edge(edge.source, name, edge.output, fed, edge.branch, edge.asked)
+                    Edge(
+                        edge.source, name, edge.output, fed, edge.branch, edge.asked, edge.optional
+                    )
                 )
+                if edge.optional:
+                    _refuse_optional(edge.source, node)
         except ValidationError:
             self.nodes[name], self._incoming[name] = old, old_incoming
             self._many.pop(name, None)
@@ -270,26 +277,57 @@ class Graph:
         target: str | Node[..., Any],
         output: str | None = None,
         input: str | Literal[False] | None = None,
+        *,
+        optional: bool = False,
     ) -> None:
         """Add an edge; see `DAG.connect`."""
-        branch: bool | str | None = None
-        if isinstance(source, Branch):
-            branch, source = source.choice, source.node
-        start, end = self.node(source), self.node(target)
+        start, branch, output = self._origin(source, output)
+        end = self.node(target)
         if output is not None:
             _check_output(start, end, output)
+        if not isinstance(optional, bool):
+            raise ValidationError(f"optional is True or False, not {optional!r}")
+        if optional:
+            _refuse_optional(start.name, end)
         origin, name = start.name, end.name
         for edge in self._between(origin, name) if self._incoming[name] else ():
             if edge.output == output and edge.branch == branch and edge.meant_by(input):
+                if edge.optional != optional:
+                    self._exchange(edge, optional)
                 return  # a cell of a notebook that is run again, say
         fed = self._placed(origin, end, output, input)
-        edge = Edge(origin, name, output, fed, branch, input)
+        edge = Edge(origin, name, output, fed, branch, input, optional)
         self._incoming[name].append(edge)
         self._outgoing[origin].append(edge)
         if name in self._many:
             known, by_source = self._many[name]
             known.add(fed)
             by_source.setdefault(origin, []).append(edge)
+        self.version += 1
+
+    def _origin(
+        self, source: str | Node[..., Any] | Branch, output: str | None
+    ) -> tuple[Node[..., Any], bool | str | None, str | None]:
+        """Where an edge begins: the node, the branch and the output. Of a decider, an output may
+        name the branch."""
+        if isinstance(source, Branch):
+            return self.node(source.node), source.choice, output
+        node = self.node(source)
+        if node.type is NodeType.SELECT and isinstance(output, str) and output:
+            return node, output, None
+        if node.type is NodeType.CONDITION and output in _TRUTHS:
+            return node, _TRUTHS[output], None
+        return node, None, output
+
+    def _exchange(self, edge: Edge, optional: bool) -> None:
+        """Put an edge that is the same but for `optional` in the place of one; clones and plans may
+        have that, too."""
+        new = Edge(
+            edge.source, edge.target, edge.output, edge.input, edge.branch, edge.asked, optional
+        )
+        for edges in (self._incoming[edge.target], self._outgoing[edge.source]):
+            edges[edges.index(edge)] = new
+        self._many.pop(edge.target, None)
         self.version += 1
 
     def _between(self, source: str, target: str) -> Iterable[Edge]:
@@ -316,10 +354,8 @@ class Graph:
         input: str | Literal[False] | None = None,
     ) -> None:
         """Remove the edges between two nodes, or those of one branch, output or parameter."""
-        branch: bool | str | None = None
-        if isinstance(source, Branch):
-            branch, source = source.choice, source.node
-        start, end = self.node(source), self.node(target)
+        start, branch, output = self._origin(source, output)
+        end = self.node(target)
         gone = [
             edge
             for edge in self._incoming[end.name]
@@ -536,6 +572,18 @@ def graph_of(workflow: Nestable) -> Graph:
 
 def _taken_by(signature: Signature) -> str:
     return f"it takes {names(signature.inputs)}" if signature.inputs else "it takes no value at all"
+
+
+_TRUTHS: Final = {"true": True, "false": False}
+
+
+def _refuse_optional(source: str, target: Node[..., Any]) -> None:
+    if target.type is NodeType.ANY:
+        raise ValidationError(
+            f"the edge {source!r} -> {target.name!r} cannot be optional: {target.name!r} is an any "
+            "node, which runs with any of its edges as it is",
+            node=target.name,
+        )
 
 
 def _check_output(source: Node[..., Any], target: Node[..., Any], output: str) -> None:

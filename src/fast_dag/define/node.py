@@ -29,7 +29,13 @@ if TYPE_CHECKING:
         def nodes(self) -> Mapping[str, Node[..., Any]]: ...
 
         def connect(
-            self, source: Any, target: Any, output: str | None = None, input: Any = None
+            self,
+            source: Any,
+            target: Any,
+            output: str | None = None,
+            input: Any = None,
+            *,
+            optional: bool = False,
         ) -> None: ...
 
 
@@ -388,10 +394,11 @@ class Node(Linkable, OfFunction[P, R_co]):
             )
         return owner
 
-    def after(self, *nodes: Node[..., Any] | Branch) -> Node[P, R_co]:
-        """Run after `nodes` without taking their values; returns this node."""
+    def after(self, *nodes: Node[..., Any] | Branch, optional: bool = False) -> Node[P, R_co]:
+        """Run after `nodes` without taking their values; returns this node. With `optional`, run
+        also if they fail or are skipped."""
         for each in nodes:
-            self.owner.connect(each, self, input=False)
+            self.owner.connect(each, self, input=False, optional=optional)
         return self
 
     def _branch(self, attribute: str, type: NodeType) -> None:

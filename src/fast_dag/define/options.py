@@ -50,12 +50,17 @@ if TYPE_CHECKING:
 
         wait: bool
 
+    class SelectOptions(CommonOptions, total=False):
+        """The options of `dag.select`."""
+
+        several: bool
+
     class AllOptions(CommonOptions, total=False):
         """The options of `dag.all`."""
 
         collect: str | None
 
-    class NodeOptions(AnyOptions, AllOptions, total=False):
+    class NodeOptions(AnyOptions, AllOptions, SelectOptions, total=False):
         """The options of `dag.add_node`: those of every type of node."""
 
     class CachedNodeOptions(CommonOptions, total=False):
@@ -330,6 +335,14 @@ OPTIONS: Final = _table(
         "wait for all edges in every mode",
         default=False,
         type="any",
+    ),
+    Option(
+        "several",
+        "True or False",
+        lambda value: _only(value, isinstance(value, bool)),
+        "it may return a list of branches, which are all taken",
+        default=False,
+        type="select",
     ),
     Option(
         "collect",

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 class Request(Fields):
     """The inputs and options of one call of `run`, `execute` or `start`.
 
-    `outputs` belongs to DAGs, `bounds` to machines. Raises ValidationError where the inputs or the
-    context cannot be used.
+    `outputs` and `resume` belong to DAGs, `bounds` to machines. Raises ValidationError where the
+    inputs or the context cannot be used.
     """
 
-    __slots__ = ("bounds", "context", "inputs", "outputs", "settings")
+    __slots__ = ("bounds", "context", "inputs", "outputs", "resume", "settings")
 
     def __init__(
         self,
@@ -38,6 +38,7 @@ class Request(Fields):
         settings: Settings,
         *,
         outputs: Sequence[Any] | None = None,
+        resume: Any = None,
         bounds: Any = None,
     ) -> None:
         if context is not None and not isinstance(context, Context):
@@ -46,6 +47,7 @@ class Request(Fields):
         self.context = context
         self.settings = settings
         self.outputs = outputs
+        self.resume = resume
         self.bounds = bounds
 
 

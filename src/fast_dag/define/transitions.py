@@ -29,25 +29,23 @@ class Transition(NamedTuple):
         event = name_of(event)
         if event is not None and (not isinstance(event, str) or not event):
             raise ValidationError(f"an event is named by a non-empty string, not {event!r}")
-        guard = None
-        if condition is not None:
-            guard = _read_condition(condition)
-            if guard.is_async:
-                raise ValidationError(
-                    f"the condition of a transition cannot be async: {condition!r}; await in the "
-                    "state, and decide by its value"
-                )
+        guard = None if condition is None else _read_condition(condition)
         return cls(source, target, guard, event)
 
+    @property
+    def is_async(self) -> bool:
+        """Whether the condition is asked by awaiting it."""
+        return self.condition is not None and self.condition.is_async
+
     def holds(self, value: Any, context: Context, data: Any) -> bool:
-        """Whether the condition is true, or there is none. Raises TypeError if it returns a
-        coroutine."""
+        """Whether the condition is true, or there is none. Raises TypeError if a sync condition
+        returns a coroutine."""
         if self.condition is None:
             return True
         answer = self.condition.func(*self.condition.offered(value, context, data))
         if type(answer) is CoroutineType:
             answer.close()
-            raise TypeError("it returned a coroutine, and cannot be async; await in the state")
+            raise TypeError("it returned a coroutine, but cannot be async: make it an `async def`")
         return bool(answer)
 
     def __str__(self) -> str:

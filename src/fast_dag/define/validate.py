@@ -136,13 +136,17 @@ def _mistyped(topology: Topology, *, guessed: bool = False) -> Iterator[Validati
     whole = topology.index
     for index, target in enumerate(topology.nodes):
         edges = topology.incoming[index]
+        several: set[str | None] = set()  # the parameters that get a dict
+        if target.type is NodeType.ALL:
+            once: set[str | None] = set()
+            for edge in edges:
+                (several if edge.input in once else once).add(edge.input)
         for edge in edges:
             if guessed and (edge.asked is not None or edge.input in (edge.output, edge.source)):
                 continue
-            source = topology.nodes[whole[edge.source]]
-            if target.type is NodeType.ALL and sum(edge.input == each.input for each in edges) > 1:
-                continue  # the parameter gets a dict
-            problem = _mismatch(source, target, edge)
+            if edge.input in several:
+                continue
+            problem = _mismatch(topology.nodes[whole[edge.source]], target, edge)
             if problem is not None:
                 yield problem
 

@@ -55,6 +55,7 @@ class Workflow(Nestable):
     _noun: ClassVar[str] = "node"  # as errors call what it has
     _wrappers: tuple[Wrapper, ...] = ()  # put other functions in the place of those of nodes
     _arounds: tuple[Around, ...] = ()  # put effects around the calls of nodes
+    _has_forgotten = False
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Workflow(Nestable):
         description: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         replace: bool = False,
+        remember: bool = True,
         limits: Limits | None = None,
     ) -> None:
         if not isinstance(name, str) or not name:
@@ -69,6 +71,7 @@ class Workflow(Nestable):
         self.description = description or ""
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.replace = replace
+        self.remember = remember
         self._limits = checked_limits(limits)
         self._graph = self._new_graph(name)
         self._default_hooks: dict[str, Hook] = {}
@@ -119,6 +122,8 @@ class Workflow(Nestable):
         """Set hooks around the calls of one node, phase by phase in place of the default ones.
 
         - `pre_execute(node, inputs, context)`: may return new inputs.
+        - `around(node, inputs, context, call)`: calls the rest itself, once, `return call()`, or
+          `return await call()` if it is async; what it returns is the result.
         - `post_execute(node, inputs, result, context)`: may return another result.
         - `on_retry(node, inputs, error, context, attempt, delay)`: before each wait of `delay`
           seconds.
@@ -361,6 +366,26 @@ class Workflow(Nestable):
         execution = self._in_view()
         return None if execution is None else execution.run
 
+    def forget(self) -> None:
+        """Let the run that finished last go, and with it all its values; `last_run` is None then. A
+        run in progress goes on.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo").add_node("answer", lambda: 42)
+        >>> dag.run(), dag["answer"]
+        (42, 42)
+        >>> dag.forget()
+        >>> dag.last_run is None, dag.get("answer")
+        (True, None)
+        """
+        self._last = None
+        self._has_forgotten = True
+
+    def _remember(self, execution: Execution) -> None:
+        """Keep a run that has ended, for the views of it."""
+        if self.remember and execution.status != "running":
+            self._last = execution
+
     @property
     def context(self) -> Context:
         """Inside a run, the Context of that run; else that of the run that finished last; an empty
@@ -394,10 +419,13 @@ class Workflow(Nestable):
         if execution is not None:
             return execution.run[name]
         self._refuse_path(name)
+        why = "it has not run yet"
+        if not self.remember:
+            why = "it keeps no finished run (remember=False); read the Run that execute() returns"
+        elif self._has_forgotten:
+            why = "forget() has let its last run go"
         raise MissingResultError(
-            f"{self.name!r} has no result of {name!r}: it has not run yet",
-            node=name,
-            reason="not run",
+            f"{self.name!r} has no result of {name!r}: {why}", node=name, reason="not run"
         )
 
     def _refuse_path(self, name: str) -> None:
@@ -575,16 +603,14 @@ class Workflow(Nestable):
         try:
             drive(execution)
         finally:
-            if execution.status != "running":
-                self._last = execution
+            self._remember(execution)
         return execution
 
     async def _drive_async(self, execution: ExecutionT) -> ExecutionT:
         try:
             await drive_async(execution)
         finally:
-            if execution.status != "running":
-                self._last = execution
+            self._remember(execution)
         return execution
 
     # As data and as text; docs/files.md has the format.
@@ -679,6 +705,7 @@ class Workflow(Nestable):
     def __getstate__(self) -> dict[str, Any]:
         without: dict[str, Any] = {
             "_last": None,
+            "_has_forgotten": False,
             "_progress_callback": None,
             "_plans": None,
             "_signature": None,

@@ -249,7 +249,8 @@ def _edge_label(edge: Edge, target: Node[..., Any]) -> str:
         several = len(target.inputs) > 1 or (target.inputs and edge.input[0] == "*")
         parameter = f"→ {edge.input}" if several else ""
     ports = " ".join(each for each in (edge.output or "", parameter) if each)
-    return shown(": ".join(each for each in (branch, ports) if each))
+    told = ": ".join(each for each in (branch, ports) if each)
+    return shown(f"{told} (optional)".lstrip() if edge.optional else told)
 
 
 def _transition_label(transition: Transition, times: int) -> str:

@@ -4,14 +4,18 @@ Nothing else in `draw/` and `report/` reads a workflow, a run or a machine."""
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from fast_dag.call.hooks import Hook
+from fast_dag.plan.topology import Topology
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from fast_dag.define.graph import Edge
+    from fast_dag.define.node import Node, NodeType
     from fast_dag.define.transitions import Transition
-    from fast_dag.plan.topology import Topology
     from fast_dag.run.record import Retry
     from fast_dag.schedule.base import NodeStatus
 
@@ -65,7 +69,8 @@ class WorkflowView(NamedTuple):
             name = self.topology.names[index]
             if statuses.get(name) != "skipped":
                 continue
-            dead = (edge for edge, live in self.edges_into(index) if live is False)
+            ends = self.edges_into(index)
+            dead = (edge for edge, live in ends if live is False and not edge.optional)
             edge = next(dead, None)
             if edge is None:
                 continue
@@ -99,6 +104,7 @@ class RunView(NamedTuple):
     decided); it is empty for a machine. `attempts` are those of the nodes in `errors`, and `error`
     is what ended the run. `from_cache` are the nodes whose last value came from a cache. Of a
     machine, `current` is the state it is in, and `awaited` are the events it waits for.
+    `tracebacks` has the texts of those that got lost in a pickle.
     """
 
     status: str
@@ -125,6 +131,7 @@ class RunView(NamedTuple):
     from_cache: Collection[str]
     current: str | None = None
     awaited: Collection[str] = ()
+    tracebacks: Mapping[str, str] = MappingProxyType({})
 
 
 class Span(NamedTuple):
@@ -135,3 +142,85 @@ class Span(NamedTuple):
     start: float
     end: float
     failed: bool
+
+
+# The same without functions, so that it pickles.
+
+
+class PlainNode(NamedTuple):
+    """What pictures and reports know of a node. Of a nested workflow they know its description."""
+
+    name: str
+    type: NodeType
+    description: str
+    inputs: tuple[str, ...]
+    options: Mapping[str, Any]
+    retry: int
+    timeout: float | None
+    run_in: str | None
+    cache: bool | None
+    workflow: PlainWorkflow | None
+
+    @classmethod
+    def of(cls, node: Node[..., Any]) -> PlainNode:
+        """Of a node, or of one that is plain already."""
+        if isinstance(node, PlainNode):
+            return node
+        workflow: Any = node.workflow
+        return cls(
+            node.name,
+            node.type,
+            node.description,
+            tuple(node.inputs),
+            {"wait": True} if node.options.get("wait") else {},
+            node.retry,
+            node.timeout,
+            node.run_in,
+            None if node.cache is None else True,
+            None if workflow is None else PlainWorkflow(workflow.description),
+        )
+
+
+class PlainWorkflow(NamedTuple):
+    """What they know of a workflow that is a node, besides its view."""
+
+    description: str
+
+
+class Named:
+    """In the place of a function: its name."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+    def __call__(self) -> None:
+        """It is never called."""
+
+
+def plain_topology(topology: Topology) -> Topology:
+    """A whole topology of plain nodes."""
+    nodes: Any = [PlainNode.of(node) for node in topology.nodes]
+    return Topology(topology.name, nodes, [tuple(edges) for edges in topology.incoming])
+
+
+def plain_view(view: WorkflowView, topology: Topology) -> WorkflowView:
+    """The view without functions, and of the run without the user's values and errors; `topology`
+    is the plain one."""
+    machine, run = view.machine, view.run
+    if machine is not None:
+        machine = machine._replace(transitions=[_plain_way(way) for way in machine.transitions])
+    if run is not None:
+        run = run._replace(errors={}, error=None, inputs={}, results={}, metrics={}, tracebacks={})
+    nested = {
+        name: plain_view(each, plain_topology(each.topology)) for name, each in view.nested.items()
+    }
+    return WorkflowView(view.name, topology, nested, machine, run)
+
+
+def _plain_way(way: Transition) -> Transition:
+    condition: Any = way.condition
+    if condition is not None:
+        func = condition.func
+        name = getattr(func, "__name__", "") or type(func).__name__
+        condition = Hook(Named(name), 0, False)
+    return way._replace(condition=condition)

@@ -12,8 +12,9 @@ from fast_dag.drive.dispatcher import SIGNALS_SEEN, Dispatcher
 from fast_dag.drive.job import Lane
 from fast_dag.drive.lanes import Lanes
 from fast_dag.drive.loops import LoopLane
+from fast_dag.drive.places import place_lent
 from fast_dag.drive.tasks import Tasks, suits
-from fast_dag.drive.threads import Pool, ThreadLane, place_lent, pool_size, shared
+from fast_dag.drive.threads import Pool, ThreadLane, pool_size, shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -28,7 +28,8 @@ from time import monotonic, perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_dag.call.effects import LOOKED_AT, STOPPED, Await, Invoke, Outcome, Sleep
+from fast_dag.call.effects import LOOKED_AT, STOPPED, Await, Invoke, Outcome, Sleep, Surround
+from fast_dag.drive.around import InThread, OnLoop
 from fast_dag.drive.guard import Guards
 from fast_dag.drive.inline import in_running_loop
 from fast_dag.drive.job import (
@@ -68,6 +69,8 @@ if TYPE_CHECKING:
         def loop(self) -> Any: ...
         @property
         def home(self) -> Lane: ...
+        @property
+        def threads(self) -> Lane: ...
         def of(self, node: Node[..., Any], /, *, stays: bool = False) -> Lane:
             """The lane of a node's calls; with `stays`, not in another process."""
             ...
@@ -226,6 +229,8 @@ class Dispatcher:
                 with suppress(ValueError):  # the generator is running in another thread just now
                     # So that a call that waits for this one's result takes over.
                     job.effects.close()
+            if job.hook is not None:
+                job.hook.cancel()
             if not job.is_out:
                 self._give_back(job)
         for execution in reversed(executions):
@@ -462,6 +467,10 @@ class Dispatcher:
                 outcome = Outcome(False, error)
         # Outside of the `except` block, or the error would become the `__context__` of others.
         if effect is None:
+            hook = job.hook
+            if hook is not None and job.effects is hook.effect.inner:
+                self._leave_inside(job, outcome, jobs)
+                return
             job.answer = outcome
             self._settle(job, jobs)
             return
@@ -474,22 +483,56 @@ class Dispatcher:
             self._take(job, effect)
         jobs.append(job)
 
+    def _leave_inside(self, job: Job, outcome: Outcome, jobs: list[Job]) -> None:
+        """What a hook surrounds has ended: the hook goes on."""
+        hook = job.hook
+        hook.effect.outcome = outcome
+        job.effects = hook.outer
+        if hook.is_lost or outcome is STOPPED:
+            hook.cancel()
+            job.todo, job.answer = ADVANCE, outcome.answer()
+        else:
+            job.todo, job.lane, job.timeout = CALL, hook, None
+        jobs.append(job)
+
     def _take(self, job: Job, effect: Any) -> None:
         """Make a call of the effect: the job's next call."""
         job.todo = CALL
-        if isinstance(effect, Invoke):
+        hook = job.hook
+        if isinstance(effect, Surround):
+            self._surround(job, effect)
+        elif isinstance(effect, Invoke):
             if effect.cleans_up:
                 job.phase = CLEANS
             job.func, job.args, job.kwargs = effect.func, effect.args, _NO_KEYWORDS
             job.timeout = None  # `begins` sets one for cleanup
             job.lane = self.lanes.loop if effect.is_async else self.lanes.home
+            if hook is not None and hook.makes_calls and not effect.is_async:
+                job.lane = hook
         else:
             job.func, (job.args, job.kwargs) = job.step.call, effect
             job.timeout = job.step.node.timeout
             nested = job.step.node.workflow is not None
             job.lane = None if nested else self._lane_of(job)
+            if hook is not None and hook.makes_calls and job.lane in self._here:
+                job.lane = hook
             if job.step.node.uses:
                 job.todo = CLAIM
+
+    @property
+    def _here(self) -> tuple[Lane, ...]:
+        """The lanes of threads of this process that are as good as each other."""
+        return self.lanes.home, self.lanes.threads
+
+    def _surround(self, job: Job, effect: Surround) -> None:
+        """Make a hook that surrounds the rest of the call the job's next call."""
+        assert job.effects is not None
+        kind, lane = (
+            (OnLoop, self.lanes.loop) if effect.is_async else (InThread, self.lanes.threads)
+        )
+        job.hook = hook = kind(self, job, effect, job.effects, lane, _call)
+        job.func, job.args, job.kwargs = hook.begin, (), _NO_KEYWORDS
+        job.timeout, job.lane = None, lane
 
     def _conclude(self, job: Job, jobs: list[Job]) -> None:
         """Go on after a job's call ended."""
@@ -500,6 +543,11 @@ class Dispatcher:
         elif job.effects is None:
             self._settle(job, jobs)
         else:
+            hook = job.hook
+            if hook is not None and outcome.value is hook:  # it has called what it surrounds
+                job.effects, outcome = hook.effect.inner, Outcome(True, None)
+            elif hook is not None and job.effects is hook.outer:
+                job.hook = None
             job.answer = outcome.answer()
             self._advance(job, jobs)
 
@@ -508,12 +556,15 @@ class Dispatcher:
         effects, job.effects = job.effects, None
         job.todo, job.answer = SETTLE, STOPPED
         self._give_back(job)
+        hook, job.hook = job.hook, None
+        if hook is not None:
+            hook.cancel()
+            effects = hook.outer
         if effects is not None:
             effects.close()  # so that a call that waits for this one's result takes over
-            policy = job.step.policy
-            if policy is not None and job.started and job.phase is not CLEANS:
-                job.phase = CLEANS
-                job.effects = policy.effects_of_cancelled(job.execution)
+            left = job.execution.effects_of_cancelled(job.step)
+            if left is not None and job.started and job.phase is not CLEANS:
+                job.phase, job.effects = CLEANS, left
                 job.todo, job.answer = ADVANCE, None
         jobs.append(job)
 
@@ -638,7 +689,7 @@ class Dispatcher:
                 except BaseException as error:
                     others = self.crashed(job, generation, error)
                     break
-                if type(value) in LOOKED_AT:
+                if LOOKED_AT[type(value)]:
                     others = self.called(job, generation, Outcome(True, value))
                     break
                 goes_on, others = self.went_on(job, generation, value, guard)

@@ -92,7 +92,38 @@ def reduced(error: BaseException, dumps: Callable[[Any], bytes], depth: int) -> 
     return made, (whole, _classes(kind, dumps), sent, missed), state, None, None, filled
 
 
-def stand_in(error: BaseException) -> tuple[Any, ...]:
+class Travelling:
+    """What a pickler needs so that exceptions travel: call `of_exception` in `reducer_override`."""
+
+    def inside(self, above: tuple[int, ...], root: BaseException | None) -> None:
+        """Say what it pickles: `above` are the exceptions of which this is a part, outermost first,
+        and `root` is one that is pickled in its own way."""
+        self._root = root
+        self._around = above
+        self._above: dict[int, tuple[int, ...]] = {}
+
+    def part(self, value: Any, above: tuple[int, ...], root: BaseException | None) -> bytes:
+        """A part of an exception as bytes, by another pickler of this kind."""
+        raise NotImplementedError
+
+    def of_exception(self, error: BaseException) -> Any:
+        """How it is pickled, for `reducer_override`."""
+        if error is self._root:
+            return NotImplemented
+        around = self._above.get(id(error), self._around)
+        if id(error) in around:
+            return _stand_in(error)
+        above = (*around, id(error))
+        for each in inner(error):
+            self._above.setdefault(id(each), above)
+
+        def dumps(value: Any) -> bytes:
+            return self.part(value, above, error if value is error else None)
+
+        return reduced(error, dumps, len(above))
+
+
+def _stand_in(error: BaseException) -> tuple[Any, ...]:
     """`reduced` for an exception that occurs again inside of itself."""
     return made, (None, [_built_in(type(error))], (words_of(error),))
 

@@ -12,7 +12,7 @@ from types import CoroutineType
 from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
 from fast_dag.errors import ValidationError, failures, is_a, raised_in, trace_of
 from fast_dag.plan.binding import Binding
-from fast_dag.plan.plan import LIMITED, MANY, SURROUNDED
+from fast_dag.plan.plan import LIMITED, MANY, PARTED, SURROUNDED
 from fast_dag.plan.step import Step
 from fast_dag.run.dag_execution import DagExecution
 from fast_dag.run.execution import current
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from fast_dag.run.execution import Execution
     from fast_dag.run.limits import Claim
 
-_LOOKED_AT: Final = LOOKED_AT | {Outcome}
 _GATHERING: Final = {Step.gather.__code__, Binding.gather.__code__}
 
 
@@ -86,13 +85,13 @@ def _no_function() -> None: ...
 # The straight line.
 
 
-def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: PLR0912  see below
+def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: PLR0912, PLR0915  see below
     """Call the nodes in order. No schedule is needed, because every node runs unless one fails.
 
     The loops differ only in the call. The two frequent kinds of call are written out because that
     takes a fifth less time than one loop that tests each call."""
     results, stamps, clock = execution.results, execution.record.stamps, perf_counter
-    stamp, looked_at = stamps.append, _LOOKED_AT
+    stamp, looked_at = stamps.append, LOOKED_AT
     plain: type | None = None  # the type of the last value, if such values only have to be stored
     stamp(clock())
     try:
@@ -102,7 +101,7 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
                     value = call(results[first])
                     if type(value) is not plain:
                         plain = type(value)
-                        if plain in looked_at:
+                        if looked_at[plain]:
                             value, plain = _looked_at(execution, waiter, name, value), None
                     results[name], value = value, None  # so that deleting the result frees it
                     stamp(clock())
@@ -111,7 +110,7 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
                     value = call(results[first], results[second])
                     if type(value) is not plain:
                         plain = type(value)
-                        if plain in looked_at:
+                        if looked_at[plain]:
                             value, plain = _looked_at(execution, waiter, name, value), None
                     results[name], value = value, None
                     stamp(clock())
@@ -127,12 +126,14 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
                         value = what.policy.call_inline(execution, attempt, what.call, waiter)
                     elif how is LIMITED:
                         value = _called_limited(execution, what, waiter)
+                    elif how is PARTED:
+                        value = _parted(execution, waiter, what, what.gather(execution), what.call)
                     else:
                         args, kwargs = what.binding.gather(execution)
                         value = what.call(*args, **kwargs)
                     if type(value) is not plain:
                         plain = type(value)
-                        if plain in looked_at:
+                        if looked_at[plain]:
                             value, plain = _looked_at(execution, waiter, name, value), None
                     results[name], value = value, None
                     stamp(clock())
@@ -150,9 +151,11 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
 def _called_limited(execution: DagExecution, step: Step, waiter: Waiter) -> Any:
     """The call of a node that uses limits, with all that surrounds it."""
     args, kwargs = attempt = step.gather(execution)
-    if step.policy is None:
-        return _limited(execution, step, *args, **kwargs)
     call = partial(_limited, execution, step)
+    if step.is_parted:
+        return _parted(execution, waiter, step, attempt, call)
+    if step.policy is None:
+        return call(*args, **kwargs)
     return step.policy.call_inline(execution, attempt, call, waiter)
 
 
@@ -161,6 +164,30 @@ class _FailedError(Exception):
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
+
+
+def _parted(
+    execution: DagExecution,
+    waiter: Waiter,
+    step: Step,
+    attempt: Attempt,
+    call: Callable[..., Any],
+) -> Any:
+    """The result of a node of which several nodes take one part."""
+    args, kwargs = attempt
+    if step.policy is not None:
+        value = step.policy.call_inline(execution, attempt, call, waiter)
+    else:
+        value = call(*args, **kwargs)
+    if type(value) is CoroutineType:
+        value = waiter.wait(value)
+    outcome = value if type(value) is Outcome else Outcome(True, value)
+    if outcome.ok:
+        try:
+            execution.refuse_shared_parts(step.index, outcome.value)
+        except ValidationError as error:
+            raise _FailedError(Outcome(False, error, outcome.attempts)) from None
+    return value
 
 
 def _looked_at(execution: DagExecution, waiter: Waiter, name: str, value: Any) -> Any:
@@ -173,7 +200,7 @@ def _looked_at(execution: DagExecution, waiter: Waiter, name: str, value: Any) -
     value = outcome.value
     if type(value) is CoroutineType:
         value = waiter.wait(value)
-    if type(value) in ONE_SHOT:
+    if ONE_SHOT[type(value)]:
         try:
             execution.refuse_sharing(execution.plan.topology.index[name], value)
         except ValidationError as error:
@@ -232,7 +259,7 @@ def _finish_plainly(execution: Execution, index: int, started: float, waiter: Wa
         except failures() as error:
             outcome = Outcome(False, error)
         else:
-            if type(value) not in ONE_SHOT:
+            if not ONE_SHOT[type(value)]:
                 return execution.finish_plain(index, value, started, perf_counter())
             outcome = Outcome(True, value)
     return execution.finish(index, outcome, started)
@@ -252,8 +279,9 @@ def _outcome_of(execution: Execution, index: int, waiter: Waiter) -> Outcome:
         call = partial(_nested_value, execution, index, waiter)
     if not execution.is_surrounded(step):
         return _called(call, *attempt, waiter)
-    if execution.store is None and step.policy is not None:
-        value = step.policy.call_inline(execution, attempt, call, waiter)
+    policy = execution.sole_policy(step)
+    if policy is not None:
+        value = policy.call_inline(execution, attempt, call, waiter)
         return value if type(value) is Outcome else Outcome(True, value)
     return _carried_out(execution, step, attempt, call, waiter)
 
@@ -265,8 +293,9 @@ def _carried_out(
     try:
         return waiter.carry_out(execution.effects_of(step.index, attempt), call, variables)
     except BaseException:
-        if step.policy is not None:
-            waiter.carry_out(step.policy.effects_of_cancelled(execution), call, variables)
+        left = execution.effects_of_cancelled(step)
+        if left is not None:
+            waiter.carry_out(left, call, variables)
         raise
 
 
@@ -346,7 +375,11 @@ class Waiter:
         self, effects: Effects, func: Callable[..., Any], variables: Variables
     ) -> Outcome:
         """Carry out the effects of a call of `func` in this thread, in these contextvars."""
-        return interpret(effects, func, variables.run, lambda it: self.wait(it, variables), sleep)
+
+        def wait(coroutine: Coroutine[Any, Any, Any], is_inside: bool = False) -> Any:
+            return self.wait(coroutine, None if is_inside else variables)
+
+        return interpret(effects, func, variables.run, wait, sleep)
 
 
 def in_running_loop() -> bool:

@@ -76,6 +76,7 @@ class Job:
         "execution",
         "func",
         "generation",
+        "hook",
         "index",
         "is_late",
         "is_out",
@@ -111,6 +112,7 @@ class Job:
         self.claim: Claim | None = None  # that it waits with
         self.effects: Generator[Effect, Any, Outcome] | None = None
         self.variables: Variables | None = None
+        self.hook: Any = None  # that surrounds the rest of its call, and has begun
         self.todo = BEGIN
         self.answer: Any = None
         self.phase = RUNS

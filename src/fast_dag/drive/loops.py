@@ -164,7 +164,7 @@ class LoopLane(Lane):
                     value = await job.func(*job.args, **job.kwargs)
                 except BaseException as error:
                     return dispatcher.ended(job, generation, self._failed(job, error))
-                if type(value) in ONE_SHOT:
+                if ONE_SHOT[type(value)]:
                     return dispatcher.ended(job, generation, Outcome(True, value))
                 goes_on, jobs = dispatcher.went_on(job, generation, value, guard)
                 del value  # so that deleting it from the results frees it
@@ -222,6 +222,11 @@ class LoopLane(Lane):
 
     def give_up(self, job: Job) -> None:
         self.soon(self._cancel, job)
+
+    def step_out(self, job: Job) -> None:
+        """The task of a job waits for other calls of that job: none of its own is to be given
+        up."""
+        self._inside.pop(job, None)
 
     def _cancel(self, job: Job) -> None:
         task = self._inside.get(job)
@@ -364,6 +369,12 @@ class ThreadedLoopLane(Lane):
         with self._lock:
             if self._lane is not None and not self._closed:
                 self._lane.give_up(job)
+
+    def step_out(self, job: Job) -> None:
+        """See `LoopLane`."""
+        with self._lock:
+            if self._lane is not None:
+                self._lane.step_out(job)
 
     def ask(self) -> None:
         """Ask the loop to respond; see `responds`. A loop that a node blocks does not."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from fast_dag._extras import needed
 from fast_dag.call.arguments import named
 from fast_dag.call.effects import Outcome
-from fast_dag.context import Context, FSMContext
+from fast_dag.context import Context, FSMContext, again
 from fast_dag.define.node import FunctionOfNode, Node, importable
 from fast_dag.drive import faults, scripts
 from fast_dag.drive.faults import words_of
@@ -247,7 +247,7 @@ def _dumps(
 def _pickler() -> Any:
     cloudpickle = needed("cloudpickle", extra="process", purpose="other processes")
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
+    class Pickler(faults.Travelling, cloudpickle.Pickler):  # type: ignore[misc, name-defined]
         """cloudpickle's pickler, which here pickles some objects differently:
 
         - functions and classes that the receiver finds by name are sent by name, although
@@ -268,9 +268,10 @@ def _pickler() -> Any:
         ) -> None:
             super().__init__(file)
             self._names = names
-            self._root = root  # an exception to pickle in its class's own way
-            self._around = above  # ids of the exceptions that `value` is a part of, outermost first
-            self._above: dict[int, tuple[int, ...]] = {}
+            self.inside(above, root)
+
+        def part(self, value: Any, above: tuple[int, ...], root: BaseException | None) -> bytes:
+            return _dumps(value, self._names, above, root)
 
         def reducer_override(self, obj: Any) -> Any:
             kind = type(obj)
@@ -279,8 +280,10 @@ def _pickler() -> Any:
                     return marshal.loads, (marshal.dumps(obj),)
                 except ValueError:  # it has a constant that marshal does not know
                     return NotImplemented
+            if issubclass(kind, Context):  # whose values may be such as only this pickler sends
+                return again, (kind, obj.to_dict())
             if issubclass(kind, BaseException):
-                return self._of_exception(obj)
+                return self.of_exception(obj)
             if issubclass(kind, (FunctionType, type, _LRU_CACHED)):
                 where = _found_again(obj)
                 if where is not None and _reachable(where, self._names):
@@ -289,21 +292,6 @@ def _pickler() -> Any:
                     return _cached_again, (obj.__wrapped__, obj.cache_parameters())
                 _move_to_main(obj)
             return super().reducer_override(obj)
-
-        def _of_exception(self, error: BaseException) -> Any:
-            if error is self._root:
-                return NotImplemented
-            around = self._above.get(id(error), self._around)
-            if id(error) in around:
-                return faults.stand_in(error)
-            above = (*around, id(error))
-            for each in faults.inner(error):
-                self._above.setdefault(id(each), above)
-
-            def dumps(value: Any) -> bytes:
-                return _dumps(value, self._names, above, error if value is error else None)
-
-            return faults.reduced(error, dumps, len(above))
 
     return Pickler
 

@@ -21,9 +21,9 @@ def drive(execution: Execution) -> None:
     MissingExtraError if it needs other processes and cloudpickle is not installed."""
     _refuse_processes(execution)
     execution.holds_loop = inline.in_running_loop()
-    if execution.settings.mode is ASYNC or execution.plan.needs_loop:
+    if execution.settings.mode is ASYNC or execution.needs_loop:
         inline.refuse_running_loop(execution.name)
-    pool: Any = None if execution.outer is None else modules.get("fast_dag.drive.threads")
+    pool: Any = None if execution.outer is None else modules.get("fast_dag.drive.places")
     if pool is None:
         _drive(execution)
     else:

@@ -143,7 +143,7 @@ class Tasks:
                     args, kwargs = execution.start(index)
                 attempts = 1
                 value = await steps[index].call(*args, **kwargs)
-                outcome = Outcome(True, value) if type(value) in ONE_SHOT else None
+                outcome = Outcome(True, value) if ONE_SHOT[type(value)] else None
             except failures() as error:
                 outcome = Outcome(False, error, attempts)
             if self._ending is not None:

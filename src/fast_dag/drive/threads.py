@@ -11,15 +11,15 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from fast_dag.drive.job import Lane
+from fast_dag.drive.places import here
 from fast_dag.drive.slots import cpu_count, slots_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from fast_dag.drive.dispatcher import Dispatcher
     from fast_dag.drive.job import Job
@@ -152,10 +152,10 @@ class Pool:
         thread, take = threading.current_thread(), inbox.put
         call = inbox.get()
         while call is not None:
-            call.thread, _here.call = thread, call
+            call.thread, here.call = thread, call
             call.make()
             call, is_needed = self.rested(call, take)
-            _here.call = None
+            here.call = None
             if call is None and is_needed:
                 call = self._next(inbox, take)
         with self._lock:
@@ -333,33 +333,8 @@ def _forget() -> None:
     """Forget the pool in a forked child, which has none of its threads."""
     global _lock, _shared
     _lock, _shared = threading.Lock(), None
-    _here.call = None
+    here.call = None
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
-
-
-# A node that starts a run and waits for it lends its place to that run. Else nested runs could take
-# all places and wait for each other forever.
-
-
-class _Here(threading.local):
-    call: Call | None = None
-
-
-_here = _Here()
-
-
-@contextmanager
-def place_lent() -> Iterator[None]:
-    """While this thread waits for a run that it started, other calls may use its place."""
-    call = _here.call
-    if call is None:
-        yield
-        return
-    call.pool.lend_place(call)
-    try:
-        yield
-    finally:
-        call.pool.take_back(call)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+from fast_dag.call.effects import ONE_SHOT
 from fast_dag.define.node import Node, NodeType
 from fast_dag.define.signature import ABSENT, Kind
-from fast_dag.errors import MissingResultError, names
+from fast_dag.errors import MissingResultError, failures, names
 from fast_dag.returns import ConditionalReturn, SelectReturn
 
 TYPE_CHECKING = False
@@ -72,7 +73,7 @@ class FromEdge(Source):
                 value = value.value
             else:
                 value = values.carried(edge.source)
-        return value if edge.output is None else _part(value, edge, self.source)
+        return value if edge.output is None else part_of(value, edge, self.source)
 
 
 class FromInput(Source):
@@ -134,6 +135,20 @@ class FirstLive(Source):
         return self.default
 
 
+class IfLive(Source):
+    """Of an optional edge: its value, else the parameter's default, else None. If the default is
+    known to a nested workflow only, ABSENT leaves it to that."""
+
+    __slots__ = ("default", "edge")
+
+    def __init__(self, edge: FromEdge, default: Any) -> None:
+        self.edge = edge
+        self.default = default
+
+    def fetch(self, values: Values) -> Any:
+        return self.edge.fetch(values) if values.is_live(self.edge.edge) else self.default
+
+
 class Collected(Source):
     """For an `all` node: a dict of the values of several edges, with their origins as keys."""
 
@@ -143,7 +158,11 @@ class Collected(Source):
         self.edges = edges
 
     def fetch(self, values: Values) -> Any:
-        return {each.edge.origin: each.fetch(values) for each in self.edges}
+        return {
+            each.edge.origin: each.fetch(values)
+            for each in self.edges
+            if not each.edge.optional or values.is_live(each.edge)
+        }
 
 
 class Together(Source):
@@ -171,6 +190,8 @@ def keys_by_position(
     for name, edge in zip(names, edges, strict=True):
         if name != edge.input or edge.output is not None or edge.source in deciders:
             return None
+        if edge.optional:
+            return None
         keys.append(edge.source)
     return tuple(keys)
 
@@ -187,6 +208,7 @@ class Binding:
         "defaults",
         "given",
         "keyword",
+        "may_lack",
         "missing",
         "positional",
         "resources",
@@ -206,6 +228,7 @@ class Binding:
         """`inputs` are the names of the run inputs. `named` are the parameters of all nodes: a run
         input of such a name does not go into `**kwargs`."""
         self.decides = node.type.decides
+        self.may_lack = False  # an optional edge may leave a parameter to a default
         self.positional: list[Source] = []
         self.keyword: list[tuple[str, Source]] = []
         # The parameters that edges and inputs feed. The edges of a decider carry these values.
@@ -253,7 +276,12 @@ class Binding:
             if parameter.is_context:
                 source = TheContext()
             elif edges is not None:
-                source = _joined(node, name, edges, parameter.default)
+                default = parameter.default
+                if default is ABSENT and parameter.optional and node.workflow:
+                    self.may_lack = True
+                elif default is ABSENT:
+                    default = None
+                source = _joined(node, name, edges, default)
                 self.given.append((name, source))
             elif name in inputs:
                 source = FromInput(name)
@@ -289,7 +317,7 @@ class Binding:
         signature = node.signature
         if signature.var_positional is not None:
             edges = feeds.pop("*" + signature.var_positional, [])
-            rest = [_joined(node, None, [each], ABSENT) for each in edges]
+            rest = [_joined(node, None, [each], None) for each in edges]
             self.positional.extend(rest)
             if rest:
                 together = rest[0] if len(rest) == 1 else Together(rest)
@@ -297,7 +325,7 @@ class Binding:
         if signature.var_keyword is not None:
             for key, several in feeds.items():
                 assert key is not None
-                source = _joined(node, key, several, ABSENT)
+                source = _joined(node, key, several, None)
                 self.keyword.append((key, source))
                 self.given.append((key, source))
             self.rest = frozenset(key for key in inputs if key not in named and key not in feeds)
@@ -306,10 +334,10 @@ class Binding:
 
     def gather(self, values: Values) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of the call."""
-        return (
-            [each.fetch(values) for each in self.positional],
-            {key: each.fetch(values) for key, each in self.keyword} | self._rest_of(values),
-        )
+        keyword = {key: each.fetch(values) for key, each in self.keyword}
+        if self.may_lack:
+            keyword = {key: each for key, each in keyword.items() if each is not ABSENT}
+        return [each.fetch(values) for each in self.positional], keyword | self._rest_of(values)
 
     @property
     def keywords(self) -> frozenset[str]:
@@ -339,7 +367,7 @@ def _joined(
         len(edges) > 1 or (name is not None and node.options.get("collect") == name)
     ):
         return Collected(edges)
-    return edges[0]
+    return IfLive(edges[0], default) if edges[0].edge.optional else edges[0]
 
 
 def _is_plain(source: Source) -> bool:
@@ -348,6 +376,19 @@ def _is_plain(source: Source) -> bool:
         and source.edge.output is None
         and not source.source.type.decides
     )
+
+
+def gives_one_shot(edge: Edge | None, source: Node[..., Any], value: Any) -> bool:
+    """Whether what an edge takes of a result, all of it where there is no edge, can be gone through
+    once only."""
+    if isinstance(value, (ConditionalReturn, SelectReturn)):
+        value = value.value
+    if edge is not None and edge.output is not None:
+        try:
+            value = part_of(value, edge, source)
+        except failures():
+            return False
+    return ONE_SHOT[type(value)]
 
 
 def missing_result(edge: Edge) -> MissingResultError:
@@ -363,7 +404,7 @@ def missing_result(edge: Edge) -> MissingResultError:
     )
 
 
-def _part(value: Any, edge: Edge, producer: Node[..., Any]) -> Any:
+def part_of(value: Any, edge: Edge, producer: Node[..., Any]) -> Any:
     """The part of a value that `output=` names."""
     output = edge.output
     assert output is not None

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def choice_of(node: Node[..., Any], value: Any, known: Sequence[bool | str]) -> bool | str:
-    """The branch that a decider chose by returning `value`; `known` are the connected branches.
+def choice_of(
+    node: Node[..., Any], value: Any, known: Sequence[bool | str]
+) -> bool | str | frozenset[str]:
+    """The branch that a decider chose by returning `value`, or the branches if it may choose
+    several; `known` are the connected branches.
 
     Raises ValidationError if the value chooses none of them.
 
@@ -24,7 +27,12 @@ def choice_of(node: Node[..., Any], value: Any, known: Sequence[bool | str]) -> 
     """
     if node.type is NodeType.CONDITION:
         return _truth(node.name, value)
-    return _branch(node.name, value, known)
+    branch = value.branch if isinstance(value, SelectReturn) else value
+    if not node.options.get("several"):
+        return _branch(node.name, branch, known)
+    if isinstance(branch, (list, tuple)):
+        return _branches(node.name, branch, known)
+    return frozenset([_branch(node.name, branch, known)])
 
 
 def _truth(name: str, value: Any) -> bool:
@@ -44,26 +52,50 @@ def _truth(name: str, value: Any) -> bool:
         ) from error
 
 
-def _branch(name: str, value: Any, known: Sequence[bool | str]) -> str:
-    branch = value.branch if isinstance(value, SelectReturn) else value
+def _branches(name: str, branches: Sequence[Any], known: Sequence[bool | str]) -> frozenset[str]:
+    chosen = [_named(name, branch, known) for branch in branches]
+    unknown = [branch for branch in dict.fromkeys(chosen) if branch not in known]
+    if unknown and known:
+        if "default" not in known:
+            raise _unconnected(name, unknown, known)
+        chosen = [branch for branch in chosen if branch in known] + ["default"]
+    return frozenset(chosen)
+
+
+def _branch(name: str, branch: Any, known: Sequence[bool | str]) -> str:
+    chosen = _named(name, branch, known)
+    if chosen in known or not known:
+        return chosen
+    if "default" in known:
+        return "default"
+    raise _unconnected(name, [chosen], known)
+
+
+def _named(name: str, branch: Any, known: Sequence[bool | str]) -> str:
+    """A branch, which must be a string."""
     if branch is None:
         raise ValidationError(
             f"select {name!r} returned no branch (None); did it forget to return?", node=name
         )
-    if not isinstance(branch, str):
-        raise ValidationError(
-            f"select {name!r} returned {branch!r}; a branch is named by a string: one of "
-            f"{names(known) or 'those you connect'}",
-            node=name,
-        )
-    if branch in known or not known:
+    if isinstance(branch, str):
         return branch
-    if "default" in known:
-        return "default"
+    several = "; to choose several branches make it with several=True"
+    hint = several if isinstance(branch, (list, tuple)) else ""
     raise ValidationError(
-        f"select {name!r} chose the branch {branch!r}, which nothing is connected to; "
+        f"select {name!r} returned {branch!r}; a branch is named by a string: one of "
+        f"{names(known) or 'those you connect'}{hint}",
+        node=name,
+    )
+
+
+def _unconnected(
+    name: str, branches: Sequence[str], known: Sequence[bool | str]
+) -> ValidationError:
+    word = "branch" if len(branches) == 1 else "branches"
+    return ValidationError(
+        f"select {name!r} chose the {word} {names(branches)}, which nothing is connected to; "
         f"it has {names(known)} (connect branches['default'] to take all others)",
         node=name,
-        branch=branch,
+        branch=branches[0],
         branches=tuple(known),
     )

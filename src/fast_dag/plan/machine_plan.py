@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.define.node import name_of
-from fast_dag.errors import InvalidTransitionError, closest, names
+from fast_dag.errors import InvalidTransitionError, ValidationError, closest, names
 from fast_dag.plan.plan import Plan
 from fast_dag.plan.state_binding import StateBinding
 from fast_dag.plan.step import Step
@@ -30,10 +30,12 @@ class MachineStep(Step):
     `intake` gathers its arguments. `ways` are the transitions that need no event, `events` those
     that wait for one, both in the order of declaration. `onward` is the only state that can follow
     if the state returns a plain value, None if the execution must decide. The machine ends after a
-    state with `is_terminal`. A state is never plain, because the execution decides what follows.
+    state with `is_terminal`. `on_error` is the state that a failure leads to. `awaits` is True if a
+    condition of its transitions, or a state hook, is async. A state is never plain, because the
+    execution decides what follows.
     """
 
-    __slots__ = ("events", "intake", "is_terminal", "onward", "ways")
+    __slots__ = ("awaits", "events", "intake", "is_terminal", "on_error", "onward", "ways")
 
     def __init__(
         self,
@@ -51,6 +53,8 @@ class MachineStep(Step):
         self.events: list[Transition] = []
         self.onward: int | None = None
         self.is_terminal = False
+        self.on_error: int | None = None
+        self.awaits = False
 
 
 class MachinePlan(Plan):
@@ -65,6 +69,8 @@ class MachinePlan(Plan):
         order.
     state_hooks:
         Hooks that are called at each transition.
+    on_error:
+        For each state the one that its failure leads to, if it has any.
     """
 
     step_class = MachineStep
@@ -83,6 +89,7 @@ class MachinePlan(Plan):
         terminals: Collection[str],
         transitions: Sequence[Transition],
         state_hooks: Sequence[Hook],
+        on_error: Mapping[str, str],
     ) -> None:
         super().__init__(topology, inputs, policy_of, resources, wrappers, limits)
         index, steps = topology.index, self.steps
@@ -93,7 +100,12 @@ class MachinePlan(Plan):
         for each in transitions:
             step = steps[index[each.source]]
             (step.ways if each.event is None else step.events).append(each)
+        self.events = frozenset(each.event for each in transitions if each.event is not None)
+        hooks_wait = any(hook.is_async for hook in state_hooks)
+        for name, target in on_error.items():
+            steps[index[name]].on_error = index[target]
         for step in steps:
+            step.awaits = hooks_wait or any(way.is_async for way in (*step.ways, *step.events))
             step.intake = StateBinding(step.node, step.binding, inputs)
             if step.ways and step.ways[0].condition is None:
                 step.onward = index[step.ways[0].target]
@@ -107,8 +119,64 @@ class MachinePlan(Plan):
             self.has_policies
             or self.has_uses
             or self.state_hooks
+            or any(step.awaits for step in self.steps)
             or any(step.node.workflow is not None for step in self.steps)
         )
+
+    @cached_property
+    def needs_loop(self) -> bool:
+        """Whether a state, a condition or a state hook is known to be async."""
+        return any(step.awaits or step.node.signature.is_async for step in self.steps)
+
+    def refusal(self, state: int, event: str, data: Collection[str]) -> Exception | None:
+        """Why an event with this data is not taken in a state that waits; None if it may be, where
+        a condition holds."""
+        name, heard = self.names[state], self.heard(state)
+        if event not in heard:
+            hint = closest(event, heard)[1]
+            listens = f"listens to {names(heard)}" if heard else "listens to no events"
+            return InvalidTransitionError(
+                f"state {name!r} of {self.name!r} was sent {event!r}: it {listens}{hint}",
+                node_name=name,
+                state=name,
+                target=None,
+                event=event,
+                events=heard,
+            )
+        return self._refused(event, data, [e for e in self.steps[state].events if e.event == event])
+
+    def refusal_anywhere(self, event: str, data: Collection[str]) -> Exception | None:
+        """Why an event with this data is taken in no state at all; None if it may be."""
+        if event not in self.events:
+            hint = closest(event, self.events)[1]
+            known = f"there are {names(sorted(self.events))}" if self.events else "it has no events"
+            return InvalidTransitionError(
+                f"no transition of {self.name!r} has the event {event!r}{hint}; {known}",
+                state=None,
+                target=None,
+                event=event,
+                events=(),
+            )
+        ways = [each for step in self.steps for each in step.events if each.event == event]
+        return self._refused(event, data, ways)
+
+    def _refused(
+        self, event: str, data: Collection[str], ways: Sequence[Transition]
+    ) -> Exception | None:
+        """What an event brings is for a state that it leads to, or for a condition."""
+        if any(each.condition is not None and each.condition.takes > 2 for each in ways):
+            return None
+        targets = [self.steps[self.topology.index[each.target]] for each in ways]
+        for name in data:
+            if all(target.intake.unknown({name: 0}) for target in targets):
+                inputs = [each for target in targets for each in target.node.signature.inputs]
+                return ValidationError(
+                    f"the event {event!r} brings {name!r}, which no parameter of "
+                    f"{names(dict.fromkeys(each.target for each in ways))} takes"
+                    f"{closest(name, inputs)[1]}",
+                    inputs=(name,),
+                )
+        return None
 
     def heard(self, state: int) -> tuple[str, ...]:
         """The events that have a transition from a state."""

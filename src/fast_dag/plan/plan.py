@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from fast_dag.plan.ways import Record
 
 
-MANY, GATHERED, SURROUNDED, LIMITED = "many", "gathered", "surrounded", "limited"
+MANY, GATHERED, SURROUNDED, PARTED, LIMITED = "many", "gathered", "surrounded", "parted", "limited"
 """How the straight line makes calls that do not take one or two results: with another number of
-results, with arguments that the binding gathers, through the policy, or with units of limits."""
+results, with arguments that the binding gathers, or through the policy; or calls of a node of which
+several nodes take one part, or that uses limits."""
 
 
 class Plan:
@@ -82,6 +83,10 @@ class Plan:
             if policy is not None:
                 has_policies = True
             steps.append(make(index, node, edges, keys, binding, policy))
+        for name in topology.parted:
+            at = topology.index.get(name)
+            if at is not None:
+                steps[at].is_parted, steps[at].plain = True, None
         for wrap in wrappers:
             for step in steps:
                 step.call = wrap(step.node) or step.call
@@ -191,9 +196,19 @@ class Plan:
     @cached_property
     def goes_elsewhere(self) -> bool:
         """Whether some node, here or in a nested workflow, cannot be called in the caller's thread
-        without a dispatcher: it has a timeout, or asks for a thread or a process."""
-        return _some(
+        without a dispatcher: it has a timeout or an async around hook, or asks for a thread or a
+        process."""
+        return self.awaits_around or _some(
             self.topology.nodes, lambda node: node.timeout or node.run_in in ("thread", "process")
+        )
+
+    @cached_property
+    def awaits_around(self) -> bool:
+        """Whether some node, here or in a nested workflow, has an async hook around its call."""
+        return any(
+            (step.policy is not None and step.policy.around and step.policy.around.is_async)
+            or (step.nested and step.nested.awaits_around)
+            for step in self.steps
         )
 
     @cached_property
@@ -239,6 +254,8 @@ class Plan:
             call: tuple[Any, ...]
             if step.node.uses:
                 how, call = LIMITED, (step.name, step, None)
+            elif step.is_parted:
+                how, call = PARTED, (step.name, step, None)
             elif step.policy is not None:
                 sole = keys[0] if keys is not None and len(keys) == 1 else None
                 how, call = SURROUNDED, (step.name, step, sole)

@@ -38,6 +38,8 @@ class Step:
     the call, None if nothing does. `decides` is True if the result chooses branches. `nested` is
     the plan of a nested workflow, compiled for the inputs that its edges give.
 
+    `is_parted`: several nodes take one part of its result.
+
     `plain` is "sync" or "async" if a driver only has to call the function and store its result,
     else None. Only plain steps may take the fast paths of the drivers.
     """
@@ -48,6 +50,7 @@ class Step:
         "decides",
         "edges",
         "index",
+        "is_parted",
         "keys",
         "name",
         "nested",
@@ -75,6 +78,7 @@ class Step:
         self.call: Callable[..., Any] = node.func
         self.nested: Any = None
         self.decides = decides = node.type is not _NODE and node.type.decides
+        self.is_parted = False
         self.plain: str | None = None
         if policy is None and not (
             decides or node.timeout or node.run_in or node.uses or node.workflow

@@ -28,8 +28,9 @@ class Topology:
 
     Nodes are known by their index, in the order of their definition. `incoming` has the edges into
     each node, in the order in which they were made. `external` has the edges that enter a narrowed
-    part from outside. `order` has the nodes in the order of a sequential run; nodes of cycles, and
-    those below them, are not in it. `whole` is the topology of the whole graph.
+    part from outside. `parted` has the nodes of which several edges take one part. `order` has the
+    nodes in the order of a sequential run; nodes of cycles, and those below them, are not in it.
+    `whole` is the topology of the whole graph.
     """
 
     def __init__(
@@ -49,8 +50,15 @@ class Topology:
         leads_on = [False] * len(self.nodes)
         find = self.index.get
         in_order = True
+        outputs: set[tuple[str, str]] = set()
+        parted: set[str] = set()
         for target, edges in enumerate(incoming):
             for edge in edges:
+                if edge.output is not None:
+                    port = edge.source, edge.output
+                    if port in outputs:
+                        parted.add(edge.source)
+                    outputs.add(port)
                 source = find(edge.source)
                 if source is None:
                     external.append((target, edge))
@@ -59,27 +67,36 @@ class Topology:
                     if source >= target:
                         in_order = False
         self.external = external
+        self.parted = parted
         self._leads_on = leads_on
         # If each node was defined after those that it depends on, the order of definition is
         # already what Kahn's algorithm would find.
         self.order = tuple(range(len(self.nodes))) if in_order else self._sequential_order()
 
     @cached_property
-    def successors(self) -> list[list[tuple[int, bool | str | None]]]:
-        """For each node, the targets of its edges as (target, branch); only targets in here."""
-        successors: list[list[tuple[int, bool | str | None]]] = [[] for _ in self.nodes]
+    def successors(self) -> list[list[tuple[int, bool | str | None, bool]]]:
+        """For each node, the targets of its edges as (target, branch, optional); only targets in
+        here."""
+        successors: list[list[tuple[int, bool | str | None, bool]]] = [[] for _ in self.nodes]
         find = self.index.get
         for target, edges in enumerate(self.incoming):
             for edge in edges:
                 source = find(edge.source)
                 if source is not None:
-                    successors[source].append((target, edge.branch))
+                    successors[source].append((target, edge.branch, edge.optional))
         return successors
 
     @cached_property
     def deciders(self) -> frozenset[str]:
         """The names of the nodes that choose a branch."""
         return frozenset([node.name for node in self.special if node.type.decides])
+
+    @cached_property
+    def several(self) -> frozenset[str]:
+        """The names of the selects that may choose several branches: these do not exclude each
+        other."""
+        special = self.whole.special
+        return frozenset([node.name for node in special if node.options.get("several")])
 
     @cached_property
     def special(self) -> list[Node[..., Any]]:
@@ -120,7 +137,7 @@ class Topology:
         """Kahn's algorithm with a heap: of the ready nodes always the one defined first."""
         waiting = [0] * len(self.nodes)
         for targets in self.successors:
-            for target, _ in targets:
+            for target, *_ in targets:
                 waiting[target] += 1
         ready = [index for index, count in enumerate(waiting) if not count]
         heapify(ready)
@@ -128,7 +145,7 @@ class Topology:
         while ready:
             index = heappop(ready)
             order.append(index)
-            for target, _ in self.successors[index]:
+            for target, *_ in self.successors[index]:
                 waiting[target] -= 1
                 if not waiting[target]:
                     heappush(ready, target)
@@ -174,7 +191,7 @@ class Topology:
 
     def below(self, starts: Iterable[int]) -> set[int]:
         """`starts` and all nodes that depend on them."""
-        return _closure(starts, lambda index: [target for target, _ in self.successors[index]])
+        return _closure(starts, lambda index: [target for target, *_ in self.successors[index]])
 
     def above(self, ends: Iterable[int]) -> set[int]:
         """`ends` and all nodes that they depend on."""
@@ -191,7 +208,7 @@ class Topology:
         """Whether each node but the first has an edge from the one before it in sequential
         order."""
         return all(
-            any(target == after for target, _ in self.successors[index])
+            any(target == after for target, *_ in self.successors[index])
             for index, after in pairwise(self.order)
         )
 
@@ -239,8 +256,8 @@ class Topology:
         each ended live; None if a successor is an `any` node, or an edge leaves a branch."""
         others = set(self.alternatives)
         return [
-            tuple([target for target, _ in targets])
-            if all(branch is None and target not in others for target, branch in targets)
+            tuple([target for target, *_ in targets])
+            if all(branch is None and target not in others for target, branch, _ in targets)
             else None
             for targets in self.successors
         ]
@@ -254,7 +271,7 @@ class Topology:
         for index in self.order if self.listened else ():
             is_any = self.nodes[index].type is NodeType.ANY
             merge = self._cells.both if is_any else self._cells.either
-            edges = iter(self.incoming[index])
+            edges = (edge for edge in self.incoming[index] if is_any or not edge.optional)
             edge = next(edges, None)
             if edge is not None:
                 own = self._edge_choices(edge, needed)
@@ -273,7 +290,9 @@ class Topology:
     def _edge_choices(self, edge: Edge, choices: Sequence[Needs | None]) -> Needs | None:
         source = self.index.get(edge.source)
         before = None if source is None else choices[source]
-        return before if edge.branch is None else self._cells.add(edge.source, edge.branch, before)
+        if edge.branch is None or edge.source in self.several:
+            return before
+        return self._cells.add(edge.source, edge.branch, before)
 
     def edge_choices(self, edge: Edge) -> Needs | None:
         """The choices without which an edge cannot be live."""
@@ -282,8 +301,8 @@ class Topology:
     def contradiction_at(self, index: int) -> tuple[Choice, Choice] | None:
         """Two branches of one decider that the edges into a node all need; None if there are none.
         Such a node could never run."""
-        edges = iter(self.incoming[index])
-        needed = self.edge_choices(next(edges))
+        edges = (edge for edge in self.incoming[index] if not edge.optional)
+        needed: Needs | None = None
         for edge in edges:
             own = self.edge_choices(edge)
             clash = self._cells.contradiction(needed, own)
@@ -309,7 +328,7 @@ class Topology:
     def consumers(self, index: int) -> list[tuple[int, Edge]]:
         """The edges in here that carry a node's value, as (target, edge)."""
         name = self.names[index]
-        targets = dict.fromkeys(target for target, _ in self.successors[index])
+        targets = dict.fromkeys(target for target, *_ in self.successors[index])
         return [
             (target, edge)
             for target in targets
@@ -317,14 +336,17 @@ class Topology:
             if edge.source == name and edge.input is not None
         ]
 
-    def clashing_consumers(self, index: int) -> tuple[str, str] | None:
-        """Two nodes that may both take a node's value in one run; None if there are none."""
-        return self._clash(self.consumers(index))
-
-    def _clash(self, consumers: Sequence[tuple[int, Edge]]) -> tuple[str, str] | None:
+    def clash(self, takers: Iterable[tuple[int, Edge | None]]) -> tuple[str, str] | None:
+        """Two of these nodes that may both run in one run, each given with the edge by which it
+        takes a value; None if there are none."""
         takes = [
-            (target, self._cells.either(self.choices[target], self.edge_choices(edge)))
-            for target, edge in consumers
+            (
+                target,
+                self.choices[target]
+                if edge is None
+                else self._cells.either(self.choices[target], self.edge_choices(edge)),
+            )
+            for target, edge in takers
         ]
         for position, (target, needed) in enumerate(takes):
             for other, needed_there in takes[:position]:

@@ -353,7 +353,8 @@ def _bounds(run: RunView, analysis: Analysis) -> list[str]:
 
 def _failure(run: RunView, path: str, error: BaseException) -> Failure:
     message = shown(f"{type(error).__name__}: {text_of(error)}", 200)
-    return Failure(path, message, run.attempts.get(path, 1), lines_shown(traceback_of(error)))
+    traceback = run.tracebacks.get(path) or traceback_of(error)
+    return Failure(path, message, run.attempts.get(path, 1), lines_shown(traceback))
 
 
 def _metrics(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from fast_dag.call.effects import ONE_SHOT
 from fast_dag.define.node import NodeType
 from fast_dag.define.signature import ABSENT
+from fast_dag.errors import failures
+from fast_dag.plan.binding import gives_one_shot, part_of
 from fast_dag.plan.branches import choice_of
 from fast_dag.returns import ConditionalReturn, SelectReturn
 from fast_dag.run import failures as told
 from fast_dag.run.execution import Execution, Verdict
+from fast_dag.run.keeping import Keeping
 from fast_dag.run.record import Record
-from fast_dag.schedule.base import NodeStatus
+from fast_dag.run.resumption import Resumption, changed_inputs
+from fast_dag.schedule.base import COMPLETED, NodeStatus
 from fast_dag.schedule.dag import DagSchedule
 
 TYPE_CHECKING = False
@@ -24,6 +28,10 @@ if TYPE_CHECKING:
     from fast_dag.draw.view import RunView
     from fast_dag.plan.plan import Plan
     from fast_dag.run.settings import Settings
+    from fast_dag.schedule.dag import Choice
+
+
+_RETURNS = (ConditionalReturn, SelectReturn)
 
 
 class DagExecution(Execution):
@@ -32,6 +40,8 @@ class DagExecution(Execution):
     `outputs` are the nodes whose values were asked for. `earlier` is an execution of the same DAG
     that the results from outside of a narrowed plan come from.
     """
+
+    _garbage: list[Any] | None = None  # what is to be freed when no lock is held
 
     def __init__(
         self,
@@ -55,6 +65,15 @@ class DagExecution(Execution):
         self._carried: dict[str, Any] = {}
         self._outside: dict[int, bool] = {}  # by the edge's id: whether it ended live
         self._replayed: dict[int, Any] = {}  # the choices of nodes that ended before
+        self._resumes: tuple[Any, set[str]] | None = None
+        self._resumption: Resumption | None = None
+        self._inner: dict[str, Any] = {}  # what nested workflows go on from
+        if settings.keep == "outputs":
+            kept = (plan.topology.index[name] for name in outputs or ())
+            self.keeping = Keeping(plan.topology, {*kept, *plan.topology.sinks})
+            self.dropped = self._dropped = set[str]()
+            self._left_out: set[int] = set()
+            self._garbage = []
 
     @property
     def _schedule(self) -> DagSchedule:
@@ -62,7 +81,23 @@ class DagExecution(Execution):
         assert isinstance(schedule, DagSchedule)
         return schedule
 
+    @property
+    def is_straight(self) -> bool:
+        return self._resumes is None and super().is_straight
+
+    @property
+    def choices(self) -> Mapping[str, Any]:
+        schedule = self.record.schedule
+        names = self.plan.names
+        chosen = {} if schedule is None else self._schedule.choices
+        return {names[index]: choice for index, choice in chosen.items()}
+
     # Begin and end.
+
+    def resume(self, earlier: Any, changed: set[str]) -> None:
+        """Go on from an earlier execution; must be called before `open`. `changed` are the inputs
+        that are not what they were there."""
+        self._resumes = earlier, changed
 
     def _check(self) -> None:
         if self.plan.missing or self.plan.topology.external:
@@ -70,13 +105,76 @@ class DagExecution(Execution):
             if missing or self.plan.missing:
                 known = self.plan.topology.whole.index
                 raise told.missing_inputs(self.name, self.plan.missing, missing, self.advice, known)
+            self._refuse_consumed()
         if self.inputs:
             self._refuse_shared_inputs()
+        if self._resumes is not None:
+            earlier, changed = self._resumes
+            wanted = () if self._outputs is None else self._outputs
+            topology = self.plan.topology
+            needed = [topology.index[name] for name in wanted]
+            if self.parent is not None:
+                needed.extend(topology.sinks)
+            self._resumption = Resumption(self, earlier, changed, needed)
+            self._refuse_consumed_inputs(self._resumption)
+            for index in self._resumption.taken:
+                name = topology.names[index]
+                value = earlier.results.get(name)
+                if ONE_SHOT[type(value)] and name not in earlier.consumed:
+                    self.refuse_sharing(index, value)
 
     def _prepare_results(self) -> None:
+        resumption = self._resumption
+        known = {} if resumption is None else dict(resumption.earlier.results)
         super()._prepare_results()
         if self._earlier is not None:
             self._take_results(self._earlier)
+        if resumption is not None:
+            self._take_up(resumption, known)
+
+    def _take_up(self, resumption: Resumption, known: Mapping[str, Any]) -> None:
+        """Take what completed in an earlier execution, of which these are the results."""
+        earlier, results, topology = resumption.earlier, self.results, self.plan.topology
+        nodes = topology.whole.index
+        for name, value in known.items():  # what nodes stored under names of their own
+            if name not in nodes:
+                results.setdefault(name, value)
+        dropped = []
+        for index in resumption.taken:
+            name = topology.names[index]
+            self._replayed[index] = resumption.choices.get(index)
+            if name in known:
+                results[name] = known[name]
+            elif name in earlier.dropped:
+                dropped.append(name)
+            if name in earlier.children:
+                self.children[name] = earlier.children[name]
+        if self.keeping is None:
+            self.dropped = dropped
+        else:
+            self._dropped.update(dropped)
+        self.record.taken = frozenset(self._replayed)
+        self.record.used_up = earlier.consumed
+        for name, child in earlier.children.items():
+            at = topology.index.get(name)
+            if at is not None and resumption.runs(at) and not resumption.is_fed_anew(at):
+                self._inner[name] = child
+
+    def _refuse_consumed_inputs(self, resumption: Resumption) -> None:
+        earlier = resumption.earlier
+        for name, value in self.inputs.items():
+            if not ONE_SHOT[type(value)] or value is not earlier.inputs.get(name):
+                continue
+            for taker in self.plan.takers(name):
+                if resumption.runs(self.plan.topology.index[taker]):
+                    raise told.consumed(f"the input {name!r}", value, taker)
+
+    def child(self, index: int, inputs: dict[str, Any]) -> Execution:
+        child = super().child(index, inputs)
+        earlier = self._inner.pop(self.plan.names[index], None)
+        if earlier is not None and earlier.noun == self.noun and isinstance(child, DagExecution):
+            child.resume(earlier, changed_inputs(inputs, earlier.inputs))
+        return child
 
     def replay(self, ended: Mapping[str, Any]) -> None:
         """Take these values as the results of nodes that have ended, instead of calling them. Must
@@ -91,13 +189,70 @@ class DagExecution(Execution):
         if self.store is not None:
             known = {name: self.store.load(self.prefix + name) for name in self.plan.names}
             self.replay({name: each.value for name, each in known.items() if each is not None})
+        if self.observers is not None and self._replayed and self.parent is None:
+            self.observers.go_on_from({self.plan.names[index] for index in self._replayed})
         schedule = DagSchedule(self.plan.topology, eager=eager)
         self.record.schedule = schedule
-        outside = [(target, self._outside[id(edge)]) for target, edge in self._external]
+        outside = [
+            (target, edge.optional or self._outside[id(edge)]) for target, edge in self._external
+        ]
         ready = schedule.begin(outside, self._replayed)
-        if self.observers is not None:
-            self._note_skipped()
+        if self.keeping is not None:
+            for index in self._replayed:
+                self._drop(self.keeping.ended(index))
+        if self.watched:
+            self._note_ended(None)
         return ready
+
+    # Results that nobody takes any more.
+
+    def _note_ended(self, completed: int | None) -> None:
+        if self.keeping is not None:
+            if completed is not None:
+                child = self.children.get(self.plan.names[completed])
+                if child is not None:
+                    child.inputs = {}  # which it took from here
+                self._drop(self.keeping.ended(completed))
+            for index in self._schedule.skipped:
+                if self._is_left_out(index):
+                    self._left_out.add(index)
+                    self._drop(self.keeping.ended(index))
+        super()._note_ended(completed)
+
+    def _is_left_out(self, index: int) -> bool:
+        """Whether a node was skipped for a choice, and not because something failed."""
+        topology = self.plan.topology
+        dead = [
+            source is None or source in self._left_out or self.record.status(source) == COMPLETED
+            for edge in topology.incoming[index]
+            for source in [topology.index.get(edge.source)]
+            if not (edge.optional or self.is_live(edge))
+        ]
+        return all(dead) if topology.nodes[index].type is NodeType.ANY else any(dead)
+
+    def _drop(self, nodes: list[int]) -> None:
+        garbage = self._garbage
+        assert garbage is not None
+        for index in nodes:
+            name = self.plan.names[index]
+            value = self.results.pop(name, ABSENT)
+            if value is not ABSENT:
+                garbage.append(value)
+                self._dropped.add(name)
+            garbage.append(self._carried.pop(name, None))
+            if index in self._replayed:  # what it nested belongs to the earlier run
+                self.children.pop(name, None)
+            elif name in self.children:
+                garbage.append(self.children[name].let_go())
+
+    def let_go(self) -> object:
+        self.dropped = {*self.dropped, *self.results}
+        return super().let_go()
+
+    def deliver(self) -> None:
+        if self._garbage:
+            self._garbage = []
+        super().deliver()
 
     def leave_straight(self) -> tuple[int, list[int]]:
         """A node of the straight line failed: its index, and the others that may start. From here
@@ -136,21 +291,57 @@ class DagExecution(Execution):
 
     def _decide(self, index: int, outcome: Outcome) -> Verdict:
         step, value, choice = self.plan.steps[index], outcome.value, None
-        if type(value) in ONE_SHOT:
-            self.refuse_sharing(index, value)
         if step.decides:
             choice = self._choice(step.name, value)
-            passed_on = self._carried.get(step.name)
-            returns = (ConditionalReturn, SelectReturn)
-            if type(passed_on) in ONE_SHOT and not isinstance(value, returns):
-                self.refuse_sharing(index, passed_on)
+            if isinstance(value, _RETURNS):
+                value = value.value
+            else:
+                value = self._carried.get(step.name)
+                self._refuse_taken(index, value)
+        if ONE_SHOT[type(value)]:
+            self.refuse_sharing(index, value)
+        elif step.is_parted:
+            self.refuse_shared_parts(index, value)
         return Verdict(outcome, step.name, choice)
 
     def refuse_sharing(self, index: int, value: Any) -> None:
         """Raise ValidationError if several nodes would share what only one can go through."""
-        clash = self.plan.topology.clashing_consumers(index)
+        topology = self.plan.topology
+        clash = topology.clash(topology.consumers(index))
         if clash is not None:
-            raise told.shared(self.plan.names[index], "returned", value, clash)
+            raise told.shared(topology.names[index], "returned", value, clash)
+
+    def refuse_shared_parts(self, index: int, value: Any) -> None:
+        """The same for parts of it."""
+        topology = self.plan.topology
+        by_output: dict[str, list[tuple[int, Edge]]] = {}
+        for target, edge in topology.consumers(index):
+            if edge.output is not None:
+                by_output.setdefault(edge.output, []).append((target, edge))
+        for output, takers in by_output.items():
+            clash = topology.clash(takers) if len(takers) > 1 else None
+            if clash is None:
+                continue
+            node, edge = topology.nodes[index], takers[0][1]
+            try:
+                part, again = part_of(value, edge, node), part_of(value, edge, node)
+            except failures():  # they will fail, and say why
+                continue
+            if part is again and ONE_SHOT[type(part)]:  # and is not made anew for each
+                raise told.shared(topology.names[index], f"returned as {output!r}", part, clash)
+
+    def _refuse_taken(self, index: int, given: Any) -> None:
+        """Raise ValidationError if a decider passes on what only one node can go through, since it
+        has taken that itself."""
+        topology = self.plan.topology
+        node = topology.nodes[index]
+        takers = [
+            topology.names[target]
+            for target, edge in topology.consumers(index)
+            if gives_one_shot(edge, node, given)
+        ]
+        if takers:
+            raise told.shared(node.name, "passes on", given, [node.name, *takers])
 
     # Edges and deciders.
 
@@ -159,6 +350,8 @@ class DagExecution(Execution):
         outside = self._outside.get(id(edge))
         if outside is not None:
             return outside
+        if self.record.schedule is None:  # on the straight line all are
+            return True
         return self._schedule.is_live(self.plan.topology.index[edge.source], edge.branch)
 
     def carried(self, name: str) -> Any:
@@ -174,7 +367,7 @@ class DagExecution(Execution):
                 if (edge := getattr(source, "edge", None)) is not None
                 and edge.source in bindings
                 and edge.source not in carried
-                and not isinstance(self.results.get(edge.source), (ConditionalReturn, SelectReturn))
+                and not isinstance(self.results.get(edge.source), _RETURNS)
             ]
             if before:
                 todo.extend(before)
@@ -183,7 +376,7 @@ class DagExecution(Execution):
                 todo.pop()
         return carried[name]
 
-    def _choice(self, name: str, value: Any) -> bool | str:
+    def _choice(self, name: str, value: Any) -> Choice:
         """The branch that a decider's result takes."""
         whole = self.plan.topology.whole
         return choice_of(whole.nodes[whole.index[name]], value, whole.known_branches(name))
@@ -193,6 +386,47 @@ class DagExecution(Execution):
     @property
     def _external(self) -> Sequence[tuple[int, Edge]]:
         return self.plan.topology.external
+
+    def _refuse_consumed(self) -> None:
+        """Raise ValidationError where a node would be given a one-shot result that another was."""
+        consumed = set[str]()
+        results = {**(self._earlier.results if self._earlier else {}), **self.results}
+        if self._earlier is not None:
+            consumed.update(self._earlier.consumed.difference(self.results))
+        if self.context._record is not None:
+            consumed |= self.context._record.consumed(self.results)
+        self.record.used_up = consumed
+        self._refuse_shared_results(results)
+        if not consumed:
+            return
+        bindings, whole = self.plan.decider_bindings, self.plan.topology.whole
+        for target, external in self._external:
+            todo = [external] if self._outside[id(external)] and external.input is not None else []
+            while todo:
+                edge = todo.pop()
+                node, value = whole.nodes[whole.index[edge.source]], results.get(edge.source)
+                if edge.source in consumed and gives_one_shot(edge, node, value):
+                    name = self.plan.names[target]
+                    raise told.consumed(f"the stored result of {edge.source!r}", value, name)
+                if edge.source in bindings and not isinstance(value, _RETURNS):
+                    todo += [
+                        each for each in whole.incoming[whole.index[edge.source]] if each.input
+                    ]
+
+    def _refuse_shared_results(self, results: Mapping[str, Any]) -> None:
+        """Raise ValidationError where several nodes would share a one-shot result from outside."""
+        topology = self.plan.topology
+        takers: dict[str, list[tuple[int, Edge]]] = {}
+        for target, edge in self._external:
+            is_taken = edge.input is not None and self._outside[id(edge)]
+            node = topology.whole.nodes[topology.whole.index[edge.source]]
+            if is_taken and gives_one_shot(edge, node, results.get(edge.source)):
+                takers.setdefault(edge.origin, []).append((target, edge))
+        for origin, several in takers.items():
+            clash = topology.clash(several) if len(several) > 1 else None
+            if clash is not None:
+                value = results.get(several[0][1].source)
+                raise told.shared(origin, "returned", value, clash)
 
     def _take_results(self, earlier: DagExecution) -> None:
         """Copy the results of an earlier execution that this one does not compute itself."""
@@ -220,17 +454,21 @@ class DagExecution(Execution):
             for edge in edges:
                 source = topology.whole.index[edge.source]
                 live: bool | None = known.is_live(source, edge.branch)
+                if edge.optional:  # what has no result there has ended dead
+                    self._outside[id(edge)] = bool(live)
+                    continue
                 if known.status[source] not in (NodeStatus.COMPLETED, NodeStatus.SKIPPED):
                     live = True if edge.input is None and edge.branch is None else None
                 self._outside[id(edge)] = bool(live)
                 if live is None:
                     lost.append(edge)
-            live_ones = sum(self._outside[id(edge)] for edge in edges)
+            required = [edge for edge in edges if not edge.optional]
+            live_ones = sum(self._outside[id(edge)] for edge in required)
             if topology.nodes[target].type is NodeType.ANY:
                 only_outside = len(edges) == len(topology.incoming[target])
                 if not (only_outside and live_ones == 0):
                     lost = []
-            elif live_ones + len(lost) < len(edges):  # one is dead: the node is skipped
+            elif live_ones + len(lost) < len(required):  # one is dead: the node is skipped
                 lost = []
             missing.extend(lost)
         return missing

@@ -17,9 +17,9 @@ from fast_dag.run.failures import (
     Failures,
     brief,
     cut_traceback,
+    exception_of,
     missing_inputs,
     shared,
-    timed_out,
 )
 from fast_dag.run.memory import MemoryWatch
 from fast_dag.run.run import Run
@@ -29,17 +29,20 @@ from fast_dag.watch.events import AttemptFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from threading import Lock
     from typing import Any, Protocol
 
     from fast_dag.call.effects import Attempt, Effects
+    from fast_dag.call.policy import CallPolicy
     from fast_dag.context import Context
     from fast_dag.define.graph import Graph
     from fast_dag.draw.view import MachineView, RunView, WorkflowView
     from fast_dag.plan.plan import Plan
     from fast_dag.plan.step import Step
+    from fast_dag.plan.topology import Topology
     from fast_dag.plan.ways import Ways
+    from fast_dag.run.keeping import Keeping
     from fast_dag.run.limits import Claim
     from fast_dag.run.record import Record
     from fast_dag.run.settings import Settings
@@ -67,26 +70,20 @@ _TELLS = frozenset({"completed", "completed_with_errors"})
 class Verdict:
     """What the end of a node means to its execution.
 
-    `choice` is the choice of a node that decides. `key` is the name of its error in `failures`.
-    `goes_on` is False if the failure ends the execution. `fault` is why no transition follows a
-    state, although the state itself succeeded.
+    `choice` is the choice of a node that decides. `key` is the name of its error in `failures`,
+    None if the failure is no error of the execution. `goes_on` is False if the failure ends the
+    execution.
     """
 
-    __slots__ = ("choice", "fault", "goes_on", "key", "outcome")
+    __slots__ = ("choice", "goes_on", "key", "outcome")
 
     def __init__(
-        self,
-        outcome: Outcome,
-        key: str,
-        choice: Any = None,
-        goes_on: bool = True,
-        fault: BaseException | None = None,
+        self, outcome: Outcome, key: str | None, choice: Any = None, goes_on: bool = True
     ) -> None:
         self.outcome = outcome
         self.key = key
         self.choice = choice
         self.goes_on = goes_on
-        self.fault = fault
 
 
 class Execution(ABC):
@@ -106,6 +103,7 @@ class Execution(ABC):
     value: Any = None
     observers: Observers | None = None
     store: Store | None = None
+    keeping: Keeping | None = None  # if results are dropped that nobody takes any more
     resources: Resources | None = None
     units: Mapping[int, Any] = MappingProxyType({})  # what its nodes take of limits, by index
     ways: Ways | None = None  # from its nodes to its end, once nodes must wait
@@ -113,6 +111,8 @@ class Execution(ABC):
     claim: Claim | None = None  # that of the node in whose call it was started
     # The nodes whose cleanup hook was cut off before its end.
     cut_off: tuple[str, ...] = ()
+    # The nodes whose results were dropped once nobody needed them any more.
+    dropped: Collection[str] = ()
     # Whether its caller waits in the thread of an event loop, and so blocks the loop.
     holds_loop = False
     _stopped = False
@@ -163,15 +163,35 @@ class Execution(ABC):
         return run
 
     @property
+    def topology(self) -> Topology:
+        """Its nodes and edges."""
+        return self.plan.topology
+
+    @property
+    def choices(self) -> Mapping[str, Any]:
+        """The branches that its deciders took, by name."""
+        return {}
+
+    @property
+    def consumed(self) -> frozenset[str]:
+        """The nodes whose results can be gone through once only, and were given to a node."""
+        return self.record.consumed(self.results)
+
+    @property
     def watched(self) -> bool:
-        """Whether an observer or a store must be told of each node. Drivers then take no fast
-        path."""
-        return self.observers is not None or self.store is not None
+        """Whether an observer, a store or `keep="outputs"` must be told of each node. Drivers then
+        take no fast path."""
+        return self.observers is not None or self.store is not None or self.keeping is not None
 
     @property
     def is_straight(self) -> bool:
         """Whether a sequential driver only has to call one node after another."""
         return self.plan.is_straight and self.resources is None and not self.watched
+
+    @property
+    def needs_loop(self) -> bool:
+        """Whether something in it is known to be async."""
+        return self.plan.needs_loop
 
     @property
     def blocks_loop(self) -> bool:
@@ -188,7 +208,7 @@ class Execution(ABC):
         self._check()
         if self.plan.needs_limits:
             self._find_units()
-        self.context._enter_run(self.record.measure)
+        self.context._enter_run(self.record)
         self._prepare_results()
         if self.parent is None:
             metadata = self.context.metadata
@@ -245,9 +265,9 @@ class Execution(ABC):
 
     def _refuse_shared_inputs(self) -> None:
         for name, value in self.inputs.items():
-            if type(value) in ONE_SHOT:
-                takers = self.plan.takers(name)
-                if len(takers) > 1:
+            if ONE_SHOT[type(value)]:
+                topology, takers = self.plan.topology, self.plan.takers(name)
+                if topology.clash([(topology.index[taker], None) for taker in takers]):
                     raise shared(name, "is", value, takers)
 
     def _prepare_results(self) -> None:
@@ -317,6 +337,14 @@ class Execution(ABC):
     def stop(self) -> None:
         """Let nothing more start."""
         self._stopped = True
+
+    def let_go(self) -> object:
+        """Drop all results of a nested execution, which nobody takes any more: what is to be freed
+        when no lock is held."""
+        freed = (dict(self.results), self.value)
+        self.results.clear()
+        self.value = None
+        return freed
 
     # Resources.
 
@@ -394,6 +422,10 @@ class Execution(ABC):
         """Whether the call of a node is more than a call of its function, and needs effects."""
         return step.policy is not None or self.store is not None
 
+    def sole_policy(self, step: Step) -> CallPolicy | None:
+        """What surrounds the call of a node, where that is its policy alone."""
+        return step.policy if self.store is None else None
+
     def effects_of(self, index: int, attempt: Attempt) -> Effects:
         """The call of a node as effects: those of its policy, then the commit if there is a
         store."""
@@ -401,14 +433,24 @@ class Execution(ABC):
         effects = bare_effects(attempt) if policy is None else policy.effects_of(self, attempt)
         return effects if self.store is None else self._committed(index, effects, self.store)
 
+    def effects_of_cancelled(self, step: Step) -> Effects | None:
+        """What is left to do for a call of a node that was cut off; None if that is nothing."""
+        return None if step.policy is None else step.policy.effects_of_cancelled(self)
+
     def _committed(self, index: int, effects: Effects, store: Store) -> Effects:
         outcome = yield from effects
         if outcome is not STOPPED:
-            outcome.verdict = verdict = self.judge(index, outcome)
-            answer = yield Invoke(store.commit, (self.path_of(index), verdict.outcome), False)
+            kept = self._kept(index, outcome)
+            answer = yield Invoke(store.commit, (self.path_of(index), kept), False)
             if isinstance(answer, Raised):
                 outcome = Outcome(False, answer.error, outcome.attempts, "store")
         return outcome
+
+    def _kept(self, index: int, outcome: Outcome) -> Outcome:
+        """What a store keeps of how a node ended."""
+        outcome.verdict = verdict = self.judge(index, outcome)
+        kept: Outcome = verdict.outcome
+        return kept
 
     def finish(
         self, index: int, outcome: Outcome, started: float, guard: Lock | Any = None
@@ -441,7 +483,7 @@ class Execution(ABC):
     def judge(self, index: int, outcome: Outcome) -> Verdict:
         """What the end of a node means. Calls user code, so drivers must hold no lock."""
         verdict = self._judged(index, outcome)
-        if not verdict.outcome.ok or verdict.fault is not None or self.children:
+        if not verdict.outcome.ok or self.children:
             self._log_failures(index, verdict)
         return verdict
 
@@ -474,7 +516,7 @@ class Execution(ABC):
         seconds = self.record.add(index, started, outcome)
         name = self.plan.names[index]
         child = self.children.get(name)
-        if child is not None:
+        if child is not None and verdict.key is not None:
             self.failures.adopt(name, child.failures)
         if outcome.ok:
             self.results[name] = outcome.value
@@ -484,22 +526,23 @@ class Execution(ABC):
                 self.failures.add(name, outcome.value, outcome.attempts, outcome.where)
             ready = schedule.fail(index)
             if not verdict.goes_on and not self._stopped:
-                self._stopped = True
-                self.failures.fatal = verdict.key
+                self._stopped, self.failures.fatal = True, verdict.key
         if self.observers is not None:
             status = "completed" if outcome.ok else "failed"
             error = None if outcome.ok else outcome.value
             path = self.path_of(index)
             self.observers.ended(self, path, status, error, outcome.attempts, seconds)
-            self._note_skipped()
+        if self.watched:
+            self._note_ended(index if outcome.ok else None)
         return [] if self.stopped else ready
 
-    def _note_skipped(self) -> None:
+    def _note_ended(self, completed: int | None) -> None:
+        """Note the nodes that were skipped meanwhile; `completed` is one that completed."""
         assert self.record.schedule is not None
-        assert self.observers is not None
         skipped = self.record.schedule.skipped
-        for index in skipped:
-            self.observers.ended(self, self.path_of(index), "skipped")
+        if self.observers is not None:
+            for index in skipped:
+                self.observers.ended(self, self.path_of(index), "skipped")
         skipped.clear()
 
     def path_of(self, index: int) -> str:
@@ -521,7 +564,7 @@ class Execution(ABC):
         """Log the errors of a node, and of a workflow nested in it, if this is the outermost
         run."""
         # The node of the parent may be tried again or have a handler, so the errors are not final.
-        if self.parent is not None:
+        if self.parent is not None or verdict.key is None:
             return
         name, outcome = self.plan.names[index], verdict.outcome
         child = self.children.get(name)
@@ -531,9 +574,7 @@ class Execution(ABC):
                 # Those of an earlier visit of this state were logged then.
                 if self.failures.errors.get(path) is not error:
                     log.failed(self, path, error, child.failures.attempts(key))
-        if verdict.fault is not None:
-            log.failed(self, name, verdict.fault, outcome.attempts)
-        elif not outcome.ok and verdict.key == name:
+        if not outcome.ok and verdict.key == name:
             log.failed(self, name, outcome.value, outcome.attempts)
 
     def retries(self, name: str, error: Exception, attempt: int, delay: float) -> None:
@@ -591,14 +632,7 @@ class Execution(ABC):
         """The error to raise for this execution: that of the failure that ended it, or of its first
         failure if it went on; None if nothing failed."""
         if self._exception is None:
-            known, run = self.failures, self.run
-            if self.status == "timed_out":
-                late = [name for name, at in self.record.statuses().items() if at == "cancelled"]
-                timeout = self.settings.timeout or 0.0
-                self._exception = timed_out(self.name, timeout, late, run)
-                known.note_others(self._exception, None, self.noun, self.prefix)
-            elif known.errors:
-                self._exception = known.exception(self.name, self.noun, self.prefix, run)
+            self._exception = exception_of(self, self.settings.timeout)
         return self._exception
 
     # Plain data for pictures and reports.

@@ -119,6 +119,21 @@ class Failures:
                 add_note(error, f"{kind} {prefix + other!r} failed too: {brief(also)}")
 
 
+def exception_of(execution: Any, timeout: float | None) -> ExecutionError | None:
+    """The error of the failure that ended an execution, or, if it went on after failures, of the
+    first; None if nothing failed."""
+    known: Failures = execution.failures
+    run = execution.run
+    if execution.status == "timed_out":
+        late = [name for name, at in execution.record.statuses().items() if at == "cancelled"]
+        error: ExecutionError = timed_out(execution.name, timeout or 0.0, late, run)
+        known.note_others(error, None, execution.noun, execution.prefix)
+        return error
+    if not known.errors:
+        return None
+    return known.exception(execution.name, execution.noun, execution.prefix, run)
+
+
 def timed_out(name: str, timeout: float, late: Sequence[str], run: Any) -> TimeoutError:
     """The error of a run that did not end in time; `late` are the nodes that were running."""
     return TimeoutError(
@@ -136,6 +151,15 @@ def shared(name: str, does: str, value: Any, takers: Sequence[str]) -> Validatio
         f"{names(takers)} take it; make it a list, or connect one node",
         node=name,
         consumers=tuple(takers),
+    )
+
+
+def consumed(what: str, value: Any, node: str) -> ValidationError:
+    """The error of a one-shot value that would be given to a node again."""
+    return ValidationError(
+        f"{what} is a {type(value).__name__}, which can be gone through once only and was given to "
+        f"a node before, but {node!r} would take it; make it a list, or give it anew",
+        node=node,
     )
 
 

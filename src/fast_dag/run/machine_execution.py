@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from sys import maxsize
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+from fast_dag.call.effects import Invoke, Outcome, Raised
 from fast_dag.context import FSMContext
 from fast_dag.errors import InvalidTransitionError, MaxCyclesError, failures, names
 from fast_dag.returns import FSMReturn
+from fast_dag.run import failures as told
 from fast_dag.run.execution import Execution, Verdict, current
-from fast_dag.run.machine_state import FAILED, MachineState
+from fast_dag.run.machine_state import FAILED, MachineState, Sent
 from fast_dag.run.record import Record
 from fast_dag.run.run import Run
 from fast_dag.schedule.base import NodeStatus
@@ -18,16 +21,28 @@ from fast_dag.schedule.fsm import FsmSchedule
 from fast_dag.watch import log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Generator, Iterator, Sequence
+    from threading import Lock
+    from typing import TypeVar
 
-    from fast_dag.call.effects import Attempt, Outcome
+    from fast_dag.call.effects import Attempt, Effects
+    from fast_dag.call.hooks import Hook
+    from fast_dag.call.policy import CallPolicy
     from fast_dag.context import Context
     from fast_dag.define.graph import Graph
+    from fast_dag.define.transitions import Transition
     from fast_dag.draw.view import MachineView, RunView
-    from fast_dag.plan.machine_plan import MachinePlan
+    from fast_dag.plan.machine_plan import MachinePlan, MachineStep
+    from fast_dag.plan.step import Step
     from fast_dag.plan.topology import Topology
     from fast_dag.run.settings import Settings
     from fast_dag.watch.observers import Observers
+
+    Decision = tuple["Move", BaseException | None, bool]
+    """Where a visit leads; what kept it from leading on; whether the run goes on after that."""
+    T = TypeVar("T")
+    Asking = Generator[Invoke, Any, T]
+    """Asks async conditions and hooks by effects, the others at once."""
 
 
 class Definition(Protocol):
@@ -45,7 +60,7 @@ class Definition(Protocol):
 
 
 class MachineRecord(Record):
-    """What is recorded of a machine, over all the runs that its now takes."""
+    """What is recorded of a machine, over all its runs. Its state has the visits."""
 
     def __init__(self, topology: Topology, machine_state: MachineState) -> None:
         super().__init__(topology)
@@ -53,11 +68,9 @@ class MachineRecord(Record):
         self.most_retried = machine_state.keep
 
     def add(self, index: int, started: float, outcome: Outcome) -> float:
-        value, ended = outcome.value if outcome.ok else FAILED, perf_counter()
-        self.machine_state.visits.append((index, value, started, ended))
-        self.machine_state.forget()
         self.count(self.topology.names[index], outcome)
-        return ended - started
+        _, _, began, ended = self.machine_state.visits[-1]
+        return ended - began
 
     def executed(self) -> Iterator[tuple[int, float, float]]:
         for state, _, started, ended in self.machine_state.kept:
@@ -100,29 +113,47 @@ class MachineRecord(Record):
 
 
 class Bounds(NamedTuple):
-    """How far one run of a machine goes: the most states of all its runs, and whether it is an
-    error to want more; how many states this run executes; whether it may wait for events."""
+    """How far one run of a machine goes: the most states (any number where None), and whether it is
+    an error to want more; how many states it is to execute; whether it may wait for events."""
 
-    max_cycles: int
+    max_cycles: int | None
     raises: bool
     steps: int | None = None
     may_wait: bool = False
 
 
 class Move(NamedTuple):
-    """Where a state leads: to `next`, or to a wait for events, or to the end; `halts` ends the run,
-    though there is a next."""
+    """Where a visit leads: to `next`, or to a wait for events, or to the end; where it `is_open`
+    that is still to be found. `halts` ends the run, though there is more to do. The others are as
+    in `MachineState`, but for the `event` which is taken, and its `data`; `taken`, how many events
+    leave the queue; and `is_sent`: the event is the one that this run was sent."""
 
     next: int | None = None
     waits: bool = False
     ended: bool = False
+    is_open: bool = False
+    stands: bool = False
+    asked: int | None = None
     halts: bool = False
+    event: str | None = None
+    data: Mapping[str, Any] | None = None
+    taken: int = 0
+    is_sent: bool = False
+
+
+# What a visit leads to if nothing is known, if nothing leads on, and if a return leads nowhere.
+_OPEN: Final = Move(is_open=True)
+_NOWHERE: Final = Move()
+_LOST: Final = Move(stands=True)
+_ENDED: Final = Move(ended=True)
+_WAITS: Final = Move(waits=True)
+_STOPPED: Final = Move(ended=True, stands=True)
 
 
 class MachineRun(Run):
     """The Run of a machine: also where it was, and how often."""
 
-    _execution: MachineExecution  # type: ignore[assignment]  # more than every Run shows
+    _execution: MachineExecution
 
     @property
     def state_history(self) -> list[str]:
@@ -149,23 +180,45 @@ class MachineRun(Run):
         nested workflow. Raises a KeyError that says why there is none."""
         execution = self._execution
         first, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
-        state = execution.plan.topology.index.get(first)
+        state = execution.topology.index.get(first)
         if dot and rest.isdecimal() and state is not None:
-            return execution.machine_state.value_of(state, int(rest), execution.deciding)
+            return execution.machine_state.value_of(state, int(rest))
         return super()._result(name)
 
 
 class MachineExecution(Execution):
-    """One execution of a machine.
+    """One execution of a machine: one run, or one drive of a live machine.
 
     `record` is that of its `Machine`; `continues` tells that there were executions before, of which
-    `children` are the nested ones; `event` is what was sent to it, with its data.
+    `children` are the nested ones; `event` is what was sent to it, with its data. `machine` is the
+    live machine, and `on_step` is told of each visit.
+
+    After a visit drivers may be given the same state again, for an *errand*: asking async
+    conditions and hooks where it leads, or telling of the visit. To them it is a call like others,
+    so it works in every mode, may wait, and is cut short with the run. What the visit came to is
+    recorded before.
     """
 
     plan: MachinePlan
     noun = "state"
     advice = "pass inputs, or give them defaults"
     run_class = MachineRun
+
+    # Of a live machine.
+    machine: Any = None
+    on_step: Hook | None = None
+    broken_by: BaseException | None = None  # what `on_step` raised
+
+    # Until it is otherwise.
+    is_halted = False  # there is more to do than it may
+    _rest = _OPEN  # where the visit stands if what decides about it raises now
+    _fault_in: str | None = None  # the condition or state hook that raised last
+    _errand: Callable[[], Effects] | None = None
+    _status_at_errand = NodeStatus.NOT_RUN
+    _ready: Sequence[int] = ()  # what may start after the errand
+    _stops_later = False  # after the errand
+    _is_refused = False  # an event that no condition lets through leaves the machine as it was
+    _status_before: Any = None
 
     def __init__(
         self,
@@ -178,7 +231,7 @@ class MachineExecution(Execution):
         *,
         record: MachineRecord | None = None,
         continues: bool = False,
-        event: tuple[str, Mapping[str, Any]] | None = None,
+        event: Sent | None = None,
         children: Mapping[str, Execution] | None = None,
         parent: Execution | None = None,
         prefix: str = "",
@@ -195,14 +248,10 @@ class MachineExecution(Execution):
         self.fsm = fsm
         self.bounds = bounds
         self.children.update(children or {})
-        self._event = event
-        self._steps = 0
-        # An event that no condition lets through leaves the machine as it was.
-        self._is_refused = False
-        self._status_before: Any = None
-        # The state whose way on is looked for, and its value: what conditions and hooks see.
-        self.deciding: tuple[int, Any] | None = None
-        self._fault_in: str | None = None  # the condition or state hook that raised last
+        self.event = event
+        self._visited_before = before = self.machine_state.visited
+        most = bounds.max_cycles if bounds.steps is None else bounds.steps
+        self._visited_at_most = maxsize if most is None else before + most
 
     # Begin and end.
 
@@ -235,81 +284,148 @@ class MachineExecution(Execution):
 
     def close(self, status: str | None = None) -> None:
         now, schedule = self.machine_state, self.record.schedule
+        if self._errand is not None:
+            self._end_errand()
         if now.running is not None and schedule is not None:  # cut short
             schedule.start(now.running)
         now.running = None
         super().close(status)
         if self._is_refused and self._status_before is not None:
             self.context.metadata["execution_status"] = self._status_before
+        # What drives this execution holds it, which is not to hold that in turn.
+        self.machine = self.on_step = None
+
+    def _status_by_errors(self) -> str:
+        return super()._status_by_errors() if self.broken_by is None else "cancelled"
+
+    @property
+    def needs_loop(self) -> bool:
+        """Whether something in it is known to be async."""
+        return super().needs_loop or (self.on_step is not None and self.on_step.is_async)
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether there is nothing to do but to call one state after another."""
+        return self.on_step is None and super().is_straight
 
     def begin(self, *, eager: bool) -> list[int]:
         schedule = self.record.schedule
         if not isinstance(schedule, FsmSchedule):
             schedule = self.record.schedule = FsmSchedule(len(self.plan.names))
+        now, at = self.machine_state, self.machine_state.at
+        if at is None or not self._is_undecided:
+            return schedule.begin(now.next)
+        if self.plan.steps[at].awaits:
+            return self._begin_errand(at, self._deciding_first)
+        return self._begun(at, _at_once(self._decided()))
+
+    @property
+    def _is_undecided(self) -> bool:
+        """Whether it must be found where the machine goes, before anything else."""
         now = self.machine_state
-        if self._event is not None:
-            assert now.at is not None
-            try:
-                self._follow(self._by_event(now.at, *self._event))
-                now.data = self._event[1]
-            except failures() as fault:
-                self._is_refused = True
-                if self.parent is None:
-                    log.failed(self, self.plan.names[now.at], fault, 0)
-                self._keep_fault(now.at, fault, self._goes_on(self.plan.names[now.at], fault))
-                return []
-        return schedule.begin(now.next)
+        if now.waits:
+            return bool(now.queue) or self.event is not None
+        return now.is_open or (now.next != now.asked and bool(self.plan.state_hooks))
+
+    def _begun(self, index: int, decision: Decision) -> list[int]:
+        self._is_refused = decision[1] is not None
+        self._conclude(index, decision)
+        return self._following(decision[0])
 
     # One state.
 
     def gather(self, index: int) -> Attempt:
+        if self._errand is not None:
+            return (), {}
         now = self.machine_state
         now.running = index
-        return self.plan.steps[index].intake.gather(now.value, now.data, self.inputs, self.context)
+        data = now.data if now.error is None else {**now.data, "error": now.error}
+        return self.plan.steps[index].intake.gather(now.value, data, self.inputs, self.context)
 
-    def _decide(self, index: int, outcome: Outcome) -> Verdict:
-        result, name = outcome.value, self.plan.names[index]
-        value = result.value if isinstance(result, FSMReturn) else result
-        outcome.value = value
-        move: Move | None = None
-        if self.status == "running":
-            self.results[name], self.deciding = value, (index, value)
-        try:
-            move = self._move(index, result, value)
-            if move.halts and self.bounds.steps is None and self.bounds.raises:
-                raise too_many(self.name, name, self.bounds.max_cycles)
-        except failures() as fault:
-            return Verdict(outcome, name, move, self._goes_on(name, fault), fault)
-        return Verdict(outcome, name, move)
+    def finish(
+        self, index: int, outcome: Outcome, started: float, guard: Lock | Any = None
+    ) -> list[int]:
+        if self._errand is not None:
+            if guard is None:
+                return self._after_errand(index, outcome)
+            with guard:
+                return self._after_errand(index, outcome) if self.status == "running" else []
+        if guard is None:
+            self._note_visit(index, outcome, started)
+        else:
+            with guard:
+                if self.status != "running":
+                    return []
+                self._note_visit(index, outcome, started)
+        verdict = self.judge(index, outcome)
+        if guard is None:
+            return self._settle(index, verdict, started)
+        with guard:
+            return self._settle(index, verdict, started) if self.status == "running" else []
+
+    def _note_visit(self, index: int, outcome: Outcome, started: float) -> None:
+        """A visit stands from now on, whatever comes of looking for the way on."""
+        now, ended = self.machine_state, perf_counter()
+        if outcome.ok:
+            outcome.value = now.completed(index, outcome.value, started, ended)
+            self.results[self.plan.names[index]] = outcome.value
+        else:
+            leads_on = self.plan.steps[index].on_error is not None
+            now.failed(index, outcome.value, started, ended, leads_on=leads_on)
+
+    def _judged(self, index: int, outcome: Outcome) -> Verdict:
+        if not outcome.ok and self.plan.steps[index].on_error is None:
+            return super()._judged(index, outcome)
+        step = self.plan.steps[index]
+        key: str | None = step.name
+        if not outcome.ok:
+            told.cut_traceback(outcome.value)
+            self.handled(step.name, outcome.value, outcome.attempts)
+            key = None
+        if not self.machine_state.is_open:  # a return has ended it
+            return Verdict(outcome, key, (_STOPPED, None, True))
+        if step.awaits:
+            return Verdict(outcome, key)  # an errand finds where it leads
+        return Verdict(outcome, key, _at_once(self._decided()))
+
+    _decide = _judged  # a failure, too, may lead on
 
     def _settle(self, index: int, verdict: Verdict, started: float) -> list[int]:
-        now, move = self.machine_state, verdict.choice
-        self._steps += 1
-        self.deciding = None
-        going = move.next if isinstance(move, Move) and not move.halts else None
-        verdict.choice = going
+        decision: Decision | None = verdict.choice
+        move = _NOWHERE if decision is None else decision[0]
+        is_spent = self.machine_state.visited >= self._visited_at_most
+        verdict.choice = None if is_spent else move.next
+        was_stopped = self._stopped
         ready = super()._settle(index, verdict, started)
-        now.running = None
-        now.at = index
-        if verdict.outcome.ok:
-            now.value = verdict.outcome.value
-            now.data = {}
-        if verdict.fault is not None:
-            self._keep_fault(index, verdict.fault, verdict.goes_on)
-            self._follow(
-                move if isinstance(move, Move) else Move(waits=bool(self.plan.steps[index].events))
-            )
-        elif isinstance(move, Move):
-            self._follow(move)
-        return ready
+        if decision is not None:
+            self._conclude(index, decision)
+            if not verdict.outcome.ok or self._stopped:
+                ready = self._following(move)
+        elif self.machine_state.is_open:
+            return [] if was_stopped else self._begin_errand(index, self._deciding_on)
+        return ready if self.on_step is None else self._tell(index, ready, was_stopped=was_stopped)
 
-    def _follow(self, move: Move) -> None:
+    def _following(self, move: Move) -> list[int]:
+        """What may start after a move."""
+        schedule = self.record.schedule
+        assert isinstance(schedule, FsmSchedule)
+        is_spent = self.machine_state.visited >= self._visited_at_most
+        return [] if self.stopped or is_spent else schedule.begin(move.next)
+
+    def _conclude(self, index: int, decision: Decision) -> None:
+        """It has been found where a visit leads, or that something keeps that from being found."""
+        move, fault, goes_on = decision
         now = self.machine_state
-        now.next, now.waits, now.ended = (
-            move.next,
-            move.waits,
-            move.ended,
-        )
+        if fault is not None:
+            self._keep_fault(index, fault, goes_on)
+        now.next, now.waits, now.ended, now.is_open, now.stands, now.asked = move[:6]
+        self.is_halted = move.halts
+        if move.data is not None:
+            now.data = move.data
+        for _ in range(move.taken):
+            now.queue.popleft()
+        if move.is_sent:
+            self.event = None
 
     def _keep_fault(self, index: int, fault: BaseException, goes_on: bool) -> None:
         """A state ran, but not what follows it."""
@@ -321,91 +437,272 @@ class MachineExecution(Execution):
             self._stopped, self.failures.fatal = True, name
 
     @property
+    def executed(self) -> int:
+        """How many states this execution has executed."""
+        return self.machine_state.visited - self._visited_before
+
+    @property
     def free_steps(self) -> int:
         """How many states may be executed with no look at bounds, events and the history."""
         now = self.machine_state
-        if now.data or self.bounds.steps is not None:
+        if now.data or now.error is not None:
             return 0
-        left = max(self.bounds.max_cycles - now.visited - 1, 0)
+        left = max(self._visited_at_most - now.visited - 1, 0)
         return left if now.room is None else min(left, now.room - len(now.visits))
 
-    # Where a state leads.
+    # Errands.
 
-    def _move(self, index: int, result: Any, value: Any) -> Move:
-        """Raises what keeps the machine from going on."""
-        plan = self.plan
-        target: Any = None
-        if isinstance(result, FSMReturn):
-            if result.stop:
-                return Move(ended=True)
-            target = result.next_state
-        if plan.steps[index].is_terminal:
-            return Move(ended=True)
-        token, self._fault_in = current.set(self), None
+    def is_surrounded(self, step: Step) -> bool:
+        return self._errand is not None or super().is_surrounded(step)
+
+    def sole_policy(self, step: Step) -> CallPolicy | None:
+        return None if self._errand is not None else super().sole_policy(step)
+
+    def effects_of(self, index: int, attempt: Attempt) -> Effects:
+        return super().effects_of(index, attempt) if self._errand is None else self._errand()
+
+    def effects_of_cancelled(self, step: Step) -> Effects | None:
+        return super().effects_of_cancelled(step) if self._errand is None else None
+
+    def note_start(self, index: int) -> None:
+        if self._errand is None:
+            super().note_start(index)
+
+    def _kept(self, index: int, outcome: Outcome) -> Outcome:
+        # It is judged once the visit is recorded.
+        if not (outcome.ok and isinstance(outcome.value, FSMReturn)):
+            return outcome
+        return Outcome(True, outcome.value.value, outcome.attempts, None, outcome.cached)
+
+    def _begin_errand(self, index: int, errand: Callable[[], Effects]) -> list[int]:
+        assert self.record.schedule is not None
+        self._errand = errand
+        self._status_at_errand = self.record.schedule.status[index]
+        return [index]
+
+    def _end_errand(self) -> None:
+        now, schedule = self.machine_state, self.record.schedule
+        assert schedule is not None
+        assert now.at is not None
+        schedule.status[now.at] = self._status_at_errand
+        self._errand = None
+
+    def _after_errand(self, index: int, outcome: Outcome) -> list[int]:
+        errand, stopped = self._errand, self._stopped
+        self._end_errand()
+        if errand == self._telling:
+            if not outcome.ok:
+                self._stopped, self.broken_by = True, outcome.value
+            self._stopped = self._stopped or self._stops_later
+            return [] if self._stopped else [*self._ready]
+        decision: Decision = outcome.value
+        if errand == self._deciding_first:
+            return self._begun(index, decision)
+        self._conclude(index, decision)
+        return self._tell(index, self._following(decision[0]), was_stopped=stopped)
+
+    def _deciding_first(self) -> Effects:
+        return Outcome(True, (yield from self._decided()))
+
+    def _deciding_on(self) -> Effects:
+        return Outcome(True, (yield from self._decided()))
+
+    def _tell(self, index: int, ready: list[int], *, was_stopped: bool) -> list[int]:
+        """Tell of a visit before anything else, also where its failure ends the run."""
+        if self.on_step is None or was_stopped:
+            return ready
+        self._stops_later, self._stopped, self._ready = self._stopped, False, ready
+        return self._begin_errand(index, self._telling)
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether `on_step` is being called."""
+        return self._errand == self._telling
+
+    def _telling(self) -> Effects:
+        assert self.on_step is not None
+        answer = yield self.on_step.invoke(self.machine, self.machine._visited())
+        if isinstance(answer, Raised):
+            return Outcome(False, answer.error)
+        return Outcome(True, None)
+
+    # Where a visit leads.
+
+    def _decided(self) -> Asking[Decision]:
+        """Where the visit leads that the machine is at."""
+        now, plan, bounds = self.machine_state, self.plan, self.bounds
+        assert now.at is not None
+        step, self._fault_in = plan.steps[now.at], None
+        move = self._rest = _OPEN
         try:
-            if target is not None:
-                chosen = plan.find(target, index)
+            if not now.is_open:
+                asked = now.asked
+                move = self._rest = Move(now.next, now.waits, now.ended, False, now.stands, asked)
             else:
-                way = self._first(plan.steps[index].ways, index, value, {})
-                if way is None:
-                    if plan.steps[index].events and self.bounds.may_wait:
-                        return Move(waits=True)
-                    raise self._stuck(index)
-                chosen = plan.topology.index[way]
-            if self.machine_state.visited + 1 >= self.bounds.max_cycles:
-                return Move(chosen, halts=True)
-            halts = self.bounds.steps is not None and self._steps + 1 >= self.bounds.steps
-            return Move(self._hooked(index, chosen, value), halts=halts)
-        finally:
-            current.reset(token)
+                found = self._found(step)
+                move = found or self._by(step, (yield from self.first(step.ways, {})))
+            if move.waits:
+                move = yield from self._by_event()
+            if move.next is not None and move.next != now.asked:
+                if self._is_at_limit:  # the next run asks the hooks
+                    move = move._replace(halts=True)
+                    if bounds.raises:
+                        raise too_many(self.name, step.name, bounds.max_cycles)
+                elif plan.state_hooks:
+                    chosen = yield from self._hooked(move)
+                    stands = move.stands or chosen != move.next
+                    move = move._replace(next=chosen, asked=chosen, stands=stands)
+            elif move.halts and bounds.raises:
+                raise too_many(self.name, step.name, bounds.max_cycles)
+            return move, None, True
+        except failures() as fault:
+            if not isinstance(fault, MaxCyclesError) or self._fault_in is not None:
+                move = self._rest
+            goes_on = self._goes_on(step.name, fault)
+            if self.parent is None:
+                log.failed(self, step.name, fault, min(self.executed, 1))
+            return move, fault, goes_on
 
-    def _by_event(self, index: int, event: str, data: Mapping[str, Any]) -> Move:
-        plan, name = self.plan, self.plan.names[index]
-        value = self.machine_state.value
-        heard = [each for each in plan.steps[index].events if each.event == event]
-        token, self._fault_in = current.set(self), None
-        try:
-            way = self._first(heard, index, value, data)
-            if way is None:
-                raise InvalidTransitionError(
-                    f"state {name!r} of {self.name!r} was sent {event!r}, but no condition of "
-                    f"{names([str(each) for each in heard])} holds",
-                    node_name=name,
-                    state=name,
-                    target=None,
-                    event=event,
-                    events=plan.heard(index),
-                )
-            chosen = plan.topology.index[way]
-            return Move(self._hooked(index, chosen, value, event))
-        finally:
-            current.reset(token)
+    @property
+    def _is_at_limit(self) -> bool:
+        return self.bounds.steps is None and self.machine_state.visited >= self._visited_at_most
 
-    def _first(self, ways: Any, index: int, value: Any, data: Mapping[str, Any]) -> str | None:
-        """The target of the first transition that holds."""
-        for each in ways:
+    def declared(self) -> tuple[int | None, bool, bool]:
+        """Where declarations lead from a visit, as `next`, `waits` and `ended` of `MachineState`;
+        none of the conditions is async. Raises InvalidTransitionError where they lead nowhere."""
+        at, self._fault_in = self.machine_state.at, None
+        assert at is not None
+        step = self.plan.steps[at]
+        move = self._found(step)
+        if move is None:
             try:
-                holds = each.holds(value, self.context, data)
+                way = _at_once(self.first(step.ways, {}))
+            except InvalidTransitionError as error:
+                raise ValueError from error  # of the user's
+            move = self._by(step, way)
+        return move[:3]
+
+    def _found(self, step: MachineStep) -> Move | None:
+        """Where a return or a failure leads; None where the transitions are to be asked."""
+        now = self.machine_state
+        if now.error is not None:
+            return Move(step.on_error, stands=True)
+        if step.is_terminal:
+            return _ENDED
+        if now.choice is None:
+            return None
+        self._rest = _LOST
+        chosen, self._rest = self.plan.find(now.choice, step.index), _OPEN
+        return Move(chosen, False, False, False, True)
+
+    def _by(self, step: MachineStep, way: Transition | None) -> Move:
+        """Where the transition leads that was found, if one was."""
+        if way is not None:
+            return Move(self.plan.topology.index[way.target])
+        if step.events and self.bounds.may_wait:
+            return _WAITS
+        self._rest = _NOWHERE
+        raise self._stuck(step.index)
+
+    def _by_event(self) -> Asking[Move]:
+        """What a machine that waits makes of the events that are there."""
+        now, plan = self.machine_state, self.plan
+        assert now.at is not None
+        taken = 0
+        while True:
+            self._rest = Move(waits=True, taken=taken)
+            is_sent = taken == len(now.queue)
+            sent = self.event if is_sent else now.queue[taken]
+            if sent is None:
+                return self._rest
+            refusal = plan.refusal(now.at, sent.event, sent.data)
+            if refusal is not None and is_sent:  # who sent it tells
+                return self._rest
+            if refusal is None and self._is_at_limit:
+                return self._rest._replace(halts=True)
+            taken += not is_sent
+            if refusal is None:
+                heard = [way for way in plan.steps[now.at].events if way.event == sent.event]
+                way = yield from self.first(heard, sent.data)
+                if way is not None:
+                    chosen = plan.topology.index[way.target]
+                    return Move(
+                        chosen,
+                        stands=True,
+                        event=sent.event,
+                        data=sent.data,
+                        taken=taken,
+                        is_sent=is_sent,
+                    )
+                refusal = self._shut(now.at, sent.event, heard)
+            if is_sent or not sent.is_dropped:
+                self._rest = Move(waits=True, taken=taken)
+                raise refusal
+
+    def first(
+        self, ways: Sequence[Transition], data: Mapping[str, Any]
+    ) -> Asking[Transition | None]:
+        """The first transition that holds."""
+        value, context = self.machine_state.value, self.context
+        for each in ways:
+            if each.condition is None:
+                return each
+            try:
+                if each.is_async:
+                    holds = bool((yield from self._ask(each.condition, value, context, data)))
+                else:
+                    token = current.set(self)
+                    try:
+                        holds = each.holds(value, context, data)
+                    finally:
+                        current.reset(token)
             except failures():
                 self._fault_in = f"condition of {each}"
                 raise
             if holds:
-                return str(each.target)
+                return each
         return None
 
-    def _hooked(self, index: int, chosen: int, value: Any, event: str | None = None) -> int:
+    def _hooked(self, move: Move) -> Asking[int]:
         """Where the state hooks let it go."""
-        plan = self.plan
-        name = plan.names[index]
+        now, plan, chosen = self.machine_state, self.plan, move.next
+        assert now.at is not None
+        assert chosen is not None
+        name, result = plan.names[now.at], None if now.error is not None else now.value
         for hook in plan.state_hooks:
             try:
-                other = hook.func(*(self.fsm, name, plan.names[chosen], value)[: hook.takes])
+                other = yield from self._ask(hook, self.fsm, name, plan.names[chosen], result)
             except failures():
                 self._fault_in = f"state hook of {name!r} -> {plan.names[chosen]!r}"
                 raise
             if other is not None:
-                chosen = plan.find(other, index, event)
+                chosen = plan.find(other, now.at, move.event)
         return chosen
+
+    def _ask(self, hook: Hook, *offered: Any) -> Asking[Any]:
+        """What a condition or hook returns."""
+        if hook.is_async:
+            answer = yield hook.invoke(*offered)
+            if isinstance(answer, Raised):
+                raise answer.error
+            return answer
+        token = current.set(self)
+        try:
+            return hook.func(*hook.offered(*offered))
+        finally:
+            current.reset(token)
+
+    def _shut(self, index: int, event: str, heard: Sequence[Transition]) -> InvalidTransitionError:
+        name = self.plan.names[index]
+        return InvalidTransitionError(
+            f"state {name!r} of {self.name!r} was sent {event!r}, but no condition of "
+            f"{names([str(each) for each in heard])} holds",
+            node_name=name,
+            state=name,
+            target=None,
+            event=event,
+            events=self.plan.heard(index),
+        )
 
     def _stuck(self, index: int) -> InvalidTransitionError:
         name, plan = self.plan.names[index], self.plan
@@ -462,11 +759,22 @@ class MachineExecution(Execution):
         )
 
 
-def too_many(machine: str, state: str, most: int) -> MaxCyclesError:
+def _at_once(asking: Asking[T]) -> T:
+    """The answer, where nothing in it is async."""
+    try:
+        asking.send(None)
+    except StopIteration as end:
+        answer: T = end.value
+        return answer
+    raise AssertionError("something async is asked, and `MachineStep.awaits` does not tell")
+
+
+def too_many(machine: str, state: str, most: int | None) -> MaxCyclesError:
     """The error of a machine that wants to execute more states than it may."""
     return MaxCyclesError(
-        f"{machine!r} executed {most} states, which is its max_cycles, and did not end; the last "
-        f"was {state!r}; raise max_cycles, or return what there is with on_max_cycles='stop'",
+        f"{machine!r} executed {most} states in one run, which is its max_cycles, and did not end; "
+        f"the last was {state!r}; raise max_cycles of the FSM or of this run, or return what there "
+        "is with on_max_cycles='stop'",
         node_name=state,
         max_cycles=most,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fast_dag.errors import MissingResultError
+from fast_dag.errors import ExecutionError, MissingResultError, text_of
+from fast_dag.returns import FSMReturn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,22 +19,39 @@ class _Failed:
     def __repr__(self) -> str:
         return "<failed>"
 
+    def __reduce__(self) -> str:
+        return "FAILED"
+
 
 FAILED: Final = _Failed()
 """The value of a visit that failed."""
 
 
+_NO_DATA: Final[Mapping[str, Any]] = {}
+
 Visit = tuple[int, Any, float, float]
 """One execution of a state: which, its value (FAILED where it failed), and two clock readings."""
+
+
+class Sent(NamedTuple):
+    """An event that waits in a queue, its data, and whether it is dropped where nobody listens."""
+
+    event: str
+    data: Mapping[str, Any]
+    is_dropped: bool = False
 
 
 class MachineState:
     """One machine's way through its states, which may take several runs.
 
-    `at` is the state visited last, `next` the one to be executed next, given `value` and the `data`
-    of an event; both None where it has ended or `waits` for an event. `visits` has the last ones,
-    at least `keep` of them; of older ones only how many there were, and how long they took, is
-    known.
+    `at` is the state visited last, `next` the one to be executed next, given `value`, the `data` of
+    an event and the `error` that led there. `visits` has the last ones, at least `keep` of them; of
+    older ones only how many there were, and how long they took, is known.
+
+    After a visit it `is_open` until it is found where that leads, with `choice` where the state
+    returned that. Then there is a `next`, or it `waits` for an event, or has `ended`, or leads
+    nowhere. This `stands` where more than declarations has decided it. State hooks were `asked`
+    about the transition to that state. `queue` has the events that were posted.
     """
 
     def __init__(self, names: Sequence[str], start: int, keep: int | None) -> None:
@@ -43,9 +62,16 @@ class MachineState:
         self.next: int | None = start
         self.value: Any = None
         self.data: Mapping[str, Any] = {}
+        self.error: BaseException | None = None
+        self.choice: Any = None
         self.waits = False
         self.ended = False
+        self.is_open = False
+        self.stands = False
+        self.asked: int | None = None
+        self.queue: deque[Sent] = deque()
         self.running: int | None = None
+        self.has_failed = False  # in the last visit
         self._forgotten: dict[int, tuple[int, float]] = {}  # visits and seconds of each state
         self._forgotten_in_all = 0
         self._seen: set[str] = set()  # in the first so many visits, and in those forgotten
@@ -58,10 +84,39 @@ class MachineState:
 
     def move_to(self, state: int, value: Any) -> None:
         """States were visited, and recorded in `visits` only: this one is next, given `value`."""
-        self.value, self.next = value, state
+        self.value, self.next, self.asked, self.stands = value, state, state, True
         if self.visits:
-            self.at = self.visits[-1][0]
+            self.at, self.has_failed = self.visits[-1][0], self.visits[-1][1] is FAILED
         self.forget()
+
+    def completed(self, state: int, result: Any, started: float, ended: float) -> Any:
+        """A state was visited, and that stands, whatever becomes of the way on; the value."""
+        self.choice, self.ended = None, False
+        if isinstance(result, FSMReturn):
+            self.choice, self.ended, result = result.next_state, bool(result.stop), result.value
+        self.value, self.data, self.error = result, _NO_DATA, None
+        self.visits.append((state, result, started, ended))
+        self._visited(state, is_open=not self.ended)
+        return result
+
+    def failed(
+        self, state: int, error: BaseException, started: float, ended: float, *, leads_on: bool
+    ) -> None:
+        """A visit failed: the same state is next, unless the failure leads on."""
+        self.visits.append((state, FAILED, started, ended))
+        self._visited(state, is_open=leads_on)
+        self.has_failed = True
+        if leads_on:
+            self.error, self.choice = error, None
+        else:
+            self.next = self.asked = state
+
+    def _visited(self, state: int, *, is_open: bool) -> None:
+        self.at, self.is_open, self.stands = state, is_open, not is_open
+        self.running = self.next = self.asked = None
+        self.waits = self.has_failed = False
+        if self.keep is not None:
+            self.forget()
 
     def forget(self) -> None:
         """Cut the history back, where it is bounded."""
@@ -136,16 +191,11 @@ class MachineState:
             seconds[state] = seconds.get(state, 0.0) + ended - started
         return seconds
 
-    def value_of(self, state: int, number: int, newest: tuple[int, Any] | None = None) -> Any:
-        """The value of the `number`-th visit (from 0) of a state; raises MissingResultError.
-
-        `newest` are the state and the value of a visit that has not been recorded yet."""
+    def value_of(self, state: int, number: int) -> Any:
+        """The value of the `number`-th visit (from 0) of a state; raises MissingResultError."""
         name = self.names[state]
         there = [value for at, value, *_ in self.kept if at == state]
         in_all = self.counts().get(state, 0)
-        if newest is not None and newest[0] == state:
-            there.append(newest[1])
-            in_all += 1
         if number >= in_all:
             times = f"{in_all} time{'s' * (in_all != 1)}"
             why, reason = f"was visited {times}", "not run"
@@ -164,8 +214,8 @@ class MachineState:
 
     # As plain data.
 
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, with states by name."""
+    def to_dict(self, *, history: bool = True) -> dict[str, Any]:
+        """All of it, with states by name; without `history` only counts of the visits."""
 
         def name(state: int | None) -> str | None:
             return None if state is None else self.names[state]
@@ -175,22 +225,32 @@ class MachineState:
             "next": name(self.next),
             "waits": self.waits,
             "ended": self.ended,
+            "open": self.is_open,
+            "stands": self.stands,
+            "asked": name(self.asked),
+            "failed": self.has_failed,
+            "choice": self.choice if isinstance(self.choice, str) else None,
             "value": self.value,
             "data": dict(self.data),
+            "error": None if self.error is None else _told(self.error),
+            "queue": [
+                {"event": event, "data": dict(data), "is_dropped": is_dropped}
+                for event, data, is_dropped in list(self.queue)
+            ],
             "history": [
                 {"state": name(state), "seconds": ended - started}
                 | ({"failed": True} if value is FAILED else {"value": value})
-                for state, value, started, ended in self.kept
+                for state, value, started, ended in (self.kept if history else ())
             ],
             "forgotten": {
                 self.names[state]: {"visits": count, "seconds": seconds}
-                for state, (count, seconds) in self._all_forgotten().items()
+                for state, (count, seconds) in self._all_forgotten(history).items()
             },
         }
 
-    def _all_forgotten(self) -> dict[int, tuple[int, float]]:
-        forgotten = dict(self._forgotten)
-        for state, _, started, ended in self.visits[: len(self.visits) - len(self.kept)]:
+    def _all_forgotten(self, history: bool) -> dict[int, tuple[int, float]]:
+        forgotten, kept = dict(self._forgotten), len(self.kept) if history else 0
+        for state, _, started, ended in self.visits[: len(self.visits) - kept]:
             count, seconds = forgotten.get(state, (0, 0.0))
             forgotten[state] = count + 1, seconds + ended - started
         return forgotten
@@ -200,7 +260,14 @@ class MachineState:
         index = {name: position for position, name in enumerate(self.names)}
         self.at, self.next = index.get(data["at"]), index.get(data["next"])
         self.waits, self.ended = data["waits"], data["ended"]
+        self.is_open, self.stands = data["open"], data["stands"]
+        self.asked, self.choice = index.get(data["asked"]), data["choice"]
+        self.has_failed = data["failed"]
         self.value, self.data = data["value"], dict(data["data"])
+        self.error = None if data["error"] is None else _retold(data["error"], data["at"])
+        self.queue = deque(
+            Sent(each["event"], each["data"], each["is_dropped"]) for each in data["queue"]
+        )
         self.visits = [
             (index[each["state"]], each.get("value", FAILED), 0.0, each["seconds"])
             for each in data["history"]
@@ -211,3 +278,20 @@ class MachineState:
         }
         self._forgotten_in_all = sum(count for count, _ in self._forgotten.values())
         self._seen, self._looked_at = {self.names[state] for state in self._forgotten}, 0
+
+
+class _ToldError(ExecutionError):
+    """What led to a state before a snapshot: the type and the message of an exception."""
+
+    told: dict[str, str]
+
+
+def _told(error: BaseException) -> dict[str, str]:
+    if isinstance(error, _ToldError):
+        return error.told
+    return {"type": type(error).__name__, "message": text_of(error)}
+
+
+def _retold(told: Mapping[str, str], state: str) -> ExecutionError:
+    told = {"type": told["type"], "message": told["message"]}
+    return _ToldError(f"{told['type']}: {told['message']}", node_name=state, told=told)

@@ -6,11 +6,12 @@ from time import perf_counter, time
 
 from fast_dag._fields import Fields
 from fast_dag.errors import text_of
+from fast_dag.plan.binding import gives_one_shot
 from fast_dag.schedule.base import NodeStatus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from typing import Any
 
     from fast_dag.call.effects import Outcome
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from fast_dag.schedule.base import Schedule
 
 _EXECUTED = (NodeStatus.COMPLETED, NodeStatus.FAILED)
+_CALLED = (*_EXECUTED, NodeStatus.RUNNING, NodeStatus.CANCELLED)
 
 
 class Retry(Fields):
@@ -49,6 +51,9 @@ class Record:
     retried: Sequence[Retry] = ()  # a list of this record's own after the first retry
     most_retried: int | None = None
     peak_mb: float | None = None
+    # The nodes that completed in an earlier run, and the one-shot results that were used up there.
+    taken: Collection[int] = ()
+    used_up: Collection[str] = ()
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
@@ -149,6 +154,26 @@ class Record:
         names = self.topology.names
         return {names[index]: end - start for index, start, end in self.executed()}
 
+    def consumed(self, results: Mapping[str, Any]) -> frozenset[str]:
+        """The nodes with a result that can be gone through once only, in whole or in part, and that
+        some node was given."""
+        topology, found = self.topology, set(self.used_up)
+        whole = topology.whole
+        ran = [
+            index
+            for index, status in enumerate(self.statuses().values())
+            if status in _CALLED and index not in self.taken
+        ]
+        found.difference_update(topology.names[index] for index in ran)
+        for index in ran:
+            for edge in topology.incoming[index]:
+                name = edge.source
+                if edge.input is not None and name in results and name not in found:
+                    source = whole.nodes[whole.index[name]]
+                    if gives_one_shot(edge, source, results[name]):
+                        found.add(name)
+        return frozenset(found)
+
     def measure(self) -> dict[str, Any]:
         """The engine's part of `context.metrics`."""
         times = self.times()
@@ -159,7 +184,7 @@ class Record:
             "execution_time": self.seconds,
             "node_times": times,
             "execution_order": list(times),
-            "nodes_executed": sum(status in _EXECUTED for status in statuses),
+            "nodes_executed": sum(status in _EXECUTED for status in statuses) - len(self.taken),
             "nodes_failed": statuses.count(NodeStatus.FAILED),
             "nodes_skipped": statuses.count(NodeStatus.SKIPPED),
             "retries": self.retries,

@@ -11,33 +11,47 @@ from fast_dag.schedule.base import NodeStatus
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
-    from collections.abc import Coroutine, Mapping
-    from typing import Any, Literal, Protocol
+    from collections.abc import Collection, Coroutine, Mapping
+    from typing import Any, Literal, Protocol, Self
 
     from fast_dag.context import Context
     from fast_dag.define.graph import Graph
     from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.draw.view import WorkflowView
     from fast_dag.errors import ExecutionError
-    from fast_dag.plan.plan import Plan
+    from fast_dag.plan.topology import Topology
     from fast_dag.returns import FSMReturn
     from fast_dag.run.failures import Failures
-    from fast_dag.run.record import Record
+
+    class Recorded(Protocol):
+        """What was recorded of an execution."""
+
+        def statuses(self) -> dict[str, NodeStatus]: ...
+        def status(self, index: int, /) -> NodeStatus: ...
+        def times(self) -> dict[str, float]: ...
 
     class Viewed(Protocol):
-        """The execution that a Run shows."""
+        """The execution that a Run shows, or the plain data that is left of it in a pickle."""
 
         name: str
-        graph: Graph
         noun: str
         status: str
         inputs: Mapping[str, Any]
         context: Context
-        results: dict[str, Any]
         value: Any
-        plan: Plan
-        record: Record
+
+        @property
+        def results(self) -> dict[str, Any]: ...
+
         failures: Failures
+        dropped: Collection[str]
+
+        @property
+        def graph(self) -> Graph | None: ...
+        @property
+        def topology(self) -> Topology: ...
+        @property
+        def record(self) -> Recorded: ...
 
         @property
         def run(self) -> Run: ...
@@ -54,7 +68,8 @@ class Run:
     `value` what `run()` would have returned, `status` one of running, completed,
     completed_with_errors, failed, cancelled, timed_out. `errors` has the original exception of each
     failed node by name (`"sub.inner"` in nested workflows); `children` the runs of nested ones.
-    `run["name"]` is a node's result, or a KeyError that says why there is none.
+    `run["name"]` is a node's result, or a KeyError that says why there is none. A Run pickles,
+    without functions, and `dag.run(resume=run)` goes on from it.
 
     >>> from fast_dag import DAG
     >>> dag = DAG("demo")
@@ -156,7 +171,8 @@ class Run:
         """
         execution = self._execution
         if isinstance(name, Node):
-            if execution.graph not in (name.graph, name.replaced_in):
+            graph = execution.graph  # of a pickled run nobody knows it
+            if graph is not None and graph not in (name.graph, name.replaced_in):
                 raise InvalidNodeError(
                     f"node {name.name!r} is none of {self.name!r}, which this is a run of",
                     node=name.name,
@@ -172,7 +188,7 @@ class Run:
         first, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
         if dot and first in execution.children:
             return execution.children[first].run[rest]
-        whole = execution.plan.topology.whole
+        whole = execution.topology.whole
         at = whole.index.get(first)
         if at is None or (dot and not whole.nodes[at].workflow):
             raise UnknownNodeError.named(name, whole.index, repr(self.name), execution.noun)
@@ -184,10 +200,10 @@ class Run:
         )
 
     def _why_missing(self, name: str) -> str:
-        index = self._execution.plan.topology.index.get(name)
+        index = self._execution.topology.index.get(name)
         status = NodeStatus.NOT_RUN if index is None else self._execution.record.status(index)
         if status is NodeStatus.COMPLETED:
-            return "deleted"
+            return "dropped" if name in self._execution.dropped else "deleted"
         return status.value if status.value in _REASONS else "not run"
 
     def get(self, name: str | Node[..., Any], default: Any = None) -> Any:
@@ -198,7 +214,7 @@ class Run:
             return default
 
     def __repr__(self) -> str:
-        count = len(self._execution.plan.names)
+        count = len(self._execution.topology.names)
         word = "node" if count == 1 else "nodes"
         return f"<Run of {self.name!r}: {self.status}, {count} {word}>"
 
@@ -263,6 +279,19 @@ class Run:
         """What pictures and reports know of it."""
         return self._execution._view()
 
+    # A pickle has no functions. Copies show the same execution.
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        from fast_dag.run.past import packed_run, unpickled_run
+
+        return unpickled_run, (packed_run(self._execution),)
+
+    def __copy__(self) -> Self:
+        return type(self)(self._execution)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return type(self)(self._execution)
+
     def __dir__(self) -> list[str]:
         """The documented names, for completion."""
         return [name for name in super().__dir__() if name != "_execution"]
@@ -274,4 +303,5 @@ _REASONS = {
     "skipped": "was skipped, because a branch was not taken or a node above it failed",
     "failed": "failed",
     "deleted": "ran, but its result was deleted from context.results",
+    "dropped": "ran, but its result was dropped after its last use, because of keep='outputs'",
 }

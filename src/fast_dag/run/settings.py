@@ -52,6 +52,7 @@ class Settings:
         "error_handler",
         "error_strategy",
         "executor",
+        "keep",
         "limits",
         "max_workers",
         "mode",
@@ -70,6 +71,7 @@ class Settings:
         error_handler: Callable[[str, Exception, Context], str] | None = None,
         progress: Callable[[str, str, float], object] | bool | None = None,
         track_memory: bool = False,
+        keep: str = "all",
         limits: Limits | None = None,
     ) -> None:
         if not (progress is None or isinstance(progress, bool) or callable(progress)):
@@ -91,6 +93,11 @@ class Settings:
             )
         if error_handler is not None and not callable(error_handler):
             raise ValidationError(f"error_handler is not callable: {error_handler!r}")
+        if keep not in ("all", "outputs"):
+            raise ValidationError(
+                f"keep is 'all' or 'outputs', not {keep!r}; to give an input of that name: "
+                "inputs={'keep': ...}"
+            )
         self.mode = _MODES[mode]
         self.max_workers = asked_count("max_workers", max_workers)
         self.executor = executor
@@ -99,6 +106,7 @@ class Settings:
         self.error_handler = error_handler
         self.progress = progress
         self.track_memory = track_memory
+        self.keep = keep
         self.limits = checked_limits(limits)
 
     @classmethod
@@ -126,5 +134,16 @@ def checked_limits(value: Any) -> Limits | None:
     return asked_limits(value)
 
 
-_NOTHING_ASKED: Final = ("sequential", None, None, None, "fail_fast", None, None, False, None)
+_NOTHING_ASKED: Final = (
+    "sequential",
+    None,
+    None,
+    None,
+    "fail_fast",
+    None,
+    None,
+    False,
+    "all",
+    None,
+)
 _DEFAULTS: Final = Settings(*_NOTHING_ASKED)

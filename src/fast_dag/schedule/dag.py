@@ -5,13 +5,36 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from types import MappingProxyType
 
+from fast_dag.define.node import NodeType
 from fast_dag.schedule.base import COMPLETED, FAILED, NOT_RUN, READY, SKIPPED, Schedule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Any
 
+    from fast_dag.define.graph import Edge
+    from fast_dag.define.node import Node
     from fast_dag.plan.topology import Topology
+
+    Choice = bool | str | frozenset[str]
+    """The branch that a decider takes; the branches, if it may take several."""
+
+
+def is_skipped(node: Node[..., Any], ends: Iterable[tuple[bool | None, Edge]]) -> bool:
+    """Whether a node is skipped for certain: `ends` tells of each edge into it how it ended, None
+    while it has not."""
+    if node.type is NodeType.ANY:
+        ended = [live is False for live, _ in ends]
+        return bool(ended) and all(ended)
+    return any(live is False and not edge.optional for live, edge in ends)
+
+
+def is_taken(choice: Choice | None, branch: bool | str | None) -> bool:
+    """Whether a decider's choice makes the edges of a branch live; some choose several."""
+    if branch is None:
+        return True
+    return branch in choice if type(choice) is frozenset else bool(branch == choice)
 
 
 class DagSchedule(Schedule):
@@ -19,7 +42,8 @@ class DagSchedule(Schedule):
 
     A node may start once all edges into it are live and is skipped once one is dead; an `any` node
     may start once one is live and is skipped when all are dead. With `eager=False` an `any` waits
-    until all its edges have ended, as a node with `wait=True` always does. Final statuses do not
+    until all its edges have ended, as a node with `wait=True` always does. An optional edge is
+    waited for, and counts as live whatever becomes of it. Final statuses do not
     depend on the order in which nodes end.
 
     >>> from fast_dag.define.graph import Graph
@@ -60,12 +84,12 @@ class DagSchedule(Schedule):
             for index in topology.alternatives
         }
         self._live = dict.fromkeys(self._any, 0)
-        self.choices: dict[int, bool | str] = {}
+        self.choices: dict[int, Choice] = {}
 
     def begin(
         self,
         external: Iterable[tuple[int, bool]] = (),
-        ended: Mapping[int, bool | str | None] = MappingProxyType({}),
+        ended: Mapping[int, Choice | None] = MappingProxyType({}),
     ) -> list[int]:
         """The nodes that may start at once.
 
@@ -85,11 +109,11 @@ class DagSchedule(Schedule):
         for target, live in self._external:
             self._end_edge(target, live, ready)
         for node, choice in ended.items():
-            for target, branch in self._successors[node]:
-                self._end_edge(target, branch is None or branch == choice, ready)
+            for target, branch, optional in self._successors[node]:
+                self._end_edge(target, optional or is_taken(choice, branch), ready)
         return ready
 
-    def complete(self, node: int, choice: bool | str | None = None) -> list[int]:
+    def complete(self, node: int, choice: Choice | None = None) -> list[int]:
         """`node` completed, and chose that branch if it is a decider. Returns what may start
         now."""
         waiting, status = self._waiting, self.status
@@ -109,16 +133,16 @@ class DagSchedule(Schedule):
             return ready
         if choice is not None:
             self.choices[node] = choice
-        for target, branch in self._successors[node]:
-            self._end_edge(target, branch is None or branch == choice, ready)
+        for target, branch, optional in self._successors[node]:
+            self._end_edge(target, optional or is_taken(choice, branch), ready)
         return ready
 
     def fail(self, node: int) -> list[int]:
         """`node` failed. Returns what may start now, such as an `any` node that waited for it."""
         self.status[node] = FAILED
         ready: list[int] = []
-        for target, _ in self._successors[node]:
-            self._end_edge(target, False, ready)
+        for target, _, optional in self._successors[node]:
+            self._end_edge(target, optional, ready)
         return ready
 
     def in_order(self, nodes: Iterable[int]) -> list[int]:
@@ -147,7 +171,7 @@ class DagSchedule(Schedule):
         """Whether an edge has ended live by now."""
         if self.status[source] is not COMPLETED:
             return False
-        return branch is None or self.choices.get(source) == branch
+        return is_taken(self.choices.get(source), branch)
 
     def _end_edge(self, target: int, live: bool, ready: list[int]) -> None:
         waiting, status = self._waiting, self.status
@@ -170,4 +194,4 @@ class DagSchedule(Schedule):
             elif skipped:
                 status[target] = SKIPPED
                 self.skipped.append(target)
-                ended.extend((each, False) for each, _ in self._successors[target])
+                ended.extend((each, optional) for each, _, optional in self._successors[target])

@@ -68,6 +68,7 @@ EDGE: Fields = {
     "branch": Rule("a branch's name, true or false", lambda value: isinstance(value, (str, bool))),
     "output": TEXT,
     "input": Rule("a parameter's name, or false", lambda v: v is False or isinstance(v, str)),
+    "optional": FLAG,
 }
 HOOKS: Fields = dict.fromkeys(OFFERED, TEXT)
 RATE: Fields = {"count": COUNT, "per": NUMBER, "burst": COUNT}
@@ -89,8 +90,13 @@ WORKFLOWS: dict[str, Fields] = {
         **_ANY_KIND,
         "initial_state": TEXT,
         "terminal_states": TEXTS,
-        "max_cycles": COUNT,
+        "max_cycles": Rule("a whole number, or false", lambda v: v is False or type(v) is int),
         "on_max_cycles": TEXT,
+        "on_error": TEXT,
+        "error_states": Rule(
+            "a mapping of states to states",
+            lambda v: isinstance(v, Mapping) and _is_texts([*v, *v.values()]),
+        ),
         "keep_history": COUNT,
         "states": LIST,
         "transitions": LIST,
@@ -218,6 +224,8 @@ class _Reader:
         return self._surrounded(fields, place, dag)
 
     def _fsm(self, fields: dict[str, Any], place: str, cls: Any) -> Any:
+        if fields.get("max_cycles") is False:
+            fields["max_cycles"] = None  # no limit; in a file null is what is not given
         fsm = cls(
             **_only(
                 fields,
@@ -229,10 +237,15 @@ class _Reader:
                 "max_cycles",
                 "on_max_cycles",
                 "keep_history",
+                "on_error",
                 "limits",
             )
         )
+        before = len(self.problems)
         self._nodes(fields, place, fsm, "states")
+        if len(self.problems) == before:  # else states would be named that could not be read
+            for state, target in fields.get("error_states", {}).items():
+                fsm.set_error_state(state, target)
 
         def transition(data: Any, here: str) -> None:
             each = _fields(data, here, TRANSITION, ["source", "target"])
@@ -340,7 +353,7 @@ class _Reader:
                 told = f"that of a {source.type.value} is {right.words}, not {branch!r}"
                 raise problem(below(place, "branch"), told)
             source = Branch(source, branch)
-        dag.connect(source, fields["target"], fields.get("output"), fields.get("input"))
+        dag.connect(source, fields["target"], **_only(fields, "output", "input", "optional"))
 
 
 def _only(fields: dict[str, Any], *keys: str) -> dict[str, Any]:

@@ -115,7 +115,12 @@ class _Writer:
             self.problems.append(ValidationError(problem))
         data: dict[str, Any] = {"initial_state": initial[0]} if initial else {}
         data["terminal_states"] = fsm.terminal_states
-        data["max_cycles"] = fsm.max_cycles
+        data["max_cycles"] = False if fsm.max_cycles is None else fsm.max_cycles
+        if fsm.on_error is not None:
+            data["on_error"] = fsm.on_error
+        own = {name: to for name, to in fsm.error_states.items() if to != fsm.on_error}
+        if own:
+            data["error_states"] = own
         if fsm.on_max_cycles != "raise":
             data["on_max_cycles"] = fsm.on_max_cycles
         if fsm.keep_history is not None:
@@ -218,4 +223,6 @@ def _edge(edge: Edge) -> dict[str, Any]:
     if edge.output is not None:
         data["output"] = edge.output
     data["input"] = False if edge.input is None else edge.input
+    if edge.optional:
+        data["optional"] = True
     return data
