@@ -562,3 +562,25 @@ def test_many_that_wait_do_not_change_places_while_no_slot_is_free() -> None:
         patch.setattr(module.Claim, "take", take)
         assert dag.execute(mode="parallel", max_workers=3).status == "completed"
     assert len(calls) < 150 * 12
+
+
+@pytest.mark.parametrize("mode", HERE)
+@pytest.mark.parametrize("is_async", [False, True])
+def test_units_are_taken_inside_of_a_hook_that_surrounds_the_call(
+    mode: str, is_async: bool
+) -> None:
+    limits, seen = Limits(db=1), []
+    dag = DAG("around", limits=limits)
+    dag.add_node("work", lambda: seen.append(free(limits)["db"]), uses="db")
+
+    def around(node: Any, inputs: Any, context: Any, call: Any) -> Any:
+        seen.append(free(limits)["db"])
+        return call()
+
+    async def around_async(node: Any, inputs: Any, context: Any, call: Any) -> Any:
+        seen.append(free(limits)["db"])
+        return await call()
+
+    dag.set_node_hooks("work", around=around_async if is_async else around)
+    assert EXECUTE[mode](dag).status == "completed"
+    assert seen == [1, 0]
