@@ -166,6 +166,15 @@ def test_copies_share_values_as_copies_do() -> None:
     assert twin["rows"] is not context["rows"]
 
 
+def test_partial_run_takes_values_of_a_pickled_run(run_from: Any) -> None:
+    dag = DAG("d").add_node("load", lambda x: [x]).add_node("use", lambda load, y=0: (*load, y))
+    twin = copied(dag.connect("load", "use").execute(x=1))
+    assert run_from(dag, "use", run=twin, y=2) == (1, 2)
+    assert dag["load"] == [1]
+    with pytest.raises(ValidationError, match="is a run of 'd', not of 'other'"):
+        run_from(dag.clone("other"), "use", run=twin)
+
+
 def test_run_that_timed_out_pickles() -> None:
     gate = threading.Event()
     dag = DAG("d").add_node("fast", lambda: 1).add_node("slow", gate.wait)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fast_dag.define.options import NodeOptions, Seconds
     from fast_dag.run.execution import Execution
     from fast_dag.run.limits import Limits
+    from fast_dag.run.resumption import Earlier
 
 
 class Part(Fields):
@@ -628,8 +629,8 @@ class DAG(Workflow):
         inputs, context = request.inputs, request.context
         if part.start is not None and context is None:
             stored = stored or (None if self._last is None else self._last.run)
-        earlier: DagExecution | None = None
-        changed: set[str] = set()
+        earlier: Earlier | None = None
+        changed = None
         if request.resume is not None:
             stored = self._resumable(request.resume, part, stored)
             changed = changed_inputs(
@@ -655,7 +656,7 @@ class DAG(Workflow):
         execution = DagExecution(
             self._graph, plan, inputs, context, request.settings, outputs=outputs, earlier=earlier
         )
-        if request.resume is not None:
+        if changed is not None and request.resume is not None:
             execution.resume(request.resume._execution, changed)
         execution.observers = self._observers(execution)
         return execution
@@ -681,13 +682,16 @@ class DAG(Workflow):
             raise ValidationError(f"resume= {problem}")
         return run
 
-    def _earlier(self, run: Run) -> DagExecution:
-        """The execution of an earlier Run of this DAG."""
-        earlier = run._execution if isinstance(run, Run) else None
-        if not isinstance(earlier, DagExecution) or earlier.graph is not self._graph:
-            name = getattr(run, "name", run)
-            raise ValidationError(f"run= is a run of {name!r}, not of {self.name!r}")
-        return earlier
+    def _earlier(self, run: Run) -> Earlier:
+        """The execution of an earlier Run of this DAG; of one out of a pickle, the name tells."""
+        if isinstance(run, Run) and run._execution.noun == self._noun:
+            earlier: Any = run._execution
+            graph = earlier.graph
+            if graph is self._graph or (graph is None and earlier.name == self.name):
+                found: Earlier = earlier
+                return found
+        name = getattr(run, "name", run)
+        raise ValidationError(f"run= is a run of {name!r}, not of {self.name!r}")
 
     def _could_take(self, name: str) -> bool:
         """Whether some node of the graph, as it is now, takes a run input of this name."""

@@ -247,7 +247,7 @@ def _dumps(
 def _pickler() -> Any:
     cloudpickle = needed("cloudpickle", extra="process", purpose="other processes")
 
-    class Pickler(faults.Travelling, cloudpickle.Pickler):  # type: ignore[misc, name-defined]
+    class Pickler(cloudpickle.Pickler, faults.Travelling):  # type: ignore[misc, name-defined]
         """cloudpickle's pickler, which here pickles some objects differently:
 
         - functions and classes that the receiver finds by name are sent by name, although

@@ -28,7 +28,8 @@ class Topology:
 
     Nodes are known by their index, in the order of their definition. `incoming` has the edges into
     each node, in the order in which they were made. `external` has the edges that enter a narrowed
-    part from outside. `parted` has the nodes of which several edges take one part. `order` has the
+    part from outside. `picked` has the nodes of which an edge takes a part, `parted` those of which
+    several edges take one part. `order` has the
     nodes in the order of a sequential run; nodes of cycles, and those below them, are not in it.
     `whole` is the topology of the whole graph.
     """
@@ -68,6 +69,7 @@ class Topology:
                         in_order = False
         self.external = external
         self.parted = parted
+        self.picked = {source for source, _ in outputs}
         self._leads_on = leads_on
         # If each node was defined after those that it depends on, the order of definition is
         # already what Kahn's algorithm would find.

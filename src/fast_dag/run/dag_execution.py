@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fast_dag.define.graph import Edge, Graph
     from fast_dag.draw.view import RunView
     from fast_dag.plan.plan import Plan
+    from fast_dag.run.resumption import Earlier
     from fast_dag.run.settings import Settings
     from fast_dag.schedule.dag import Choice
 
@@ -42,6 +43,9 @@ class DagExecution(Execution):
     """
 
     _garbage: list[Any] | None = None  # what is to be freed when no lock is held
+    _resumes: tuple[Any, set[str]] | None = None
+    _resumption: Resumption | None = None
+    _inner: dict[str, Any] | None = None  # what nested workflows go on from
 
     def __init__(
         self,
@@ -52,7 +56,7 @@ class DagExecution(Execution):
         settings: Settings,
         *,
         outputs: Sequence[str] | None = None,
-        earlier: DagExecution | None = None,
+        earlier: Earlier | None = None,
         parent: Execution | None = None,
         prefix: str = "",
     ) -> None:
@@ -65,9 +69,6 @@ class DagExecution(Execution):
         self._carried: dict[str, Any] = {}
         self._outside: dict[int, bool] = {}  # by the edge's id: whether it ended live
         self._replayed: dict[int, Any] = {}  # the choices of nodes that ended before
-        self._resumes: tuple[Any, set[str]] | None = None
-        self._resumption: Resumption | None = None
-        self._inner: dict[str, Any] = {}  # what nested workflows go on from
         if settings.keep == "outputs":
             kept = (plan.topology.index[name] for name in outputs or ())
             self.keeping = Keeping(plan.topology, {*kept, *plan.topology.sinks})
@@ -83,7 +84,12 @@ class DagExecution(Execution):
 
     @property
     def is_straight(self) -> bool:
-        return self._resumes is None and super().is_straight
+        return (
+            self.plan.is_straight
+            and self.resources is None
+            and self._resumes is None
+            and not self.watched
+        )
 
     @property
     def choices(self) -> Mapping[str, Any]:
@@ -125,11 +131,11 @@ class DagExecution(Execution):
 
     def _prepare_results(self) -> None:
         resumption = self._resumption
-        known = {} if resumption is None else dict(resumption.earlier.results)
+        known = None if resumption is None else dict(resumption.earlier.results)
         super()._prepare_results()
         if self._earlier is not None:
             self._take_results(self._earlier)
-        if resumption is not None:
+        if resumption is not None and known is not None:
             self._take_up(resumption, known)
 
     def _take_up(self, resumption: Resumption, known: Mapping[str, Any]) -> None:
@@ -155,6 +161,7 @@ class DagExecution(Execution):
             self._dropped.update(dropped)
         self.record.taken = frozenset(self._replayed)
         self.record.used_up = earlier.consumed
+        self._inner = {}
         for name, child in earlier.children.items():
             at = topology.index.get(name)
             if at is not None and resumption.runs(at) and not resumption.is_fed_anew(at):
@@ -171,7 +178,8 @@ class DagExecution(Execution):
 
     def child(self, index: int, inputs: dict[str, Any]) -> Execution:
         child = super().child(index, inputs)
-        earlier = self._inner.pop(self.plan.names[index], None)
+        name = self.plan.names[index]
+        earlier: Any = None if self._inner is None else self._inner.pop(name, None)
         if earlier is not None and earlier.noun == self.noun and isinstance(child, DagExecution):
             child.resume(earlier, changed_inputs(inputs, earlier.inputs))
         return child
@@ -297,7 +305,8 @@ class DagExecution(Execution):
                 value = value.value
             else:
                 value = self._carried.get(step.name)
-                self._refuse_taken(index, value)
+                if ONE_SHOT[type(value)] or step.name in self.plan.topology.picked:
+                    self._refuse_taken(index, value)
         if ONE_SHOT[type(value)]:
             self.refuse_sharing(index, value)
         elif step.is_parted:
@@ -428,7 +437,7 @@ class DagExecution(Execution):
                 value = results.get(several[0][1].source)
                 raise told.shared(origin, "returned", value, clash)
 
-    def _take_results(self, earlier: DagExecution) -> None:
+    def _take_results(self, earlier: Earlier) -> None:
         """Copy the results of an earlier execution that this one does not compute itself."""
         inside = self.plan.topology.index
         for name, value in earlier.results.items():

@@ -134,7 +134,8 @@ class DagSchedule(Schedule):
         if choice is not None:
             self.choices[node] = choice
         for target, branch, optional in self._successors[node]:
-            self._end_edge(target, optional or is_taken(choice, branch), ready)
+            live = optional or branch is None or branch == choice or is_taken(choice, branch)
+            self._end_edge(target, live, ready)
         return ready
 
     def fail(self, node: int) -> list[int]:
