@@ -593,6 +593,7 @@ class Dispatcher:
         """Remove a job that has ended, and add the nodes that became `ready`. Returns the jobs to
         go on with, and the job's execution if that has ended."""
         opened = self._open[job.execution]
+        job.args, job.kwargs = (), _NO_KEYWORDS  # which would keep values from being freed
         self._running.discard(job)
         self._slots.give_back(job)
         self._add(opened, ready)
