@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from fast_dag import (
     MissingInputError,
     ValidationError,
 )
+from fast_dag.errors import MissingResultError
 from tests.behaviour.support import BoomError, boom
 
 
@@ -35,6 +37,29 @@ def test_nested_dag_is_a_node(execute: Any) -> None:
     assert ran.value == "<text>"
     assert ran.statuses == {"load": "completed", "sub": "completed", "end": "completed"}
     assert ran.results == {"load": "  Text ", "sub": "text", "end": "<text>"}
+
+
+def test_a_node_of_a_workflow_whose_value_came_from_its_cache_did_not_run(execute: Any) -> None:
+    dag = DAG("outer")
+    dag.cached_node(name="sub")(clean())
+    assert execute(dag, text=" A ")["sub.strip"] == "A"
+    run = execute(dag, text=" A ")
+    for each in (run, pickle.loads(pickle.dumps(run))):
+        with pytest.raises(
+            MissingResultError, match=r"did not run.*'sub' came from its cache"
+        ) as it:
+            each["sub.strip"]
+        assert (it.value.node, it.value.reason) == ("sub.strip", "not run")
+        assert each["sub"] == "a"
+
+
+def test_a_node_of_a_workflow_that_a_hook_did_not_call_has_not_run(execute: Any) -> None:
+    dag = DAG("outer").add_node("sub", clean())
+    dag.set_node_hooks("sub", around=lambda node, inputs, context, call: "instead")
+    run = execute(dag, text=" A ")
+    assert run["sub"] == "instead"
+    with pytest.raises(MissingResultError, match=r"'sub\.strip': it has not run"):
+        run["sub.strip"]
 
 
 def test_nested_dag_takes_its_own_name(run: Any) -> None:

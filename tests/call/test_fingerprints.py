@@ -159,6 +159,134 @@ def test_imports_inside_of_a_function_count(write: Callable[..., ModuleType]) ->
     assert keys_of(write(flow=flow, tax=TAX.replace("return 0", "return 1")).f) != before
 
 
+IMPORTS = {
+    "in a function": "def f(x):\n    import tax\n    return tax.rate(x)\n",
+    "in an inner function": (
+        "def f(x):\n"
+        "    def inner():\n        import tax\n        return tax.rate(x)\n"
+        "    return inner()\n"
+    ),
+    "by another name": "def f(x):\n    import tax as t\n    return t.rate(x)\n",
+    "of a submodule": "def f(x):\n    import pack.sub\n    return pack.sub.rate(x)\n",
+    "of a submodule by another name": (
+        "def f(x):\n    import pack.sub as s\n    return s.rate(x)\n"
+    ),
+    "from a package": "def f(x):\n    from pack import sub\n    return sub.rate(x)\n",
+    "from a package, several": (
+        "def f(x):\n    from pack import NAME, sub\n    return sub.rate(x)\n"
+    ),
+    "of what imports it": "def f(x):\n    import user\n    return user.rate(x)\n",
+    "of what imports it in a function": (
+        "def f(x):\n    import user\n    return user.late_rate(x)\n"
+    ),
+    "in a class": ("class Taxes:\n    import tax\ndef f(x):\n    return Taxes.tax.rate(x)\n"),
+    "to a local name": "import tax\ndef f(x):\n    t = tax\n    return t.rate(x)\n",
+    "to a local name, among others": (
+        "import tax\ndef f(x):\n    t, y = tax, x\n    return t.rate(y)\n"
+    ),
+    "as an argument": (
+        "import tax\ndef g(m, x):\n    return m.rate(x)\ndef f(x):\n    return g(tax, x)\n"
+    ),
+    "as an attribute of a class": (
+        "import tax\nclass Taxes:\n    t = tax\ndef f(x):\n    return Taxes.t.rate(x)\n"
+    ),
+    "as an attribute of an object": (
+        "import tax\nclass Taxes: pass\ntaxes = Taxes()\ntaxes.t = tax\n"
+        "def f(x):\n    return taxes.t.rate(x)\n"
+    ),
+    "in a list": "import tax\nALL = [tax]\ndef f(x):\n    return ALL[0].rate(x)\n",
+    "in a dict": "import tax\nALL = {1: tax}\ndef f(x):\n    return ALL[1].rate(x)\n",
+}
+MODULES = {
+    "tax.py": TAX,
+    "pack/__init__.py": "NAME = 'pack'\n",
+    "pack/sub.py": TAX,
+    "user.py": (
+        "from tax import rate\n"
+        "def late_rate(x):\n    from pack import sub\n    return sub.rate(x)\n"
+    ),
+}
+PRINTS_KEYS = """
+if __name__ == "__main__":
+    from fast_dag import DAG
+    class Kept(dict):
+        set, delete = dict.__setitem__, dict.pop
+    kept, dag = Kept(), DAG("d")
+    dag.cached_node(name="f", backend=kept)(f)
+    dag.run(x=1)
+    print(*kept)
+"""
+
+
+def key_printed(directory: Path, python: str, program: str = "flow.py", **sources: str) -> str:
+    """The key that a program prints in a new process, with these modules next to it."""
+    for name, source in sources.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text(source)
+    done = subprocess.run(
+        [python, "-B", program],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LONG,
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("flow", IMPORTS.values(), ids=IMPORTS)
+def test_a_module_whose_use_cannot_be_followed_counts_as_a_whole(tmp_path: Path, flow: str) -> None:
+    sources = {"flow.py": flow + PRINTS_KEYS, **MODULES}
+    before = {key_printed(tmp_path, python, **sources) for python in other_pythons()}
+    assert len(before) == 1
+    assert before != {""}
+    for old, new in (("return 0", "return 1"), ("RATE = 0.19", "RATE = 0.21")):
+        edited = {name: source.replace(old, new) for name, source in sources.items()}
+        assert key_printed(tmp_path, sys.executable, **edited) not in before
+
+
+def test_a_whole_module_keeps_its_key_if_only_its_prose_changes(tmp_path: Path) -> None:
+    flow = IMPORTS["of what imports it"] + PRINTS_KEYS
+    before = key_printed(tmp_path, sys.executable, **{**MODULES, "flow.py": flow})
+    for name in ("tax.py", "user.py"):
+        text = f'"""About it."""\n# a comment\n{MODULES[name]}'
+        assert key_printed(tmp_path, sys.executable, **{name: text}) == before
+
+
+def test_reading_a_whole_module_imports_nothing_that_its_functions_import(tmp_path: Path) -> None:
+    flow = IMPORTS["in a function"] + PRINTS_KEYS
+    tax = TAX + "def train():\n    import training\n"
+    sources = {"flow.py": flow, "tax.py": tax, "training.py": "print('trained')\n"}
+    before = key_printed(tmp_path, sys.executable, **sources)
+    assert "trained" not in before
+    sources["training.py"] += "STEPS = 2\n"
+    assert key_printed(tmp_path, sys.executable, **sources) != before
+
+
+def test_a_script_that_its_modules_import_has_one_key_however_it_starts(tmp_path: Path) -> None:
+    flow = IMPORTS["in a function"].replace("def f", "from pack.sub import margin\ndef f", 1)
+    tax = TAX + "def back():\n    import flow\n    return flow.f\n"
+    flow += PRINTS_KEYS.replace('if __name__ == "__main__":', "def main():")
+    flow += 'if __name__ == "__main__":\n    main()\n'
+    start = "import flow\nflow.main()\n"
+    sources = {**MODULES, "tax.py": tax, "flow.py": flow, "start.py": start}
+    as_script = key_printed(tmp_path, sys.executable, **sources)
+    assert as_script
+    assert key_printed(tmp_path, sys.executable, program="start.py") == as_script
+
+
+def test_other_names_of_a_module_do_not_count_where_its_names_are_followed(
+    tmp_path: Path,
+) -> None:
+    flow = "import tax\ndef f(x):\n    from pack import NAME\n    return tax.rate(x), NAME\n"
+    sources = {**MODULES, "flow.py": flow + PRINTS_KEYS}
+    before = key_printed(tmp_path, sys.executable, **sources)
+    sources["tax.py"] = TAX.replace("UNUSED = 1", "UNUSED = 2")
+    sources["pack/__init__.py"] += "UNUSED = 2\n"
+    assert key_printed(tmp_path, sys.executable, **sources) == before
+
+
 def test_helpers_that_call_each_other_have_a_key(write: Callable[..., ModuleType]) -> None:
     source = (
         "def even(x):\n    return x == 0 or odd(x - 1)\n"

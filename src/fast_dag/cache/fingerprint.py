@@ -4,6 +4,10 @@ A fingerprint covers the function, its defaults and closure, and the functions, 
 constants that it uses from the user's own modules, and what these use. Constants count by the
 syntax of their assignment, so that a counter does not change a fingerprint. Other packages count by
 their version, the standard library does not count.
+
+`tax.rate(x)` uses one name of the module `tax`. Where a module goes anywhere else (`import tax` in
+a function, `m = tax`, `[tax]`), nobody can tell which names are used: all of its source counts,
+with the source of the modules that it imports.
 """
 
 from __future__ import annotations
@@ -12,29 +16,35 @@ import dis
 import sys
 from functools import partial
 from importlib import import_module
+from importlib.machinery import PathFinder
 from importlib.util import find_spec, resolve_name
 from pathlib import PurePath
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from fast_dag.cache.keys import UnkeyableError, digest_of, key_of, stable_text
-from fast_dag.cache.origins import full_name, module_name
+from fast_dag.cache.origins import full_name, loaded, module_name
 from fast_dag.cache.syntax import (
+    SCALARS,
     Binding,
     bindings,
     chains,
     class_level,
     class_of,
+    imports,
     is_old,
     literal,
+    module_syntax,
     syntax,
     syntax_of,
 )
 from fast_dag.errors import InvalidNodeError, failures, text_of
 
 if TYPE_CHECKING:
+    from ast import AST
     from collections.abc import Iterable, Iterator, Sequence
-    from typing import Protocol
+    from importlib.machinery import ModuleSpec
+    from typing import Protocol, TypeGuard
 
     from fast_dag.define.signature import Signature
 
@@ -217,7 +227,7 @@ class _Reader:
     def told(self, thing: Any) -> str:
         """Text that stands for one thing: its name, if more is to be told in `parts`."""
         if isinstance(thing, ModuleType):
-            return f"module {thing.__name__}"
+            return self._module(thing)
         if isinstance(thing, FunctionType):
             return self._function(thing)
         if isinstance(thing, type):
@@ -277,28 +287,56 @@ class _Reader:
         self.parts[name] = text
 
     def _follow(self, code: CodeType, namespace: dict[str, Any]) -> None:
-        """Read what the code uses: globals, and attributes of modules."""
+        """Read what the code uses: globals, attributes of modules, and whole modules."""
         before: list[Any] = [None, None]
-        found: Any = None
+        last = ""
+        found: Any = None  # what the last steps loaded
         for step in dis.get_instructions(code):
             name = step.opname
-            if name in ("LOAD_GLOBAL", "LOAD_NAME"):
+            if name in _NO_STEPS:
+                continue
+            if name in _LOADS_GLOBAL:
+                self._escapes(found, code)
                 found = self.used(namespace, step.argval)
             elif name == "IMPORT_NAME":
                 found = self._imported(step.argval, before[0], namespace)
-            elif name in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
-                if self._is_own_module(found):
-                    attribute = self.used(vars(found), step.argval)
-                    # `from a import b, c` takes both of a.
-                    found = found if name == "IMPORT_FROM" else attribute
-                else:
-                    found = None
-            elif name not in ("STORE_FAST", "STORE_NAME", "STORE_DEREF", "PUSH_NULL", "CACHE"):
+                if not before[1] and found is not None:  # `import a.b`, which loads a
+                    self._escapes(found, code)
+                    found = sys.modules.get(_top(step.argval))
+            elif name == "IMPORT_FROM":  # the package stays: `from a import b, c`
+                self._escapes(self._part(found, step.argval), code)
+            elif name in ("LOAD_ATTR", "LOAD_METHOD") and self._is_own_module(found):
+                found = self._part(found, step.argval)
+            elif name == "POP_TOP" or (name == "SWAP" and last == "IMPORT_FROM"):
                 found = None
-            before = [before[1], step.argval]
+            elif not (name.startswith("STORE_") and last == "IMPORT_FROM"):
+                self._escapes(found, code)
+                found = None
+            before, last = [before[1], step.argval], name
         for each in code.co_consts:
             if isinstance(each, CodeType):
                 self._follow(each, namespace)
+
+    def _part(self, module: Any, name: str) -> Any:
+        """Read an attribute of a module, or a submodule that nobody has imported yet."""
+        if not self._is_own_module(module):
+            return None
+        if name in vars(module):
+            return self.used(vars(module), name)
+        part = self._imported(f"{module.__name__}.{name}", 0, {})
+        if part is None:  # the module may have a function __getattr__
+            self._module(module)
+        return part
+
+    def _escapes(self, thing: Any, code: CodeType) -> None:
+        """Read all of a module, because it goes where its use cannot be followed. The code may use
+        submodules that others have imported."""
+        if self._is_own_module(thing):
+            self._module(thing)
+            for name in code.co_names:
+                part = vars(thing).get(name)
+                if part is not thing and isinstance(part, ModuleType):
+                    self.told(part)
 
     def _imported(self, name: str, level: Any, namespace: dict[str, Any]) -> Any:
         """A module that a function imports when it is called; None if it is not the user's own."""
@@ -307,11 +345,75 @@ class _Reader:
                 name = resolve_name("." * level + name, namespace.get("__package__") or "")
             if name not in sys.modules:
                 spec = find_spec(name)
-                if spec is None or not _is_users(name, spec.origin):
+                if spec is None or not self._is_own(name, spec.origin):
                     return None
             return import_module(name)
         except failures():
             return None
+
+    # Whole modules.
+
+    def _module(self, module: ModuleType) -> str:
+        """Read all of a loaded module, if it is the user's own."""
+        if not self._is_own_module(module):
+            return self._package(module.__name__, f"module {module.__name__}")
+        namespace, name = vars(module), module_name(module.__name__)
+        if self._is_first(module):
+            package = namespace.get("__package__")
+            self._source(name, namespace.get("__file__"), namespace, package)
+            was_edited = not is_old(namespace)
+            for key, value in sorted(namespace.items()):
+                try:
+                    if key.startswith("__"):
+                        continue
+                    if self._is_own_module(value):
+                        if was_edited:
+                            self._module(value)
+                    elif was_edited or self._is_set(module, key, value):
+                        self.used(namespace, key)
+                except failures():  # of objects that nobody may need: the source counts anyway
+                    continue
+        return f"module {name}"
+
+    def _is_set(self, module: ModuleType, key: str, value: Any) -> bool:
+        """Whether a name may stand for something else than the source of its module says."""
+        namespace = vars(module)
+        if isinstance(value, ModuleType):
+            return True  # a package, which counts by its version
+        if callable(value):
+            self.names.append((namespace, key, value))
+            said = getattr(value, "__module__", None), getattr(value, "__name__", None)
+            return said != (module.__name__, key)
+        if not isinstance(value, SCALARS):
+            return False
+        bound = bindings(key, namespace)
+        return not bound or _may_be_edited(bound[-1], value, namespace)
+
+    def _source(self, name: str, file: Any, namespace: dict[str, Any], package: str | None) -> None:
+        """Read the source of a module, and of those that it imports, without importing any."""
+        if f"module {name}" in self.parts:
+            return
+        said = module_syntax(file, namespace)
+        if said is not None:
+            tree, self.parts[f"module {name}"] = said
+            self._imports(tree, package)
+
+    def _imports(self, tree: AST, package: str | None) -> None:
+        """Read all of the modules that statements import."""
+        for name, level in imports(tree):
+            try:
+                name = resolve_name("." * level + name, package or "")  # noqa: PLW2901
+                module, spec = sys.modules.get(name), None
+                if module is None and _top(name) not in sys.stdlib_module_names:
+                    spec = _spec(name)
+                    if spec is not None and self._is_own(name, spec.origin):
+                        module = loaded(name)  # a script has another name
+                if self._is_own_module(module):
+                    self._module(module)
+                elif spec is not None and self._is_own(name, spec.origin):
+                    self._source(name, spec.origin, {}, spec.parent)
+            except failures():  # an import that would fail, too
+                continue
 
     def used(self, namespace: dict[str, Any], name: str) -> Any:
         """Read what a global name of one of the user's modules stands for, and return it."""
@@ -365,6 +467,8 @@ class _Reader:
             if not self._is_own_module(found):
                 return
             found = self.used(vars(found), each)
+        if self._is_own_module(found):
+            self._module(found)
 
     # Classes.
 
@@ -388,6 +492,7 @@ class _Reader:
             for part in class_level(node):
                 for first, *rest in chains(part):
                     self._chain(namespace, first, rest)
+                self._imports(part, namespace.get("__package__"))
             # Others are made by a decorator, that of dataclasses say, differently in each Python.
             functions = [func for func in functions if func.__code__.co_filename[:1] != "<"]
         if node is None or not is_old(namespace):
@@ -406,12 +511,15 @@ class _Reader:
 
     # Whose a module is.
 
-    def _is_own(self, module: str | None) -> bool:
-        if _top(module) in self._tops:
+    def _is_own(self, module: str | None, file: str | None = None) -> bool:
+        top = _top(module)
+        if top in self._tops:
             return True
-        return _is_users(module, getattr(sys.modules.get(module or ""), "__file__", None))
+        for each in (module, top):
+            file = file or getattr(sys.modules.get(each or ""), "__file__", None)
+        return _is_users(module, file)
 
-    def _is_own_module(self, module: Any) -> bool:
+    def _is_own_module(self, module: Any) -> TypeGuard[ModuleType]:
         return isinstance(module, ModuleType) and self._is_own(module.__name__)
 
     def _package(self, module: str | None, name: str) -> str:
@@ -436,6 +544,21 @@ def _may_be_edited(bound: Binding, value: Any, namespace: dict[str, Any]) -> boo
 
 _IN_CLASSES: Final = (property, list, dict, set, FunctionType, classmethod, staticmethod)
 """What of a class is told elsewhere, or changes in place."""
+
+
+_NO_STEPS: Final = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PUSH_NULL"})
+_LOADS_GLOBAL: Final = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Where a module would be imported from. Unlike `find_spec`, this imports no package."""
+    package = name.rpartition(".")[0]
+    if not package:
+        return find_spec(name)
+    path = getattr(sys.modules.get(package), "__path__", None)
+    if path is None and (spec := _spec(package)) is not None:
+        path = spec.submodule_search_locations
+    return None if path is None else PathFinder.find_spec(name, path)
 
 
 def _home(func: FunctionType) -> str:

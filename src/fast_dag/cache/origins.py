@@ -54,10 +54,11 @@ def find(module: str, qualname: str) -> Any:
     >>> find("collections", "OrderedDict.fromkeys")
     <built-in method fromkeys of type object at ...>
     """
-    return reduce(getattr, qualname.split("."), _module(module))
+    return reduce(getattr, qualname.split("."), loaded(module) or import_module(module))
 
 
-def _module(name: str) -> Any:
+def loaded(name: str) -> Any:
+    """The module of this name, if this process has it, under this or another name; else None."""
     for each in _MAIN:
         if module_name(each) == name:
             return sys.modules[each]
@@ -65,7 +66,7 @@ def _module(name: str) -> Any:
         for each in list(sys.modules):
             if module_name(each) == name:
                 return sys.modules[each]
-    return import_module(name)
+    return sys.modules.get(name)
 
 
 class Pickler(pickle.Pickler):

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _SKIPPED: Final = frozenset({"ctx", "decorator_list", "kind", "type_comment"})
-_DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_DOCUMENTED = (*_DEFINITIONS, ast.Module)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
@@ -141,6 +142,39 @@ def _spans(node: Any, code: CodeType) -> bool:
     return True
 
 
+def module_syntax(name: Any, namespace: Mapping[str, Any]) -> tuple[ast.Module, str] | None:
+    """The tree of a module's file and all that it says, decorators included; None without one."""
+    file = _file(name, namespace)
+    if file is None:
+        return None
+    decorators = [
+        syntax(each.decorator_list)
+        for each in ast.walk(file.tree)
+        if isinstance(each, _DEFINITIONS) and each.decorator_list
+    ]
+    return file.tree, f"{syntax(file.tree)} {decorators}"
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """The modules that statements in a tree may import, each with the level of the import.
+
+    >>> list(imports(ast.parse("import a.b; from .c import d")))
+    [('a', 0), ('a.b', 0), ('c', 1), ('c.d', 1)]
+    """
+    for each in ast.walk(tree):
+        if isinstance(each, ast.Import):
+            for alias in each.names:
+                parts = alias.name.split(".")
+                first = len(parts) if alias.asname else 1
+                for count in range(first, len(parts) + 1):
+                    yield ".".join(parts[:count]), 0
+        elif isinstance(each, ast.ImportFrom):
+            if each.module:
+                yield each.module, each.level
+            for alias in each.names:
+                yield f"{each.module}.{alias.name}" if each.module else alias.name, each.level
+
+
 class Binding(NamedTuple):
     """How a module binds a name: to the value of an expression, or to a name of another module.
     `varies` tells that functions of the module bind it, too."""
@@ -214,11 +248,11 @@ def class_level(node: ast.ClassDef) -> Iterator[ast.AST]:
     """The parts of a class that are no methods: decorators, and statements in its body."""
     yield from node.decorator_list
     for each in node.body:
-        if not isinstance(each, _DOCUMENTED):
+        if not isinstance(each, _DEFINITIONS):
             yield each
 
 
-_SCALARS: Final = (str, bytes, bool, int, float, complex, type(None))
+SCALARS: Final = (str, bytes, bool, int, float, complex, type(None))
 
 
 def literal(expression: ast.expr | None) -> tuple[Any] | None:
@@ -234,19 +268,23 @@ def literal(expression: ast.expr | None) -> tuple[Any] | None:
         value = ast.literal_eval(expression)
     except failures():
         return None
-    return (value,) if isinstance(value, _SCALARS) else None
+    return (value,) if isinstance(value, SCALARS) else None
 
 
 def chains(expression: ast.AST) -> Iterator[list[str]]:
     """The names that an expression reads, each with the attributes it takes of that.
 
     >>> sorted(chains(ast.parse("f(tax.rate, x)")))
-    [['f'], ['tax'], ['tax', 'rate'], ['x']]
+    [['f'], ['tax', 'rate'], ['x']]
     """
-    for each in ast.walk(expression):
+    inner: set[ast.AST] = set()
+    for each in ast.walk(expression):  # outer before inner ones
+        if each in inner:
+            continue
         attributes: list[str] = []
         while isinstance(each, ast.Attribute):
             attributes.insert(0, each.attr)
             each = each.value  # noqa: PLW2901  from the outermost attribute to its name
+            inner.add(each)
         if isinstance(each, ast.Name):
             yield [each.id, *attributes]

@@ -11,7 +11,7 @@ from fast_dag.errors import traceback_of
 from fast_dag.run.failures import Failures, exception_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from fast_dag.context import Context
     from fast_dag.draw.view import RunView
@@ -37,6 +37,11 @@ class PastRecord:
     def times(self) -> dict[str, float]:
         """Seconds each node took."""
         return dict(self._view.timings)
+
+    @property
+    def from_cache(self) -> Collection[str]:
+        """The nodes whose value came from their cache."""
+        return self._view.from_cache
 
 
 class Past:

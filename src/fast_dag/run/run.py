@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         def statuses(self) -> dict[str, NodeStatus]: ...
         def status(self, index: int, /) -> NodeStatus: ...
         def times(self) -> dict[str, float]: ...
+        @property
+        def from_cache(self) -> Collection[str]: ...
 
     class Viewed(Protocol):
         """The execution that a Run shows, or the plain data that is left of it in a pickle."""
@@ -193,8 +195,13 @@ class Run:
         if at is None or (dot and not whole.nodes[at].workflow):
             raise UnknownNodeError.named(name, whole.index, repr(self.name), execution.noun)
         reason = self._why_missing(first)
+        why = _REASONS[reason]
+        if dot and reason == "deleted":  # the nested workflow has no run that could have a result
+            reason, why = "not run", _REASONS["not run"]
+            if first in execution.record.from_cache:
+                why = f"did not run, because the value of {first!r} came from its cache"
         raise MissingResultError(
-            f"{self.name!r} has no result of {name!r}: it {_REASONS[reason]}",
+            f"{self.name!r} has no result of {name!r}: it {why}",
             node=name,
             reason=reason,
         )
