@@ -31,6 +31,8 @@ SLOW_OR_OPTIONAL = (
     "re",
     "tracemalloc",
     "importlib",
+    # Limits, for workflows that have some.
+    "fast_dag.run.limits",
     # The cache of a node that has one, and machines.
     "fast_dag.cache.store",
     # What only backends need that others share.

@@ -193,7 +193,7 @@ async def leave_soon():
     sys.exit(4)
 @wide.node
 def wait():
-    threading.Event().wait(20)
+    threading.Event().wait(3)
 """
 CLEAN = """
 import sys, threading

@@ -237,7 +237,7 @@ def test_nodes_are_found_by_name_and_by_themselves() -> None:
     assert g.node("a") is g.node(g.nodes["a"]) is g.nodes["a"]
     with pytest.raises(UnknownNodeError):
         g.node("b")
-    with pytest.raises(InvalidNodeError, match="belongs to 'g', not to 'g'"):
+    with pytest.raises(InvalidNodeError, match="belongs to another one of that name, not to 'g'"):
         g.node(graph("a").nodes["a"])
 
 

@@ -48,6 +48,7 @@ __all__ = [
     "FastDAGError",
     "InvalidNodeError",
     "InvalidTransitionError",
+    "Limits",
     "Machine",
     "MaxCyclesError",
     "MissingConnectionError",
@@ -55,6 +56,7 @@ __all__ = [
     "Node",
     "NodeStatus",
     "NodeType",
+    "Rate",
     "Run",
     "SelectReturn",
     "Step",
@@ -65,16 +67,19 @@ __all__ = [
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fast_dag.define.fsm import FSM
+    from fast_dag.run.limits import Limits, Rate
     from fast_dag.run.machine import Machine, Step
 else:
     _LATER = {
         "FSM": "fast_dag.define.fsm",
+        "Limits": "fast_dag.run.limits",
         "Machine": "fast_dag.run.machine",
+        "Rate": "fast_dag.run.limits",
         "Step": "fast_dag.run.machine",
     }
 
     def __getattr__(name):
-        """Machines are loaded when somebody asks for one (PEP 562)."""
+        """Machines and limits are loaded when somebody asks for one (PEP 562)."""
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module

@@ -163,3 +163,16 @@ def test_edge_into_an_any_node_cannot_be_optional() -> None:
     with pytest.raises(ValidationError, match="'c' is an any node"):
         dag.add_node(Node(takes, "c", type="any"), replace=True)
     assert dag.nodes["c"].type == "node"
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+@pytest.mark.parametrize(("source", "given"), [(one, 1), (boom, "default")])
+def test_part_below_a_decider_gets_what_an_optional_edge_gave_it(
+    mode: str, source: Any, given: Any
+) -> None:
+    dag = DAG("demo").add_node("source", source)
+    dag.add_node("check", lambda x="default": True, type="condition").add_node("end", takes)
+    dag.connect("source", "check", optional=True).connect("check", "end", input="main")
+    run = dag.execute(error_strategy="continue")
+    assert run.value == (given, "no extra")
+    assert dag.run_from("end", run=run, mode=mode) == (given, "no extra")

@@ -906,3 +906,40 @@ def test_fraction_of_a_machine_goes_on_where_it_stood() -> None:
     machine.step()
     machine.run()
     assert [fraction for *_, fraction in told] == [0.25, 0.5, 0.5, 0.75, 0.75, 1.0]
+
+
+def test_an_async_callback_is_refused_where_it_is_given() -> None:
+    async def told(name: str, status: str, fraction: float) -> None: ...
+
+    dag = DAG("d").add_node("n", lambda: 1)
+    with pytest.raises(ValidationError, match="a progress callback is a sync function"):
+        dag.run(progress=told)
+    with pytest.raises(ValidationError, match="a progress callback is a sync function"):
+        dag.progress_callback = told
+
+
+def test_a_retry_does_not_wait_for_the_callback_of_another_thread_and_progress_never_falls() -> (
+    None
+):
+    held, told = threading.Event(), list[tuple[str, str, float]]()
+
+    def callback(name: str, status: str, fraction: float) -> None:
+        told.append((name, status, fraction))
+        if (name, status) == ("quick", "completed"):
+            assert held.wait(30)
+
+    async def flaky() -> int:
+        flaky_calls.append(1)
+        if len(flaky_calls) == 2:
+            held.set()  # the loop went on, though the callback of "quick" has not returned
+            return 2
+        while ("quick", "completed") not in [event[:2] for event in told]:
+            await asyncio.sleep(0.001)
+        raise LookupError("not yet")
+
+    flaky_calls: list[int] = []
+    dag = DAG("d").add_node("quick", lambda: 1).add_node("flaky", flaky, retry=1, retry_delay=0)
+    assert asyncio.run(dag.execute_async(progress=callback)).status == "completed"
+    fractions = [fraction for _, _, fraction in told]
+    assert fractions == sorted(fractions)
+    assert ("flaky", "retrying", 0.5) in told

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from fast_dag.define.options import NodeOptions, Seconds
     from fast_dag.run.execution import Execution
+    from fast_dag.run.limits import Limits
     from fast_dag.run.resumption import Earlier
 
 
@@ -102,6 +103,8 @@ class DAG(Workflow):
     remember:
         Whether the run that finished last is kept, for `dag["node"]` and its siblings, until the
         next one or `forget()`. False is for services: read the Run that `execute` returns.
+    limits:
+        A `Limits`: how many units there are of what its nodes use.
 
     >>> dag = DAG("greeting", autowire=True)
     >>> @dag.node
@@ -126,8 +129,9 @@ class DAG(Workflow):
         autowire: bool = False,
         replace: bool = False,
         remember: bool = True,
+        limits: Limits | None = None,
     ) -> None:
-        super().__init__(name, description, metadata, replace, remember)
+        super().__init__(name, description, metadata, replace, remember, limits)
         self._autowire = autowire
 
     # Building.
@@ -311,6 +315,7 @@ class DAG(Workflow):
             self.autowire,
             self.replace,
             self.remember,
+            self.limits,
         )
         self._copy_into(twin)
         return twin
@@ -398,6 +403,7 @@ class DAG(Workflow):
         track_memory: bool = False,
         keep: Literal["all", "outputs"] = "all",
         resume: Run | None = None,
+        limits: Limits | None = None,
         **more_inputs: Any,
     ) -> Request:
         """The options that every way of running takes; see `execute`."""
@@ -411,6 +417,7 @@ class DAG(Workflow):
             progress,
             track_memory,
             keep,
+            limits,
         )
         return Request(
             self.name, inputs, more_inputs, context, settings, outputs=outputs, resume=resume
@@ -456,6 +463,8 @@ class DAG(Workflow):
         resume:
             An earlier Run, maybe out of a pickle. What completed in it is taken, with the inputs
             that are not given anew; the rest runs, and all that depends on that.
+        limits:
+            A `Limits`, whose names come before those of the workflow's own.
 
         Raises ValidationError, before any node runs, if the graph, an input or an option is wrong.
 
@@ -722,11 +731,12 @@ class DAG(Workflow):
     def _compile(self, inputs: frozenset[str], part: Part) -> Plan:
         given = inputs.intersection(self._graph.nodes) if self.autowire else frozenset()
         topology = self._kept(self._checked, given)
-        plan = Plan(topology, inputs, self._policy_of, self._resources, self._wrappers)
+        own = self._policy_of, self._resources, self._wrappers, self._limits
+        plan = Plan(topology, inputs, *own)
         plan.refuse_unknown(option_names(DAG._request))
         narrowed = part.of(topology)
         if narrowed is not topology:
-            plan = Plan(narrowed, inputs, self._policy_of, self._resources, self._wrappers)
+            plan = Plan(narrowed, inputs, *own)
         for step in plan.steps:
             workflow = step.node.workflow
             if isinstance(workflow, Workflow):

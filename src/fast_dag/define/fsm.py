@@ -27,7 +27,7 @@ from fast_dag.plan.machine_plan import MachinePlan
 from fast_dag.plan.topology import Topology
 from fast_dag.run.execution import current
 from fast_dag.run.machine import Machine, Step, read_snapshot
-from fast_dag.run.machine_execution import Limits, MachineExecution, MachineRun
+from fast_dag.run.machine_execution import Bounds, MachineExecution, MachineRun
 from fast_dag.run.settings import ExecutionMode, Settings
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fast_dag.define.options import CommonOptions, Seconds
     from fast_dag.draw.view import MachineView
     from fast_dag.run.execution import Execution
+    from fast_dag.run.limits import Limits
     from fast_dag.run.machine_state import MachineState
 
 
@@ -102,6 +103,8 @@ class FSM(Workflow):
     on_error:
         The state that a failure of another state leads to, unless that has an `on_error` of its
         own. It is given what the failed one was given, and the exception as `error`.
+    limits:
+        As in `DAG`.
 
     >>> from fast_dag import FSMReturn
     >>> fsm = FSM("countdown")
@@ -131,8 +134,9 @@ class FSM(Workflow):
         replace: bool = False,
         remember: bool = True,
         on_error: str | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        super().__init__(name, description, metadata, replace, remember)
+        super().__init__(name, description, metadata, replace, remember, limits)
         if isinstance(terminal_states, str):
             raise ValidationError(f"terminal_states is a list of names, not {terminal_states!r}")
         if on_max_cycles not in ("raise", "stop"):
@@ -323,6 +327,7 @@ class FSM(Workflow):
             replace=self.replace,
             remember=self.remember,
             on_error=self.on_error,
+            limits=self.limits,
         )
         self._copy_into(twin)
         twin._on_error = dict(self._on_error)
@@ -518,6 +523,7 @@ class FSM(Workflow):
         error_handler: Callable[[str, Exception, Context], str] | None = None,
         progress: Callable[[str, str, float], object] | bool | None = None,
         track_memory: bool = False,
+        limits: Limits | None = None,
         **more_inputs: Any,
     ) -> Request:
         """The options that every way of running takes; see `execute`."""
@@ -531,12 +537,13 @@ class FSM(Workflow):
             progress,
             track_memory,
             "all",
+            limits,
         )
         cycles = self.max_cycles
         if max_cycles is not _OF_THE_FSM:
             cycles = asked_count("max_cycles", max_cycles)
-        limits = Limits(cycles, self.on_max_cycles == "raise")
-        return Request(self.name, inputs, more_inputs, context, settings, limits=limits)
+        bounds = Bounds(cycles, self.on_max_cycles == "raise")
+        return Request(self.name, inputs, more_inputs, context, settings, bounds=bounds)
 
     @takes_what(_request)
     def execute(self, /, *args: Any, **options: Any) -> MachineRun:
@@ -550,7 +557,7 @@ class FSM(Workflow):
             How many states the run executes at most, instead of the FSM's `max_cycles`. None is no
             limit.
         context, mode, max_workers, executor, timeout, error_strategy, error_handler, progress,
-        track_memory:
+        track_memory, limits:
             As in `DAG.execute`. The fraction given to `progress` is that of the states visited so
             far.
 
@@ -679,7 +686,7 @@ class FSM(Workflow):
         plan = self._plan(frozenset(request.inputs))
         context = FSMContext() if request.context is None else request.context
         execution = MachineExecution(
-            self, plan, request.inputs, context, request.settings, request.limits
+            self, plan, request.inputs, context, request.settings, request.bounds
         )
         execution.observers = self._observers(execution)
         return execution
@@ -701,6 +708,7 @@ class FSM(Workflow):
             self._policy_of,
             self._resources,
             self._wrappers,
+            self._limits,
             start=next(iter(self._initial)),
             terminals=self._terminal,
             transitions=self.transitions,
@@ -721,9 +729,9 @@ class FSM(Workflow):
         if plan is None or plan.input_names != inputs.keys():
             plan = self._plan(frozenset(inputs))
         context = FSMContext(metadata=parent.context.metadata)
-        limits = Limits(self.max_cycles, self.on_max_cycles == "raise")
+        bounds = Bounds(self.max_cycles, self.on_max_cycles == "raise")
         return MachineExecution(
-            self, plan, inputs, context, parent.settings, limits, parent=parent, prefix=prefix
+            self, plan, inputs, context, parent.settings, bounds, parent=parent, prefix=prefix
         )
 
     def _read_signature(self) -> Signature:

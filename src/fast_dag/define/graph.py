@@ -121,6 +121,8 @@ class Graph:
                 return self.nodes[node.name]
             if node.graph is not self:
                 other = "no DAG" if node.graph is None else repr(node.graph.name)
+                if node.graph is not None and node.graph.name == self.name:
+                    other = "another one of that name"
                 raise InvalidNodeError(
                     f"node {node.name!r} belongs to {other}, not to {self.name!r}; "
                     "add it there first (its function and options are lent to a new node)",

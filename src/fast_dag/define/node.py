@@ -88,6 +88,11 @@ class Nestable(ABC):
     def version(self) -> object:
         """Changes with every edit of it or of workflows nested in it."""
 
+    @property
+    def limits(self) -> Any:
+        """The limits that it was given, whose names its nodes may use; None if there are none."""
+        return None
+
     @abstractmethod
     def _problems(self, *, allow_disconnected: bool, check_types: bool) -> list[ValidationError]:
         """What `validate()` returns."""
@@ -209,6 +214,8 @@ class Node(Linkable, OfFunction[P, R_co]):
     retry: int = 0
     timeout: float | None = None
     run_in: str | None = None
+    uses: Mapping[str, int] | None = None
+    priority: int = 0
     cache: NodeCache | None = None
     _signature: Signature | None
 
@@ -252,6 +259,8 @@ class Node(Linkable, OfFunction[P, R_co]):
         self.retry = options.get("retry", 0)
         self.run_in = options.get("run_in")
         self.timeout = options.get("timeout")
+        self.uses = options.get("uses")
+        self.priority = options.get("priority", 0)
 
     def _check_together(self) -> None:
         """Raise InvalidNodeError where an option does not fit the function, or another option."""
@@ -261,6 +270,11 @@ class Node(Linkable, OfFunction[P, R_co]):
             problem = (
                 "a workflow's parameters are named inside it; inputs= is for functions. To feed "
                 "one from a node of another name, connect(..., input=name)"
+            )
+        elif self.workflow is not None and self.uses:
+            problem = (
+                "a workflow takes no uses=, because it would hold the units while its nodes wait; "
+                "put it on the nodes inside that use them"
             )
         elif collect is not None and collect not in self.inputs:
             problem = f"collect={collect!r} is none of its parameters {self.inputs}"

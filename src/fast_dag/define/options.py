@@ -42,6 +42,8 @@ if TYPE_CHECKING:
         )
         timeout: Seconds | None
         run_in: Literal["thread", "process", "inline"] | None
+        uses: str | Mapping[str, SupportsIndex] | None
+        priority: SupportsIndex
 
     class AnyOptions(CommonOptions, total=False):
         """The options of `dag.any`."""
@@ -105,6 +107,17 @@ def deadline(value: Any) -> float:
     """The same as `seconds`, but more than zero."""
     asked = seconds(value)
     return _only(asked, asked > 0)
+
+
+def _units(value: Any) -> dict[str, int]:
+    """How many units of which limits, as a dict; raises ValueError."""
+    asked = {value: 1} if isinstance(value, str) else dict(value)
+    _only(asked, bool(asked) and "" not in asked)
+    return {_text(name): count(units, 1) for name, units in asked.items()}
+
+
+def _whole(value: Any) -> int:
+    return index(_only(value, not isinstance(value, bool)))
 
 
 def _only(value: T, fits: bool) -> T:
@@ -300,6 +313,20 @@ OPTIONS: Final = _table(
         "where it runs, whatever the mode; inline is the thread that called `run()`, or the loop's "
         "in `run_async`",
         label="in {}",
+    ),
+    Option(
+        "uses",
+        "the name of a limit, or a mapping of names to counts of at least 1",
+        _units,
+        "the limits that each attempt takes units of while it runs; see `Limits`",
+    ),
+    Option(
+        "priority",
+        "a whole number",
+        _whole,
+        "of the nodes that wait for a slot or a limit the highest first",
+        default=0,
+        label="priority {}",
     ),
     Option(
         "wait",

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 class Request(Fields):
     """The inputs and options of one call of `run`, `execute` or `start`.
 
-    `outputs` and `resume` belong to DAGs, `limits` to machines. Raises ValidationError where the
+    `outputs` and `resume` belong to DAGs, `bounds` to machines. Raises ValidationError where the
     inputs or the context cannot be used.
     """
 
-    __slots__ = ("context", "inputs", "limits", "outputs", "resume", "settings")
+    __slots__ = ("bounds", "context", "inputs", "outputs", "resume", "settings")
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Request(Fields):
         *,
         outputs: Sequence[Any] | None = None,
         resume: Any = None,
-        limits: Any = None,
+        bounds: Any = None,
     ) -> None:
         if context is not None and not isinstance(context, Context):
             raise ValidationError(f"context is a fast_dag.Context, not {context!r}")
@@ -48,7 +48,7 @@ class Request(Fields):
         self.settings = settings
         self.outputs = outputs
         self.resume = resume
-        self.limits = limits
+        self.bounds = bounds
 
 
 def merged(name: str, inputs: Mapping[str, Any] | None, more: dict[str, Any]) -> Mapping[str, Any]:

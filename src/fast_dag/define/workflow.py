@@ -20,10 +20,11 @@ from fast_dag.drive.select import drive, drive_async
 from fast_dag.errors import InvalidNodeError, MissingResultError, ValidationError
 from fast_dag.plan.plan import Plan, Plans
 from fast_dag.run.execution import current
+from fast_dag.run.settings import checked_limits
 from fast_dag.watch.events import Reported
 from fast_dag.watch.log import node_log
 from fast_dag.watch.observers import Observers
-from fast_dag.watch.progress import Bar, Progress
+from fast_dag.watch.progress import Bar, Progress, refuse_async
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from fast_dag.plan.topology import Topology
     from fast_dag.returns import FSMReturn
     from fast_dag.run.execution import Execution
+    from fast_dag.run.limits import Limits
     from fast_dag.run.run import Run
 
     ExecutionT = TypeVar("ExecutionT", bound=Execution)
@@ -62,6 +64,7 @@ class Workflow(Nestable):
         metadata: Mapping[str, Any] | None = None,
         replace: bool = False,
         remember: bool = True,
+        limits: Limits | None = None,
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ValidationError(f"a workflow's name is a non-empty string, not {name!r}")
@@ -69,6 +72,7 @@ class Workflow(Nestable):
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.replace = replace
         self.remember = remember
+        self._limits = checked_limits(limits)
         self._graph = self._new_graph(name)
         self._default_hooks: dict[str, Hook] = {}
         self._node_hooks: dict[str, dict[str, Hook]] = {}
@@ -186,6 +190,11 @@ class Workflow(Nestable):
     def error_handlers(self) -> dict[str, Callable[..., Any]]:
         """The error handlers by node; `set_node_error_handler` sets them."""
         return _functions(self._handlers)
+
+    @property
+    def limits(self) -> Limits | None:
+        """The limits that it was given, whose names its nodes may use; None if there are none."""
+        return self._limits
 
     @property
     def resources(self) -> dict[str, Callable[..., Any]]:
@@ -451,6 +460,8 @@ class Workflow(Nestable):
     def progress_callback(self, callback: Callable[[str, str, float], object] | None) -> None:
         if callback is not None and not callable(callback):
             raise ValidationError(f"progress_callback is not callable: {callback!r}")
+        if callback is not None:
+            refuse_async(callback)
         self._progress_callback = callback
 
     def _observers(self, execution: Execution) -> Observers | None:

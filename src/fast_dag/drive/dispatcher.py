@@ -31,11 +31,13 @@ from typing import TYPE_CHECKING, Any, Final
 from fast_dag.call.effects import LOOKED_AT, STOPPED, Await, Invoke, Outcome, Sleep, Surround
 from fast_dag.drive.around import InThread, OnLoop
 from fast_dag.drive.guard import Guards
+from fast_dag.drive.inline import in_running_loop
 from fast_dag.drive.job import (
     ADVANCE,
     BEGIN,
     CALL,
     CANCELLED,
+    CLAIM,
     CLEANS,
     CONCLUDE,
     RETURN,
@@ -47,6 +49,7 @@ from fast_dag.drive.slots import Slots
 from fast_dag.drive.timers import Timers
 from fast_dag.errors import TimeoutError, failures
 from fast_dag.run.execution import current
+from fast_dag.watch import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     from fast_dag.define.node import Node
     from fast_dag.drive.job import Lane
     from fast_dag.run.execution import Execution
+    from fast_dag.run.limits import Claim
 
     class Lanes(Protocol):
         """The lanes of a run, which the coordinator makes."""
@@ -78,6 +82,10 @@ short."""
 
 _LEAST = 0.25
 """Seconds that each of them has at least, even if the others used up `GRACE`."""
+
+_SHORT = 200e-6
+"""Seconds: whoever made a plain call in less goes on with one that this call made ready, though
+others may have a longer way to the end."""
 
 SIGNALS_SEEN = 0.5
 """Seconds after which a waiting caller wakes up to see signals. A signal that arrives just before a
@@ -147,7 +155,8 @@ class Dispatcher:
         self.timers = Timers(clock)
         self.guard = Guards()
         self.lanes: Lanes
-        self._slots = Slots(execution.settings)
+        self._slots = Slots(execution.settings, execution.plan)
+        self._has_priorities = execution.plan.has_priorities
         # Whether plain calls happen in this process, so that a thread can go on with the next node.
         self._follows = not self._slots.is_ordered and execution.settings.stays_here
         self._deadline: float | None = None
@@ -155,6 +164,7 @@ class Dispatcher:
         self._open: dict[Execution, _Open] = {}
         self._running: set[Job] = set()  # the jobs that have begun; those in `_sleeping`, too
         self._sleeping: set[Job] = set()
+        self._held: dict[tuple[Job, int], Claim] = {}  # by the call that has the units
         self.finish: Callable[[], None] = _nothing
         self.soon: Callable[[Callable[[], None]], None] = _nowhere
 
@@ -221,6 +231,8 @@ class Dispatcher:
                     job.effects.close()
             if job.hook is not None:
                 job.hook.cancel()
+            if not job.is_out:
+                self._give_back(job)
         for execution in reversed(executions):
             execution.close(self.ending or "cancelled")
         self.finish()
@@ -273,6 +285,8 @@ class Dispatcher:
         assert lane is not None
         lane.give_up(job)
         if not lane.ends_calls:
+            if self._held and not lane.kills_calls:
+                self._tell_kept(job)
             self.lanes.loop.give_up(job)  # the call may have returned a coroutine
             if job.variables is not None:
                 job.variables = job.variables.copy()  # the abandoned call still uses the old ones
@@ -306,9 +320,7 @@ class Dispatcher:
         execution = opened.execution
         opened.jobs += len(ready)
         follows = self._follows and not execution.watched
-        # In reverse, so that the first comes to the front of the queue: the thread that made these
-        # nodes ready goes on with it.
-        for index in reversed(ready):
+        for index in ready:
             step = execution.plan.steps[index]
             job = Job(execution, index, step, opened.parent)
             if step.node.workflow is None:
@@ -432,6 +444,8 @@ class Dispatcher:
                 job.variables = self.variables.copy()
                 job.effects = execution.effects_of(job.index, (job.args, job.kwargs))
                 job.todo, job.answer = ADVANCE, None
+            elif job.step.node.uses:
+                job.todo = CLAIM
 
     def _advance(self, job: Job, jobs: list[Job]) -> None:
         """Send the answer to a job's effects, and prepare the next effect."""
@@ -502,6 +516,8 @@ class Dispatcher:
             job.lane = None if nested else self._lane_of(job)
             if hook is not None and hook.makes_calls and job.lane in self._here:
                 job.lane = hook
+            if job.step.node.uses:
+                job.todo = CLAIM
 
     @property
     def _here(self) -> tuple[Lane, ...]:
@@ -539,6 +555,7 @@ class Dispatcher:
         """End a job that was cancelled, after a call of its cleanup hook."""
         effects, job.effects = job.effects, None
         job.todo, job.answer = SETTLE, STOPPED
+        self._give_back(job)
         hook, job.hook = job.hook, None
         if hook is not None:
             hook.cancel()
@@ -576,6 +593,7 @@ class Dispatcher:
         """Remove a job that has ended, and add the nodes that became `ready`. Returns the jobs to
         go on with, and the job's execution if that has ended."""
         opened = self._open[job.execution]
+        job.args, job.kwargs = (), _NO_KEYWORDS  # which would keep values from being freed
         self._running.discard(job)
         self._slots.give_back(job)
         self._add(opened, ready)
@@ -706,7 +724,11 @@ class Dispatcher:
             job.generation += 1
             now = perf_counter()
             ready = execution.finish_plain(index, value, job.started, now)
-            if ready:
+            # Others may be before the node that follows. Where calls are short, to look at that
+            # would take longer than the calls.
+            is_long = now - job.started > _SHORT or self._has_priorities
+            compete = is_long and (len(ready) > 1 or self._slots.is_full)
+            if ready and not compete:
                 steps, following = execution.plan.steps, ready[0]
                 step = steps[following]
                 is_alike = step.plain == job.step.plain
@@ -732,6 +754,7 @@ class Dispatcher:
         if outcome.ok and type(outcome.value) is CoroutineType:
             if self.over or job.generation != generation:
                 outcome.value.close()
+                self.returned(job, generation)
             else:
                 if job.timer is not None:
                     job.timer.cancel()  # the loop watches the deadline from now on
@@ -742,6 +765,8 @@ class Dispatcher:
     def ended(self, job: Job, generation: int, outcome: Outcome) -> list[Job]:
         """Report that a job's call ended; only the first report of a generation counts. Returns the
         jobs to go on with."""
+        if self._held:
+            self.returned(job, generation)
         deadline = job.deadline
         if deadline is not None and job.generation == generation and self.clock() > deadline:
             job.is_late = True
@@ -759,6 +784,7 @@ class Dispatcher:
     def crashed(self, job: Job, generation: int, error: BaseException) -> list[Job]:
         """End the run, because a job's call raised an exception that is not a failure. Returns the
         jobs to go on with."""
+        self.returned(job, generation)
         with self.guard():
             is_owner = not self.over and job.generation == generation
             if is_owner:
@@ -805,6 +831,98 @@ class Dispatcher:
             jobs.append(job)
         self.go_on(jobs)
 
+    # Units of limits: taken with the slot, before a call, and given back by whoever tells its end.
+
+    def _claim(self, job: Job, jobs: list[Job]) -> None:
+        """Take the units that a job's call uses, beside the slot that it has; else wait for both
+        without either."""
+        execution = job.execution
+        jobs.append(job)
+        if job.phase is CANCELLED:
+            job.todo = UNWIND
+            return
+        if job.claim is None:
+            job.claim = execution.claim_of(job.index)
+            job.claim.group = self
+        claim = job.claim
+        if execution.stopped:
+            job.todo, job.answer = CONCLUDE, STOPPED
+            return
+        if claim.take():
+            self._hold(job)
+            return
+        if self._slots.is_ordered and in_running_loop():
+            job.todo, job.answer = CONCLUDE, Outcome(False, claim.blocks())
+            return
+        jobs.pop()
+        with self.guard():
+            if self.over:
+                return
+            if execution.stopped:
+                job.todo, job.answer = CONCLUDE, STOPPED
+                jobs.append(job)
+                return
+            self._sleeping.add(job)
+            job.timer = wake = _Wake(self, job)
+            if not self._slots.is_ordered:
+                self._slots.give_back(job)
+                jobs.extend(reversed(self._picked()))
+        if claim.take(wake):
+            self.wake(job)
+
+    def _hold(self, job: Job) -> None:
+        """A job has its units: they belong to the call that it makes next."""
+        claim, job.claim, job.todo = job.claim, None, CALL
+        assert claim is not None
+        if job.variables is None:
+            job.variables = self.variables.copy()
+        job.variables.run(claim.enter)
+        self._held[job, job.generation] = claim
+        if self.over:
+            self._give_back(job)
+
+    def _admit(self, job: Job) -> None:
+        """A job that waited has its units. If no slot is free, it gives them back, and wants both
+        again once one is."""
+        with self.guard():
+            if self.over or job not in self._sleeping:
+                return
+            self._sleeping.discard(job)
+            job.timer = None
+            has_slot = self._slots.is_ordered or self._slots.take_free(job)
+        if has_slot:
+            self._hold(job)
+            jobs = [job]
+        else:
+            assert job.claim is not None
+            job.claim.give_back(passes_over=self)
+            with self.guard():
+                if self.over:
+                    return
+                self._slots.queue(job)
+                jobs = self._picked()
+        self.go_on(jobs)
+
+    def returned(self, job: Job, generation: int) -> None:
+        """A call has really ended, whether or not anybody still waited for it: it has no units any
+        more. Lanes must say so of each call that began; who reports its end says it, too."""
+        if self._held:
+            claim = self._held.pop((job, generation), None)
+            if claim is not None:
+                claim.give_back()
+
+    def _give_back(self, job: Job) -> None:
+        """The call that a job was about to make, or waited to make, is not made."""
+        self.returned(job, job.generation)
+        if job.claim is not None:
+            job.claim.give_back()
+
+    def _tell_kept(self, job: Job) -> None:
+        """Tell the log of units that a call has which nobody waits for any more."""
+        for (holder, _), claim in list(self._held.items()):
+            if holder is job:
+                log.kept(job.execution, job.path, claim.told)
+
     # Waits: `Sleep` and `Await`.
 
     def _wait(self, job: Job, effect: Sleep | Await, jobs: list[Job]) -> None:
@@ -832,6 +950,9 @@ class Dispatcher:
 
     def wake(self, job: Job) -> None:
         """Go on with a job whose wait is over."""
+        if job.todo is CLAIM:
+            self._admit(job)
+            return
         with self.guard():
             if self.over or job not in self._sleeping:
                 return
@@ -853,7 +974,7 @@ class Dispatcher:
         job.timer = None
         if not self._slots.is_ordered:
             self._slots.take(job)
-        job.todo, job.answer = ADVANCE, False
+        job.todo, job.answer = (CONCLUDE, STOPPED) if job.todo is CLAIM else (ADVANCE, False)
         return job
 
 
@@ -868,6 +989,7 @@ _STEPS: Final[dict[int, Callable[[Dispatcher, Job, list[Job]], None]]] = {
     SETTLE: Dispatcher._settle,
     UNWIND: Dispatcher._unwind,
     RETURN: Dispatcher._return,
+    CLAIM: Dispatcher._claim,
 }
 """The step that `go_on` takes with a job. Each may put jobs on the stack, also the same one."""
 

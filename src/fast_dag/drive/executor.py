@@ -75,9 +75,11 @@ class RemoteLane(Lane):
             self.dispatcher.go_on(self.dispatcher.ended(job, generation, Outcome(False, error)))
             return
         self._futures[job] = future
-        future.add_done_callback(
-            lambda done: self._inbox.put(lambda: self._receive(job, generation, done))
-        )
+        future.add_done_callback(lambda done: self._done(job, generation, done))
+
+    def _done(self, job: Job, generation: int, future: Future[Any]) -> None:
+        self.dispatcher.returned(job, generation)  # nobody may look into the inbox any more
+        self._inbox.put(lambda: self._receive(job, generation, future))
 
     def _receive(self, job: Job, generation: int, future: Future[Any]) -> None:
         self._futures.pop(job, None)

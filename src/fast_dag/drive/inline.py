@@ -12,7 +12,7 @@ from types import CoroutineType
 from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
 from fast_dag.errors import ValidationError, failures, is_a, raised_in, trace_of
 from fast_dag.plan.binding import Binding
-from fast_dag.plan.plan import MANY, PARTED, SURROUNDED
+from fast_dag.plan.plan import LIMITED, MANY, PARTED, SURROUNDED
 from fast_dag.plan.step import Step
 from fast_dag.run.dag_execution import DagExecution
 from fast_dag.run.execution import current
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from fast_dag.call.effects import Attempt, Effects
     from fast_dag.run.execution import Execution
+    from fast_dag.run.limits import Claim
 
 _GATHERING: Final = {Step.gather.__code__, Binding.gather.__code__}
 
@@ -84,7 +85,7 @@ def _no_function() -> None: ...
 # The straight line.
 
 
-def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: PLR0912  see below
+def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: PLR0912, PLR0915  see below
     """Call the nodes in order. No schedule is needed, because every node runs unless one fails.
 
     The loops differ only in the call. The two frequent kinds of call are written out because that
@@ -123,9 +124,10 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
                         else:
                             attempt = [results[keys]], {}
                         value = what.policy.call_inline(execution, attempt, what.call, waiter)
+                    elif how is LIMITED:
+                        value = _called_limited(execution, what, waiter)
                     elif how is PARTED:
-                        attempt = what.gather(execution)
-                        value = _parted(execution, waiter, what, attempt)
+                        value = _parted(execution, waiter, what, what.gather(execution), what.call)
                     else:
                         args, kwargs = what.binding.gather(execution)
                         value = what.call(*args, **kwargs)
@@ -146,6 +148,17 @@ def _drive_straight(execution: DagExecution, waiter: Waiter) -> None:  # noqa: P
         _drive_by_schedule(execution, waiter, ready)
 
 
+def _called_limited(execution: DagExecution, step: Step, waiter: Waiter) -> Any:
+    """The call of a node that uses limits, with all that surrounds it."""
+    args, kwargs = attempt = step.gather(execution)
+    call = partial(_limited, execution, step)
+    if step.is_parted:
+        return _parted(execution, waiter, step, attempt, call)
+    if step.policy is None:
+        return call(*args, **kwargs)
+    return step.policy.call_inline(execution, attempt, call, waiter)
+
+
 class _FailedError(Exception):
     """Carries the failed Outcome of a call out of the straight line."""
 
@@ -153,13 +166,19 @@ class _FailedError(Exception):
         self.outcome = outcome
 
 
-def _parted(execution: DagExecution, waiter: Waiter, step: Step, attempt: Attempt) -> Any:
+def _parted(
+    execution: DagExecution,
+    waiter: Waiter,
+    step: Step,
+    attempt: Attempt,
+    call: Callable[..., Any],
+) -> Any:
     """The result of a node of which several nodes take one part."""
     args, kwargs = attempt
     if step.policy is not None:
-        value = step.policy.call_inline(execution, attempt, step.call, waiter)
+        value = step.policy.call_inline(execution, attempt, call, waiter)
     else:
-        value = step.call(*args, **kwargs)
+        value = call(*args, **kwargs)
     if type(value) is CoroutineType:
         value = waiter.wait(value)
     outcome = value if type(value) is Outcome else Outcome(True, value)
@@ -254,7 +273,9 @@ def _outcome_of(execution: Execution, index: int, waiter: Waiter) -> Outcome:
         return Outcome(False, error, attempts=0)
     step = execution.plan.steps[index]
     call = step.call
-    if step.node.workflow is not None:
+    if step.node.uses:
+        call = partial(_limited, execution, step)
+    elif step.node.workflow is not None:
         call = partial(_nested_value, execution, index, waiter)
     if not execution.is_surrounded(step):
         return _called(call, *attempt, waiter)
@@ -290,6 +311,32 @@ def _called(
     return Outcome(True, value)
 
 
+def _limited(execution: Execution, step: Step, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a node with the units of limits that it uses, for which this thread waits."""
+    claim = execution.claim_of(step.index)
+    if not claim.take():
+        if in_running_loop():
+            raise claim.blocks()
+        claim.wait()
+    claim.enter()
+    try:
+        value = step.call(*args, **kwargs)
+    except BaseException:
+        claim.leave()
+        raise
+    if type(value) is CoroutineType and not in_running_loop():  # where nobody may await it
+        return _giving_back(value, claim)
+    claim.leave()
+    return value
+
+
+async def _giving_back(coroutine: Coroutine[Any, Any, Any], claim: Claim) -> Any:
+    try:
+        return await coroutine
+    finally:
+        claim.leave()
+
+
 def _nested_value(execution: Execution, index: int, waiter: Waiter, /, **inputs: Any) -> Any:
     """The value of a nested workflow. Raises the error that ended it."""
     child = execution.child(index, inputs)
@@ -317,7 +364,9 @@ class Waiter:
             import asyncio  # slow to import, and sync workflows do not need it
 
             try:
-                refuse_running_loop("this workflow")
+                refuse_running_loop(
+                    "this workflow", "has a hook, resource or function that gives a coroutine"
+                )
             except ValidationError:
                 coroutine.close()
                 raise
@@ -341,11 +390,11 @@ def in_running_loop() -> bool:
     return asyncio is not None and asyncio._get_running_loop() is not None
 
 
-def refuse_running_loop(name: str) -> None:
+def refuse_running_loop(name: str, why: str) -> None:
     """Raise ValidationError if the caller is inside of a running event loop, which a run that waits
     would block."""
     if in_running_loop():
         raise ValidationError(
-            f"{name!r} has async nodes, and running it here would block the running event loop; "
+            f"{name!r} {why}, and running it here would block the running event loop; "
             "use `await dag.run_async(...)`"
         )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fast_dag.call.effects import Effect, Outcome
     from fast_dag.plan.step import Step
     from fast_dag.run.execution import Execution
+    from fast_dag.run.limits import Claim
 
 # What the dispatcher does next with a job.
 BEGIN: Final = 0  # gather the arguments of its node
@@ -21,6 +22,7 @@ CONCLUDE: Final = 3  # go on after its call ended; `answer` is the outcome
 SETTLE: Final = 4  # finish its node; `answer` is the outcome
 UNWIND: Final = 5  # clean up after a call that was cancelled, then end
 RETURN: Final = 6  # go on after its nested workflow ended; `answer` is (generation, outcome)
+CLAIM: Final = 7  # take the units that its next call uses, or wait for them
 
 # The phase of a job.
 RUNS: Final = 0
@@ -34,6 +36,7 @@ class Lane(ABC):
 
     calls_here = False  # whether the thread that takes a job calls its function itself
     ends_calls = False  # whether a call that was given up ends soon, and its end is reported
+    kills_calls = False  # whether a call that was given up is killed
 
     @abstractmethod
     def launch(self, job: Job) -> None:
@@ -66,6 +69,7 @@ class Job:
     __slots__ = (
         "answer",
         "args",
+        "claim",
         "deadline",
         "effects",
         "entered",
@@ -105,6 +109,7 @@ class Job:
         self.is_plain = False  # whether the thread may go on with plain nodes after it
         self.is_out = False  # whether it belongs to its lane
         self.is_late = False
+        self.claim: Claim | None = None  # that it waits with
         self.effects: Generator[Effect, Any, Outcome] | None = None
         self.variables: Variables | None = None
         self.hook: Any = None  # that surrounds the rest of its call, and has begun
@@ -125,6 +130,18 @@ class Job:
             order.append(job.index)
             job = job.parent
         return tuple(reversed(order))
+
+    def placed(self, has_priorities: bool, number: int) -> tuple[int, float, int, int, Job]:
+        """The job with its place among those that wait, more for those that go first: by priority,
+        then by the way to the end of the run, the longest first, then by definition."""
+        execution, index, job = self.execution, self.index, self.parent
+        way = (execution.ways or execution.find_ways()).to_end[index]
+        while job is not None:
+            outer = job.execution
+            way += (outer.ways or outer.find_ways()).after[job.index]
+            job = job.parent
+        priority = execution.priority_of(index) if has_priorities else 0
+        return priority, way, -index, -number, self
 
     @property
     def path(self) -> str:

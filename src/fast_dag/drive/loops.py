@@ -115,6 +115,8 @@ class LoopLane(Lane):
                 outcome = STOPPED
                 if begins:
                     outcome = await self._outcome(job, coroutine, task)
+                    # Now, because the loop may be closed, so that what follows never happens.
+                    dispatcher.returned(job, generation)
                 if job.variables is not None:
                     # The job goes on outside of this task. The task has entered the job's
                     # contextvars, and another thread could not enter them for the next call.

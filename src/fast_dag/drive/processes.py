@@ -57,6 +57,8 @@ class ProcessLane(Lane):
     """The lane to worker processes, which are started on demand. If one dies or is killed, only the
     node that it was running fails."""
 
+    kills_calls = True
+
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
         self._lock = threading.Lock()

@@ -22,7 +22,10 @@ def drive(execution: Execution) -> None:
     _refuse_processes(execution)
     execution.holds_loop = inline.in_running_loop()
     if execution.settings.mode is ASYNC or execution.needs_loop:
-        inline.refuse_running_loop(execution.name)
+        why = "is run with mode='async'"
+        if execution.needs_loop:
+            why = "has async nodes" if execution.plan.needs_loop else "has async hooks"
+        inline.refuse_running_loop(execution.name, why)
     pool: Any = None if execution.outer is None else modules.get("fast_dag.drive.places")
     if pool is None:
         _drive(execution)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+from bisect import insort
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from fast_dag.run.settings import ASYNC
 
 if TYPE_CHECKING:
     from fast_dag.drive.job import Job
+    from fast_dag.plan.plan import Plan
     from fast_dag.run.settings import Settings
 
 
@@ -18,21 +19,25 @@ class Slots:
     """Hands out the slots of one run. It knows no threads and no clock; the dispatcher's lock
     guards it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, plan: Plan) -> None:
         # One job at a time, in the order of definition. A job that waits keeps its slot.
         self.is_ordered = settings.ordered
         self._free, self._bounds_all = slots_of(settings)
-        self._waiting: deque[Job] = deque()
-        self._unbounded: list[Job] = []  # jobs that need no slot
-        self._heap: list[Job] = []  # the waiting jobs of an ordered run
+        self._has_priorities = plan.has_priorities
+        # Whether the order counts although there may be slots for all.
+        self._is_ranked = plan.needs_limits or plan.has_priorities
+        self._new: list[Job] = []  # those that want a slot since the last look
+        self._unbounded: list[Job] = []  # that need no slot
+        self._heap: list[Job] = []  # all that wait, where they go by definition only
+        self._line: list[tuple[int, float, int, int, Job]] = []  # who waits, the first at the end
+        self._placed_so_far = 0
 
     def queue(self, job: Job) -> None:
-        """Queue a job that can go on. The job that was queued last comes first, so that a thread
-        that finishes a node goes on with one that became ready by that."""
+        """Queue a job that can go on."""
         if self.is_ordered:
             heappush(self._heap, job)
         elif job.takes_slot:
-            self._waiting.appendleft(job)
+            self._new.append(job)
         else:
             self._unbounded.append(job)
 
@@ -50,12 +55,41 @@ class Slots:
             job = heappop(self._heap)
             self._free -= job.takes_slot
             return [job]
-        picked, self._unbounded = self._unbounded[::-1], []
-        waiting = self._waiting
-        while waiting and (self._free > 0 or waiting[0].execution.stopped):
+        picked, self._unbounded = self._unbounded, []
+        if picked and self._is_ranked:
+            picked = [each[4] for each in sorted(map(self._placed, picked), reverse=True)]
+        new, line = self._new, self._line
+        if new:
+            self._new = []
+            if len(new) <= self._free and not line and not self._is_ranked:
+                self._free -= len(new)
+                return picked + new if picked else new
+            if len(new) > _FEW:
+                line.extend(map(self._placed, new))
+                line.sort()
+            else:
+                for job in new:
+                    insort(line, self._placed(job))
+        while line and (self._free > 0 or line[-1][4].execution.stopped):
             self._free -= 1
-            picked.append(waiting.popleft())
+            picked.append(line.pop()[4])
         return picked
+
+    def _placed(self, job: Job) -> tuple[int, float, int, int, Job]:
+        self._placed_so_far += 1
+        return job.placed(self._has_priorities, self._placed_so_far)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether some job waits for a slot."""
+        return bool(self._line)
+
+    def take_free(self, job: Job) -> bool:
+        """A job goes on if a slot is free; whether it does."""
+        if job.takes_slot and self._free <= 0:
+            return False
+        self._free -= job.takes_slot
+        return True
 
     def take(self, job: Job) -> None:
         """Take a slot for a job, even if none is free."""
@@ -64,6 +98,10 @@ class Slots:
     def give_back(self, job: Job) -> None:
         """Free the slot of a job that has ended or waits."""
         self._free += job.takes_slot
+
+
+_FEW = 4
+"""Jobs that are put in their places one by one; sorting the line is faster for more."""
 
 
 def slots_of(settings: Settings) -> tuple[int, bool]:

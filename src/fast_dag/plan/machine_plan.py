@@ -62,7 +62,7 @@ class MachinePlan(Plan):
 
     Parameters
     ----------
-    topology, inputs, policy_of, resources, wrappers:
+    topology, inputs, policy_of, resources, wrappers, limits:
         As in `Plan`; states have no edges.
     start, terminals, transitions:
         The first state, the states that end the machine, and the declared transitions, in their
@@ -83,6 +83,7 @@ class MachinePlan(Plan):
         policy_of: Callable[[Node[..., Any], Sequence[str]], CallPolicy | None] | None,
         resources: Mapping[str, Hook],
         wrappers: Sequence[Wrapper] = (),
+        limits: Any = None,
         *,
         start: str,
         terminals: Collection[str],
@@ -90,7 +91,7 @@ class MachinePlan(Plan):
         state_hooks: Sequence[Hook],
         on_error: Mapping[str, str],
     ) -> None:
-        super().__init__(topology, inputs, policy_of, resources, wrappers)
+        super().__init__(topology, inputs, policy_of, resources, wrappers, limits)
         index, steps = topology.index, self.steps
         self.start = index[start]
         self.state_hooks = tuple(state_hooks)
@@ -116,6 +117,7 @@ class MachinePlan(Plan):
         """Whether a run is nothing but calling one state after another."""
         return not (
             self.has_policies
+            or self.has_uses
             or self.state_hooks
             or any(step.awaits for step in self.steps)
             or any(step.node.workflow is not None for step in self.steps)

@@ -9,6 +9,7 @@ from fast_dag.define.node import NodeType
 from fast_dag.errors import ValidationError, closest, names
 from fast_dag.plan.binding import Binding, keys_by_position
 from fast_dag.plan.step import Step
+from fast_dag.plan.ways import Ways, tells
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
     from fast_dag.define.node import Node
     from fast_dag.plan.step import Wrapper
     from fast_dag.plan.topology import Topology
+    from fast_dag.plan.ways import Record
 
 
-MANY, GATHERED, SURROUNDED, PARTED = "many", "gathered", "surrounded", "parted"
+MANY, GATHERED, SURROUNDED, PARTED, LIMITED = "many", "gathered", "surrounded", "parted", "limited"
 """How the straight line makes calls that do not take one or two results: with another number of
 results, with arguments that the binding gathers, or through the policy; or calls of a node of which
-several nodes take one part."""
+several nodes take one part, or that uses limits."""
 
 
 class Plan:
@@ -45,6 +47,8 @@ class Plan:
         The factory of each resource, by name.
     wrappers:
         Each may replace the function of a node.
+    limits:
+        Those of the workflow itself.
     """
 
     step_class: type[Step] = Step
@@ -56,6 +60,7 @@ class Plan:
         policy_of: Callable[[Node[..., Any], Sequence[str]], CallPolicy | None] | None = None,
         resources: Mapping[str, Hook] = MappingProxyType({}),
         wrappers: Sequence[Wrapper] = (),
+        limits: Any = None,
     ) -> None:
         self.topology = topology
         self.name = topology.name
@@ -88,6 +93,10 @@ class Plan:
         self.steps: list[Step] = steps
         self.missing = tuple(missing)
         self.has_policies = has_policies
+        self.limits = limits
+        self.units: Any = None  # what nodes take, as `run.limits` found it last
+        self.told: Record | None = None  # of the last execution that completed
+        self._ways: tuple[Any, Ways] | None = None
 
     def refuse_unknown(self, options: Iterable[str] = ()) -> None:
         """Raise ValidationError for run inputs that fill no parameter of the graph; `options` are
@@ -145,6 +154,21 @@ class Plan:
         )
 
     @cached_property
+    def has_uses(self) -> bool:
+        """Whether some node uses limits."""
+        return any(node.uses for node in self.topology.special)
+
+    @cached_property
+    def needs_limits(self) -> bool:
+        """Whether some node, here or in a nested workflow, uses limits."""
+        return _some(self.topology.special, lambda node: node.uses)
+
+    @cached_property
+    def has_priorities(self) -> bool:
+        """Whether some node, here or in a nested workflow, has a priority."""
+        return _some(self.topology.nodes, lambda node: node.priority)
+
+    @cached_property
     def only_async(self) -> bool:
         """Whether all nodes are async and plain."""
         return all(step.plain == "async" for step in self.steps)
@@ -197,6 +221,7 @@ class Plan:
         """Whether a concurrent run needs a thread that keeps the time or waits for inline nodes."""
         return (
             self.has_policies
+            or self.has_uses
             or any(step.nested and step.nested.needs_coordinator for step in self.steps)
             or _some(self.topology.nodes, lambda node: node.timeout or node.retry or node.run_in)
         )
@@ -218,7 +243,8 @@ class Plan:
         - `MANY`: (name, function, keys), for another number of results,
         - `GATHERED`: (name, step, None), because the binding gathers the arguments,
         - `SURROUNDED`: (name, step, key), because the policy makes the call; `key` is that of its
-          sole argument if the argument is a result, else None."""
+          sole argument if the argument is a result, else None,
+        - `LIMITED`: (name, step, None), because the node uses limits."""
         line: list[tuple[int | str, list[tuple[Any, ...]]]] = []
         last: int | str | None = None
         for index in self.topology.order:
@@ -226,7 +252,9 @@ class Plan:
             keys = step.keys
             how: int | str
             call: tuple[Any, ...]
-            if step.is_parted:
+            if step.node.uses:
+                how, call = LIMITED, (step.name, step, None)
+            elif step.is_parted:
                 how, call = PARTED, (step.name, step, None)
             elif step.policy is not None:
                 sole = keys[0] if keys is not None and len(keys) == 1 else None
@@ -242,6 +270,22 @@ class Plan:
                 line.append((how, []))
             line[-1][1].append(call)
         return line
+
+    @property
+    def ways(self) -> Ways:
+        """How long the way from each node to the end is, by the last execution if that tells."""
+        told, known = self.told, self._ways
+        if known is None or known[0] is not told:
+            if tells(told, len(self.names)):
+                known = told, Ways(self, told)
+            else:
+                known = told, self._ways_in_nodes
+            self._ways = known
+        return known[1]
+
+    @cached_property
+    def _ways_in_nodes(self) -> Ways:
+        return Ways(self)
 
     @cached_property
     def decider_bindings(self) -> dict[str, Binding]:

@@ -80,7 +80,9 @@ class Step:
         self.decides = decides = node.type is not _NODE and node.type.decides
         self.is_parted = False
         self.plain: str | None = None
-        if policy is None and not (decides or node.timeout or node.run_in or node.workflow):
+        if policy is None and not (
+            decides or node.timeout or node.run_in or node.uses or node.workflow
+        ):
             self.plain = "async" if node.signature.is_async else "sync"
 
     def gather(self, values: Values) -> Attempt:

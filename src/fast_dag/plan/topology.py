@@ -102,8 +102,12 @@ class Topology:
 
     @cached_property
     def special(self) -> list[Node[..., Any]]:
-        """The nodes that decide, join or nest a workflow."""
-        return [node for node in self.nodes if node.type is not _NODE or node.workflow is not None]
+        """The nodes that decide, join, nest a workflow or use limits."""
+        return [
+            node
+            for node in self.nodes
+            if node.type is not _NODE or node.workflow is not None or node.uses is not None
+        ]
 
     @classmethod
     def of(cls, graph: Graph, given: Collection[str] = (), *, autowire: bool = False) -> Topology:

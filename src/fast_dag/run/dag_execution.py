@@ -68,6 +68,7 @@ class DagExecution(Execution):
         self._earlier = earlier
         self._carried: dict[str, Any] = {}
         self._outside: dict[int, bool] = {}  # by the edge's id: whether it ended live
+        self._known: DagSchedule | None = None  # how nodes outside of a narrowed plan ended
         self._replayed: dict[int, Any] = {}  # the choices of nodes that ended before
         if settings.keep == "outputs":
             kept = (plan.topology.index[name] for name in outputs or ())
@@ -361,7 +362,12 @@ class DagExecution(Execution):
             return outside
         if self.record.schedule is None:  # on the straight line all are
             return True
-        return self._schedule.is_live(self.plan.topology.index[edge.source], edge.branch)
+        topology = self.plan.topology
+        source = topology.index.get(edge.source)
+        if source is None:  # the edge leads from one node outside of this part to another
+            assert self._known is not None
+            return self._known.is_live(topology.whole.index[edge.source], edge.branch)
+        return self._schedule.is_live(source, edge.branch)
 
     def carried(self, name: str) -> Any:
         """What the edges of a decider carry that returned a plain bool or name: what it was
@@ -452,7 +458,7 @@ class DagExecution(Execution):
         source has no result, and the choices above it do not tell either."""
         if not self._external:
             return []
-        known = self._known_outside()
+        known = self._known = self._known_outside()
         topology = self.plan.topology
         missing: list[Edge] = []
         by_target: dict[int, list[Edge]] = {}

@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from contextvars import ContextVar
 from time import perf_counter, time
+from types import MappingProxyType
 from weakref import ref
 
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Invoke, Outcome, Raised, bare_effects
@@ -24,7 +25,6 @@ from fast_dag.run.memory import MemoryWatch
 from fast_dag.run.run import Run
 from fast_dag.schedule.base import NodeStatus
 from fast_dag.watch import log
-from fast_dag.watch.events import AttemptFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from fast_dag.plan.plan import Plan
     from fast_dag.plan.step import Step
     from fast_dag.plan.topology import Topology
+    from fast_dag.plan.ways import Ways
     from fast_dag.run.keeping import Keeping
+    from fast_dag.run.limits import Claim
     from fast_dag.run.record import Record
     from fast_dag.run.settings import Settings
     from fast_dag.watch.observers import Observers
@@ -58,6 +60,10 @@ if TYPE_CHECKING:
 
 current: ContextVar[Execution | None] = ContextVar("fast_dag_execution", default=None)
 """The execution whose node, hook or handler is being called."""
+
+
+_TELLS = frozenset({"completed", "completed_with_errors"})
+"""The ends of executions that tell the next one how long its nodes take."""
 
 
 class Verdict:
@@ -98,6 +104,10 @@ class Execution(ABC):
     store: Store | None = None
     keeping: Keeping | None = None  # if results are dropped that nobody takes any more
     resources: Resources | None = None
+    units: Mapping[int, Any] = MappingProxyType({})  # what its nodes take of limits, by index
+    ways: Ways | None = None  # from its nodes to its end, once nodes must wait
+    _claims: type[Claim]
+    claim: Claim | None = None  # that of the node in whose call it was started
     # The nodes whose cleanup hook was cut off before its end.
     cut_off: tuple[str, ...] = ()
     # The nodes whose results were dropped once nobody needed them any more.
@@ -195,6 +205,8 @@ class Execution(ABC):
         Raises MissingInputError if values are missing, ValidationError if another run uses the
         context."""
         self._check()
+        if self.plan.needs_limits:
+            self._find_units()
         self.context._enter_run(self.record)
         self._prepare_results()
         if self.parent is None:
@@ -218,6 +230,37 @@ class Execution(ABC):
             raise missing_inputs(self.name, self.plan.missing, (), self.advice)
         if self.inputs:
             self._refuse_shared_inputs()
+
+    def _find_units(self) -> None:
+        """Look up what its nodes and those of nested workflows use. Raises ValidationError for what
+        there is not, and for what could never be had."""
+        from fast_dag.run import limits  # for workflows that use some
+
+        around = []
+        outer = self.parent
+        while outer is not None:
+            around.append(outer.plan.limits)
+            outer = outer.parent
+        self._claims = limits.Claim
+        self.claim = limits.held.get() if self.parent is None else self.parent.claim
+        self.units = limits.units_of(self.plan, self.settings.limits, tuple(around), self.claim)
+
+    def claim_of(self, index: int) -> Claim:
+        """What an attempt of a node that uses limits takes."""
+        return self._claims(self.units[index], self, index)
+
+    def find_ways(self) -> Ways:
+        """How long the ways from its nodes to its end are; the same from now on."""
+        self.ways = ways = self.plan.ways
+        return ways
+
+    def priority_of(self, index: int) -> int:
+        """A node's priority; that of a workflow's node adds to those of the nodes inside."""
+        own = self.plan.steps[index].node.priority
+        if self.parent is None or not self.prefix:
+            return own
+        name = self.prefix[len(self.parent.prefix) : -1]
+        return own + self.parent.priority_of(self.parent.plan.topology.index[name])
 
     def _refuse_shared_inputs(self) -> None:
         for name, value in self.inputs.items():
@@ -245,6 +288,8 @@ class Execution(ABC):
             self.record.schedule.close()
         self.status = self._status_by_errors() if status is None else status
         self.value = self._final_value()
+        if self.status in _TELLS:
+            self.plan.told = self.record
         if self.parent is None:
             self.context.metadata["execution_status"] = self.status
         self.context._leave_run()
@@ -537,8 +582,8 @@ class Execution(ABC):
         path = self.prefix + name
         log.retried(self, path, error, attempt)
         if self.observers is not None:
-            fraction = self.observers.fraction
-            self.observers.tell(AttemptFailed(self, path, fraction, error, attempt))
+            self.observers.failed(self, path, error, attempt)
+            self.observers.deliver()
 
     def handled(self, name: str, error: Exception, attempts: int) -> None:
         """Log that a node's error handler gave a result in place of its error."""

@@ -428,7 +428,7 @@ class Machine:
             request.inputs,
             self._context,
             request.settings,
-            request.limits._replace(steps=steps, may_wait=True),
+            request.bounds._replace(steps=steps, may_wait=True),
             record=self._record,
             event=event,
             continues=self._begun,

@@ -112,7 +112,7 @@ class MachineRecord(Record):
         }
 
 
-class Limits(NamedTuple):
+class Bounds(NamedTuple):
     """How far one run of a machine goes: the most states (any number where None), and whether it is
     an error to want more; how many states it is to execute; whether it may wait for events."""
 
@@ -227,7 +227,7 @@ class MachineExecution(Execution):
         inputs: Mapping[str, Any],
         context: Context,
         settings: Settings,
-        limits: Limits,
+        bounds: Bounds,
         *,
         record: MachineRecord | None = None,
         continues: bool = False,
@@ -246,11 +246,11 @@ class MachineExecution(Execution):
             fsm.graph, plan, inputs, context, settings, record, parent=parent, prefix=prefix
         )
         self.fsm = fsm
-        self.limits = limits
+        self.bounds = bounds
         self.children.update(children or {})
         self.event = event
         self._visited_before = before = self.machine_state.visited
-        most = limits.max_cycles if limits.steps is None else limits.steps
+        most = bounds.max_cycles if bounds.steps is None else bounds.steps
         self._visited_at_most = maxsize if most is None else before + most
 
     # Begin and end.
@@ -258,7 +258,7 @@ class MachineExecution(Execution):
     @property
     def is_told(self) -> bool:
         """Whether the log is told of its end: that of a machine which goes on is none."""
-        return not self.limits.may_wait or self.machine_state.ended or self.status != "completed"
+        return not self.bounds.may_wait or self.machine_state.ended or self.status != "completed"
 
     @property
     def _is_new(self) -> bool:
@@ -443,7 +443,7 @@ class MachineExecution(Execution):
 
     @property
     def free_steps(self) -> int:
-        """How many states may be executed with no look at limits, events and the history."""
+        """How many states may be executed with no look at bounds, events and the history."""
         now = self.machine_state
         if now.data or now.error is not None:
             return 0
@@ -530,7 +530,7 @@ class MachineExecution(Execution):
 
     def _decided(self) -> Asking[Decision]:
         """Where the visit leads that the machine is at."""
-        now, plan, limits = self.machine_state, self.plan, self.limits
+        now, plan, bounds = self.machine_state, self.plan, self.bounds
         assert now.at is not None
         step, self._fault_in = plan.steps[now.at], None
         move = self._rest = _OPEN
@@ -546,14 +546,14 @@ class MachineExecution(Execution):
             if move.next is not None and move.next != now.asked:
                 if self._is_at_limit:  # the next run asks the hooks
                     move = move._replace(halts=True)
-                    if limits.raises:
-                        raise too_many(self.name, step.name, limits.max_cycles)
+                    if bounds.raises:
+                        raise too_many(self.name, step.name, bounds.max_cycles)
                 elif plan.state_hooks:
                     chosen = yield from self._hooked(move)
                     stands = move.stands or chosen != move.next
                     move = move._replace(next=chosen, asked=chosen, stands=stands)
-            elif move.halts and limits.raises:
-                raise too_many(self.name, step.name, limits.max_cycles)
+            elif move.halts and bounds.raises:
+                raise too_many(self.name, step.name, bounds.max_cycles)
             return move, None, True
         except failures() as fault:
             if not isinstance(fault, MaxCyclesError) or self._fault_in is not None:
@@ -565,7 +565,7 @@ class MachineExecution(Execution):
 
     @property
     def _is_at_limit(self) -> bool:
-        return self.limits.steps is None and self.machine_state.visited >= self._visited_at_most
+        return self.bounds.steps is None and self.machine_state.visited >= self._visited_at_most
 
     def declared(self) -> tuple[int | None, bool, bool]:
         """Where declarations lead from a visit, as `next`, `waits` and `ended` of `MachineState`;
@@ -599,7 +599,7 @@ class MachineExecution(Execution):
         """Where the transition leads that was found, if one was."""
         if way is not None:
             return Move(self.plan.topology.index[way.target])
-        if step.events and self.limits.may_wait:
+        if step.events and self.bounds.may_wait:
             return _WAITS
         self._rest = _NOWHERE
         raise self._stuck(step.index)

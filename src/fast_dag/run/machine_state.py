@@ -280,18 +280,13 @@ class MachineState:
         self._seen, self._looked_at = {self.names[state] for state in self._forgotten}, 0
 
 
-class _ToldError(ExecutionError):
-    """What led to a state before a snapshot: the type and the message of an exception."""
-
-    told: dict[str, str]
-
-
 def _told(error: BaseException) -> dict[str, str]:
-    if isinstance(error, _ToldError):
-        return error.told
+    """The exception that led to a state, as plain data; also if it was read from a snapshot."""
+    if isinstance(error, ExecutionError) and "told" in vars(error):
+        return dict(vars(error)["told"])
     return {"type": type(error).__name__, "message": text_of(error)}
 
 
 def _retold(told: Mapping[str, str], state: str) -> ExecutionError:
     told = {"type": told["type"], "message": told["message"]}
-    return _ToldError(f"{told['type']}: {told['message']}", node_name=state, told=told)
+    return ExecutionError(f"{told['type']}: {told['message']}", node_name=state, told=told)

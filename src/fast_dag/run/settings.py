@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from fast_dag.define.options import asked_count, asked_deadline
 from fast_dag.errors import ValidationError, closest, names
-from fast_dag.watch.progress import needed_for_bars
+from fast_dag.watch.progress import needed_for_bars, refuse_async
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fast_dag.context import Context
     from fast_dag.define.options import Seconds
+    from fast_dag.run.limits import Limits
 
 
 class ExecutionMode(StrEnum):
@@ -52,6 +53,7 @@ class Settings:
         "error_strategy",
         "executor",
         "keep",
+        "limits",
         "max_workers",
         "mode",
         "progress",
@@ -70,12 +72,15 @@ class Settings:
         progress: Callable[[str, str, float], object] | bool | None = None,
         track_memory: bool = False,
         keep: str = "all",
+        limits: Limits | None = None,
     ) -> None:
         if not (progress is None or isinstance(progress, bool) or callable(progress)):
             raise ValidationError(
                 f"progress is a function of (node_name, status, fraction_done), or True for a bar, "
                 f"not {progress!r}"
             )
+        if callable(progress):
+            refuse_async(progress)
         if progress is True:
             needed_for_bars()
         if not isinstance(mode, str) or mode not in _MODES:
@@ -104,6 +109,7 @@ class Settings:
         self.progress = progress
         self.track_memory = track_memory
         self.keep = keep
+        self.limits = checked_limits(limits)
 
     @classmethod
     def of(cls, *asked: Any) -> Settings:
@@ -121,5 +127,25 @@ class Settings:
         return self.mode is SEQUENTIAL and self.executor is None
 
 
-_NOTHING_ASKED: Final = ("sequential", None, None, None, "fail_fast", None, None, False, "all")
+def checked_limits(value: Any) -> Limits | None:
+    """The value of an option `limits=`; raises ValidationError."""
+    if value is None:
+        return None
+    from fast_dag.run.limits import asked_limits  # for those who have limits
+
+    return asked_limits(value)
+
+
+_NOTHING_ASKED: Final = (
+    "sequential",
+    None,
+    None,
+    None,
+    "fail_fast",
+    None,
+    None,
+    False,
+    "all",
+    None,
+)
 _DEFAULTS: Final = Settings(*_NOTHING_ASKED)

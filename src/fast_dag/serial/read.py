@@ -37,6 +37,7 @@ TEXT = Rule("a string", lambda value: isinstance(value, str))
 TEXTS = Rule("a list of strings", _is_texts)
 FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 COUNT = Rule("a whole number", lambda value: type(value) is int)
+NUMBER = Rule("a number", lambda value: type(value) in (int, float))
 LIST = Rule("a list", lambda value: isinstance(value, list))
 MAPPING = Rule("a mapping", lambda value: isinstance(value, Mapping))
 BY_NAME = {
@@ -70,6 +71,7 @@ EDGE: Fields = {
     "optional": FLAG,
 }
 HOOKS: Fields = dict.fromkeys(OFFERED, TEXT)
+RATE: Fields = {"count": COUNT, "per": NUMBER, "burst": COUNT}
 TRANSITION: Fields = {"source": TEXT, "target": TEXT, "condition": TEXT, "event": TEXT}
 
 _ANY_KIND: Fields = {
@@ -78,6 +80,7 @@ _ANY_KIND: Fields = {
     "name": TEXT,
     "description": TEXT,
     "metadata": MAPPING,
+    "limits": MAPPING,
     "default_hooks": MAPPING,
     "resources": MAPPING,
 }
@@ -201,13 +204,15 @@ class _Reader:
                 f"the file has the {kind} {short_repr(data.get('name'))}; read it with {right}",
             )
         fields = _fields(data, place, WORKFLOWS[kind], ["name"])
+        if "limits" in fields:
+            fields["limits"] = self._limits(fields["limits"], below(place, "limits"))
         try:
             return self._dag(fields, place, cls) if kind == "dag" else self._fsm(fields, place, cls)
         except ValueError as error:
             raise placed(error, place) from error.__cause__
 
     def _dag(self, fields: dict[str, Any], place: str, cls: Any) -> Any:
-        dag = cls(**_only(fields, "name", "description", "metadata", "autowire"))
+        dag = cls(**_only(fields, "name", "description", "metadata", "autowire", "limits"))
         before = len(self.problems)
         self._nodes(fields, place, dag, "nodes")
         if len(self.problems) == before:  # else edges would name nodes that could not be read
@@ -233,6 +238,7 @@ class _Reader:
                 "on_max_cycles",
                 "keep_history",
                 "on_error",
+                "limits",
             )
         )
         before = len(self.problems)
@@ -255,6 +261,19 @@ class _Reader:
             lambda reference, here: fsm.add_state_hook(self._function(reference, here)),
         )
         return self._surrounded(fields, place, fsm)
+
+    def _limits(self, data: Mapping[str, Any], place: str) -> Any:
+        from fast_dag.run.limits import Limits, Rate
+
+        limits: dict[str, Any] = {}
+        for name, each in data.items():
+            is_rate = isinstance(each, Mapping)
+            here = below(place, str(name))
+            limits[name] = Rate(**_fields(each, here, RATE, ["count"])) if is_rate else each
+        try:
+            return Limits(**limits)
+        except (TypeError, ValidationError) as error:
+            raise problem(place, str(error)) from None
 
     def _surrounded(self, fields: dict[str, Any], place: str, workflow: Any) -> Any:
         hooks = fields.get("default_hooks", {})

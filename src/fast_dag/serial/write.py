@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fast_dag.define.graph import Edge
     from fast_dag.define.node import Node
     from fast_dag.define.options import Option
+    from fast_dag.run.limits import Limits
 
     class Workflow(Protocol):
         """What is written of a DAG and of an FSM alike."""
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
         def name(self) -> str: ...
         @property
         def nodes(self) -> Mapping[str, Node[..., Any]]: ...
+        @property
+        def limits(self) -> Limits | None: ...
         @property
         def default_hooks(self) -> Mapping[str, Any]: ...
         @property
@@ -86,6 +89,8 @@ class _Writer:
             data["description"] = workflow.description
         if metadata:
             data["metadata"] = self._try(repr(name), None, lambda: plain(metadata, "metadata"))
+        if workflow.limits is not None:
+            data["limits"] = workflow.limits.as_data()
         data |= self._dag(workflow) if workflow.kind == "dag" else self._fsm(workflow)
         if workflow.default_hooks:
             data["default_hooks"] = self._hooks(f"of {name!r}", None, workflow.default_hooks)

@@ -66,6 +66,11 @@ def handled(execution: Watched, path: str, error: BaseException, attempts: int) 
     _write(WARNING, execution, path, "handled", error=error, attempt=attempts)
 
 
+def kept(execution: Watched, path: str, units: str) -> None:
+    """A call that nobody waits for any more keeps its units of limits until it really ends."""
+    _write(WARNING, execution, path, f"abandoned; it keeps {units} until its call really ends")
+
+
 def ended(execution: Watched) -> None:
     """Log that an outermost run ended."""
     if execution.status == "timed_out":

@@ -50,6 +50,7 @@ class Observers:
         self._running: dict[Watched, dict[str, None]] = {}  # paths in order
         self._ended: set[str] = set()
         self._over = False
+        self._told_fraction = 0.0  # of the last event that was told, so that it never goes back
         # Reentrant because a callback may itself cause the next event.
         self._lock = RLock()
         self._broken: set[int] = set()
@@ -83,6 +84,11 @@ class Observers:
             self._ended.add(path)
         event = NodeEnded(execution, path, self.fraction, status, error, attempts, seconds)
         self._events.append(event)
+
+    def failed(self, execution: Watched, path: str, error: BaseException, attempt: int) -> None:
+        """An attempt failed, and another follows. Unlike the other events, this may be noted by
+        several threads at once; `tell` knows how much is done."""
+        self._events.append(AttemptFailed(execution, path, 0.0, error, attempt))
 
     def cut_off(self, execution: Watched) -> None:
         """An execution ended. Its nodes that were still running are cancelled."""
@@ -118,6 +124,10 @@ class Observers:
         with self._lock:
             if self._over:
                 return
+            if isinstance(event, AttemptFailed):
+                event.fraction = self._told_fraction
+            elif not isinstance(event, Reported):
+                self._told_fraction = event.fraction
             for observer, method in self._callbacks[type(event)]:
                 try:
                     method(event)

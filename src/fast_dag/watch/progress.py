@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 
 from fast_dag._extras import needed
+from fast_dag.define.signature import gives_coroutine
+from fast_dag.errors import ValidationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,6 +14,15 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fast_dag.watch.events import AttemptFailed, NodeEnded, NodeStarted, Reported, RunEnded
+
+
+def refuse_async(callback: Callable[..., object]) -> None:
+    """Raise ValidationError for an async progress callback, which nobody would await."""
+    if gives_coroutine(callback):
+        raise ValidationError(
+            f"a progress callback is a sync function, called while the run goes on; {callback!r} "
+            "is async"
+        )
 
 
 class Progress:

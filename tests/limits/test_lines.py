@@ -1,0 +1,273 @@
+"""Claims in line: who gets units, and when; compared with a model that goes through all of them."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fast_dag import Limits, Rate
+from fast_dag.run import limits as module
+from fast_dag.run.limits import RISES_IN, Claim
+from tests.leaks import LONG
+from tests.properties import tries
+
+
+class Host:
+    """An execution with one node, of that priority."""
+
+    claim = None
+
+    def __init__(self, priority: int = 0) -> None:
+        self.priority = priority
+
+    def path_of(self, index: int) -> str:
+        return "node"
+
+    def priority_of(self, index: int) -> int:
+        return self.priority
+
+
+def claim(limits: Limits, priority: int = 0, **uses: int) -> Claim:
+    wants = [(limits._units[name], count) for name, count in uses.items()]
+    return Claim(wants, Host(priority), 0)
+
+
+class Waiting:
+    """A claim in line that counts how often it is told of its units."""
+
+    def __init__(self, limits: Limits, priority: int = 0, **uses: int) -> None:
+        self.claim = claim(limits, priority, **uses)
+        self.told = 0
+        self.at_once = self.claim.take(self.tell)
+
+    def tell(self) -> None:
+        assert self.claim.is_held
+        self.told += 1
+
+    @property
+    def has(self) -> bool:
+        assert self.told + self.at_once == self.claim.is_held
+        return self.claim.is_held
+
+
+def test_units_that_come_back_go_to_who_came_first() -> None:
+    limits = Limits(db=1)
+    first, second, third = (Waiting(limits, db=1) for _ in range(3))
+    assert [first.has, second.has, third.has] == [True, False, False]
+    first.claim.give_back()
+    assert [second.has, third.has] == [True, False]
+    second.claim.give_back()
+    assert third.has
+    third.claim.give_back()
+
+
+def test_higher_priority_comes_first() -> None:
+    limits = Limits(db=1)
+    holder, low, high = Waiting(limits, db=1), Waiting(limits, db=1), Waiting(limits, 5, db=1)
+    holder.claim.give_back()
+    assert [low.has, high.has] == [False, True]
+    low.claim.give_back()
+    high.claim.give_back()
+
+
+def test_large_claim_is_not_starved_by_small_ones() -> None:
+    limits = Limits(db=3)
+    holder, large = Waiting(limits, db=1), Waiting(limits, db=3)
+    small = Waiting(limits, db=1)
+    assert [large.has, small.has] == [False, False]
+    holder.claim.give_back()
+    assert [large.has, small.has] == [True, False]
+    large.claim.give_back()
+    assert small.has
+    small.claim.give_back()
+
+
+def test_claim_that_waits_for_one_limit_does_not_keep_all_of_another() -> None:
+    limits = Limits(db=1, api=2)
+    holder = Waiting(limits, db=1)
+    both, api, more = Waiting(limits, db=1, api=1), Waiting(limits, api=1), Waiting(limits, api=1)
+    assert [both.has, api.has, more.has] == [False, True, False]
+    holder.claim.give_back()
+    assert both.has
+    for each in (both, api, more):
+        each.claim.give_back()
+
+
+def test_claim_that_leaves_the_line_lets_others_pass() -> None:
+    limits = Limits(db=2)
+    holder, large, small = Waiting(limits, db=1), Waiting(limits, db=2), Waiting(limits, db=1)
+    assert not small.has
+    large.claim.give_back()
+    assert small.has
+    assert large.told == 0
+    holder.claim.give_back()
+    small.claim.give_back()
+
+
+def test_claim_that_waits_rises_by_one_priority_in_30_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = monotonic()
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    limits = Limits(db=1)
+    holder, low = Waiting(limits, db=1), Waiting(limits, 0, db=1)
+    now += RISES_IN - 1
+    soon = Waiting(limits, 1, db=1)
+    now += 2
+    late = Waiting(limits, 1, db=1)
+    order = []
+    for _ in range(3):
+        holder.claim.give_back()
+        holder = next(
+            each for each in (low, soon, late) if each not in order and each.claim.is_held
+        )
+        order.append(holder)
+    holder.claim.give_back()
+    assert order == [soon, low, late]
+
+
+def test_bucket_begins_full_and_fills_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = monotonic()
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    limits = Limits(api=Rate(10, per=1.0, burst=2))
+    taken = []
+    for step in (0, 0, 0, 0.1, 0.05, 0.05, 5.0, 0, 0):
+        now += step
+        each = claim(limits, api=1)
+        taken.append(each.take())
+        each.give_back()
+    assert taken == [True, True, False, True, False, True, True, True, False]
+
+
+def test_who_waits_for_a_rate_is_told_when_there_is_enough() -> None:
+    limits = Limits(api=Rate(100, burst=1))
+    assert claim(limits, api=1).take()
+    told = threading.Event()
+    waiting = claim(limits, api=1)
+    if not waiting.take(told.set):
+        assert told.wait(LONG)
+    assert waiting.is_held
+
+
+def test_nobody_keeps_the_time_once_nobody_waits() -> None:
+    limits = Limits(api=Rate(1, per=3600))
+    assert claim(limits, api=1).take()
+    waiting = claim(limits, api=1)
+    assert not waiting.take(lambda: None)
+    keeper = module._timekeeper
+    assert keeper is not None
+    waiting.give_back()
+    keeper.join(LONG)
+    assert not keeper.is_alive()
+
+
+# The model: it goes through all that wait, in order, with nothing but the rule.
+
+
+class Model:
+    def __init__(self, units: dict[str, int]) -> None:
+        self.free = dict(units)
+        self.waiting: list[tuple[int, int, dict[str, int]]] = []  # (-priority, number, wants)
+        self.held: dict[int, dict[str, int]] = {}
+
+    def take(self, number: int, priority: int, wants: dict[str, int]) -> None:
+        self.waiting.append((-priority, number, wants))
+        self.grant()
+
+    def end(self, number: int) -> None:
+        for name, count in self.held.pop(number, {}).items():
+            self.free[name] += count
+        self.waiting = [each for each in self.waiting if each[1] != number]
+        self.grant()
+
+    def grant(self) -> None:
+        left = dict(self.free)
+        for each in sorted(self.waiting, key=lambda each: each[:2]):
+            _, number, wants = each
+            if all(left[name] >= count for name, count in wants.items()):
+                self.waiting.remove(each)
+                self.held[number] = wants
+                for name, count in wants.items():
+                    self.free[name] -= count
+            for name, count in wants.items():
+                left[name] -= count
+
+
+UNITS = {"a": 1, "b": 3, "c": 5}
+wants = st.dictionaries(st.sampled_from(sorted(UNITS)), st.integers(1, 5), min_size=1).map(
+    lambda asked: {name: min(count, UNITS[name]) for name, count in asked.items()}
+)
+events = st.lists(
+    st.one_of(
+        st.tuples(st.just("take"), st.integers(-2, 2), wants),
+        st.tuples(st.just("end"), st.integers(0, 40), st.none()),
+    ),
+    max_size=60,
+)
+
+
+@pytest.mark.hypothesis
+@given(events)
+@tries(300)
+def test_claims_get_what_the_model_gives(happened: list[Any]) -> None:
+    limits, model, claims = Limits(**UNITS), Model(UNITS), []
+    for what, value, asked in happened:
+        if what == "take":
+            model.take(len(claims), value, asked)
+            claims.append(Waiting(limits, value, **asked))
+        elif claims:
+            number = value % len(claims)
+            model.end(number)
+            claims[number].claim.give_back()
+        held = {number for number, each in enumerate(claims) if each.claim.is_held}
+        assert held == model.held.keys()
+        assert {name: units.free for name, units in limits._units.items()} == model.free
+        assert all(free >= 0 for free in model.free.values())
+    for each in claims:
+        each.claim.give_back()
+    assert {name: units.free for name, units in limits._units.items()} == UNITS
+    assert not any(units.line for units in limits._units.values())
+
+
+def test_threads_never_have_more_than_the_units() -> None:
+    limits, lock = Limits(a=2, b=3), threading.Lock()
+    inside, errors = {"a": 0, "b": 0}, []
+
+    def work(uses: dict[str, int]) -> None:
+        for _ in range(200):
+            each = claim(limits, **uses)
+            each.wait()
+            with lock:
+                for name, count in uses.items():
+                    inside[name] += count
+                if inside["a"] > 2 or inside["b"] > 3:
+                    errors.append(dict(inside))
+            with lock:
+                for name, count in uses.items():
+                    inside[name] -= count
+            each.give_back()
+
+    asked = [{"a": 1}, {"a": 2}, {"b": 2}, {"a": 1, "b": 1}, {"b": 3}, {"a": 2, "b": 3}]
+    threads = [threading.Thread(target=work, args=(each,)) for each in asked]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(6 * LONG)
+    assert not any(each.is_alive() for each in threads)
+    assert errors == []
+
+
+def test_units_of_a_rate_that_nothing_was_begun_with_come_back() -> None:
+    limits = Limits(api=Rate(1, per=3600, burst=2))
+    each = claim(limits, api=2)
+    assert each.take()
+    each.give_back(passes_over=object())
+    again = claim(limits, api=2)
+    assert again.take()
+    again.give_back()
+    assert not claim(limits, api=1).take()
