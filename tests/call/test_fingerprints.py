@@ -385,6 +385,16 @@ def test_functions_without_a_source_are_told_apart_by_their_bytecode() -> None:
     assert keys_of(define("RATE * x", "3")) != before
 
 
+def test_functions_in_containers_count_without_a_source() -> None:
+    def define(helper: str) -> Any:
+        scope: dict[str, Any] = {"__name__": "typed_in"}
+        exec(f"def f(x): return ALL[0][1](x)\ndef g(x): return {helper}\nALL = [{{1: g}}]", scope)
+        return scope["f"]
+
+    assert keys_of(define("2 * x")) == keys_of(define("2 * x"))
+    assert keys_of(define("2 * x")) != keys_of(define("3 * x"))
+
+
 @pytest.mark.parametrize("target", ["Taxes.rate", "rate.of", "Taxes.low, rate.of"])
 def test_attributes_that_a_module_sets_on_its_classes_and_functions_count(
     tmp_path: Path, target: str

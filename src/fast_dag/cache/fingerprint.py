@@ -244,7 +244,10 @@ class _Reader:
         try:
             return stable_text(key_of(thing))
         except UnkeyableError:
-            return f"a {self._class(type(thing))}"
+            parts: Iterable[Any] = ()
+            if type(thing) in (list, tuple, dict, set, frozenset) and self._is_first(thing):
+                parts = thing.items() if type(thing) is dict else thing
+            return f"a {self._class(type(thing))} {sorted([self.told(each) for each in parts])}"
 
     # Functions.
 
