@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fast_dag import DAG, Context
 from fast_dag.call.effects import (
     LONGEST,
+    ONE_SHOT,
     STOPPED,
     Await,
     Invoke,
@@ -448,3 +449,9 @@ def test_new_default_hooks_are_seen_by_the_next_run(mode: str) -> None:
     assert seen == ["plain"]
     dag.set_default_hooks(cleanup=None)
     assert policies(dag.execute(x=1, mode=mode)) == [None]
+
+
+@pytest.mark.parametrize("value", [None, 1, "", [], (), {}, object(), ..., range(3), nullcontext()])
+def test_kind_of_a_common_value_is_found_once(value: Any) -> None:
+    assert ONE_SHOT[type(value)] is False
+    assert type(value) in ONE_SHOT

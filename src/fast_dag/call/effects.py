@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 class _Kinds(dict[type, bool]):
     """What is known of the classes of values; asked for with `[]`, which costs a look-up.
 
-    It keeps only classes that live as long as their modules do, so that it frees all others."""
+    It keeps only classes that live as long as the program or their modules do, so that it frees all
+    others."""
 
     __slots__ = ("_finds",)
 
@@ -43,9 +44,14 @@ class _Kinds(dict[type, bool]):
     def __missing__(self, kind: type) -> bool:
         found = self._finds(kind)
         home, name = modules.get(str(kind.__module__)), kind.__name__
-        if getattr(home, "__dict__", {}).get(name) is kind:
+        lives = not kind.__flags__ & _MADE_AT_RUN_TIME  # NoneType, too, which no module names
+        if lives or getattr(home, "__dict__", {}).get(name) is kind:
             self[kind] = found
         return found
+
+
+_MADE_AT_RUN_TIME: Final = 1 << 9
+"""CPython's Py_TPFLAGS_HEAPTYPE: a class that may be freed."""
 
 
 def _is_one_shot(kind: type) -> bool:
