@@ -83,7 +83,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         return await task
     except asyncio.CancelledError:
         if watcher.done():
-            raise HTTPException(CLIENT_CLOSED_REQUEST) from None
+            raise HTTPException(CLIENT_CLOSED_REQUEST, "the client is gone") from None
         raise  # the server itself is closing
     finally:
         watcher.cancel()
