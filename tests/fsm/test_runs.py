@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import json
 import pickle
 import sys
@@ -12,6 +13,7 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import pytest
 
@@ -763,3 +765,16 @@ def test_max_workers_and_where_a_state_runs(run: Any) -> None:
     there, elsewhere = run(fsm, max_workers=1)
     assert there == threading.get_ident()
     assert elsewhere
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+def test_values_of_a_machine_are_freed_with_its_run(mode: str) -> None:
+    class Large: ...
+
+    fsm = FSM("lets go", remember=False)
+    fsm.add_state("large", lambda: Large(), initial=True, terminal=True)
+    run = fsm.execute(mode=mode)
+    value = ref(run.value)
+    del run
+    gc.collect()
+    assert value() is None

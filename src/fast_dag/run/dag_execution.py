@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 _RETURNS = (ConditionalReturn, SelectReturn)
 
+_TELLS = frozenset({"completed", "completed_with_errors"})
+"""The ends of executions that tell the next one how long its nodes take."""
+
 
 class DagExecution(Execution):
     """One execution of a DAG.
@@ -85,12 +88,7 @@ class DagExecution(Execution):
 
     @property
     def is_straight(self) -> bool:
-        return (
-            self.plan.is_straight
-            and self.resources is None
-            and self._resumes is None
-            and not self.watched
-        )
+        return self._resumes is None and super().is_straight
 
     @property
     def choices(self) -> Mapping[str, Any]:
@@ -275,6 +273,8 @@ class DagExecution(Execution):
 
     def close(self, status: str | None = None) -> None:
         super().close(status)
+        if self.status in _TELLS:  # its record has times, and no values
+            self.plan.told = self.record
         self._carried.clear()
 
     def _final_value(self) -> Any:

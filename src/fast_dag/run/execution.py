@@ -62,10 +62,6 @@ current: ContextVar[Execution | None] = ContextVar("fast_dag_execution", default
 """The execution whose node, hook or handler is being called."""
 
 
-_TELLS = frozenset({"completed", "completed_with_errors"})
-"""The ends of executions that tell the next one how long its nodes take."""
-
-
 class Verdict:
     """What the end of a node means to its execution.
 
@@ -288,8 +284,6 @@ class Execution(ABC):
             self.record.schedule.close()
         self.status = self._status_by_errors() if status is None else status
         self.value = self._final_value()
-        if self.status in _TELLS:
-            self.plan.told = self.record
         if self.parent is None:
             self.context.metadata["execution_status"] = self.status
         self.context._leave_run()
