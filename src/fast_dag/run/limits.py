@@ -413,6 +413,8 @@ def _grant(claim: Claim) -> None:
 def _leave_line(claim: Claim) -> None:
     for units, _ in claim.wants:
         del units.line[bisect_left(units.line, (claim._rank,))]
+        if not units.line and not units.gives_back:
+            _wakes.notify_all()  # nobody needs the time to be kept any more
 
 
 def _granted(changed: Iterable[_Units], passes_over: object = None) -> list[Callable[[], None]]:
