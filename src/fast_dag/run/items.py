@@ -211,9 +211,7 @@ def _check(plan: MapPlan, name: str, value: Any) -> None:
     whose = f"parameter {name!r} of map {plan.name!r}"
     came = plan.source_of(name)
     if value is None:
-        raise TypeError(
-            f"{whose} got None {came}: nothing to map over; return [] for no items"
-        )
+        raise TypeError(f"{whose} got None {came}: nothing to map over; return [] for no items")
     kind = type(value)
     if isinstance(value, _TEXTS):
         raise TypeError(
@@ -272,7 +270,8 @@ def _anext(value: Any) -> Callable[[], Any]:
     return step
 
 
-_BOUNDS: Final = tuple(base * 10.0**power for power in range(-6, 4) for base in (1, 2, 5))
+_BOUNDS: Final = tuple(float(f"{base}e{power}") for power in range(-6, 4) for base in (1, 2, 5))
+"""The upper bounds of the histogram, in seconds."""
 
 
 class Failed:
@@ -323,6 +322,7 @@ class Items:
         self._counts = [0] * (len(_BOUNDS) + 1)
         self._fatal: Failed | None = None  # why the map failed
         self._kept: list[Failed] = []
+        self._results: dict[Any, Any] = {}  # of items that completed, if the map did not
 
     def _note(self, key: Any, seconds: float) -> None:
         """An item ended after so many seconds."""
@@ -352,9 +352,7 @@ class Items:
         """How many items took how long, as pairs of an upper bound in seconds and a count."""
         self._fold()
         bounds = (*_BOUNDS, float("inf"))
-        return [
-            (bound, count) for bound, count in zip(bounds, self._counts, strict=True) if count
-        ]
+        return [(bound, count) for bound, count in zip(bounds, self._counts, strict=True) if count]
 
     def __repr__(self) -> str:
         of = "" if self.total is None else f" of {self.total}"

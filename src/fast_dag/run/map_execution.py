@@ -20,7 +20,7 @@ from fast_dag.run.items import MOST_ERRORS, Failed, Items, Walk
 from fast_dag.run.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from typing import Any, Final
 
     from fast_dag.call.effects import Attempt, Effects
@@ -66,6 +66,7 @@ class MapExecution(Execution):
 
     The driver sets `places`, how many items may be in progress at once, and `call_soon`, which asks
     `more` again as soon as it can: called by the thread of `into` when it has taken a result.
+    `known` has results of an earlier run by key: these items are not called.
     """
 
     noun = "item"
@@ -73,7 +74,14 @@ class MapExecution(Execution):
     places = 1
     plan: MapPlan  # type: ignore[assignment]  # it has what executions ask of plans
 
-    def __init__(self, parent: Execution, index: int, plan: MapPlan, attempt: Attempt) -> None:
+    def __init__(
+        self,
+        parent: Execution,
+        index: int,
+        plan: MapPlan,
+        attempt: Attempt,
+        known: Mapping[Any, Any],
+    ) -> None:
         record = Record(plan)  # type: ignore[arg-type]  # asks for names only
         record.schedule = _Unscheduled()  # type: ignore[assignment]
         super().__init__(
@@ -95,6 +103,7 @@ class MapExecution(Execution):
         self.items = Items(parent.prefix + plan.name, None)
         self.call_soon: Callable[[], None] = _nothing
         self.result: list[Any] | dict[Any, Any] = []
+        self._known = {} if self.spec.into is not None else known
         self._walk: Any = None
         self._given: dict[int, tuple[Any, tuple[Any, ...]]] = {}  # the items in progress
         self._inner: dict[int, Execution] = {}  # of these, the workflows
@@ -147,6 +156,14 @@ class MapExecution(Execution):
         items.retries = self.record.retries
         if self._error is None and status is None:
             self.value = self._value()
+        else:
+            result = self.result
+            pairs = result.items() if isinstance(result, dict) else enumerate(result)
+            items._results = {
+                key: each
+                for key, each in pairs
+                if each is not _DROPPED and type(each) is not ItemError
+            }
         parent.record.retries += self.record.retries
         parent.record.cache_hits += self.record.cache_hits
         parent.record.cache_misses += self.record.cache_misses
@@ -239,7 +256,7 @@ class MapExecution(Execution):
             if pulled is None:
                 self._end_of_items()
             else:
-                ready.append(self._take_in(pulled))
+                ready += self._take_in(pulled)
         return ready
 
     @property
@@ -250,12 +267,12 @@ class MapExecution(Execution):
         waiting = self._walk.pulled - self._taken
         return waiting < 2 * self.places
 
-    def _take_in(self, pulled: tuple[Any, tuple[Any, ...]]) -> int:
-        """An item was pulled. Returns its number."""
+    def _take_in(self, pulled: tuple[Any, tuple[Any, ...]]) -> list[int]:
+        """An item was pulled. Returns its number if it is to be called."""
         number = self._walk.pulled - 1
         self._given[number] = pulled
         if self.spec.into is not None:
-            return number
+            return [number]
         result = self.result
         if isinstance(result, dict):
             key = pulled[0]
@@ -264,7 +281,14 @@ class MapExecution(Execution):
             result[key] = _DROPPED
         else:
             result.append(_DROPPED)
-        return number
+        if self._known:
+            value = self._known.get(pulled[0], _DROPPED)
+            if value is not _DROPPED:
+                del self._given[number]
+                self.items.completed += 1
+                self._keep(number, pulled[0], value)
+                return []
+        return [number]
 
     def _refuse_key(self, key: Any, first: int, second: int) -> None:
         del self._given[second]
@@ -311,9 +335,7 @@ class MapExecution(Execution):
 
     # One item.
 
-    def finish(
-        self, index: int, outcome: Outcome, started: float, guard: Any = None
-    ) -> list[int]:
+    def finish(self, index: int, outcome: Outcome, started: float, guard: Any = None) -> list[int]:
         if guard is None:
             return self._ended(index, outcome, started)
         with guard:
@@ -336,11 +358,11 @@ class MapExecution(Execution):
             self._end_of_items()
         else:
             try:
-                number = self._take_in(outcome.value)
+                ready = self._take_in(outcome.value)
             except ValueError as error:
                 self._source_failed(error, "keys function")
             else:
-                return [number, *self.more()]
+                return ready + self.more()
         return []
 
     def _source_failed(self, error: BaseException, place: str | None = None) -> None:

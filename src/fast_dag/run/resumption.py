@@ -101,6 +101,15 @@ class Resumption:
         """Whether something that feeds a node runs."""
         return any(self.runs(source) for source in self._topology.sources(index))
 
+    def goes_on(self, index: int) -> bool:
+        """Whether a node runs with the same arguments as before."""
+        binding = self._execution.plan.steps[index].binding
+        return (
+            self.runs(index)
+            and not self.is_fed_anew(index)
+            and (binding is None or self._changed.isdisjoint(binding.used))
+        )
+
     # How nodes stand, from those above to those below.
 
     def _found(self, index: int) -> str:
