@@ -173,8 +173,8 @@ class DAG(Workflow):
         - `keys`: a function of the items that makes their keys; the map then returns a dict.
         - `into`: a function that is given an iterator of the results as they come, and makes the
           value; with `ordered=False` in the order in which they are ready.
-        - `on_error`: "fail", "keep" (an `ItemError` stands in the place of a failed item) or "drop";
-          `min_success` is the least share of items that must complete then.
+        - `on_error`: "fail", "keep" (an `ItemError` stands in the place of a failed item) or
+          "drop"; `min_success` is the least share of items that must complete then.
         - `max_concurrency`: how many items may be in progress at once.
 
         It returns a list in the order of the items; of a mapping, a dict with its keys. A whole DAG

@@ -1,4 +1,4 @@
-"""Lane: a thread of its own, for what a map calls besides its items: what pulls them, and `into`."""
+"""Lane: a thread for what a map calls besides its items: what pulls them, and `into`."""
 
 from __future__ import annotations
 

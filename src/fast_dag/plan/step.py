@@ -39,8 +39,8 @@ class Step:
     the plan of a nested workflow, compiled for the inputs that its edges give.
 
     `timeout` and `uses` are those of the call. `nests` is True if the call is an execution of its
-    own: of a nested workflow, or, if it `maps`, of a map, whose plan is `nested` then. `role` is "" for nodes
-    and items; else what a map calls besides: "pull", "into".
+    own: of a nested workflow, or, if it `maps`, of a map, whose plan is `nested` then. `role` is ""
+    for nodes and items; else it says what a map calls besides: "pull" or "into".
 
     `is_parted`: several nodes take one part of its result.
 

@@ -565,7 +565,7 @@ class Execution(ABC):
         made = MapExecution(self, index, step.nested, attempt, self._known_items(step.name))
         if not self.items:
             self.items = {}
-        self.items[step.name] = made.items  # type: ignore[index]
+        self.items[step.name] = made.tally  # type: ignore[index]
         return made
 
     def _known_items(self, name: str) -> Mapping[Any, Any]:

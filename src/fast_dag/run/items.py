@@ -55,7 +55,7 @@ class Walk:
         self._own = [
             each for each in values if isinstance(each, (GeneratorType, AsyncGeneratorType))
         ]
-        mappings = [each for each in values if isinstance(each, Mapping)]
+        mappings: list[Any] = [each for each in values if isinstance(each, Mapping)]
         if mappings and not spec.is_product and len(mappings) < len(values):
             raise ValueError(
                 f"map {plan.name!r} walks a mapping beside something else, so nobody can tell "
@@ -87,9 +87,9 @@ class Walk:
             return total
         if self._mappings:
             first = self._mappings[0].keys()
-            for name, each in zip(plan.spec.walked, self._mappings, strict=True):
-                if each.keys() != first:
-                    lacking = [*(first - each.keys()), *(each.keys() - first)]
+            for name, mapping in zip(plan.spec.walked, self._mappings, strict=True):
+                if mapping.keys() != first:
+                    lacking = [*(first - mapping.keys()), *(mapping.keys() - first)]
                     raise ValueError(
                         f"map {plan.name!r} walks mappings side by side, but {name!r} has other "
                         f"keys than {plan.spec.walked[0]!r}: {names(lacking)}"

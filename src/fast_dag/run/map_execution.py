@@ -100,7 +100,7 @@ class MapExecution(Execution):
         self.claim = parent.claim
         self._watchers, self.observers = self.observers, None
         self._args, self._kwargs = attempt
-        self.items = Items(parent.prefix + plan.name, None)
+        self.tally = Items(parent.prefix + plan.name, None)
         self.call_soon: Callable[[], None] = _nothing
         self.result: list[Any] | dict[Any, Any] = []
         self._known = {} if self.spec.into is not None else known
@@ -139,7 +139,7 @@ class MapExecution(Execution):
                     "can be gone through once only; make it a list"
                 )
         self._walk = Walk(plan, values)
-        self.items.total = self._walk.total
+        self.tally.total = self._walk.total
         if self._walk.is_keyed:
             self.result = {}
         self.record.begin()
@@ -150,7 +150,7 @@ class MapExecution(Execution):
 
     def close(self, status: str | None = None) -> None:
         self.record.ended = perf_counter()
-        items, parent = self.items, self.parent
+        items, parent = self.tally, self.parent
         assert parent is not None
         self.status = status or ("completed" if self._error is None else "failed")
         items.retries = self.record.retries
@@ -183,7 +183,7 @@ class MapExecution(Execution):
         if self.spec.into is not None:
             return self.value
         result = self.result
-        if not self.items.dropped:
+        if not self.tally.dropped:
             return result
         if isinstance(result, dict):
             return {key: each for key, each in result.items() if each is not _DROPPED}
@@ -265,7 +265,7 @@ class MapExecution(Execution):
         if self.spec.into is None:
             return True
         waiting = self._walk.pulled - self._taken
-        return waiting < 2 * self.places
+        return bool(waiting < 2 * self.places)
 
     def _take_in(self, pulled: tuple[Any, tuple[Any, ...]]) -> list[int]:
         """An item was pulled. Returns its number if it is to be called."""
@@ -285,7 +285,7 @@ class MapExecution(Execution):
             value = self._known.get(pulled[0], _DROPPED)
             if value is not _DROPPED:
                 del self._given[number]
-                self.items.completed += 1
+                self.tally.completed += 1
                 self._keep(number, pulled[0], value)
                 return []
         return [number]
@@ -299,7 +299,7 @@ class MapExecution(Execution):
 
     def _end_of_items(self) -> None:
         self._is_exhausted = True
-        self.items.total = self._walk.pulled
+        self.tally.total = self._walk.pulled
         self._check_success()
         self._notify()
 
@@ -321,7 +321,7 @@ class MapExecution(Execution):
         at = 0
         for position in plan.positions:
             args[position] = values[order[at]]
-            at += 1  # noqa: SIM113  `enumerate` takes longer
+            at += 1
         if plan.keywords:
             kwargs = dict(kwargs)
             for name in plan.keywords:
@@ -377,9 +377,9 @@ class MapExecution(Execution):
         key, _ = self._given.pop(number)
         inner = self._inner.pop(number, None)
         self.record.count(self.plan.name, outcome)
-        self.items._note(key, seconds)
+        self.tally._note(key, seconds)
         if outcome.ok:
-            self.items.completed += 1
+            self.tally.completed += 1
             self._keep(number, key, outcome.value)
         else:
             self._item_failed(number, key, outcome, inner)
@@ -400,7 +400,7 @@ class MapExecution(Execution):
     def _item_failed(
         self, number: int, key: Any, outcome: Outcome, inner: Execution | None
     ) -> None:
-        items, spec = self.items, self.spec
+        items, spec = self.tally, self.spec
         error, label, where = outcome.value, self._label(number, key), outcome.where
         attempts = outcome.attempts
         if inner is not None and error is inner.exception():
@@ -428,7 +428,7 @@ class MapExecution(Execution):
 
     def _check_success(self) -> None:
         """Fail if too few items can complete."""
-        least, items = self.spec.min_success, self.items
+        least, items = self.spec.min_success, self.tally
         if least is None or not items.failed or items.total is None:
             return
         if items.total - items.failed >= least * items.total - 1e-9:
@@ -444,7 +444,7 @@ class MapExecution(Execution):
     def _fail(self, failed: Failed) -> None:
         """End the map: nothing more starts. The first failure stands."""
         if self._error is None and not self._is_satisfied:
-            self.items._fatal = failed
+            self.tally._fatal = failed
             self._error = failed.error  # type: ignore[assignment]
         self._stopped = True
         self._notify()
@@ -604,7 +604,7 @@ class MapExecution(Execution):
         if now - self._told_at < _TOLD_EVERY:
             return
         self._told_at = now
-        items, parent = self.items, self.parent
+        items, parent = self.tally, self.parent
         assert parent is not None
         done = items.completed + items.failed
         of = "" if items.total is None else f" of {items.total:,}"
