@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from fast_dag.drive.inline import Waiter
+    from fast_dag.call.policy import Waiter
     from fast_dag.run.execution import Execution
     from fast_dag.run.map_execution import MapExecution
 

@@ -189,8 +189,16 @@ class DagExecution(Execution):
             child.resume(earlier, changed_inputs(inputs, earlier.inputs))
         return child
 
-    def _known_items(self, name: str) -> Mapping[Any, Any]:
-        return {} if self._items is None else self._items.get(name, {})
+    def nested(self, index: int, attempt: Attempt) -> Execution:
+        step = self.plan.steps[index]
+        if not step.maps:
+            return super().nested(index, attempt)
+        from fast_dag.run.map_execution import MapExecution  # for those who map
+
+        known = {} if self._items is None else self._items.pop(step.name, {})
+        mapping = MapExecution(self, index, step.nested, attempt, known)
+        self.items = {**self.items, step.name: mapping.tally}
+        return mapping
 
     def replay(self, ended: Mapping[str, Any]) -> None:
         """Take these values as the results of nodes that have ended, instead of calling them. Must

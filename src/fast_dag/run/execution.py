@@ -557,20 +557,7 @@ class Execution(ABC):
 
     def nested(self, index: int, attempt: Attempt) -> Execution:
         """The execution that the call of a node is: of a nested workflow, or of a map."""
-        step = self.plan.steps[index]
-        if not step.maps:
-            return self.child(index, attempt[1])
-        from fast_dag.run.map_execution import MapExecution  # for those who map
-
-        made = MapExecution(self, index, step.nested, attempt, self._known_items(step.name))
-        if not self.items:
-            self.items = {}
-        self.items[step.name] = made.tally  # type: ignore[index]
-        return made
-
-    def _known_items(self, name: str) -> Mapping[Any, Any]:
-        """The results of items of a map that an earlier run knows, by key."""
-        return {}
+        return self.child(index, attempt[1])
 
     def child_of(self, index: int) -> Execution:
         """The execution that `nested` made last for a node that is a workflow."""
