@@ -627,9 +627,9 @@ class Dispatcher:
             return
         try:
             child = job.execution.nested(job.index, (job.args, job.kwargs))
-            child.open()
             if child.is_map:
                 self._prepare(child, job)
+            child.open()
         except failures() as error:
             jobs.extend(self.ended(job, generation, Outcome(False, error)))
         except BaseException as error:
@@ -642,6 +642,8 @@ class Dispatcher:
         """Prepare the execution of a map."""
         mapping: Any = child
         mapping.places = self._slots.places_of(job.step)
+        item = job.step.nested.item
+        mapping.is_here = item.nests or self.lanes.of(item.node).shares_memory
         mapping.call_soon = partial(self.look_again, mapping)
 
     def look_again(self, execution: Any) -> None:
