@@ -642,8 +642,10 @@ class Dispatcher:
         """Prepare the execution of a map."""
         mapping: Any = child
         mapping.places = self._slots.places_of(job.step)
-        item = job.step.nested.item
-        mapping.is_here = item.nests or self.lanes.of(item.node).shares_memory
+        if job.step.nested.item.nests:
+            mapping.is_here = self.execution.settings.stays_here
+        else:
+            mapping.is_here = self.lanes.of(job.step.node).shares_memory
         mapping.call_soon = partial(self.look_again, mapping)
 
     def look_again(self, execution: Any) -> None:

@@ -137,7 +137,7 @@ class _Items:
 
     def _plain_results(self) -> Iterator[Any]:
         execution, number = self.execution, 0
-        call, is_sole = execution.plan.item.call, execution.plan.is_sole
+        call, is_sole = execution.call, execution.is_sole
         items = execution.begin_plainly()
         seconds = array("f")
         while True:

@@ -6,6 +6,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 from fast_dag.define.signature import Kind
+from fast_dag.plan.line import line_of
 from fast_dag.plan.step import Step
 
 TYPE_CHECKING = False
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from fast_dag.define.graph import Edge
     from fast_dag.define.mapspec import MapSpec
     from fast_dag.define.node import Node
+    from fast_dag.plan.line import Line
 
 INTO: Final = -3
 PULL: Final = -2
@@ -113,6 +115,15 @@ class MapPlan:
     def nested(self) -> Any:
         """The plan of the workflow that is mapped; None if a function is."""
         return self.item.nested
+
+    @cached_property
+    def line(self) -> Line | None:
+        """The bare calls of the workflow that is mapped; None if there is more to it, or none is
+        mapped."""
+        item = self.item
+        if item.nested is None or item.policy is not None or item.timeout or item.uses:
+            return None
+        return None if item.nested.has_states else line_of(item.nested)
 
     @cached_property
     def needs_coordinator(self) -> bool:

@@ -7,18 +7,18 @@ from collections import deque
 from contextlib import suppress
 from copy import copy
 from itertools import islice, repeat
-from threading import Condition
+from threading import Condition, get_ident
 from time import perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_dag.call.effects import ONE_SHOT, STOPPED, Invoke, Outcome, Raised
+from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, STOPPED, Invoke, Outcome, Raised
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ExecutionError, failures
 from fast_dag.plan.map_plan import INTO, PULL, batch_index, number_of, rest_index
 from fast_dag.returns import ItemError
 from fast_dag.run.execution import Execution, Verdict
-from fast_dag.run.failures import cut_traceback
+from fast_dag.run.failures import cut_traceback, shared
 from fast_dag.run.items import MOST_ERRORS, Failed, Items, Walk
 from fast_dag.run.record import Record
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
     from fast_dag.call.effects import Attempt, Effects
+    from fast_dag.define.graph import Graph
+    from fast_dag.plan.line import Line
     from fast_dag.plan.map_plan import MapPlan
     from fast_dag.plan.step import Step
 
@@ -56,6 +58,10 @@ _NO_KEYWORDS: Final[dict[str, Any]] = {}
 
 _FAILED: Final = object()
 """Stands for the result of an item that failed, in a batch."""
+
+
+_NOBODY: Final = -4
+"""The number of an item whose run is only looked at."""
 
 
 class Batch:
@@ -154,6 +160,10 @@ class MapExecution(Execution):
         self._running = 0  # calls in progress, of items or batches
         self._size = 1  # how many items take as long as a batch should
         self._rests: dict[int, Any] = {}  # coroutines that sync functions returned
+        self.call: Callable[..., Any] = plan.item.call
+        self.is_sole = plan.is_sole
+        self._line: Line | None = None  # the calls of the workflow, if they are all that is to it
+        self._values: dict[int, list[Any]] = {}  # by thread: what these calls have returned so far
         self._inner: dict[int, Execution] = {}  # of these, the workflows
         self._pulling = False
         self._is_exhausted = False
@@ -187,9 +197,21 @@ class MapExecution(Execution):
                     "can be gone through once only; make it a list"
                 )
         self._walk = Walk(plan, values)
+        line = plan.line
+        if line is not None and not (line.is_chain or self.settings.ordered):
+            line = None  # its nodes may run side by side
         self.is_batched = (
-            plan.item.plain is not None and self.store is None and not self._known and self.is_here
+            (plan.item.plain is not None or line is not None)
+            and self.store is None
+            and not self._known
+            and self.is_here
         )
+        if line is not None and self.is_batched:
+            self._line = line
+            self.call = self._line_call
+            self._slots = [line.inputs.index(name) for name in plan.keywords]
+            self._before = [kwargs.get(name) for name in line.inputs] + line.constants
+            self.is_sole = len(self._slots) == 1
         self.tally.total = self._walk.total
         if self._walk.is_keyed:
             self.result = {}
@@ -429,9 +451,7 @@ class MapExecution(Execution):
 
     # Items end.
 
-    def finish(
-        self, index: int, outcome: Outcome, started: float, guard: Any = None
-    ) -> list[int]:
+    def finish(self, index: int, outcome: Outcome, started: float, guard: Any = None) -> list[int]:
         if guard is None:
             return self._ended(index, outcome, started)
         with guard:
@@ -563,7 +583,7 @@ class MapExecution(Execution):
     ) -> float:
         """Call items until the time is `until`, and note in `done` what became of them. Returns the
         time. What the items raise as they are gone through is raised."""
-        call, clock, is_sole = self.plan.item.call, perf_counter, self.plan.is_sole
+        call, clock, is_sole = self.call, perf_counter, self.is_sole
         into, is_strict = self.spec.into is not None, self.spec.on_error == "fail"
         values: list[Any] = []
         seconds = array("f")
@@ -612,6 +632,8 @@ class MapExecution(Execution):
                 number = numbers[len(values)]
                 if self._walk.pulled <= number:
                     raise  # by what is gone through
+                if self._line is not None:
+                    error = self._line_failed(number, error)
                 done.failed.append((number, error))
                 keep(_FAILED)
                 last, now = now, clock()
@@ -619,6 +641,87 @@ class MapExecution(Execution):
                 done.is_over = is_strict
                 if is_strict or now > until:
                     return now
+
+    # Workflows that are nothing but calls of plain functions.
+
+    def _line_call(self, given: Any) -> Any:
+        """The value of the workflow for an item."""
+        line = self._line
+        assert line is not None
+        values = self._values[get_ident()] = self._before.copy()
+        slots = self._slots
+        if self.is_sole:
+            values[slots[0]] = given
+        else:
+            order = self.plan.order
+            for at, slot in enumerate(slots):
+                values[slot] = given[order[at]]
+        keep, plain = values.append, None
+        for call, places in line.calls:
+            if len(places) == 1:
+                value = call(values[places[0]])
+            else:
+                value = call(*[values[place] for place in places])
+            if type(value) is not plain:
+                plain = type(value)
+                if LOOKED_AT[plain]:
+                    value, plain = self._looked_at(value, len(values) - len(self._before)), None
+            keep(value)
+        return values[line.result]
+
+    def _looked_at(self, value: Any, call: int) -> Any:
+        """The result of a call that cannot simply be kept: a coroutine is awaited, here, and what
+        can be gone through once only may have one consumer."""
+        if type(value) is CoroutineType:
+            import asyncio  # slow to import
+
+            value = asyncio.run(value)
+        if ONE_SHOT[type(value)]:
+            line, topology = self._line, self.plan.nested.topology
+            assert line is not None
+            index = line.order[call]
+            clash = topology.clash(topology.consumers(index))
+            if clash is not None:
+                raise shared(topology.names[index], "returned", value, clash)
+        return value
+
+    def _line_failed(self, number: int, error: BaseException) -> BaseException:
+        """A call of the workflow of an item raised. Returns the error of the workflow's run, which
+        is made now, as if it had been there before."""
+        child: Any = self._line_run(number, self._values.pop(get_ident()))
+        self._inner[number] = child
+        index, _ = child.leave_straight()
+        child.finish(index, Outcome(False, error), perf_counter())
+        child.close()
+        raised: BaseException = child.exception()
+        return raised
+
+    def _line_run(self, number: int, values: list[Any]) -> Execution:
+        line, plan = self._line, self.plan.nested
+        assert line is not None
+        inputs = {
+            name: value
+            for name, value in zip(line.inputs, values, strict=False)
+            if name in plan.input_names
+        }
+        self._given.setdefault(number, (number, ()))
+        child = self.child(number, inputs)
+        child.open()
+        made = values[len(line.inputs) + len(line.constants) :]
+        names, now = plan.names, perf_counter()
+        child.results.update(zip([names[index] for index in line.order], made, strict=False))
+        child.record.stamps += [now] * (len(made) + 1)
+        return child
+
+    def line_of(self, graph: Graph) -> Execution | None:
+        values = self._values.get(get_ident())
+        workflow: Any = self.plan.node.workflow
+        if values is None or workflow is None or workflow.graph is not graph:
+            return None
+        try:
+            return self._line_run(_NOBODY, list(values))
+        finally:
+            del self._given[_NOBODY], self._inner[_NOBODY]
 
     def _note_rests(
         self, values: list[Any], since: int, numbers: Sequence[int], done: Batch
@@ -663,7 +766,7 @@ class MapExecution(Execution):
         """Items to call, and their numbers: at most `most`, or as many as take as long as a batch
         should. Empty if there are none."""
         size = self._size if most is None else most
-        walk, is_sole = self._walk, self.plan.is_sole
+        walk, is_sole = self._walk, self.is_sole
         with self._changed:
             if self.stopped:
                 return (), []
@@ -695,7 +798,7 @@ class MapExecution(Execution):
 
     def _give_back(self, numbers: Sequence[int], items: list[Any], left: int) -> None:
         """A batch has no time for the last of its items."""
-        walk, is_sole = self._walk, self.plan.is_sole
+        walk, is_sole = self._walk, self.is_sole
         with self._changed:
             rest = numbers[-left:]
             for number, item in zip(rest, items[-left:], strict=True):
@@ -746,7 +849,7 @@ class MapExecution(Execution):
                     result[key] = _DROPPED
                 if number in failed:
                     outcome = Outcome(False, failed[number])
-                    self._item_failed(number, key, outcome, None)
+                    self._item_failed(number, key, outcome, self._inner.pop(number, None))
                 else:
                     given[number] = (key, ())
                     self._rests[number] = rests[number]
