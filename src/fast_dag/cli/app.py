@@ -5,7 +5,7 @@ Each returns its exit code:
     0    everything worked
     1    a node failed, or ended the program
     2    the command or the workflow is wrong; nothing has run
-    74   everything worked, but the output or the report could not be written
+    74   everything worked, but the output, the report or the saved run could not be written
     124  the run timed out
     129  interrupted by SIGHUP
     130  interrupted by Ctrl-C
@@ -40,6 +40,7 @@ from fast_dag.cli.output import (
     tell_error,
     unwritten,
 )
+from fast_dag.cli.saved import refuse_file, save, saved, told_lost
 from fast_dag.cli.signals import Signals
 from fast_dag.cli.starter import starter
 from fast_dag.cli.target import Target, all_found, found, place_of
@@ -256,6 +257,21 @@ def main() -> None:
     type=click.File("rb"),
     help="For --from: the results of the other nodes, as an earlier run printed them with --json.",
 )
+@click.option(
+    "--save",
+    "saves_to",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the run to this file, a pickle, however it ends; for --resume.",
+)
+@click.option(
+    "--resume",
+    "resumed",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="Go on from a run that --save wrote: run what did not complete. Only a file of your own: "
+    "a pickle can execute anything.",
+)
 @click.option("--continue", "goes_on", is_flag=True, help="Run on after a failure, where possible.")
 @click.option("--max-cycles", type=int, metavar="N", help="FSM: how many states it executes.")
 @click.option(
@@ -284,6 +300,8 @@ def run(
     from_: str | None,
     outputs: tuple[str, ...],
     results_file: Any,
+    saves_to: Path | None,
+    resumed: Any,
     goes_on: bool,
     max_cycles: int | None,
     report: Path | None,
@@ -300,6 +318,8 @@ def run(
     """
     if report is not None and not report.parent.is_dir():
         raise ValidationError(f"--report: there is no directory {str(report.parent)!r}")
+    if saves_to is not None:
+        refuse_file("--save", saves_to)
     if log_level is not None:
         _log_from(log_level)
     workflow = found(target, allow)
@@ -313,7 +333,7 @@ def run(
     inputs_ = _inputs(given, given_file)
     if isinstance(workflow, FSM):
         parts = {"--until": until, "--from": from_, "--outputs": outputs, "--results": results_file}
-        _refuse(parts, "a DAG", workflow)
+        _refuse({**parts, "--resume": resumed}, "a DAG", workflow)
         if max_cycles is not None:
             options["max_cycles"] = max_cycles
     else:
@@ -326,6 +346,12 @@ def run(
         if from_ is None:
             raise ValidationError("--results are for --from, which names the node to go on with")
         options["context"] = Context(results=results)
+    if resumed is not None:
+        if until is not None or from_ is not None:
+            raise ValidationError(
+                "--resume finds by itself what has to run; omit --from and --until"
+            )
+        options["resume"] = saved(resumed)
     try:
         done, code, status = _executed(workflow, inputs_, until, from_, options)
     except MissingInputError as error:
@@ -335,7 +361,7 @@ def run(
     cut_short = code is not None
     if not as_data and not cut_short and done.value is not None:
         say(as_text(done.value))
-    answer = _told(done, _code(done) if code is None else code, report, as_data)
+    answer = _told(done, _code(done) if code is None else code, saves_to, report, as_data)
     if as_data and status == "failed":
         answer.data["status"] = status
     return answer if cut_short else answer._replace(error=done.exception())
@@ -347,6 +373,7 @@ def _executed(
     """The run, whether it failed or not; the exit code if a signal cut it short; and the word for
     how it ended, if its own status does not tell."""
     earlier = workflow.last_run  # of a module that runs its workflow when it is imported
+    workflow.remember = True
     code, status = None, None
     try:
         with suppress(ExecutionError):  # the Run has it
@@ -423,19 +450,29 @@ def _code(done: Run) -> int:
     return FAILED if done.errors else OK
 
 
-def _told(done: Run, code: int, report: Path | None, as_data: bool) -> Answer:
-    """Write the report; the answer has the run even if that fails."""
+def _told(
+    done: Run, code: int, saves_to: Path | None, report: Path | None, as_data: bool
+) -> Answer:
+    """Save the run and write the report; the answer has the run even if that fails."""
     document = as_document(done) if as_data else None
-    if report is None:
-        return Answer(code, document)
-    try:
-        done.report(report)
-    except OSError as error:
-        lost = FastDAGError(f"--report: {str(report)!r} could not be written: {_reason(error)}")
-        tell_error(lost)
-        if document is not None:
-            document.setdefault("error", as_error(lost))
-        code = code or UNWRITTEN
+
+    def write(option: str, file: Path, writer: Callable[[Run, Path], Any]) -> Any:
+        nonlocal code
+        try:
+            return writer(done, file)
+        except (OSError, ValidationError) as error:
+            lost = FastDAGError(f"{option}: {str(file)!r} could not be written: {_reason(error)}")
+            tell_error(lost)
+            if document is not None:
+                document.setdefault("error", as_error(lost))
+            code = code or UNWRITTEN
+
+    if saves_to is not None:
+        without = write("--save", saves_to, save)
+        if without:
+            say(f"--save: {told_lost(without, saves_to)}", err=True)
+    if report is not None:
+        write("--report", report, Run.report)
     return Answer(code, document)
 
 
