@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from fast_dag._frames import PACKAGE
 from fast_dag.errors import (
     ExecutionError,
     InvalidTransitionError,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from fast_dag.define.graph import Edge
 
-_PACKAGE: Final = os.path.dirname(os.path.dirname(__file__))
 _ASYNCIO: Final = os.path.join(os.path.dirname(os.__file__), "asyncio")
 
 CLOSING = "closing"
@@ -200,6 +200,6 @@ def cut_traceback(error: BaseException) -> None:
     that it begins in the user's code."""
     traceback = trace_of(error)
     at = traceback
-    while at is not None and at.tb_frame.f_code.co_filename.startswith((_PACKAGE, _ASYNCIO)):
+    while at is not None and at.tb_frame.f_code.co_filename.startswith((PACKAGE, _ASYNCIO)):
         at = at.tb_next
     BaseException.with_traceback(error, at or traceback)
