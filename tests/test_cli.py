@@ -324,7 +324,41 @@ unkept = DAG("unkept")
 def refer(context):
     context.metadata["lock"] = threading.Lock()
 """
+OPTIONS = """
+from fast_dag import DAG, FSM, FSMReturn, Limits, Rate
+
+limits = Limits(db=4, api=Rate(10))
+dag = DAG("options", limits=limits)
+
+@dag.node(uses={"db": 2, "api": 1}, priority=3)
+def load():
+    return 1
+@dag.select(several=True, retry=1, retry_on=(ValueError, OSError))
+def ways(load):
+    return ["a"]
+@dag.node
+def a(ways):
+    return 1
+@dag.any(wait=True)
+def either(a):
+    return 1
+@dag.all(collect="parts")
+def end(parts):
+    return 1
+load >> ways
+dag.connect("ways", "a", output="a").connect("a", "either").connect("either", "end")
+dag.connect("load", "end", optional=True)
+
+fsm = FSM("machine", initial_state="try", on_error="give_up", limits=limits)
+fsm.add_state("try", lambda: 1, on_error="repair").add_state("repair", lambda: 2)
+fsm.add_terminal_state("give_up", lambda: 3)
+
+def is_one(value):
+    return value == 1
+fsm.add_transition("try", "repair", is_one).add_transition("repair", "give_up", event="error")
+"""
 FILES = {
+    "options.py": OPTIONS,
     "stored.py": STORED,
     "leaving_nodes.py": LEAVING_NODES,
     "clean.py": CLEAN,
@@ -726,6 +760,50 @@ def test_show_prints_a_tree(cli: Cli) -> None:
     )
 
 
+def test_show_tells_options_of_nodes_edges_and_workflows(cli: Cli) -> None:
+    assert cli("show", "options.py:dag").out == (
+        "options (DAG): 5 nodes, 5 edges\n"
+        "limits: db=4, api=Rate(10, per=1)\n"
+        "\n"
+        "load  (uses 2 db, api, priority 3)\n"
+        "├─ ways  (select, retry 1, several)\n"
+        "│  ↓ [a] a\n"
+        "│  ↓ either  (any, wait)\n"
+        "│  └─ end  (all, collect parts)\n"
+        "└─ [optional] end  (all, collect parts)\n"
+    )
+    assert cli("show", "options.py:fsm").out == (
+        "machine (FSM): 3 states, 2 transitions\n"
+        "limits: db=4, api=Rate(10, per=1)\n"
+        "\n"
+        "▶ try\n"
+        "    → repair if is_one\n"
+        "    → repair on error\n"
+        "  repair\n"
+        "    → give_up on 'error'\n"
+        "    → give_up on error\n"
+        "■ give_up\n"
+    )
+
+
+def test_show_describes_options_as_json(cli: Cli) -> None:
+    data = cli("show", "options.py:dag", "--json").json
+    assert data["limits"] == {"db": 4, "api": {"count": 10, "per": 1.0, "burst": 10}}
+    assert {node["name"]: node["options"] for node in data["nodes"]} == {
+        "load": {"uses": {"db": 2, "api": 1}, "priority": 3},
+        "ways": {"several": True, "retry": 1, "retry_on": ["ValueError", "OSError"]},
+        "a": {},
+        "either": {"wait": True},
+        "end": {"collect": "parts"},
+    }
+    optional = {(each["source"], each["target"]): each["optional"] for each in data["edges"]}
+    assert (optional["load", "end"], optional["load", "ways"]) == (True, False)
+    data = cli("show", "options.py:fsm", "--json").json
+    assert data["on_error"] == "give_up"
+    assert data["error_states"] == {"try": "repair", "repair": "give_up"}
+    assert [each["condition"] for each in data["transitions"]] == ["is_one", None]
+
+
 def test_show_does_without_unicode(cli: Cli) -> None:
     done = cli("show", "shop.py", PYTHONIOENCODING="ascii")
     assert "v total  (retry 1)\n" in done.out
@@ -742,7 +820,8 @@ def test_show_describes_as_json(cli: Cli) -> None:
     assert [node["name"] for node in data["nodes"]] == ["inner"]
     assert data["nodes"][0]["workflow"]["nodes"][0]["name"] == "double"
     edge = {"source": "prices", "target": "total", "branch": None, "output": None}
-    assert cli("show", "shop.py", "--json").json["edges"][0] == {**edge, "input": "prices"}
+    edge |= {"input": "prices", "optional": False}
+    assert cli("show", "shop.py", "--json").json["edges"][0] == edge
     assert cli("show", "game.py", "--json").json["terminal_states"] == ["won"]
 
 

@@ -32,6 +32,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 from fast_dag.cli.output import (
     as_document,
     as_error,
+    as_json,
     as_text,
     can_show,
     keep_stdout,
@@ -44,7 +45,7 @@ from fast_dag.cli.saved import refuse_file, save, saved, told_lost
 from fast_dag.cli.signals import Signals
 from fast_dag.cli.starter import starter
 from fast_dag.cli.target import Target, all_found, found, place_of
-from fast_dag.cli.tree import MARKS, heading, inputs, topology_of, tree
+from fast_dag.cli.tree import MARKS, called, heading, inputs, topology_of, tree
 from fast_dag.context import Context
 from fast_dag.define.fsm import FSM
 from fast_dag.errors import (
@@ -563,12 +564,18 @@ def _described(workflow: Workflow) -> dict[str, Any]:
         "kind": workflow.kind,
         "description": workflow.description,
         "inputs": inputs(workflow),
+        "limits": {} if workflow.limits is None else workflow.limits.as_data(),
         "nodes": [
             {
                 "name": name,
                 "type": node.type.value,
                 "inputs": list(node.inputs),
                 "description": node.description,
+                "options": {
+                    name: as_json(_by_name(value))
+                    for name, value in node.options.items()
+                    if name not in ("description", "inputs")
+                },
                 **({"workflow": _described(_inner(node))} if node.workflow else {}),
             }
             for name, node in workflow.nodes.items()
@@ -578,9 +585,16 @@ def _described(workflow: Workflow) -> dict[str, Any]:
         data["initial_state"] = workflow.initial_state
         data["terminal_states"] = workflow.terminal_states
         data["transitions"] = [
-            {"source": each.source, "target": each.target, "event": each.event}
+            {
+                "source": each.source,
+                "target": each.target,
+                "event": each.event,
+                "condition": None if each.condition is None else called(each.condition.func),
+            }
             for each in workflow.transitions
         ]
+        data["on_error"] = workflow.on_error
+        data["error_states"] = workflow.error_states
         return data
     data["edges"] = [
         {
@@ -589,11 +603,21 @@ def _described(workflow: Workflow) -> dict[str, Any]:
             "branch": edge.branch,
             "output": edge.output,
             "input": edge.input,
+            "optional": edge.optional,
         }
         for edges in topology_of(workflow).incoming
         for edge in edges
     ]
     return data
+
+
+def _by_name(value: Any) -> Any:
+    """The value of an option, with functions and types by their names."""
+    if isinstance(value, dict):
+        return {key: _by_name(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return [_by_name(each) for each in value]
+    return called(value) if callable(value) else value
 
 
 def _inner(node: Any) -> Workflow:
