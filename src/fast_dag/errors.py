@@ -184,13 +184,15 @@ class MissingExtraError(FastDAGError, ImportError):
 class ExecutionError(FastDAGError, RuntimeError):
     """Raised when a node failed; the user's exception is the `__cause__`.
 
-    `node_name` is the node (`"sub.inner"` inside a nested workflow). `attempts` is how often its
+    `node_name` is the node (`"sub.inner"` inside a nested workflow, `"fetch[3]"` for an item of a
+    map). `key` is the item's key or position, None if no item failed. `attempts` is how often the
     function was called. `run` is the `Run` with everything that was computed (None after pickling).
     """
 
     _left_out = ("run",)
 
     node_name: str | None = None
+    key: Any = None
     attempts: int = 0
     run: Any = None
 

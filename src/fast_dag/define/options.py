@@ -45,6 +45,18 @@ if TYPE_CHECKING:
         uses: str | Mapping[str, SupportsIndex] | None
         priority: SupportsIndex
 
+    class MapOptions(CommonOptions, total=False):
+        """The options of `dag.map`."""
+
+        over: str | Sequence[str] | None
+        product: Sequence[str] | None
+        keys: Callable[..., Any] | None
+        into: Callable[..., Any] | None
+        ordered: bool
+        on_error: Literal["fail", "keep", "drop"]
+        min_success: float | None
+        max_concurrency: SupportsIndex | None
+
     class AnyOptions(CommonOptions, total=False):
         """The options of `dag.any`."""
 
@@ -60,17 +72,23 @@ if TYPE_CHECKING:
 
         collect: str | None
 
-    class NodeOptions(AnyOptions, AllOptions, SelectOptions, total=False):
+    class NodeOptions(AnyOptions, AllOptions, SelectOptions, MapOptions, total=False):
         """The options of `dag.add_node`: those of every type of node."""
 
-    class CachedNodeOptions(CommonOptions, total=False):
-        """The options of `dag.cached_node` and `fsm.cached_state`."""
+    class CacheOptions(TypedDict, total=False):
+        """What `cached_node` and `cached_state` take besides."""
 
         ttl: Seconds | None
         cache_key: Sequence[str] | Callable[..., Any] | None
         version: str | int | None
         backend: Backend | None
         max_entries: SupportsIndex
+
+    class CachedNodeOptions(MapOptions, CacheOptions, total=False):
+        """The options of `dag.cached_node`."""
+
+    class CachedStateOptions(CommonOptions, CacheOptions, total=False):
+        """The options of `fsm.cached_state`."""
 
 
 WRONG: Final = (ValueError, TypeError, ArithmeticError)
@@ -142,6 +160,20 @@ def _texts(value: Any) -> list[str]:
 def _different(value: Any) -> list[str]:
     texts = _texts(value)
     return _only(texts, len(set(texts)) == len(texts))
+
+
+def _names(value: Any) -> list[str]:
+    """One name, or a list of different names of which there is at least one."""
+    texts = _different([value] if isinstance(value, str) else value)
+    return _only(texts, bool(texts))
+
+
+def _function(value: Any) -> Any:
+    return _only(value, callable(value))
+
+
+def _share(value: Any) -> float:
+    return number(value, 1)
 
 
 def _errors(value: Any) -> Any:
@@ -367,6 +399,62 @@ OPTIONS: Final = _table(
         "the parameter that gets a dict of the edges even when there is one",
         label="collect {}",
         type="all",
+    ),
+    Option(
+        "over",
+        "the name of a parameter, or a list of different names",
+        _names,
+        "a map: the function is called for each item of the collection that this parameter gets; "
+        "of several side by side",
+        label="over {}",
+    ),
+    Option(
+        "product",
+        "a list of different names of parameters",
+        _names,
+        "a map over all combinations of the items of several collections, the last one fastest",
+        label="product of {}",
+    ),
+    Option(
+        "keys",
+        "a function of the items",
+        _function,
+        "makes the key of each item: the map returns a dict",
+        by_name="function",
+    ),
+    Option(
+        "into",
+        "a function of an iterator",
+        _function,
+        "is given the results as they come, and makes the value of the map",
+        by_name="function",
+    ),
+    Option(
+        "ordered",
+        "True or False",
+        lambda value: _only(value, isinstance(value, bool)),
+        "whether `into` gets the results in the order of the items",
+        default=True,
+    ),
+    Option(
+        "on_error",
+        "'fail', 'keep' or 'drop'",
+        lambda value: _only(value, value in ("fail", "keep", "drop")),
+        "what the failure of an item means: the map fails, an ItemError is in its place, or it is "
+        "left out",
+        default="fail",
+    ),
+    Option(
+        "min_success",
+        "a fraction from 0 to 1",
+        _share,
+        "the least share of items that must complete; else the map fails",
+    ),
+    Option(
+        "max_concurrency",
+        "a count of at least 1",
+        lambda value: count(value, 1),
+        "how many items may be in progress at once",
     ),
     Option(
         "cache",

@@ -273,9 +273,9 @@ def _outcome_of(execution: Execution, index: int, waiter: Waiter) -> Outcome:
         return Outcome(False, error, attempts=0)
     step = execution.plan.steps[index]
     call = step.call
-    if step.node.uses:
+    if step.uses:
         call = partial(_limited, execution, step)
-    elif step.node.workflow is not None:
+    elif step.nests:
         call = partial(_nested_value, execution, index, waiter)
     if not execution.is_surrounded(step):
         return _called(call, *attempt, waiter)
@@ -337,10 +337,17 @@ async def _giving_back(coroutine: Coroutine[Any, Any, Any], claim: Claim) -> Any
         claim.leave()
 
 
-def _nested_value(execution: Execution, index: int, waiter: Waiter, /, **inputs: Any) -> Any:
-    """The value of a nested workflow. Raises the error that ended it."""
-    child = execution.child(index, inputs)
-    _drive(child, waiter)
+def _nested_value(
+    execution: Execution, index: int, waiter: Waiter, /, *args: Any, **inputs: Any
+) -> Any:
+    """The value of a nested workflow, or of a map. Raises the error that ended it."""
+    child = execution.nested(index, (args, inputs))
+    if child.is_map:
+        from fast_dag.drive.inline_map import drive_map  # for those who map
+
+        drive_map(child, waiter, _outcome_of)  # type: ignore[arg-type]
+    else:
+        _drive(child, waiter)
     error = child.exception()
     if error is not None:
         raise error

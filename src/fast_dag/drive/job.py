@@ -103,7 +103,7 @@ class Job:
         self.func: Callable[..., Any] = step.call
         self.args: Sequence[Any] = ()
         self.kwargs: dict[str, Any] = {}
-        self.timeout = step.node.timeout
+        self.timeout = step.timeout
         self.deadline: float | None = None  # of the call that is being made, if it has one
         self.timer: Any = None  # of that call, or of a wait; cancelled when this ends
         self.is_plain = False  # whether the thread may go on with plain nodes after it
@@ -138,6 +138,8 @@ class Job:
         way = (execution.ways or execution.find_ways()).to_end[index]
         while job is not None:
             outer = job.execution
+            if outer.is_map:  # items begun earlier go first, whatever is in them
+                way, index = 0.0, job.index
             way += (outer.ways or outer.find_ways()).after[job.index]
             job = job.parent
         priority = execution.priority_of(index) if has_priorities else 0

@@ -8,10 +8,12 @@ from fast_dag.run.settings import PROCESS
 
 if TYPE_CHECKING:
     from fast_dag.define.node import Node
+    from fast_dag.drive.apart import ApartLane
     from fast_dag.drive.dispatcher import Dispatcher
     from fast_dag.drive.job import Lane
     from fast_dag.drive.loops import LoopLane, ThreadedLoopLane
     from fast_dag.drive.threads import ThreadLane
+    from fast_dag.run.execution import Execution
     from fast_dag.run.settings import Settings
 
 
@@ -39,6 +41,7 @@ class Lanes:
         self._known: dict[Node[..., Any], Lane] = {}
         self._processes: Lane | None = None
         self._executor: Lane | None = None
+        self._apart: dict[tuple[Execution, str], ApartLane] = {}
 
     def of(self, node: Node[..., Any], *, stays: bool = False) -> Lane:
         """The lane of a node's calls; with `stays`, not in another process."""
@@ -64,6 +67,24 @@ class Lanes:
         if self.settings.mode is PROCESS and not node.signature.takes_context:
             return self.processes
         return self.home
+
+    def apart(self, execution: Execution, role: str) -> Lane:
+        """The lane of what a map calls besides its items: its own thread, which takes no place of
+        others; the loop, if that is async."""
+        mapping: Any = execution
+        if mapping.is_role_async(role):
+            return self.loop
+        lane = self._apart.get((execution, role))
+        if lane is None:
+            from fast_dag.drive.apart import ApartLane
+
+            lane = self._apart[execution, role] = ApartLane(self.dispatcher)
+        return lane
+
+    def leave(self, execution: Execution) -> None:
+        """The execution of a map has ended: end the threads that it had."""
+        for key in [key for key in self._apart if key[0] is execution]:
+            self._apart.pop(key).close(abandon=False)
 
     @property
     def processes(self) -> Lane:
@@ -93,5 +114,5 @@ class Lanes:
 
     def close(self, *, abandon: bool) -> None:
         """Close all lanes; see `Lane.close`."""
-        for lane in (*self.elsewhere, self.threads, self.loop):
+        for lane in (*self._apart.values(), *self.elsewhere, self.threads, self.loop):
             lane.close(abandon=abandon)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fast_dag.plan.step import Step
     from fast_dag.plan.topology import Topology
     from fast_dag.plan.ways import Ways
+    from fast_dag.run.items import Items
     from fast_dag.run.keeping import Keeping
     from fast_dag.run.limits import Claim
     from fast_dag.run.record import Record
@@ -92,6 +93,7 @@ class Execution(ABC):
     noun = "node"
     advice = "pass inputs, connect a node to them, or give them defaults"
     run_class: type[Run] = Run
+    is_map = False
 
     # Defaults on the class, so that making an execution sets fewer attributes.
     status = "running"
@@ -101,6 +103,7 @@ class Execution(ABC):
     keeping: Keeping | None = None  # if results are dropped that nobody takes any more
     resources: Resources | None = None
     units: Mapping[int, Any] = MappingProxyType({})  # what its nodes take of limits, by index
+    items: Mapping[str, Items] = MappingProxyType({})  # of its maps, by the name of their node
     ways: Ways | None = None  # from its nodes to its end, once nodes must wait
     _claims: type[Claim]
     claim: Claim | None = None  # that of the node in whose call it was started
@@ -493,6 +496,11 @@ class Execution(ABC):
             # The nested execution has recorded its errors, and decided whether to go on.
             key = f"{name}.{inner.failures.first}"
             return Verdict(outcome, key, goes_on=inner.failures.fatal is None)
+        items = self.items.get(name)
+        failed = None if items is None else items._fatal
+        if failed is not None and error is failed.error:
+            outcome = Outcome(False, error, failed.attempts, failed.where)
+            return Verdict(outcome, name + failed.label, goes_on=self._goes_on(name, error))
         cut_traceback(error)
         return Verdict(outcome, name, goes_on=self._goes_on(name, error))
 
@@ -511,12 +519,17 @@ class Execution(ABC):
         child = self.children.get(name)
         if child is not None and verdict.key is not None:
             self.failures.adopt(name, child.failures)
+        if name in self.items:
+            for failed in self.items[name]._kept:
+                self.failures.add_item(name, failed)
         if outcome.ok:
             self.results[name] = outcome.value
             ready = schedule.complete(index, verdict.choice)
         else:
             if verdict.key == name:
                 self.failures.add(name, outcome.value, outcome.attempts, outcome.where)
+            elif name in self.items:
+                self.failures.add_item(name, self.items[name]._fatal)
             ready = schedule.fail(index)
             if not verdict.goes_on and not self._stopped:
                 self._stopped, self.failures.fatal = True, verdict.key
@@ -541,6 +554,14 @@ class Execution(ABC):
     def path_of(self, index: int) -> str:
         """A node's name, from the outermost workflow on: `"sub.inner"`."""
         return self.prefix + self.plan.names[index]
+
+    def nested(self, index: int, attempt: Attempt) -> Execution:
+        """The execution that the call of a node is: of a nested workflow, or of a map."""
+        return self.child(index, attempt[1])
+
+    def child_of(self, index: int) -> Execution:
+        """The execution that `nested` made last for a node that is a workflow."""
+        return self.children[self.plan.names[index]]
 
     def child(self, index: int, inputs: dict[str, Any]) -> Execution:
         """The execution of a nested workflow, ready to be driven."""
@@ -567,8 +588,8 @@ class Execution(ABC):
                 # Those of an earlier visit of this state were logged then.
                 if self.failures.errors.get(path) is not error:
                     log.failed(self, path, error, child.failures.attempts(key))
-        if not outcome.ok and verdict.key == name:
-            log.failed(self, name, outcome.value, outcome.attempts)
+        if not outcome.ok and (verdict.key == name or name in self.items):
+            log.failed(self, verdict.key, outcome.value, outcome.attempts)
 
     def retries(self, name: str, error: Exception, attempt: int, delay: float) -> None:
         """Record, log and tell observers that an attempt failed, and another follows."""

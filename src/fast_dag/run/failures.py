@@ -46,12 +46,13 @@ class Failures:
     resource, in the order in which they occurred. `fatal` is the name of the error that ended the
     execution, None if none did."""
 
-    __slots__ = ("_facts", "errors", "fatal")
+    __slots__ = ("_facts", "_keys", "errors", "fatal")
 
     def __init__(self) -> None:
         self.errors: dict[str, Exception] = {}
         self.fatal: str | None = None
         self._facts: dict[str, tuple[int, str | None, bool]] = {}
+        self._keys: dict[str, Any] = {}  # of items of maps
 
     def add(
         self,
@@ -66,11 +67,20 @@ class Failures:
         self.errors[key] = error  # type: ignore[assignment]  # may be a CancelledError
         self._facts[key] = attempts, where, is_resource
 
+    def add_item(self, name: str, failed: Any) -> None:
+        """Keep the error of an item of map `name`."""
+        key = name + failed.label
+        self.add(key, failed.error, failed.attempts, failed.where)
+        if failed.key is not None:
+            self._keys[key] = failed.key
+
     def adopt(self, name: str, inner: Failures) -> None:
         """Keep the errors of the workflow that is nested in node `name`."""
         for key, error in inner.errors.items():
             self.errors[f"{name}.{key}"] = error
             self._facts[f"{name}.{key}"] = inner.facts(key)
+        for key, item in inner._keys.items():
+            self._keys[f"{name}.{key}"] = item
 
     def facts(self, key: str) -> tuple[int, str | None, bool]:
         """The number of attempts before an error, what raised it (see `add`), and whether it is
@@ -106,6 +116,8 @@ class Failures:
             attempts=attempts,
             run=run,
         )
+        if key in self._keys:
+            error.key = self._keys[key]
         error.__cause__ = cause
         add_note(error, *notes_of(cause))
         self.note_others(error, key, noun, prefix)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fast_dag.draw.view import RunView
     from fast_dag.errors import ExecutionError
     from fast_dag.plan.topology import Topology
+    from fast_dag.run.items import Items
     from fast_dag.schedule.base import NodeStatus
 
 
@@ -65,6 +66,7 @@ class Past:
         self.children: dict[str, Past] = {
             name: past_of(child) for name, child in execution.children.items()
         }
+        self.items: Mapping[str, Items] = dict(execution.items)
         self._tracebacks = {key: traceback_of(each) for key, each in self.failures.errors.items()}
         # Of a machine.
         self.machine_state: Any = getattr(execution, "machine_state", None)
@@ -138,6 +140,9 @@ class Past:
             for name, value in self.inputs.items():
                 yield "", f"the input {name!r}", value
         yield from parts_of(self.context.to_dict(), prefix)
+        for name, items in self.items.items():
+            for key, value in items._results.items():
+                yield prefix + name, f"the result of item {key!r} of {prefix + name!r}", value
         if self.machine_state is not None:
             names = self.machine_state.names
             for index, value, *_ in self.machine_state.visits:

@@ -90,6 +90,12 @@ class Observers:
         several threads at once; `tell` knows how much is done."""
         self._events.append(AttemptFailed(execution, path, 0.0, error, attempt))
 
+    def progressed(self, execution: Watched, path: str, status: str, share: float) -> None:
+        """A map went on; `share` is how much of it is done. Noted by one thread at a time."""
+        if not self._over:
+            fraction = self.fraction + share / self._total
+            self._events.append(Reported(execution, path, fraction, status))
+
     def cut_off(self, execution: Watched) -> None:
         """An execution ended. Its nodes that were still running are cancelled."""
         for path in list(self._running.get(execution, ())):
