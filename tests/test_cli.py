@@ -188,6 +188,21 @@ def hang_up():
     os.kill(os.getpid(), signal.SIGHUP)
     return "still here"
 
+sub = DAG("sub")
+@sub.node
+def ends(begun):
+    import pathlib, time
+    while len(list(pathlib.Path(begun).iterdir())) < 2:
+        time.sleep(0.01)
+    sys.exit(5)
+beside = DAG("beside").add_node("sub", sub)
+for name in ("one", "two"):
+    @beside.node(name=name)
+    def waits(begun, name=name):
+        import pathlib
+        pathlib.Path(begun, name).touch()
+        threading.Event().wait(30)
+
 wide = DAG("wide")
 @wide.node
 async def leave_soon():
@@ -1053,6 +1068,17 @@ def test_node_that_ends_the_program_has_failed(
     assert (data["status"], data["results"]) == ("failed", {"first": 1})
     assert data["errors"].keys() == {"leave"}
     assert data["error"]["node"] == "leave"
+
+
+@pytest.mark.parametrize("mode", [each for each in MODES if each != "sequential"])
+def test_of_several_nodes_the_one_that_ends_the_program_is_named(
+    cli: Cli, mode: str, tmp_path: Path
+) -> None:
+    options = ["--mode", mode, "--workers", "3", "-i", f"begun={tmp_path}"]
+    options.append("--traceback")  # that of the worker is a note on the error
+    done = cli("run", "leaving_nodes.py:beside", *options)
+    assert (done.code, done.out) == (1, ""), done
+    assert "node 'sub.ends' of 'beside' failed: SystemExit: 5" in done.err
 
 
 def test_node_that_ends_the_program_is_found_among_others(cli: Cli) -> None:

@@ -23,7 +23,6 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
-from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
@@ -55,7 +54,6 @@ from fast_dag.errors import (
     ValidationError,
     names,
     text_of,
-    trace_of,
 )
 from fast_dag.run.run import Run
 from fast_dag.run.settings import ExecutionMode
@@ -64,7 +62,6 @@ from fast_dag.serial.texts import from_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from fast_dag.define.node import Node
     from fast_dag.define.workflow import Workflow
 
 OK, FAILED, WRONG, UNWRITTEN, TIMED_OUT, BY_SIGNAL = 0, 1, 2, 74, 124, 128
@@ -388,7 +385,7 @@ def _executed(
             code, status = _interrupted(), _interruption()
         else:
             status = "failed"
-            _blame_a_node(error, workflow.last_run, workflow)
+            _blame_a_node(error, workflow.last_run)
     assert workflow.last_run is not None
     return workflow.last_run, code, status
 
@@ -409,23 +406,18 @@ def _interruption() -> str:
     return f"interrupted{by}"
 
 
-def _blame_a_node(error: BaseException, run: Run, workflow: Workflow) -> None:
+def _blame_a_node(error: BaseException, run: Run) -> None:
     """Add an error that is no Exception, SystemExit say, to those of the run: it ended the run
     without being an error of a node."""
-    frames = {frame.f_code for frame, _ in walk_tb(trace_of(error))}
-    name = _cut_off_in(run, workflow.nodes, frames)
+    name = run._execution.failures.crashed or _cut_off_in(run)
     run.errors[name] = error  # type: ignore[assignment]  # no Exception, but told like one
 
 
-def _cut_off_in(run: Run, nodes: Mapping[str, Node[..., Any]], frames: set[Any]) -> str:
-    """The path of the node that was running; of several, the one whose function is in `frames`."""
+def _cut_off_in(run: Run) -> str:
+    """The path of the node that was running."""
     running = [name for name, status in run.statuses.items() if status == "cancelled"]
-    raised = [name for name in running if getattr(nodes[name].func, "__code__", None) in frames]
-    name = " or ".join(raised if len(raised) == 1 else running) or run.name
-    if name not in run.children:
-        return name
-    inner: Any = nodes[name].workflow
-    return f"{name}.{_cut_off_in(run.children[name], inner.nodes, frames)}"
+    name = " or ".join(running) or run.name
+    return f"{name}.{_cut_off_in(run.children[name])}" if name in run.children else name
 
 
 def _with_remedy(error: MissingInputError, as_text_only: list[str]) -> ValidationError:

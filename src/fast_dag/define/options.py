@@ -406,14 +406,14 @@ OPTIONS: Final = _table(
         _names,
         "a map: the function is called for each item of the collection that this parameter gets; "
         "of several side by side",
-        label="over {}",
+        label=lambda value: f"over {', '.join(value)}",
     ),
     Option(
         "product",
         "a list of different names of parameters",
         _names,
         "a map over all combinations of the items of several collections, the last one fastest",
-        label="product of {}",
+        label=lambda value: f"product of {', '.join(value)}",
     ),
     Option(
         "keys",

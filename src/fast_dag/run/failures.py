@@ -44,13 +44,15 @@ def brief(error: BaseException) -> str:
 class Failures:
     """The errors of one execution by the name of the node (`"sub.inner"` for nested ones) or
     resource, in the order in which they occurred. `fatal` is the name of the error that ended the
-    execution, None if none did."""
+    execution, None if none did. `crashed` is the path of the node that raised what is no failure,
+    SystemExit say, where several were running."""
 
-    __slots__ = ("_facts", "_keys", "errors", "fatal")
+    __slots__ = ("_facts", "_keys", "crashed", "errors", "fatal")
 
     def __init__(self) -> None:
         self.errors: dict[str, Exception] = {}
         self.fatal: str | None = None
+        self.crashed: str | None = None
         self._facts: dict[str, tuple[int, str | None, bool]] = {}
         self._keys: dict[str, Any] = {}  # of items of maps
 
