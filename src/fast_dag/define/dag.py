@@ -726,8 +726,8 @@ class DAG(Workflow):
             )
         problem = ""
         if stored is not None or part is not WHOLE:
-            problem = "cannot be with run_from, run_until, run_between or run=: it finds by itself "
-            problem += "what has to run"
+            problem = "cannot go with run_from, run_until, run_between or run=: resume= finds by "
+            problem += "itself what has to run"
         elif run._execution.noun != self._noun:
             problem = f"cannot be the run of a machine, {run.name!r}; see its snapshot()"
         elif run.name != self.name:
@@ -735,7 +735,7 @@ class DAG(Workflow):
         elif run.status == "running" and isinstance(run._execution, DagExecution):
             problem = "is a Run in progress; wait for its end"
         if problem:
-            raise ValidationError(f"resume= {problem}")
+            raise ValidationError(f"the run to resume {problem}")
         return run
 
     def _earlier(self, run: Run) -> Earlier:

@@ -504,7 +504,9 @@ class FSM(Workflow):
     def _machine_view(self) -> MachineView:
         from fast_dag.draw.view import MachineView
 
-        return MachineView(self.transitions, tuple(self._initial), set(self._terminal))
+        return MachineView(
+            self.transitions, tuple(self._initial), set(self._terminal), self.error_states
+        )
 
     # Running.
 

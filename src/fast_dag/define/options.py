@@ -134,6 +134,11 @@ def _units(value: Any) -> dict[str, int]:
     return {_text(name): count(units, 1) for name, units in asked.items()}
 
 
+def _units_told(asked: Mapping[str, int]) -> str:
+    told = (name if units == 1 else f"{units} {name}" for name, units in asked.items())
+    return f"uses {', '.join(told)}"
+
+
 def _whole(value: Any) -> int:
     return index(_only(value, not isinstance(value, bool)))
 
@@ -211,7 +216,7 @@ class Option(Fields):
         How a file has a value that is no plain data: "exceptions" by where they are imported from,
         a "registered" object by its name in a registry.
     label:
-        How `fast-dag show` tells it, as a format of the value; '' if it does not.
+        How `fast-dag show` tells it: a format, or a function, of the value; '' if it does not.
     type:
         The only type of node that it fits; '' if it fits every type.
     """
@@ -227,7 +232,7 @@ class Option(Fields):
         *,
         default: Any = None,
         by_name: str = "",
-        label: str = "",
+        label: str | Callable[[Any], str] = "",
         type: str = "",
     ) -> None:
         self.name = name
@@ -238,6 +243,14 @@ class Option(Fields):
         self.by_name = by_name
         self.label = label
         self.type = type
+
+    def told(self, value: Any) -> str:
+        """The option with a value, in words.
+
+        >>> OPTIONS["timeout"].told(2.5), OPTIONS["uses"].told({"db": 1, "api": 2})
+        ('timeout 2.5 s', 'uses db, 2 api')
+        """
+        return self.label.format(value) if isinstance(self.label, str) else self.label(value)
 
     def fits(self, value: Any) -> bool:
         """Whether a value is what it must be."""
@@ -351,6 +364,7 @@ OPTIONS: Final = _table(
         "the name of a limit, or a mapping of names to counts of at least 1",
         _units,
         "the limits that each attempt takes units of while it runs; see `Limits`",
+        label=_units_told,
     ),
     Option(
         "priority",
@@ -366,6 +380,7 @@ OPTIONS: Final = _table(
         lambda value: _only(value, isinstance(value, bool)),
         "wait for all edges in every mode",
         default=False,
+        label="wait",
         type="any",
     ),
     Option(
@@ -374,6 +389,7 @@ OPTIONS: Final = _table(
         lambda value: _only(value, isinstance(value, bool)),
         "it may return a list of branches, which are all taken",
         default=False,
+        label="several",
         type="select",
     ),
     Option(
@@ -381,6 +397,7 @@ OPTIONS: Final = _table(
         "the name of a parameter",
         _text,
         "the parameter that gets a dict of the edges even when there is one",
+        label="collect {}",
         type="all",
     ),
     Option(
@@ -389,14 +406,14 @@ OPTIONS: Final = _table(
         _names,
         "a map: the function is called for each item of the collection that this parameter gets; "
         "of several side by side",
-        label="over {}",
+        label=lambda value: f"over {', '.join(value)}",
     ),
     Option(
         "product",
         "a list of different names of parameters",
         _names,
         "a map over all combinations of the items of several collections, the last one fastest",
-        label="product of {}",
+        label=lambda value: f"product of {', '.join(value)}",
     ),
     Option(
         "keys",

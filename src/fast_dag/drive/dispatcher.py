@@ -188,15 +188,18 @@ class Dispatcher:
         jobs.reverse()
         return jobs
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException, job: Job | None = None) -> None:
         """End the run because of an exception that is not a node's failure, such as SystemExit in a
-        worker thread."""
+        worker thread; `job` is the one whose call raised it."""
         with self.guard():
             if self.over:
                 return
             if self.crash is not None:
                 error.__context__ = self.crash
             self.crash = error
+            self.execution.failures.crashed = (
+                None if job is None or job.index == _NO_NODE else job.path
+            )
         self.abort("cancelled")
 
     def break_off(self, error: BaseException) -> None:
@@ -828,7 +831,7 @@ class Dispatcher:
             is_owner = not self.over and job.generation == generation
             if is_owner:
                 self._take_in(job)
-        self.fail(error)
+        self.fail(error, job)
         if not is_owner:
             return []
         job.todo, job.answer = CONCLUDE, STOPPED

@@ -136,7 +136,7 @@ class _Worker:
                     if job is not None:  # this worker was killed, so another one makes the call
                         lane.launch(job)
                 except BaseException as error:
-                    dispatcher.fail(error)
+                    dispatcher.fail(error, self.job)
                 self.job = job = given = None  # so that an idle thread does not keep the job alive
                 if self._killed:
                     return
