@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, ref
 
 from fast_dag.drive import payload
-from fast_dag.drive.processes import Died, Process
+from fast_dag.drive.processes import LostError, Process
 from fast_dag.drive.protocol import CALL, FORGET, HEAD, Packed
 from fast_dag.errors import text_of
 
@@ -54,8 +54,8 @@ class Task(ABC):
     def packed(self, names: payload.Names) -> Packed:
         """The call for a worker that knows these names of the main script."""
 
-    def told(self, message: Message) -> None:  # noqa: B027  most calls tell nothing meanwhile
-        """Called with each message: BEGINS, EMITTED, PART, RESULT."""
+    def told(self, message: Message) -> None:  # noqa: B027  most have nothing to do
+        """Called with what the process says before it answers, and with each PART."""
 
     @abstractmethod
     def serve(self, pool: Pool, process: Process | None) -> tuple[Task, Process] | None:
@@ -336,7 +336,7 @@ class Pool:
                     self._prepare(task, process)
                 try:
                     return self._asked(task, process, task.packed(process.names)), process
-                except Died as death:
+                except LostError as death:
                     if is_new or process.has_begun or process.is_killed:
                         raise self._death(task, process) from death.__cause__
                 # It had died while it was idle, so the call was not made.
@@ -350,15 +350,12 @@ class Pool:
             process.heads.add(head.number)
             process.tell(HEAD, payload.packed(head.call, process.names), head.number)
         try:
-            for message in process.ask(task.kind, packed, reports=task.reports):
-                task.told(message)
-                last = message
-        except Died:
+            return process.ask(task.kind, packed, task.told, reports=task.reports)
+        except LostError:
             raise
         except BaseException:
             process.kill()  # what it says next would be taken for the answer to another call
             raise
-        return last
 
     def _prepare(self, task: Task, process: Process) -> None:
         """Start a process. Raises ExecutionError, which says why it cannot be started."""
@@ -366,7 +363,7 @@ class Pool:
             process.start(self._level, self._initializer)
         except Exception as error:
             code = self._lost(process)
-            is_dead = isinstance(error, Died)
+            is_dead = isinstance(error, LostError)
             reason = f"it died at once (exit code {code})" if is_dead else text_of(error)
             raise task.error(f"could not be started: {reason}") from error.__cause__
 
@@ -374,10 +371,7 @@ class Pool:
         if process.has_begun and process.at is not None:
             task.at = process.at
         code = self._lost(process)
-        return ExecutionError(
-            f"the worker process of {task.what} died before the call ended (exit code {code})",
-            node_name=task.node_name,
-        )
+        return task.error(f"died before the call ended (exit code {code})")
 
     def _replaced(self, task: Task, process: Process) -> Process:
         """A new process, which makes a task in the place of another, which ends."""
@@ -434,7 +428,7 @@ class Pool:
             for process in self._idle:
                 if head.number in process.heads:
                     process.heads.discard(head.number)
-                    with suppress(Died):  # the next call finds that out
+                    with suppress(LostError):  # the next call finds that out
                         process.tell(FORGET, Packed(b""), head.number)
 
     # Large values.

@@ -37,7 +37,7 @@ from fast_dag.drive.protocol import (
 from fast_dag.errors import ExecutionError, ValidationError, add_note
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
 
     from fast_dag.drive.protocol import Message
@@ -57,7 +57,7 @@ def refuse() -> None:
         )
 
 
-class Died(Exception):
+class LostError(Exception):
     """Raised when a worker process died before it answered."""
 
 
@@ -81,12 +81,12 @@ class Process:
 
     def start(self, level: int | str | None = None, initializer: Any = None) -> None:
         """Start the process, and wait until it takes calls. Raises ExecutionError if it cannot,
-        Died if it has died."""
+        LostError if it has died."""
         self.is_started = True
         self._begin()
         if self.is_killed:  # `kill` was called while there was no process
             self.kill()
-        with _as_dead():
+        with _as_lost():
             self.pipe.send({**preparation(), "logging": level})
             ok, value, cause, _ = payload.unpacked(self._channel.receive())
         if ok is None:
@@ -94,15 +94,14 @@ class Process:
         self.names = value
         if initializer is None:
             return
-        for answer in self.ask(CALL, payload.packed_function(initializer, (), {}, self.names)):
-            if answer.kind == RESULT:
-                ok, value, extra, _ = payload.unpacked(answer)
-                if ok is None:
-                    raise ExecutionError(f"its initializer failed: {value}") from extra
-                if not ok:
-                    add_note(value, *extra)
-                    text = f"its initializer failed: {type(value).__name__}: {words_of(value)}"
-                    raise ExecutionError(text) from value
+        call = payload.packed_function(initializer, (), {}, self.names)
+        ok, value, extra, _ = payload.unpacked(self.ask(CALL, call))
+        if ok is None:
+            raise ExecutionError(f"its initializer failed: {value}") from extra
+        if not ok:
+            add_note(value, *extra)
+            text = f"its initializer failed: {type(value).__name__}: {words_of(value)}"
+            raise ExecutionError(text) from value
         self.calls = 0
 
     def _begin(self) -> None:
@@ -123,27 +122,38 @@ class Process:
                     os.close(cell)
         self._channel = Channel(self.pipe)
 
-    def ask(self, kind: int, packed: Packed, *, reports: bool = False) -> Iterator[Message]:
-        """Send a call, or a batch, and yield what the worker answers, up to its end. With
-        `reports`, this includes the beginning of the call. Raises Died."""
+    def ask(
+        self,
+        kind: int,
+        packed: Packed,
+        told: Callable[[Message], object] = lambda _: None,
+        *,
+        reports: bool = False,
+    ) -> Message:
+        """Send a call, or a batch, and wait for the last answer. Raises LostError.
+
+        `told` is given what comes before the last answer, and each PART. With `reports`, this
+        includes the beginning of the call."""
         self.calls += 1
         self._has_begun = False
-        is_last = False
-        with _as_dead():
+        with _as_lost():
             self._channel.send(kind, packed, self.calls, reports)
-        while not is_last:
-            with _as_dead():
+        while True:
+            with _as_lost():
                 message = self._channel.receive()
             if message.kind == LOG:
                 _log(message)
                 continue
             self._has_begun = True
-            is_last = message.kind == RESULT or (message.kind == PART and message.flag)
-            yield message
+            if message.kind == RESULT:
+                return message
+            told(message)
+            if message.kind == PART and message.flag:
+                return message
 
     def tell(self, kind: int, packed: Packed, number: int) -> None:
-        """Send what is not answered. Raises Died."""
-        with _as_dead():
+        """Send what is not answered. Raises LostError."""
+        with _as_lost():
             self._channel.send(kind, packed, number)
 
     @property
@@ -202,11 +212,11 @@ class Process:
 
 
 @contextmanager
-def _as_dead() -> Iterator[None]:
+def _as_lost() -> Iterator[None]:
     try:
         yield
     except (EOFError, OSError) as error:
-        raise Died from error
+        raise LostError from error
 
 
 def _log(message: Message) -> None:
