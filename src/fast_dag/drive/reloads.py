@@ -74,17 +74,22 @@ def _used(name: str) -> Iterator[str]:
     todo, seen = [name], {name}
     while todo:
         yield (module := todo.pop())
-        for value in list(vars(sys.modules[module]).values()):
-            kind = type(value)
-            if issubclass(kind, ModuleType):
-                other = value.__name__
-            elif issubclass(kind, (FunctionType, type)):
-                other = value.__module__
-            else:
-                continue
+        for value in list(vars(sys.modules.get(module, sys)).values()):
+            other = _home(value)
             if isinstance(other, str) and other not in seen and _is_users(other):
                 seen.add(other)
                 todo.append(other)
+
+
+def _home(value: Any) -> str | None:
+    """The name of a module, or of that where a function or class is from."""
+    kind = type(value)
+    try:
+        if issubclass(kind, ModuleType):
+            return str(ModuleType.__getattribute__(value, "__name__"))  # loads no lazy module
+        return value.__module__ if issubclass(kind, (FunctionType, type)) else None
+    except Exception:  # a class of classes may raise anything
+        return None
 
 
 def _is_users(name: str) -> bool:

@@ -88,6 +88,7 @@ def main(pipe: Pipe, alive: Pipe, cell: int, home: dict[str, Any], tracker: int 
         if home["logging"] is not None:
             _send_records(worker.channel, home["logging"])
         worker.serve()
+        pipe.close()  # it may take long until this process has ended: other threads of it go on
     except (EOFError, OSError):
         os._exit(1)  # the program has died
 
