@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 
 def refuse(executor: Executor) -> None:
     """Raise MissingExtraError if the executor may use other processes and cloudpickle is not
-    installed."""
+    installed, ValidationError if it is `Workers` that are shut down."""
     from concurrent.futures import ThreadPoolExecutor
 
-    if not isinstance(executor, ThreadPoolExecutor):
+    check = getattr(executor, "_fast_dag_check", None)
+    if check is not None:
+        check()
+    elif not isinstance(executor, ThreadPoolExecutor):
         needed("cloudpickle", extra="process", purpose="executors of other processes")
 
 
