@@ -63,6 +63,8 @@ class Layout:
     def parts(self, value: Any) -> tuple[list[Any], dict[str, Any]]:
         """The values of the fields, and the extras."""
         if self.kind == "fields":
+            if not self.slots and tuple(value.__dict__) == self.fields:  # most classes
+                return list(value.__dict__.values()), {}
             own: dict[str, Any] = {**getattr(value, "__dict__", {})}
             for name, slot in self.slots.items():
                 try:

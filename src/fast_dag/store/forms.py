@@ -59,8 +59,9 @@ class Refused(Exception):  # noqa: N818  it becomes an EncodeError
         where = f"what is at {shown} in the value" if shown else "the value"
         remedy = f"{remedy[:1].upper()}{remedy[1:]}; or take" if remedy else "Take"
         return EncodeError(
-            f"{where} cannot be stored: it is of class {kind}, {words}. {remedy} another codec, such as "
-            "codec='pickle', or stored=False, which computes the value again where it is needed",
+            f"{where} cannot be stored: it is of class {kind}, {words}. {remedy} another "
+            "codec, such as codec='pickle', or stored=False, which computes the value again where "
+            "it is needed",
             place=place,
             type=kind,
         )

@@ -29,7 +29,7 @@ import sys
 from array import array
 from json import JSONDecoder, JSONEncoder
 from re import compile as pattern
-from struct import Struct
+from struct import Struct, error, pack
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
@@ -40,7 +40,7 @@ from fast_dag.store.forms import FORMS, Form, Raw, Refused
 from fast_dag.store.frames import BY_CODE, form_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 VERSION: Final = b"\x01"
 _BEGIN: Final = 5  # bytes before the instructions
@@ -51,6 +51,8 @@ _MOST: Final = 10_000_000
 memory holds."""
 _MANY: Final = 16
 """From so many elements on, floats or ints are packed."""
+_FEW: Final = 64
+"""So many parts are joined once. More are joined before, so that the checksum is quick."""
 _DIGITS: Final = 640
 """Python always reads decimal ints that are shorter."""
 
@@ -73,12 +75,11 @@ def _size(count: int) -> bytes:
     return bytes((count,)) if count < 255 else b"\xff" + count.to_bytes(8, "little")
 
 
-def _packed(values: Iterable[Any], code: str) -> bytes:
-    """Floats ("d") or ints ("q") side by side. Raises OverflowError."""
-    packed = array(code, values)
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return packed.tobytes()
+def _code(kinds: set[type]) -> str:
+    """How `array` packs elements of these classes; "" if it does not."""
+    if len(kinds) != 1:
+        return ""
+    return "d" if kinds == _FLOATS else "q" if kinds == _INTS else ""
 
 
 # Writing. One function for each class of values; it is called by the container it is in.
@@ -108,6 +109,8 @@ class Writers(dict[type, "Callable[[Writer, Any], None]"]):
 class Writer:
     """Writes one value. `is_checked`: the bytes are read before they are stored."""
 
+    __slots__ = ("defined", "depth", "is_checked", "left", "parts", "writers")
+
     def __init__(self, writers: Writers) -> None:
         self.writers = writers
         self.parts: list[Any] = []
@@ -125,7 +128,7 @@ class Writer:
         parts = self.parts
         if self.defined:
             parts = [*self._definitions(), *parts]
-        if len(parts) > 8:
+        if len(parts) > _FEW:
             parts = [b"".join(parts)]
         checksum = 0
         for each in parts:
@@ -161,7 +164,7 @@ class Writer:
         self.parts.append(instruction)
 
     def as_json(self, value: Any) -> bool:
-        """Write a container of JSON, if it is one that JSON keeps exactly."""
+        """Write a list or dict as JSON, if JSON keeps it exactly."""
         try:
             if not self._is_json(value, _DEEPEST_JSON):
                 return False
@@ -179,14 +182,12 @@ class Writer:
             if not _TEXTS.issuperset(map(type, value)):
                 return False
             values = value.values()
-            kinds = {*map(type, values)}
         else:
             values = value
-            kinds = {*map(type, values)}
-            if len(value) >= _MANY and kinds in (_FLOATS, _INTS):
-                return False  # packed is shorter and faster
+        kinds = {*map(type, values)}
         if kinds <= _SIMPLE:
-            return True
+            # Many floats or ints are shorter and faster if they are packed.
+            return type(value) is dict or len(value) < _MANY or not _code(kinds)
         self.left -= 1
         if not kinds <= _NESTED or not depth or self.left < 0:
             return False
@@ -195,15 +196,33 @@ class Writer:
                 return False
         return True
 
-    def items(self, value: Any, items: Iterable[Any]) -> None:
-        """Write the elements of a list or tuple."""
+    def pack(self, value: Any, end: bytes) -> bool:
+        """Write a list or tuple of many floats, or many ints, at once; False if it is another."""
+        if len(value) < _MANY:
+            return False
+        code = _code({*map(type, value)})
+        if not code:
+            return False
+        try:
+            data = pack(f"<{len(value)}{code}", *value)
+        except error:  # an int of more than 64 bits
+            return False
+        self.open(value)
+        self.parts += (b"D" if code == "d" else b"Q", _size(len(data)), data)
+        self.close(end)
+        return True
+
+    def items(self, value: Any, end: bytes) -> None:
+        """Write a list or tuple by its elements."""
+        self.open(value)
         writers = self.writers
         try:
-            for each in items:
+            for each in value:
                 writers[type(each)](self, each)
         except Refused as refused:
-            refused.climb(value, ((f"[{place}]", each) for place, each in enumerate(items)))
+            refused.climb(value, ((f"[{place}]", each) for place, each in enumerate(value)))
             raise
+        self.close(end)
 
 
 _CONTAINERS: Final = frozenset({list, dict})
@@ -253,37 +272,13 @@ def _unset(writer: Writer, value: Unset) -> None:
 
 
 def _list(writer: Writer, value: list[Any]) -> None:
-    if not writer.as_json(value):
-        _sequence(writer, value, b"]")
+    if not writer.pack(value, b"]") and not writer.as_json(value):
+        writer.items(value, b"]")
 
 
 def _tuple(writer: Writer, value: tuple[Any, ...]) -> None:
-    _sequence(writer, value, b")")
-
-
-def _sequence(writer: Writer, value: Any, end: bytes) -> None:
-    writer.open(value)
-    if len(value) < _MANY or not _pack(writer, value):
-        writer.items(value, value)
-    writer.close(end)
-
-
-def _pack(writer: Writer, value: Any) -> bool:
-    """Write many floats or ints at once, if the elements are nothing else."""
-    kinds = {*map(type, value)}
-    if kinds == _FLOATS:
-        data = _packed(value, "d")
-        instruction = b"D"
-    elif kinds == _INTS:
-        try:
-            data = _packed(value, "q")
-        except OverflowError:
-            return False
-        instruction = b"Q"
-    else:
-        return False
-    writer.parts += (instruction, _size(len(data)), data)
-    return True
+    if not writer.pack(value, b")"):
+        writer.items(value, b")")
 
 
 def _dict(writer: Writer, value: dict[Any, Any]) -> None:
@@ -416,6 +411,8 @@ _WRITERS: Final[dict[type, Callable[[Writer, Any], None]]] = {
 
 class Reader:
     """Reads one value."""
+
+    __slots__ = ("classes", "data", "defined", "marks", "place", "stack", "view")
 
     def __init__(self, data: bytes, classes: Classes) -> None:
         self.data = data
