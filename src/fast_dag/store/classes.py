@@ -71,6 +71,7 @@ class Layout:
                     own[name] = slot.__get__(value)
                 except AttributeError:
                     own.setdefault(name, UNSET)
+            own.pop("__orig_class__", None)  # set by typing: `Box[int](1)` is a Box of 1
             return [own.pop(name, UNSET) for name in self.fields], own
         if self.kind == "tuple":
             return list(tuple.__iter__(value)), getattr(value, "__dict__", {})

@@ -137,6 +137,10 @@ def _uuid(data: bytes, safe: int | None) -> UUID:
     return UUID(bytes=data, is_safe=SafeUUID(safe))
 
 
+def _bytearray(data: memoryview) -> bytearray:
+    return bytearray(memoryview(data))  # an int would be a size
+
+
 _FACTORIES: Final[dict[str, Any]] = {
     each.__name__: each
     for each in (bool, bytes, dict, float, frozenset, int, list, set, str, tuple, Counter, deque)
@@ -182,7 +186,7 @@ FORMS: Final[dict[type, Form]] = {
     UUID: Form(9, lambda value: (value.bytes, value.is_safe.value), _uuid),
     complex: Form(10, lambda value: (value.real, value.imag), complex),
     range: Form(11, lambda value: (value.start, value.stop, value.step), range),
-    bytearray: Form(12, lambda value: (Raw(value),), bytearray),
+    bytearray: Form(12, lambda value: (Raw(value),), _bytearray),
     deque: Form(13, lambda value: (list(value), value.maxlen), deque),
     OrderedDict: Form(14, lambda value: (dict(value),), OrderedDict),
     defaultdict: Form(15, _defaults, _defaultdict),

@@ -166,7 +166,7 @@ class Writer:
     def as_json(self, value: Any) -> bool:
         """Write a list or dict as JSON, if JSON keeps it exactly."""
         try:
-            if not self._is_json(value, _DEEPEST_JSON):
+            if not self._is_json(value, min(_DEEPEST_JSON, _DEEPEST - 1 - self.depth)):
                 return False
             text = _JSON(value)
             data = text.encode()  # raises for lone surrogates
@@ -185,11 +185,13 @@ class Writer:
         else:
             values = value
         kinds = {*map(type, values)}
+        if depth < 0:
+            return False
         if kinds <= _SIMPLE:
             # Many floats or ints are shorter and faster if they are packed.
             return type(value) is dict or len(value) < _MANY or not _code(kinds)
         self.left -= 1
-        if not kinds <= _NESTED or not depth or self.left < 0:
+        if not kinds <= _NESTED or depth <= 0 or self.left < 0:
             return False
         for each in values:
             if type(each) in _CONTAINERS and not self._is_json(each, depth - 1):
@@ -282,8 +284,12 @@ def _tuple(writer: Writer, value: tuple[Any, ...]) -> None:
 
 
 def _dict(writer: Writer, value: dict[Any, Any]) -> None:
-    if writer.as_json(value):
-        return
+    if not writer.as_json(value):
+        _pairs(writer, value, "[{!r}]")
+
+
+def _pairs(writer: Writer, value: dict[Any, Any], label: str) -> None:
+    """Write a dict by its keys and values. `label` is how the place of a value is shown."""
     writer.open(value)
     writers = writer.writers
     try:
@@ -291,8 +297,8 @@ def _dict(writer: Writer, value: dict[Any, Any]) -> None:
             writers[type(key)](writer, key)
             writers[type(each)](writer, each)
     except Refused as refused:
-        keys = [(f"<key {key!r}>", key) for key in value]
-        refused.climb(value, [*keys, *((f"[{key!r}]", each) for key, each in value.items())])
+        values = ((label.format(key), each) for key, each in value.items())
+        refused.climb(value, [*values, *((f"<key {key!r}>", key) for key in value)])
         raise
     writer.close(b"}")
 
@@ -363,7 +369,7 @@ def _instance_writer(layout: Layout) -> Callable[[Writer, Any], None]:
             for each in values:
                 writers[type(each)](writer, each)
             if extras:
-                _dict(writer, extras)
+                _pairs(writer, extras, ".{}")
         except Refused as refused:
             named = [(f".{name}", each) for name, each in zip(layout.fields, values, strict=False)]
             refused.climb(value, [*named, ("", extras)])
@@ -379,7 +385,7 @@ def _refuse(writer: Writer, value: Any) -> None:
     if layout_of(kind) is not None:
         raise Refused(
             value,
-            "whose class no annotation of a node names",
+            "which no annotation of a node names",
             f"name it in one, or by allow=[{name!r}]",
         )
     base = next((each for each in kind.__mro__[1:] if each in _WRITERS), None)
