@@ -1,0 +1,1 @@
+"""Durable runs: results that are kept as soon as they are there."""
