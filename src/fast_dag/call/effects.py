@@ -210,7 +210,7 @@ def bare_effects(attempt: Attempt) -> Effects:
 def ended(outcome: Outcome) -> Effects:
     """A call that has ended, as effects."""
     return outcome
-    yield  # type: ignore[unreachable]
+    yield
 
 
 def interpret(

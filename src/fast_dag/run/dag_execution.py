@@ -95,6 +95,13 @@ class DagExecution(Execution):
         return self._resumes is None and super().is_straight
 
     @property
+    def wanted(self) -> Sequence[str]:
+        """The nodes whose values make its value."""
+        if self._outputs is not None:
+            return self._outputs
+        return [self.plan.names[index] for index in self.plan.topology.sinks[-1:]]
+
+    @property
     def choices(self) -> Mapping[str, Any]:
         schedule = self.record.schedule
         names = self.plan.names

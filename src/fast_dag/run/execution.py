@@ -62,7 +62,8 @@ if TYPE_CHECKING:
             keeps the end of that node only."""
 
         def begin(self, execution: Any, index: int, /) -> Effects | None:
-            """Called before the call of a node; None if there is nothing to do."""
+            """Called before the call of a node; None if there is nothing to do. If it returns
+            STOPPED, the call is not made."""
 
         def commit(self, execution: Any, index: int, outcome: Outcome, began: float, /) -> Effects:
             """Keep how a node ended. Returns the same outcome once that is done, else the failure
@@ -448,8 +449,8 @@ class Execution(ABC):
     def _committed(self, index: int, effects: Effects, store: Store) -> Effects:
         began = time()
         before = store.begin(self, index)
-        if before is not None:
-            yield from before
+        if before is not None and (yield from before) is STOPPED:
+            return STOPPED
         outcome = yield from effects
         try:
             while outcome is not STOPPED:
