@@ -166,6 +166,7 @@ class Database:
             self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
         )
         try:
+            connection.execute(f"PRAGMA synchronous = {DURABILITY[self.durability]}")
             mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             if self.is_file and mode != "wal":
                 raise StoreError(
@@ -173,7 +174,6 @@ class Database:
                     f"{mode}",
                     path=self.path,
                 )
-            connection.execute(f"PRAGMA synchronous = {DURABILITY[self.durability]}")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA cell_size_check = ON")
