@@ -31,6 +31,8 @@ SLOW_OR_OPTIONAL = (
     "re",
     "tracemalloc",
     "importlib",
+    # Runs that survive.
+    "fast_dag.store",
     # Limits, for workflows that have some.
     "fast_dag.run.limits",
     # Maps, for workflows that have some.

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
         run_in: Literal["thread", "process", "inline"] | None
         uses: str | Mapping[str, SupportsIndex] | None
         priority: SupportsIndex
+        stored: bool
+        once: bool
 
     class MapOptions(CommonOptions, total=False):
         """The options of `dag.map`."""
@@ -373,6 +375,21 @@ OPTIONS: Final = _table(
         "of the nodes that wait for a slot or a limit the highest first",
         default=0,
         label="priority {}",
+    ),
+    Option(
+        "stored",
+        "True or False",
+        lambda value: _only(value, isinstance(value, bool)),
+        "whether stores keep the value; if not, a run that goes on computes it again if it must",
+        default=True,
+    ),
+    Option(
+        "once",
+        "True or False",
+        lambda value: _only(value, isinstance(value, bool)),
+        "a run with a store calls it at most once, and is in doubt if nobody knows how that ended",
+        default=False,
+        label="once",
     ),
     Option(
         "wait",

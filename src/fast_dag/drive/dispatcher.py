@@ -450,7 +450,12 @@ class Dispatcher:
         try:
             job.args, job.kwargs = execution.gather(job.index)
         except failures() as error:
-            job.todo, job.answer = SETTLE, Outcome(False, error, attempts=0)
+            outcome = Outcome(False, error, attempts=0)
+            job.todo, job.answer = SETTLE, outcome
+            if execution.store is not None:
+                job.variables = self.variables.copy()
+                job.effects = execution.effects_of_failed(job.index, outcome)
+                job.todo, job.answer = ADVANCE, None
         except BaseException as error:  # raised by the attribute that `output=` names
             self.fail(error)
             job.todo = UNWIND
@@ -618,7 +623,11 @@ class Dispatcher:
         opened.jobs -= 1
         more: list[Job] = []
         if self._sleeping and opened.execution.stopped:
-            more = [self._roused(each) for each in list(self._sleeping) if each.execution.stopped]
+            more = [
+                self._roused(each)
+                for each in list(self._sleeping)
+                if each.execution.stopped and each.phase is not CLEANS
+            ]
         more.extend(self._picked())
         return more, opened if not opened.jobs and self._has_ended(opened, more) else None
 
@@ -975,7 +984,9 @@ class Dispatcher:
         with self.guard():
             if self.over:
                 return
-            if job.execution.stopped:
+            if isinstance(effect, Await) and effect.cleans_up:
+                job.phase = CLEANS
+            elif job.execution.stopped:
                 job.answer = False
                 jobs.append(job)
                 return

@@ -146,7 +146,7 @@ class _Call(Task):
             job = variables.run(self._serve, pool, process)
             following = None if job is None else lane.task_of(job)
         except BaseException as error:
-            lane.dispatcher.fail(error)
+            lane.dispatcher.fail(error, self.job)
         finally:
             lane.left(self)
         return None if following is None else pool.follow(following)

@@ -90,17 +90,25 @@ class DagSchedule(Schedule):
         self,
         external: Iterable[tuple[int, bool]] = (),
         ended: Mapping[int, Choice | None] = MappingProxyType({}),
+        failed: Iterable[int] | None = None,
     ) -> list[int]:
         """The nodes that may start at once.
 
         `external` has each edge from outside as (target, whether it ended live). `ended` has the
         nodes that completed before, each with its choice (None if it makes none); nodes above them
-        need not have completed."""
+        need not have completed, and may complete later if `failed` is given: those that failed
+        before."""
         status, ready = self.status, []
         for node, choice in ended.items():
             status[node] = COMPLETED
             if choice is not None:
                 self.choices[node] = choice
+        for node in failed or ():
+            status[node] = FAILED
+        if failed is not None:
+            self._links = [
+                link if link is None or status[link] is NOT_RUN else None for link in self._links
+            ]
         for node in self._topology.roots:
             if status[node] is NOT_RUN:
                 status[node] = READY
@@ -111,6 +119,9 @@ class DagSchedule(Schedule):
         for node, choice in ended.items():
             for target, branch, optional in self._successors[node]:
                 self._end_edge(target, optional or is_taken(choice, branch), ready)
+        for node in failed or ():
+            for target, _, optional in self._successors[node]:
+                self._end_edge(target, optional, ready)
         return ready
 
     def complete(self, node: int, choice: Choice | None = None) -> list[int]:
