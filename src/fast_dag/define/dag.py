@@ -221,7 +221,8 @@ class DAG(Workflow):
         result is kept; `cache_key`, the parameters that make the key, or a function of the inputs
         that returns it; `max_entries` in memory; `backend`, a `fast_dag.cache.DiskCache`, or any
         object with sync or async methods get / set / delete / clear, and `version`, part of its
-        keys. Runs that need a result at the same time compute it once.
+        keys. Runs that need a result at the same time compute it once. Of a map, `over=...`, the
+        result of each item is kept.
 
         >>> dag = DAG("demo")
         >>> @dag.cached_node(ttl=60, cache_key=["user"])
@@ -302,14 +303,15 @@ class DAG(Workflow):
         15
         """
         replaced = self._graph.node(node)
-        if replaced.map is not None and "over" not in options and "product" not in options:
+        made = as_node(replaced.name, func, type, options)
+        if replaced.map is not None and made.map is None and "over" not in options:
             walked = names(replaced.map.walked)
             raise InvalidNodeError(
                 f"node {replaced.name!r} maps over {walked}: say over= again, or over=None for a "
                 "node that is called once",
                 node=replaced.name,
             )
-        self._graph.add(as_node(replaced.name, func, type, options), replace=True)
+        self._graph.add(made, replace=True)
         return self
 
     def remove_node(self, node: str | Node[..., Any]) -> Self:

@@ -84,7 +84,7 @@ if TYPE_CHECKING:
         cache_key: Sequence[str] | Callable[..., Any] | None
         version: str | int | None
         backend: Backend | None
-        max_entries: SupportsIndex
+        max_entries: SupportsIndex | None
 
     class CachedNodeOptions(MapOptions, CacheOptions, total=False):
         """The options of `dag.cached_node`."""
@@ -215,12 +215,13 @@ class Option(Fields):
     words, read:
         What a value must be; what returns the value to keep, or raises ValueError.
     by_name:
-        How a file has a value that is no plain data: "exceptions" by where they are imported from,
-        a "registered" object by its name in a registry.
+        How a file has a value that is no plain data: a "function" or "exceptions" by where they are
+        imported from, a "registered" object by its name in a registry.
     label:
         How `fast-dag show` tells it: a format, or a function, of the value; '' if it does not.
     type:
-        The only type of node that it fits; '' if it fits every type.
+        The only type of node that it fits, "map" for nodes that map their function; '' if it fits
+        every type.
     """
 
     __slots__ = ("by_name", "default", "doc", "label", "name", "read", "type", "words")
@@ -288,7 +289,8 @@ CACHE_OPTIONS: Final = _table(
         "max_entries",
         "a count of at least 1",
         lambda value: count(value, 1),
-        "how many results are kept in memory; the least recently used make room",
+        "how many results are kept in memory; the least recently used make room; of a map all, "
+        "when not given",
         default=1024,
     ),
 )
@@ -424,6 +426,7 @@ OPTIONS: Final = _table(
         "a map: the function is called for each item of the collection that this parameter gets; "
         "of several side by side",
         label=lambda value: f"over {', '.join(value)}",
+        type="map",
     ),
     Option(
         "product",
@@ -431,6 +434,7 @@ OPTIONS: Final = _table(
         _names,
         "a map over all combinations of the items of several collections, the last one fastest",
         label=lambda value: f"product of {', '.join(value)}",
+        type="map",
     ),
     Option(
         "keys",
@@ -438,6 +442,7 @@ OPTIONS: Final = _table(
         _function,
         "makes the key of each item: the map returns a dict",
         by_name="function",
+        type="map",
     ),
     Option(
         "into",
@@ -445,6 +450,7 @@ OPTIONS: Final = _table(
         _function,
         "is given the results as they come, and makes the value of the map",
         by_name="function",
+        type="map",
     ),
     Option(
         "ordered",
@@ -452,6 +458,7 @@ OPTIONS: Final = _table(
         lambda value: _only(value, isinstance(value, bool)),
         "whether `into` gets the results in the order of the items",
         default=True,
+        type="map",
     ),
     Option(
         "on_error",
@@ -460,18 +467,21 @@ OPTIONS: Final = _table(
         "what the failure of an item means: the map fails, an ItemError is in its place, or it is "
         "left out",
         default="fail",
+        type="map",
     ),
     Option(
         "min_success",
         "a fraction from 0 to 1",
         _share,
         "the least share of items that must complete; else the map fails",
+        type="map",
     ),
     Option(
         "max_concurrency",
         "a count of at least 1",
         lambda value: count(value, 1),
         "how many items may be in progress at once",
+        type="map",
     ),
     Option(
         "cache",
@@ -489,7 +499,7 @@ def checked(
     whose: str,
     node: str | None,
     *,
-    type: str = "",
+    type: str = "node",
     table: Mapping[str, Option] = OPTIONS,
     others: Iterable[str] = ("name", "replace"),
 ) -> dict[str, Any]:
@@ -516,6 +526,22 @@ def checked(
             raise InvalidNodeError(
                 f"{whose}: {name} is {option.words}, not {value!r}", node=node
             ) from None
-        if option.type and value and type != option.type:
-            raise InvalidNodeError(f"{whose}: {name}= is for @dag.{option.type}", node=node)
+        if option.type and value and option.type not in fitting(type):
+            advice = f"; {MAP_A_WORKFLOW}" if option.type == "map" else ""
+            raise InvalidNodeError(f"{whose}: {name}= is for @dag.{option.type}{advice}", node=node)
     return kept
+
+
+def fitting(type: str) -> tuple[str, str]:
+    """What the options have as `type` that a type of node takes.
+
+    >>> fitting("any"), fitting("node")
+    (('', 'any'), ('', 'map'))
+    """
+    return "", "map" if type == "node" else type
+
+
+MAP_A_WORKFLOW: Final = (
+    "map a workflow that this one is a part of: dag.map(workflow, over=...) calls it for each item"
+)
+"""What to do instead of a map of what is no plain node."""

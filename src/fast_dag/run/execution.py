@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from fast_dag.call.effects import Attempt, Effects
+    from fast_dag.call.host import Host
     from fast_dag.call.policy import CallPolicy
     from fast_dag.context import Context
     from fast_dag.define.graph import Graph
@@ -201,6 +202,15 @@ class Execution(ABC):
     def needs_loop(self) -> bool:
         """Whether something in it is known to be async."""
         return self.plan.needs_loop
+
+    @property
+    def home(self) -> Execution:
+        """Itself."""
+        return self
+
+    def host_of(self, index: int) -> Host:
+        """The execution as the call of a node sees it."""
+        return self
 
     @property
     def blocks_loop(self) -> bool:
@@ -437,7 +447,11 @@ class Execution(ABC):
         """The call of a node as effects: those of its policy, then the commit if there is a
         store."""
         policy = self.plan.steps[index].policy
-        effects = bare_effects(attempt) if policy is None else policy.effects_of(self, attempt)
+        effects = (
+            bare_effects(attempt)
+            if policy is None
+            else policy.effects_of(self.host_of(index), attempt)
+        )
         return effects if self.store is None else self._committed(index, effects, self.store)
 
     def effects_of_failed(self, index: int, outcome: Outcome) -> Effects:
@@ -505,7 +519,7 @@ class Execution(ABC):
     def judge(self, index: int, outcome: Outcome) -> Verdict:
         """What the end of a node means. Calls user code, so drivers must hold no lock."""
         verdict = self._judged(index, outcome)
-        if not verdict.outcome.ok or self.children:
+        if not verdict.outcome.ok or self.children or self.items:
             self._log_failures(index, verdict)
         return verdict
 
@@ -608,12 +622,17 @@ class Execution(ABC):
     # Failures.
 
     def _log_failures(self, index: int, verdict: Verdict) -> None:
-        """Log the errors of a node, and of a workflow nested in it, if this is the outermost
-        run."""
+        """Log the errors of a node, of the items of a map, and of a workflow nested in it, if this
+        is the outermost run."""
         # The node of the parent may be tried again or have a handler, so the errors are not final.
-        if self.parent is not None or verdict.key is None:
+        if self.parent is not None:
             return
         name, outcome = self.plan.names[index], verdict.outcome
+        if name in self.items:
+            for each in self.items[name]._kept:
+                log.failed(self, name + each.label, each.error, each.attempts)
+        if verdict.key is None:
+            return
         child = self.children.get(name)
         if child is not None:
             for key, error in child.failures.errors.items():

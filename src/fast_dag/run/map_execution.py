@@ -20,6 +20,7 @@ from fast_dag.run.map_batches import FAILED, Batches
 from fast_dag.run.map_lines import NOBODY, LineCalls
 from fast_dag.run.map_results import END, Results
 from fast_dag.run.record import Record
+from fast_dag.watch import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +51,45 @@ class _Unscheduled:
 
     def close(self) -> None:
         """Nothing."""
+
+
+class _Record(Record):
+    """What is recorded of items."""
+
+    @property
+    def uncached(self) -> int:
+        """None: items are all looked up in a cache, or none is."""
+        return 0
+
+
+class _Item:
+    """The execution as the call of one item sees it. It knows how to call the item."""
+
+    __slots__ = ("_index", "home")
+
+    def __init__(self, home: MapExecution, index: int) -> None:
+        self.home = home
+        self._index = index
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.home, name)
+
+    @property
+    def cut_off(self) -> tuple[str, ...]:
+        """Those of the execution."""
+        return self.home.cut_off
+
+    @cut_off.setter
+    def cut_off(self, names: tuple[str, ...]) -> None:
+        self.home.cut_off = names
+
+    def retries(self, name: str, error: Exception, attempt: int, delay: float) -> None:
+        """Log that an attempt failed, and another follows."""
+        log.retried(self.home, self.home.path_of(self._index), error, attempt)
+
+    def handled(self, name: str, error: Exception, attempts: int) -> None:
+        """Log that the error handler gave a result."""
+        log.handled(self.home, self.home.path_of(self._index), error, attempts)
 
 
 class _Ways:
@@ -86,7 +126,7 @@ class MapExecution(Execution):
         attempt: Attempt,
         known: Mapping[Any, Any],
     ) -> None:
-        record = Record(plan)  # type: ignore[arg-type]  # asks for names only
+        record = _Record(plan)  # type: ignore[arg-type]  # asks for names only
         record.schedule = _Unscheduled()  # type: ignore[assignment]
         super().__init__(
             None,  # type: ignore[arg-type]  # it is no workflow that somebody could look for
@@ -730,6 +770,9 @@ class MapExecution(Execution):
     def note_start(self, index: int) -> None:
         """Nothing: observers are not told of items."""
 
+    def host_of(self, index: int) -> Any:
+        return _Item(self, index)
+
     def is_surrounded(self, step: Step) -> bool:
         return not step.role and super().is_surrounded(step)
 
@@ -788,7 +831,7 @@ class MapExecution(Execution):
         assert parent is not None
         done = items.completed + items.failed
         of = "" if items.total is None else f" of {items.total:,}"
-        share = done / items.total if items.total and parent.parent is None else 0.0
+        share = done / items.total if items.total else 0.0
         watchers.progressed(parent, self.prefix, f"running {done:,}{of}", share)
 
     def deliver(self) -> None:
