@@ -48,6 +48,7 @@ from fast_dag.drive.job import (
 from fast_dag.drive.slots import Slots
 from fast_dag.drive.timers import Timers
 from fast_dag.errors import TimeoutError, failures
+from fast_dag.plan.map_plan import BATCHES
 from fast_dag.run.execution import current
 from fast_dag.watch import log
 
@@ -77,6 +78,10 @@ if TYPE_CHECKING:
 
         def apart(self, execution: Execution, role: str, /) -> Lane:
             """The lane of what a map calls in a thread of its own."""
+            ...
+
+        def items(self, execution: Execution, /) -> Lane:
+            """The lane of the batches of a map to other processes."""
             ...
 
         def leave(self, execution: Execution, /) -> None:
@@ -346,6 +351,8 @@ class Dispatcher:
     def _lane_of(self, job: Job) -> Lane:
         if job.step.role:
             return self.lanes.apart(job.execution, job.step.role)
+        if job.index <= BATCHES and not job.index % 2 and not job.execution.is_here:  # type: ignore[attr-defined]
+            return self.lanes.items(job.execution)
         policy = job.step.policy
         return self.lanes.of(job.step.node, stays=policy is not None and bool(policy.resources))
 
@@ -657,7 +664,8 @@ class Dispatcher:
         if job.step.nested.item.nests:
             mapping.is_here = self.execution.settings.stays_here
         else:
-            mapping.is_here = self.lanes.of(job.step.node).shares_memory
+            lane = self.lanes.of(job.step.node)
+            mapping.is_here, mapping.travels = lane.shares_memory, lane.takes_batches
         mapping.call_soon = partial(self.look_again, mapping)
 
     def look_again(self, execution: Any) -> None:

@@ -8,7 +8,6 @@ from fast_dag.run.settings import PROCESS
 
 if TYPE_CHECKING:
     from fast_dag.define.node import Node
-    from fast_dag.drive.apart import ApartLane
     from fast_dag.drive.dispatcher import Dispatcher
     from fast_dag.drive.job import Lane
     from fast_dag.drive.loops import LoopLane, ThreadedLoopLane
@@ -41,7 +40,7 @@ class Lanes:
         self._known: dict[Node[..., Any], Lane] = {}
         self._processes: Lane | None = None
         self._executor: Lane | None = None
-        self._apart: dict[tuple[Execution, str], ApartLane] = {}
+        self._apart: dict[tuple[Execution, str], Lane] = {}
 
     def of(self, node: Node[..., Any], *, stays: bool = False) -> Lane:
         """The lane of a node's calls; with `stays`, not in another process."""
@@ -85,6 +84,16 @@ class Lanes:
         """The execution of a map has ended: end the threads that it had."""
         for key in [key for key in self._apart if key[0] is execution]:
             self._apart.pop(key).close(abandon=False)
+
+    def items(self, execution: Execution) -> Lane:
+        """The lane of the batches of a map to worker processes."""
+        lane = self._apart.get((execution, "items"))
+        if lane is None:
+            from fast_dag.drive.process_items import ItemsLane  # needs the extra `process`
+
+            processes: Any = self.processes
+            lane = self._apart[execution, "items"] = ItemsLane(processes, execution)
+        return lane
 
     @property
     def processes(self) -> Lane:

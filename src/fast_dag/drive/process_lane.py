@@ -31,6 +31,8 @@ class ProcessLane(Lane):
     Raises RuntimeError if the pool is closed."""
 
     kills_calls = True
+    shares_memory = False
+    takes_batches = True
 
     def __init__(self, dispatcher: Dispatcher, pool: Pool | None = None) -> None:
         self.dispatcher = dispatcher

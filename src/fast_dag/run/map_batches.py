@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fast_dag.errors import failures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Protocol
 
     from fast_dag.call.effects import Attempt
@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 
 AT_ONCE: Final = 1e-3
 """Seconds that a batch takes in a thread."""
+
+AT_ONCE_AWAY: Final = 5e-2
+"""Seconds that a batch takes in another process."""
 
 AT_ONCE_ASYNC: Final = 1e-2
 """Seconds after which a task on a loop takes no further item."""
@@ -212,11 +215,78 @@ class Batches:
     def _taken(self, most: int | None = None) -> tuple[Sequence[int], list[Any]]:
         return self._calls.taken(self.size if most is None else most)
 
-    def _adapt(self, items: int, seconds: float) -> None:
-        """Find how many items take a quarter of a batch's time, from so many."""
+    def _adapt(self, items: int, seconds: float, at_once: float = AT_ONCE / 4) -> None:
+        """Find how many items take so long together, from how long some took."""
         if items:
-            fitting = int(AT_ONCE / max(seconds / items, 1e-8) / 4)
+            fitting = int(at_once / max(seconds / items, 1e-8))
             self.size = max(1, min(fitting, 4 * self.size, _MOST))
+
+    def parcel(self) -> Parcel:
+        """Items to be called in another process."""
+        return Parcel(self._calls, self, *self._taken())
+
+    def timed(self, items: int, seconds: float) -> None:
+        """So many items took so long in another process."""
+        self._adapt(items, seconds, AT_ONCE_AWAY)
+
+
+class Parcel:
+    """Items that are called in another process, and what became of them."""
+
+    def __init__(
+        self, calls: Calls, batches: Batches, numbers: Sequence[int], items: list[Any]
+    ) -> None:
+        self.items = items
+        self.is_sole = batches.is_sole
+        self._calls = calls
+        self._batches = batches
+        self._numbers = numbers
+        self._done = Batch()
+        self._values: list[Any] = []
+        self._seconds = array("f")
+        self._done.parts.append((numbers, self._values, self._seconds))
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether nothing is known of its items."""
+        return not self._values
+
+    def took(self, ok: bool, value: Any, seconds: float) -> None:
+        """The next item ended."""
+        number = self._numbers[len(self._values)]
+        if not ok:
+            self._done.failed.append((number, value))
+            value = FAILED
+        self._values.append(value)
+        self._seconds.append(seconds)
+        if ok and self._calls.stream is not None:
+            self._calls.stream.put(number, value)
+
+    def ended(self, begun: int, error: Exception | None) -> Batch:
+        """Nothing more comes: `begun` items were begun, and those without an outcome are lost,
+        because of `error`. The rest is given back."""
+        self._batches.timed(len(self._values), sum(self._seconds))
+        if error is not None:
+            for _ in range(len(self._values), begun):
+                self.took(False, error, 0.0)
+        made = len(self._values)
+        if made < len(self.items):
+            self._calls.give_back(self._numbers[made:], self.items[made:])
+        return self._done
+
+    def without(self, failed: Mapping[int, Exception]) -> Batch:
+        """These items cannot be sent. The others are given back."""
+        numbers, items = self._numbers, self.items
+        rest = [at for at in range(len(items)) if at not in failed]
+        self._calls.give_back([numbers[at] for at in rest], [items[at] for at in rest])
+        done = self._done
+        done.parts[0] = (
+            [numbers[at] for at in failed],
+            [FAILED] * len(failed),
+            array("f", [0.0] * len(failed)),
+        )
+        done.failed.extend((numbers[at], error) for at, error in failed.items())
+        return done
 
 
 def _note_rests(values: list[Any], since: int, numbers: Sequence[int], done: Batch) -> None:

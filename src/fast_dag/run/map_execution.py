@@ -107,7 +107,8 @@ class MapExecution(Execution):
     """One execution of a map, which is a node of `parent`. Its nodes are the items, by number.
 
     The driver sets `places`, how many items may be in progress at once, `is_here`, whether they are
-    called in this process, and `call_soon`, which asks `more` again as soon as it can (called by
+    called in this process, `travels`, whether many can be sent to another one together, and
+    `call_soon`, which asks `more` again as soon as it can (called by
     the threads of `into` and of what pulls).
     `known` has results of an earlier run by key: these items are not called.
     """
@@ -115,6 +116,7 @@ class MapExecution(Execution):
     noun = "item"
     is_map = True
     is_here = True
+    travels = False
     places = 1
     plan: MapPlan  # type: ignore[assignment]  # it has what executions ask of plans
 
@@ -196,7 +198,7 @@ class MapExecution(Execution):
             (plan.item.plain is not None or line is not None)
             and self.store is None
             and not self._known
-            and self.is_here
+            and (self.is_here or (self.travels and line is None))
         )
         if line is not None and self.is_batched:
             self._lines = lines = LineCalls(plan, line, kwargs, self.child)
@@ -417,6 +419,8 @@ class MapExecution(Execution):
         if index % 2:
             return [_same, self._rests.pop(number_of(index))], {}
         batching = self.batching
+        if not self.is_here:
+            return [batching.parcel()], {}
         return [batching.await_items if self.plan.is_async else batching.call_items], {}
 
     def arguments(self, values: tuple[Any, ...]) -> Attempt:
@@ -548,6 +552,11 @@ class MapExecution(Execution):
         self._given.setdefault(number, (number, ()))
         raised: BaseException = self._lines.failed(number, error).exception()  # type: ignore[assignment]
         return raised
+
+    @property
+    def constants(self) -> Attempt:
+        """The arguments that all items are given, with a place for those of the item."""
+        return self._args, self._kwargs
 
     def line_of(self, graph: Graph) -> Execution | None:
         workflow: Any = self.plan.node.workflow
