@@ -79,9 +79,7 @@ WAYS: dict[str, Way] = {
     "executor": Way(executor=lambda: ThreadPoolExecutor(4)),
     "one thread": Way(executor=lambda: ThreadPoolExecutor(1)),
     "process": Way({"mode": "process"}, needs=("cloudpickle",)),
-    "workers": Way(
-        executor=lambda: contextlib.nullcontext(warm_workers()), needs=("cloudpickle",)
-    ),
+    "workers": Way(executor=lambda: contextlib.nullcontext(warm_workers()), needs=("cloudpickle",)),
     "process pool": Way(
         executor=lambda: contextlib.nullcontext(process_pool()), needs=("cloudpickle",)
     ),

@@ -90,7 +90,7 @@ def dies_as_it_starts() -> None:
 def logs(text: str) -> None:
     logging.getLogger("steps").info("said %s", text)
     try:
-        {}["lost"]  # noqa: B018
+        {}["lost"]
     except KeyError:
         logging.getLogger("steps").exception("and failed", extra={"lock": open(os.devnull)})  # noqa: SIM115
 
@@ -122,3 +122,14 @@ def item(x: int, log: str = "") -> int:
     if x == 100:
         time.sleep(0.3)
     return x * x
+
+
+def _not_here() -> None:
+    raise LookupError("not here")
+
+
+class Unpicklable:
+    """Pickles, but does not unpickle."""
+
+    def __reduce__(self) -> Any:
+        return _not_here, ()

@@ -15,7 +15,7 @@ import pytest
 
 import fast_dag
 from fast_dag import DAG, Context, ExecutionError, TimeoutError, ValidationError, Workers
-from tests.concurrency.support import LONG, children, is_alive, wait_for, wait_until
+from tests.concurrency.support import LONG, children, is_alive, wait_until
 from tests.workers import steps
 
 
@@ -126,7 +126,10 @@ def test_a_node_that_is_late_costs_no_other(tmp_path: Path) -> None:
     )
     dag.add_node("good", steps.pid)
     with Workers(2) as workers:
-        warm = [workers.submit(steps.when, str(tmp_path / f"r{i}"), str(tmp_path / "go")) for i in range(2)]
+        warm = [
+            workers.submit(steps.when, str(tmp_path / f"r{i}"), str(tmp_path / "go"))
+            for i in range(2)
+        ]
         wait_until(lambda: (tmp_path / "r0").exists() and (tmp_path / "r1").exists())
         (tmp_path / "go").touch()
         before = {each.result() for each in warm}
@@ -167,8 +170,12 @@ def test_a_run_that_is_late_does_not_wait_for_its_turn(tmp_path: Path) -> None:
 
 def test_where_nodes_run() -> None:
     dag = DAG("where").add_node("context", lambda context: os.getpid(), inputs=[])
-    dag.add_node("away", lambda context: context.metadata.__setitem__("away", os.getpid()), run_in="process")
-    dag.add_node("thread", steps.pid, run_in="thread").add_node("inline", steps.pid, run_in="inline")
+    dag.add_node(
+        "away", lambda context: context.metadata.__setitem__("away", os.getpid()), run_in="process"
+    )
+    dag.add_node("thread", steps.pid, run_in="thread").add_node(
+        "inline", steps.pid, run_in="inline"
+    )
     dag.add_node("plain", steps.pid)
 
     @dag.node
@@ -378,4 +385,3 @@ def test_what_cannot_travel_is_told_to_who_submitted_it() -> None:
         with pytest.raises(ExecutionError, match="its result, a lock, cannot be pickled"):
             workers.submit(threading.Lock).result()
         assert workers.submit(steps.add, 1).result() == 2
-        assert wait_for is not None

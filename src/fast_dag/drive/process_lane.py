@@ -14,7 +14,7 @@ from fast_dag.drive import payload, reloads
 from fast_dag.drive.job import Lane
 from fast_dag.drive.pool import Head, Pool, Task
 from fast_dag.drive.protocol import BATCH, BEGINS, PART
-from fast_dag.errors import ExecutionError
+from fast_dag.errors import ExecutionError, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -228,6 +228,7 @@ class Batch(Task):
         self._took = took
         self._ended = ended
         self._count = 0  # of the outcomes that have come
+        self._problem: ExecutionError | None = None  # that kept it from beginning
 
     @property
     def line(self) -> ProcessLane:
@@ -242,6 +243,9 @@ class Batch(Task):
     def told(self, message: Message) -> None:
         if message.kind == BEGINS:
             self.at = message.number
+        elif message.kind == PART and message.number:  # it could not be begun
+            _, text, cause, _ = payload.unpacked_all(message)[0]
+            self._problem = payload.failed(self.node_name, None, text, cause).value
         elif message.kind == PART:
             outcomes = payload.unpacked_all(message)
             first, self._count = self._count, self._count + len(outcomes)
@@ -270,7 +274,12 @@ class Batch(Task):
         else:
             try:
                 pool.make(self, process)
-            except ExecutionError as death:
-                error = death
+                error = self._problem
+            except ExecutionError as problem:
+                error = problem
+            except Exception as problem:
+                text = f"items of node {self.node_name!r} cannot be sent: {text_of(problem)}"
+                error = ExecutionError(text, node_name=self.node_name)
+                error.__cause__ = problem
         at = -1 if self.at is None else self.at
         self._ended(Ended(self._count if error is None else max(self._count, at + 1), error))
