@@ -11,11 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from fast_dag import Context
+
 STARTED: list[int] = []
 
 
 def pid() -> int:
     return os.getpid()
+
+
+def with_context(context: Context) -> None:
+    context.metadata["away"] = os.getpid()
 
 
 def add(x: int, y: int = 1) -> int:
