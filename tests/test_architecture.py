@@ -31,8 +31,15 @@ SLOW_OR_OPTIONAL = (
     "re",
     "tracemalloc",
     "importlib",
+    # Runs that survive.
+    "fast_dag.store",
     # Limits, for workflows that have some.
     "fast_dag.run.limits",
+    # Maps, for workflows that have some.
+    "fast_dag.plan.map_plan",
+    "fast_dag.run.map_execution",
+    "fast_dag.drive.apart",
+    "fast_dag.drive.inline_map",
     # The cache of a node that has one, and machines.
     "fast_dag.cache.store",
     # What only backends need that others share.

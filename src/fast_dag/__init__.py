@@ -29,7 +29,7 @@ from fast_dag.errors import (
     TimeoutError,
     ValidationError,
 )
-from fast_dag.returns import ConditionalReturn, FSMReturn, SelectReturn
+from fast_dag.returns import ConditionalReturn, FSMReturn, ItemError, SelectReturn
 from fast_dag.run.run import Run
 from fast_dag.run.settings import ExecutionMode
 from fast_dag.schedule.base import NodeStatus
@@ -48,6 +48,8 @@ __all__ = [
     "FastDAGError",
     "InvalidNodeError",
     "InvalidTransitionError",
+    "ItemError",
+    "Items",
     "Limits",
     "Machine",
     "MaxCyclesError",
@@ -69,11 +71,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fast_dag.define.fsm import FSM
     from fast_dag.drive.workers import Workers
+    from fast_dag.run.items import Items
     from fast_dag.run.limits import Limits, Rate
     from fast_dag.run.machine import Machine, Step
 else:
     _LATER = {
         "FSM": "fast_dag.define.fsm",
+        "Items": "fast_dag.run.items",
         "Limits": "fast_dag.run.limits",
         "Machine": "fast_dag.run.machine",
         "Rate": "fast_dag.run.limits",

@@ -172,7 +172,7 @@ class ExecutorLane(RemoteLane):
         error = future.exception()
         if error is not None:
             if not isinstance(error, Exception):
-                self.dispatcher.fail(error)
+                self.dispatcher.fail(error, job)
             lost = ExecutionError(
                 f"the executor lost node {job.path!r}: {type(error).__name__}: {text_of(error)}",
                 node_name=job.path,

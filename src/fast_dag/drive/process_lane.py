@@ -31,6 +31,8 @@ class ProcessLane(Lane):
     Raises RuntimeError if the pool is closed."""
 
     kills_calls = True
+    shares_memory = False
+    takes_batches = True
 
     def __init__(self, dispatcher: Dispatcher, pool: Pool | None = None) -> None:
         self.dispatcher = dispatcher
@@ -146,7 +148,7 @@ class _Call(Task):
             job = variables.run(self._serve, pool, process)
             following = None if job is None else lane.task_of(job)
         except BaseException as error:
-            lane.dispatcher.fail(error)
+            lane.dispatcher.fail(error, self.job)
         finally:
             lane.left(self)
         return None if following is None else pool.follow(following)
