@@ -142,12 +142,6 @@ def test_what_cannot_travel_costs_its_own_item(crowd: Crowd) -> None:
     assert "its result, a lock, cannot be pickled" in made.told[1][1]
 
 
-def test_what_cannot_be_sent_is_told_at_the_end(crowd: Crowd) -> None:
-    how = crowd.make(steps.item, [threading.Lock()]).ended()
-    assert how.begun == 0
-    assert "pickle" in str(how.error)
-
-
 def test_a_head_that_does_not_unpickle_costs_its_batch_only(crowd: Crowd) -> None:
     made = crowd.make(steps.item, [1, 2], log=steps.Unpicklable())
     how = made.ended()

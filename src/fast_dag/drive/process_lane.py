@@ -14,7 +14,7 @@ from fast_dag.drive import payload, reloads
 from fast_dag.drive.job import Lane
 from fast_dag.drive.pool import Head, Pool, Task
 from fast_dag.drive.protocol import BATCH, BEGINS, PART
-from fast_dag.errors import ExecutionError, text_of
+from fast_dag.errors import ExecutionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -269,6 +269,7 @@ class Batch(Task):
             lane.left(self)
 
     def _serve(self, pool: Pool, process: Process | None) -> None:
+        """Have the batch made. Raises what keeps it from being pickled."""
         error: ExecutionError | None = None
         if process is None:
             text = f"items of node {self.node_name!r} were not run: the Workers were shut down"
@@ -279,9 +280,5 @@ class Batch(Task):
                 error = self._problem
             except ExecutionError as problem:
                 error = problem
-            except Exception as problem:
-                text = f"items of node {self.node_name!r} cannot be sent: {text_of(problem)}"
-                error = ExecutionError(text, node_name=self.node_name)
-                error.__cause__ = problem
         at = -1 if self.at is None else self.at
         self._ended(Ended(self._count if error is None else max(self._count, at + 1), error))
