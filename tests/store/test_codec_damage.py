@@ -158,7 +158,7 @@ def test_class_of_another_layout_is_refused(told: tuple[str, ...]) -> None:
         b"[" * 100_000 + b"]" * 100_000,
         b"[" * 100_000 + b")" * 100_000 + b"f\x01",
         b"J\xff" + (400_002).to_bytes(8, "little") + b"[" * 200_001 + b"]" * 200_001,
-        b"J\xff" + (10_000).to_bytes(8, "little") + b"1" * 10_000,
+        b"J\xff" + (200_000).to_bytes(8, "little") + b"1" * 200_000,
         b"J\x02[]]",
         b"J\x01\xff",
         b"b\xff" + b"\xff" * 8,

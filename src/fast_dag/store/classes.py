@@ -92,6 +92,9 @@ class Layout:
             made = tuple.__new__(self.cls, values)
         else:
             made = object.__new__(self.cls)
+            if not self.slots and not extras and Unset not in map(type, values):  # most classes
+                made.__dict__.update(zip(self.fields, values, strict=True))
+                return made
         state = {} if self.kind == "tuple" else dict(zip(self.fields, values, strict=True))
         if extras:
             (more,) = extras
