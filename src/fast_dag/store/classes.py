@@ -173,7 +173,7 @@ class Classes:
     """
 
     def __init__(self, allow: Iterable[type | str], annotations: Iterable[object]) -> None:
-        given = [allow] if isinstance(allow, (str, type)) else list(allow)
+        given = list(allow)
         for each in given:
             if not isinstance(each, type) and not (isinstance(each, str) and each):
                 raise TypeError(
