@@ -194,6 +194,15 @@ def test_hostile_bytes_are_refused(data: bytes) -> None:
         PLAIN.decode(sealed(data))
 
 
+def test_instance_without_all_of_its_fields_is_refused() -> None:
+    for value in (Point(1, 2), Item("tea"), Slotted(1)):
+        good = PLAIN.encode(value)[5:]
+        begin = good.index(b"c[") + 2 if b"c[" in good else 0
+        assert begin
+        with pytest.raises(DecodeError):
+            PLAIN.decode(sealed(good[:begin] + good[-5:]))
+
+
 def test_long_tuple_of_tuples_as_key_does_not_fill_the_stack() -> None:
     with pytest.raises(DamagedError):
         PLAIN.decode(sealed(b"[" + b"[" * 50_000 + b")" * 50_000 + b"N}"))

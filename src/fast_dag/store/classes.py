@@ -87,6 +87,8 @@ class Layout:
             return self._member(*parts)
         count = len(self.fields)
         values, extras = parts[:count], parts[count:]
+        if len(values) != count:
+            raise ValueError("a field is missing")
         made: Any
         if self.kind == "tuple":
             made = tuple.__new__(self.cls, values)
@@ -233,8 +235,8 @@ def _imported(name: str) -> Any:
         found = find(module, qualname)
     except Exception as error:  # the module's own code may raise anything
         raise DecodeError(f"the class {name!r} cannot be imported: {error}", name=name) from error
-    if not isinstance(found, type) or class_name(found) != name:
-        raise DecodeError(f"{name!r} is no class that is defined there", name=name)
+    if not isinstance(found, type):
+        raise DecodeError(f"{name!r} is no class", name=name)
     return found
 
 

@@ -100,7 +100,9 @@ class Writers(dict[type, "Callable[[Writer, Any], None]"]):
                 layout = self._classes.layout(kind)
             except DecodeError:
                 layout = None
-            write = _refuse if layout is None else _instance_writer(layout)
+            if layout is None:
+                return _refuse
+            write = _instance_writer(layout)
         self[kind] = write
         return write
 
@@ -223,7 +225,7 @@ class Writer:
             for each in value:
                 writers[type(each)](self, each)
         except Refused as refused:
-            refused.climb(value, ((f"[{place}]", each) for place, each in enumerate(value)))
+            refused.climb(value, ("[{}]", enumerate(value)))
             raise
         self.close(end)
 
@@ -295,8 +297,7 @@ def _pairs(writer: Writer, value: dict[Any, Any], label: str) -> None:
             writers[type(key)](writer, key)
             writers[type(each)](writer, each)
     except Refused as refused:
-        values = ((label.format(key), each) for key, each in value.items())
-        refused.climb(value, [*values, *((f"<key {key!r}>", key) for key in value)])
+        refused.climb(value, (label, value.items()), ("<key {!r}>", zip(value, value, strict=True)))
         raise
     writer.close(b"}")
 
@@ -318,7 +319,7 @@ def _elements(writer: Writer, value: Any, end: bytes) -> None:
             writer.writers[type(each)](writer, each)
             found.append(b"".join(writer.parts))
     except Refused as refused:
-        refused.climb(value, ((f"<element {each!r}>", each) for each in value))
+        refused.climb(value, ("<element {!r}>", zip(value, value, strict=True)))
         raise
     finally:
         writer.parts = outer
@@ -345,7 +346,7 @@ def _form_writer(form: Form) -> Callable[[Writer, Any], None]:
             for each in parts:
                 writers[type(each)](writer, each)
         except Refused as refused:
-            refused.climb(value, (("", each) for each in parts))
+            refused.climb(value)
             raise
         writer.close(end)
 
@@ -369,8 +370,7 @@ def _instance_writer(layout: Layout) -> Callable[[Writer, Any], None]:
             if extras:
                 _pairs(writer, extras, ".{}")
         except Refused as refused:
-            named = [(f".{name}", each) for name, each in zip(layout.fields, values, strict=False)]
-            refused.climb(value, [*named, ("", extras)])
+            refused.climb(value, (".{}", zip(layout.fields, values, strict=False)))
             raise
         writer.close(end)
 
