@@ -115,9 +115,10 @@ STOPPED: Final = Outcome(False, None, attempts=0)
 
 class Invoke(Fields):
     """Call a hook or handler in the process of the run; answered like an Attempt. A call with
-    `cleans_up` may end even if its run is cut short meanwhile."""
+    `cleans_up` may end even if its run is cut short meanwhile. `role` names the thread of a map
+    that the call belongs to, "" if any will do."""
 
-    __slots__ = ("args", "cleans_up", "func", "is_async")
+    __slots__ = ("args", "cleans_up", "func", "is_async", "role")
 
     def __init__(
         self,
@@ -125,7 +126,9 @@ class Invoke(Fields):
         args: tuple[Any, ...],
         is_async: bool,
         cleans_up: bool = False,
+        role: str = "",
     ) -> None:
+        self.role = role
         self.func = func
         self.args = args
         self.is_async = is_async
@@ -173,12 +176,14 @@ class Sleep(Fields):
 
 class Await(Fields):
     """Wait until something is ready, such as a computation of another run or the token of a
-    limiter; answered like Sleep."""
+    limiter; answered like Sleep. A wait that `cleans_up` goes on to its end even if the run is cut
+    short meanwhile."""
 
-    __slots__ = ("waitable",)
+    __slots__ = ("cleans_up", "waitable")
 
-    def __init__(self, waitable: Waitable) -> None:
+    def __init__(self, waitable: Waitable, cleans_up: bool = False) -> None:
         self.waitable = waitable
+        self.cleans_up = cleans_up
 
 
 class Raised(Fields):
@@ -203,6 +208,12 @@ def bare_effects(attempt: Attempt) -> Effects:
     if isinstance(answer, Raised):
         return Outcome(False, answer.error)
     return Outcome(True, answer)
+
+
+def ended(outcome: Outcome) -> Effects:
+    """A call that has ended, as effects."""
+    return outcome
+    yield
 
 
 def interpret(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fast_dag.plan.topology import Topology
     from fast_dag.returns import FSMReturn
     from fast_dag.run.failures import Failures
+    from fast_dag.run.items import Items
 
     class Recorded(Protocol):
         """What was recorded of an execution."""
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
         failures: Failures
         dropped: Collection[str]
+        items: Mapping[str, Items]
 
         @property
         def graph(self) -> Graph | None: ...
@@ -187,6 +189,10 @@ class Run:
         value = execution.results.get(name, ABSENT)
         if value is not ABSENT:
             return value
+        if execution.items and isinstance(name, str) and name.endswith("]"):
+            mapped, _, key = name[:-1].partition("[")
+            if mapped in execution.items and name not in execution.topology.whole.index:
+                return self._item(mapped, key, name)
         first, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
         if dot and first in execution.children:
             return execution.children[first].run[rest]
@@ -204,6 +210,69 @@ class Run:
             f"{self.name!r} has no result of {name!r}: it {why}",
             node=name,
             reason=reason,
+        )
+
+    def _item(self, mapped: str, key: str, name: str) -> Any:
+        """The result of one item of a map; `key` is its position, or the text of its key."""
+        result = self._result(mapped)
+        if isinstance(result, dict):
+            found = [value for each, value in result.items() if text_of_key(each) == key]
+            if len(found) > 1:
+                raise MissingResultError(
+                    f"several keys of map {mapped!r} are {key!r} as text; ask for "
+                    f"run[{mapped!r}][key]",
+                    node=name,
+                    reason="ambiguous",
+                )
+            if found:
+                return found[0]
+        elif isinstance(result, list) and key.isdecimal():
+            dropped = self._execution.items[mapped].dropped
+            if not dropped and int(key) < len(result):
+                return result[int(key)]
+        raise MissingResultError(
+            f"{self.name!r} has no result of {name!r}: {self._why_no_item(mapped, key, result)}",
+            node=name,
+            reason="no such item",
+        )
+
+    def _why_no_item(self, mapped: str, key: str, result: Any) -> str:
+        items = self._execution.items[mapped]
+        if not isinstance(result, (list, dict)):
+            return f"map {mapped!r} keeps no items, but what into= made of them"
+        if items.dropped:
+            return (
+                f"map {mapped!r} has dropped {items.dropped} items; run[{mapped!r}] has the others"
+            )
+        return f"map {mapped!r} has {len(result)} items, and none of that name"
+
+    def items(self, name: str | Node[..., Any]) -> Items:
+        """What became of the items of a map: how many completed and failed, their errors, the
+        slowest ones, a histogram of their times. Raises a KeyError for what is no map, or has not
+        begun.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo")
+        >>> @dag.map
+        ... def square(x: int) -> int:
+        ...     return x * x
+        >>> dag.execute(x=range(3)).items("square")
+        <Items of 'square': 3 of 3 completed>
+        """
+        asked = name.name if isinstance(name, Node) else name
+        found = self._execution.items.get(asked)
+        if found is not None:
+            return found
+        first, dot, rest = asked.partition(".")
+        if dot and first in self._execution.children:
+            return self._execution.children[first].run.items(rest)
+        whole = self._execution.topology.whole
+        at = whole.index.get(asked)
+        if at is None:
+            raise UnknownNodeError.named(asked, whole.index, repr(self.name), self._execution.noun)
+        why = "it has not begun" if whole.nodes[at].map is not None else "it is no map"
+        raise MissingResultError(
+            f"{self.name!r} has no items of {asked!r}: {why}", node=asked, reason="not run"
         )
 
     def _why_missing(self, name: str) -> str:
@@ -302,6 +371,14 @@ class Run:
     def __dir__(self) -> list[str]:
         """The documented names, for completion."""
         return [name for name in super().__dir__() if name != "_execution"]
+
+
+def text_of_key(key: object) -> str:
+    """The key of an item as the names of items have it."""
+    try:
+        return str(key)
+    except Exception:
+        return object.__repr__(key)
 
 
 _REASONS = {
