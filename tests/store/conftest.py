@@ -63,7 +63,9 @@ def committed(path: Path) -> set[str]:
         return set()
     connection = sqlite3.connect(path)
     try:
-        return {row[0] for row in connection.execute("SELECT path FROM nodes WHERE replaced IS NULL")}
+        return {
+            row[0] for row in connection.execute("SELECT path FROM nodes WHERE replaced IS NULL")
+        }
     except sqlite3.OperationalError as error:
         assert "no such table" in str(error)
         return set()

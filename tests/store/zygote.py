@@ -19,6 +19,7 @@ import fast_dag.drive.aio
 import fast_dag.drive.blocking  # noqa: F401  loaded once for all children
 from tests.store import flows
 
+
 class Deadly(sqlite3.Connection):
     """Kills this process before or after one of its commits. It syncs nothing: what was written
     survives a kill."""

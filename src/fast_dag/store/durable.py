@@ -8,6 +8,7 @@ successor starts. A later owner replays these rows.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -97,6 +98,7 @@ class Durable:
         self.is_cancelled = False
         self.is_over = False  # it is only looked at: nothing is committed any more
         self.codes: Callable[[Any], bytes | None] = _no_code
+        self.times: Counter[str] = Counter()  # how often nodes have completed, by path
         self.kept: dict[str, Any] = {}
         self.made: set[Call] = set()  # calls that were announced, and not made
 
@@ -127,6 +129,7 @@ class Durable:
             (self.row,),
         ):
             self.scopes[parent, node] = (attempt, scope)
+        self.times.update(dict(connection.execute(_TIMES, (self.row,)).fetchall()))
         rows = self.rows
         for row in connection.execute(_ENDS, (self.row,)):
             rows.setdefault(row[0], []).append(row)
@@ -163,6 +166,8 @@ _ENDS: Final = """
     JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
     JOIN runs AS r ON r.id = v.run
     WHERE n.run = ? AND n.replaced IS NULL ORDER BY n.id"""
+
+_TIMES: Final = "SELECT path, COUNT(*) FROM nodes WHERE run = ? AND ok GROUP BY path"
 
 _DOUBTS: Final = """
     SELECT path FROM calls AS c WHERE c.run = ? AND NOT EXISTS (
@@ -244,6 +249,10 @@ class Scope:
             ends = [each for each in ends if each[0] not in again]
         return ends
 
+    def completed(self, path: str) -> int:
+        """How often a node has completed before."""
+        return self.durable.times[path]
+
     def begin(self, execution: DagExecution, index: int) -> Effects | None:
         """Announce the call of a node that may be called once only."""
         if not execution.plan.steps[index].node.options.get("once"):
@@ -280,6 +289,8 @@ class Scope:
             raise CutShortError(error)
         yield Await(end, cleans_up=True)
         durable.go_on_after(end)
+        if outcome.ok:
+            durable.times[path] += 1
         return outcome
 
 
