@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def named(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by parameter, without what the engine gives; those of `*args` as a tuple.
+    """The arguments of a call by parameter, without what the engine gives; those of `*args` as a
+    tuple.
 
     >>> from fast_dag.define.signature import read_signature
     >>> named(read_signature(lambda a, b=2, *rest, **more: 0), [1, 2, 3], {"k": 4})
@@ -41,7 +42,8 @@ def named(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) 
 def unnamed(
     signature: Signature, inputs: Mapping[str, Any], context: Context, call_id: str = ""
 ) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments that pass `inputs`, and what the engine gives. Raises TypeError if these do not fit the parameters.
+    """The arguments that pass `inputs`, and what the engine gives. Raises TypeError if `inputs` do
+    not fit the parameters.
 
     >>> from fast_dag.define.signature import read_signature
     >>> unnamed(read_signature(lambda a, b=2, *rest: 0), {"a": 1, "rest": (3,)}, None)

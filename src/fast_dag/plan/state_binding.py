@@ -95,7 +95,8 @@ class StateBinding:
         call_id: Callable[[str], str],
     ) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of the call: `value` is that of the previous state, `data` what an event
-        brought; `call_id` tells the id of a state's call. Raises MissingInputError if a required argument is missing."""
+        brought; `call_id` tells the id of a state's call. Raises MissingInputError if a required
+        argument is missing."""
         signature, sole = self._signature, self._sole
         if data:
             sole = self._find_sole({*inputs, *data})
