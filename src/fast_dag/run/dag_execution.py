@@ -230,6 +230,7 @@ class DagExecution(Execution):
             if self.plan.steps[index].node.workflow is not None:
                 self._replay_child(index)
         self.record.taken = {*self._replayed, *known}
+        self.context._metrics["replayed"] = len(self.record.taken)
 
     def _replay_child(self, index: int) -> None:
         """Make the execution of a nested workflow whose node has ended, as it was."""
