@@ -108,6 +108,8 @@ class _Items:
 
     def close(self) -> None:
         """Close what was gone through."""
+        for index in self._ready:  # not called any more
+            self.execution.take_back(index)
         effects = self.execution.release()
         if effects is not None:
             interpret(effects, _no_function, _called, self.waiter.wait, _no_sleep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from contextlib import suppress
 from copy import copy
@@ -139,6 +140,8 @@ class MapExecution(Execution):
                     "can be gone through once only; make it a list"
                 )
         self._walk = Walk(plan, values)
+        if self._known and not self._walk.has_lasting_keys:
+            self._known = {}
         self.tally.total = self._walk.total
         if self._walk.is_keyed:
             self.result = {}
@@ -183,10 +186,14 @@ class MapExecution(Execution):
         if self.spec.into is not None:
             return self.value
         result = self.result
+        self.tally._left_out = ()
         if not self.tally.dropped:
             return result
         if isinstance(result, dict):
             return {key: each for key, each in result.items() if each is not _DROPPED}
+        self.tally._left_out = array(
+            "q", [position for position, each in enumerate(result) if each is _DROPPED]
+        )
         return [each for each in result if each is not _DROPPED]
 
     def _final_value(self) -> Any:
@@ -370,6 +377,8 @@ class MapExecution(Execution):
         where = place or walk.place
         if where == "source":
             where = f"source, after item {walk.pulled - 1}" if walk.pulled else "source"
+        elif where == "keys function":
+            where = f"keys function, for item {walk.pulled - 1}"
         self._fail(Failed("", None, error, 1, where))
 
     def settle(self, number: int, outcome: Outcome, seconds: float) -> None:
