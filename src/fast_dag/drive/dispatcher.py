@@ -627,9 +627,9 @@ class Dispatcher:
             return
         try:
             child = job.execution.nested(job.index, (job.args, job.kwargs))
-            child.open()
             if child.is_map:
                 self._prepare(child, job)
+            child.open()
         except failures() as error:
             jobs.extend(self.ended(job, generation, Outcome(False, error)))
         except BaseException as error:
@@ -642,6 +642,10 @@ class Dispatcher:
         """Prepare the execution of a map."""
         mapping: Any = child
         mapping.places = self._slots.places_of(job.step)
+        if job.step.nested.item.nests:
+            mapping.is_here = self.execution.settings.stays_here
+        else:
+            mapping.is_here = self.lanes.of(job.step.node).shares_memory
         mapping.call_soon = partial(self.look_again, mapping)
 
     def look_again(self, execution: Any) -> None:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from array import array
+from sys import maxsize
 from time import perf_counter
-from typing import TYPE_CHECKING
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Final
 
 from fast_dag.call.effects import Outcome, interpret
 from fast_dag.errors import failures
 from fast_dag.plan.map_plan import INTO, PULL
 from fast_dag.run.execution import current
+from fast_dag.run.map_execution import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any
-
     from fast_dag.call.policy import Waiter
     from fast_dag.run.execution import Execution
     from fast_dag.run.map_execution import MapExecution
 
     OutcomeOf = Callable[[Execution, int, Waiter], Outcome]
+
+
+_FEW: Final = 1000
+"""Items that are counted together, at most."""
 
 
 def drive_map(execution: MapExecution, waiter: Waiter, outcome_of: OutcomeOf) -> None:
@@ -49,14 +55,35 @@ class _Items:
         self.execution = execution
         self.waiter = waiter
         self.outcome_of = outcome_of
-        self._ready = execution.begin(eager=False)
-        if INTO in self._ready:
-            self._ready.remove(INTO)
+        self._ready: list[int] = []
+        self._is_plain = execution.is_plain
+        if execution.spec.into is not None:
+            execution.is_batched = False  # results are made one by one, as they are taken
 
     def call_all(self) -> None:
         """Call all items."""
+        if self._is_plain:
+            self._call_plainly()
         while self.call_next():
             pass
+
+    def _call_plainly(self) -> None:
+        """Call plain items, with little more than the calls."""
+        execution, first = self.execution, 0
+        items = execution.begin_plainly()
+        while not execution.stopped:
+            done = Batch()
+            try:
+                execution.call_each(items, range(first, maxsize), done, execution.tells_at)
+            except failures() as error:
+                execution.finish_plainly(done, Outcome(False, error))
+                return
+            made = len(done.parts[0][1])
+            first += made
+            self._ready += execution.finish_plainly(done, None if made else Outcome(True, True))
+            if not made:
+                return
+            execution.deliver()
 
     def call_next(self) -> bool:
         """Pull an item, or call the one that was pulled. Returns False if there is none."""
@@ -100,11 +127,50 @@ class _Items:
     def results(self) -> Iterator[Any]:
         """The results, one by one."""
         execution = self.execution
+        if self._is_plain:
+            yield from self._plain_results()
         while True:
             yield from execution.ready_results()
             if not self.call_next():
                 yield from execution.ready_results()
                 return
+
+    def _plain_results(self) -> Iterator[Any]:
+        execution, number = self.execution, 0
+        call, is_sole = execution.call, execution.is_sole
+        items = execution.begin_plainly()
+        seconds = array("f")
+        while True:
+            outcome: Outcome | None = None
+            begun = perf_counter()
+            try:
+                for item in items:
+                    if is_sole:
+                        value = call(item)
+                    else:
+                        args, kwargs = execution.arguments(item)
+                        value = call(*args, **kwargs)
+                    break
+                else:
+                    outcome = Outcome(True, True)
+                    return
+                if type(value) is CoroutineType:
+                    value = self.waiter.wait(value)
+            except failures() as error:
+                outcome = Outcome(False, error)
+            else:
+                seconds.append(perf_counter() - begun)
+                number += 1
+                yield value
+                if not execution.is_taking:
+                    return
+                continue
+            finally:
+                if outcome is not None or len(seconds) > _FEW:
+                    execution.count_plainly(number, seconds, outcome)
+                    seconds = array("f")
+            number += 1
+            yield from execution.ready_results()
 
     def close(self) -> None:
         """Close what was gone through."""

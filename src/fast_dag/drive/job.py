@@ -36,6 +36,7 @@ class Lane(ABC):
 
     calls_here = False  # whether the thread that takes a job calls its function itself
     ends_calls = False  # whether a call that was given up ends soon, and its end is reported
+    shares_memory = True  # whether calls happen in this process
     kills_calls = False  # whether a call that was given up is killed
 
     @abstractmethod

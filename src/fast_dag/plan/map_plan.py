@@ -6,6 +6,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 from fast_dag.define.signature import Kind
+from fast_dag.plan.line import line_of
 from fast_dag.plan.step import Step
 
 TYPE_CHECKING = False
@@ -17,11 +18,39 @@ if TYPE_CHECKING:
     from fast_dag.define.graph import Edge
     from fast_dag.define.mapspec import MapSpec
     from fast_dag.define.node import Node
+    from fast_dag.plan.line import Line
 
 INTO: Final = -3
 PULL: Final = -2
 """Indices of the two calls that a map makes besides those of its items: of `into`, and of what
-pulls the next item. Items are known by their number, from 0 on."""
+pulls items. Items are known by their number, from 0 on."""
+
+BATCHES: Final = -10
+"""From here on downwards, the indices of calls for several items: each other one. Those between are
+of coroutines that such calls returned."""
+
+
+def batch_index(batch: int) -> int:
+    """The index of a batch.
+
+    >>> batch_index(0), batch_index(1)
+    (-10, -12)
+    """
+    return BATCHES - 2 * batch
+
+
+def rest_index(number: int) -> int:
+    """The index of the coroutine that the sync function returned for an item.
+
+    >>> number_of(rest_index(3))
+    3
+    """
+    return BATCHES - 1 - 2 * number
+
+
+def number_of(index: int) -> int:
+    """The number of the item that such an index means."""
+    return (BATCHES - 1 - index) // 2
 
 
 class _Same:
@@ -34,7 +63,9 @@ class _Same:
         self._others = others
 
     def __getitem__(self, index: int) -> Any:
-        return self._item if index >= 0 else self._others[index]
+        if index >= 0:
+            return self._item
+        return self._others[index if index > BATCHES else BATCHES - index % 2]
 
 
 class MapPlan:
@@ -60,12 +91,10 @@ class MapPlan:
         self.spec: MapSpec = spec
         self.edges: Sequence[Edge] = step.edges
         self.item = item = Step(0, node, (), None, None, policy)
-        pull, into = Step(PULL, node, (), None, None, None), Step(INTO, node, (), None, None, None)
-        for each, role in (pull, "pull"), (into, "into"):
-            each.timeout = each.uses = each.plain = None
-            each.nests, each.role, each.call = False, role, _call
-        self.steps: Any = _Same(item, {PULL: pull, INTO: into})
-        self.names: Any = _Same(node.name, dict.fromkeys((PULL, INTO), node.name))
+        others = {PULL: "pull", INTO: "into", BATCHES: "", BATCHES - 1: ""}
+        steps = {index: _made_step(node, index, role) for index, role in others.items()}
+        self.steps: Any = _Same(item, steps)
+        self.names: Any = _Same(node.name, dict.fromkeys(others, node.name))
         walked = set(spec.walked)
         positional = [
             each.name for each in node.signature.parameters if each.kind != Kind.KEYWORD_ONLY
@@ -86,6 +115,15 @@ class MapPlan:
     def nested(self) -> Any:
         """The plan of the workflow that is mapped; None if a function is."""
         return self.item.nested
+
+    @cached_property
+    def line(self) -> Line | None:
+        """The bare calls of the workflow that is mapped; None if there is more to it, or none is
+        mapped."""
+        item = self.item
+        if item.nested is None or item.policy is not None or item.timeout or item.uses:
+            return None
+        return None if item.nested.has_states else line_of(item.nested)
 
     @cached_property
     def needs_coordinator(self) -> bool:
@@ -110,6 +148,14 @@ class MapPlan:
             if edge.input == parameter:
                 return f"from {edge.source!r}"
         return "as input of the run"
+
+
+def _made_step(node: Node[..., Any], index: int, role: str) -> Step:
+    """The step of what a map calls besides its items, one by one: the call is its first argument."""
+    step = Step(index, node, (), None, None, None)
+    step.timeout = step.uses = step.plain = None
+    step.nests, step.role, step.call = False, role, _call
+    return step
 
 
 def _call(function: Any, *args: Any) -> Any:

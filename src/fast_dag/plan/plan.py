@@ -52,6 +52,7 @@ class Plan:
     """
 
     step_class: type[Step] = Step
+    has_states = False  # whether it is a machine's
 
     def __init__(
         self,

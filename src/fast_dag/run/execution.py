@@ -496,12 +496,12 @@ class Execution(ABC):
             # The nested execution has recorded its errors, and decided whether to go on.
             key = f"{name}.{inner.failures.first}"
             return Verdict(outcome, key, goes_on=inner.failures.fatal is None)
+        cut_traceback(error)
         items = self.items.get(name)
         failed = None if items is None else items._fatal
         if failed is not None and error is failed.error:
             outcome = Outcome(False, error, failed.attempts, failed.where)
             return Verdict(outcome, name + failed.label, goes_on=self._goes_on(name, error))
-        cut_traceback(error)
         return Verdict(outcome, name, goes_on=self._goes_on(name, error))
 
     @abstractmethod
@@ -558,6 +558,11 @@ class Execution(ABC):
     def nested(self, index: int, attempt: Attempt) -> Execution:
         """The execution that the call of a node is: of a nested workflow, or of a map."""
         return self.child(index, attempt[1])
+
+    def line_of(self, graph: Graph) -> Execution | None:
+        """The execution of a workflow that this thread makes the bare calls of, for an item of this
+        map; None if it makes none of that workflow."""
+        return None
 
     def child_of(self, index: int) -> Execution:
         """The execution that `nested` made last for a node that is a workflow."""

@@ -6,7 +6,8 @@ from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Set
-from itertools import product
+from itertools import islice, product
+from sys import maxsize
 from types import AsyncGeneratorType, GeneratorType
 
 from fast_dag.define.signature import ABSENT
@@ -14,7 +15,7 @@ from fast_dag.errors import names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Final
 
     from fast_dag.plan.map_plan import MapPlan
@@ -32,6 +33,7 @@ _ONCE: Final = (Iterator, AsyncIterator)
 MOST_ERRORS: Final = 1000
 """How many errors of items are kept, by item."""
 _SLOWEST: Final = 10
+_MOST_PARTS: Final = 1000
 
 
 class Walk:
@@ -114,6 +116,35 @@ class Walk:
         if self._items is None:
             self._items = self._walk()
         return next(self._items, None)
+
+    def several(self, most: int, is_sole: bool) -> list[Any]:
+        """The next items, at most so many. Without keys only their values; if `is_sole`, their one
+        value."""
+        if self.is_keyed or not is_sole:
+            if self._items is None:
+                self._items = self._walk()
+            pulled = list(islice(self._items, most))
+            return pulled if self.is_keyed else [values for _, values in pulled]
+        if self._items is None:
+            self._items = iter(self._values[0])
+        items = list(islice(self._items, most))
+        self.pulled += len(items)
+        return items
+
+    def unkeyed(self) -> Iterator[Any]:
+        """All items, for somebody who goes through all of them: the only values if `sole`, else
+        tuples of values. Where that may raise, `pulled` counts them."""
+        if self.sole is ABSENT:
+            return self._counted(values for _, values in self._walk())
+        if type(self.sole) in (list, tuple, range):
+            self.pulled = maxsize
+            return iter(self.sole)
+        return self._counted(self.sole)
+
+    def _counted(self, items: Iterable[Any]) -> Iterator[Any]:
+        for number, item in enumerate(items, 1):
+            self.pulled = number
+            yield item
 
     async def step(self) -> Item | None:
         """The same of a walk that is async."""
@@ -333,9 +364,8 @@ class Items:
         self.dropped = 0
         self.retries = 0
         self.errors: dict[Any, BaseException] = {}
-        self._seconds = array("f")  # of items that are not in `_counts` yet
-        self._keys: list[Any] | None = None  # of these, where they are not their positions
-        self._first = 0  # the position of the first of these
+        # The seconds of items that are not in `_counts` yet, with their numbers or keys.
+        self._parts: list[tuple[Sequence[Any], array[float]]] = []
         self._slow: list[tuple[float, Any]] = []
         self._counts = [0] * (len(_BOUNDS) + 1)
         self._fatal: Failed | None = None  # why the map failed
@@ -360,13 +390,21 @@ class Items:
             slow.sort(key=_by_seconds, reverse=True)
             del slow[_SLOWEST:]
 
+    def _add(
+        self, numbers: Sequence[int], keys: Sequence[Any] | None, seconds: array[float]
+    ) -> None:
+        """Items ended after so many seconds. They are counted when somebody asks, or there are
+        many."""
+        self._parts.append((numbers if keys is None else keys, seconds))
+        if len(self._parts) > _MOST_PARTS:
+            self._fold()
+
     def _fold(self) -> None:
-        """Count the items whose seconds are noted in `_seconds`."""
-        seconds, self._seconds = self._seconds, array("f")
-        first, self._first = self._first, self._first + len(seconds)
-        keys, self._keys = self._keys, None
-        for position, each in enumerate(seconds):
-            self._note(first + position if keys is None else keys[position], each)
+        """Count the items whose seconds are known."""
+        parts, self._parts = self._parts, []
+        for names_of, seconds in parts:
+            for name, each in zip(names_of, seconds, strict=False):
+                self._note(name, each)
 
     @property
     def slowest(self) -> list[tuple[Any, float]]:

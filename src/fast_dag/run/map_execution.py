@@ -6,33 +6,75 @@ from array import array
 from collections import deque
 from contextlib import suppress
 from copy import copy
-from threading import Condition
+from itertools import islice, repeat
+from threading import Condition, get_ident
 from time import perf_counter
-from typing import TYPE_CHECKING
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Final
 
-from fast_dag.call.effects import ONE_SHOT, STOPPED, Invoke, Outcome, Raised
+from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, STOPPED, Invoke, Outcome, Raised
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ExecutionError, failures
-from fast_dag.plan.map_plan import INTO, PULL
+from fast_dag.plan.map_plan import INTO, PULL, batch_index, number_of, rest_index
 from fast_dag.returns import ItemError
 from fast_dag.run.execution import Execution, Verdict
-from fast_dag.run.failures import cut_traceback
+from fast_dag.run.failures import cut_traceback, shared
 from fast_dag.run.items import MOST_ERRORS, Failed, Items, Walk
 from fast_dag.run.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-    from typing import Any, Final
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
     from fast_dag.call.effects import Attempt, Effects
+    from fast_dag.define.graph import Graph
+    from fast_dag.plan.line import Line
     from fast_dag.plan.map_plan import MapPlan
     from fast_dag.plan.step import Step
+
+    Given = tuple[Any, tuple[Any, ...]]
+
+AT_ONCE: Final = 1e-3
+"""Seconds that a batch of items takes in a thread."""
+
+AT_ONCE_ASYNC: Final = 1e-2
+"""Seconds after which a task on a loop takes no further item."""
+
+_TINY: Final = 2e-6
+_TOGETHER: Final = 256
+"""Items that take less than `_TINY` seconds are timed together, at most so many, because reading
+the clock takes as long as their calls."""
+
+_MOST: Final = 1 << 16
+"""Items that a batch has at most."""
 
 _TOLD_EVERY: Final = 0.1
 """Seconds between two events of progress."""
 
 _DROPPED: Final = object()
 """Stands in the place of an item that is left out."""
+
+
+_NO_KEYWORDS: Final[dict[str, Any]] = {}
+
+_FAILED: Final = object()
+"""Stands for the result of an item that failed, in a batch."""
+
+
+_NOBODY: Final = -4
+"""The number of an item whose run is only looked at."""
+
+
+class Batch:
+    """What became of the items of a batch: results and seconds of runs of items, those that failed,
+    and the coroutines that a sync function returned."""
+
+    __slots__ = ("failed", "is_over", "parts", "rests")
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[Sequence[int], list[Any], array[float]]] = []
+        self.failed: list[tuple[int, BaseException]] = []
+        self.rests: list[tuple[int, Any]] = []
+        self.is_over = False
 
 
 class _Unscheduled:
@@ -65,13 +107,19 @@ class _Ways:
 class MapExecution(Execution):
     """One execution of a map, which is a node of `parent`. Its nodes are the items, by number.
 
-    The driver sets `places`, how many items may be in progress at once, and `call_soon`, which asks
-    `more` again as soon as it can: called by the thread of `into` when it has taken a result.
+    The driver sets `places`, how many items may be in progress at once, `is_here`, whether they are
+    called in this process, and `call_soon`, which asks `more` again as soon as it can: called by the
+    threads of `into` and of what pulls.
+
+    Plain items are called in batches: a batch goes on with items as long as they take `AT_ONCE`
+    seconds together.
+
     `known` has results of an earlier run by key: these items are not called.
     """
 
     noun = "item"
     is_map = True
+    is_here = True
     places = 1
     plan: MapPlan  # type: ignore[assignment]  # it has what executions ask of plans
 
@@ -106,7 +154,16 @@ class MapExecution(Execution):
         self.result: list[Any] | dict[Any, Any] = []
         self._known = {} if self.spec.into is not None else known
         self._walk: Any = None
-        self._given: dict[int, tuple[Any, tuple[Any, ...]]] = {}  # the items in progress
+        self._pulled: deque[int] = deque()  # the items that wait for a place
+        self._given: dict[int, Given] = {}  # these, and the items in progress
+        self._batches = 0  # how many were begun
+        self._running = 0  # calls in progress, of items or batches
+        self._size = 1  # how many items take as long as a batch should
+        self._rests: dict[int, Any] = {}  # coroutines that sync functions returned
+        self.call: Callable[..., Any] = plan.item.call
+        self.is_sole = plan.is_sole
+        self._line: Line | None = None  # the calls of the workflow, if they are all that is to it
+        self._values: dict[int, list[Any]] = {}  # by thread: what these calls have returned so far
         self._inner: dict[int, Execution] = {}  # of these, the workflows
         self._pulling = False
         self._is_exhausted = False
@@ -142,6 +199,21 @@ class MapExecution(Execution):
         self._walk = Walk(plan, values)
         if self._known and not self._walk.has_lasting_keys:
             self._known = {}
+        line = plan.line
+        if line is not None and not (line.is_chain or self.settings.ordered):
+            line = None  # its nodes may run side by side
+        self.is_batched = (
+            (plan.item.plain is not None or line is not None)
+            and self.store is None
+            and not self._known
+            and self.is_here
+        )
+        if line is not None and self.is_batched:
+            self._line = line
+            self.call = self._line_call
+            self._slots = [line.inputs.index(name) for name in plan.keywords]
+            self._before = [kwargs.get(name) for name in line.inputs] + line.constants
+            self.is_sole = len(self._slots) == 1
         self.tally.total = self._walk.total
         if self._walk.is_keyed:
             self.result = {}
@@ -241,68 +313,111 @@ class MapExecution(Execution):
     # What may start.
 
     def more(self) -> list[int]:
-        """What may start now: items, or the call that pulls the next one. Must be called under the
-        lock of a run that has several threads."""
+        """What may start now: items, batches of items, or the call that pulls more. Must be called
+        under the lock of a run that has several threads."""
         ready: list[int] = []
-        walk = self._walk
-        while (
-            not self._is_exhausted
-            and not self._pulling
-            and len(self._given) < self.places
-            and self._has_room
-            and not self.stopped
-        ):
-            if not walk.is_quick:
-                self._pulling = True
-                return [PULL]
-            try:
-                pulled = walk.pull()
-            except failures() as error:  # a set that was changed meanwhile, for example
-                self._source_failed(error)
-                break
-            if pulled is None:
-                self._end_of_items()
+        quick = self._walk.is_quick
+        while self._running < self.places and not self.stopped:
+            if not self._pulled:
+                if not quick or self._is_exhausted or not self._has_room:
+                    break
+                if self.is_batched and not self._is_left(len(ready)):
+                    break
+            if self.is_batched:
+                ready.append(batch_index(self._batches))
+                self._batches += 1
             else:
-                ready += self._take_in(pulled)
+                if not self._pulled and not self._pull():
+                    break
+                ready.append(self._pulled.popleft())
+            self._running += 1
+        if not quick and not self._pulling and self._wants_items:
+            self._pulling = True
+            ready.append(PULL)
         return ready
+
+    def _is_left(self, batches: int) -> bool:
+        """Whether there are items for one more batch than these."""
+        total = self._walk.total
+        return total is None or total - self._walk.pulled > batches
+
+    @property
+    def _wants_items(self) -> bool:
+        """Whether an item more may be pulled."""
+        if self._is_exhausted or self.stopped or not self._has_room:
+            return False
+        return len(self._given) < self.places * self._size
 
     @property
     def _has_room(self) -> bool:
         """Whether `into` has taken so many results that there is room for more."""
         if self.spec.into is None:
             return True
-        waiting = self._walk.pulled - self._taken
-        return bool(waiting < 2 * self.places)
+        return bool(self._walk.pulled - self._taken < 2 * self.places * self._size)
 
-    def _take_in(self, pulled: tuple[Any, tuple[Any, ...]]) -> list[int]:
-        """An item was pulled. Returns its number if it is to be called."""
-        number = self._walk.pulled - 1
+    def _pull(self) -> bool:
+        """Pull one item, in any thread, because that calls nobody's code. Returns False if there is
+        none."""
+        while not self._pulled:  # what an earlier run knows is not called
+            try:
+                pulled = self._walk.pull()
+            except failures() as error:  # a set that was changed meanwhile, for example
+                self._source_failed(error)
+                return False
+            if pulled is None:
+                self._end_of_items()
+                return False
+            self._take_in(pulled)
+        return True
+
+    def _pull_items(self) -> bool:
+        """Pull items as long as there is room for them. Returns whether there are no more."""
+        pull = self._walk.pull
+        while self._wants_items:
+            pulled = pull()
+            if pulled is None:
+                return True
+            self._take_in(pulled)
+            if self._running < self.places:
+                self.call_soon()
+        return False
+
+    async def _step_items(self) -> bool:
+        """The same of an async source."""
+        step = self._walk.step
+        while self._wants_items:
+            pulled = await step()
+            if pulled is None:
+                return True
+            self._take_in(pulled)
+            if self._running < self.places:
+                self.call_soon()
+        return False
+
+    def _take_in(self, pulled: Given) -> None:
+        """An item was pulled."""
+        number, key = self._walk.pulled - 1, pulled[0]
+        if self.spec.into is None:
+            result = self.result
+            if isinstance(result, dict):
+                if key in result:
+                    self._walk.place = "keys function"
+                    raise ValueError(
+                        f"the keys function of map {self.plan.name!r} gave {key!r} to item "
+                        f"{list(result).index(key)} and to item {number}; each item needs a key of "
+                        "its own"
+                    )
+                result[key] = _DROPPED
+            else:
+                result.append(_DROPPED)
+            if self._known:
+                value = self._known.get(key, _DROPPED)
+                if value is not _DROPPED:
+                    self.tally.completed += 1
+                    self._keep(number, key, value)
+                    return
         self._given[number] = pulled
-        if self.spec.into is not None:
-            return [number]
-        result = self.result
-        if isinstance(result, dict):
-            key = pulled[0]
-            if key in result:
-                self._refuse_key(key, list(result).index(key), number)
-            result[key] = _DROPPED
-        else:
-            result.append(_DROPPED)
-        if self._known:
-            value = self._known.get(pulled[0], _DROPPED)
-            if value is not _DROPPED:
-                del self._given[number]
-                self.tally.completed += 1
-                self._keep(number, pulled[0], value)
-                return []
-        return [number]
-
-    def _refuse_key(self, key: Any, first: int, second: int) -> None:
-        del self._given[second]
-        raise ValueError(
-            f"the keys function of map {self.plan.name!r} gave {key!r} to item {first} and to item "
-            f"{second}; each item needs a key of its own"
-        )
+        self._pulled.append(number)
 
     def _end_of_items(self) -> None:
         self._is_exhausted = True
@@ -311,15 +426,17 @@ class MapExecution(Execution):
         self._notify()
 
     def gather(self, index: int) -> Attempt:
+        if index >= 0:
+            values = self._given[index][1]
+            return ([values[0]], {}) if self.plan.is_sole else self.arguments(values)
         if index == PULL:
-            return [self._walk.step if self._walk.is_async else self._walk.pull], {}
+            return [self._step_items if self._walk.is_async else self._pull_items], {}
         if index == INTO:
             results: Any = _AsyncResults(self) if self.spec.is_into_async else _Results(self)
             return [self.spec.into, results], {}
-        values = self._given[index][1]
-        if self.plan.is_sole:
-            return ([values[0]], {})
-        return self.arguments(values)
+        if index % 2:
+            return [_same, self._rests.pop(number_of(index))], {}
+        return [self._await_items if self.plan.is_async else self._call_items], {}
 
     def arguments(self, values: tuple[Any, ...]) -> Attempt:
         """The arguments of the call for an item."""
@@ -340,7 +457,7 @@ class MapExecution(Execution):
         if index == PULL:
             self._pulling = False
 
-    # One item.
+    # Items end.
 
     def finish(self, index: int, outcome: Outcome, started: float, guard: Any = None) -> list[int]:
         if guard is None:
@@ -349,50 +466,418 @@ class MapExecution(Execution):
             return self._ended(index, outcome, started) if self.status == "running" else []
 
     def _ended(self, index: int, outcome: Outcome, started: float) -> list[int]:
+        ready: list[int] = []
         if index == PULL:
-            return self._pulled(outcome)
-        if index == INTO:
+            self._pulling = False
+            if not outcome.ok:
+                self._source_failed(outcome.value)
+            elif outcome.value:
+                self._end_of_items()
+        elif index == INTO:
             self._into_ended(outcome)
-            return []
-        self.settle(index, outcome, perf_counter() - started)
-        return self.more()
-
-    def _pulled(self, outcome: Outcome) -> list[int]:
-        self._pulling = False
-        if not outcome.ok:
-            self._source_failed(outcome.value)
-        elif outcome.value is None:
-            self._end_of_items()
         else:
-            try:
-                ready = self._take_in(outcome.value)
-            except ValueError as error:
-                self._source_failed(error, "keys function")
+            self._running -= 1
+            if index >= 0:
+                self.settle(index, outcome, perf_counter() - started)
+            elif index % 2:
+                self.settle(number_of(index), outcome, perf_counter() - started)
+            elif outcome.ok:
+                ready = self._settle_batch(outcome.value)
             else:
-                return ready + self.more()
-        return []
+                self._source_failed(outcome.value)
+            self._tell()
+            if self.spec.into is not None:
+                self._notify()
+        return ready + self.more()
 
     def _source_failed(self, error: BaseException, place: str | None = None) -> None:
         walk = self._walk
         where = place or walk.place
-        if where == "source":
-            where = f"source, after item {walk.pulled - 1}" if walk.pulled else "source"
+        if where == "source" and walk.pulled:
+            where = f"source, after item {walk.pulled - 1}"
         elif where == "keys function":
             where = f"keys function, for item {walk.pulled - 1}"
         self._fail(Failed("", None, error, 1, where))
+
+    # Sequential runs of plain items.
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all items can be called one after the other in `call_each`."""
+        return (
+            self.is_batched
+            and not self.plan.is_async
+            and not self._walk.is_async
+            and not self._walk.is_keyed
+        )
+
+    def begin_plainly(self) -> Iterator[Any]:
+        """All items, for `call_each`."""
+        self._is_exhausted = True  # nobody else pulls
+        items: Iterator[Any] = self._walk.unkeyed()
+        return items
+
+    @property
+    def tells_at(self) -> float:
+        """When observers are to hear of progress, by the clock."""
+        if self._watchers is None:
+            return float("inf")
+        return perf_counter() + _TOLD_EVERY
+
+    def finish_plainly(self, done: Batch, pulled: Outcome | None) -> list[int]:
+        """Some items have been called. `pulled` is how it ended to go through them, if it has."""
+        ready = self._settle_batch(done)
+        numbers, values, _ = done.parts[0]
+        self._walk.pulled = numbers.start + len(values)  # type: ignore[attr-defined]
+        if pulled is not None and pulled.ok:
+            self._end_of_items()
+        elif pulled is not None:
+            self._source_failed(pulled.value)
+        self._tell()
+        return ready
+
+    @property
+    def is_taking(self) -> bool:
+        """Whether `into` may take further results. Raises RuntimeError once it has returned."""
+        if self._is_satisfied or self.status != "running":
+            raise self._untimely()
+        return not self.stopped
+
+    def count_plainly(self, number: int, seconds: array[float], outcome: Outcome | None) -> None:
+        """Some items before `number` completed. `outcome` is how the next one ended, or how it
+        ended to go through them."""
+        first = number - len(seconds)
+        self.tally.completed += len(seconds)
+        self.tally._add(range(first, number), None, seconds)
+        walk = self._walk
+        if outcome is not None and outcome.ok:
+            walk.pulled = number
+            self._end_of_items()
+        elif outcome is not None and walk.pulled <= number:
+            self._source_failed(outcome.value)
+        elif outcome is not None:
+            self._taken = number
+            self.tally._add((number,), None, array("f", (0.0,)))
+            self._item_failed(number, number, outcome, None)
+            self._taken = number + 1
+        self._tell()
+
+    def _untimely(self) -> RuntimeError:
+        return RuntimeError(
+            f"the results of map {self.plan.name!r} can be taken while its into= function runs, "
+            "and not afterwards"
+        )
+
+    # Batches: what plain items cost most is all that is around their calls.
+
+    def _call_items(self) -> Batch:
+        """Call items, one after the other, for a short time."""
+        done = Batch()
+        now = perf_counter()
+        until = now + AT_ONCE
+        while now < until and not done.is_over:
+            numbers, items = self._taken_items()
+            if not items:
+                break
+            begun, now = now, self.call_each(items, numbers, done, until)
+            values = done.parts[-1][1]
+            self._adapt(len(values), now - begun)
+            left = len(items) - len(values)
+            if left:
+                self._give_back(numbers, items, left)
+                break
+        return done
+
+    def call_each(
+        self, items: Iterable[Any], numbers: Sequence[int], done: Batch, until: float
+    ) -> float:
+        """Call items until the time is `until`, and note in `done` what became of them. Returns the
+        time. What the items raise as they are gone through is raised."""
+        call, clock, is_sole = self.call, perf_counter, self.is_sole
+        into, is_strict = self.spec.into is not None, self.spec.on_error == "fail"
+        values: list[Any] = []
+        seconds = array("f")
+        done.parts.append((numbers, values, seconds))
+        keep, stamp = values.append, seconds.append
+        iterator, group = iter(items), 1
+        now = clock()
+        while True:
+            try:
+                if is_sole and not into:  # what most maps are: written out, it takes half as long
+                    while True:
+                        made, last = len(values), now
+                        if group == 1:
+                            for item in iterator:
+                                keep(call(item))
+                                break
+                        else:
+                            values.extend(map(call, islice(iterator, group)))
+                        now = clock()
+                        count = len(values) - made
+                        if count == 1:
+                            stamp(now - last)
+                        elif count:
+                            seconds.extend(repeat((now - last) / count, count))
+                        else:
+                            return now
+                        if CoroutineType in set(map(type, values[made:])):
+                            self._note_rests(values, made, numbers, done)
+                        if now > until:
+                            return now
+                        group = min(2 * group, _TOGETHER) if now - last < group * _TINY else 1
+                for item in iterator:
+                    args, kwargs = ([item], _NO_KEYWORDS) if is_sole else self.arguments(item)
+                    value = call(*args, **kwargs)
+                    keep(value)
+                    last, now = now, clock()
+                    stamp(now - last)
+                    if type(value) is CoroutineType:
+                        self._note_rests(values, len(values) - 1, numbers, done)
+                    elif into:
+                        self._keep(numbers[len(values) - 1], None, value)
+                    if now > until or self._stopped:
+                        return now
+                return now
+            except failures() as error:
+                number = numbers[len(values)]
+                if self._walk.pulled <= number:
+                    raise  # by what is gone through
+                if self._line is not None:
+                    error = self._line_failed(number, error)
+                done.failed.append((number, error))
+                keep(_FAILED)
+                last, now = now, clock()
+                seconds.extend(repeat(now - last, len(values) - len(seconds)))
+                done.is_over = is_strict
+                if is_strict or now > until:
+                    return now
+
+    # Workflows that are nothing but calls of plain functions.
+
+    def _line_call(self, given: Any) -> Any:
+        """The value of the workflow for an item."""
+        line = self._line
+        assert line is not None
+        values = self._values[get_ident()] = self._before.copy()
+        slots = self._slots
+        if self.is_sole:
+            values[slots[0]] = given
+        else:
+            order = self.plan.order
+            for at, slot in enumerate(slots):
+                values[slot] = given[order[at]]
+        keep, plain = values.append, None
+        for call, places in line.calls:
+            if len(places) == 1:
+                value = call(values[places[0]])
+            else:
+                value = call(*[values[place] for place in places])
+            if type(value) is not plain:
+                plain = type(value)
+                if LOOKED_AT[plain]:
+                    value, plain = self._looked_at(value, len(values) - len(self._before)), None
+            keep(value)
+        return values[line.result]
+
+    def _looked_at(self, value: Any, call: int) -> Any:
+        """The result of a call that cannot simply be kept: a coroutine is awaited, here, and what
+        can be gone through once only may have one consumer."""
+        if type(value) is CoroutineType:
+            import asyncio  # slow to import
+
+            value = asyncio.run(value)
+        if ONE_SHOT[type(value)]:
+            line, topology = self._line, self.plan.nested.topology
+            assert line is not None
+            index = line.order[call]
+            clash = topology.clash(topology.consumers(index))
+            if clash is not None:
+                raise shared(topology.names[index], "returned", value, clash)
+        return value
+
+    def _line_failed(self, number: int, error: BaseException) -> BaseException:
+        """A call of the workflow of an item raised. Returns the error of the workflow's run, which
+        is made now, as if it had been there before."""
+        child: Any = self._line_run(number, self._values.pop(get_ident()))
+        self._inner[number] = child
+        index, _ = child.leave_straight()
+        child.finish(index, Outcome(False, error), perf_counter())
+        child.close()
+        raised: BaseException = child.exception()
+        return raised
+
+    def _line_run(self, number: int, values: list[Any]) -> Execution:
+        line, plan = self._line, self.plan.nested
+        assert line is not None
+        inputs = {
+            name: value
+            for name, value in zip(line.inputs, values, strict=False)
+            if name in plan.input_names
+        }
+        self._given.setdefault(number, (number, ()))
+        child = self.child(number, inputs)
+        child.open()
+        made = values[len(line.inputs) + len(line.constants) :]
+        names, now = plan.names, perf_counter()
+        child.results.update(zip([names[index] for index in line.order], made, strict=False))
+        child.record.stamps += [now] * (len(made) + 1)
+        return child
+
+    def line_of(self, graph: Graph) -> Execution | None:
+        values = self._values.get(get_ident())
+        workflow: Any = self.plan.node.workflow
+        if values is None or workflow is None or workflow.graph is not graph:
+            return None
+        try:
+            return self._line_run(_NOBODY, list(values))
+        finally:
+            del self._given[_NOBODY], self._inner[_NOBODY]
+
+    def _note_rests(
+        self, values: list[Any], since: int, numbers: Sequence[int], done: Batch
+    ) -> None:
+        """Note which values are coroutines that must be awaited still."""
+        for at in range(since, len(values)):
+            if type(values[at]) is CoroutineType:
+                done.rests.append((numbers[at], values[at]))
+                values[at] = _FAILED
+
+    async def _await_items(self) -> Batch:
+        """The same for an async function."""
+        call, clock, done = self.plan.item.call, perf_counter, Batch()
+        now = clock()
+        until = now + AT_ONCE_ASYNC
+        while now < until and not done.is_over:
+            numbers, items = self._taken_items(1)
+            if not items:
+                break
+            begun = clock()
+            try:
+                if self.plan.is_sole:
+                    value = await call(items[0])
+                else:
+                    args, kwargs = self.arguments(items[0])
+                    value = await call(*args, **kwargs)
+            except failures() as error:
+                if is_cancelled(error):
+                    raise
+                done.failed.append((numbers[0], error))
+                value = _FAILED
+                done.is_over = self.spec.on_error == "fail"
+            now = clock()
+            done.parts.append((numbers, [value], array("f", (now - begun,))))
+            if self.spec.into is not None and value is not _FAILED:
+                self._keep(numbers[0], None, value)
+            if self._stopped:
+                break
+        return done
+
+    def _taken_items(self, most: int | None = None) -> tuple[Sequence[int], list[Any]]:
+        """Items to call, and their numbers: at most `most`, or as many as take as long as a batch
+        should. Empty if there are none."""
+        size = self._size if most is None else most
+        walk, is_sole = self._walk, self.is_sole
+        with self._changed:
+            if self.stopped:
+                return (), []
+            if not walk.is_quick or self._pulled:
+                numbers = [self._pulled.popleft() for _ in range(min(size, len(self._pulled)))]
+                given = [self._given[number][1] for number in numbers]
+                return numbers, [each[0] for each in given] if is_sole else given
+            if self._is_exhausted or not self._has_room:
+                return (), []
+            first = walk.pulled
+            try:
+                items = walk.several(size, is_sole)
+            except failures() as error:
+                self._source_failed(error)
+                return (), []
+            if len(items) < size:
+                self._is_exhausted = True
+            if self.spec.into is None:
+                result: Any = self.result
+                if walk.is_keyed:
+                    result.update((key, _DROPPED) for key, _ in items)
+                else:
+                    result.extend([_DROPPED] * len(items))
+            numbers_of = range(first, first + len(items))
+            if walk.is_keyed:
+                self._given.update(zip(numbers_of, items, strict=True))
+                items = [each[1][0] if is_sole else each[1] for each in items]
+            return numbers_of, items
+
+    def _give_back(self, numbers: Sequence[int], items: list[Any], left: int) -> None:
+        """A batch has no time for the last of its items."""
+        walk, is_sole = self._walk, self.is_sole
+        with self._changed:
+            rest = numbers[-left:]
+            for number, item in zip(rest, items[-left:], strict=True):
+                if number not in self._given:
+                    self._given[number] = (number, (item,) if is_sole else item)
+            self._pulled.extendleft(reversed(rest))
+            assert walk is not None
+
+    def _adapt(self, items: int, seconds: float) -> None:
+        """Find how many items take as long as a batch should, from a batch of so many."""
+        if items:
+            fitting = int(AT_ONCE / max(seconds / items, 1e-8) / 4)
+            self._size = max(1, min(fitting, 4 * self._size, _MOST))
+
+    def _settle_batch(self, done: Batch) -> list[int]:
+        """The items of a batch ended. Returns what may start."""
+        tally, result, given = self.tally, self.result, self._given
+        keeps = self.spec.into is None
+        failed = dict(done.failed)
+        rests = dict(done.rests)
+        ready = []
+        for numbers, values, seconds in done.parts:
+            keys: list[Any] | None = None
+            if self._walk.is_keyed:
+                keys = [given.pop(number)[0] for number in numbers[: len(values)]]
+            elif given:
+                for number in numbers[: len(values)]:
+                    given.pop(number, None)
+            if keeps and isinstance(result, list):
+                if type(numbers) is range:
+                    result[numbers.start : numbers.start + len(values)] = values
+                else:
+                    for number, value in zip(numbers, values, strict=False):
+                        result[number] = value
+            elif keeps and keys is not None:
+                for key, value in zip(keys, values, strict=True):
+                    result[key] = value
+            tally._add(numbers, keys, seconds)
+            tally.completed += len(values)
+            if not failed and not rests:
+                continue
+            for position, (number, value) in enumerate(zip(numbers, values, strict=False)):
+                if value is not _FAILED:
+                    continue
+                key = number if keys is None else keys[position]
+                tally.completed -= 1
+                if keeps:
+                    result[key] = _DROPPED
+                if number in failed:
+                    outcome = Outcome(False, failed[number])
+                    self._item_failed(number, key, outcome, self._inner.pop(number, None))
+                else:
+                    given[number] = (key, ())
+                    self._rests[number] = rests[number]
+                    self._running += 1
+                    ready.append(rest_index(number))
+        return ready
 
     def settle(self, number: int, outcome: Outcome, seconds: float) -> None:
         """An item ended: keep its result, or find what its failure means."""
         key, _ = self._given.pop(number)
         inner = self._inner.pop(number, None)
         self.record.count(self.plan.name, outcome)
-        self.tally._note(key, seconds)
+        self.tally._add((number,), (key,), array("f", (seconds,)))
         if outcome.ok:
             self.tally.completed += 1
             self._keep(number, key, outcome.value)
         else:
             self._item_failed(number, key, outcome, inner)
-        self._tell()
 
     def _keep(self, number: int, key: Any, value: Any) -> None:
         if self.spec.into is None:
@@ -493,10 +978,7 @@ class MapExecution(Execution):
                 if self._error is not None:
                     raise self._error
                 if self._is_satisfied or self.status != "running":
-                    raise RuntimeError(
-                        f"the results of map {self.plan.name!r} can be taken while its into= "
-                        "function runs, and not afterwards"
-                    )
+                    raise self._untimely()
                 if self.stopped:
                     raise RuntimeError(f"map {self.plan.name!r} was cut short")
                 number = self._next_number()
@@ -506,7 +988,7 @@ class MapExecution(Execution):
                     if value is _DROPPED:
                         continue
                     return value
-                if self._is_exhausted and not self._given and not self._ready:
+                if self._is_exhausted and not (self._running or self._pulled or self._ready):
                     return _DROPPED
                 if not wait:
                     return ABSENT
@@ -679,6 +1161,18 @@ def _inside(settings: Any) -> Any:
     inside = copy(settings)
     inside.error_strategy, inside.error_handler = "fail_fast", None
     return inside
+
+
+def is_cancelled(error: BaseException) -> bool:
+    """Whether the task of an item was cancelled, and did not raise a CancelledError by itself."""
+    from asyncio import CancelledError, current_task  # slow to import
+
+    task = current_task()
+    return isinstance(error, CancelledError) and task is not None and bool(task.cancelling())
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _nothing() -> None: ...

@@ -193,7 +193,7 @@ class Run:
         if isinstance(name, str) and name not in whole.index:
             mapped, bracket, key = name.partition("[")
             at = whole.index.get(mapped) if bracket else None
-            if at is not None and whole.nodes[at].map is not None:
+            if at is not None and whole.nodes[at].map:
                 return self._item(mapped, key.removesuffix("]"), name)
         first, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
         if dot and first in execution.children:
@@ -264,7 +264,7 @@ class Run:
         at = whole.index.get(asked)
         if at is None:
             raise UnknownNodeError.named(asked, whole.index, repr(self.name), self._execution.noun)
-        why = "it has not begun" if whole.nodes[at].map is not None else "it is no map"
+        why = "it has not begun" if whole.nodes[at].map else "it is no map"
         raise MissingResultError(
             f"{self.name!r} has no items of {asked!r}: {why}", node=asked, reason="not run"
         )
