@@ -209,13 +209,13 @@ class Walk:
 
     async def _steps(self) -> AsyncIterator[Item]:
         keys = self._keys
-        iterators = [_anext(each) for each in self._values]
-        if self._plan.spec.is_product:
-            iterators = iterators[:1]
+        is_product = self._plan.spec.is_product
+        iterators = [_anext(each) for each in self._values[: 1 if is_product else None]]
         while True:
             row = [await step() for step in iterators]
             if any(each is ABSENT for each in row):
-                self._refuse_rest(row)
+                if not is_product:
+                    self._refuse_rest(row)
                 return
             for rest in product(*self._rest):
                 number, self.pulled = self.pulled, self.pulled + 1

@@ -307,6 +307,7 @@ class MapExecution(Execution):
         else:
             answer = yield Invoke(walk.close, (), False, cleans_up=True, role="pull")
         if isinstance(answer, Raised):
+            self._is_satisfied = False
             self._source_failed(answer.error, "source, as it was closed")
         return STOPPED
 
@@ -606,12 +607,8 @@ class MapExecution(Execution):
                 if is_sole and not into:  # what most maps are: written out, it takes half as long
                     while True:
                         made, last = len(values), now
-                        if group == 1:
-                            for item in iterator:
-                                keep(call(item))
-                                break
-                        else:
-                            values.extend(map(call, islice(iterator, group)))
+                        for item in islice(iterator, group):  # `map` would end at a StopIteration
+                            keep(call(item))
                         now = clock()
                         count = len(values) - made
                         if count == 1:
