@@ -66,14 +66,14 @@ _NOBODY: Final = -4
 
 class Batch:
     """What became of the items of a batch: results and seconds of runs of items, those that failed,
-    and the coroutines that a sync function returned."""
+    and the numbers of those for which a sync function returned a coroutine."""
 
     __slots__ = ("failed", "is_over", "parts", "rests")
 
     def __init__(self) -> None:
         self.parts: list[tuple[Sequence[int], list[Any], array[float]]] = []
         self.failed: list[tuple[int, BaseException]] = []
-        self.rests: list[tuple[int, Any]] = []
+        self.rests: set[int] = set()
         self.is_over = False
 
 
@@ -159,7 +159,7 @@ class MapExecution(Execution):
         self._batches = 0  # how many were begun
         self._running = 0  # calls in progress, of items or batches
         self._size = 1  # how many items take as long as a batch should
-        self._rests: dict[int, Any] = {}  # coroutines that sync functions returned
+        self._rests: dict[int, Any] = {}  # coroutines that sync functions returned, by item
         self.call: Callable[..., Any] = plan.item.call
         self.is_sole = plan.is_sole
         self._line: Line | None = None  # the calls of the workflow, if they are all that is to it
@@ -250,6 +250,9 @@ class MapExecution(Execution):
         self._inner.clear()
         with self._changed:
             self._ready.clear()
+            rests, self._rests = self._rests, {}
+        for coroutine in rests.values():
+            coroutine.close()
         self._notify()
         self.call_soon = _nothing
         self.outer = self.parent = None
@@ -436,7 +439,7 @@ class MapExecution(Execution):
             results: Any = _AsyncResults(self) if self.spec.is_into_async else _Results(self)
             return [self.spec.into, results], {}
         if index % 2:
-            return [_same, self._rests.pop(number_of(index))], {}
+            return [self._rests.pop, number_of(index)], {}
         return [self._await_items if self.plan.is_async else self._call_items], {}
 
     def arguments(self, values: tuple[Any, ...]) -> Attempt:
@@ -736,8 +739,16 @@ class MapExecution(Execution):
         """Note which values are coroutines that must be awaited still."""
         for at in range(since, len(values)):
             if type(values[at]) is CoroutineType:
-                done.rests.append((numbers[at], values[at]))
+                self._note_rest(numbers[at], values[at])
+                done.rests.add(numbers[at])
                 values[at] = _FAILED
+
+    def _note_rest(self, number: int, coroutine: Any) -> None:
+        with self._changed:
+            if self.status == "running":
+                self._rests[number] = coroutine
+                return
+        coroutine.close()  # nobody waits for this batch any more
 
     async def _await_items(self) -> Batch:
         """The same for an async function."""
@@ -825,7 +836,7 @@ class MapExecution(Execution):
         tally, result, given = self.tally, self.result, self._given
         keeps = self.spec.into is None
         failed = dict(done.failed)
-        rests = dict(done.rests)
+        rests = done.rests
         ready = []
         for numbers, values, seconds in done.parts:
             keys: list[Any] | None = None
@@ -859,7 +870,6 @@ class MapExecution(Execution):
                     self._item_failed(number, key, outcome, self._inner.pop(number, None))
                 else:
                     given[number] = (key, ())
-                    self._rests[number] = rests[number]
                     self._running += 1
                     ready.append(rest_index(number))
         return ready
@@ -1166,10 +1176,6 @@ def is_cancelled(error: BaseException) -> bool:
 
     task = current_task()
     return isinstance(error, CancelledError) and task is not None and bool(task.cancelling())
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _nothing() -> None: ...
