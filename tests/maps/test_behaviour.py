@@ -94,7 +94,7 @@ def test_the_collection_comes_from_an_earlier_node_and_the_list_goes_to_a_later_
     assert run.value == 14
     assert run["square"] == [0, 1, 4, 9]
     assert list(run.statuses) == ["numbers", "square", "total"]
-    assert run.execution_order == ["numbers", "square", "total"]
+    assert run.context.metrics["execution_order"] == ["numbers", "square", "total"]
     assert set(run.timings) == {"numbers", "square", "total"}
 
 
@@ -235,7 +235,7 @@ def test_the_order_of_walked_parameters_is_that_of_over(way: str) -> None:
         (1, [0], "x"),
         (2, [0], "y"),
     ]
-    dag = mapped(f, product=["c", "a"])
+    dag = mapped(f, over=None, product=["c", "a"])
     assert EXECUTE[way](dag, a=[1, 2], b=0, c=["x", "y"]).value == [
         (1, 0, "x"),
         (2, 0, "x"),
@@ -262,7 +262,8 @@ def test_a_resource_is_opened_once_for_all_items(way: str) -> None:
         yield "session"
         log.append("close")
 
-    dag = DAG("pages").resource("session", session)
+    dag = DAG("pages")
+    dag.resource("session", session)
 
     @dag.map  # the resource is declared: `page` is the only parameter that it could mean
     def fetch(page: int, session: str) -> Any:
@@ -851,9 +852,11 @@ def test_each_item_of_a_workflow_has_its_own_resources_and_shares_those_of_the_o
 
         return factory
 
-    inner = DAG("inner").resource("own", opened("own"))
+    inner = DAG("inner")
+    inner.resource("own", opened("own"))
     inner.add_node("use", lambda x, own, shared: (x, own, shared))
-    dag = DAG("outer").resource("shared", opened("shared"))
+    dag = DAG("outer")
+    dag.resource("shared", opened("shared"))
     dag.map(inner, name="each", over="x")
     run = EXECUTE[way](dag, x=[1, 2])
     assert run.value == [(1, "own", "shared"), (2, "own", "shared")]
@@ -914,7 +917,7 @@ def test_what_is_no_item_is_a_key_error_that_says_why(way: str) -> None:
     with pytest.raises(KeyError):
         run.items("g")
     with pytest.raises(KeyError, match="no map"):
-        EXECUTE[way](DAG("none").add_node("g", int)).items("g")
+        EXECUTE[way](DAG("none").add_node("g", lambda: 1)).items("g")
 
 
 @here
@@ -957,10 +960,11 @@ def test_parts_of_a_workflow_with_a_map(way: str, method: str) -> None:
     if method == "run_until":
         assert start(dag, "run_until", "f") == [1, 0.5]
     else:
-        assert start(dag, "run_from", "f", x=[4]) == 0.25
-        assert start(dag, "run_from", "after", f=[4]) == 4
+        earlier = start(dag, "execute")
+        assert start(dag, "run_from", "f", earlier.context) == 1.5
+        assert start(dag, "run_from", "after", earlier.context) == 1.5
     with pytest.raises(Exception, match=r"f\[1\]"):
-        start(dag, method, "f[1]")
+        start(dag, method, "f[1]", *([earlier.context] if method == "run_from" else []))
 
 
 @here

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from fast_dag.define.node import Nestable, Node, NodeType
-from fast_dag.define.options import CACHE_OPTIONS, OPTIONS
+from fast_dag.define.options import CACHE_OPTIONS, OPTIONS, fitting
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import InvalidNodeError
 
@@ -137,9 +137,10 @@ class Decorator:
 
     `add(node, ...)` takes the node in, with those of the options that are `own` to it; these have
     defaults there. `complete(func, name, options)` adds the options that follow from others.
+    `maps`: whether its nodes can be maps.
     """
 
-    __slots__ = ("_add", "_cached", "_complete", "_own", "_type")
+    __slots__ = ("_add", "_cached", "_complete", "_maps", "_own", "_type")
 
     def __init__(
         self,
@@ -149,8 +150,10 @@ class Decorator:
         cached: bool = False,
         own: Mapping[str, Any] = MappingProxyType({"replace": False}),
         complete: Callable[[Any, str | None, dict[str, Any]], None] | None = None,
+        maps: bool = True,
     ) -> None:
         self._complete = complete
+        self._maps = maps
         self._add = add
         self._type = type
         self._cached = cached
@@ -178,13 +181,13 @@ class Decorator:
         """The options that fit, for `help()` and notebooks."""
         from inspect import Parameter, Signature  # slow to import
 
-        fitting = [
-            each
-            for each in OPTIONS.values()
-            if each.name != "cache" and each.type in ("", self._type)
-        ]
+        types = fitting(self._type) if self._maps else ("",)
         defaults = {"name": None, **self._own}
-        defaults |= {each.name: each.default for each in fitting}
+        defaults |= {
+            each.name: each.default
+            for each in OPTIONS.values()
+            if each.name != "cache" and each.type in types
+        }
         if self._cached:
             defaults |= {each.name: each.default for each in CACHE_OPTIONS.values()}
         return Signature(

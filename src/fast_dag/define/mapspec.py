@@ -79,10 +79,9 @@ class MapSpec(Fields):
         )
 
 
-def map_of(options: Mapping[str, Any], kind: str, signature: Signature) -> MapSpec | None:
+def map_of(options: Mapping[str, Any], signature: Signature) -> MapSpec | None:
     """The MapSpec that the options of a node ask for; None if they ask for no map. Raises
-    ValueError, with a sentence, if they do not fit each other, the `kind` of node, or its
-    function."""
+    ValueError, with a sentence, if they do not fit each other, or the function."""
     asked = [name for name in MAP_OPTIONS if name in options]
     if not asked:
         return None
@@ -95,11 +94,6 @@ def map_of(options: Mapping[str, Any], kind: str, signature: Signature) -> MapSp
         raise ValueError(
             "over= walks collections side by side and product= all their combinations; give one "
             "of them"
-        )
-    if kind != "node":
-        raise ValueError(
-            f"a node of type {kind!r} maps over nothing; map a workflow that has it in it: "
-            "dag.map(workflow, over=...)"
         )
     spec = MapSpec(options)
     for name in spec.walked:

@@ -290,7 +290,7 @@ class Node(Linkable, OfFunction[P, R_co]):
 
     def _make_map(self, name: str | None) -> None:
         try:
-            self.map = map_of(self.options, self.type.value, self.signature)
+            self.map = map_of(self.options, self.signature)
         except ValueError as error:
             shown = getattr(self.func, "__name__", None) if name is None else name
             raise InvalidNodeError(f"node {shown!r}: {error}", node=shown) from None
@@ -304,7 +304,8 @@ class Node(Linkable, OfFunction[P, R_co]):
             from fast_dag.cache.store import NodeCache  # for those who cache
 
             node: Any = self  # pyright takes `func` for a method
-            self.cache = NodeCache(node, **asked)
+            kept = {} if self.map is None else {"max_entries": None}
+            self.cache = NodeCache(node, **{**kept, **asked})
 
     def _read(self, name: str | None) -> Signature:
         inputs = self.options.get("inputs")

@@ -188,15 +188,18 @@ class Dispatcher:
         jobs.reverse()
         return jobs
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException, job: Job | None = None) -> None:
         """End the run because of an exception that is not a node's failure, such as SystemExit in a
-        worker thread."""
+        worker thread; `job` is the one whose call raised it."""
         with self.guard():
             if self.over:
                 return
             if self.crash is not None:
                 error.__context__ = self.crash
             self.crash = error
+            self.execution.failures.crashed = (
+                None if job is None or job.index == _NO_NODE else job.path
+            )
         self.abort("cancelled")
 
     def break_off(self, error: BaseException) -> None:
@@ -447,7 +450,12 @@ class Dispatcher:
         try:
             job.args, job.kwargs = execution.gather(job.index)
         except failures() as error:
-            job.todo, job.answer = SETTLE, Outcome(False, error, attempts=0)
+            outcome = Outcome(False, error, attempts=0)
+            job.todo, job.answer = SETTLE, outcome
+            if execution.store is not None:
+                job.variables = self.variables.copy()
+                job.effects = execution.effects_of_failed(job.index, outcome)
+                job.todo, job.answer = ADVANCE, None
         except BaseException as error:  # raised by the attribute that `output=` names
             self.fail(error)
             job.todo = UNWIND
@@ -615,7 +623,11 @@ class Dispatcher:
         opened.jobs -= 1
         more: list[Job] = []
         if self._sleeping and opened.execution.stopped:
-            more = [self._roused(each) for each in list(self._sleeping) if each.execution.stopped]
+            more = [
+                self._roused(each)
+                for each in list(self._sleeping)
+                if each.execution.stopped and each.phase is not CLEANS
+            ]
         more.extend(self._picked())
         return more, opened if not opened.jobs and self._has_ended(opened, more) else None
 
@@ -828,7 +840,7 @@ class Dispatcher:
             is_owner = not self.over and job.generation == generation
             if is_owner:
                 self._take_in(job)
-        self.fail(error)
+        self.fail(error, job)
         if not is_owner:
             return []
         job.todo, job.answer = CONCLUDE, STOPPED
@@ -972,7 +984,9 @@ class Dispatcher:
         with self.guard():
             if self.over:
                 return
-            if job.execution.stopped:
+            if isinstance(effect, Await) and effect.cleans_up:
+                job.phase = CLEANS
+            elif job.execution.stopped:
                 job.answer = False
                 jobs.append(job)
                 return

@@ -270,7 +270,11 @@ def _outcome_of(execution: Execution, index: int, waiter: Waiter) -> Outcome:
     try:
         attempt = execution.start(index)
     except failures() as error:
-        return Outcome(False, error, attempts=0)
+        outcome = Outcome(False, error, attempts=0)
+        if execution.store is None:
+            return outcome
+        effects = execution.effects_of_failed(index, outcome)
+        return waiter.carry_out(effects, _no_function, copy_context())
     step = execution.plan.steps[index]
     call = step.call
     if step.uses:
@@ -281,19 +285,19 @@ def _outcome_of(execution: Execution, index: int, waiter: Waiter) -> Outcome:
         return _called(call, *attempt, waiter)
     policy = execution.sole_policy(step)
     if policy is not None:
-        value = policy.call_inline(execution, attempt, call, waiter)
+        value = policy.call_inline(execution.host_of(index), attempt, call, waiter)
         return value if type(value) is Outcome else Outcome(True, value)
-    return _carried_out(execution, step, attempt, call, waiter)
+    return _carried_out(execution, index, attempt, call, waiter)
 
 
 def _carried_out(
-    execution: Execution, step: Step, attempt: Attempt, call: Callable[..., Any], waiter: Waiter
+    execution: Execution, index: int, attempt: Attempt, call: Callable[..., Any], waiter: Waiter
 ) -> Outcome:
     variables = copy_context()
     try:
-        return waiter.carry_out(execution.effects_of(step.index, attempt), call, variables)
+        return waiter.carry_out(execution.effects_of(index, attempt), call, variables)
     except BaseException:
-        left = execution.effects_of_cancelled(step)
+        left = execution.effects_of_cancelled(execution.plan.steps[index])
         if left is not None:
             waiter.carry_out(left, call, variables)
         raise

@@ -13,10 +13,12 @@ from fast_dag.call.effects import Outcome, interpret
 from fast_dag.errors import failures
 from fast_dag.plan.map_plan import INTO, PULL
 from fast_dag.run.execution import current
-from fast_dag.run.map_execution import Batch
+from fast_dag.run.map_batches import Batch
+from fast_dag.run.map_results import END
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
     from fast_dag.call.policy import Waiter
     from fast_dag.run.execution import Execution
     from fast_dag.run.map_execution import MapExecution
@@ -77,7 +79,7 @@ class _Items:
         while not execution.stopped:
             done = Batch()
             try:
-                execution.call_each(items, range(first, maxsize), done, execution.tells_at)
+                execution.batching.call_each(items, range(first, maxsize), done, execution.tells_at)
             except failures() as error:
                 execution.finish_plainly(done, Outcome(False, error))
                 return
@@ -138,7 +140,7 @@ class _Items:
             wait(turns.begin(into))
             while not turns.task.done():
                 try:
-                    answer = True, next(results, _END)
+                    answer = True, next(results, END)
                 except failures() as error:
                     answer = False, error
                 wait(turns.go_on(*answer))
@@ -149,17 +151,19 @@ class _Items:
 
     def results(self) -> Iterator[Any]:
         """The results, one by one."""
-        execution = self.execution
+        stream = self.execution.stream
+        assert stream is not None
         if self._is_plain:
             yield from self._plain_results()
         while True:
-            yield from execution.ready_results()
+            yield from stream.ready()
             if not self.call_next():
-                yield from execution.ready_results()
+                yield from stream.ready()
                 return
 
     def _plain_results(self) -> Iterator[Any]:
-        execution = self.execution
+        execution, stream = self.execution, self.execution.stream
+        assert stream is not None
         call, is_sole = execution.call, execution.is_sole
         items, keep = execution.begin_plainly(), self._seconds.append
         while True:
@@ -180,7 +184,7 @@ class _Items:
             except failures() as error:
                 self._count(Outcome(False, error))
                 self._called += 1
-                yield from execution.ready_results()
+                yield from stream.ready()
                 continue
             keep(perf_counter() - begun)
             self._called += 1
@@ -188,8 +192,8 @@ class _Items:
                 self._count(None)
                 keep = self._seconds.append
             yield value
-            if not execution.is_taking:
-                return
+            if (ended := execution.ended()) is not None:
+                raise ended
 
     def _count(self, outcome: Outcome | None) -> None:
         """Count the items that `_plain_results` has called."""
@@ -214,9 +218,6 @@ def _no_function() -> None: ...
 
 
 def _no_sleep(seconds: float) -> None: ...
-
-
-_END: Final = object()
 
 
 class _Turns:
@@ -271,13 +272,14 @@ class _Turns:
         return self
 
     async def __anext__(self) -> Any:
-        _ = self._execution.is_taking  # raises if it is too late for that
+        if (ended := self._execution.ended()) is not None:
+            raise ended
         wanted = self.task.get_loop().create_future()
         self._wanted.append(wanted)
         self._hand_out()
         is_result, answer = await wanted
         if not is_result:
             raise answer
-        if answer is _END:
+        if answer is END:
             raise StopAsyncIteration
         return answer

@@ -88,16 +88,23 @@ class Lanes:
 
     @property
     def processes(self) -> Lane:
-        """The lane of this run's own worker processes."""
-        if self._processes is None:
-            from fast_dag.drive.processes import ProcessLane  # needs the extra `process`
+        """The lane to worker processes: those of the `Workers` that the run was given, else its
+        own."""
+        lane = self._processes
+        if lane is None:
+            shared = getattr(self.settings.executor, "_fast_dag_lane", None)
+            if shared is None:
+                from fast_dag.drive.process_lane import ProcessLane  # needs the extra `process`
 
-            self._processes = ProcessLane(self.dispatcher)
-        return self._processes
+                shared = ProcessLane
+            lane = self._processes = shared(self.dispatcher)
+        return lane
 
     def executor(self, node: Node[..., Any]) -> Lane:
         """The lane of the caller's executor. A node that takes the context goes there only if the
         executor uses threads; else it stays in a thread of the run."""
+        if hasattr(self.settings.executor, "_fast_dag_lane"):
+            return self.threads if node.signature.takes_context else self.processes
         from fast_dag.drive.executor import ExecutorLane
 
         if self._executor is None:
