@@ -166,6 +166,7 @@ class PlainNode(NamedTuple):
     run_in: str | None
     cache: bool | None
     workflow: PlainWorkflow | None
+    map: bool
 
     @classmethod
     def of(cls, node: Node[..., Any]) -> PlainNode:
@@ -184,6 +185,7 @@ class PlainNode(NamedTuple):
             node.run_in,
             None if node.cache is None else True,
             None if workflow is None else PlainWorkflow(workflow.description),
+            node.map is not None,
         )
 
 

@@ -166,6 +166,8 @@ class DagExecution(Execution):
                 dropped.append(name)
             if name in earlier.children:
                 self.children[name] = earlier.children[name]
+            if name in earlier.items:
+                self.items = {**self.items, name: earlier.items[name]}
         if self.keeping is None:
             self.dropped = dropped
         else:
