@@ -408,6 +408,7 @@ OPTIONS: Final = _table(
         _function,
         "makes the key of each item: the map returns a dict",
         by_name="function",
+        label="keys by {}",
         type="map",
     ),
     Option(
@@ -416,6 +417,7 @@ OPTIONS: Final = _table(
         _function,
         "is given the results as they come, and makes the value of the map",
         by_name="function",
+        label="into {}",
         type="map",
     ),
     Option(
@@ -433,6 +435,7 @@ OPTIONS: Final = _table(
         "what the failure of an item means: the map fails, an ItemError is in its place, or it is "
         "left out",
         default="fail",
+        label="on_error {}",
         type="map",
     ),
     Option(
@@ -440,6 +443,7 @@ OPTIONS: Final = _table(
         "a fraction from 0 to 1",
         _share,
         "the least share of items that must complete; else the map fails",
+        label="min_success {:g}",
         type="map",
     ),
     Option(
@@ -447,6 +451,7 @@ OPTIONS: Final = _table(
         "a count of at least 1",
         lambda value: count(value, 1),
         "how many items may be in progress at once",
+        label="{} at once",
         type="map",
     ),
     Option(
@@ -496,6 +501,30 @@ def checked(
             advice = f"; {MAP_A_WORKFLOW}" if option.type == "map" else ""
             raise InvalidNodeError(f"{whose}: {name}= is for @dag.{option.type}{advice}", node=node)
     return kept
+
+
+def told(options: Mapping[str, Any]) -> list[str]:
+    """The options of a node in a few words each, as far as they are of interest to readers.
+
+    >>> told({"retry": 2, "over": ["x", "y"], "into": sum})
+    ['retry 2', 'over x, y', 'into sum']
+    """
+    return [
+        option.label.format(_in_words(options[name]))
+        for name, option in OPTIONS.items()
+        if option.label and options.get(name) not in (None, 0)
+    ]
+
+
+def _in_words(value: Any) -> Any:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return name_of_function(value) if callable(value) else value
+
+
+def name_of_function(func: Any) -> str:
+    """The name of a function, or that of its class if it has none."""
+    return getattr(func, "__name__", "") or type(func).__name__
 
 
 def fitting(type: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fast_dag._typing import T, overload
 from fast_dag.define.node import Node
 from fast_dag.define.signature import ABSENT
-from fast_dag.errors import InvalidNodeError, MissingResultError, UnknownNodeError
+from fast_dag.errors import InvalidNodeError, MissingResultError, UnknownNodeError, text_of_key
 from fast_dag.schedule.base import NodeStatus
 
 TYPE_CHECKING = False
@@ -371,14 +371,6 @@ class Run:
     def __dir__(self) -> list[str]:
         """The documented names, for completion."""
         return [name for name in super().__dir__() if name != "_execution"]
-
-
-def text_of_key(key: object) -> str:
-    """The key of an item as the names of items have it."""
-    try:
-        return str(key)
-    except Exception:
-        return object.__repr__(key)
 
 
 _REASONS = {
