@@ -232,8 +232,8 @@ def test_command_shows_maps_as_data(tmp_path: Path) -> None:
     code, data = command(tmp_path, "show", "shop.py", "--json")
     assert code == 0
     nodes = {each["name"]: each for each in data["nodes"]}
-    assert (nodes["inverse"]["over"], nodes["inverse"]["on_error"]) == (["x"], "keep")
-    assert nodes["twice"]["into"] == "builtins:list"
+    assert nodes["inverse"]["map"] == {"over": ["x"], "on_error": "keep", "min_success": 0.25}
+    assert nodes["twice"]["map"] == {"over": ["x"], "into": "list"}
 
 
 @pytest.mark.needs("click")
@@ -241,6 +241,7 @@ def test_command_gives_a_list_to_a_map_and_has_its_failed_items_as_data(tmp_path
     code, data = command(tmp_path, "run", "shop.py", "--json", "-i", "x=[1, 0, 4]")
     assert data["value"] == [2.0, 0, 0.5]
     assert data["results"] == {"twice": [2.0, 0, 0.5]}
+    assert data["not_json"].keys() == {"inverse"}
     assert data["items"] == {
         "inverse": {"total": 3, "completed": 2, "failed": 1, "dropped": 0, "retries": 0},
         "twice": {"total": 3, "completed": 3, "failed": 0, "dropped": 0, "retries": 0},
@@ -250,3 +251,23 @@ def test_command_gives_a_list_to_a_map_and_has_its_failed_items_as_data(tmp_path
     }
     assert data["status"] == "completed_with_errors"
     assert code == 1
+
+
+@pytest.mark.needs("click")
+def test_command_has_kept_items_of_the_value_as_data(tmp_path: Path) -> None:
+    code, data = command(
+        tmp_path, "run", "shop.py", "--json", "-i", "x=[1, 0]", "--until", "inverse"
+    )
+    assert code == 1
+    error = {"type": "ZeroDivisionError", "message": "division by zero"}
+    assert data["value"] == [1.0, {"key": 1, "error": error}]
+
+
+@pytest.mark.needs("click")
+def test_command_refuses_a_text_as_a_collection(tmp_path: Path) -> None:
+    code, data = command(tmp_path, "run", "shop.py", "--json", "-i", "x=abc")
+    assert code == 1
+    assert (
+        "parameter 'x' of map 'inverse' got one str as input of the run"
+        in (data["error"]["message"])
+    )

@@ -46,6 +46,8 @@ from fast_dag.cli.target import Target, all_found, found, place_of
 from fast_dag.cli.tree import MARKS, heading, inputs, topology_of, tree
 from fast_dag.context import Context
 from fast_dag.define.fsm import FSM
+from fast_dag.define.mapspec import MAP_OPTIONS
+from fast_dag.define.options import name_of_function
 from fast_dag.errors import (
     ExecutionError,
     FastDAGError,
@@ -532,6 +534,7 @@ def _described(workflow: Workflow) -> dict[str, Any]:
                 "type": node.type.value,
                 "inputs": list(node.inputs),
                 "description": node.description,
+                **({"map": _walked(node)} if node.map else {}),
                 **({"workflow": _described(_inner(node))} if node.workflow else {}),
             }
             for name, node in workflow.nodes.items()
@@ -557,6 +560,14 @@ def _described(workflow: Workflow) -> dict[str, Any]:
         for edge in edges
     ]
     return data
+
+
+def _walked(node: Node[..., Any]) -> dict[str, Any]:
+    """The options of a map, with the names of functions."""
+    given = {name: node.options[name] for name in MAP_OPTIONS if name in node.options}
+    return {
+        name: name_of_function(each) if callable(each) else each for name, each in given.items()
+    }
 
 
 def _inner(node: Any) -> Workflow:

@@ -105,8 +105,9 @@ class RunView(NamedTuple):
     has, for each node of the topology, whether each of its incoming edges ended live (None: not
     decided); it is empty for a machine. `attempts` are those of the nodes in `errors`, and `error`
     is what ended the run. `from_cache` are the nodes whose last value came from a cache, and
-    `items` is what became of those of each map that began. Of a machine, `current` is the state it is in, and `awaited` are the events it waits for.
-    `tracebacks` has the texts of those that got lost in a pickle.
+    `items` is what became of those of each map that began. Of a machine, `current` is the
+    state it is in, and `awaited` are the events it waits for. `tracebacks` has the texts of
+    those that got lost in a pickle.
     """
 
     status: str

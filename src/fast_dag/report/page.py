@@ -191,15 +191,15 @@ def _maps(analysis: Analysis) -> Iterator[str]:
         path = escape(shown(each.path))
         yield f'<div data-node="{_key(each.path)}" tabindex="0">'
         yield f"<p><strong>{path}</strong>: {escape(each.tally)}.</p>"
-        yield '<div class="items"><table><thead><tr><th>slowest</th><th>time</th></tr></thead><tbody>'
+        yield '<div class="items"><table><thead><tr><th>slowest</th><th>time</th></tr></thead>'
+        yield "<tbody>"
         for key, seconds in each.slowest:
             yield f"<tr><td>[{escape(shown(key))}]</td><td>{escape(duration(seconds))}</td></tr>"
         yield '</tbody></table><div class="histogram">'
         for words, count, part in each.bars:
-            yield (
-                f'<div class="row"><span class="name">{escape(words)}</span><span class="track">'
-                f'<i class="ran" style="left:0;width:{part:.3%}"></i></span><em>{count:,}</em></div>'
-            )
+            yield f'<div class="row"><span class="name">{escape(words)}</span><span class="track">'
+            yield f'<i class="ran" style="left:0;width:{part:.3%}"></i></span>'
+            yield f"<em>{count:,}</em></div>"
         yield "</div></div></div>"
 
 
