@@ -31,6 +31,8 @@ SLOW_OR_OPTIONAL = (
     "re",
     "tracemalloc",
     "importlib",
+    # Runs that survive.
+    "fast_dag.store",
     # Limits, for workflows that have some.
     "fast_dag.run.limits",
     # Maps, for workflows that have some.
@@ -56,12 +58,16 @@ SLOW_OR_OPTIONAL = (
     "fast_dag.cache.keys",
     # Files are written and read when somebody asks.
     "fast_dag.serial",
+    # Only where large buffers are sent.
+    "ctypes",
     # They import asyncio, or what an extra brings.
     "fast_dag.cli",
     "fast_dag.drive.aio",
     "fast_dag.drive.blocking",
     "fast_dag.drive.loops",
     "fast_dag.drive.processes",
+    "fast_dag.drive.process_lane",
+    "fast_dag.drive.workers",
     "fast_dag.drive.executor",
 )
 

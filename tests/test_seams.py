@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG, FSM, FSMReturn, Run
-from fast_dag.call.effects import STOPPED, Await
+from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised
 from fast_dag.watch.observers import Observers
 from tests.ways import OWN_AT_ONCE
 
@@ -21,19 +21,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from fast_dag.call.effects import Effects, Outcome
+    from fast_dag.call.effects import Effects
     from fast_dag.call.host import Host
     from fast_dag.define.node import Node
-    from fast_dag.run.execution import Execution
+    from fast_dag.run.execution import Ended, Execution
 
 
 class ToyStore(dict[str, Any]):
     """Keeps how nodes ended; a run that is given it goes on behind these."""
 
-    def load(self, path: str) -> Outcome | None:
-        return self.get(path)
+    def load(self, execution: Execution) -> Iterator[Ended]:
+        for name in execution.plan.names:
+            if execution.prefix + name in self:
+                yield name, self[execution.prefix + name], 0.0, 0.0
 
-    def commit(self, path: str, outcome: Outcome) -> None:
+    def nested(self, execution: Execution, index: int) -> ToyStore:
+        return self
+
+    def begin(self, execution: Execution, index: int) -> None: ...
+
+    def commit(self, execution: Execution, index: int, outcome: Outcome, began: float) -> Effects:
+        answer = yield Invoke(self.keep, (execution.path_of(index), outcome), False)
+        if isinstance(answer, Raised):
+            return Outcome(False, answer.error, outcome.attempts, "store")
+        return outcome
+
+    def keep(self, path: str, outcome: Outcome) -> None:
         if outcome.ok:
             self[path] = outcome
 
@@ -235,8 +248,9 @@ def test_a_store_is_told_of_every_end_and_a_later_run_goes_on_behind_these(
 @pytest.mark.parametrize("mode", MODES)
 def test_a_store_that_raises_fails_the_node_and_keeps_the_cause(mode: str) -> None:
     class Full(ToyStore):
-        def commit(self, path: str, outcome: Outcome) -> None:
-            raise OSError(28, "no space left")
+        def keep(self, path: str, outcome: Outcome) -> None:
+            if outcome.ok:
+                raise OSError(28, "no space left")
 
     dag = DAG("full").add_node("one", lambda: 1).add_node("two", lambda one: one)
     run = executed(dag.connect("one", "two"), mode, stored(Full()))
@@ -258,7 +272,7 @@ def test_a_store_is_told_of_each_visit_of_a_state(mode: str) -> None:
         return n
 
     class Seen(ToyStore):
-        def commit(self, path: str, outcome: Outcome) -> None:
+        def keep(self, path: str, outcome: Outcome) -> None:
             seen.append((path, outcome.value))
 
     assert executed(fsm, mode, stored(Seen())).value == 3

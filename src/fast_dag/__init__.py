@@ -64,11 +64,13 @@ __all__ = [
     "Step",
     "TimeoutError",
     "ValidationError",
+    "Workers",
 ]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fast_dag.define.fsm import FSM
+    from fast_dag.drive.workers import Workers
     from fast_dag.run.items import Items
     from fast_dag.run.limits import Limits, Rate
     from fast_dag.run.machine import Machine, Step
@@ -80,10 +82,11 @@ else:
         "Machine": "fast_dag.run.machine",
         "Rate": "fast_dag.run.limits",
         "Step": "fast_dag.run.machine",
+        "Workers": "fast_dag.drive.workers",
     }
 
     def __getattr__(name):
-        """Machines and limits are loaded when somebody asks for one (PEP 562)."""
+        """Machines, limits and workers are loaded when somebody asks for one (PEP 562)."""
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module

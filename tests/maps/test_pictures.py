@@ -232,8 +232,9 @@ def test_command_shows_maps_as_data(tmp_path: Path) -> None:
     code, data = command(tmp_path, "show", "shop.py", "--json")
     assert code == 0
     nodes = {each["name"]: each for each in data["nodes"]}
-    assert nodes["inverse"]["map"] == {"over": ["x"], "on_error": "keep", "min_success": 0.25}
-    assert nodes["twice"]["map"] == {"over": ["x"], "into": "list"}
+    kept = {"over": ["x"], "on_error": "keep", "min_success": 0.25}
+    assert nodes["inverse"]["options"] == kept
+    assert nodes["twice"]["options"] == {"over": ["x"], "into": "list"}
 
 
 @pytest.mark.needs("click")

@@ -176,12 +176,14 @@ class Sleep(Fields):
 
 class Await(Fields):
     """Wait until something is ready, such as a computation of another run or the token of a
-    limiter; answered like Sleep."""
+    limiter; answered like Sleep. A wait that `cleans_up` goes on to its end even if the run is cut
+    short meanwhile."""
 
-    __slots__ = ("waitable",)
+    __slots__ = ("cleans_up", "waitable")
 
-    def __init__(self, waitable: Waitable) -> None:
+    def __init__(self, waitable: Waitable, cleans_up: bool = False) -> None:
         self.waitable = waitable
+        self.cleans_up = cleans_up
 
 
 class Raised(Fields):
@@ -206,6 +208,12 @@ def bare_effects(attempt: Attempt) -> Effects:
     if isinstance(answer, Raised):
         return Outcome(False, answer.error)
     return Outcome(True, answer)
+
+
+def ended(outcome: Outcome) -> Effects:
+    """A call that has ended, as effects."""
+    return outcome
+    yield
 
 
 def interpret(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fast_dag.define.dag import DAG
 from fast_dag.define.fsm import FSM
 from fast_dag.define.graph import graph_of
-from fast_dag.define.options import name_of_function, told
+from fast_dag.define.options import told
 from fast_dag.define.signature import ABSENT
 from fast_dag.draw.words import brief, counted, shown
 from fast_dag.plan.topology import Topology
@@ -48,6 +48,8 @@ def tree(workflow: Workflow, *, plain: bool = False) -> Iterator[str]:
     given = inputs(workflow)
     if given:
         yield f"inputs: {', '.join(given)}"
+    if workflow.limits is not None:
+        yield f"limits: {repr(workflow.limits)[len('Limits(') : -1]}"
     yield ""
     yield from _body(workflow, _plain if plain else str)
 
@@ -142,15 +144,22 @@ def _of_fsm(fsm: FSM, draw_mark: Callable[[str], str]) -> Iterator[str]:
         event = "" if each.event is None else f" on {each.event!r}"
         condition = ""
         if each.condition is not None:
-            condition = f" if {name_of_function(each.condition.func)}"
+            condition = f" if {called(each.condition.func)}"
         way = f"    {draw_mark('→')} {shown(each.target)}{event}{condition}"
         ways.setdefault(each.source, []).append(way)
+    for name, target in fsm.error_states.items():
+        ways.setdefault(name, []).append(f"    {draw_mark('→')} {shown(target)} on error")
     for name, node in fsm.nodes.items():
         mark = "■" if name in fsm.terminal_states else "▶" if name == fsm.initial_state else " "
         yield f"{draw_mark(mark)} {_label(node)}"
         if node.workflow is not None:
             yield from (f"  {draw_mark('┆')}  {line}" for line in _body(node.workflow, draw_mark))
         yield from ways.get(name, ())
+
+
+def called(func: Callable[..., Any]) -> str:
+    """The name of a function, or what else it shows."""
+    return getattr(func, "__name__", None) or brief(func)
 
 
 def _label(node: Node[..., Any]) -> str:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from fast_dag.run.execution import Execution
     from fast_dag.run.limits import Limits
     from fast_dag.run.resumption import Earlier
+    from fast_dag.store.asked import Asked
+    from fast_dag.store.store import Store
 
 
 class Part(Fields):
@@ -85,6 +87,8 @@ class Part(Fields):
 
 
 WHOLE = Part()
+
+_NO_STORE = (None,) * 6
 
 
 class DAG(Workflow):
@@ -462,6 +466,12 @@ class DAG(Workflow):
         keep: Literal["all", "outputs"] = "all",
         resume: Run | None = None,
         limits: Limits | None = None,
+        store: Store | None = None,
+        run_id: str | None = None,
+        rerun: str | Node[..., Any] | Sequence[str | Node[..., Any]] | None = None,
+        tags: Mapping[str, Any] | None = None,
+        on_change: Literal["keep", "rerun"] | None = None,
+        renamed: Mapping[str, str] | None = None,
         **more_inputs: Any,
     ) -> Request:
         """The options that every way of running takes; see `execute`."""
@@ -477,8 +487,20 @@ class DAG(Workflow):
             keep,
             limits,
         )
+        durable: Asked | None = None
+        if (store, run_id, rerun, tags, on_change, renamed) != _NO_STORE:
+            from fast_dag.store.asked import Asked  # for runs that survive
+
+            durable = Asked(store, run_id, rerun, tags, on_change, renamed)
         return Request(
-            self.name, inputs, more_inputs, context, settings, outputs=outputs, resume=resume
+            self.name,
+            inputs,
+            more_inputs,
+            context,
+            settings,
+            outputs=outputs,
+            resume=resume,
+            durable=durable,
         )
 
     @takes_what(_request)
@@ -523,6 +545,13 @@ class DAG(Workflow):
             that are not given anew; the rest runs, and all that depends on that.
         limits:
             A `Limits`, whose names come before those of the workflow's own.
+        store, run_id, tags:
+            A `fast_dag.store.Store` that keeps how each node ends. A run of the same id goes on
+            with what has not run yet, or is returned if it has ended. Tags are for finding it.
+        rerun, on_change, renamed:
+            Of a run that the store has: what to compute anew, "failed", "stale", or nodes and what
+            is below them; what to do where code has changed, "keep" or "rerun"; the new names of
+            nodes by their old ones.
 
         Raises ValidationError, before any node runs, if the graph, an input or an option is wrong.
 
@@ -531,7 +560,7 @@ class DAG(Workflow):
         >>> run.status, run.errors
         ('failed', {'inverse': ZeroDivisionError('division by zero')})
         """
-        return self._drive(self._made(self._request(*args, **options))).run
+        return self._executed(self._request(*args, **options)).run
 
     @takes_what(_request)
     def run(self, /, *args: Any, **options: Any) -> Any:
@@ -543,14 +572,14 @@ class DAG(Workflow):
         >>> DAG("demo").add_node("double", lambda x: 2 * x).run(x=2)
         4
         """
-        return value_of(self._drive(self._made(self._request(*args, **options))))
+        return value_of(self._executed(self._request(*args, **options)))
 
     @takes_what(_request, mode="async")
     async def execute_async(self, /, *args: Any, **options: Any) -> Run:
         """`execute` for code in an event loop. It does not block the loop: sync nodes run in worker
         threads."""
         request = self._request(*args, **{"mode": "async", **options})
-        return (await self._drive_async(self._made(request))).run
+        return (await self._executed_async(request)).run
 
     @takes_what(_request, mode="async")
     async def run_async(self, /, *args: Any, **options: Any) -> Any:
@@ -565,7 +594,19 @@ class DAG(Workflow):
         4
         """
         request = self._request(*args, **{"mode": "async", **options})
-        return value_of(await self._drive_async(self._made(request)))
+        return value_of(await self._executed_async(request))
+
+    def _executed(self, request: Request) -> DagExecution:
+        durable: Asked | None = request.durable
+        if durable is not None:
+            return durable.execute(self, request)
+        return self._drive(self._made(request))
+
+    async def _executed_async(self, request: Request) -> DagExecution:
+        durable: Asked | None = request.durable
+        if durable is not None:
+            return await durable.execute_async(self, request)
+        return await self._drive_async(self._made(request))
 
     # Running a part.
 
@@ -666,6 +707,11 @@ class DAG(Workflow):
     ) -> DagExecution:
         part = Part(self._named(start), self._named(end))
         request = self._request(inputs, **options)
+        if request.durable is not None:
+            raise ValidationError(
+                "store= cannot be with run_from, run_until and run_between: name outputs=, or "
+                "rerun= what shall be computed anew; store.fork begins a run that shares the rest"
+            )
         if isinstance(end, (list, tuple)) and request.outputs is None:
             request.outputs = end
         return self._made(request, part, run)
@@ -728,8 +774,8 @@ class DAG(Workflow):
             )
         problem = ""
         if stored is not None or part is not WHOLE:
-            problem = "cannot be with run_from, run_until, run_between or run=: it finds by itself "
-            problem += "what has to run"
+            problem = "cannot go with run_from, run_until, run_between or run=: resume= finds by "
+            problem += "itself what has to run"
         elif run._execution.noun != self._noun:
             problem = f"cannot be the run of a machine, {run.name!r}; see its snapshot()"
         elif run.name != self.name:
@@ -737,7 +783,7 @@ class DAG(Workflow):
         elif run.status == "running" and isinstance(run._execution, DagExecution):
             problem = "is a Run in progress; wait for its end"
         if problem:
-            raise ValidationError(f"resume= {problem}")
+            raise ValidationError(f"the run to resume {problem}")
         return run
 
     def _earlier(self, run: Run) -> Earlier:

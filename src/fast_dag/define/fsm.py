@@ -80,6 +80,15 @@ class _OfTheFSM:
 _OF_THE_FSM: Any = _OfTheFSM()
 
 
+def _refuse_store(name: str, value: Any) -> None:
+    """Raise ValidationError for a Store; an input may have that name, too."""
+    if type(value).__module__ == "fast_dag.store.store":
+        raise ValidationError(
+            f"{name!r} is a machine, and store= keeps runs of DAGs: keep a snapshot() of the "
+            "machine that start() returns, or make it a node of a DAG, which is then stored as one"
+        )
+
+
 class FSM(Workflow):
     """A finite-state machine, whose states are functions.
 
@@ -504,7 +513,9 @@ class FSM(Workflow):
     def _machine_view(self) -> MachineView:
         from fast_dag.draw.view import MachineView
 
-        return MachineView(self.transitions, tuple(self._initial), set(self._terminal))
+        return MachineView(
+            self.transitions, tuple(self._initial), set(self._terminal), self.error_states
+        )
 
     # Running.
 
@@ -543,6 +554,8 @@ class FSM(Workflow):
         if max_cycles is not _OF_THE_FSM:
             cycles = asked_count("max_cycles", max_cycles)
         bounds = Bounds(cycles, self.on_max_cycles == "raise")
+        if "store" in more_inputs:
+            _refuse_store(self.name, more_inputs["store"])
         return Request(self.name, inputs, more_inputs, context, settings, bounds=bounds)
 
     @takes_what(_request)

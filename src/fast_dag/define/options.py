@@ -44,6 +44,8 @@ if TYPE_CHECKING:
         run_in: Literal["thread", "process", "inline"] | None
         uses: str | Mapping[str, SupportsIndex] | None
         priority: SupportsIndex
+        stored: bool
+        once: bool
 
     class MapOptions(CommonOptions, total=False):
         """The options of `dag.map`."""
@@ -134,6 +136,16 @@ def _units(value: Any) -> dict[str, int]:
     return {_text(name): count(units, 1) for name, units in asked.items()}
 
 
+def name_of_function(func: Any) -> str:
+    """The name of a function, or that of its class if it has none."""
+    return getattr(func, "__name__", "") or type(func).__name__
+
+
+def _units_told(asked: Mapping[str, int]) -> str:
+    told = (name if units == 1 else f"{units} {name}" for name, units in asked.items())
+    return f"uses {', '.join(told)}"
+
+
 def _whole(value: Any) -> int:
     return index(_only(value, not isinstance(value, bool)))
 
@@ -211,7 +223,7 @@ class Option(Fields):
         How a file has a value that is no plain data: a "function" or "exceptions" by where they are
         imported from, a "registered" object by its name in a registry.
     label:
-        How `fast-dag show` tells it, as a format of the value; '' if it does not.
+        How `fast-dag show` tells it: a format, or a function, of the value; '' if it does not.
     type:
         The only type of node that it fits, "map" for nodes that map their function; '' if it fits
         every type.
@@ -228,7 +240,7 @@ class Option(Fields):
         *,
         default: Any = None,
         by_name: str = "",
-        label: str = "",
+        label: str | Callable[[Any], str] = "",
         type: str = "",
     ) -> None:
         self.name = name
@@ -239,6 +251,14 @@ class Option(Fields):
         self.by_name = by_name
         self.label = label
         self.type = type
+
+    def told(self, value: Any) -> str:
+        """The option with a value, in words.
+
+        >>> OPTIONS["timeout"].told(2.5), OPTIONS["uses"].told({"db": 1, "api": 2})
+        ('timeout 2.5 s', 'uses db, 2 api')
+        """
+        return self.label.format(value) if isinstance(self.label, str) else self.label(value)
 
     def fits(self, value: Any) -> bool:
         """Whether a value is what it must be."""
@@ -353,6 +373,7 @@ OPTIONS: Final = _table(
         "the name of a limit, or a mapping of names to counts of at least 1",
         _units,
         "the limits that each attempt takes units of while it runs; see `Limits`",
+        label=_units_told,
     ),
     Option(
         "priority",
@@ -363,11 +384,27 @@ OPTIONS: Final = _table(
         label="priority {}",
     ),
     Option(
+        "stored",
+        "True or False",
+        lambda value: _only(value, isinstance(value, bool)),
+        "whether stores keep the value; if not, a run that goes on computes it again if it must",
+        default=True,
+    ),
+    Option(
+        "once",
+        "True or False",
+        lambda value: _only(value, isinstance(value, bool)),
+        "a run with a store calls it at most once, and is in doubt if nobody knows how that ended",
+        default=False,
+        label="once",
+    ),
+    Option(
         "wait",
         "True or False",
         lambda value: _only(value, isinstance(value, bool)),
         "wait for all edges in every mode",
         default=False,
+        label="wait",
         type="any",
     ),
     Option(
@@ -376,6 +413,7 @@ OPTIONS: Final = _table(
         lambda value: _only(value, isinstance(value, bool)),
         "it may return a list of branches, which are all taken",
         default=False,
+        label="several",
         type="select",
     ),
     Option(
@@ -383,6 +421,7 @@ OPTIONS: Final = _table(
         "the name of a parameter",
         _text,
         "the parameter that gets a dict of the edges even when there is one",
+        label="collect {}",
         type="all",
     ),
     Option(
@@ -391,7 +430,7 @@ OPTIONS: Final = _table(
         _names,
         "a map: the function is called for each item of the collection that this parameter gets; "
         "of several side by side",
-        label="over {}",
+        label=lambda value: f"over {', '.join(value)}",
         type="map",
     ),
     Option(
@@ -399,7 +438,7 @@ OPTIONS: Final = _table(
         "a list of different names of parameters",
         _names,
         "a map over all combinations of the items of several collections, the last one fastest",
-        label="product of {}",
+        label=lambda value: f"product of {', '.join(value)}",
         type="map",
     ),
     Option(
@@ -408,7 +447,7 @@ OPTIONS: Final = _table(
         _function,
         "makes the key of each item: the map returns a dict",
         by_name="function",
-        label="keys by {}",
+        label=lambda value: f"keys by {name_of_function(value)}",
         type="map",
     ),
     Option(
@@ -417,7 +456,7 @@ OPTIONS: Final = _table(
         _function,
         "is given the results as they come, and makes the value of the map",
         by_name="function",
-        label="into {}",
+        label=lambda value: f"into {name_of_function(value)}",
         type="map",
     ),
     Option(
@@ -503,28 +542,18 @@ def checked(
     return kept
 
 
-def told(options: Mapping[str, Any]) -> list[str]:
-    """The options of a node in a few words each, as far as they are of interest to readers.
+def told(options: Mapping[str, Any], names: Iterable[str] = OPTIONS) -> list[str]:
+    """The options of a node in words, as far as they are of interest to readers; those with these
+    names only.
 
     >>> told({"retry": 2, "over": ["x", "y"], "into": sum})
     ['retry 2', 'over x, y', 'into sum']
     """
     return [
-        option.label.format(_in_words(options[name]))
-        for name, option in OPTIONS.items()
-        if option.label and options.get(name) not in (None, 0)
+        OPTIONS[name].told(options[name])
+        for name in names
+        if OPTIONS[name].label and options.get(name) not in (None, 0)
     ]
-
-
-def _in_words(value: Any) -> Any:
-    if isinstance(value, list):
-        return ", ".join(value)
-    return name_of_function(value) if callable(value) else value
-
-
-def name_of_function(func: Any) -> str:
-    """The name of a function, or that of its class if it has none."""
-    return getattr(func, "__name__", "") or type(func).__name__
 
 
 def fitting(type: str) -> tuple[str, str]:

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 class Request(Fields):
     """The inputs and options of one call of `run`, `execute` or `start`.
 
-    `outputs` and `resume` belong to DAGs, `bounds` to machines. Raises ValidationError where the
-    inputs or the context cannot be used.
+    `outputs`, `resume` and `durable` belong to DAGs, `bounds` to machines. `durable` is what was
+    asked of a store, None if there is none. Raises ValidationError where the inputs or the context
+    cannot be used.
     """
 
-    __slots__ = ("bounds", "context", "inputs", "outputs", "resume", "settings")
+    __slots__ = ("bounds", "context", "durable", "inputs", "outputs", "resume", "settings")
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Request(Fields):
         outputs: Sequence[Any] | None = None,
         resume: Any = None,
         bounds: Any = None,
+        durable: Any = None,
     ) -> None:
         if context is not None and not isinstance(context, Context):
             raise ValidationError(f"context is a fast_dag.Context, not {context!r}")
@@ -49,6 +51,7 @@ class Request(Fields):
         self.outputs = outputs
         self.resume = resume
         self.bounds = bounds
+        self.durable = durable
 
 
 def merged(name: str, inputs: Mapping[str, Any] | None, more: dict[str, Any]) -> Mapping[str, Any]:

@@ -719,12 +719,15 @@ class Workflow(Nestable):
 
 
 def value_of(execution: Execution) -> Any:
-    """The value that `run()` returns; raises if the run failed or timed out."""
-    if execution.status in ("failed", "timed_out"):
+    """The value that `run()` returns; raises if the run failed, timed out, or has no value yet."""
+    if execution.status in _WITHOUT_VALUE:
         error = execution.exception()
         assert error is not None
         raise error
     return execution.value
+
+
+_WITHOUT_VALUE = frozenset({"failed", "timed_out", "cancelled", "in_doubt"})
 
 
 def _no_progress(name: str, status: str, fraction: float) -> None: ...

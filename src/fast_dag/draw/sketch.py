@@ -251,6 +251,13 @@ class _Sketcher:
         for ends, times in counts.items():  # a return led there, no declared transition
             source, target = map(id_of, ends)
             links.append(Link(source, target, _times(times), is_dashed=True, taken=True))
+        failures = Counter() if run is None else _failures(run)
+        for ends in machine.on_error.items():
+            times = failures[ends]
+            source, target = map(id_of, ends)
+            label = f"on error {_times(times)}".rstrip()
+            taken = None if run is None else times > 0
+            links.append(Link(source, target, label, is_dashed=True, taken=taken))
         return links
 
 
@@ -282,10 +289,18 @@ def _times(times: int) -> str:
 
 
 def _transitions_taken(run: RunView) -> Counter[tuple[str, str]]:
-    """How often a machine went from one state to another, as far as it keeps its history. A state
-    that failed is tried again, which is no transition."""
+    """How often a machine went from one state to another, as far as it keeps its history, where
+    the state did not fail."""
     return Counter(
         (before.node, after.node) for before, after in pairwise(run.spans) if not before.failed
+    )
+
+
+def _failures(run: RunView) -> Counter[tuple[str, str]]:
+    """How often the failure of one state led to another, as far as the machine keeps its
+    history."""
+    return Counter(
+        (before.node, after.node) for before, after in pairwise(run.spans) if before.failed
     )
 
 
@@ -304,11 +319,11 @@ def _about(node: Node[..., Any]) -> list[str]:
         options.append("cached")
     if node.run_in:
         options.append(f"runs in {node.run_in}")
-    others = [key for key in MAP_OPTIONS if key not in _WALKS and key in node.options]
-    options += told({key: node.options[key] for key in others})
+    shown_options = ("several", "wait", "uses", "priority", *MAP_OPTIONS)
+    options += told(node.options, [name for name in shown_options if name not in _WALKS])
     return [*lines, ", ".join(options)] if options else lines
 
 
 def _walks(node: Node[..., Any]) -> list[str]:
     """Which parameters a map walks over, as a line; none of another node."""
-    return told({key: node.options[key] for key in _WALKS if key in node.options})
+    return told(node.options, _WALKS)

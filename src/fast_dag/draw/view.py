@@ -91,11 +91,13 @@ class WorkflowView(NamedTuple):
 
 
 class MachineView(NamedTuple):
-    """What a machine has besides its states."""
+    """What a machine has besides its states. `on_error` has, for a state, the one that its failure
+    leads to."""
 
     transitions: Sequence[Transition]
     initial: Collection[str]
     terminal: Collection[str]
+    on_error: Mapping[str, str]
 
 
 class RunView(NamedTuple):
@@ -180,6 +182,10 @@ class Span(NamedTuple):
 # The same without functions, so that it pickles.
 
 
+_TOLD = ("wait", "several", "uses", "priority", *MAP_OPTIONS)
+"""The options of nodes that a plain node has besides those below."""
+
+
 class PlainNode(NamedTuple):
     """What pictures and reports know of a node. Of a nested workflow they know its description."""
 
@@ -206,11 +212,7 @@ class PlainNode(NamedTuple):
             node.type,
             node.description,
             tuple(node.inputs),
-            {
-                name: _plain_option(node.options[name])
-                for name in ("wait", *MAP_OPTIONS)
-                if name in node.options
-            },
+            {name: _plain_option(node.options[name]) for name in _TOLD if name in node.options},
             node.retry,
             node.timeout,
             node.run_in,

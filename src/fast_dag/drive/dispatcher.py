@@ -48,6 +48,7 @@ from fast_dag.drive.job import (
 from fast_dag.drive.slots import Slots
 from fast_dag.drive.timers import Timers
 from fast_dag.errors import TimeoutError, failures
+from fast_dag.plan.map_plan import BATCHES
 from fast_dag.run.execution import current
 from fast_dag.watch import log
 
@@ -77,6 +78,10 @@ if TYPE_CHECKING:
 
         def apart(self, execution: Execution, role: str, /) -> Lane:
             """The lane of what a map calls in a thread of its own."""
+            ...
+
+        def items(self, execution: Execution, /) -> Lane:
+            """The lane of the batches of a map to other processes."""
             ...
 
         def leave(self, execution: Execution, /) -> None:
@@ -188,15 +193,18 @@ class Dispatcher:
         jobs.reverse()
         return jobs
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException, job: Job | None = None) -> None:
         """End the run because of an exception that is not a node's failure, such as SystemExit in a
-        worker thread."""
+        worker thread; `job` is the one whose call raised it."""
         with self.guard():
             if self.over:
                 return
             if self.crash is not None:
                 error.__context__ = self.crash
             self.crash = error
+            self.execution.failures.crashed = (
+                None if job is None or job.index == _NO_NODE else job.path
+            )
         self.abort("cancelled")
 
     def break_off(self, error: BaseException) -> None:
@@ -343,6 +351,8 @@ class Dispatcher:
     def _lane_of(self, job: Job) -> Lane:
         if job.step.role:
             return self.lanes.apart(job.execution, job.step.role)
+        if job.index <= BATCHES and not job.index % 2 and not job.execution.is_here:  # type: ignore[attr-defined]
+            return self.lanes.items(job.execution)
         policy = job.step.policy
         return self.lanes.of(job.step.node, stays=policy is not None and bool(policy.resources))
 
@@ -447,7 +457,12 @@ class Dispatcher:
         try:
             job.args, job.kwargs = execution.gather(job.index)
         except failures() as error:
-            job.todo, job.answer = SETTLE, Outcome(False, error, attempts=0)
+            outcome = Outcome(False, error, attempts=0)
+            job.todo, job.answer = SETTLE, outcome
+            if execution.store is not None:
+                job.variables = self.variables.copy()
+                job.effects = execution.effects_of_failed(job.index, outcome)
+                job.todo, job.answer = ADVANCE, None
         except BaseException as error:  # raised by the attribute that `output=` names
             self.fail(error)
             job.todo = UNWIND
@@ -615,7 +630,11 @@ class Dispatcher:
         opened.jobs -= 1
         more: list[Job] = []
         if self._sleeping and opened.execution.stopped:
-            more = [self._roused(each) for each in list(self._sleeping) if each.execution.stopped]
+            more = [
+                self._roused(each)
+                for each in list(self._sleeping)
+                if each.execution.stopped and each.phase is not CLEANS
+            ]
         more.extend(self._picked())
         return more, opened if not opened.jobs and self._has_ended(opened, more) else None
 
@@ -645,7 +664,8 @@ class Dispatcher:
         if job.step.nested.item.nests:
             mapping.is_here = self.execution.settings.stays_here
         else:
-            mapping.is_here = self.lanes.of(job.step.node).shares_memory
+            lane = self.lanes.of(job.step.node)
+            mapping.is_here, mapping.travels = lane.shares_memory, lane.takes_batches
         mapping.call_soon = partial(self.look_again, mapping)
 
     def look_again(self, execution: Any) -> None:
@@ -828,7 +848,7 @@ class Dispatcher:
             is_owner = not self.over and job.generation == generation
             if is_owner:
                 self._take_in(job)
-        self.fail(error)
+        self.fail(error, job)
         if not is_owner:
             return []
         job.todo, job.answer = CONCLUDE, STOPPED
@@ -972,7 +992,9 @@ class Dispatcher:
         with self.guard():
             if self.over:
                 return
-            if job.execution.stopped:
+            if isinstance(effect, Await) and effect.cleans_up:
+                job.phase = CLEANS
+            elif job.execution.stopped:
                 job.answer = False
                 jobs.append(job)
                 return

@@ -270,7 +270,11 @@ def _outcome_of(execution: Execution, index: int, waiter: Waiter) -> Outcome:
     try:
         attempt = execution.start(index)
     except failures() as error:
-        return Outcome(False, error, attempts=0)
+        outcome = Outcome(False, error, attempts=0)
+        if execution.store is None:
+            return outcome
+        effects = execution.effects_of_failed(index, outcome)
+        return waiter.carry_out(effects, _no_function, copy_context())
     step = execution.plan.steps[index]
     call = step.call
     if step.uses:

@@ -12,10 +12,11 @@ from fast_dag.call.effects import Outcome, interpret
 from fast_dag.errors import failures
 from fast_dag.plan.map_plan import INTO, PULL
 from fast_dag.run.execution import current
-from fast_dag.run.map_execution import Batch
+from fast_dag.run.map_batches import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
     from fast_dag.call.policy import Waiter
     from fast_dag.run.execution import Execution
     from fast_dag.run.map_execution import MapExecution
@@ -74,7 +75,7 @@ class _Items:
         while not execution.stopped:
             done = Batch()
             try:
-                execution.call_each(items, range(first, maxsize), done, execution.tells_at)
+                execution.batching.call_each(items, range(first, maxsize), done, execution.tells_at)
             except failures() as error:
                 execution.finish_plainly(done, Outcome(False, error))
                 return
@@ -126,17 +127,19 @@ class _Items:
 
     def results(self) -> Iterator[Any]:
         """The results, one by one."""
-        execution = self.execution
+        stream = self.execution.stream
+        assert stream is not None
         if self._is_plain:
             yield from self._plain_results()
         while True:
-            yield from execution.ready_results()
+            yield from stream.ready()
             if not self.call_next():
-                yield from execution.ready_results()
+                yield from stream.ready()
                 return
 
     def _plain_results(self) -> Iterator[Any]:
-        execution, number = self.execution, 0
+        execution, stream, number = self.execution, self.execution.stream, 0
+        assert stream is not None
         call, is_sole = execution.call, execution.is_sole
         items = execution.begin_plainly()
         seconds = array("f")
@@ -162,15 +165,15 @@ class _Items:
                 seconds.append(perf_counter() - begun)
                 number += 1
                 yield value
-                if not execution.is_taking:
-                    return
+                if (ended := execution.ended()) is not None:
+                    raise ended
                 continue
             finally:
                 if outcome is not None or len(seconds) > _FEW:
                     execution.count_plainly(number, seconds, outcome)
                     seconds = array("f")
             number += 1
-            yield from execution.ready_results()
+            yield from stream.ready()
 
     def close(self) -> None:
         """Close what was gone through."""

@@ -37,6 +37,7 @@ class Lane(ABC):
     calls_here = False  # whether the thread that takes a job calls its function itself
     ends_calls = False  # whether a call that was given up ends soon, and its end is reported
     shares_memory = True  # whether calls happen in this process
+    takes_batches = False  # whether the items of a map can be sent there together
     kills_calls = False  # whether a call that was given up is killed
 
     @abstractmethod

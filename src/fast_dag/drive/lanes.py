@@ -8,7 +8,6 @@ from fast_dag.run.settings import PROCESS
 
 if TYPE_CHECKING:
     from fast_dag.define.node import Node
-    from fast_dag.drive.apart import ApartLane
     from fast_dag.drive.dispatcher import Dispatcher
     from fast_dag.drive.job import Lane
     from fast_dag.drive.loops import LoopLane, ThreadedLoopLane
@@ -41,7 +40,7 @@ class Lanes:
         self._known: dict[Node[..., Any], Lane] = {}
         self._processes: Lane | None = None
         self._executor: Lane | None = None
-        self._apart: dict[tuple[Execution, str], ApartLane] = {}
+        self._apart: dict[tuple[Execution, str], Lane] = {}
 
     def of(self, node: Node[..., Any], *, stays: bool = False) -> Lane:
         """The lane of a node's calls; with `stays`, not in another process."""
@@ -86,18 +85,35 @@ class Lanes:
         for key in [key for key in self._apart if key[0] is execution]:
             self._apart.pop(key).close(abandon=False)
 
+    def items(self, execution: Execution) -> Lane:
+        """The lane of the batches of a map to worker processes."""
+        lane = self._apart.get((execution, "items"))
+        if lane is None:
+            from fast_dag.drive.process_items import ItemsLane  # needs the extra `process`
+
+            processes: Any = self.processes
+            lane = self._apart[execution, "items"] = ItemsLane(processes, execution)
+        return lane
+
     @property
     def processes(self) -> Lane:
-        """The lane of this run's own worker processes."""
-        if self._processes is None:
-            from fast_dag.drive.processes import ProcessLane  # needs the extra `process`
+        """The lane to worker processes: those of the `Workers` that the run was given, else its
+        own."""
+        lane = self._processes
+        if lane is None:
+            shared = getattr(self.settings.executor, "_fast_dag_lane", None)
+            if shared is None:
+                from fast_dag.drive.process_lane import ProcessLane  # needs the extra `process`
 
-            self._processes = ProcessLane(self.dispatcher)
-        return self._processes
+                shared = ProcessLane
+            lane = self._processes = shared(self.dispatcher)
+        return lane
 
     def executor(self, node: Node[..., Any]) -> Lane:
         """The lane of the caller's executor. A node that takes the context goes there only if the
         executor uses threads; else it stays in a thread of the run."""
+        if hasattr(self.settings.executor, "_fast_dag_lane"):
+            return self.threads if node.signature.takes_context else self.processes
         from fast_dag.drive.executor import ExecutorLane
 
         if self._executor is None:

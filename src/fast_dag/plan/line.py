@@ -7,10 +7,27 @@ from typing import TYPE_CHECKING
 from fast_dag.plan.binding import Constant, FromEdge, FromInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from typing import Any, Protocol
 
-    from fast_dag.plan.plan import Plan
+    from fast_dag.plan.step import Step
+    from fast_dag.plan.topology import Topology
+
+    class Plan(Protocol):
+        """A plan, as far as lines are concerned."""
+
+        @property
+        def is_straight(self) -> bool: ...
+        @property
+        def input_names(self) -> Collection[str]: ...
+        @property
+        def topology(self) -> Topology: ...
+        @property
+        def steps(self) -> Sequence[Step]: ...
+        @property
+        def resources(self) -> Mapping[str, Any]: ...
+        @property
+        def missing(self) -> Sequence[object]: ...
 
 
 class Line:

@@ -151,7 +151,7 @@ class MapPlan:
 
 
 def _made_step(node: Node[..., Any], index: int, role: str) -> Step:
-    """The step of what a map calls besides its items, one by one: the call is its first argument."""
+    """The step of what a map calls besides single items: its first argument is what to call."""
     step = Step(index, node, (), None, None, None)
     step.timeout = step.uses = step.plain = None
     step.nests, step.role, step.call = False, role, _call

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter, time
+
 from fast_dag.call.effects import ONE_SHOT
 from fast_dag.define.node import NodeType
 from fast_dag.define.signature import ABSENT
@@ -19,7 +21,7 @@ from fast_dag.schedule.dag import DagSchedule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
     from fast_dag.call.effects import Attempt, Outcome
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from fast_dag.define.graph import Edge, Graph
     from fast_dag.draw.view import RunView
     from fast_dag.plan.plan import Plan
+    from fast_dag.run.execution import Ended
     from fast_dag.run.resumption import Earlier
     from fast_dag.run.settings import Settings
     from fast_dag.schedule.dag import Choice
@@ -45,6 +48,7 @@ class DagExecution(Execution):
     that the results from outside of a narrowed plan come from.
     """
 
+    _failed: dict[int, Outcome] | None = None  # the nodes that failed before
     _garbage: list[Any] | None = None  # what is to be freed when no lock is held
     _resumes: tuple[Any, set[str]] | None = None
     _resumption: Resumption | None = None
@@ -73,7 +77,7 @@ class DagExecution(Execution):
         self._carried: dict[str, Any] = {}
         self._outside: dict[int, bool] = {}  # by the edge's id: whether it ended live
         self._known: DagSchedule | None = None  # how nodes outside of a narrowed plan ended
-        self._replayed: dict[int, Any] = {}  # the choices of nodes that ended before
+        self._replayed: dict[int, Any] = {}  # the choices of nodes that completed before
         if settings.keep == "outputs":
             kept = (plan.topology.index[name] for name in outputs or ())
             self.keeping = Keeping(plan.topology, {*kept, *plan.topology.sinks})
@@ -90,6 +94,13 @@ class DagExecution(Execution):
     @property
     def is_straight(self) -> bool:
         return self._resumes is None and super().is_straight
+
+    @property
+    def wanted(self) -> Sequence[str]:
+        """The nodes whose values make its value."""
+        if self._outputs is not None:
+            return self._outputs
+        return [self.plan.names[index] for index in self.plan.topology.sinks[-1:]]
 
     @property
     def choices(self) -> Mapping[str, Any]:
@@ -200,33 +211,72 @@ class DagExecution(Execution):
         self.items = {**self.items, step.name: mapping.tally}
         return mapping
 
-    def replay(self, ended: Mapping[str, Any]) -> None:
-        """Take these values as the results of nodes that have ended, instead of calling them. Must
-        be called after `open` and before `begin`."""
-        for name, value in ended.items():
-            self.results[name] = value
-            index = self.plan.topology.index[name]
-            decides = self.plan.steps[index].decides
-            self._replayed[index] = self._choice(name, value) if decides else None
+    def replay(self, ended: Iterable[Ended]) -> None:
+        """Take these as the ends of nodes, instead of calling them. Must be called after `open` and
+        before `begin`."""
+        index_of, results, spans = self.plan.topology.index, self.results, self.record.spans
+        shift = perf_counter() - time()
+        known = self._failed = {}
+        for name, outcome, began, seconds in ended:
+            index = index_of[name]
+            spans.append((index, began + shift, began + shift + seconds))
+            if outcome.ok:
+                value = outcome.value
+                if value is not ABSENT:  # it is known that it completed, but not with what
+                    results[name] = value
+                self._replayed[index] = outcome.verdict.choice
+            else:
+                known[index] = outcome
+            if self.plan.steps[index].node.workflow is not None:
+                self._replay_child(index)
+        self.record.taken = {*self._replayed, *known}
+
+    def _replay_child(self, index: int) -> None:
+        """Make the execution of a nested workflow whose node has ended, as it was."""
+        nested = self.plan.steps[index].nested
+        child = self.child(index, {} if nested is None else dict.fromkeys(nested.input_names))
+        if child.store is None:
+            del self.children[self.plan.names[index]]
+            return
+        child.context._enter_run(child.record)
+        child.record.begin()
+        child.begin(eager=True)
+        child.close()
+        child.inputs = {}
+
+    def _fail_again(self, failed: Mapping[int, Outcome]) -> None:
+        """Record failures that were committed. They stand, and nobody is asked about them."""
+        for index, outcome in failed.items():
+            name, verdict = self.plan.names[index], outcome.verdict
+            child = self.children.get(name)
+            if child is not None and verdict.key != name:
+                self.failures.adopt(name, child.failures)
+            if verdict.key == name:
+                self.failures.add(name, outcome.value, outcome.attempts, outcome.where)
+            if not verdict.goes_on and not self._stopped:
+                self._stopped, self.failures.fatal = True, verdict.key
 
     def begin(self, *, eager: bool) -> list[int]:
         if self.store is not None:
-            known = {name: self.store.load(self.prefix + name) for name in self.plan.names}
-            self.replay({name: each.value for name, each in known.items() if each is not None})
+            self.replay(self.store.load(self))
         if self.observers is not None and self._replayed and self.parent is None:
-            self.observers.go_on_from({self.plan.names[index] for index in self._replayed})
+            self.observers.go_on_from(
+                {self.plan.names[index] for index in (*self._replayed, *(self._failed or ()))}
+            )
         schedule = DagSchedule(self.plan.topology, eager=eager)
         self.record.schedule = schedule
         outside = [
             (target, edge.optional or self._outside[id(edge)]) for target, edge in self._external
         ]
-        ready = schedule.begin(outside, self._replayed)
+        ready = schedule.begin(outside, self._replayed, self._failed)
+        if self._failed:
+            self._fail_again(self._failed)
         if self.keeping is not None:
             for index in self._replayed:
                 self._drop(self.keeping.ended(index))
         if self.watched:
             self._note_ended(None)
-        return ready
+        return [] if self._stopped else ready
 
     # Results that nobody takes any more.
 

@@ -9,7 +9,7 @@ from time import perf_counter, time
 from types import MappingProxyType
 from weakref import ref
 
-from fast_dag.call.effects import ONE_SHOT, STOPPED, Invoke, Outcome, Raised, bare_effects
+from fast_dag.call.effects import ONE_SHOT, STOPPED, Outcome, bare_effects, ended
 from fast_dag.call.resources import Resources
 from fast_dag.errors import ExecutionError, add_note, failures, text_of
 from fast_dag.run.failures import (
@@ -28,7 +28,7 @@ from fast_dag.watch import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from threading import Lock
     from typing import Any, Protocol
 
@@ -49,15 +49,27 @@ if TYPE_CHECKING:
     from fast_dag.run.settings import Settings
     from fast_dag.watch.observers import Observers
 
+    Ended = tuple[str, Outcome, float, float]
+    """How a node ended, from a store: its name, the outcome with its verdict, when it began by the
+    wall clock, and how many seconds it took."""
+
     class Store(Protocol):
-        """Keeps the outcomes of the nodes of an execution."""
+        """Keeps how the nodes of one execution ended."""
 
-        def load(self, path: str, /) -> Outcome | None:
-            """The outcome that was kept for a node, None if there is none."""
+        def load(self, execution: Any, /) -> Iterable[Ended]:
+            """How its nodes ended before, in the order in which they did."""
 
-        def commit(self, path: str, outcome: Outcome, /) -> object:
-            """Keep the outcome of a node. If this raises, the node has failed. It may block,
-            because it is called like a hook, with no lock held."""
+        def nested(self, execution: Any, index: int, /) -> Store | None:
+            """Keeps how the nodes of a nested workflow end, in one attempt of its node; None if it
+            keeps the end of that node only."""
+
+        def begin(self, execution: Any, index: int, /) -> Effects | None:
+            """Called before the call of a node; None if there is nothing to do. If it returns
+            STOPPED, the call is not made."""
+
+        def commit(self, execution: Any, index: int, outcome: Outcome, began: float, /) -> Effects:
+            """Keep how a node ended. Returns the same outcome once that is done, else the failure
+            that the node ends with in its place, or STOPPED."""
 
 
 current: ContextVar[Execution | None] = ContextVar("fast_dag_execution", default=None)
@@ -148,7 +160,6 @@ class Execution(ABC):
         self.outer: Execution | None = current.get() if parent is None else parent
         if parent is not None:
             self.observers = parent.observers
-            self.store = parent.store
         if plan.resources:
             self.resources = Resources(plan.resources, context, is_nested=parent is not None)
 
@@ -443,23 +454,38 @@ class Execution(ABC):
         )
         return effects if self.store is None else self._committed(index, effects, self.store)
 
+    def effects_of_failed(self, index: int, outcome: Outcome) -> Effects:
+        """What is left to do for a node that failed before its call, if there is a store."""
+        assert self.store is not None
+        return self._committed(index, ended(outcome), self.store)
+
     def effects_of_cancelled(self, step: Step) -> Effects | None:
         """What is left to do for a call of a node that was cut off; None if that is nothing."""
         return None if step.policy is None else step.policy.effects_of_cancelled(self)
 
     def _committed(self, index: int, effects: Effects, store: Store) -> Effects:
+        began = time()
+        before = store.begin(self, index)
+        if before is not None and (yield from before) is STOPPED:
+            return STOPPED
         outcome = yield from effects
-        if outcome is not STOPPED:
-            kept = self._kept(index, outcome)
-            answer = yield Invoke(store.commit, (self.path_of(index), kept), False)
-            if isinstance(answer, Raised):
-                outcome = Outcome(False, answer.error, outcome.attempts, "store")
+        try:
+            while outcome is not STOPPED:
+                kept = self._kept(index, outcome)
+                answer = yield from store.commit(self, index, kept, began)
+                if answer is kept:
+                    break
+                outcome = answer
+        except BaseException:
+            self.cut_off += (self.plan.names[index],)  # whose cleanup is over
+            raise
         return outcome
 
     def _kept(self, index: int, outcome: Outcome) -> Outcome:
         """What a store keeps of how a node ended."""
         outcome.verdict = verdict = self.judge(index, outcome)
         kept: Outcome = verdict.outcome
+        kept.verdict = verdict
         return kept
 
     def finish(
@@ -588,6 +614,8 @@ class Execution(ABC):
         workflow: Any = step.node.workflow
         prefix = f"{self.prefix}{step.name}."
         child: Execution = workflow._nested_execution(self, prefix, step.nested, inputs)
+        if self.store is not None:
+            child.store = self.store.nested(self, index)
         self.children[step.name] = child
         return child
 

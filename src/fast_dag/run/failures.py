@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from fast_dag._frames import PACKAGE
 from fast_dag.errors import (
     ExecutionError,
     InvalidTransitionError,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from fast_dag.define.graph import Edge
 
-_PACKAGE: Final = os.path.dirname(os.path.dirname(__file__))
 _ASYNCIO: Final = os.path.join(os.path.dirname(os.__file__), "asyncio")
 
 CLOSING = "closing"
@@ -44,13 +44,15 @@ def brief(error: BaseException) -> str:
 class Failures:
     """The errors of one execution by the name of the node (`"sub.inner"` for nested ones) or
     resource, in the order in which they occurred. `fatal` is the name of the error that ended the
-    execution, None if none did."""
+    execution, None if none did. `crashed` is the path of the node that raised what is no failure,
+    SystemExit say, where several were running."""
 
-    __slots__ = ("_facts", "_keys", "errors", "fatal")
+    __slots__ = ("_facts", "_keys", "crashed", "errors", "fatal")
 
     def __init__(self) -> None:
         self.errors: dict[str, Exception] = {}
         self.fatal: str | None = None
+        self.crashed: str | None = None
         self._facts: dict[str, tuple[int, str | None, bool]] = {}
         self._keys: dict[str, Any] = {}  # of items of maps
 
@@ -212,6 +214,6 @@ def cut_traceback(error: BaseException) -> None:
     that it begins in the user's code."""
     traceback = trace_of(error)
     at = traceback
-    while at is not None and at.tb_frame.f_code.co_filename.startswith((_PACKAGE, _ASYNCIO)):
+    while at is not None and at.tb_frame.f_code.co_filename.startswith((PACKAGE, _ASYNCIO)):
         at = at.tb_next
     BaseException.with_traceback(error, at or traceback)

@@ -134,10 +134,11 @@ class Walk:
         tuples of values. Where that may raise, `pulled` counts them."""
         if self.sole is ABSENT:
             return self._counted(values for _, values in self._walk())
-        if type(self.sole) in (list, tuple, range):
+        sole: Any = self.sole
+        if type(sole) in (list, tuple, range):
             self.pulled = maxsize
-            return iter(self.sole)
-        return self._counted(self.sole)
+            return iter(sole)
+        return self._counted(sole)
 
     def _counted(self, items: Iterable[Any]) -> Iterator[Any]:
         for number, item in enumerate(items, 1):

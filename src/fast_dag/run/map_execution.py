@@ -4,78 +4,37 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from contextlib import suppress
 from copy import copy
-from itertools import islice, repeat
-from threading import Condition, get_ident
+from threading import Lock
 from time import perf_counter
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, STOPPED, Invoke, Outcome, Raised
-from fast_dag.define.signature import ABSENT
+from fast_dag.call.effects import ONE_SHOT, STOPPED, Invoke, Outcome, Raised
 from fast_dag.errors import ExecutionError, failures
 from fast_dag.plan.map_plan import INTO, PULL, batch_index, number_of, rest_index
 from fast_dag.returns import ItemError
 from fast_dag.run.execution import Execution, Verdict
-from fast_dag.run.failures import cut_traceback, shared
+from fast_dag.run.failures import cut_traceback
 from fast_dag.run.items import MOST_ERRORS, Failed, Items, Walk
+from fast_dag.run.map_batches import FAILED, Batches
+from fast_dag.run.map_lines import NOBODY, LineCalls
+from fast_dag.run.map_results import END, Results
 from fast_dag.run.record import Record
 from fast_dag.watch import log
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from fast_dag.call.effects import Attempt, Effects
     from fast_dag.define.graph import Graph
-    from fast_dag.plan.line import Line
     from fast_dag.plan.map_plan import MapPlan
     from fast_dag.plan.step import Step
+    from fast_dag.run.map_batches import Batch
 
     Given = tuple[Any, tuple[Any, ...]]
 
-AT_ONCE: Final = 1e-3
-"""Seconds that a batch of items takes in a thread."""
-
-AT_ONCE_ASYNC: Final = 1e-2
-"""Seconds after which a task on a loop takes no further item."""
-
-_TINY: Final = 2e-6
-_TOGETHER: Final = 256
-"""Items that take less than `_TINY` seconds are timed together, at most so many, because reading
-the clock takes as long as their calls."""
-
-_MOST: Final = 1 << 16
-"""Items that a batch has at most."""
-
 _TOLD_EVERY: Final = 0.1
 """Seconds between two events of progress."""
-
-_DROPPED: Final = object()
-"""Stands in the place of an item that is left out."""
-
-
-_NO_KEYWORDS: Final[dict[str, Any]] = {}
-
-_FAILED: Final = object()
-"""Stands for the result of an item that failed, in a batch."""
-
-
-_NOBODY: Final = -4
-"""The number of an item whose run is only looked at."""
-
-
-class Batch:
-    """What became of the items of a batch: results and seconds of runs of items, those that failed,
-    and the coroutines that a sync function returned."""
-
-    __slots__ = ("failed", "is_over", "parts", "rests")
-
-    def __init__(self) -> None:
-        self.parts: list[tuple[Sequence[int], list[Any], array[float]]] = []
-        self.failed: list[tuple[int, BaseException]] = []
-        self.rests: list[tuple[int, Any]] = []
-        self.is_over = False
 
 
 class _Unscheduled:
@@ -148,18 +107,16 @@ class MapExecution(Execution):
     """One execution of a map, which is a node of `parent`. Its nodes are the items, by number.
 
     The driver sets `places`, how many items may be in progress at once, `is_here`, whether they are
-    called in this process, and `call_soon`, which asks `more` again as soon as it can: called by the
-    threads of `into` and of what pulls.
-
-    Plain items are called in batches: a batch goes on with items as long as they take `AT_ONCE`
-    seconds together.
-
+    called in this process, `travels`, whether many can be sent to another one together, and
+    `call_soon`, which asks `more` again as soon as it can (called by
+    the threads of `into` and of what pulls).
     `known` has results of an earlier run by key: these items are not called.
     """
 
     noun = "item"
     is_map = True
     is_here = True
+    travels = False
     places = 1
     plan: MapPlan  # type: ignore[assignment]  # it has what executions ask of plans
 
@@ -198,23 +155,20 @@ class MapExecution(Execution):
         self._given: dict[int, Given] = {}  # these, and the items in progress
         self._batches = 0  # how many were begun
         self._running = 0  # calls in progress, of items or batches
-        self._size = 1  # how many items take as long as a batch should
         self._rests: dict[int, Any] = {}  # coroutines that sync functions returned
         self.call: Callable[..., Any] = plan.item.call
         self.is_sole = plan.is_sole
-        self._line: Line | None = None  # the calls of the workflow, if they are all that is to it
-        self._values: dict[int, list[Any]] = {}  # by thread: what these calls have returned so far
+        self._lines: LineCalls | None = None  # makes the calls of a workflow, if they are all of it
         self._inner: dict[int, Execution] = {}  # of these, the workflows
         self._pulling = False
         self._is_exhausted = False
         self._is_satisfied = False  # `into` has returned
         self._error: Exception | None = None
         self._told_at = 0.0
-        self._ready: dict[int, Any] = {}  # results that `into` has not taken, by number
-        self._in_turn: deque[int] = deque()  # the numbers of these, as they came
-        self._taken = 0
-        self._changed = Condition()
-        self._waits: Any = None  # the loop and the event of an async `into` that waits
+        self.stream: Results | None = None  # for `into`
+        if self.spec.into is not None:
+            self.stream = Results(self, ordered=self.spec.ordered)
+        self._lock = Lock()  # of what is pulled
 
     # Begin and end.
 
@@ -244,14 +198,12 @@ class MapExecution(Execution):
             (plan.item.plain is not None or line is not None)
             and self.store is None
             and not self._known
-            and self.is_here
+            and (self.is_here or (self.travels and line is None))
         )
         if line is not None and self.is_batched:
-            self._line = line
-            self.call = self._line_call
-            self._slots = [line.inputs.index(name) for name in plan.keywords]
-            self._before = [kwargs.get(name) for name in line.inputs] + line.constants
-            self.is_sole = len(self._slots) == 1
+            self._lines = lines = LineCalls(plan, line, kwargs, self.child)
+            self.call, self.is_sole = lines.call, lines.is_sole
+        self.batching = Batches(self)
         self.tally.total = self._walk.total
         if self._walk.is_keyed:
             self.result = {}
@@ -273,9 +225,7 @@ class MapExecution(Execution):
             result = self.result
             pairs = result.items() if isinstance(result, dict) else enumerate(result)
             items._results = {
-                key: each
-                for key, each in pairs
-                if each is not _DROPPED and type(each) is not ItemError
+                key: each for key, each in pairs if each is not END and type(each) is not ItemError
             }
         parent.record.retries += self.record.retries
         parent.record.cache_hits += self.record.cache_hits
@@ -286,9 +236,8 @@ class MapExecution(Execution):
         self._walk.let_go()
         self._given.clear()
         self._inner.clear()
-        with self._changed:
-            self._ready.clear()
-        self._notify()
+        if self.stream is not None:
+            self.stream.clear()
         self.call_soon = _nothing
         self.outer = self.parent = None
 
@@ -299,8 +248,8 @@ class MapExecution(Execution):
         if not self.tally.dropped:
             return result
         if isinstance(result, dict):
-            return {key: each for key, each in result.items() if each is not _DROPPED}
-        return [each for each in result if each is not _DROPPED]
+            return {key: each for key, each in result.items() if each is not END}
+        return [each for each in result if each is not END]
 
     def _final_value(self) -> Any:
         return self.value
@@ -332,6 +281,7 @@ class MapExecution(Execution):
         walk = self._walk
         if walk is None or not walk.needs_close or (self._pulling and not walk.is_async):
             return None  # a generator that still runs, in an abandoned thread, cannot be closed
+        walk.place = "source, as it was closed"
         self._walk = _Closed(walk)
         return self._closing(walk)
 
@@ -341,7 +291,7 @@ class MapExecution(Execution):
         else:
             answer = yield Invoke(walk.close, (), False, cleans_up=True, role="pull")
         if isinstance(answer, Raised):
-            self._source_failed(answer.error, "source, as it was closed")
+            self._source_failed(answer.error)
         return STOPPED
 
     # What may start.
@@ -380,14 +330,15 @@ class MapExecution(Execution):
         """Whether an item more may be pulled."""
         if self._is_exhausted or self.stopped or not self._has_room:
             return False
-        return len(self._given) < self.places * self._size
+        return len(self._given) < self.places * self.batching.size
 
     @property
     def _has_room(self) -> bool:
         """Whether `into` has taken so many results that there is room for more."""
-        if self.spec.into is None:
+        if self.stream is None:
             return True
-        return bool(self._walk.pulled - self._taken < 2 * self.places * self._size)
+        waiting = self._walk.pulled - self.stream.taken
+        return bool(waiting < 2 * self.places * self.batching.size)
 
     def _pull(self) -> bool:
         """Pull one item, in any thread, because that calls nobody's code. Returns False if there is
@@ -430,7 +381,7 @@ class MapExecution(Execution):
     def _take_in(self, pulled: Given) -> None:
         """An item was pulled."""
         number, key = self._walk.pulled - 1, pulled[0]
-        if self.spec.into is None:
+        if self.stream is None:
             result = self.result
             if isinstance(result, dict):
                 if key in result:
@@ -439,12 +390,12 @@ class MapExecution(Execution):
                         f"{list(result).index(key)} and to item {number}; each item needs a key of "
                         "its own"
                     )
-                result[key] = _DROPPED
+                result[key] = END
             else:
-                result.append(_DROPPED)
+                result.append(END)
             if self._known:
-                value = self._known.get(key, _DROPPED)
-                if value is not _DROPPED:
+                value = self._known.get(key, END)
+                if value is not END:
                     self.tally.completed += 1
                     self._keep(number, key, value)
                     return
@@ -464,11 +415,13 @@ class MapExecution(Execution):
         if index == PULL:
             return [self._step_items if self._walk.is_async else self._pull_items], {}
         if index == INTO:
-            results: Any = _AsyncResults(self) if self.spec.is_into_async else _Results(self)
-            return [self.spec.into, results], {}
+            return [self.spec.into, self.stream], {}
         if index % 2:
             return [_same, self._rests.pop(number_of(index))], {}
-        return [self._await_items if self.plan.is_async else self._call_items], {}
+        batching = self.batching
+        if not self.is_here:
+            return [batching.parcel()], {}
+        return [batching.await_items if self.plan.is_async else batching.call_items], {}
 
     def arguments(self, values: tuple[Any, ...]) -> Attempt:
         """The arguments of the call for an item."""
@@ -518,8 +471,7 @@ class MapExecution(Execution):
             else:
                 self._source_failed(outcome.value)
             self._tell()
-            if self.spec.into is not None:
-                self._notify()
+            self._notify()
         return ready + self.more()
 
     def _source_failed(self, error: BaseException) -> None:
@@ -566,13 +518,6 @@ class MapExecution(Execution):
         self._tell()
         return ready
 
-    @property
-    def is_taking(self) -> bool:
-        """Whether `into` may take further results. Raises RuntimeError once it has returned."""
-        if self._is_satisfied or self.status != "running":
-            raise self._untimely()
-        return not self.stopped
-
     def count_plainly(self, number: int, seconds: array[float], outcome: Outcome | None) -> None:
         """Some items before `number` completed. `outcome` is how the next one ended, or how it
         ended to go through them."""
@@ -586,277 +531,86 @@ class MapExecution(Execution):
         elif outcome is not None and walk.pulled <= number:
             self._source_failed(outcome.value)
         elif outcome is not None:
-            self._taken = number
+            error = self.failed(number, outcome.value)
             self.tally._add((number,), None, array("f", (0.0,)))
-            self._item_failed(number, number, outcome, None)
-            self._taken = number + 1
+            failed = Outcome(False, error)
+            self._item_failed(number, number, failed, self._inner.pop(number, None))
         self._tell()
 
-    def _untimely(self) -> RuntimeError:
-        return RuntimeError(
-            f"the results of map {self.plan.name!r} can be taken while its into= function runs, "
-            "and not afterwards"
-        )
+    # Batches of plain items.
 
-    # Batches: what plain items cost most is all that is around their calls.
+    @property
+    def walk(self) -> Walk:
+        """What it goes through."""
+        walk: Walk = self._walk
+        return walk
 
-    def _call_items(self) -> Batch:
-        """Call items, one after the other, for a short time."""
-        done = Batch()
-        now = perf_counter()
-        until = now + AT_ONCE
-        while now < until and not done.is_over:
-            numbers, items = self._taken_items()
-            if not items:
-                break
-            begun, now = now, self.call_each(items, numbers, done, until)
-            values = done.parts[-1][1]
-            self._adapt(len(values), now - begun)
-            left = len(items) - len(values)
-            if left:
-                self._give_back(numbers, items, left)
-                break
-        return done
-
-    def call_each(
-        self, items: Iterable[Any], numbers: Sequence[int], done: Batch, until: float
-    ) -> float:
-        """Call items until the time is `until`, and note in `done` what became of them. Returns the
-        time. What the items raise as they are gone through is raised."""
-        call, clock, is_sole = self.call, perf_counter, self.is_sole
-        into, is_strict = self.spec.into is not None, self.spec.on_error == "fail"
-        values: list[Any] = []
-        seconds = array("f")
-        done.parts.append((numbers, values, seconds))
-        keep, stamp = values.append, seconds.append
-        iterator, group = iter(items), 1
-        now = clock()
-        while True:
-            try:
-                if is_sole and not into:  # what most maps are: written out, it takes half as long
-                    while True:
-                        made, last = len(values), now
-                        if group == 1:
-                            for item in iterator:
-                                keep(call(item))
-                                break
-                        else:
-                            values.extend(map(call, islice(iterator, group)))
-                        now = clock()
-                        count = len(values) - made
-                        if count == 1:
-                            stamp(now - last)
-                        elif count:
-                            seconds.extend(repeat((now - last) / count, count))
-                        else:
-                            return now
-                        if CoroutineType in set(map(type, values[made:])):
-                            self._note_rests(values, made, numbers, done)
-                        if now > until:
-                            return now
-                        group = min(2 * group, _TOGETHER) if now - last < group * _TINY else 1
-                for item in iterator:
-                    args, kwargs = ([item], _NO_KEYWORDS) if is_sole else self.arguments(item)
-                    value = call(*args, **kwargs)
-                    keep(value)
-                    last, now = now, clock()
-                    stamp(now - last)
-                    if type(value) is CoroutineType:
-                        self._note_rests(values, len(values) - 1, numbers, done)
-                    elif into:
-                        self._keep(numbers[len(values) - 1], None, value)
-                    if now > until or self._stopped:
-                        return now
-                return now
-            except failures() as error:
-                number = numbers[len(values)]
-                if self._walk.pulled <= number:
-                    raise  # by what is gone through
-                if self._line is not None:
-                    error = self._line_failed(number, error)
-                done.failed.append((number, error))
-                keep(_FAILED)
-                last, now = now, clock()
-                seconds.extend(repeat(now - last, len(values) - len(seconds)))
-                done.is_over = is_strict
-                if is_strict or now > until:
-                    return now
-
-    # Workflows that are nothing but calls of plain functions.
-
-    def _line_call(self, given: Any) -> Any:
-        """The value of the workflow for an item."""
-        line = self._line
-        assert line is not None
-        values = self._values[get_ident()] = self._before.copy()
-        slots = self._slots
-        if self.is_sole:
-            values[slots[0]] = given
-        else:
-            order = self.plan.order
-            for at, slot in enumerate(slots):
-                values[slot] = given[order[at]]
-        keep, plain = values.append, None
-        for call, places in line.calls:
-            if len(places) == 1:
-                value = call(values[places[0]])
-            else:
-                value = call(*[values[place] for place in places])
-            if type(value) is not plain:
-                plain = type(value)
-                if LOOKED_AT[plain]:
-                    value, plain = self._looked_at(value, len(values) - len(self._before)), None
-            keep(value)
-        return values[line.result]
-
-    def _looked_at(self, value: Any, call: int) -> Any:
-        """The result of a call that cannot simply be kept: a coroutine is awaited, here, and what
-        can be gone through once only may have one consumer."""
-        if type(value) is CoroutineType:
-            import asyncio  # slow to import
-
-            value = asyncio.run(value)
-        if ONE_SHOT[type(value)]:
-            line, topology = self._line, self.plan.nested.topology
-            assert line is not None
-            index = line.order[call]
-            clash = topology.clash(topology.consumers(index))
-            if clash is not None:
-                raise shared(topology.names[index], "returned", value, clash)
-        return value
-
-    def _line_failed(self, number: int, error: BaseException) -> BaseException:
-        """A call of the workflow of an item raised. Returns the error of the workflow's run, which
-        is made now, as if it had been there before."""
-        child: Any = self._line_run(number, self._values.pop(get_ident()))
-        self._inner[number] = child
-        index, _ = child.leave_straight()
-        child.finish(index, Outcome(False, error), perf_counter())
-        child.close()
-        raised: BaseException = child.exception()
+    def failed(self, number: int, error: BaseException) -> BaseException:
+        """The error to note for an item whose call raised: that of the run of a workflow."""
+        if self._lines is None:
+            return error
+        self._given.setdefault(number, (number, ()))
+        raised: BaseException = self._lines.failed(number, error).exception()  # type: ignore[assignment]
         return raised
 
-    def _line_run(self, number: int, values: list[Any]) -> Execution:
-        line, plan = self._line, self.plan.nested
-        assert line is not None
-        inputs = {
-            name: value
-            for name, value in zip(line.inputs, values, strict=False)
-            if name in plan.input_names
-        }
-        self._given.setdefault(number, (number, ()))
-        child = self.child(number, inputs)
-        child.open()
-        made = values[len(line.inputs) + len(line.constants) :]
-        names, now = plan.names, perf_counter()
-        child.results.update(zip([names[index] for index in line.order], made, strict=False))
-        child.record.stamps += [now] * (len(made) + 1)
-        return child
+    @property
+    def constants(self) -> Attempt:
+        """The arguments that all items are given, with a place for those of the item."""
+        return self._args, self._kwargs
 
     def line_of(self, graph: Graph) -> Execution | None:
-        values = self._values.get(get_ident())
         workflow: Any = self.plan.node.workflow
-        if values is None or workflow is None or workflow.graph is not graph:
+        if self._lines is None or workflow.graph is not graph:
             return None
         try:
-            return self._line_run(_NOBODY, list(values))
+            return self._lines.in_progress()
         finally:
-            del self._given[_NOBODY], self._inner[_NOBODY]
+            self._inner.pop(NOBODY, None)
 
-    def _note_rests(
-        self, values: list[Any], since: int, numbers: Sequence[int], done: Batch
-    ) -> None:
-        """Note which values are coroutines that must be awaited still."""
-        for at in range(since, len(values)):
-            if type(values[at]) is CoroutineType:
-                done.rests.append((numbers[at], values[at]))
-                values[at] = _FAILED
-
-    async def _await_items(self) -> Batch:
-        """The same for an async function."""
-        call, clock, done = self.plan.item.call, perf_counter, Batch()
-        now = clock()
-        until = now + AT_ONCE_ASYNC
-        while now < until and not done.is_over:
-            numbers, items = self._taken_items(1)
-            if not items:
-                break
-            begun = clock()
-            try:
-                if self.plan.is_sole:
-                    value = await call(items[0])
-                else:
-                    args, kwargs = self.arguments(items[0])
-                    value = await call(*args, **kwargs)
-            except failures() as error:
-                if is_cancelled(error):
-                    raise
-                done.failed.append((numbers[0], error))
-                value = _FAILED
-                done.is_over = self.spec.on_error == "fail"
-            now = clock()
-            done.parts.append((numbers, [value], array("f", (now - begun,))))
-            if self.spec.into is not None and value is not _FAILED:
-                self._keep(numbers[0], None, value)
-            if self._stopped:
-                break
-        return done
-
-    def _taken_items(self, most: int | None = None) -> tuple[Sequence[int], list[Any]]:
-        """Items to call, and their numbers: at most `most`, or as many as take as long as a batch
-        should. Empty if there are none."""
-        size = self._size if most is None else most
+    def taken(self, most: int) -> tuple[Sequence[int], list[Any]]:
+        """Items to call, at most so many, and their numbers; empty if there are none now."""
         walk, is_sole = self._walk, self.is_sole
-        with self._changed:
+        with self._lock:
             if self.stopped:
                 return (), []
             if not walk.is_quick or self._pulled:
-                numbers = [self._pulled.popleft() for _ in range(min(size, len(self._pulled)))]
+                numbers = [self._pulled.popleft() for _ in range(min(most, len(self._pulled)))]
                 given = [self._given[number][1] for number in numbers]
                 return numbers, [each[0] for each in given] if is_sole else given
             if self._is_exhausted or not self._has_room:
                 return (), []
             first = walk.pulled
             try:
-                items = walk.several(size, is_sole)
+                items = walk.several(most, is_sole)
             except failures() as error:
                 self._source_failed(error)
                 return (), []
-            if len(items) < size:
+            if len(items) < most:
                 self._is_exhausted = True
-            if self.spec.into is None:
+            if self.stream is None:
                 result: Any = self.result
                 if walk.is_keyed:
-                    result.update((key, _DROPPED) for key, _ in items)
+                    result.update((key, END) for key, _ in items)
                 else:
-                    result.extend([_DROPPED] * len(items))
-            numbers_of = range(first, first + len(items))
+                    result.extend([END] * len(items))
+            all_numbers = range(first, first + len(items))
             if walk.is_keyed:
-                self._given.update(zip(numbers_of, items, strict=True))
+                self._given.update(zip(all_numbers, items, strict=True))
                 items = [each[1][0] if is_sole else each[1] for each in items]
-            return numbers_of, items
+            return all_numbers, items
 
-    def _give_back(self, numbers: Sequence[int], items: list[Any], left: int) -> None:
-        """A batch has no time for the last of its items."""
-        walk, is_sole = self._walk, self.is_sole
-        with self._changed:
-            rest = numbers[-left:]
-            for number, item in zip(rest, items[-left:], strict=True):
+    def give_back(self, numbers: Sequence[int], items: Sequence[Any]) -> None:
+        """There was no time for these items."""
+        with self._lock:
+            for number, item in zip(numbers, items, strict=True):
                 if number not in self._given:
-                    self._given[number] = (number, (item,) if is_sole else item)
-            self._pulled.extendleft(reversed(rest))
-            assert walk is not None
-
-    def _adapt(self, items: int, seconds: float) -> None:
-        """Find how many items take as long as a batch should, from a batch of so many."""
-        if items:
-            fitting = int(AT_ONCE / max(seconds / items, 1e-8) / 4)
-            self._size = max(1, min(fitting, 4 * self._size, _MOST))
+                    self._given[number] = number, (item,) if self.is_sole else item
+            self._pulled.extendleft(reversed(numbers))
 
     def _settle_batch(self, done: Batch) -> list[int]:
         """The items of a batch ended. Returns what may start."""
         tally, result, given = self.tally, self.result, self._given
-        keeps = self.spec.into is None
+        keeps = self.stream is None
         failed = dict(done.failed)
         rests = dict(done.rests)
         ready = []
@@ -881,12 +635,12 @@ class MapExecution(Execution):
             if not failed and not rests:
                 continue
             for position, (number, value) in enumerate(zip(numbers, values, strict=False)):
-                if value is not _FAILED:
+                if value is not FAILED:
                     continue
                 key = number if keys is None else keys[position]
                 tally.completed -= 1
                 if keeps:
-                    result[key] = _DROPPED
+                    result[key] = END
                 if number in failed:
                     outcome = Outcome(False, failed[number])
                     self._item_failed(number, key, outcome, self._inner.pop(number, None))
@@ -910,16 +664,12 @@ class MapExecution(Execution):
             self._item_failed(number, key, outcome, inner)
 
     def _keep(self, number: int, key: Any, value: Any) -> None:
-        if self.spec.into is None:
-            if isinstance(self.result, dict):
-                self.result[key] = value
-            else:
-                self.result[number] = value
-            return
-        with self._changed:
-            self._ready[number] = value
-            self._in_turn.append(number)
-        self._notify()
+        if self.stream is not None:
+            self.stream.put(number, value)
+        elif isinstance(self.result, dict):
+            self.result[key] = value
+        else:
+            self.result[number] = value
 
     def _item_failed(
         self, number: int, key: Any, outcome: Outcome, inner: Execution | None
@@ -946,8 +696,8 @@ class MapExecution(Execution):
             self._keep(number, key, ItemError(key, error))
         else:
             items.dropped += 1
-            if spec.into is not None:
-                self._keep(number, key, _DROPPED)
+            if self.stream is not None:
+                self.stream.put(number, END)
         self._check_success()
 
     def _check_success(self) -> None:
@@ -1000,65 +750,23 @@ class MapExecution(Execution):
 
     # Results as `into` takes them.
 
-    def next_result(self, wait: bool) -> Any:
-        """The next result; _DROPPED where there is none any more, ABSENT where it must be waited
-        for. With `wait`, waits for it. Raises what ended the map."""
-        with self._changed:
-            while True:
-                if self._error is not None:
-                    raise self._error
-                if self._is_satisfied or self.status != "running":
-                    raise self._untimely()
-                if self.stopped:
-                    raise RuntimeError(f"map {self.plan.name!r} was cut short")
-                number = self._next_number()
-                if number is not None:
-                    self._taken += 1
-                    value = self._ready.pop(number)
-                    if value is _DROPPED:
-                        continue
-                    return value
-                if self._is_exhausted and not (self._running or self._pulled or self._ready):
-                    return _DROPPED
-                if not wait:
-                    return ABSENT
-                self._changed.wait()
+    def ended(self) -> Exception | None:
+        if self._error is not None:
+            return self._error
+        if self._is_satisfied or self.status != "running":
+            return RuntimeError(
+                f"the results of map {self.plan.name!r} can be taken while its into= function "
+                "runs, and not afterwards"
+            )
+        return RuntimeError(f"map {self.plan.name!r} was cut short") if self.stopped else None
 
-    def ready_results(self) -> Iterator[Any]:
-        """The results that are there, for the thread that makes them itself. Raises what ended the
-        map."""
-        while True:
-            result = self.next_result(wait=False)
-            if result is ABSENT or result is _DROPPED:
-                return
-            yield result
-
-    async def next_result_async(self) -> Any:
-        """`next_result`, for code on an event loop."""
-        import asyncio  # slow to import
-
-        loop, event = asyncio.get_running_loop(), asyncio.Event()
-        while True:
-            event.clear()
-            self._waits = loop, event
-            result = self.next_result(wait=False)
-            if result is not ABSENT:
-                return result
-            await event.wait()
+    @property
+    def is_done(self) -> bool:
+        return self._is_exhausted and not (self._running or self._pulled)
 
     def _notify(self) -> None:
-        """Wake `into`, which may wait for a result."""
-        with self._changed:
-            self._changed.notify_all()
-        waits, self._waits = self._waits, None
-        if waits is not None:
-            with suppress(RuntimeError):  # the loop was closed
-                waits[0].call_soon_threadsafe(waits[1].set)
-
-    def _next_number(self) -> int | None:
-        if self.spec.ordered:
-            return self._taken if self._taken in self._ready else None
-        return self._in_turn.popleft() if self._in_turn else None
+        if self.stream is not None:
+            self.stream.notify()
 
     # What drivers and calls ask of executions.
 
@@ -1147,43 +855,8 @@ class _Closed:
 
     def __init__(self, walk: Walk) -> None:
         self.is_async, self.is_keyed, self.pulled = walk.is_async, walk.is_keyed, walk.pulled
+        self.place = walk.place
         self.let_go = walk.let_go
-
-
-class _Results:
-    """The results of a map, one by one, as its `into` function takes them."""
-
-    def __init__(self, execution: MapExecution) -> None:
-        self._execution = execution
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        execution = self._execution
-        result = execution.next_result(wait=True)
-        if result is _DROPPED:
-            raise StopIteration
-        execution.call_soon()
-        return result
-
-
-class _AsyncResults:
-    """The same for an async `into` function."""
-
-    def __init__(self, execution: MapExecution) -> None:
-        self._execution = execution
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self
-
-    async def __anext__(self) -> Any:
-        execution = self._execution
-        result = await execution.next_result_async()
-        if result is _DROPPED:
-            raise StopAsyncIteration
-        execution.call_soon()
-        return result
 
 
 def _inside(settings: Any) -> Any:
@@ -1194,14 +867,6 @@ def _inside(settings: Any) -> Any:
     inside = copy(settings)
     inside.error_strategy, inside.error_handler = "fail_fast", None
     return inside
-
-
-def is_cancelled(error: BaseException) -> bool:
-    """Whether the task of an item was cancelled, and did not raise a CancelledError by itself."""
-    from asyncio import CancelledError, current_task  # slow to import
-
-    task = current_task()
-    return isinstance(error, CancelledError) and task is not None and bool(task.cancelling())
 
 
 def _same(value: Any) -> Any:

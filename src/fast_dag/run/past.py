@@ -118,6 +118,21 @@ class Past:
         self.__dict__.update(state)
         self.context = again(*state["context"])
 
+    def without(self, nodes: Collection[str]) -> Past:
+        """This, without the results of these nodes, which are named by their paths, and without the
+        values that are made of them."""
+        state = self.context.to_dict()
+        lost = {name for name in state["results"] if f"{self.prefix}{name}" in nodes}
+        gone = {id(state["results"].pop(name)) for name in lost}
+        self.context = again(type(self.context), state)
+        if id(self.value) in gone:
+            self.value = None
+        elif isinstance(self.value, dict) and lost.intersection(self.value):  # of `outputs`
+            self.value = {name: self.value[name] for name in self.value if name not in lost}
+        for child in self.children.values():
+            child.without(nodes)
+        return self
+
     def parts(self) -> Iterator[tuple[str, str, Any]]:
         """The user's values in it, as (node, words, value)."""
         prefix = self.prefix

@@ -90,17 +90,25 @@ class DagSchedule(Schedule):
         self,
         external: Iterable[tuple[int, bool]] = (),
         ended: Mapping[int, Choice | None] = MappingProxyType({}),
+        failed: Iterable[int] | None = None,
     ) -> list[int]:
         """The nodes that may start at once.
 
         `external` has each edge from outside as (target, whether it ended live). `ended` has the
         nodes that completed before, each with its choice (None if it makes none); nodes above them
-        need not have completed."""
+        need not have completed, and may complete later if `failed` is given: those that failed
+        before."""
         status, ready = self.status, []
         for node, choice in ended.items():
             status[node] = COMPLETED
             if choice is not None:
                 self.choices[node] = choice
+        for node in failed or ():
+            status[node] = FAILED
+        if failed is not None:
+            self._links = [
+                link if link is None or status[link] is NOT_RUN else None for link in self._links
+            ]
         for node in self._topology.roots:
             if status[node] is NOT_RUN:
                 status[node] = READY
@@ -111,6 +119,9 @@ class DagSchedule(Schedule):
         for node, choice in ended.items():
             for target, branch, optional in self._successors[node]:
                 self._end_edge(target, optional or is_taken(choice, branch), ready)
+        for node in failed or ():
+            for target, _, optional in self._successors[node]:
+                self._end_edge(target, optional, ready)
         return ready
 
     def complete(self, node: int, choice: Choice | None = None) -> list[int]:
@@ -149,9 +160,9 @@ class DagSchedule(Schedule):
     def in_order(self, nodes: Iterable[int]) -> list[int]:
         """The completed `nodes`, in the order in which a sequential run would have called them.
 
-        This differs from the topology's order if an `any` node could start early because a node
-        above it was skipped."""
-        if not self._any or SKIPPED not in self.status:
+        This differs from the topology's order if a node could start early because a node above it
+        was skipped: an `any` node, or one with an optional edge."""
+        if SKIPPED not in self.status or not (self._any or self._has_optional()):
             return list(nodes)
         replay = DagSchedule(self._topology, eager=False)
         ready, order = replay.begin(self._external), []
@@ -167,6 +178,9 @@ class DagSchedule(Schedule):
                 heappush(ready, each)
         wanted = set(nodes)
         return [node for node in order if node in wanted]
+
+    def _has_optional(self) -> bool:
+        return any(optional for edges in self._successors for _, _, optional in edges)
 
     def is_live(self, source: int, branch: bool | str | None) -> bool:
         """Whether an edge has ended live by now."""

@@ -1,0 +1,287 @@
+"""What a call of `execute` or `run` asks of a store, and how that is carried out."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from fast_dag.cache.keys import UnkeyableError, digest_of, key_of, stable_text
+from fast_dag.call.effects import ONE_SHOT
+from fast_dag.define.node import name_of
+from fast_dag.errors import ValidationError, failures, names
+from fast_dag.store.claim import COLUMNS, Claim, Found, MovedError
+from fast_dag.store.errors import EncodeError, RunExistsError
+from fast_dag.store.store import FINAL, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Protocol
+
+    from fast_dag.run.dag_execution import DagExecution
+    from fast_dag.store.claim import Workflow
+
+    class Request(Protocol):
+        """What was asked of the run itself."""
+
+        inputs: Mapping[str, Any]
+        outputs: Any
+        context: Any
+        resume: Any
+
+
+class Asked:
+    """A run with a store, as it was asked for. Raises ValidationError where that cannot be."""
+
+    def __init__(
+        self,
+        store: Any,
+        run_id: str | None,
+        rerun: Any = None,
+        tags: Mapping[str, Any] | None = None,
+        on_change: str | None = None,
+        renamed: Mapping[str, str] | None = None,
+    ) -> None:
+        if not isinstance(store, Store):
+            options = {
+                "run_id": run_id,
+                "rerun": rerun,
+                "tags": tags,
+                "on_change": on_change,
+                "renamed": renamed,
+            }
+            given = "store" if store is not None else next(k for k, v in options.items() if v)
+            problem = (
+                f"store= is a fast_dag.store.Store, not a {type(store).__name__}"
+                if store is not None
+                else f"{given}= is for runs with store="
+            )
+            raise ValidationError(
+                f"{problem}; to give an input of that name: inputs={{{given!r}: ...}}"
+            )
+        self.store = store
+        self.run_id = os.urandom(16).hex() if run_id is None else checked_id(run_id)
+        self.rerun = rerun
+        self.tags = checked_tags(tags)
+        self.on_change = on_change
+        self.renamed = dict(renamed or {})
+
+    # Carried out by a caller that waits in its thread, or that awaits.
+
+    def execute(self, workflow: Workflow, request: Request) -> DagExecution:
+        """Start, go on, or take what is there. Returns the execution, which has ended."""
+        claim = self._claim(workflow, request)
+        error: BaseException | None = None
+        try:
+            if not claim.is_over:
+                workflow._drive(claim.execution)
+        except BaseException as raised:
+            error = raised
+        try:
+            claim.leave(error)
+        finally:
+            workflow._remember(claim.execution)
+        return claim.execution
+
+    async def execute_async(self, workflow: Workflow, request: Request) -> DagExecution:
+        """`execute` that does not block the event loop."""
+        claim: Claim
+        claim, interrupted = await _in_thread(lambda: self._claim(workflow, request))
+        error: BaseException | None = interrupted
+        try:
+            if not claim.is_over and error is None:
+                await workflow._drive_async(claim.execution)
+        except BaseException as raised:
+            error = raised
+        try:
+            _, interrupted = await _in_thread(lambda: claim.leave(error))
+        finally:
+            workflow._remember(claim.execution)
+        if interrupted is not None:
+            raise interrupted
+        return claim.execution
+
+    # Before the run.
+
+    def _claim(self, workflow: Workflow, request: Request) -> Claim:
+        if request.resume is not None:
+            raise ValidationError(
+                "resume= is for runs without store=; with a store the same run_id goes on, and "
+                "rerun= begins anew what you name"
+            )
+        given = request.inputs, request.outputs
+        while True:
+            request.inputs, request.outputs = given
+            try:
+                return self._claimed(workflow, request, self._find())
+            except MovedError:  # the next look finds it as it is
+                continue
+
+    def _claimed(self, workflow: Workflow, request: Request, found: Found | None) -> Claim:
+        if found is not None:
+            self._refuse_others(workflow, found)
+            self._take_stored(request, found)
+        execution = workflow._made(request)
+        execution._check()
+        metadata = execution.context.metadata
+        own = metadata.get("run_id")
+        if own is not None and own not in (self.run_id, execution.context._own_run_id):
+            raise ValidationError(
+                f"the context's metadata has the run_id {own!r}, but run_id= is {self.run_id!r}; "
+                "drop one of them"
+            )
+        claim = Claim(self.store, workflow, execution, self.run_id, self.tags)
+        if found is None:
+            claim.begin(self._encoded_inputs(execution))
+        elif found.status in FINAL and self.rerun is None:
+            claim.look_at(found)
+        else:
+            claim.take(found, self.rerun is not None)
+        return claim
+
+    def _find(self) -> Found | None:
+        rows = self.store.database.rows(f"SELECT {COLUMNS} FROM runs WHERE run_id = ?", self.run_id)
+        return Found(*rows[0]) if rows else None
+
+    def _refuse_others(self, workflow: Workflow, found: Found) -> None:
+        if (found.workflow, found.kind) != (workflow.name, workflow.kind):
+            raise RunExistsError(
+                f"the run {self.run_id!r} is one of {found.workflow!r}, not of "
+                f"{workflow.name!r}; give this one another run_id",
+                run_id=self.run_id,
+                workflow=found.workflow,
+            )
+        if found.pruned is not None:
+            raise RunExistsError(
+                f"the run {self.run_id!r} {found.status}, and was pruned; its id stays taken. "
+                f"Give this one another run_id, or say store.prune(forget=True)",
+                run_id=self.run_id,
+            )
+
+    def _take_stored(self, request: Request, found: Found) -> None:
+        """Take the inputs and outputs of a run that there is. Raises RunExistsError where others
+        are asked for."""
+        store, given, differs = self.store, request.inputs, []
+        stored: dict[str, Any] = {}
+        for name, digest, codec, value, file, source_run, source_name in store.database.rows(
+            "SELECT i.name, v.digest, v.codec, v.value, v.file, r.run_id, v.name FROM inputs AS i"
+            " JOIN inputs AS v ON v.id = COALESCE(i.source, i.id) JOIN runs AS r ON r.id = v.run"
+            " WHERE i.run = ? ORDER BY i.id",
+            found.id,
+        ):
+            old = store.shelf.take((codec, value, file), ("input", source_run, source_name))
+            stored[name] = old
+            if name in given and not _is_same(given[name], old, digest):
+                differs.append(f"the input {name!r} is another")
+        differs += [
+            f"the input {name!r} was not given then" for name in given if name not in stored
+        ]
+        outputs = None if found.outputs is None else json.loads(found.outputs)
+        if request.outputs is not None and _output_names(request.outputs) != set(outputs or ()):
+            differs.append(f"outputs were {'not given' if outputs is None else names(outputs)}")
+        if differs:
+            raise RunExistsError(
+                f"there is a run {self.run_id!r} of {found.workflow!r} that differs: "
+                f"{'; '.join(differs)}. Leave out what is stored, or give another run_id",
+                run_id=self.run_id,
+                differs=tuple(differs),
+            )
+        request.inputs, request.outputs = stored, outputs
+
+    def _encoded_inputs(self, execution: DagExecution) -> list[tuple[Any, ...]]:
+        rows = []
+        for name, value in execution.inputs.items():
+            if ONE_SHOT[type(value)]:
+                raise ValidationError(
+                    f"the input {name!r} is a {type(value).__name__}, which can be gone through "
+                    "once only, so it cannot be stored; make it a list"
+                )
+            try:
+                placed = self.store.shelf.put(value, ("input", self.run_id, name))
+            except EncodeError as error:
+                raise EncodeError(
+                    f"the input {name!r} cannot be stored: {error}; name its class in "
+                    "Store(allow=[...]), or give the store another codec",
+                    place=error.place,
+                    type=error.type,
+                ) from error
+            rows.append((name, _digest(value), *placed))
+        return rows
+
+
+# Inputs and options.
+
+
+def checked_id(run_id: Any) -> str:
+    """A run_id that may be one; raises ValidationError."""
+    if (
+        not isinstance(run_id, str)
+        or not 1 <= len(run_id) <= 200
+        or not run_id.isprintable()
+        or "/" in run_id
+    ):
+        raise ValidationError(
+            f"run_id is a string of 1 to 200 printable characters without '/', not {run_id!r}; "
+            "to give an input of that name: inputs={'run_id': ...}"
+        )
+    return run_id
+
+
+def checked_tags(tags: Any) -> dict[str, Any]:
+    """Tags that may be some; raises ValidationError."""
+    if tags is None:
+        return {}
+    try:
+        found = dict(tags)
+        fits = all(
+            isinstance(key, str) and (value is None or isinstance(value, (str, int, float, bool)))
+            for key, value in found.items()
+        )
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValidationError(
+            f"tags is a mapping of names to strings, numbers, bools or None, not {tags!r}; to give "
+            "an input of that name: inputs={'tags': ...}"
+        )
+    return found
+
+
+def _digest(value: object) -> bytes | None:
+    try:
+        return digest_of(stable_text(key_of(value)).encode("utf-8", "surrogatepass"))
+    except UnkeyableError:
+        return None
+
+
+def _is_same(new: object, old: object, digest: bytes | None) -> bool:
+    """Whether an input is the one that was stored."""
+    mine = None if digest is None or ONE_SHOT[type(new)] else _digest(new)
+    if mine is not None:
+        return mine == digest
+    try:
+        return bool(new == old)
+    except failures():
+        return False
+
+
+def _output_names(outputs: Any) -> set[str]:
+    several = outputs if isinstance(outputs, (list, tuple, set, dict)) else [outputs]
+    return {name_of(each) for each in several}
+
+
+async def _in_thread(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """The result of a function that blocks, and the cancellation that came meanwhile, if one did:
+    the function is waited for all the same."""
+    import asyncio
+
+    interrupted: BaseException | None = None
+    loop = asyncio.get_running_loop()
+    future = loop.run_in_executor(None, copy_context().run, function)
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            interrupted = error
+    return future.result(), interrupted

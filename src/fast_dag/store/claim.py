@@ -1,0 +1,332 @@
+"""A run of a store, taken by this process: begun, gone on with, or looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from contextlib import suppress
+from time import perf_counter, time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from fast_dag.errors import add_note
+from fast_dag.run.failures import timed_out
+from fast_dag.store.durable import CutShortError, Durable, cancelled, error_of, in_doubt
+from fast_dag.store.errors import RunInUseError, RunLostError, StoreError, to_data
+from fast_dag.store.store import FINAL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from sqlite3 import Connection
+    from typing import Protocol
+
+    from fast_dag.run.dag_execution import DagExecution
+    from fast_dag.store.locks import Hold
+    from fast_dag.store.store import Store
+
+    class Workflow(Protocol):
+        """The workflow that is run."""
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def kind(self) -> str: ...
+        def _made(self, request: Any, /) -> DagExecution: ...
+        def _drive(self, execution: Any, /) -> Any: ...
+        def _drive_async(self, execution: Any, /) -> Coroutine[Any, Any, Any]: ...
+        def _remember(self, execution: Any, /) -> None: ...
+
+
+class Found(NamedTuple):
+    """The row of a run."""
+
+    id: int
+    run_id: str
+    workflow: str
+    kind: str
+    status: str
+    epoch: int
+    generation: int
+    rerun: str | None
+    owner: str | None
+    cancel: int
+    before: int
+    deaths: int
+    outputs: str | None
+    created: float
+    began: float | None
+    ended: float | None
+    error: str | None
+    pruned: float | None
+
+
+COLUMNS: Final = ", ".join(Found._fields)
+
+
+class MovedError(Exception):
+    """Raised inside of a transaction: the run is not as it was a moment ago. Look again."""
+
+
+class Claim:
+    """A run that was found or begun, and the execution of it. `hold` is its lock, None if it is
+    over and only looked at."""
+
+    def __init__(
+        self,
+        store: Store,
+        workflow: Workflow,
+        execution: DagExecution,
+        run_id: str,
+        tags: Mapping[str, Any],
+    ) -> None:
+        self.store = store
+        self.workflow = workflow
+        self.execution = execution
+        self.run_id = run_id
+        self.tags = tags
+        self.hold: Hold | None = None
+        self.is_over = False
+        self.durable: Durable
+        self._doubts: list[str] = []
+
+    def _enter(self) -> None:
+        """Let the execution use the store."""
+        execution, durable = self.execution, self.durable
+        durable.decode()
+        execution.store = durable.root
+        execution.context.metadata["run_id"] = self.run_id
+        if self._doubts:
+            self.is_over = True
+        self.store.database.enter()
+
+    def _durable(self, row: int, epoch: int, generation: int) -> Durable:
+        shelf, database = self.store.shelf_of(self.workflow), self.store.database
+        return Durable(database, shelf, self.run_id, row, epoch, generation, self.hold)
+
+    def _transact(self, function: Callable[[Connection], None]) -> None:
+        database = self.store.database
+        try:
+            database.transact(function)
+            self._enter()
+        except BaseException:
+            if self.hold is not None:
+                database.locks.give_back(self.hold)
+            raise
+
+    def _tag(self, connection: Connection, row: int) -> None:
+        """Add the tags to those of the run."""
+        connection.executemany(
+            "INSERT INTO tags VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+            [(row, key, json.dumps(value)) for key, value in self.tags.items()],
+        )
+
+    # Beginning.
+
+    def begin(self, inputs: Sequence[tuple[Any, ...]]) -> None:
+        """Make the row of a new run, and own it. Raises MovedError if there is one by now."""
+        self._transact(lambda connection: self._begin(connection, inputs))
+
+    def _begin(self, connection: Connection, inputs: Sequence[tuple[Any, ...]]) -> None:
+        now, outputs = time(), self.execution._outputs
+        if connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (self.run_id,)).fetchone():
+            raise MovedError
+        cursor = connection.execute(
+            "INSERT INTO runs (run_id, workflow, kind, status, epoch, owner, outputs, graph,"
+            " created, began) VALUES (?, ?, ?, 'running', 1, ?, ?, ?, ?, ?)",
+            (
+                self.run_id,
+                self.workflow.name,
+                self.workflow.kind,
+                owner_now(),
+                None if outputs is None else json.dumps(outputs),
+                self.store.graph_of(self.execution),
+                now,
+                now,
+            ),
+        )
+        row = cursor.lastrowid
+        assert row is not None
+        connection.executemany(
+            "INSERT INTO inputs (run, name, digest, codec, value, file) VALUES (?, ?, ?, ?, ?, ?)",
+            [(row, *each) for each in inputs],
+        )
+        self._tag(connection, row)
+        self.hold = self.store.database.locks.take(row)
+        if self.hold is None:
+            raise StoreError(f"the lock of the new run {self.run_id!r} is taken by somebody else")
+        self.durable = self._durable(row, 1, 1)
+
+    # Going on.
+
+    def take(self, found: Found, is_rerun: bool) -> None:
+        """Become the owner of a run that there is. Raises RunInUseError if somebody else owns it,
+        MovedError if it is another than was found."""
+        self.hold = self.store.database.locks.take(found.id)
+        if self.hold is None:
+            rows = self.store.database.rows("SELECT owner FROM runs WHERE id = ?", found.id)
+            owner = owner_text(rows[0][0] if rows else None)
+            raise RunInUseError(
+                f"the run {self.run_id!r} is at work: {owner}", run_id=self.run_id, owner=owner
+            )
+        self._transact(lambda connection: self._take(connection, found, is_rerun))
+
+    def _take(self, connection: Connection, found: Found, is_rerun: bool) -> None:
+        row = connection.execute(f"SELECT {COLUMNS} FROM runs WHERE id = ?", (found.id,)).fetchone()
+        if row is None:
+            raise MovedError
+        found = Found(*row)
+        if found.pruned is not None or (found.status in FINAL and not is_rerun):
+            raise MovedError
+        last = connection.execute(
+            "SELECT COALESCE(MAX(id), 0) FROM nodes WHERE run = ?", (found.id,)
+        ).fetchone()[0]
+        deaths = 0
+        if found.status == "running" and last == found.before:
+            deaths = found.deaths + 1
+        elif found.status == "running":
+            deaths = 1
+        connection.execute(
+            "UPDATE runs SET status = 'running', epoch = epoch + 1, owner = ?, before = ?,"
+            " deaths = ?, began = COALESCE(began, ?), ended = NULL, error = NULL WHERE id = ?",
+            (owner_now(), last, deaths, time(), found.id),
+        )
+        self._tag(connection, found.id)
+        self.durable = self._durable(found.id, found.epoch + 1, found.generation)
+        self.durable.read(connection)
+        self._doubts = self.durable.doubts_of(connection)
+
+    # After the run.
+
+    def leave(self, error: BaseException | None) -> None:
+        """Write how the run ended, and give it back. Raises what ended it from outside."""
+        if self.hold is None:
+            return
+        durable, database = self.durable, self.store.database
+        execution = self.execution
+        cut = error.error if isinstance(error, CutShortError) else None
+        try:
+            status = "interrupted" if error is not None else execution.status
+            if durable.is_cancelled and (error is None or cut is not None):
+                status = "cancelled"
+            if not isinstance(cut, RunLostError):
+                doubts = database.transact(lambda connection: self._end(connection, status))
+                if doubts:
+                    status = "in_doubt"
+                    execution._exception = in_doubt(durable.run_id, doubts)  # type: ignore[assignment]
+                elif status == "cancelled":
+                    execution._exception = cancelled(durable.run_id)
+        except StoreError as broken:
+            status = "interrupted"
+            if error is None:
+                cut = broken
+            else:
+                add_note(cut or error, f"the store failed, too: {broken}")
+        finally:
+            database.locks.give_back(self.hold)
+            database.rest()
+        execution.status = status
+        execution.context.metadata["execution_status"] = status
+        if cut is not None and status not in ("cancelled", "in_doubt"):
+            raise cut
+        if error is not None and cut is None:
+            raise error
+
+    def _end(self, connection: Connection, status: str) -> list[str]:
+        """Write the end of the run. Returns the nodes that are in doubt."""
+        durable, execution = self.durable, self.execution
+        durable.check(connection)
+        for call in durable.made:
+            call.withdraw(connection)
+        doubts = self._doubts or durable.doubts_of(connection)
+        ended: dict[str, Any] = {}
+        if doubts:
+            status = "in_doubt"
+        elif status != "interrupted":
+            ended = ending_of(execution)
+        connection.execute(
+            "UPDATE runs SET status = ?, owner = NULL, ended = ?, error = ?, cancel = 0"
+            " WHERE id = ?",
+            (
+                status,
+                time() if status in FINAL else None,
+                json.dumps(ended) if ended else None,
+                durable.row,
+            ),
+        )
+        return doubts
+
+    # A run that is over.
+
+    def look_at(self, found: Found) -> None:
+        """Make the execution one that has ended, as the store has it."""
+        execution = self.execution
+        self.is_over = True
+        self.durable = durable = self._durable(found.id, found.epoch, found.generation)
+        durable.is_over = True
+        self.store.database.call(durable.read)
+        durable.decode()
+        context, record = execution.context, execution.record
+        execution.store, execution.observers = durable.root, None
+        context.metadata["run_id"] = self.run_id
+        context._enter_run(record)
+        execution._prepare_results()
+        record.begin()
+        shift = perf_counter() - time()
+        record.began, record.began_at = (found.began or found.created) + shift, found.created
+        try:
+            execution.begin(eager=True)
+            ended = {} if found.error is None else json.loads(found.error)
+            for key, data, attempts, where in ended.get("resources", ()):
+                failed = error_of(json.dumps(data).encode())
+                execution.failures.add(key, failed, attempts, where, True)
+            if ended.get("fatal") is not None:
+                execution._stopped, execution.failures.fatal = True, ended["fatal"]
+        finally:
+            execution.close(found.status)
+        record.ended = (found.ended or found.created) + shift
+        if found.status == "timed_out":
+            execution._exception = timed_out(
+                execution.name, ended.get("timeout") or 0.0, ended.get("late", ()), execution.run
+            )
+        elif found.status == "cancelled":
+            execution._exception = cancelled(self.run_id)
+
+
+def ending_of(execution: DagExecution) -> dict[str, Any]:
+    """What no row of a node says of how an execution ended."""
+    failures_ = execution.failures
+    ended: dict[str, Any] = {}
+    resources = [
+        (key, to_data(error), *failures_.facts(key)[:2])
+        for key, error in failures_.errors.items()
+        if failures_.facts(key)[2]
+    ]
+    if resources:
+        ended["resources"] = resources
+    if failures_.fatal is not None:
+        ended["fatal"] = failures_.fatal
+    if execution.status == "timed_out":
+        ended["timeout"] = execution.settings.timeout
+        statuses = execution.record.statuses()
+        ended["late"] = [name for name, status in statuses.items() if status == "cancelled"]
+    return ended
+
+
+# Owners.
+
+
+def owner_now() -> str:
+    """This process, as the owner of a run."""
+    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time()})
+
+
+def owner_text(owner: str | None) -> str:
+    """An owner for people.
+
+    >>> owner_text('{"pid": 12, "host": "ada", "since": 0}')
+    'process 12 on ada'
+    """
+    with suppress(ValueError, KeyError, TypeError):
+        known = json.loads(owner or "")
+        return f"process {known['pid']} on {known['host']}"
+    return "somebody"

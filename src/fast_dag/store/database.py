@@ -1,0 +1,547 @@
+"""The database of a store in this process: one connection, and the commits that wait for it.
+
+**Group commit.** Whoever wants something committed puts it in a queue and takes the lock. The
+thread that has the lock writes all that is in the queue, in one transaction with one sync. The
+others then find theirs written. Callers that must not block leave the writing to a thread.
+
+**Checkpoints.** Before 3.51.3, SQLite can corrupt a database if a checkpoint runs right after
+another one while a third connection commits. So there are no automatic checkpoints: one process at
+a time makes one, and only while nobody can write.
+
+**Forks.** A connection must not be used, nor even closed, in a forked child. There it is put aside
+for good, and the child opens its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+from collections import deque
+from contextlib import suppress
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any, Final
+
+from fast_dag.errors import ValidationError
+from fast_dag.store import schema
+from fast_dag.store.errors import StoreError
+from fast_dag.store.locks import LockFile, after_fork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+MEMORY: Final = ":memory:"
+DURABILITY: Final = {"disk": "FULL", "process": "NORMAL"}
+
+_PATIENCE: Final = 60.0
+"""Seconds to wait for other processes that write."""
+
+_WAL_BYTES: Final = 4 * 2**20
+"""The size of the log from which a checkpoint is made."""
+
+_OFTEN: Final = 200
+"""So many commits later, the size of the log is looked at again."""
+
+_OF_CHECKPOINTS: Final = 0
+"""The byte of the lock for checkpoints; those of runs begin with 1."""
+
+
+class Write:
+    """Something to be committed, which other threads may commit together with theirs.
+
+    It is `Waitable`. `error` is why it could not be committed, once it `is_done`."""
+
+    __slots__ = ("_callback", "database", "error", "is_done")
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.error: BaseException | None = None
+        self.is_done = False
+        self._callback: Callable[[], None] | None = None
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        """Write it, inside of a transaction. What it raises but errors of SQLite is its own
+        `error`; then it must not have written anything."""
+        raise NotImplementedError
+
+    def take_back(self) -> None:
+        """The transaction was rolled back."""
+
+    def wait(self) -> None:
+        """Commit it in this thread, unless another one does."""
+        self.database.settle(self)
+
+    def when_ready(self, callback: Callable[[], None], /) -> None:
+        """Have it committed by a thread, which then calls `callback`."""
+        self._callback = callback
+        self.database.settle_later(self)
+
+    def tell(self) -> None:
+        """Call the callback, if there is one that was not called."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+
+class Database:
+    """The database file of a store, or a database in memory. `Database.of` opens it."""
+
+    def __init__(self, path: str, durability: str) -> None:
+        self.path = path
+        self.durability = durability
+        self.is_file = path != MEMORY
+        self.lock = Lock()
+        self.locks = LockFile()
+        self._users = 0
+        self._key: tuple[int, int] | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._queue: deque[Write] = deque()
+        self._batch: list[Write] = []  # what is being written
+        self._before = 0  # how many rows the connection had changed before
+        self._busy = 0  # for how many runs a thread may be needed
+        self._is_closed = False
+        self._since = 0  # how much was written since the size of the log was looked at
+        self._signals: SimpleQueue[bool] | None = None  # of that thread
+
+    @classmethod
+    def of(cls, path: str, durability: str = "disk", check_filesystem: bool = True) -> Database:
+        """The database of this path, which this process opens once. Each call must be followed by
+        one of `leave`. Raises StoreError if it cannot be used."""
+        if durability not in DURABILITY:
+            raise ValidationError(f"durability is 'disk' or 'process', not {durability!r}")
+        if path == MEMORY:
+            made = cls(path, durability)
+            made._users = 1
+            made._open()
+            return made
+        path = os.path.realpath(path)
+        with _registry.guard:
+            found = _registry.files.get(_made(path))
+            if found is None:
+                if check_filesystem:
+                    refuse_network(path)
+                found = cls(path, durability)
+                found._open()
+                assert found._key is not None
+                _registry.files[found._key] = found
+            elif durability == "disk" and found.durability != "disk":
+                found.durability = durability
+                found.call(lambda connection: connection.execute("PRAGMA synchronous = FULL"))
+            found._users += 1
+            return found
+
+    def leave(self) -> None:
+        """The caller needs it no more. The last one closes it."""
+        with _registry.guard:
+            self._users -= 1
+            if self._users:
+                return
+            if self._key is not None and _registry.files.get(self._key) is self:
+                del _registry.files[self._key]
+            with self.lock:
+                self._close()
+
+    # The connection.
+
+    def _open(self) -> None:
+        try:
+            if self.is_file:
+                # SQLite gives its other files the mode of this one.
+                status = os.stat(self.path)
+                self._key = status.st_dev, status.st_ino
+                self.locks = LockFile.of(f"{self.path}-locks")
+            self._connection = self._connected()
+        except (OSError, sqlite3.Error) as error:
+            raise self.broken(error) from error
+        finally:
+            if self._connection is None:
+                self.locks.leave()
+
+    def _connected(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+        )
+        try:
+            connection.execute(f"PRAGMA synchronous = {DURABILITY[self.durability]}")
+            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            if self.is_file and mode != "wal":
+                raise StoreError(
+                    f"the store {self.path!r} cannot have a write-ahead log here: it is in mode "
+                    f"{mode}",
+                    path=self.path,
+                )
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("PRAGMA cell_size_check = ON")
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Make or migrate the tables."""
+        if self._version(connection) == schema.VERSION:
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            version = self._version(connection)
+            if version is None:
+                schema.make(connection)
+            elif version < schema.VERSION:
+                schema.migrate(connection, version)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.rollback()
+            raise
+
+    def _version(self, connection: sqlite3.Connection) -> int | None:
+        """The version of the tables; None if there are none. Raises StoreError for a database of
+        something else, or of a version that is too new."""
+        tables = {
+            name
+            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
+        if not tables:
+            return None
+        about: dict[str, Any] = {}
+        if "about" in tables:
+            about = dict(connection.execute("SELECT key, value FROM about").fetchall())
+        version, oldest = about.get("version"), about.get("oldest_reader")
+        if not isinstance(version, int) or not isinstance(oldest, int):
+            raise StoreError(
+                f"{self.path!r} is a database of something else; give the store a file of its own",
+                path=self.path,
+            )
+        if oldest > schema.VERSION:
+            raise StoreError(
+                f"the store {self.path!r} was written by a newer fast-dag, which this one cannot "
+                "read; upgrade fast-dag",
+                path=self.path,
+            )
+        return max(version, schema.VERSION) if version > schema.VERSION else version
+
+    def _close(self) -> None:
+        """Close the connection; the lock is held. SQLite makes a checkpoint when the last
+        connection is closed, so this waits for the lock of checkpoints."""
+        connection, self._connection = self._connection, None
+        self._is_closed = True
+        hold = self.locks.take(_OF_CHECKPOINTS)
+        try:
+            if connection is not None:
+                connection.close()
+        finally:
+            if hold is not None:
+                self.locks.give_back(hold)
+            self.locks.leave()
+
+    def _at_hand(self) -> sqlite3.Connection:
+        """The connection. Opened again in a forked child; raises StoreError if it was closed, or
+        if the file is another one by now."""
+        connection = self._connection
+        if connection is None:
+            if self._is_closed:
+                raise StoreError(f"the store {self.path!r} is closed", path=self.path)
+            connection = self._connection = self._connected()
+        if self.is_file and _key_of(self.path) != self._key:
+            raise StoreError(
+                f"the store {self.path!r} is gone: its file was moved, deleted or replaced while "
+                "it was open",
+                path=self.path,
+            )
+        return connection
+
+    def broken(self, error: BaseException) -> StoreError:
+        """The error for one of SQLite, or of the system."""
+        if isinstance(error, StoreError):
+            return error
+        made = StoreError(f"the store {self.path!r} failed: {error}", path=self.path)
+        made.__cause__ = error
+        return made
+
+    # One thing at a time.
+
+    def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """What a function returns that reads. Raises StoreError."""
+        with self.lock:
+            try:
+                return function(self._at_hand())
+            except (sqlite3.Error, OSError) as error:
+                raise self.broken(error) from error
+
+    def rows(self, statement: str, *values: Any) -> list[Any]:
+        """The rows that a statement finds."""
+        return self.call(lambda connection: connection.execute(statement, values).fetchall())
+
+    def transact(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """What a function returns that writes, in a transaction of its own. Raises StoreError."""
+        with self.lock:
+            self._recover()
+            try:
+                connection = self._at_hand()
+                connection.execute("BEGIN IMMEDIATE")
+                done = function(connection)
+                connection.execute("COMMIT")
+            except BaseException as error:
+                connection_ = self._connection
+                if connection_ is not None and connection_.in_transaction:
+                    with suppress(sqlite3.Error):
+                        connection_.rollback()
+                if isinstance(error, (sqlite3.Error, OSError)):
+                    raise self.broken(error) from error
+                raise
+        return done
+
+    # Together.
+
+    def settle(self, write: Write) -> None:
+        """Have something committed before this returns. Ctrl-C meanwhile is raised afterwards."""
+        self._queue.append(write)
+        interrupted: BaseException | None = None
+        finished: list[Write] = []
+        while not write.is_done:
+            try:
+                with self.lock:
+                    finished += self._flushed()
+            except BaseException as error:
+                interrupted = error
+        for each in finished:
+            each.tell()
+        if interrupted is not None:
+            raise interrupted
+        if self._since > _OFTEN:
+            self._checkpoint_if_due()
+
+    def settle_later(self, write: Write) -> None:
+        """Have something committed by a thread."""
+        self._queue.append(write)
+        signals = self._signals
+        if signals is None:
+            with self.lock:
+                signals = self._signals
+                if signals is None:
+                    signals = self._signals = SimpleQueue()
+                    Thread(
+                        target=self._serve, args=(signals,), name="fast_dag store", daemon=True
+                    ).start()
+        signals.put(True)
+
+    def _serve(self, signals: SimpleQueue[bool]) -> None:
+        while signals.get():
+            with self.lock:
+                finished = self._flushed()
+            for each in finished:
+                each.tell()
+            del finished
+            if self._since > _OFTEN:
+                self._checkpoint_if_due()
+
+    def enter(self) -> None:
+        """A run begins to use the database."""
+        with self.lock:
+            self._busy += 1
+
+    def rest(self) -> None:
+        """A run that used it has ended. The thread ends with the last of them."""
+        with self.lock:
+            self._busy -= 1
+            if not self._busy and self._signals is not None:
+                self._signals.put(False)
+                self._signals = None
+        self._checkpoint_if_due()
+
+    def _flushed(self) -> list[Write]:
+        """Write all that is in the queue, and return it; the lock is held."""
+        finished = self._recover()
+        queue = self._queue
+        batch = [each for each in queue.copy() if not each.is_done]
+        if batch:
+            self._write(batch)
+            finished += batch
+        while queue and queue[0].is_done:
+            queue.popleft()
+        return finished
+
+    def _write(self, batch: list[Write]) -> None:
+        try:
+            connection = self._at_hand()
+        except StoreError as error:
+            self._end(batch, error)
+            return
+        self._before = connection.total_changes
+        self._batch = batch
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for each in batch:
+                try:
+                    each.apply(connection)
+                except (StoreError, ValueError) as error:
+                    each.error = error
+            connection.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            self._batch = []
+            self._undo(connection, batch)
+            if len(batch) > 1 and isinstance(error, sqlite3.IntegrityError):
+                for each in batch:  # only one of them is wrong
+                    self._write([each])
+                return
+            self._end(batch, self.broken(error))
+            return
+        self._end(batch, None)
+        self._batch = []
+        self._since += len(batch)
+
+    def _undo(self, connection: sqlite3.Connection, batch: list[Write]) -> None:
+        with suppress(sqlite3.Error):
+            connection.rollback()
+        for each in batch:
+            each.error = None
+            each.take_back()
+
+    def _end(self, batch: list[Write], error: BaseException | None) -> None:
+        for each in batch:
+            if each.error is None:
+                each.error = error
+            each.is_done = True
+
+    def _recover(self) -> list[Write]:
+        """After a Ctrl-C in the middle of a batch: whether it was written. Returns it if so."""
+        batch, connection = self._batch, self._connection
+        if not batch or connection is None:
+            return []
+        if connection.in_transaction:
+            self._undo(connection, batch)
+        elif connection.total_changes != self._before or all(each.is_done for each in batch):
+            self._end(batch, None)
+            self._batch = []
+            return batch
+        self._batch = []
+        return []
+
+    # Checkpoints.
+
+    def _checkpoint_if_due(self) -> None:
+        """Make a checkpoint if the log has grown, and no other process is making one."""
+        self._since = 0
+        if not self.is_file:
+            return
+        try:
+            if os.stat(f"{self.path}-wal").st_size < _WAL_BYTES:
+                return
+        except OSError:
+            return
+        hold = self.locks.take(_OF_CHECKPOINTS)
+        if hold is None:
+            return
+        try:
+            with self.lock, suppress(sqlite3.Error):
+                if self._connection is not None and not self._connection.in_transaction:
+                    # It takes the place of whoever writes, so that nobody does meanwhile.
+                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            self.locks.give_back(hold)
+
+    # Forks.
+
+    def forget(self) -> None:
+        """In a forked child: the connection belongs to the parent."""
+        self.lock = Lock()
+        self._queue, self._batch, self._signals, self._busy = deque(), [], None, 0
+        if self._connection is None:
+            return
+        _registry.inherited.append(self._connection)
+        self._connection = None
+        if not self.is_file:
+            self._is_closed = True
+
+
+class _Registry:
+    """The databases of this process, by device and inode."""
+
+    def __init__(self) -> None:
+        self.guard = Lock()
+        self.files: dict[tuple[int, int], Database] = {}
+        self.inherited: list[sqlite3.Connection] = []  # which only the parent may close
+
+    def forget(self) -> None:
+        """In a forked child, whose only thread this is."""
+        self.guard = Lock()
+        for each in self.files.values():
+            each.forget()
+
+
+_registry: Final = _Registry()
+after_fork(_registry.forget)
+
+
+def _key_of(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _made(path: str) -> tuple[int, int]:
+    """Device and inode of a file, which is made if there is none. It must not be opened if it is
+    there: to close it again would free the locks that SQLite has of it."""
+    key = _key_of(path)
+    try:
+        if key is None:
+            with suppress(FileExistsError):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        status = os.stat(path)
+    except OSError as error:
+        raise StoreError(f"the store {path!r} cannot be opened: {error}", path=path) from error
+    return status.st_dev, status.st_ino
+
+
+# File systems.
+
+_NETWORK: Final = ("nfs", "cifs", "smb", "fuse", "9p", "afs", "ceph", "gluster", "lustre", "sshfs")
+
+
+def refuse_network(path: str) -> None:
+    """Raise StoreError if the file system of a path is one on which locks cannot be relied on."""
+    kind = filesystem_of(path)
+    if kind is not None and kind.startswith(_NETWORK):
+        raise StoreError(
+            f"the store {path!r} is on a {kind} file system, where locks and syncs may not hold "
+            "what they promise; put it on a local disk, or say check_filesystem=False",
+            path=path,
+            filesystem=kind,
+        )
+
+
+def filesystem_of(path: str, mounts: str = "/proc/self/mounts") -> str | None:
+    """The kind of the file system that a path is on; None if the system does not tell."""
+    if sys.platform == "win32":
+        return "smb" if os.path.realpath(path).startswith("\\\\") else None
+    try:
+        with open(mounts, encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return None
+    best, kind = "", None
+    for fields in lines:
+        if len(fields) < 3:
+            continue
+        place = fields[1].replace("\\040", " ")
+        inside = path == place or path.startswith(place.rstrip("/") + "/")
+        if inside and len(place) >= len(best):
+            best, kind = place, fields[2]
+    return kind
+
+
+def placeholders(values: Sequence[Any]) -> str:
+    """The question marks for so many values in a statement.
+
+    >>> placeholders([1, 2])
+    '?, ?'
+    """
+    return ", ".join("?" * len(values))

@@ -1,0 +1,512 @@
+"""One run of a store, as the process that owns it executes it.
+
+`Durable` is the run, `Scope` the store of one execution in it (`Execution.store`): of the outermost
+workflow, or of one attempt of a nested one. The end of a node is one row, written before any
+successor starts. A later owner replays these rows.
+"""
+
+from __future__ import annotations
+
+import json
+from time import time
+from typing import TYPE_CHECKING, Any, Final
+
+from fast_dag.cache.keys import is_quick
+from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised
+from fast_dag.define.signature import ABSENT
+from fast_dag.errors import ExecutionError, failures, is_a
+from fast_dag.run.execution import Verdict
+from fast_dag.schedule.dag import DagSchedule
+from fast_dag.store.database import Write
+from fast_dag.store.errors import (
+    EncodeError,
+    InDoubtError,
+    RunLostError,
+    StoreError,
+    from_data,
+    to_data,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from sqlite3 import Connection
+    from typing import Protocol
+
+    from fast_dag.call.effects import Effects
+    from fast_dag.run.dag_execution import DagExecution
+    from fast_dag.run.execution import Ended
+    from fast_dag.store.database import Database
+    from fast_dag.store.locks import Hold
+
+    class Shelf(Protocol):
+        """Where the values of a store are: its codecs and files."""
+
+        def put(self, value: object, identity: tuple[Any, ...], /) -> Placed:
+            """Encode a value. Raises EncodeError, and StoreError if its file cannot be written."""
+            ...
+
+        def take(self, placed: Placed, identity: tuple[Any, ...], /) -> Any: ...
+        def is_there(self, placed: Placed, /) -> bool: ...
+
+    Placed = tuple[str | None, bytes | None, str | None]
+    """A value in a row: the name of its codec, and its bytes or the name of its file."""
+
+ERROR: Final = "error"
+"""The codec of failures: JSON of `StoredError`."""
+
+NOTHING: Final[Placed] = (None, None, None)
+
+
+class CutShortError(BaseException):
+    """Ends a run that its store cannot keep any more; `error` says why. No node fails of it."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class Durable:
+    """A run that this process owns.
+
+    `hold` is its lock (None if it is only looked at), `epoch` the number of this owner. `rows` are the ends of nodes that were
+    committed before, by scope. `scopes` are the known attempts of nested workflows: (attempt, id)
+    by scope and node.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        shelf: Shelf,
+        run_id: str,
+        row: int,
+        epoch: int,
+        generation: int,
+        hold: Hold | None,
+    ) -> None:
+        self.database = database
+        self.shelf = shelf
+        self.run_id = run_id
+        self.row = row
+        self.epoch = epoch
+        self.generation = generation
+        self.hold = hold
+        self.rows: dict[int, list[tuple[Any, ...]]] = {}
+        self.ends: dict[int, list[Ended]] = {}  # the same as the engine takes them
+        self.scopes: dict[tuple[int, str], tuple[int, int | None]] = {}
+        self.root = Scope(self, None, "", 1, 0)
+        self.is_cancelled = False
+        self.is_over = False  # it is only looked at: nothing is committed any more
+        self.codes: Callable[[Any], bytes | None] = _no_code
+        self.kept: dict[str, Any] = {}
+        self.made: set[Call] = set()  # calls that were announced, and not made
+
+    def check(self, connection: Connection) -> None:
+        """Raise RunLostError unless this is still the owner; see whether the run is cancelled."""
+        found = None
+        if self.hold is not None and not self.hold.is_lost:
+            found = connection.execute(
+                "SELECT epoch, cancel FROM runs WHERE id = ?", (self.row,)
+            ).fetchone()
+        if found is None or found[0] != self.epoch:
+            raise lost(self.run_id, self.hold)
+        if found[1]:
+            self.is_cancelled = True
+
+    def go_on_after(self, write: Write) -> None:
+        """Raise CutShortError if something could not be committed, or if the run is cancelled."""
+        if write.error is not None:
+            raise CutShortError(write.error)
+        if self.is_cancelled:
+            raise CutShortError(cancelled(self.run_id))
+
+    def read(self, connection: Connection) -> None:
+        """Read what was committed before."""
+        for scope, parent, node, attempt in connection.execute(
+            "SELECT id, parent, node, attempt FROM scopes WHERE run = ? AND replaced IS NULL"
+            " ORDER BY id",
+            (self.row,),
+        ):
+            self.scopes[parent, node] = (attempt, scope)
+        rows = self.rows
+        for row in connection.execute(_ENDS, (self.row,)):
+            rows.setdefault(row[0], []).append(row)
+
+    def decode(self) -> None:
+        """Decode what was read."""
+        self.ends = {scope: [self._ended(row) for row in rows] for scope, rows in self.rows.items()}
+        self.rows = {scope: [row[:12] for row in rows] for scope, rows in self.rows.items()}
+
+    def _ended(self, row: tuple[Any, ...]) -> Ended:
+        _, node, ok, goes_on, key, choice, place, attempts, cached, began, seconds = row[:11]
+        if ok:
+            value = ABSENT
+            if row[11]:
+                value = self.shelf.take(row[12:15], row[15:])
+            outcome = Outcome(True, value, attempts, None, cached)
+            chosen = None if choice is None else choice_from(choice)
+            outcome.verdict = Verdict(outcome, node, chosen)
+        else:
+            outcome = Outcome(False, error_of(row[13]), attempts, place)
+            outcome.verdict = Verdict(outcome, key, None, bool(goes_on))
+        return node, outcome, began, seconds
+
+    def doubts_of(self, connection: Connection) -> list[str]:
+        """The paths of the nodes that are in doubt: called, and not known to have ended."""
+        return [path for (path,) in connection.execute(_DOUBTS, (self.row,))]
+
+
+_ENDS: Final = """
+    SELECT n.scope, n.node, n.ok, n.goes_on, n.key, n.choice, n.place, n.attempts, n.cached,
+        n.began, n.seconds, n.stored, v.codec, v.value, v.file,
+        r.run_id, v.path, v.visit, v.item, v.generation
+    FROM nodes AS n
+    JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
+    JOIN runs AS r ON r.id = v.run
+    WHERE n.run = ? AND n.replaced IS NULL ORDER BY n.id"""
+
+_DOUBTS: Final = """
+    SELECT path FROM calls AS c WHERE c.run = ? AND NOT EXISTS (
+        SELECT 1 FROM nodes AS n WHERE n.run = c.run AND n.scope = c.scope AND n.node = c.node
+            AND n.visit = c.visit AND n.item = c.item AND n.generation >= c.generation)
+    ORDER BY began"""
+
+
+def _no_code(node: Any) -> bytes | None:
+    return None
+
+
+def lost(run_id: str, hold: Hold | None) -> RunLostError:
+    """The error of an owner whose run somebody else has taken."""
+    why = (
+        "a forked child does not own what its parent began"
+        if hold is not None and hold.is_lost
+        else "another process goes on with it"
+    )
+    return RunLostError(f"the run {run_id!r} is not this one's any more: {why}", run_id=run_id)
+
+
+class Scope:
+    """The store of one execution: the outermost (`parent` None), or one attempt of the workflow
+    that is nested in `node`. `id` is None until something of it is committed."""
+
+    __slots__ = ("_attempts", "attempt", "durable", "id", "node", "parent")
+
+    def __init__(
+        self, durable: Durable, parent: Scope | None, node: str, attempt: int, id: int | None
+    ) -> None:
+        self.durable = durable
+        self.parent = parent
+        self.node = node
+        self.attempt = attempt
+        self.id = id
+        self._attempts: dict[str, int] = {}  # of nested workflows, as far as they have begun here
+
+    def ensure(self, connection: Connection, made: list[Scope]) -> int:
+        """The row of this scope, which is made if there is none."""
+        if self.id is None:
+            assert self.parent is not None
+            parent = self.parent.ensure(connection, made)
+            durable = self.durable
+            cursor = connection.execute(
+                "INSERT INTO scopes (run, parent, node, attempt, generation)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (durable.row, parent, self.node, self.attempt, durable.generation),
+            )
+            self.id = cursor.lastrowid
+            made.append(self)
+        assert self.id is not None
+        return self.id
+
+    # As the engine sees it.
+
+    def nested(self, execution: DagExecution, index: int) -> Scope | None:
+        """The store of a nested DAG; a nested machine has none, so that it is one node."""
+        step = execution.plan.steps[index]
+        if getattr(step.node.workflow, "kind", None) != "dag":
+            return None
+        name, scope = step.name, None
+        attempt = self._attempts.get(name, 0) + 1
+        if attempt == 1 and self.id is not None:
+            attempt, scope = self.durable.scopes.get((self.id, name), (1, None))
+        self._attempts[name] = attempt
+        return Scope(self.durable, self, name, attempt, scope)
+
+    def load(self, execution: DagExecution) -> Iterable[Ended]:
+        """How the nodes of an execution ended before."""
+        if self.id is None:
+            return ()
+        durable, index_of = self.durable, execution.plan.topology.index
+        ends = [each for each in durable.ends.get(self.id, ()) if each[0] in index_of]
+        rows = [row for row in durable.rows.get(self.id, ()) if row[1] in index_of]
+        gone = {row[1] for row in rows if row[2] and not row[11]}
+        if gone and not durable.is_over:
+            again = _needed_again(execution, rows, gone)
+            ends = [each for each in ends if each[0] not in again]
+        return ends
+
+    def begin(self, execution: DagExecution, index: int) -> Effects | None:
+        """Announce the call of a node that may be called once only."""
+        if not execution.plan.steps[index].node.options.get("once"):
+            return None
+        return self._announced(execution, index)
+
+    def _announced(self, execution: DagExecution, index: int) -> Effects:
+        durable, name = self.durable, execution.plan.names[index]
+        call = Call(durable, self, name, execution.path_of(index))
+        durable.made.add(call)
+        if not (yield Await(call)):
+            return STOPPED
+        durable.go_on_after(call)
+        durable.made.discard(call)
+        return Outcome(True, None)
+
+    def commit(
+        self, execution: DagExecution, index: int, outcome: Outcome, began: float
+    ) -> Effects:
+        """Commit the end of a node."""
+        durable, step = self.durable, execution.plan.steps[index]
+        path = execution.path_of(index)
+        if not outcome.ok and step.node.options.get("once") and is_unknown(outcome.value, path):
+            raise CutShortError(in_doubt(durable.run_id, [path]))
+        end = End(durable, self, step, path, outcome, began)
+        if outcome.ok and not is_quick((outcome.value,)):
+            answer = yield Invoke(end.encode, (), False, cleans_up=True)
+            error: BaseException | None = answer.error if isinstance(answer, Raised) else None
+        else:
+            error = _raised_by(end.encode)
+        if isinstance(error, EncodeError):
+            return Outcome(False, _told(error, path), outcome.attempts, "store")
+        if error is not None:
+            raise CutShortError(error)
+        yield Await(end, cleans_up=True)
+        durable.go_on_after(end)
+        return outcome
+
+
+def _raised_by(function: Callable[[], object]) -> BaseException | None:
+    try:
+        function()
+    except failures() as error:
+        return error
+    return None
+
+
+def is_unknown(error: BaseException, path: str) -> bool:
+    """Whether a failure tells nothing of what the call has done: it was late, or its process
+    died."""
+    if is_a(error, ExecutionError) and error.node_name == path:
+        return True
+    return any(each.__name__ == "BrokenExecutor" for each in type(error).__mro__)
+
+
+def _told(error: EncodeError, path: str) -> EncodeError:
+    """The error of a value that cannot be stored, with its node and the ways out."""
+    told = EncodeError(
+        f"the value of node {path!r} cannot be stored: {error}; give the node stored=False if it "
+        "can be computed again, name the class in Store(allow=[...]), or give the store another "
+        "codec",
+        place=error.place,
+        type=error.type,
+        node=path,
+    )
+    told.__cause__ = error.__cause__
+    return told
+
+
+# Rows.
+
+
+class End(Write):
+    """The end of a node, to be committed."""
+
+    __slots__ = ("_durable", "_identity", "_made", "_placed", "_row", "_scope", "_value")
+
+    def __init__(
+        self,
+        durable: Durable,
+        scope: Scope,
+        step: Any,
+        path: str,
+        outcome: Outcome,
+        began: float,
+    ) -> None:
+        super().__init__(durable.database)
+        self._durable = durable
+        self._scope = scope
+        self._made: list[Scope] = []
+        self._placed: Placed = NOTHING
+        self._identity = (durable.run_id, path, 0, b"", durable.generation)
+        self._value = outcome.value
+        verdict, ok = outcome.verdict, outcome.ok
+        is_stored = not ok or step.decides or step.node.options.get("stored", True)
+        self._row = [
+            durable.row,
+            step.name,
+            durable.generation,
+            path,
+            ok,
+            verdict.goes_on,
+            None if ok else verdict.key,
+            None if verdict.choice is None else choice_text(verdict.choice),
+            outcome.where,
+            outcome.attempts,
+            outcome.cached,
+            began,
+            max(time() - began, 0.0),
+            is_stored,
+            durable.codes(step.node),
+        ]
+
+    def encode(self) -> None:
+        """Encode the value. Raises EncodeError, and StoreError if its file cannot be written."""
+        row = self._row
+        if not row[4]:
+            text = json.dumps(to_data(self._value))
+            self._placed = ERROR, text.encode("utf-8", "surrogatepass"), None
+        elif row[13]:
+            self._placed = self._durable.shelf.put(self._value, self._identity)
+        self._value = None
+
+    def apply(self, connection: Connection) -> None:
+        durable, placed = self._durable, self._placed
+        durable.check(connection)
+        if placed[2] is not None and not durable.shelf.is_there(placed):
+            raise StoreError(f"the file {placed[2]!r} of a value has gone before its commit")
+        scope = self._scope.id
+        if scope is None:
+            scope = self._scope.ensure(connection, self._made)
+        row = self._row
+        if not row[13] and row[4]:  # a node without stored value that was called again
+            connection.execute(_FORGET_UNSTORED, (durable.generation, row[0], scope, row[1]))
+        connection.execute(_INSERT, (scope, *row, *placed))
+
+    def take_back(self) -> None:
+        for each in self._made:
+            each.id = None
+        self._made = []
+
+
+_INSERT: Final = """
+    INSERT INTO nodes (scope, run, node, generation, path, ok, goes_on, key, choice, place,
+        attempts, cached, began, seconds, stored, code, codec, value, file)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+
+_FORGET_UNSTORED: Final = """
+    UPDATE nodes SET replaced = ? WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL
+        AND ok AND NOT stored"""
+
+
+class Call(Write):
+    """That a node is about to be called which may be called once only."""
+
+    __slots__ = ("_durable", "_made", "_node", "_path", "_scope")
+
+    def __init__(self, durable: Durable, scope: Scope, node: str, path: str) -> None:
+        super().__init__(durable.database)
+        self._durable = durable
+        self._scope = scope
+        self._made: list[Scope] = []
+        self._path = path
+        self._node = node
+
+    def apply(self, connection: Connection) -> None:
+        durable = self._durable
+        durable.check(connection)
+        scope = self._scope.ensure(connection, self._made)
+        connection.execute(
+            "INSERT INTO calls (run, scope, node, generation, path, began)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (durable.row, scope, self._node, durable.generation, self._path, time()),
+        )
+
+    def take_back(self) -> None:
+        for each in self._made:
+            each.id = None
+        self._made = []
+
+    def withdraw(self, connection: Connection) -> None:
+        """The call was not made."""
+        connection.execute(
+            "DELETE FROM calls WHERE run = ? AND scope = ? AND node = ? AND generation = ?",
+            (self._durable.row, self._scope.id, self._node, self._durable.generation),
+        )
+
+
+def choice_text(choice: bool | str | frozenset[str]) -> str:
+    """The branch that a decider took, or branches, as text.
+
+    >>> choice_text(frozenset(["b", "a"])), choice_text(True)
+    ('["a", "b"]', 'true')
+    """
+    return json.dumps(sorted(choice) if isinstance(choice, frozenset) else choice)
+
+
+def choice_from(text: str) -> bool | str | frozenset[str]:
+    """The branch that `choice_text` wrote."""
+    choice = json.loads(text)
+    return frozenset(choice) if isinstance(choice, list) else choice
+
+
+def error_of(data: bytes | None) -> BaseException:
+    """The error of a row of a failure."""
+    try:
+        return from_data(json.loads((data or b"").decode("utf-8", "surrogatepass")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"the store is damaged: a failure in it cannot be read: {error}"
+        ) from error
+
+
+# Values that are not stored.
+
+
+def _needed_again(execution: DagExecution, rows: list[tuple[Any, ...]], gone: set[str]) -> set[str]:
+    """Of the nodes in `gone`, which completed but whose values are not stored, those that a node
+    needs which is yet to run, or that is called again itself."""
+    topology = execution.plan.topology
+    index_of = topology.index
+    ended = {
+        index_of[row[1]]: None if row[5] is None else choice_from(row[5]) for row in rows if row[2]
+    }
+    failed = [index_of[row[1]] for row in rows if not row[2]]
+    schedule = DagSchedule(topology, eager=False)
+    schedule.begin((), ended, failed)
+    todo = [
+        index
+        for index, status in enumerate(schedule.status)
+        if status not in ("completed", "failed", "skipped")
+    ]
+    again = {name for name in execution.wanted if name in gone}
+    todo += [index_of[name] for name in again]
+    seen: set[int] = set()
+    while todo:
+        for edge in topology.incoming[todo.pop()]:
+            source = index_of.get(edge.source)
+            if source is None or edge.input is None or source in seen:
+                continue
+            seen.add(source)
+            if edge.source in gone:
+                again.add(edge.source)
+                todo.append(source)
+            elif source in ended and topology.nodes[source].type.decides:
+                todo.append(source)  # it carries what it was given
+    return again
+
+
+def cancelled(run_id: str) -> ExecutionError:
+    """The error of a run that was cancelled."""
+    return ExecutionError(
+        f"the run {run_id!r} was cancelled by store.cancel; rerun='failed' goes on with it"
+    )
+
+
+def in_doubt(run_id: str, paths: list[str]) -> InDoubtError:
+    """The error of a run with nodes that may or may not have done their work."""
+    node = paths[0]
+    return InDoubtError(
+        f"node {node!r} of the run {run_id!r} was called, and nobody knows how that ended; it may "
+        f"be called once only. Find out what it did, then say store.decide({run_id!r}, {node!r}, "
+        "value=...) with its result, or again=True to have it called again",
+        run_id=run_id,
+        node=node,
+    )

@@ -1,0 +1,611 @@
+"""The bytes of codec `plain`: a row of instructions that build a value on a stack.
+
+    byte 0        version of the format: 1
+    bytes 1-4     CRC-32 of what follows, little-endian; numbers below are little-endian, too
+    the rest      instructions, one byte each, some with an operand; one value is left at the end
+
+    J size utf-8          JSON: null, booleans, numbers, texts, lists, dicts whose keys are texts
+    N T F                 None, True, False
+    i byte                an int from -128 to 127
+    l 8 bytes             an int of 64 bits; n size bytes: a longer one, two's complement
+    d 8 bytes             a float
+    s size utf-8          a text; lone surrogates are kept as UTF-8 would write them
+    b size bytes          bytes; v size bytes: the same as a part of an array
+    D size bytes          many floats, 8 bytes each; Q size bytes: many ints of 64 bits
+    u                     no value: a field that is not set
+    [                     begins a container, which one of the next takes from the stack:
+    ] ) }                 a list, a tuple, a dict (keys and values in turn)
+    > z                   a set, a frozenset; the elements are sorted by their bytes
+    f byte                a value of another known class, by its parts: forms.py, frames.py
+    c                     defines a class: name, kind, names of fields. Leaves nothing
+    o 4 bytes             an instance of a defined class: values of its fields, a dict of the rest
+
+A size is one byte below 255, or 255 and 8 bytes. Containers are nested in at most 200 others.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from json import JSONDecoder, JSONEncoder
+from re import compile as pattern
+from struct import Struct, error, pack
+from typing import TYPE_CHECKING, Any, Final
+from zlib import crc32
+
+from fast_dag.errors import failures, text_of
+from fast_dag.store.classes import UNSET, Classes, Layout, Unset, class_name, id_of, layout_of
+from fast_dag.store.errors import DamagedError, DecodeError, StoreError
+from fast_dag.store.forms import FORMS, Form, Raw, Refused
+from fast_dag.store.frames import BY_CODE, form_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VERSION: Final = b"\x01"
+_BEGIN: Final = 5  # bytes before the instructions
+_DEEPEST: Final = 200
+_DEEPEST_JSON: Final = 50
+_MOST: Final = 10_000_000
+"""Containers in one value. The same few again and again, each in several others, are more than any
+memory holds."""
+_MANY: Final = 16
+"""From so many elements on, floats or ints are packed."""
+_FEW: Final = 64
+"""So many parts are joined once. More are joined before, so that the checksum is quick."""
+_DIGITS: Final = 640
+"""Python always reads decimal ints that are shorter."""
+
+_TEXTS: Final = frozenset({str})
+_SIMPLE: Final = frozenset({type(None), bool, int, float, str})
+_NESTED: Final = _SIMPLE | {list, dict}
+_FLOATS: Final = frozenset({float})
+_INTS: Final = frozenset({int})
+_JSON: Final = JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
+).encode
+_READ_JSON: Final = JSONDecoder().raw_decode
+_LONG_INT: Final = pattern(rf"\d{{{_DIGITS}}}").search
+_DOUBLE: Final = Struct("<d")
+_INT: Final = Struct("<q")
+_CHECKSUM: Final = Struct("<I")
+
+
+def _size(count: int) -> bytes:
+    return bytes((count,)) if count < 255 else b"\xff" + count.to_bytes(8, "little")
+
+
+def _code(kinds: set[type]) -> str:
+    """How `array` packs elements of these classes; "" if it does not."""
+    if len(kinds) != 1:
+        return ""
+    return "d" if kinds == _FLOATS else "q" if kinds == _INTS else ""
+
+
+# Writing. One function for each class of values; it is called by the container it is in.
+
+
+class Writers(dict[type, "Callable[[Writer, Any], None]"]):
+    """The function that writes values of a class. It is found when the first value is met."""
+
+    def __init__(self, classes: Classes) -> None:
+        super().__init__(_WRITERS)
+        self._classes = classes
+
+    def __missing__(self, kind: type) -> Callable[[Writer, Any], None]:
+        form = form_of(kind)
+        if form is not None:
+            write = _form_writer(form)
+        else:
+            try:
+                layout = self._classes.layout(kind)
+            except DecodeError:
+                layout = None
+            write = _refuse if layout is None else _instance_writer(layout)
+        self[kind] = write
+        return write
+
+
+class Writer:
+    """Writes one value. `is_checked`: the bytes are read before they are stored."""
+
+    __slots__ = ("defined", "depth", "is_checked", "left", "parts", "writers")
+
+    def __init__(self, writers: Writers) -> None:
+        self.writers = writers
+        self.parts: list[Any] = []
+        self.defined: dict[bytes, Layout] = {}
+        self.is_checked = False
+        self.depth = 0
+        self.left = _MOST
+
+    def encoded(self, value: Any) -> bytes:
+        """The bytes of a value. Raises Refused."""
+        try:
+            self.writers[type(value)](self, value)
+        except RecursionError:
+            raise Refused(value, "nested too deeply for what is left of the stack") from None
+        parts = self.parts
+        if self.defined:
+            parts = [*self._definitions(), *parts]
+        if len(parts) > _FEW:
+            parts = [b"".join(parts)]
+        checksum = 0
+        for each in parts:
+            checksum = crc32(each, checksum)
+        return b"".join((VERSION, _CHECKSUM.pack(checksum), *parts))
+
+    def _definitions(self) -> list[bytes]:
+        """The classes in the value, in an order that does not depend on the order of sets."""
+        parts = []
+        for _, layout in sorted(self.defined.items()):
+            parts += [b"[", *map(_text, layout.told), b"c"]
+        return parts
+
+    def define(self, layout: Layout, value: Any) -> None:
+        """Note that the class of an instance is needed."""
+        there = self.defined.setdefault(layout.id, layout)
+        if there is not layout:
+            raise Refused(value, f"which cannot be told from a {there.name} beside it")
+
+    def open(self, value: Any) -> None:
+        """Begin a container."""
+        self.left -= 1
+        if self.depth >= _DEEPEST:
+            raise Refused(value, f"nested in more than {_DEEPEST} others", "make it flatter")
+        if self.left < 0:
+            raise Refused(value, f"one of more than {_MOST:,} containers", "store arrays or frames")
+        self.depth += 1
+        self.parts.append(b"[")
+
+    def close(self, instruction: bytes) -> None:
+        """End the container that was opened last."""
+        self.depth -= 1
+        self.parts.append(instruction)
+
+    def as_json(self, value: Any) -> bool:
+        """Write a list or dict as JSON, if JSON keeps it exactly."""
+        try:
+            if not self._is_json(value, min(_DEEPEST_JSON, _DEEPEST - 1 - self.depth)):
+                return False
+            text = _JSON(value)
+            data = text.encode()  # raises for lone surrogates
+        except (ValueError, RecursionError):  # NaN and infinity, too
+            return False
+        if len(text) > _DIGITS and _LONG_INT(text):
+            return False
+        self.parts += (b"J", _size(len(data)), data)
+        return True
+
+    def _is_json(self, value: Any, depth: int) -> bool:
+        if type(value) is dict:
+            if not _TEXTS.issuperset(map(type, value)):
+                return False
+            values = value.values()
+        else:
+            values = value
+        kinds = {*map(type, values)}
+        if depth < 0:
+            return False
+        if kinds <= _SIMPLE:
+            # Many floats or ints are shorter and faster if they are packed.
+            return type(value) is dict or len(value) < _MANY or not _code(kinds)
+        self.left -= 1
+        if not kinds <= _NESTED or depth <= 0 or self.left < 0:
+            return False
+        for each in values:
+            if type(each) in _CONTAINERS and not self._is_json(each, depth - 1):
+                return False
+        return True
+
+    def pack(self, value: Any, end: bytes) -> bool:
+        """Write a list or tuple of many floats, or many ints, at once; False if it is another."""
+        if len(value) < _MANY:
+            return False
+        code = _code({*map(type, value)})
+        if not code:
+            return False
+        try:
+            data = pack(f"<{len(value)}{code}", *value)
+        except error:  # an int of more than 64 bits
+            return False
+        self.open(value)
+        self.parts += (b"D" if code == "d" else b"Q", _size(len(data)), data)
+        self.close(end)
+        return True
+
+    def items(self, value: Any, end: bytes) -> None:
+        """Write a list or tuple by its elements."""
+        self.open(value)
+        writers = self.writers
+        try:
+            for each in value:
+                writers[type(each)](self, each)
+        except Refused as refused:
+            refused.climb(value, ((f"[{place}]", each) for place, each in enumerate(value)))
+            raise
+        self.close(end)
+
+
+_CONTAINERS: Final = frozenset({list, dict})
+
+
+def _text(value: str) -> bytes:
+    data = value.encode("utf-8", "surrogatepass")
+    return b"s" + _size(len(data)) + data
+
+
+def _none(writer: Writer, value: None) -> None:
+    writer.parts.append(b"N")
+
+
+def _bool(writer: Writer, value: bool) -> None:
+    writer.parts.append(b"T" if value else b"F")
+
+
+def _int(writer: Writer, value: int) -> None:
+    if -128 <= value < 128:
+        writer.parts.append(b"i" + (value & 255).to_bytes(1, "little"))
+    elif -(2**63) <= value < 2**63:
+        writer.parts.append(b"l" + _INT.pack(value))
+    else:
+        data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+        writer.parts += (b"n", _size(len(data)), data)
+
+
+def _float(writer: Writer, value: float) -> None:
+    writer.parts.append(b"d" + _DOUBLE.pack(value))
+
+
+def _str(writer: Writer, value: str) -> None:
+    writer.parts.append(_text(value))
+
+
+def _bytes(writer: Writer, value: bytes) -> None:
+    writer.parts += (b"b", _size(len(value)), value)
+
+
+def _raw(writer: Writer, value: Raw) -> None:
+    writer.parts += (b"v", _size(len(value.view)), value.view)
+
+
+def _unset(writer: Writer, value: Unset) -> None:
+    writer.parts.append(b"u")
+
+
+def _list(writer: Writer, value: list[Any]) -> None:
+    if not writer.pack(value, b"]") and not writer.as_json(value):
+        writer.items(value, b"]")
+
+
+def _tuple(writer: Writer, value: tuple[Any, ...]) -> None:
+    if not writer.pack(value, b")"):
+        writer.items(value, b")")
+
+
+def _dict(writer: Writer, value: dict[Any, Any]) -> None:
+    if not writer.as_json(value):
+        _pairs(writer, value, "[{!r}]")
+
+
+def _pairs(writer: Writer, value: dict[Any, Any], label: str) -> None:
+    """Write a dict by its keys and values. `label` is how the place of a value is shown."""
+    writer.open(value)
+    writers = writer.writers
+    try:
+        for key, each in value.items():
+            writers[type(key)](writer, key)
+            writers[type(each)](writer, each)
+    except Refused as refused:
+        values = ((label.format(key), each) for key, each in value.items())
+        refused.climb(value, [*values, *((f"<key {key!r}>", key) for key in value)])
+        raise
+    writer.close(b"}")
+
+
+def _set(writer: Writer, value: set[Any]) -> None:
+    _elements(writer, value, b">")
+
+
+def _frozenset(writer: Writer, value: frozenset[Any]) -> None:
+    _elements(writer, value, b"z")
+
+
+def _elements(writer: Writer, value: Any, end: bytes) -> None:
+    writer.open(value)
+    outer, found = writer.parts, []
+    try:
+        for each in value:
+            writer.parts = []
+            writer.writers[type(each)](writer, each)
+            found.append(b"".join(writer.parts))
+    except Refused as refused:
+        refused.climb(value, ((f"<element {each!r}>", each) for each in value))
+        raise
+    finally:
+        writer.parts = outer
+    outer += sorted(found)
+    writer.close(end)
+
+
+def _form_writer(form: Form) -> Callable[[Writer, Any], None]:
+    end = b"f" + bytes((form.code,))
+
+    def write(writer: Writer, value: Any) -> None:
+        if form.is_checked:
+            writer.is_checked = True
+        writer.open(value)
+        try:
+            parts = form.take(value)
+        except (Refused, StoreError):
+            raise
+        except failures() as error:
+            raised = f"{type(error).__name__}: {text_of(error)}"
+            raise Refused(value, f"which raised {raised} when it was read") from error
+        writers = writer.writers
+        try:
+            for each in parts:
+                writers[type(each)](writer, each)
+        except Refused as refused:
+            refused.climb(value, (("", each) for each in parts))
+            raise
+        writer.close(end)
+
+    return write
+
+
+def _instance_writer(layout: Layout) -> Callable[[Writer, Any], None]:
+    end = b"o" + layout.id
+    is_checked = layout.kind == "fields"
+
+    def write(writer: Writer, value: Any) -> None:
+        if is_checked:
+            writer.is_checked = True
+        writer.define(layout, value)
+        writer.open(value)
+        values, extras = layout.parts(value)
+        writers = writer.writers
+        try:
+            for each in values:
+                writers[type(each)](writer, each)
+            if extras:
+                _pairs(writer, extras, ".{}")
+        except Refused as refused:
+            named = [(f".{name}", each) for name, each in zip(layout.fields, values, strict=False)]
+            refused.climb(value, [*named, ("", extras)])
+            raise
+        writer.close(end)
+
+    return write
+
+
+def _refuse(writer: Writer, value: Any) -> None:
+    kind = type(value)
+    name = class_name(kind)
+    if layout_of(kind) is not None:
+        raise Refused(
+            value,
+            "which no annotation of a node names",
+            f"name it in one, or by allow=[{name!r}]",
+        )
+    base = next((each for each in kind.__mro__[1:] if each in _WRITERS), None)
+    if base is not None:
+        raise Refused(value, f"a subclass of {base.__name__}", f"make it a {base.__name__} itself")
+    raise Refused(value, "which is none of the data that this codec knows")
+
+
+_WRITERS: Final[dict[type, Callable[[Writer, Any], None]]] = {
+    type(None): _none,
+    bool: _bool,
+    int: _int,
+    float: _float,
+    str: _str,
+    bytes: _bytes,
+    Raw: _raw,
+    Unset: _unset,
+    list: _list,
+    tuple: _tuple,
+    dict: _dict,
+    set: _set,
+    frozenset: _frozenset,
+    **{kind: _form_writer(form) for kind, form in FORMS.items()},
+}
+
+
+# Reading. One function for each instruction. The stack is a list, so nothing recurses.
+
+
+class Reader:
+    """Reads one value."""
+
+    __slots__ = ("classes", "data", "defined", "marks", "place", "stack", "view")
+
+    def __init__(self, data: bytes, classes: Classes) -> None:
+        self.data = data
+        self.view = memoryview(data)
+        self.place = _BEGIN
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.defined: dict[bytes, Layout] = {}
+        self.classes = classes
+
+    def decoded(self) -> Any:
+        """The value. Raises DecodeError, or anything else if the bytes are damaged."""
+        data, end = self.data, len(self.data)
+        while self.place < end:
+            instruction = data[self.place]
+            self.place += 1
+            _READERS[instruction](self)
+        (value,) = self.stack
+        if self.marks:
+            raise ValueError("a container has no end")
+        return value
+
+    def take(self, count: int) -> memoryview:
+        """The next bytes."""
+        place = self.place
+        self.place = end = place + count
+        if end > len(self.data):
+            raise ValueError("it ends too early")
+        return self.view[place:end]
+
+    def sized(self) -> memoryview:
+        """The next bytes, as many as the size before them says."""
+        size = self.data[self.place]
+        self.place += 1
+        if size == 255:
+            size = int.from_bytes(self.take(8), "little")
+        return self.take(size)
+
+    def closed(self) -> list[Any]:
+        """The elements of the container that ends here."""
+        mark = self.marks.pop()
+        found = self.stack[mark:]
+        del self.stack[mark:]
+        return found
+
+
+def _read_json(reader: Reader) -> None:
+    text = str(reader.sized(), "utf-8")
+    value, end = _READ_JSON(text)
+    if end != len(text):
+        raise ValueError("text after JSON")
+    reader.stack.append(value)
+
+
+def _read_int(reader: Reader) -> None:
+    value = reader.take(1)[0]
+    reader.stack.append(value - 256 if value > 127 else value)
+
+
+def _read_long(reader: Reader) -> None:
+    reader.stack += _INT.unpack(reader.take(8))
+
+
+def _read_big(reader: Reader) -> None:
+    reader.stack.append(int.from_bytes(reader.sized(), "little", signed=True))
+
+
+def _read_float(reader: Reader) -> None:
+    reader.stack += _DOUBLE.unpack(reader.take(8))
+
+
+def _read_str(reader: Reader) -> None:
+    reader.stack.append(str(reader.sized(), "utf-8", "surrogatepass"))
+
+
+def _read_bytes(reader: Reader) -> None:
+    reader.stack.append(bytes(reader.sized()))
+
+
+def _read_raw(reader: Reader) -> None:
+    reader.stack.append(reader.sized())
+
+
+def _unpacker(code: str) -> Callable[[Reader], None]:
+    def read(reader: Reader) -> None:
+        packed = array(code)
+        packed.frombytes(reader.sized())
+        if sys.byteorder == "big":
+            packed.byteswap()
+        reader.stack += packed.tolist()
+
+    return read
+
+
+def _read_open(reader: Reader) -> None:
+    if len(reader.marks) >= _DEEPEST:
+        raise ValueError("it is nested too deeply")
+    reader.marks.append(len(reader.stack))
+
+
+def _read_dict(reader: Reader) -> None:
+    found = reader.closed()
+    made = dict(zip(found[::2], found[1::2], strict=True))
+    if 2 * len(made) != len(found):
+        raise ValueError("a key twice")
+    reader.stack.append(made)
+
+
+def _closer(make: Callable[[list[Any]], Any]) -> Callable[[Reader], None]:
+    def read(reader: Reader) -> None:
+        found = reader.closed()
+        made = make(found)
+        if len(made) != len(found):
+            raise ValueError("an element twice")
+        reader.stack.append(made)
+
+    return read
+
+
+def _read_form(reader: Reader) -> None:
+    form = _BY_CODE[reader.take(1)[0]]
+    reader.stack.append(form.build(*reader.closed()))
+
+
+def _read_class(reader: Reader) -> None:
+    told = reader.closed()
+    if {*map(type, told)} != _TEXTS or reader.marks:
+        raise ValueError("a class is damaged")
+    reader.defined[id_of(told)] = reader.classes.find(told)
+
+
+def _read_instance(reader: Reader) -> None:
+    layout = reader.defined[bytes(reader.take(4))]
+    reader.stack.append(layout.made(reader.closed()))
+
+
+def _pusher(value: Any) -> Callable[[Reader], None]:
+    return lambda reader: reader.stack.append(value)
+
+
+def _unknown(reader: Reader) -> None:
+    raise ValueError("an unknown instruction")
+
+
+_BY_CODE: Final = {**{form.code: form for form in FORMS.values()}, **BY_CODE}
+_READERS: Final[list[Callable[[Reader], None]]] = [_unknown] * 256
+for _instruction, _read in {
+    b"J": _read_json,
+    b"N": _pusher(None),
+    b"T": _pusher(True),
+    b"F": _pusher(False),
+    b"u": _pusher(UNSET),
+    b"i": _read_int,
+    b"l": _read_long,
+    b"n": _read_big,
+    b"d": _read_float,
+    b"s": _read_str,
+    b"b": _read_bytes,
+    b"v": _read_raw,
+    b"D": _unpacker("d"),
+    b"Q": _unpacker("q"),
+    b"[": _read_open,
+    b"]": _closer(list),
+    b")": _closer(tuple),
+    b"}": _read_dict,
+    b">": _closer(set),
+    b"z": _closer(frozenset),
+    b"f": _read_form,
+    b"c": _read_class,
+    b"o": _read_instance,
+}.items():
+    _READERS[_instruction[0]] = _read
+
+
+def decoded(data: bytes, classes: Classes) -> Any:
+    """The value that these bytes hold. Raises DecodeError, and nothing else."""
+    if data[:1] != VERSION:
+        raise DamagedError(
+            "the stored value is damaged, or of a newer version of fast-dag: its format is "
+            f"{data[:1]!r}, and this version reads {VERSION!r}"
+        )
+    if len(data) <= _BEGIN or _CHECKSUM.pack(crc32(memoryview(data)[_BEGIN:])) != data[1:_BEGIN]:
+        raise DamagedError("the stored value is damaged: its checksum is another")
+    try:
+        return Reader(data, classes).decoded()
+    except DecodeError:
+        raise
+    except failures() as error:  # of constructors and of users' `__hash__`, too
+        raised = f"{type(error).__name__}: {text_of(error)}"
+        raise DamagedError(f"the stored value cannot be read: {raised}") from error
