@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fast_dag.context import Context
     from fast_dag.define.graph import Graph
+    from fast_dag.define.node import Mapped
     from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.draw.view import WorkflowView
     from fast_dag.errors import ExecutionError
@@ -161,6 +162,8 @@ class Run:
 
     @overload
     def __getitem__(self, name: Node[..., FSMReturn]) -> Any: ...
+    @overload
+    def __getitem__(self, name: Mapped[..., Any]) -> Any: ...
     @overload
     def __getitem__(self, name: Node[..., Coroutine[Any, Any, T]]) -> T: ...
     @overload
