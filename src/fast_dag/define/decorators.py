@@ -12,18 +12,18 @@ from fast_dag.errors import InvalidNodeError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import inspect
-    from collections.abc import Callable, Mapping
-    from typing import Any, Protocol, TypedDict, Unpack, overload
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, Protocol, Required, TypedDict, Unpack, overload
 
     from fast_dag._typing import P, R_co
     from fast_dag.define.node import Mapped
     from fast_dag.define.options import (
         AllOptions,
         AnyOptions,
-        CacheOptions,
-        CachedNodeOptions,
         CachedStateOptions,
+        CacheOptions,
         CommonOptions,
+        ItemOptions,
         MapOptions,
         SelectOptions,
     )
@@ -44,6 +44,12 @@ if TYPE_CHECKING:
 
     class ForMap(MapOptions, Named, total=False): ...
 
+    class ForOver(ItemOptions, Named, total=False):
+        over: Required[str | Sequence[str]]
+
+    class ForProduct(ItemOptions, Named, total=False):
+        product: Required[Sequence[str]]
+
     class ForDecider(CommonOptions, Named, total=False): ...
 
     class ForAny(AnyOptions, Named, total=False): ...
@@ -54,7 +60,9 @@ if TYPE_CHECKING:
 
     class ForCachedNode(CacheOptions, ForNode, total=False): ...
 
-    class ForCachedMap(CachedNodeOptions, Named, total=False): ...
+    class ForCachedOver(CacheOptions, ForOver, total=False): ...
+
+    class ForCachedProduct(CacheOptions, ForProduct, total=False): ...
 
     class ForState(CommonOptions, Marked, total=False): ...
 
@@ -75,10 +83,16 @@ if TYPE_CHECKING:
         def __call__(self, **options: Unpack[ForNode]) -> Later: ...
         @overload
         def __call__(
-            self, f: Callable[P, R_co], /, **options: Unpack[ForMap]
+            self, f: Callable[P, R_co], /, **options: Unpack[ForOver]
         ) -> Mapped[P, R_co]: ...
         @overload
-        def __call__(self, **options: Unpack[ForMap]) -> LaterMapped: ...
+        def __call__(self, **options: Unpack[ForOver]) -> LaterMapped: ...
+        @overload
+        def __call__(
+            self, f: Callable[P, R_co], /, **options: Unpack[ForProduct]
+        ) -> Mapped[P, R_co]: ...
+        @overload
+        def __call__(self, **options: Unpack[ForProduct]) -> LaterMapped: ...
 
     class MapDecorator(Protocol):
         @overload
@@ -127,10 +141,16 @@ if TYPE_CHECKING:
         def __call__(self, **options: Unpack[ForCachedNode]) -> Later: ...
         @overload
         def __call__(
-            self, f: Callable[P, R_co], /, **options: Unpack[ForCachedMap]
+            self, f: Callable[P, R_co], /, **options: Unpack[ForCachedOver]
         ) -> Mapped[P, R_co]: ...
         @overload
-        def __call__(self, **options: Unpack[ForCachedMap]) -> LaterMapped: ...
+        def __call__(self, **options: Unpack[ForCachedOver]) -> LaterMapped: ...
+        @overload
+        def __call__(
+            self, f: Callable[P, R_co], /, **options: Unpack[ForCachedProduct]
+        ) -> Mapped[P, R_co]: ...
+        @overload
+        def __call__(self, **options: Unpack[ForCachedProduct]) -> LaterMapped: ...
 
     class StateDecorator(Protocol):
         @overload

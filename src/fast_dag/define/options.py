@@ -47,17 +47,21 @@ if TYPE_CHECKING:
         stored: bool
         once: bool
 
-    class MapOptions(CommonOptions, total=False):
-        """The options of `dag.map`."""
+    class ItemOptions(CommonOptions, total=False):
+        """Those of every map."""
 
-        over: str | Sequence[str] | None
-        product: Sequence[str] | None
         keys: Callable[..., Any] | None
         into: Callable[..., Any] | None
         ordered: bool
         on_error: Literal["fail", "keep", "drop"]
         min_success: float | None
         max_concurrency: SupportsIndex | None
+
+    class MapOptions(ItemOptions, total=False):
+        """The options of `dag.map`."""
+
+        over: str | Sequence[str] | None
+        product: Sequence[str] | None
 
     class AnyOptions(CommonOptions, total=False):
         """The options of `dag.any`."""
