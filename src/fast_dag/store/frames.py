@@ -10,7 +10,7 @@ from math import prod
 from sys import modules
 from typing import Any, Final
 
-from fast_dag.store.forms import OFFSET, Form, Raw, Refused, package
+from fast_dag.store.forms import OFFSET, PYTZ, Form, Raw, Refused, package
 
 # numpy.
 
@@ -390,6 +390,7 @@ _BASES: Final[dict[tuple[str, str], Form]] = {
     ("numpy", "generic"): _SCALAR,
     ("pandas", "ExtensionArray"): _EXTENSION,
     ("pyarrow", "Array"): _ARROW_ARRAY,
+    ("pytz", "BaseTzInfo"): PYTZ,
 }
 """Forms of all classes that a package itself derives from one."""
 
