@@ -309,9 +309,10 @@ def _stream(table: Any) -> Raw:
 
 def _table(data: Any) -> Any:
     arrow = package("pyarrow")
-    if b"arrow.py_extension_type" in bytes(data):
+    stream = bytes(data)
+    if b"arrow.py_extension_type" in stream:
         raise ValueError("a type of Arrow that is a pickle")  # old versions would load it
-    table = arrow.ipc.open_stream(arrow.py_buffer(bytes(data))).read_all()
+    table = arrow.ipc.open_stream(stream).read_all()
     table.validate(full=True)
     return table
 
