@@ -317,6 +317,8 @@ class MapExecution(Execution):
                 if not quick or self._is_exhausted or not self._has_room:
                     break
                 if self.is_batched and not self._is_left(len(ready)):
+                    if self._walk.total == self._walk.pulled:
+                        self._end_of_items()
                     break
             if self.is_batched:
                 ready.append(batch_index(self._batches))
