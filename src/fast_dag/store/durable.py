@@ -110,6 +110,7 @@ class Durable:
         # ones are the same.
         self.pending: dict[int, set[str]] = {}
         self.olds: dict[tuple[int, str], tuple[Any, ...]] = {}
+        self._pending_rows: dict[tuple[int, str], tuple[Any, ...]] = {}
         self.same: dict[tuple[int, str], bool] = {}
         self.is_cancelled = False
         self.is_over = False  # it is only looked at: nothing is committed any more
@@ -159,6 +160,15 @@ class Durable:
         self.pending = pending
         for row in connection.execute(_OLDS, (self.row, self.generation)):
             self.olds[row[0], row[1]] = row
+        for scope, names in pending.items():
+            for row in self.rows.get(scope, ()):
+                if row[1] in names:
+                    self._pending_rows[scope, row[1]] = row
+
+    def renew(self, scope: int, node: str) -> None:
+        """A node does not keep its old end: it is computed anew, too."""
+        self.pending[scope].discard(node)
+        self.olds[scope, node] = self._pending_rows[scope, node]
 
     def compare(self, scope: int, node: str, new: tuple[Any, ...]) -> None:
         """Note whether the end of a node that was computed anew is as before; `new` is (ok, choice,
@@ -365,6 +375,7 @@ class Scope:
             ):
                 pending.discard(name)
                 return next(end[1] for end in durable.ends[self.id] if end[0] == name)
+            durable.renew(self.id, name)
             known = durable.scopes.get((self.id, name))
             if known is not None:  # what is nested there begins anew
                 self._attempts.setdefault(name, known[0])
