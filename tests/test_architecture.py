@@ -35,6 +35,12 @@ SLOW_OR_OPTIONAL = (
     "fast_dag.store",
     # Limits, for workflows that have some.
     "fast_dag.run.limits",
+    # Maps, for workflows that have some.
+    "fast_dag.plan.map_plan",
+    "fast_dag.run.map_execution",
+    "fast_dag.drive.apart",
+    "fast_dag.drive.inline_map",
+    "fast_dag.drive.process_items",
     # The cache of a node that has one, and machines.
     "fast_dag.cache.store",
     # What only backends need that others share.
@@ -53,12 +59,16 @@ SLOW_OR_OPTIONAL = (
     "fast_dag.cache.keys",
     # Files are written and read when somebody asks.
     "fast_dag.serial",
+    # Only where large buffers are sent.
+    "ctypes",
     # They import asyncio, or what an extra brings.
     "fast_dag.cli",
     "fast_dag.drive.aio",
     "fast_dag.drive.blocking",
     "fast_dag.drive.loops",
     "fast_dag.drive.processes",
+    "fast_dag.drive.process_lane",
+    "fast_dag.drive.workers",
     "fast_dag.drive.executor",
 )
 

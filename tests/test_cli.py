@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -187,6 +188,21 @@ def hang_up():
     os.kill(os.getpid(), signal.SIGHUP)
     return "still here"
 
+sub = DAG("sub")
+@sub.node
+def ends(begun):
+    import pathlib, time
+    while len(list(pathlib.Path(begun).iterdir())) < 2:
+        time.sleep(0.01)
+    sys.exit(5)
+beside = DAG("beside").add_node("sub", sub)
+for name in ("one", "two"):
+    @beside.node(name=name)
+    def waits(begun, name=name):
+        import pathlib
+        pathlib.Path(begun, name).touch()
+        threading.Event().wait(30)
+
 wide = DAG("wide")
 @wide.node
 async def leave_soon():
@@ -286,7 +302,79 @@ forgetful = DAG("forgetful")
 def forget(context):
     context.metadata.clear()
 """
+STORED = """
+import os, sys, threading, time
+from fast_dag import DAG
+
+class Order:
+    def __init__(self, number):
+        self.number = number
+
+dag = DAG("stored", remember=False)
+@dag.node
+def load(number=3):
+    print("loaded", file=sys.stderr)
+    return Order(number)
+@dag.node
+def opened(load):
+    return lambda: load.number  # which does not pickle
+@dag.node
+def end(load, opened, how="well"):
+    print("ending", file=sys.stderr, flush=True)
+    match how:
+        case "badly":
+            raise ValueError("no")
+        case "leaving":
+            sys.exit(0)
+        case "never":
+            threading.Event().wait(60)
+    return opened() + load.number
+load >> opened >> end
+load >> end
+
+outer = DAG("outer").add_node("stored", dag).add_node("shown", lambda stored: stored)
+outer.connect("stored", "shown")
+unkept = DAG("unkept")
+@unkept.node
+def refer(context):
+    context.metadata["lock"] = threading.Lock()
+"""
+OPTIONS = """
+from fast_dag import DAG, FSM, FSMReturn, Limits, Rate
+
+limits = Limits(db=4, api=Rate(10))
+dag = DAG("options", limits=limits)
+
+@dag.node(uses={"db": 2, "api": 1}, priority=3)
+def load():
+    return 1
+@dag.select(several=True, retry=1, retry_on=(ValueError, OSError))
+def ways(load):
+    return ["a"]
+@dag.node
+def a(ways):
+    return 1
+@dag.any(wait=True)
+def either(a):
+    return 1
+@dag.all(collect="parts")
+def end(parts):
+    return 1
+load >> ways
+dag.connect("ways", "a", output="a").connect("a", "either").connect("either", "end")
+dag.connect("load", "end", optional=True)
+
+fsm = FSM("machine", initial_state="try", on_error="give_up", limits=limits)
+fsm.add_state("try", lambda: 1, on_error="repair").add_state("repair", lambda: 2)
+fsm.add_terminal_state("give_up", lambda: 3)
+
+def is_one(value):
+    return value == 1
+fsm.add_transition("try", "repair", is_one).add_transition("repair", "give_up", event="error")
+"""
 FILES = {
+    "options.py": OPTIONS,
+    "stored.py": STORED,
     "leaving_nodes.py": LEAVING_NODES,
     "clean.py": CLEAN,
     "loud.py": LOUD,
@@ -610,6 +698,11 @@ WRONG = [
     (["run", "shop.py", "--results", "shop.py"], "the file is no JSON"),
     (["run", "values.py:dag"], "'x' of 'given'"),
     (["run", "shop.py", "--report", "nowhere/run.html"], "--report: there is no directory"),
+    (["run", "shop.py", "--save", "nowhere/run"], "--save: there is no directory 'nowhere'"),
+    (["run", "shop.py", "--save", "/dev/null"], "--save: '/dev/null' is no regular file"),
+    (["run", "shop.py", "--resume", "none.pickle"], "No such file or directory"),
+    (["run", "shop.py", "--resume", "shop.py"], "'shop.py' has no run that can be read (Unpickl"),
+    (["run", "game.py", "--resume", "shop.py"], "--resume is for a DAG; 'game' is a FSM"),
     (["run", "shop.py", "--until", "totl"], "did you mean 'total'?"),
     (["run", "shop.py", "--outputs", "totl"], "did you mean 'total'?"),
     (["run", "shop.py", "--max-cycles", "3"], "--max-cycles is for an FSM"),
@@ -682,6 +775,50 @@ def test_show_prints_a_tree(cli: Cli) -> None:
     )
 
 
+def test_show_tells_options_of_nodes_edges_and_workflows(cli: Cli) -> None:
+    assert cli("show", "options.py:dag").out == (
+        "options (DAG): 5 nodes, 5 edges\n"
+        "limits: db=4, api=Rate(10, per=1)\n"
+        "\n"
+        "load  (uses 2 db, api, priority 3)\n"
+        "├─ ways  (select, retry 1, several)\n"
+        "│  ↓ [a] a\n"
+        "│  ↓ either  (any, wait)\n"
+        "│  └─ end  (all, collect parts)\n"
+        "└─ [optional] end  (all, collect parts)\n"
+    )
+    assert cli("show", "options.py:fsm").out == (
+        "machine (FSM): 3 states, 2 transitions\n"
+        "limits: db=4, api=Rate(10, per=1)\n"
+        "\n"
+        "▶ try\n"
+        "    → repair if is_one\n"
+        "    → repair on error\n"
+        "  repair\n"
+        "    → give_up on 'error'\n"
+        "    → give_up on error\n"
+        "■ give_up\n"
+    )
+
+
+def test_show_describes_options_as_json(cli: Cli) -> None:
+    data = cli("show", "options.py:dag", "--json").json
+    assert data["limits"] == {"db": 4, "api": {"count": 10, "per": 1.0, "burst": 10}}
+    assert {node["name"]: node["options"] for node in data["nodes"]} == {
+        "load": {"uses": {"db": 2, "api": 1}, "priority": 3},
+        "ways": {"several": True, "retry": 1, "retry_on": ["ValueError", "OSError"]},
+        "a": {},
+        "either": {"wait": True},
+        "end": {"collect": "parts"},
+    }
+    optional = {(each["source"], each["target"]): each["optional"] for each in data["edges"]}
+    assert (optional["load", "end"], optional["load", "ways"]) == (True, False)
+    data = cli("show", "options.py:fsm", "--json").json
+    assert data["on_error"] == "give_up"
+    assert data["error_states"] == {"try": "repair", "repair": "give_up"}
+    assert [each["condition"] for each in data["transitions"]] == ["is_one", None]
+
+
 def test_show_does_without_unicode(cli: Cli) -> None:
     done = cli("show", "shop.py", PYTHONIOENCODING="ascii")
     assert "v total  (retry 1)\n" in done.out
@@ -698,7 +835,8 @@ def test_show_describes_as_json(cli: Cli) -> None:
     assert [node["name"] for node in data["nodes"]] == ["inner"]
     assert data["nodes"][0]["workflow"]["nodes"][0]["name"] == "double"
     edge = {"source": "prices", "target": "total", "branch": None, "output": None}
-    assert cli("show", "shop.py", "--json").json["edges"][0] == {**edge, "input": "prices"}
+    edge |= {"input": "prices", "optional": False}
+    assert cli("show", "shop.py", "--json").json["edges"][0] == edge
     assert cli("show", "game.py", "--json").json["terminal_states"] == ["won"]
 
 
@@ -930,6 +1068,17 @@ def test_node_that_ends_the_program_has_failed(
     assert (data["status"], data["results"]) == ("failed", {"first": 1})
     assert data["errors"].keys() == {"leave"}
     assert data["error"]["node"] == "leave"
+
+
+@pytest.mark.parametrize("mode", [each for each in MODES if each != "sequential"])
+def test_of_several_nodes_the_one_that_ends_the_program_is_named(
+    cli: Cli, mode: str, tmp_path: Path
+) -> None:
+    options = ["--mode", mode, "--workers", "3", "-i", f"begun={tmp_path}"]
+    options.append("--traceback")  # that of the worker is a note on the error
+    done = cli("run", "leaving_nodes.py:beside", *options)
+    assert (done.code, done.out) == (1, ""), done
+    assert "node 'sub.ends' of 'beside' failed: SystemExit: 5" in done.err
 
 
 def test_node_that_ends_the_program_is_found_among_others(cli: Cli) -> None:
@@ -1388,3 +1537,125 @@ def test_tree_of_many_nodes_takes_no_recursion() -> None:
         if index:
             dag.connect(f"n{index - 1}", f"n{index}")
     assert list(tree(dag))[-1] == "↓ n4999"
+
+
+# Runs in files.
+
+
+@pytest.mark.parametrize(
+    ("how", "options", "code"),
+    [
+        ("badly", [], 1),
+        ("leaving", [], 1),
+        ("never", ["--timeout", "0.2", "--mode", "parallel"], 124),
+    ],
+)
+def test_saved_run_goes_on_where_it_ended(
+    cli: Cli, tmp_path: Path, how: str, options: list[str], code: int
+) -> None:
+    file = str(tmp_path / "run.pickle")
+    done = cli("run", "stored.py:dag", "-i", f"how={how}", *options, "--save", file)
+    assert done.code == code, done
+    assert os.stat(file).st_mode & 0o777 == 0o600
+    assert f"--save: {file!r} is without the results of 'opened'" in done.err
+    done = cli("run", "stored.py:dag", "-i", "how=well", "--resume", file, "--json")
+    assert (done.code, done.json["value"], done.err.count("loaded")) == (0, 6, 0), done
+    assert list(done.json["timings"]) == ["opened", "end"]
+    done = cli("run", "stored.py:dag", "-i", "how=well", "-i", "number=4", "--resume", file)
+    assert (done.code, done.out, done.err.count("loaded")) == (0, "8\n", 1)
+
+
+def test_interrupted_run_is_saved(cli: Cli, tmp_path: Path) -> None:
+    file = str(tmp_path / "run.pickle")
+    process = cli.start("run", "stored.py:outer", "-i", "how=never", "--save", file)
+    until(process.stderr, "ending\n")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    done = cli("run", "stored.py:outer", "-i", "how=well", "--resume", file)
+    assert (done.code, done.out) == (0, "6\n"), done
+
+
+def test_run_that_completed_is_saved_and_read_as_python_does(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "run.pickle"
+    link = tmp_path / "link"
+    link.symlink_to(file.name)
+    assert cli("run", "shop.py", "--save", str(link)).code == 0
+    assert link.is_symlink()
+    with file.open("rb") as stream:
+        run = pickle.load(stream)
+    assert (run.status, run.value, run["total"]) == ("completed", "7.0 EUR", 7.0)
+    assert sorted(os.listdir(tmp_path)) == ["link", "run.pickle"]
+    assert cli("run", "shop.py", "--resume", str(file)).out == "7.0 EUR\n"
+
+
+def test_value_of_a_run_is_left_out_of_its_file_where_it_does_not_pickle(
+    cli: Cli, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.pickle"
+    done = cli("run", "stored.py:dag", "--outputs", "opened,end", "--save", str(file), "--json")
+    assert done.code == 0, done
+    assert set(done.json["results"]) | set(done.json["not_json"]) == {"load", "opened", "end"}
+    code = "import pickle, sys, stored; print(pickle.load(open(sys.argv[1], 'rb')).value)"
+    told = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(file)],
+        cwd=cli.directory,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == "{'end': 6}\n"
+
+
+def test_saved_run_of_another_workflow_or_a_machine_is_refused(cli: Cli, tmp_path: Path) -> None:
+    file = str(tmp_path / "run.pickle")
+    assert cli("run", "shop.py", "--save", file).code == 0
+    done = cli("run", "failing.py", "--resume", file)
+    assert (done.code, done.out) == (2, "")
+    assert "the run to resume is a run of 'shop', not of 'failing'" in done.err
+    done = cli("run", "shop.py", "--from", "total", "--resume", file)
+    assert (done.code, "omit --from and --until" in done.err) == (2, True)
+    assert cli("run", "game.py", "--save", file).code == 0
+    done = cli("run", "shop.py", "--resume", file)
+    assert (done.code, "cannot be the run of a machine, 'game'" in done.err) == (2, True)
+    Path(file).write_bytes(pickle.dumps({"a": 1}))
+    done = cli("run", "shop.py", "--resume", file)
+    assert (done.code, f"{file!r} has a dict, not a run" in done.err) == (2, True)
+
+
+def test_saved_run_that_is_cut_off_is_told(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "run.pickle"
+    assert cli("run", "shop.py", "--save", str(file)).code == 0
+    whole = file.read_bytes()
+    for length in (0, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:length])
+        done = cli("run", "shop.py", "--resume", str(file))
+        assert (done.code, "has no run that can be read" in done.err) == (2, True), done
+
+
+@pytest.mark.parametrize(
+    ("words", "limit", "code"),
+    [
+        ("run shop.py", "ulimit -f 0;", 74),  # as on a full disk
+        ("run failing.py", "ulimit -f 0;", 1),
+        ("run stored.py:unkept", "", 74),
+    ],
+)
+def test_run_that_cannot_be_saved_destroys_no_earlier_one(
+    cli: Cli, tmp_path: Path, words: str, limit: str, code: int
+) -> None:
+    file = tmp_path / "run.pickle"
+    file.write_bytes(b"earlier")
+    done = subprocess.run(
+        ["sh", "-c", f'{limit} "$0" -m fast_dag {words} --save {file} --json', sys.executable],
+        cwd=cli.directory,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done
+    assert f"--save: {str(file)!r} could not be written" in done.stderr
+    assert json.loads(done.stdout)["error"]
+    assert os.listdir(tmp_path) == ["run.pickle"]
+    assert file.read_bytes() == b"earlier"

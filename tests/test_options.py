@@ -38,8 +38,10 @@ def test_type_checkers_know_the_options_of_the_table() -> None:
     assert typed("AnyOptions") == fitting("", "any")
     assert typed("AllOptions") == fitting("", "all")
     assert typed("SelectOptions") == fitting("", "select")
-    assert typed("NodeOptions") == fitting("", "any", "all", "select")
-    assert typed("CachedNodeOptions") == fitting("") | CACHE_OPTIONS.keys()
+    assert typed("MapOptions") == fitting("", "map")
+    assert typed("NodeOptions") == fitting("", "any", "all", "select", "map")
+    assert typed("CachedNodeOptions") == fitting("", "map") | CACHE_OPTIONS.keys()
+    assert typed("CachedStateOptions") == fitting("") | CACHE_OPTIONS.keys()
 
 
 def row(option: Option) -> str:
@@ -67,12 +69,16 @@ def parameters(decorator: Any) -> dict[str, Any]:
 def test_decorators_show_the_options_that_fit() -> None:
     dag, fsm = DAG("shown"), FSM("shown")
     common = {"func", "name", "replace"} | fitting("")
-    assert parameters(dag.node).keys() == parameters(dag.condition).keys() == common
+    mapping = common | fitting("map")
+    assert parameters(dag.condition).keys() == common
+    assert parameters(dag.node).keys() == parameters(dag.map).keys() == mapping
     assert parameters(dag.select).keys() == common | {"several"}
     assert parameters(dag.any).keys() == common | {"wait"}
     assert parameters(dag.all).keys() == common | {"collect"}
-    assert parameters(dag.cached_node).keys() == common | CACHE_OPTIONS.keys()
-    assert parameters(fsm.state).keys() == common | {"initial", "terminal", "on_error"}
+    assert parameters(dag.cached_node).keys() == mapping | CACHE_OPTIONS.keys()
+    state = common | {"initial", "terminal", "on_error"}
+    assert parameters(fsm.state).keys() == state
+    assert parameters(fsm.cached_state).keys() == state | CACHE_OPTIONS.keys()
     assert parameters(dag.node)["retry_delay"] == 0.1
     assert parameters(dag.cached_node)["max_entries"] == 1024
 

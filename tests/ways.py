@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fast_dag import Workers
 from tests.leaks import LONG
 
 if TYPE_CHECKING:
@@ -53,6 +54,12 @@ class Way:
 
 
 @functools.cache
+def warm_workers() -> Executor:
+    """The same, for `Workers`: they end when a test asks for that, or with this process."""
+    return Workers(2, idle=None)
+
+
+@functools.cache
 def process_pool() -> Executor:
     """One pool for all tests, because processes take long to start. It ends with this process."""
     # Not fork: this process has threads.
@@ -72,6 +79,7 @@ WAYS: dict[str, Way] = {
     "executor": Way(executor=lambda: ThreadPoolExecutor(4)),
     "one thread": Way(executor=lambda: ThreadPoolExecutor(1)),
     "process": Way({"mode": "process"}, needs=("cloudpickle",)),
+    "workers": Way(executor=lambda: contextlib.nullcontext(warm_workers()), needs=("cloudpickle",)),
     "process pool": Way(
         executor=lambda: contextlib.nullcontext(process_pool()), needs=("cloudpickle",)
     ),

@@ -29,7 +29,7 @@ from fast_dag.errors import (
     TimeoutError,
     ValidationError,
 )
-from fast_dag.returns import ConditionalReturn, FSMReturn, SelectReturn
+from fast_dag.returns import ConditionalReturn, FSMReturn, ItemError, SelectReturn
 from fast_dag.run.run import Run
 from fast_dag.run.settings import ExecutionMode
 from fast_dag.schedule.base import NodeStatus
@@ -48,6 +48,8 @@ __all__ = [
     "FastDAGError",
     "InvalidNodeError",
     "InvalidTransitionError",
+    "ItemError",
+    "Items",
     "Limits",
     "Machine",
     "MaxCyclesError",
@@ -62,24 +64,29 @@ __all__ = [
     "Step",
     "TimeoutError",
     "ValidationError",
+    "Workers",
 ]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fast_dag.define.fsm import FSM
+    from fast_dag.drive.workers import Workers
+    from fast_dag.run.items import Items
     from fast_dag.run.limits import Limits, Rate
     from fast_dag.run.machine import Machine, Step
 else:
     _LATER = {
         "FSM": "fast_dag.define.fsm",
+        "Items": "fast_dag.run.items",
         "Limits": "fast_dag.run.limits",
         "Machine": "fast_dag.run.machine",
         "Rate": "fast_dag.run.limits",
         "Step": "fast_dag.run.machine",
+        "Workers": "fast_dag.drive.workers",
     }
 
     def __getattr__(name):
-        """Machines and limits are loaded when somebody asks for one (PEP 562)."""
+        """Machines, limits and workers are loaded when somebody asks for one (PEP 562)."""
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module

@@ -23,6 +23,8 @@ from __future__ import annotations
 import builtins
 from sys import modules
 
+from fast_dag._frames import rendered
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -61,6 +63,10 @@ class FastDAGError(Exception):
     def __str__(self) -> str:
         # KeyError.__str__ would return the repr of the message.
         return str(self.args[0])
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and notebooks show of the traceback: the user's frames."""
+        return rendered(self, FastDAGError)
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = {key: value for key, value in self.__dict__.items() if key not in self._left_out}
@@ -178,13 +184,15 @@ class MissingExtraError(FastDAGError, ImportError):
 class ExecutionError(FastDAGError, RuntimeError):
     """Raised when a node failed; the user's exception is the `__cause__`.
 
-    `node_name` is the node (`"sub.inner"` inside a nested workflow). `attempts` is how often its
+    `node_name` is the node (`"sub.inner"` inside a nested workflow, `"fetch[3]"` for an item of a
+    map). `key` is the item's key or position, None if no item failed. `attempts` is how often the
     function was called. `run` is the `Run` with everything that was computed (None after pickling).
     """
 
     _left_out = ("run",)
 
     node_name: str | None = None
+    key: Any = None
     attempts: int = 0
     run: Any = None
 

@@ -99,3 +99,45 @@ class FSMReturn(_Return):
         self.next_state = next_state
         self.value = value
         self.stop = stop
+
+
+class ItemError(_Return):
+    """Stands in the place of an item of a map that failed, with `on_error="keep"`. It is false in a
+    truth test.
+
+    Parameters
+    ----------
+    key:
+        The position of the item, or its key if the map has keys.
+    error:
+        The exception that the item ended with.
+
+    >>> from fast_dag import DAG
+    >>> dag = DAG("demo")
+    >>> @dag.map(on_error="keep")
+    ... def inverse(x: float) -> float:
+    ...     return 1 / x
+    >>> [result for result in dag.run(x=[1, 0, 2]) if result]
+    [1.0, 0.5]
+    >>> dag["inverse"][1].key
+    1
+    """
+
+    __slots__ = ("error", "key")
+    __match_args__ = ("key", "error")
+
+    key: Any
+    error: BaseException
+
+    def __init__(self, key: Any, error: BaseException) -> None:
+        object.__setattr__(self, "key", key)
+        object.__setattr__(self, "error", error)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"an ItemError is frozen: {name!r} cannot be set")
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ItemError, (self.key, self.error)

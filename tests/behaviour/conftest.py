@@ -26,7 +26,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "way" not in metafunc.fixturenames:
         return
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
-    ways = HERE if "same_process" in marks else [*HERE, "process pool"]
+    ways = HERE if "same_process" in marks else [*HERE, "process pool", "workers"]
     metafunc.parametrize("way", [*ways, "process"] if "process_mode" in marks else ways)
 
 

@@ -86,6 +86,15 @@ def test_node_of_optional_edges_only_runs_whatever_becomes_of_them(run: Any) -> 
     assert after(run, dag) == "always"
 
 
+def test_value_is_that_of_the_last_sink_where_an_optional_edge_lets_another_start_early(
+    run: Any,
+) -> None:
+    dag = DAG("demo").add_node("bad", boom).add_node("early", give("early"))
+    dag.add_node("last", give("last")).add_node("skipped", lambda x: x)
+    dag.connect("bad", "skipped").connect("skipped", "early", optional=True)
+    assert run(dag, error_strategy="continue") == "last"
+
+
 def test_failure_still_stops_a_run_that_fails_fast(run: Any) -> None:
     dag = main_and_extra(one, boom)
     with pytest.raises(Exception, match="no luck"):

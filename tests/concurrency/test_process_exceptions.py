@@ -145,7 +145,7 @@ def there_and_back(error: BaseException) -> Any:
     def fails() -> None:
         raise error
 
-    call = payload._dumps((fails, (), {}, False, b"", None))
+    call = payload._dumps(((fails, (), {}, False, None), b"", None))
     ok, value, _, _ = pickle.loads(payload.run_packed(call))
     assert ok is False, value
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import re
 import xml.etree.ElementTree as ET
 from itertools import product
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fast_dag import DAG, FSM, ValidationError
+from fast_dag import DAG, FSM, Limits, Rate, ValidationError
 from fast_dag.draw.dot import GraphvizError
 from fast_dag.draw.layout import by_grandalf, by_graphviz, by_layers
 from fast_dag.draw.sketch import sketch
@@ -509,6 +510,58 @@ def test_state_that_a_machine_is_in_is_marked() -> None:
     assert "class n1 current" in machine.visualize(options={"details": False})
     assert "class n1 current" in fsm.visualize(show_results=True)
     assert "current" not in fsm.visualize()
+
+
+def guarded() -> FSM:
+    fsm = FSM("guarded", initial_state="try", on_error="give_up")
+    fsm.add_state("try", lambda n=0: 1 / n, on_error="repair")
+    fsm.add_state("repair", lambda: {"n": 1}).add_terminal_state(
+        "give_up", lambda error=None: "gave up"
+    )
+    return fsm.add_transition("try", "give_up").add_transition("repair", "try")
+
+
+def test_ways_to_error_states_are_dashed_and_labelled() -> None:
+    fsm = guarded()
+    text = fsm.visualize()
+    assert 'n0 -.->|"on error"| n1' in text
+    assert 'n1 -.->|"on error"| n2' in text
+    assert text.count("on error") == 2  # the state that all others lead to has none
+    dot = fsm.visualize("graphviz")
+    assert 'n0 -> n1 [label="on error" style=dashed]' in dot
+    svg = fsm.visualize("svg")
+    assert (svg.count("on error"), svg.count("stroke-dasharray")) == (2, 2)
+
+
+def test_ways_to_error_states_show_how_often_a_run_took_them() -> None:
+    run = guarded().execute()
+    assert run.value == "gave up", run.errors
+    for drawn in (run, pickle.loads(pickle.dumps(run))):
+        text = drawn.visualize()
+        assert 'n0 -.->|"on error 1x"| n1' in text
+        assert 'n1 -.->|"on error"| n2' in text
+        assert 'n0 -->|"1x"| n2' in text
+        assert 'label="on error 1x" style=dashed color="#2e8b4f"' in drawn.visualize("graphviz")
+
+
+def test_optional_edges_say_so() -> None:
+    dag = DAG("demo").add_node("a", lambda: 1).add_node("b", lambda a=0: a)
+    dag.connect("a", "b", optional=True)
+    assert 'n0 -->|"(optional)"| n1' in dag.visualize()
+    assert 'n0 -> n1 [label="(optional)"]' in dag.visualize("graphviz")
+    assert ">(optional)<" in dag.visualize("svg")
+
+
+def test_tips_tell_what_a_node_uses_its_priority_and_how_it_decides() -> None:
+    dag = DAG("demo", limits=Limits(db=2, api=Rate(3)))
+
+    @dag.select(several=True, uses={"db": 2, "api": 1}, priority=-1)
+    def ways() -> list[str]:
+        return ["a"]
+
+    dag.add_node("a", lambda: 1).connect("ways", "a", output="a")
+    for drawn in (dag, pickle.loads(pickle.dumps(dag.execute()))):
+        assert "several, uses 2 db, api, priority -1" in drawn.visualize("graphviz")
 
 
 def test_state_that_is_a_whole_workflow_is_marked() -> None:

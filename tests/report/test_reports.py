@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import platform
 import re
 import time
@@ -193,6 +194,18 @@ def test_nested_nodes_stand_behind_their_workflow(orders: DAG) -> None:
     assert paths[position : position + 3] == ["checks", "checks.first", "checks.second"]
     assert [bar.depth for bar in analysis.bars][position : position + 3] == [0, 1, 1]
     assert "checks.first" in [row.path for row in analysis.rows]
+
+
+def test_place_of_an_error_of_a_workflow_that_a_node_runs_is_the_line_of_the_user() -> None:
+    inner = DAG("inner").add_node("bad", lambda: 1 / 0)
+    outer = DAG("outer").add_node("calls", lambda: inner.run())
+    outer.add_node("misuses", lambda: inner.run(x=1))
+    run = outer.execute(error_strategy="continue")
+    for drawn in (run, pickle.loads(pickle.dumps(run))):
+        places = [line for line in drawn.summary().splitlines() if line.startswith("    at ")]
+        assert [place.startswith(f'    at File "{__file__}", line ') for place in places] == [
+            True
+        ] * 2
 
 
 def test_machine_is_reported_by_its_visits(order: FSM) -> None:

@@ -160,6 +160,8 @@ def made_of(workflow: Any) -> list[Any]:
             made.append(node.func)
         else:
             made += made_of(node.workflow)
+        if node.map is not None:
+            made += _made_by_map(node.map)
     for edge in workflow.graph.edges():
         made.append((edge.source, edge.target, edge.output, edge.input, edge.branch))
     for hooks in (workflow.default_hooks, *workflow.node_hooks.values()):
@@ -176,6 +178,17 @@ def made_of(workflow: Any) -> list[Any]:
     for part in ("initial_states", "terminal_states", "state_hooks"):
         made += [part, *getattr(workflow, part, ())]
     return made
+
+
+def _made_by_map(spec: Any) -> list[Any]:
+    """What decides about the result of a map, besides its function. Builtins go by their names."""
+    return [
+        (spec.walked, spec.is_product, spec.ordered, spec.on_error, spec.min_success),
+        *(
+            full_name(each) if getattr(each, "__module__", None) == "builtins" else each
+            for each in (spec.keys, spec.into)
+        ),
+    ]
 
 
 class Fingerprint:

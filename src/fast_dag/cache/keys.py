@@ -37,6 +37,10 @@ if TYPE_CHECKING:
         """What keys need of a run."""
 
         @property
+        def home(self) -> Host:
+            """The run itself."""
+
+        @property
         def record(self) -> Counts: ...
 
 
@@ -492,7 +496,7 @@ def _shared_key(value: Any, run: Host) -> Key:
 
     Nodes that are not cached may change a value in place. So a key holds until the next one of
     these has ended."""
-    memo = _memos.setdefault(run, {})
+    memo = _memos.setdefault(run.home, {})
     uncached = run.record.uncached
     known = memo.get(id(value))
     if known is not None and known[1] == uncached and known[0]() is value:

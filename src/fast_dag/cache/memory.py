@@ -21,7 +21,7 @@ class Backend(Protocol):
 
 
 class MemoryBackend:
-    """Keeps at most `max_entries` entries; threads may share it.
+    """Keeps at most `max_entries` entries, all if that is None; threads may share it.
 
     >>> backend = MemoryBackend(max_entries=1)
     >>> backend.set("a", 1); backend.set("b", 2)
@@ -29,7 +29,7 @@ class MemoryBackend:
     (None, 2)
     """
 
-    def __init__(self, max_entries: int = 1024) -> None:
+    def __init__(self, max_entries: int | None = 1024) -> None:
         self.max_entries = max_entries
         self._entries: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = RLock()  # a signal handler or a finalizer may come back here
@@ -52,7 +52,7 @@ class MemoryBackend:
         with self._lock:
             self._entries[key] = entry
             self._entries.move_to_end(key)
-            if len(self._entries) > self.max_entries:
+            if self.max_entries is not None and len(self._entries) > self.max_entries:
                 dropped = self._entries.popitem(last=False)
         del dropped  # outside of the lock, because a finalizer of the user's may run
 

@@ -32,7 +32,7 @@ class SingleFlight:
     """
 
     def __init__(self, host: Host) -> None:
-        self.host = host
+        self.host = host.home
         self.result: Sequence[Any] | None = None
         self.is_stale = False  # the cache was invalidated since it began
         self._finished = Event()

@@ -62,7 +62,7 @@ class NodeCache:
         cache_key: list[str] | Callable[..., Any] | None = None,
         version: str | int | None = None,
         backend: Backend | None = None,
-        max_entries: int = 1024,
+        max_entries: int | None = 1024,
     ) -> None:
         self.node_name = node.name
         self.ttl = ttl

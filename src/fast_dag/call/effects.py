@@ -115,9 +115,10 @@ STOPPED: Final = Outcome(False, None, attempts=0)
 
 class Invoke(Fields):
     """Call a hook or handler in the process of the run; answered like an Attempt. A call with
-    `cleans_up` may end even if its run is cut short meanwhile."""
+    `cleans_up` may end even if its run is cut short meanwhile. `role` names the thread of a map
+    that the call belongs to, "" if any will do."""
 
-    __slots__ = ("args", "cleans_up", "func", "is_async")
+    __slots__ = ("args", "cleans_up", "func", "is_async", "role")
 
     def __init__(
         self,
@@ -125,7 +126,9 @@ class Invoke(Fields):
         args: tuple[Any, ...],
         is_async: bool,
         cleans_up: bool = False,
+        role: str = "",
     ) -> None:
+        self.role = role
         self.func = func
         self.args = args
         self.is_async = is_async

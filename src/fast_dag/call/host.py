@@ -20,6 +20,10 @@ if TYPE_CHECKING:
         """The nodes whose cleanup hook was cut off."""
 
         @property
+        def home(self) -> Host:
+            """The execution itself, where this is its view for one item of a map."""
+
+        @property
         def outer(self) -> Host | None:
             """The execution in whose node this one was started."""
 

@@ -5,7 +5,7 @@ Each returns its exit code:
     0    everything worked
     1    a node failed, or ended the program
     2    the command or the workflow is wrong; nothing has run
-    74   everything worked, but the output or the report could not be written
+    74   everything worked, but the output, the report or the saved run could not be written
     124  the run timed out
     129  interrupted by SIGHUP
     130  interrupted by Ctrl-C
@@ -23,7 +23,6 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
-from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
@@ -32,6 +31,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 from fast_dag.cli.output import (
     as_document,
     as_error,
+    as_json,
     as_text,
     can_show,
     keep_stdout,
@@ -40,10 +40,11 @@ from fast_dag.cli.output import (
     tell_error,
     unwritten,
 )
+from fast_dag.cli.saved import refuse_file, save, saved, told_lost
 from fast_dag.cli.signals import Signals
 from fast_dag.cli.starter import starter
 from fast_dag.cli.target import Target, all_found, found, place_of
-from fast_dag.cli.tree import MARKS, heading, inputs, topology_of, tree
+from fast_dag.cli.tree import MARKS, called, heading, inputs, topology_of, tree
 from fast_dag.context import Context
 from fast_dag.define.fsm import FSM
 from fast_dag.errors import (
@@ -53,7 +54,6 @@ from fast_dag.errors import (
     ValidationError,
     names,
     text_of,
-    trace_of,
 )
 from fast_dag.run.run import Run
 from fast_dag.run.settings import ExecutionMode
@@ -62,7 +62,6 @@ from fast_dag.serial.texts import from_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from fast_dag.define.node import Node
     from fast_dag.define.workflow import Workflow
 
 OK, FAILED, WRONG, UNWRITTEN, TIMED_OUT, BY_SIGNAL = 0, 1, 2, 74, 124, 128
@@ -256,6 +255,21 @@ def main() -> None:
     type=click.File("rb"),
     help="For --from: the results of the other nodes, as an earlier run printed them with --json.",
 )
+@click.option(
+    "--save",
+    "saves_to",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the run to this file, a pickle, however it ends; for --resume.",
+)
+@click.option(
+    "--resume",
+    "resumed",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="Go on from a run that --save wrote: run what did not complete. Only a file of your own: "
+    "a pickle can execute anything.",
+)
 @click.option("--continue", "goes_on", is_flag=True, help="Run on after a failure, where possible.")
 @click.option("--max-cycles", type=int, metavar="N", help="FSM: how many states it executes.")
 @click.option(
@@ -284,6 +298,8 @@ def run(
     from_: str | None,
     outputs: tuple[str, ...],
     results_file: Any,
+    saves_to: Path | None,
+    resumed: Any,
     goes_on: bool,
     max_cycles: int | None,
     report: Path | None,
@@ -300,6 +316,8 @@ def run(
     """
     if report is not None and not report.parent.is_dir():
         raise ValidationError(f"--report: there is no directory {str(report.parent)!r}")
+    if saves_to is not None:
+        refuse_file("--save", saves_to)
     if log_level is not None:
         _log_from(log_level)
     workflow = found(target, allow)
@@ -313,7 +331,7 @@ def run(
     inputs_ = _inputs(given, given_file)
     if isinstance(workflow, FSM):
         parts = {"--until": until, "--from": from_, "--outputs": outputs, "--results": results_file}
-        _refuse(parts, "a DAG", workflow)
+        _refuse({**parts, "--resume": resumed}, "a DAG", workflow)
         if max_cycles is not None:
             options["max_cycles"] = max_cycles
     else:
@@ -326,6 +344,12 @@ def run(
         if from_ is None:
             raise ValidationError("--results are for --from, which names the node to go on with")
         options["context"] = Context(results=results)
+    if resumed is not None:
+        if until is not None or from_ is not None:
+            raise ValidationError(
+                "--resume finds by itself what has to run; omit --from and --until"
+            )
+        options["resume"] = saved(resumed)
     try:
         done, code, status = _executed(workflow, inputs_, until, from_, options)
     except MissingInputError as error:
@@ -335,7 +359,7 @@ def run(
     cut_short = code is not None
     if not as_data and not cut_short and done.value is not None:
         say(as_text(done.value))
-    answer = _told(done, _code(done) if code is None else code, report, as_data)
+    answer = _told(done, _code(done) if code is None else code, saves_to, report, as_data)
     if as_data and status == "failed":
         answer.data["status"] = status
     return answer if cut_short else answer._replace(error=done.exception())
@@ -347,6 +371,7 @@ def _executed(
     """The run, whether it failed or not; the exit code if a signal cut it short; and the word for
     how it ended, if its own status does not tell."""
     earlier = workflow.last_run  # of a module that runs its workflow when it is imported
+    workflow.remember = True
     code, status = None, None
     try:
         with suppress(ExecutionError):  # the Run has it
@@ -360,7 +385,7 @@ def _executed(
             code, status = _interrupted(), _interruption()
         else:
             status = "failed"
-            _blame_a_node(error, workflow.last_run, workflow)
+            _blame_a_node(error, workflow.last_run)
     assert workflow.last_run is not None
     return workflow.last_run, code, status
 
@@ -381,23 +406,18 @@ def _interruption() -> str:
     return f"interrupted{by}"
 
 
-def _blame_a_node(error: BaseException, run: Run, workflow: Workflow) -> None:
+def _blame_a_node(error: BaseException, run: Run) -> None:
     """Add an error that is no Exception, SystemExit say, to those of the run: it ended the run
     without being an error of a node."""
-    frames = {frame.f_code for frame, _ in walk_tb(trace_of(error))}
-    name = _cut_off_in(run, workflow.nodes, frames)
+    name = run._execution.failures.crashed or _cut_off_in(run)
     run.errors[name] = error  # type: ignore[assignment]  # no Exception, but told like one
 
 
-def _cut_off_in(run: Run, nodes: Mapping[str, Node[..., Any]], frames: set[Any]) -> str:
-    """The path of the node that was running; of several, the one whose function is in `frames`."""
+def _cut_off_in(run: Run) -> str:
+    """The path of the node that was running."""
     running = [name for name, status in run.statuses.items() if status == "cancelled"]
-    raised = [name for name in running if getattr(nodes[name].func, "__code__", None) in frames]
-    name = " or ".join(raised if len(raised) == 1 else running) or run.name
-    if name not in run.children:
-        return name
-    inner: Any = nodes[name].workflow
-    return f"{name}.{_cut_off_in(run.children[name], inner.nodes, frames)}"
+    name = " or ".join(running) or run.name
+    return f"{name}.{_cut_off_in(run.children[name])}" if name in run.children else name
 
 
 def _with_remedy(error: MissingInputError, as_text_only: list[str]) -> ValidationError:
@@ -423,19 +443,29 @@ def _code(done: Run) -> int:
     return FAILED if done.errors else OK
 
 
-def _told(done: Run, code: int, report: Path | None, as_data: bool) -> Answer:
-    """Write the report; the answer has the run even if that fails."""
+def _told(
+    done: Run, code: int, saves_to: Path | None, report: Path | None, as_data: bool
+) -> Answer:
+    """Save the run and write the report; the answer has the run even if that fails."""
     document = as_document(done) if as_data else None
-    if report is None:
-        return Answer(code, document)
-    try:
-        done.report(report)
-    except OSError as error:
-        lost = FastDAGError(f"--report: {str(report)!r} could not be written: {_reason(error)}")
-        tell_error(lost)
-        if document is not None:
-            document.setdefault("error", as_error(lost))
-        code = code or UNWRITTEN
+
+    def write(option: str, file: Path, writer: Callable[[Run, Path], Any]) -> Any:
+        nonlocal code
+        try:
+            return writer(done, file)
+        except (OSError, ValidationError) as error:
+            lost = FastDAGError(f"{option}: {str(file)!r} could not be written: {_reason(error)}")
+            tell_error(lost)
+            if document is not None:
+                document.setdefault("error", as_error(lost))
+            code = code or UNWRITTEN
+
+    if saves_to is not None:
+        without = write("--save", saves_to, save)
+        if without:
+            say(f"--save: {told_lost(without, saves_to)}", err=True)
+    if report is not None:
+        write("--report", report, Run.report)
     return Answer(code, document)
 
 
@@ -526,12 +556,18 @@ def _described(workflow: Workflow) -> dict[str, Any]:
         "kind": workflow.kind,
         "description": workflow.description,
         "inputs": inputs(workflow),
+        "limits": {} if workflow.limits is None else workflow.limits.as_data(),
         "nodes": [
             {
                 "name": name,
                 "type": node.type.value,
                 "inputs": list(node.inputs),
                 "description": node.description,
+                "options": {
+                    name: as_json(_by_name(value))
+                    for name, value in node.options.items()
+                    if name not in ("description", "inputs")
+                },
                 **({"workflow": _described(_inner(node))} if node.workflow else {}),
             }
             for name, node in workflow.nodes.items()
@@ -541,9 +577,16 @@ def _described(workflow: Workflow) -> dict[str, Any]:
         data["initial_state"] = workflow.initial_state
         data["terminal_states"] = workflow.terminal_states
         data["transitions"] = [
-            {"source": each.source, "target": each.target, "event": each.event}
+            {
+                "source": each.source,
+                "target": each.target,
+                "event": each.event,
+                "condition": None if each.condition is None else called(each.condition.func),
+            }
             for each in workflow.transitions
         ]
+        data["on_error"] = workflow.on_error
+        data["error_states"] = workflow.error_states
         return data
     data["edges"] = [
         {
@@ -552,11 +595,21 @@ def _described(workflow: Workflow) -> dict[str, Any]:
             "branch": edge.branch,
             "output": edge.output,
             "input": edge.input,
+            "optional": edge.optional,
         }
         for edges in topology_of(workflow).incoming
         for edge in edges
     ]
     return data
+
+
+def _by_name(value: Any) -> Any:
+    """The value of an option, with functions and types by their names."""
+    if isinstance(value, dict):
+        return {key: _by_name(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return [_by_name(each) for each in value]
+    return called(value) if callable(value) else value
 
 
 def _inner(node: Any) -> Workflow:

@@ -9,6 +9,7 @@ from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fast_dag._frames import PACKAGE
 from fast_dag.define.workflow import Workflow
 from fast_dag.drive.scripts import import_file
 from fast_dag.errors import ValidationError, closest, is_a, names, text_of, trace_of
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from types import ModuleType, TracebackType
 
 _DATA = {".json": "from_json", ".yaml": "from_yaml", ".yml": "from_yaml"}
-_OWN = os.path.dirname(os.path.dirname(__file__))
 
 
 class Target(NamedTuple):
@@ -197,7 +197,7 @@ def place_of(error: BaseException) -> str:
     place = ""
     while at is not None:
         file = at.tb_frame.f_code.co_filename
-        if not file.startswith((_OWN, "<frozen")):
+        if not file.startswith((PACKAGE, "<frozen")):
             shown = os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file
             here = f" ({shown}, line {at.tb_lineno})"
             is_library = "site-packages" in file or file.startswith(os.path.dirname(os.__file__))

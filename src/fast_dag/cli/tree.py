@@ -48,6 +48,8 @@ def tree(workflow: Workflow, *, plain: bool = False) -> Iterator[str]:
     given = inputs(workflow)
     if given:
         yield f"inputs: {', '.join(given)}"
+    if workflow.limits is not None:
+        yield f"limits: {repr(workflow.limits)[len('Limits(') : -1]}"
     yield ""
     yield from _body(workflow, _plain if plain else str)
 
@@ -142,10 +144,11 @@ def _of_fsm(fsm: FSM, draw_mark: Callable[[str], str]) -> Iterator[str]:
         event = "" if each.event is None else f" on {each.event!r}"
         condition = ""
         if each.condition is not None:
-            func = each.condition.func
-            condition = f" if {getattr(func, '__name__', None) or brief(func)}"
+            condition = f" if {called(each.condition.func)}"
         way = f"    {draw_mark('→')} {shown(each.target)}{event}{condition}"
         ways.setdefault(each.source, []).append(way)
+    for name, target in fsm.error_states.items():
+        ways.setdefault(name, []).append(f"    {draw_mark('→')} {shown(target)} on error")
     for name, node in fsm.nodes.items():
         mark = "■" if name in fsm.terminal_states else "▶" if name == fsm.initial_state else " "
         yield f"{draw_mark(mark)} {_label(node)}"
@@ -154,10 +157,15 @@ def _of_fsm(fsm: FSM, draw_mark: Callable[[str], str]) -> Iterator[str]:
         yield from ways.get(name, ())
 
 
+def called(func: Callable[..., Any]) -> str:
+    """The name of a function, or what else it shows."""
+    return getattr(func, "__name__", None) or brief(func)
+
+
 def _label(node: Node[..., Any]) -> str:
     told = [] if node.type == "node" else [node.type.value]
     told += [
-        option.label.format(node.options[name])
+        option.told(node.options[name])
         for name, option in OPTIONS.items()
         if option.label and node.options.get(name) not in (None, 0)
     ]

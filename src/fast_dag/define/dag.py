@@ -12,7 +12,7 @@ from fast_dag.define.request import Request, option_names, takes_what
 from fast_dag.define.signature import ABSENT, Kind, Parameter, Signature
 from fast_dag.define.validate import problems
 from fast_dag.define.workflow import Workflow, value_of
-from fast_dag.errors import MissingConnectionError, ValidationError, names
+from fast_dag.errors import InvalidNodeError, MissingConnectionError, ValidationError, names
 from fast_dag.plan.plan import Plan
 from fast_dag.plan.topology import Topology
 from fast_dag.run.dag_execution import DagExecution
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         AllDecorator,
         AnyDecorator,
         CachedNodeDecorator,
+        ConditionDecorator,
+        MapDecorator,
         NodeDecorator,
         SelectDecorator,
     )
@@ -165,6 +167,53 @@ class DAG(Workflow):
         return Decorator(self._add)
 
     @property
+    def map(self) -> MapDecorator:
+        """Decorator: the function is called for each item of a collection that is known only when
+        the map runs. Options: those of `node`, which hold for each item, and:
+
+        - `over`: the parameter that gets the items; the only one without a default if not given. Of
+          several, given as a list, the items go side by side.
+        - `product`: parameters that get all combinations of items, the last one fastest.
+        - `keys`: a function of the items that makes their keys; the map then returns a dict.
+        - `into`: a function that is given an iterator of the results as they come, and makes the
+          value; with `ordered=False` in the order in which they are ready.
+        - `on_error`: "fail", "keep" (an `ItemError` stands in the place of a failed item) or
+          "drop"; `min_success` is the least share of items that must complete then.
+        - `max_concurrency`: how many items may be in progress at once.
+
+        It returns a list in the order of the items; of a mapping, a dict with its keys. A whole DAG
+        or FSM can be mapped, too: `dag.map(workflow, over="text")`.
+
+        >>> dag = DAG("demo")
+        >>> @dag.map
+        ... def square(x: int) -> int:
+        ...     return x * x
+        >>> dag.run(x=range(4))
+        [0, 1, 4, 9]
+        """
+        return Decorator(self._add, complete=self._find_walked)
+
+    def _find_walked(self, func: Any, name: str | None, options: dict[str, Any]) -> None:
+        """Say `over=` where there is one parameter only that it could mean."""
+        if options.get("over") is not None or options.get("product") is not None:
+            return
+        shown = name or getattr(func, "__name__", None)
+        given = Node(func, "map", inputs=options.get("inputs")).signature
+        could = [
+            each.name
+            for each in given.parameters
+            if not each.optional and not each.is_context and each.name not in self._resources
+        ]
+        if len(could) != 1:
+            which = f"of {names(could)}" if could else "with its name: all of its own have defaults"
+            raise InvalidNodeError(
+                f"map {shown!r}: say over= {which}, the parameter that gets the items"
+                + ("; or declare the resources among them first" if could else ""),
+                node=shown,
+            )
+        options["over"] = could[0]
+
+    @property
     def cached_node(self) -> CachedNodeDecorator:
         """Decorator: a node whose results are kept and looked up by its inputs.
 
@@ -172,7 +221,8 @@ class DAG(Workflow):
         result is kept; `cache_key`, the parameters that make the key, or a function of the inputs
         that returns it; `max_entries` in memory; `backend`, a `fast_dag.cache.DiskCache`, or any
         object with sync or async methods get / set / delete / clear, and `version`, part of its
-        keys. Runs that need a result at the same time compute it once.
+        keys. Runs that need a result at the same time compute it once. Of a map, `over=...`, the
+        result of each item is kept.
 
         >>> dag = DAG("demo")
         >>> @dag.cached_node(ttl=60, cache_key=["user"])
@@ -186,7 +236,7 @@ class DAG(Workflow):
         return Decorator(self._add, cached=True)
 
     @property
-    def condition(self) -> NodeDecorator:
+    def condition(self) -> ConditionDecorator:
         """Decorator: the function returns a bool or ConditionalReturn, which selects the branch
         `.on_true` or `.on_false`."""
         return Decorator(self._add, NodeType.CONDITION)
@@ -252,8 +302,16 @@ class DAG(Workflow):
         >>> dag.connect("load", "add").replace_node("add", lambda y, x: x - y).run(y=5)
         15
         """
-        name = self._graph.node(node).name
-        self._graph.add(as_node(name, func, type, options), replace=True)
+        replaced = self._graph.node(node)
+        made = as_node(replaced.name, func, type, options)
+        if replaced.map is not None and made.map is None and "over" not in options:
+            walked = names(replaced.map.walked)
+            raise InvalidNodeError(
+                f"node {replaced.name!r} maps over {walked}: say over= again, or over=None for a "
+                "node that is called once",
+                node=replaced.name,
+            )
+        self._graph.add(made, replace=True)
         return self
 
     def remove_node(self, node: str | Node[..., Any]) -> Self:
@@ -731,8 +789,8 @@ class DAG(Workflow):
             )
         problem = ""
         if stored is not None or part is not WHOLE:
-            problem = "cannot be with run_from, run_until, run_between or run=: it finds by itself "
-            problem += "what has to run"
+            problem = "cannot go with run_from, run_until, run_between or run=: resume= finds by "
+            problem += "itself what has to run"
         elif run._execution.noun != self._noun:
             problem = f"cannot be the run of a machine, {run.name!r}; see its snapshot()"
         elif run.name != self.name:
@@ -740,7 +798,7 @@ class DAG(Workflow):
         elif run.status == "running" and isinstance(run._execution, DagExecution):
             problem = "is a Run in progress; wait for its end"
         if problem:
-            raise ValidationError(f"resume= {problem}")
+            raise ValidationError(f"the run to resume {problem}")
         return run
 
     def _earlier(self, run: Run) -> Earlier:
@@ -803,7 +861,8 @@ class DAG(Workflow):
             if isinstance(workflow, Workflow):
                 # Compiled now, so that an edit during a run does not change that run.
                 given = frozenset() if step.binding is None else step.binding.keywords
-                step.nested = workflow._nested_plan(given)
+                nesting = step.nested.item if step.maps else step
+                nesting.nested = workflow._nested_plan(given)
         return plan
 
     def _read_signature(self) -> Signature:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from fast_dag.define.node import Node, NodeType
-from fast_dag.define.options import CACHE_OPTIONS, OPTIONS
+from fast_dag.define.node import Nestable, Node, NodeType
+from fast_dag.define.options import CACHE_OPTIONS, OPTIONS, fitting
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import InvalidNodeError
 
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from typing import Any, Protocol, TypedDict, Unpack, overload
 
     from fast_dag._typing import P, R_co
+    from fast_dag.define.node import Mapped
     from fast_dag.define.options import (
         AllOptions,
         AnyOptions,
         CachedNodeOptions,
+        CachedStateOptions,
         CommonOptions,
+        MapOptions,
         SelectOptions,
     )
 
@@ -36,7 +39,9 @@ if TYPE_CHECKING:
         terminal: bool
         on_error: str | Node[..., Any] | None
 
-    class ForNode(CommonOptions, Named, total=False): ...
+    class ForNode(MapOptions, Named, total=False): ...
+
+    class ForDecider(CommonOptions, Named, total=False): ...
 
     class ForAny(AnyOptions, Named, total=False): ...
 
@@ -48,7 +53,7 @@ if TYPE_CHECKING:
 
     class ForState(CommonOptions, Marked, total=False): ...
 
-    class ForCachedState(CachedNodeOptions, Marked, total=False): ...
+    class ForCachedState(CachedStateOptions, Marked, total=False): ...
 
     class Later(Protocol):
         def __call__(self, f: Callable[P, R_co], /) -> Node[P, R_co]: ...
@@ -60,6 +65,27 @@ if TYPE_CHECKING:
         ) -> Node[P, R_co]: ...
         @overload
         def __call__(self, **options: Unpack[ForNode]) -> Later: ...
+
+    class LaterMapped(Protocol):
+        def __call__(self, f: Callable[P, R_co], /) -> Mapped[P, R_co]: ...
+
+    class MapDecorator(Protocol):
+        @overload
+        def __call__(
+            self, f: Callable[P, R_co], /, **options: Unpack[ForNode]
+        ) -> Mapped[P, R_co]: ...
+        @overload
+        def __call__(self, f: Nestable, /, **options: Unpack[ForNode]) -> Mapped[..., Any]: ...
+        @overload
+        def __call__(self, **options: Unpack[ForNode]) -> LaterMapped: ...
+
+    class ConditionDecorator(Protocol):
+        @overload
+        def __call__(
+            self, f: Callable[P, R_co], /, **options: Unpack[ForDecider]
+        ) -> Node[P, R_co]: ...
+        @overload
+        def __call__(self, **options: Unpack[ForDecider]) -> Later: ...
 
     class AnyDecorator(Protocol):
         @overload
@@ -110,10 +136,11 @@ class Decorator:
     """Makes nodes of functions: used bare, or called with options, the function first or later.
 
     `add(node, ...)` takes the node in, with those of the options that are `own` to it; these have
-    defaults there.
+    defaults there. `complete(func, name, options)` adds the options that follow from others.
+    `maps`: whether its nodes can be maps.
     """
 
-    __slots__ = ("_add", "_cached", "_own", "_type")
+    __slots__ = ("_add", "_cached", "_complete", "_maps", "_own", "_type")
 
     def __init__(
         self,
@@ -122,7 +149,11 @@ class Decorator:
         *,
         cached: bool = False,
         own: Mapping[str, Any] = MappingProxyType({"replace": False}),
+        complete: Callable[[Any, str | None, dict[str, Any]], None] | None = None,
+        maps: bool = True,
     ) -> None:
+        self._complete = complete
+        self._maps = maps
         self._add = add
         self._type = type
         self._cached = cached
@@ -141,6 +172,8 @@ class Decorator:
         own = {key: options.pop(key) for key in self._own if key in options}
         if self._cached:
             options["cache"] = {key: options.pop(key) for key in CACHE_OPTIONS if key in options}
+        if self._complete is not None:
+            self._complete(func, name, options)
         return self._add(Node(func, name, type=self._type, **options), **own)
 
     @property
@@ -148,13 +181,13 @@ class Decorator:
         """The options that fit, for `help()` and notebooks."""
         from inspect import Parameter, Signature  # slow to import
 
-        fitting = [
-            each
-            for each in OPTIONS.values()
-            if each.name != "cache" and each.type in ("", self._type)
-        ]
+        types = fitting(self._type) if self._maps else ("",)
         defaults = {"name": None, **self._own}
-        defaults |= {each.name: each.default for each in fitting}
+        defaults |= {
+            each.name: each.default
+            for each in OPTIONS.values()
+            if each.name != "cache" and each.type in types
+        }
         if self._cached:
             defaults |= {each.name: each.default for each in CACHE_OPTIONS.values()}
         return Signature(

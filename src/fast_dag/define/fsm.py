@@ -176,13 +176,13 @@ class FSM(Workflow):
         parameters get the keys of the value that the previous state returned, or that value as a
         whole; else run inputs, else their defaults.
         """
-        return Decorator(self._add, own=_OWN)
+        return Decorator(self._add, own=_OWN, maps=False)
 
     @property
     def cached_state(self) -> CachedStateDecorator:
         """Decorator: a state whose results are kept and looked up by its inputs, with the options
         of `DAG.cached_node` besides those of `state`."""
-        return Decorator(self._add, cached=True, own=_OWN)
+        return Decorator(self._add, cached=True, own=_OWN, maps=False)
 
     def add_state(
         self,
@@ -513,7 +513,9 @@ class FSM(Workflow):
     def _machine_view(self) -> MachineView:
         from fast_dag.draw.view import MachineView
 
-        return MachineView(self.transitions, tuple(self._initial), set(self._terminal))
+        return MachineView(
+            self.transitions, tuple(self._initial), set(self._terminal), self.error_states
+        )
 
     # Running.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from weakref import WeakSet
 
 from fast_dag.define.node import Branch, Nestable, Node, NodeType
+from fast_dag.define.options import MAP_A_WORKFLOW
 from fast_dag.errors import (
     InvalidNodeError,
     MissingConnectionError,
@@ -164,6 +165,12 @@ class Graph:
         """Add a node, or a copy if it belongs to another graph; returns the one that was added."""
         if node.graph is not None:
             node = Node(node, node.name, type=node.type)
+        if node.map is not None and self.noun == "state":
+            raise InvalidNodeError(
+                f"state {node.name!r} cannot walk over {names(node.map.walked)}, because a machine "
+                f"is in one state at a time; {MAP_A_WORKFLOW}",
+                node=node.name,
+            )
         if node.name in self.nodes:
             if replace:
                 return self._replace(node)

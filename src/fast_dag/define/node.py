@@ -9,6 +9,7 @@ from sys import modules
 from types import FunctionType, MappingProxyType, MethodType
 
 from fast_dag._typing import OfFunction, P, R_co, T, overload
+from fast_dag.define.mapspec import map_of
 from fast_dag.define.options import CACHE_OPTIONS, checked
 from fast_dag.define.signature import Signature, UnreadableSignatureError, read_signature
 from fast_dag.errors import InvalidNodeError, ValidationError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol, Self
 
     from fast_dag.cache.store import NodeCache
+    from fast_dag.define.mapspec import MapSpec
 
     class Holder(Protocol):
         """What nodes know of a graph."""
@@ -216,6 +218,7 @@ class Node(Linkable, OfFunction[P, R_co]):
     run_in: str | None = None
     uses: Mapping[str, int] | None = None
     priority: int = 0
+    map: MapSpec | None = None
     cache: NodeCache | None = None
     _signature: Signature | None
 
@@ -244,6 +247,8 @@ class Node(Linkable, OfFunction[P, R_co]):
         if options:
             self._take_options(name, options)
         self._signature = None if self.workflow else self._read(name)
+        if options:
+            self._make_map(name)
         self.name = self.__name__ = _checked_name(self._own_name() if name is None else name, func)
         self.__doc__ = self._origin.__doc__
         if options:
@@ -298,6 +303,15 @@ class Node(Linkable, OfFunction[P, R_co]):
             return "once=True calls it at most once, so its value must be stored; drop stored=False"
         return ""
 
+    def _make_map(self, name: str | None) -> None:
+        try:
+            self.map = map_of(self.options, self.signature)
+        except ValueError as error:
+            shown = getattr(self.func, "__name__", None) if name is None else name
+            raise InvalidNodeError(f"node {shown!r}: {error}", node=shown) from None
+        if self.map is not None and self._signature is not None:
+            self._signature = self.map.required(self._signature)
+
     def _make_cache(self) -> None:
         """Of its own: two graphs never share results by a name."""
         asked = self.options.get("cache")
@@ -305,7 +319,8 @@ class Node(Linkable, OfFunction[P, R_co]):
             from fast_dag.cache.store import NodeCache  # for those who cache
 
             node: Any = self  # pyright takes `func` for a method
-            self.cache = NodeCache(node, **asked)
+            kept = {} if self.map is None else {"max_entries": None}
+            self.cache = NodeCache(node, **{**kept, **asked})
 
     def _read(self, name: str | None) -> Signature:
         inputs = self.options.get("inputs")
@@ -332,7 +347,8 @@ class Node(Linkable, OfFunction[P, R_co]):
         if self._signature is not None:
             return self._signature
         assert self.workflow is not None
-        return self.workflow.signature
+        signature = self.workflow.signature
+        return signature if self.map is None else self.map.required(signature)
 
     @property
     def _origin(self) -> Any:
@@ -469,8 +485,17 @@ class Node(Linkable, OfFunction[P, R_co]):
             state = {**state, "func": func.__func__}
         self.__dict__.update(state)
         self._signature = None if self.workflow else self._read(self.name)
+        if self.map is not None and self._signature is not None:
+            self._signature = self.map.required(self._signature)
         self.__doc__ = self._origin.__doc__
         self._make_cache()
+
+
+if TYPE_CHECKING:
+
+    class Mapped(Node[P, R_co]):
+        """A node that maps its function: its result is a collection of what the function
+        returns."""
 
 
 def as_node(

@@ -47,6 +47,18 @@ if TYPE_CHECKING:
         stored: bool
         once: bool
 
+    class MapOptions(CommonOptions, total=False):
+        """The options of `dag.map`."""
+
+        over: str | Sequence[str] | None
+        product: Sequence[str] | None
+        keys: Callable[..., Any] | None
+        into: Callable[..., Any] | None
+        ordered: bool
+        on_error: Literal["fail", "keep", "drop"]
+        min_success: float | None
+        max_concurrency: SupportsIndex | None
+
     class AnyOptions(CommonOptions, total=False):
         """The options of `dag.any`."""
 
@@ -62,17 +74,23 @@ if TYPE_CHECKING:
 
         collect: str | None
 
-    class NodeOptions(AnyOptions, AllOptions, SelectOptions, total=False):
+    class NodeOptions(AnyOptions, AllOptions, SelectOptions, MapOptions, total=False):
         """The options of `dag.add_node`: those of every type of node."""
 
-    class CachedNodeOptions(CommonOptions, total=False):
-        """The options of `dag.cached_node` and `fsm.cached_state`."""
+    class CacheOptions(TypedDict, total=False):
+        """What `cached_node` and `cached_state` take besides."""
 
         ttl: Seconds | None
         cache_key: Sequence[str] | Callable[..., Any] | None
         version: str | int | None
         backend: Backend | None
-        max_entries: SupportsIndex
+        max_entries: SupportsIndex | None
+
+    class CachedNodeOptions(MapOptions, CacheOptions, total=False):
+        """The options of `dag.cached_node`."""
+
+    class CachedStateOptions(CommonOptions, CacheOptions, total=False):
+        """The options of `fsm.cached_state`."""
 
 
 WRONG: Final = (ValueError, TypeError, ArithmeticError)
@@ -118,6 +136,11 @@ def _units(value: Any) -> dict[str, int]:
     return {_text(name): count(units, 1) for name, units in asked.items()}
 
 
+def _units_told(asked: Mapping[str, int]) -> str:
+    told = (name if units == 1 else f"{units} {name}" for name, units in asked.items())
+    return f"uses {', '.join(told)}"
+
+
 def _whole(value: Any) -> int:
     return index(_only(value, not isinstance(value, bool)))
 
@@ -139,6 +162,20 @@ def _texts(value: Any) -> list[str]:
 def _different(value: Any) -> list[str]:
     texts = _texts(value)
     return _only(texts, len(set(texts)) == len(texts))
+
+
+def _names(value: Any) -> list[str]:
+    """One name, or a list of different names of which there is at least one."""
+    texts = _different([value] if isinstance(value, str) else value)
+    return _only(texts, bool(texts))
+
+
+def _function(value: Any) -> Any:
+    return _only(value, callable(value))
+
+
+def _share(value: Any) -> float:
+    return number(value, 1)
 
 
 def _errors(value: Any) -> Any:
@@ -178,12 +215,13 @@ class Option(Fields):
     words, read:
         What a value must be; what returns the value to keep, or raises ValueError.
     by_name:
-        How a file has a value that is no plain data: "exceptions" by where they are imported from,
-        a "registered" object by its name in a registry.
+        How a file has a value that is no plain data: a "function" or "exceptions" by where they are
+        imported from, a "registered" object by its name in a registry.
     label:
-        How `fast-dag show` tells it, as a format of the value; '' if it does not.
+        How `fast-dag show` tells it: a format, or a function, of the value; '' if it does not.
     type:
-        The only type of node that it fits; '' if it fits every type.
+        The only type of node that it fits, "map" for nodes that map their function; '' if it fits
+        every type.
     """
 
     __slots__ = ("by_name", "default", "doc", "label", "name", "read", "type", "words")
@@ -197,7 +235,7 @@ class Option(Fields):
         *,
         default: Any = None,
         by_name: str = "",
-        label: str = "",
+        label: str | Callable[[Any], str] = "",
         type: str = "",
     ) -> None:
         self.name = name
@@ -208,6 +246,14 @@ class Option(Fields):
         self.by_name = by_name
         self.label = label
         self.type = type
+
+    def told(self, value: Any) -> str:
+        """The option with a value, in words.
+
+        >>> OPTIONS["timeout"].told(2.5), OPTIONS["uses"].told({"db": 1, "api": 2})
+        ('timeout 2.5 s', 'uses db, 2 api')
+        """
+        return self.label.format(value) if isinstance(self.label, str) else self.label(value)
 
     def fits(self, value: Any) -> bool:
         """Whether a value is what it must be."""
@@ -243,7 +289,8 @@ CACHE_OPTIONS: Final = _table(
         "max_entries",
         "a count of at least 1",
         lambda value: count(value, 1),
-        "how many results are kept in memory; the least recently used make room",
+        "how many results are kept in memory; the least recently used make room; of a map all, "
+        "when not given",
         default=1024,
     ),
 )
@@ -321,6 +368,7 @@ OPTIONS: Final = _table(
         "the name of a limit, or a mapping of names to counts of at least 1",
         _units,
         "the limits that each attempt takes units of while it runs; see `Limits`",
+        label=_units_told,
     ),
     Option(
         "priority",
@@ -351,6 +399,7 @@ OPTIONS: Final = _table(
         lambda value: _only(value, isinstance(value, bool)),
         "wait for all edges in every mode",
         default=False,
+        label="wait",
         type="any",
     ),
     Option(
@@ -359,6 +408,7 @@ OPTIONS: Final = _table(
         lambda value: _only(value, isinstance(value, bool)),
         "it may return a list of branches, which are all taken",
         default=False,
+        label="several",
         type="select",
     ),
     Option(
@@ -366,7 +416,72 @@ OPTIONS: Final = _table(
         "the name of a parameter",
         _text,
         "the parameter that gets a dict of the edges even when there is one",
+        label="collect {}",
         type="all",
+    ),
+    Option(
+        "over",
+        "the name of a parameter, or a list of different names",
+        _names,
+        "a map: the function is called for each item of the collection that this parameter gets; "
+        "of several side by side",
+        label=lambda value: f"over {', '.join(value)}",
+        type="map",
+    ),
+    Option(
+        "product",
+        "a list of different names of parameters",
+        _names,
+        "a map over all combinations of the items of several collections, the last one fastest",
+        label=lambda value: f"product of {', '.join(value)}",
+        type="map",
+    ),
+    Option(
+        "keys",
+        "a function of the items",
+        _function,
+        "makes the key of each item: the map returns a dict",
+        by_name="function",
+        type="map",
+    ),
+    Option(
+        "into",
+        "a function of an iterator",
+        _function,
+        "is given the results as they come, and makes the value of the map",
+        by_name="function",
+        type="map",
+    ),
+    Option(
+        "ordered",
+        "True or False",
+        lambda value: _only(value, isinstance(value, bool)),
+        "whether `into` gets the results in the order of the items",
+        default=True,
+        type="map",
+    ),
+    Option(
+        "on_error",
+        "'fail', 'keep' or 'drop'",
+        lambda value: _only(value, value in ("fail", "keep", "drop")),
+        "what the failure of an item means: the map fails, an ItemError is in its place, or it is "
+        "left out",
+        default="fail",
+        type="map",
+    ),
+    Option(
+        "min_success",
+        "a fraction from 0 to 1",
+        _share,
+        "the least share of items that must complete; else the map fails",
+        type="map",
+    ),
+    Option(
+        "max_concurrency",
+        "a count of at least 1",
+        lambda value: count(value, 1),
+        "how many items may be in progress at once",
+        type="map",
     ),
     Option(
         "cache",
@@ -384,7 +499,7 @@ def checked(
     whose: str,
     node: str | None,
     *,
-    type: str = "",
+    type: str = "node",
     table: Mapping[str, Option] = OPTIONS,
     others: Iterable[str] = ("name", "replace"),
 ) -> dict[str, Any]:
@@ -411,6 +526,22 @@ def checked(
             raise InvalidNodeError(
                 f"{whose}: {name} is {option.words}, not {value!r}", node=node
             ) from None
-        if option.type and value and type != option.type:
-            raise InvalidNodeError(f"{whose}: {name}= is for @dag.{option.type}", node=node)
+        if option.type and value and option.type not in fitting(type):
+            advice = f"; {MAP_A_WORKFLOW}" if option.type == "map" else ""
+            raise InvalidNodeError(f"{whose}: {name}= is for @dag.{option.type}{advice}", node=node)
     return kept
+
+
+def fitting(type: str) -> tuple[str, str]:
+    """What the options have as `type` that a type of node takes.
+
+    >>> fitting("any"), fitting("node")
+    (('', 'any'), ('', 'map'))
+    """
+    return "", "map" if type == "node" else type
+
+
+MAP_A_WORKFLOW: Final = (
+    "map a workflow that this one is a part of: dag.map(workflow, over=...) calls it for each item"
+)
+"""What to do instead of a map of what is no plain node."""

@@ -171,7 +171,9 @@ def _mismatch(source: Node[..., Any], target: Node[..., Any], edge: Edge) -> Val
     collects = target.type is NodeType.ALL and target.options.get("collect") == edge.input
     if edge.output is not None or edge.input is None or source.type.decides or collects:
         return None
-    if source.workflow or target.workflow:
+    if source.workflow or target.workflow or source.map:
+        return None
+    if target.map is not None and edge.input in target.map.walked:
         return None
     # Calling a class makes an instance of it; its `__init__` returns None.
     is_class = isinstance(source.func, type)

@@ -351,6 +351,9 @@ class Workflow(Nestable):
         while execution is not None:
             if execution.graph is self._graph:
                 return execution
+            inside = execution.line_of(self._graph) if execution.is_map else None
+            if inside is not None:
+                return inside
             execution = execution.outer
         return self._last
 

@@ -7,6 +7,7 @@ from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from fast_dag.define.node import NodeType
+from fast_dag.define.options import OPTIONS
 from fast_dag.draw.picture import Box, Cluster, Form, Link, Picture
 from fast_dag.draw.words import brief, counted, duration, shown
 from fast_dag.errors import ValidationError, closest, names, text_of
@@ -236,6 +237,13 @@ class _Sketcher:
         for ends, times in counts.items():  # a return led there, no declared transition
             source, target = map(id_of, ends)
             links.append(Link(source, target, _times(times), is_dashed=True, taken=True))
+        failures = Counter() if run is None else _failures(run)
+        for ends in machine.on_error.items():
+            times = failures[ends]
+            source, target = map(id_of, ends)
+            label = f"on error {_times(times)}".rstrip()
+            taken = None if run is None else times > 0
+            links.append(Link(source, target, label, is_dashed=True, taken=taken))
         return links
 
 
@@ -268,10 +276,18 @@ def _times(times: int) -> str:
 
 
 def _transitions_taken(run: RunView) -> Counter[tuple[str, str]]:
-    """How often a machine went from one state to another, as far as it keeps its history. A state
-    that failed is tried again, which is no transition."""
+    """How often a machine went from one state to another, as far as it keeps its history, where
+    the state did not fail."""
     return Counter(
         (before.node, after.node) for before, after in pairwise(run.spans) if not before.failed
+    )
+
+
+def _failures(run: RunView) -> Counter[tuple[str, str]]:
+    """How often the failure of one state led to another, as far as the machine keeps its
+    history."""
+    return Counter(
+        (before.node, after.node) for before, after in pairwise(run.spans) if before.failed
     )
 
 
@@ -289,4 +305,9 @@ def _about(node: Node[..., Any]) -> list[str]:
         options.append("cached")
     if node.run_in:
         options.append(f"runs in {node.run_in}")
+    options += [
+        OPTIONS[name].told(node.options[name])
+        for name in ("several", "wait", "uses", "priority")
+        if node.options.get(name)
+    ]
     return [*lines, ", ".join(options)] if options else lines

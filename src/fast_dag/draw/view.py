@@ -89,11 +89,13 @@ class WorkflowView(NamedTuple):
 
 
 class MachineView(NamedTuple):
-    """What a machine has besides its states."""
+    """What a machine has besides its states. `on_error` has, for a state, the one that its failure
+    leads to."""
 
     transitions: Sequence[Transition]
     initial: Collection[str]
     terminal: Collection[str]
+    on_error: Mapping[str, str]
 
 
 class RunView(NamedTuple):
@@ -147,6 +149,10 @@ class Span(NamedTuple):
 # The same without functions, so that it pickles.
 
 
+_TOLD = ("wait", "several", "uses", "priority")
+"""The options of nodes that a plain node has besides those below."""
+
+
 class PlainNode(NamedTuple):
     """What pictures and reports know of a node. Of a nested workflow they know its description."""
 
@@ -160,6 +166,7 @@ class PlainNode(NamedTuple):
     run_in: str | None
     cache: bool | None
     workflow: PlainWorkflow | None
+    map: bool
 
     @classmethod
     def of(cls, node: Node[..., Any]) -> PlainNode:
@@ -172,12 +179,13 @@ class PlainNode(NamedTuple):
             node.type,
             node.description,
             tuple(node.inputs),
-            {"wait": True} if node.options.get("wait") else {},
+            {name: node.options[name] for name in _TOLD if name in node.options},
             node.retry,
             node.timeout,
             node.run_in,
             None if node.cache is None else True,
             None if workflow is None else PlainWorkflow(workflow.description),
+            node.map is not None,
         )
 
 

@@ -48,6 +48,7 @@ from fast_dag.drive.job import (
 from fast_dag.drive.slots import Slots
 from fast_dag.drive.timers import Timers
 from fast_dag.errors import TimeoutError, failures
+from fast_dag.plan.map_plan import BATCHES
 from fast_dag.run.execution import current
 from fast_dag.watch import log
 
@@ -74,6 +75,17 @@ if TYPE_CHECKING:
         def of(self, node: Node[..., Any], /, *, stays: bool = False) -> Lane:
             """The lane of a node's calls; with `stays`, not in another process."""
             ...
+
+        def apart(self, execution: Execution, role: str, /) -> Lane:
+            """The lane of what a map calls in a thread of its own."""
+            ...
+
+        def items(self, execution: Execution, /) -> Lane:
+            """The lane of the batches of a map to other processes."""
+            ...
+
+        def leave(self, execution: Execution, /) -> None:
+            """The execution of a map has ended: end the threads that it had."""
 
 
 GRACE = 5.0
@@ -181,15 +193,18 @@ class Dispatcher:
         jobs.reverse()
         return jobs
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException, job: Job | None = None) -> None:
         """End the run because of an exception that is not a node's failure, such as SystemExit in a
-        worker thread."""
+        worker thread; `job` is the one whose call raised it."""
         with self.guard():
             if self.over:
                 return
             if self.crash is not None:
                 error.__context__ = self.crash
             self.crash = error
+            self.execution.failures.crashed = (
+                None if job is None or job.index == _NO_NODE else job.path
+            )
         self.abort("cancelled")
 
     def break_off(self, error: BaseException) -> None:
@@ -297,7 +312,7 @@ class Dispatcher:
         self, execution: Execution, parent: Job | None, generation: int, jobs: list[Job]
     ) -> None:
         """Begin an execution that is open."""
-        if execution.resources is not None:
+        if execution.resources is not None and not execution.is_map:
             execution.resources.when_lost = partial(self._lost, execution)
         ready: list[int] = []
         try:
@@ -323,7 +338,10 @@ class Dispatcher:
         for index in ready:
             step = execution.plan.steps[index]
             job = Job(execution, index, step, opened.parent)
-            if step.node.workflow is None:
+            if step.role:
+                job.lane = self._lane_of(job)
+                self._slots.queue(job)
+            elif not step.nests:
                 job.is_plain = follows and step.plain is not None
                 job.lane = self._lane_of(job)
                 self._slots.queue_new(job)
@@ -331,6 +349,10 @@ class Dispatcher:
                 self._slots.queue(job)
 
     def _lane_of(self, job: Job) -> Lane:
+        if job.step.role:
+            return self.lanes.apart(job.execution, job.step.role)
+        if job.index <= BATCHES and not job.index % 2 and not job.execution.is_here:  # type: ignore[attr-defined]
+            return self.lanes.items(job.execution)
         policy = job.step.policy
         return self.lanes.of(job.step.node, stays=policy is not None and bool(policy.resources))
 
@@ -384,7 +406,9 @@ class Dispatcher:
         outcome."""
         execution, parent = opened.execution, opened.parent
         status = self._status_of(execution)
-        if execution.resources is not None:
+        if execution.is_map:
+            self.lanes.leave(execution)
+        elif execution.resources is not None:
             execution.resources.when_lost = None
         outcome = STOPPED
         try:
@@ -449,7 +473,7 @@ class Dispatcher:
                 job.variables = self.variables.copy()
                 job.effects = execution.effects_of(job.index, (job.args, job.kwargs))
                 job.todo, job.answer = ADVANCE, None
-            elif job.step.node.uses:
+            elif job.step.uses:
                 job.todo = CLAIM
 
     def _advance(self, job: Job, jobs: list[Job]) -> None:
@@ -512,16 +536,17 @@ class Dispatcher:
             job.func, job.args, job.kwargs = effect.func, effect.args, _NO_KEYWORDS
             job.timeout = None  # `begins` sets one for cleanup
             job.lane = self.lanes.loop if effect.is_async else self.lanes.home
+            if effect.role:
+                job.lane = self.lanes.apart(job.execution, effect.role)
             if hook is not None and hook.makes_calls and not effect.is_async:
                 job.lane = hook
         else:
             job.func, (job.args, job.kwargs) = job.step.call, effect
-            job.timeout = job.step.node.timeout
-            nested = job.step.node.workflow is not None
-            job.lane = None if nested else self._lane_of(job)
+            job.timeout = job.step.timeout
+            job.lane = None if job.step.nests else self._lane_of(job)
             if hook is not None and hook.makes_calls and job.lane in self._here:
                 job.lane = hook
-            if job.step.node.uses:
+            if job.step.uses:
                 job.todo = CLAIM
 
     @property
@@ -620,7 +645,9 @@ class Dispatcher:
             jobs.extend(self.ended(job, generation, STOPPED))
             return
         try:
-            child = job.execution.child(job.index, job.kwargs)
+            child = job.execution.nested(job.index, (job.args, job.kwargs))
+            if child.is_map:
+                self._prepare(child, job)
             child.open()
         except failures() as error:
             jobs.extend(self.ended(job, generation, Outcome(False, error)))
@@ -629,6 +656,29 @@ class Dispatcher:
         else:
             self.watch(job, generation)
             self._enter(child, job, generation, jobs)
+
+    def _prepare(self, child: Execution, job: Job) -> None:
+        """Prepare the execution of a map."""
+        mapping: Any = child
+        mapping.places = self._slots.places_of(job.step)
+        if job.step.nested.item.nests:
+            mapping.is_here = self.execution.settings.stays_here
+        else:
+            lane = self.lanes.of(job.step.node)
+            mapping.is_here, mapping.travels = lane.shares_memory, lane.takes_batches
+        mapping.call_soon = partial(self.look_again, mapping)
+
+    def look_again(self, execution: Any) -> None:
+        """Ask the execution of a map what may start, because something has changed."""
+        with self.guard():
+            if self.over or execution not in self._open:
+                return
+            ready = execution.more()
+            if not ready:
+                return
+            self._add(self._open[execution], ready)
+            jobs = self._picked()
+        self.go_on(jobs)
 
     def _return(self, job: Job, jobs: list[Job]) -> None:
         """Go on with a node after the workflow nested in it ended."""
@@ -798,7 +848,7 @@ class Dispatcher:
             is_owner = not self.over and job.generation == generation
             if is_owner:
                 self._take_in(job)
-        self.fail(error)
+        self.fail(error, job)
         if not is_owner:
             return []
         job.todo, job.answer = CONCLUDE, STOPPED
@@ -830,7 +880,7 @@ class Dispatcher:
                 return
             job.timer, job.is_late = None, True
             if job.lane is None:  # its nested workflow is stopped, and the job ends with that
-                jobs, given_up = self._stopped(job.execution.children[job.step.name])
+                jobs, given_up = self._stopped(job.execution.child_of(job.index))
             elif not job.lane.ends_calls:
                 self._take_in(job)
         for each in given_up:
@@ -1036,7 +1086,7 @@ def late_error(job: Job) -> TimeoutError:
             "has for it once it is cut short",
             timeout=job.timeout,
         )
-    timeout = job.step.node.timeout
+    timeout = job.step.timeout
     return TimeoutError(
         f"node {job.path!r} did not end within its timeout of {timeout:g} s",
         node_name=job.path,

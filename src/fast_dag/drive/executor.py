@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 
 def refuse(executor: Executor) -> None:
     """Raise MissingExtraError if the executor may use other processes and cloudpickle is not
-    installed."""
+    installed, ValidationError if it is `Workers` that are shut down."""
     from concurrent.futures import ThreadPoolExecutor
 
-    if not isinstance(executor, ThreadPoolExecutor):
+    check = getattr(executor, "_fast_dag_check", None)
+    if check is not None:
+        check()
+    elif not isinstance(executor, ThreadPoolExecutor):
         needed("cloudpickle", extra="process", purpose="executors of other processes")
 
 
@@ -169,7 +172,7 @@ class ExecutorLane(RemoteLane):
         error = future.exception()
         if error is not None:
             if not isinstance(error, Exception):
-                self.dispatcher.fail(error)
+                self.dispatcher.fail(error, job)
             lost = ExecutionError(
                 f"the executor lost node {job.path!r}: {type(error).__name__}: {text_of(error)}",
                 node_name=job.path,

@@ -277,27 +277,27 @@ def _outcome_of(execution: Execution, index: int, waiter: Waiter) -> Outcome:
         return waiter.carry_out(effects, _no_function, copy_context())
     step = execution.plan.steps[index]
     call = step.call
-    if step.node.uses:
+    if step.uses:
         call = partial(_limited, execution, step)
-    elif step.node.workflow is not None:
+    elif step.nests:
         call = partial(_nested_value, execution, index, waiter)
     if not execution.is_surrounded(step):
         return _called(call, *attempt, waiter)
     policy = execution.sole_policy(step)
     if policy is not None:
-        value = policy.call_inline(execution, attempt, call, waiter)
+        value = policy.call_inline(execution.host_of(index), attempt, call, waiter)
         return value if type(value) is Outcome else Outcome(True, value)
-    return _carried_out(execution, step, attempt, call, waiter)
+    return _carried_out(execution, index, attempt, call, waiter)
 
 
 def _carried_out(
-    execution: Execution, step: Step, attempt: Attempt, call: Callable[..., Any], waiter: Waiter
+    execution: Execution, index: int, attempt: Attempt, call: Callable[..., Any], waiter: Waiter
 ) -> Outcome:
     variables = copy_context()
     try:
-        return waiter.carry_out(execution.effects_of(step.index, attempt), call, variables)
+        return waiter.carry_out(execution.effects_of(index, attempt), call, variables)
     except BaseException:
-        left = execution.effects_of_cancelled(step)
+        left = execution.effects_of_cancelled(execution.plan.steps[index])
         if left is not None:
             waiter.carry_out(left, call, variables)
         raise
@@ -341,10 +341,17 @@ async def _giving_back(coroutine: Coroutine[Any, Any, Any], claim: Claim) -> Any
         claim.leave()
 
 
-def _nested_value(execution: Execution, index: int, waiter: Waiter, /, **inputs: Any) -> Any:
-    """The value of a nested workflow. Raises the error that ended it."""
-    child = execution.child(index, inputs)
-    _drive(child, waiter)
+def _nested_value(
+    execution: Execution, index: int, waiter: Waiter, /, *args: Any, **inputs: Any
+) -> Any:
+    """The value of a nested workflow, or of a map. Raises the error that ended it."""
+    child = execution.nested(index, (args, inputs))
+    if child.is_map:
+        from fast_dag.drive.inline_map import drive_map  # for those who map
+
+        drive_map(child, waiter, _outcome_of)  # type: ignore[arg-type]
+    else:
+        _drive(child, waiter)
     error = child.exception()
     if error is not None:
         raise error

@@ -36,6 +36,8 @@ class Lane(ABC):
 
     calls_here = False  # whether the thread that takes a job calls its function itself
     ends_calls = False  # whether a call that was given up ends soon, and its end is reported
+    shares_memory = True  # whether calls happen in this process
+    takes_batches = False  # whether the items of a map can be sent there together
     kills_calls = False  # whether a call that was given up is killed
 
     @abstractmethod
@@ -103,7 +105,7 @@ class Job:
         self.func: Callable[..., Any] = step.call
         self.args: Sequence[Any] = ()
         self.kwargs: dict[str, Any] = {}
-        self.timeout = step.node.timeout
+        self.timeout = step.timeout
         self.deadline: float | None = None  # of the call that is being made, if it has one
         self.timer: Any = None  # of that call, or of a wait; cancelled when this ends
         self.is_plain = False  # whether the thread may go on with plain nodes after it
@@ -138,6 +140,8 @@ class Job:
         way = (execution.ways or execution.find_ways()).to_end[index]
         while job is not None:
             outer = job.execution
+            if outer.is_map:  # items begun earlier go first, whatever is in them
+                way, index = 0.0, job.index
             way += (outer.ways or outer.find_ways()).after[job.index]
             job = job.parent
         priority = execution.priority_of(index) if has_priorities else 0

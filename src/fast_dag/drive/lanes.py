@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fast_dag.drive.job import Lane
     from fast_dag.drive.loops import LoopLane, ThreadedLoopLane
     from fast_dag.drive.threads import ThreadLane
+    from fast_dag.run.execution import Execution
     from fast_dag.run.settings import Settings
 
 
@@ -39,6 +40,7 @@ class Lanes:
         self._known: dict[Node[..., Any], Lane] = {}
         self._processes: Lane | None = None
         self._executor: Lane | None = None
+        self._apart: dict[tuple[Execution, str], Lane] = {}
 
     def of(self, node: Node[..., Any], *, stays: bool = False) -> Lane:
         """The lane of a node's calls; with `stays`, not in another process."""
@@ -65,18 +67,53 @@ class Lanes:
             return self.processes
         return self.home
 
+    def apart(self, execution: Execution, role: str) -> Lane:
+        """The lane of what a map calls besides its items: its own thread, which takes no place of
+        others; the loop, if that is async."""
+        mapping: Any = execution
+        if mapping.is_role_async(role):
+            return self.loop
+        lane = self._apart.get((execution, role))
+        if lane is None:
+            from fast_dag.drive.apart import ApartLane
+
+            lane = self._apart[execution, role] = ApartLane(self.dispatcher)
+        return lane
+
+    def leave(self, execution: Execution) -> None:
+        """The execution of a map has ended: end the threads that it had."""
+        for key in [key for key in self._apart if key[0] is execution]:
+            self._apart.pop(key).close(abandon=False)
+
+    def items(self, execution: Execution) -> Lane:
+        """The lane of the batches of a map to worker processes."""
+        lane = self._apart.get((execution, "items"))
+        if lane is None:
+            from fast_dag.drive.process_items import ItemsLane  # needs the extra `process`
+
+            processes: Any = self.processes
+            lane = self._apart[execution, "items"] = ItemsLane(processes, execution)
+        return lane
+
     @property
     def processes(self) -> Lane:
-        """The lane of this run's own worker processes."""
-        if self._processes is None:
-            from fast_dag.drive.processes import ProcessLane  # needs the extra `process`
+        """The lane to worker processes: those of the `Workers` that the run was given, else its
+        own."""
+        lane = self._processes
+        if lane is None:
+            shared = getattr(self.settings.executor, "_fast_dag_lane", None)
+            if shared is None:
+                from fast_dag.drive.process_lane import ProcessLane  # needs the extra `process`
 
-            self._processes = ProcessLane(self.dispatcher)
-        return self._processes
+                shared = ProcessLane
+            lane = self._processes = shared(self.dispatcher)
+        return lane
 
     def executor(self, node: Node[..., Any]) -> Lane:
         """The lane of the caller's executor. A node that takes the context goes there only if the
         executor uses threads; else it stays in a thread of the run."""
+        if hasattr(self.settings.executor, "_fast_dag_lane"):
+            return self.threads if node.signature.takes_context else self.processes
         from fast_dag.drive.executor import ExecutorLane
 
         if self._executor is None:
@@ -93,5 +130,5 @@ class Lanes:
 
     def close(self, *, abandon: bool) -> None:
         """Close all lanes; see `Lane.close`."""
-        for lane in (*self.elsewhere, self.threads, self.loop):
+        for lane in (*self._apart.values(), *self.elsewhere, self.threads, self.loop):
             lane.close(abandon=abandon)

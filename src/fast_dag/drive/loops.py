@@ -216,7 +216,7 @@ class LoopLane(Lane):
             self.dispatcher.kill()  # the loop was closed before the run had ended
             return STOPPED
         elif not isinstance(error, Exception):
-            self.dispatcher.fail(error)
+            self.dispatcher.fail(error, job)
             return STOPPED
         return Outcome(False, error)
 

@@ -11,6 +11,7 @@ import sys
 import traceback
 import zlib
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import cache, lru_cache
 from importlib import import_module
 from time import perf_counter
@@ -23,7 +24,9 @@ from fast_dag.call.effects import Outcome
 from fast_dag.context import Context, FSMContext, again
 from fast_dag.define.node import FunctionOfNode, Node, importable
 from fast_dag.drive import faults, scripts
+from fast_dag.drive.buffers import Outgoing, whole
 from fast_dag.drive.faults import words_of
+from fast_dag.drive.protocol import PASSES, Packed
 from fast_dag.errors import (
     ExecutionError,
     TimeoutError,
@@ -34,10 +37,15 @@ from fast_dag.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import logging
+    from collections.abc import Callable, Mapping, Sequence
     from types import ModuleType
+    from typing import TypeVar
 
     from fast_dag.drive.job import Job
+    from fast_dag.drive.protocol import Message
+
+    Sent = TypeVar("Sent", bytes, Packed)
 
 Names = dict[str, object]
 """What a worker that has imported the main script found there; see `names_of`."""
@@ -50,37 +58,63 @@ Bell = tuple[str, bytes]
 """The path of a named pipe on this machine, and the bytes to write into it when a call begins."""
 
 
-def pack(job: Job, names: Names | None = None, bell: Bell | None = None) -> bytes:
-    """A job's call as bytes. Raises ExecutionError, which names the value that cannot be pickled.
+def pack(job: Job, bell: Bell | None = None) -> bytes:
+    """A job's call for an executor, as bytes. Raises ExecutionError, which names the value that
+    cannot be pickled.
+
+    Its processes may not have imported the main script: all of that is sent by value.
+
+    Parameters
+    ----------
+    bell:
+        The bell that the other process rings when the call begins, if it is on this machine.
+    """
+    _send_files_by_value()
+    # Makes each submission unique, because a cluster may return the outcome of an equal one.
+    token = os.urandom(8)
+    try:
+        return _dumps((_call_of(job, None), token, bell))
+    except Exception as error:
+        raise _unpicklable(job, error, None) from error
+
+
+def packed_call(job: Job, names: Names) -> Packed:
+    """A job's call for a worker process. Raises ExecutionError, which names the value that cannot
+    be pickled.
 
     Parameters
     ----------
     names:
-        What the worker has of the main script: these things are sent by name. None for a process
-        that may not have imported the main script: all of the script is sent by value.
-    bell:
-        The bell that the other process rings when the call begins, if it is on this machine.
+        What the worker has of the main script: these things are sent by name.
     """
-    func: Any = job.func
-    where = importable(job.step.node) if func is job.step.node.func else None
-    if where is not None and _reachable(where, names):
-        func = where
-    if names is None:
-        _send_files_by_value()
-    context = job.step.node.signature.takes_context
-    # Makes each submission unique, because a cluster may return the outcome of an equal one.
-    token = os.urandom(8)
-    call = (func, _without_results(job.args), _without_results(job.kwargs), context, token, bell)
     try:
-        return _dumps(call, names)
+        return packed(_call_of(job, names), names)
     except Exception as error:
         raise _unpicklable(job, error, names) from error
 
 
-def unpack(job: Job, packed: bytes) -> Outcome:
+def packed_function(func: Any, args: Any, kwargs: Any, names: Names) -> Packed:
+    """A call of a function that is of no node."""
+    return packed((func, _without_results(args), _without_results(kwargs), False, None), names)
+
+
+def _call_of(job: Job, names: Names | None) -> Call:
+    func: Any = job.func
+    where = importable(job.step.node) if func is job.step.node.func else None
+    if where is not None and _reachable(where, names):
+        func = where
+    args, kwargs = _without_results(job.args), _without_results(job.kwargs)
+    return func, args, kwargs, job.step.node.signature.takes_context, None
+
+
+Call = tuple[Any, "Sequence[Any]", "Mapping[str, Any]", bool, "Mapping[str, str] | None"]
+"""A function, its arguments, whether it takes the context, and a carrier."""
+
+
+def unpack(job: Job, answer: bytes | Message) -> Outcome:
     """The outcome of a job's call."""
     try:
-        ok, value, extra, seconds = pickle.loads(packed)
+        ok, value, extra, seconds = unpacked(answer)
     except Exception as error:
         lost = ExecutionError(
             f"the outcome of node {job.path!r} cannot be unpickled: {text_of(error)}"
@@ -97,17 +131,22 @@ def unpack(job: Job, packed: bytes) -> Outcome:
                 timeout=job.timeout,
             ),
         )
-    if ok is None:
-        failed = ExecutionError(f"node {job.path!r}: {value}", node_name=job.path)
-        failed.__cause__ = extra
-        return Outcome(False, failed)
     if ok:
         job.execution.context.metadata.update(extra)
-    else:
-        add_note(value, *extra)
-        if not isinstance(value, failures()):
-            raise value
-    return Outcome(ok, value)
+        return Outcome(True, value)
+    return failed(job.path, ok, value, extra)
+
+
+def failed(path: str, ok: bool | None, value: Any, extra: Any) -> Outcome:
+    """The outcome of a call that did not return, as the other process told it."""
+    if ok is None:
+        error = ExecutionError(f"node {path!r}: {value}", node_name=path)
+        error.__cause__ = extra
+        return Outcome(False, error)
+    add_note(value, *extra)
+    if not isinstance(value, failures()):
+        raise value
+    return Outcome(False, value)
 
 
 def _without_results(values: Any) -> Any:
@@ -119,7 +158,7 @@ def _without_results(values: Any) -> Any:
 
 def _sent(value: Any) -> Any:
     if not isinstance(value, Context):
-        return value
+        return whole(value)
     kind = FSMContext if isinstance(value, FSMContext) else Context
     return kind(metadata=dict(value.metadata))
 
@@ -142,24 +181,60 @@ def _unpicklable(job: Job, error: Exception, names: Names | None) -> ExecutionEr
 # In the other process. Nothing that a user's object raises may end that process.
 
 
-def run_packed(packed: bytes, begins: Callable[[], None] | None = None) -> bytes:
-    """Unpack a call, make it, and pack its outcome. When the call begins, `begins` is called; if it
-    is None, the call's bell is rung."""
+def run_packed(packed: bytes) -> bytes:
+    """Unpack a call that came through an executor, make it, and pack its outcome. When it begins,
+    its bell is rung."""
     start = perf_counter()
     try:
-        func, args, kwargs, takes_context, _, bell = pickle.loads(packed)
-        func = func.find() if isinstance(func, FunctionOfNode) else func
+        call, _, bell = pickle.loads(packed)
+        call = _with_function(call)
     except BaseException as error:
-        text = f"its call cannot be unpickled there: {type(error).__name__}: {words_of(error)}"
-        return _failed(None, text, error, start)
-    if begins is not None:
-        begins()
-    elif bell is not None:
+        return _sent_back(not_unpickled(error), start, _dumps)
+    if bell is not None:
         _ring(*bell)
+    return _sent_back(_made(*call), start, _dumps)
+
+
+def run_call(message: Message, begins: Callable[[], None]) -> Packed:
+    """Unpack a call in a worker, make it, and pack its outcome. `begins` is called when it
+    begins."""
+    start = perf_counter()
+    try:
+        call = _with_function(unpacked(message))
+    except BaseException as error:
+        return _sent_back(not_unpickled(error), start, packed)
+    begins()
+    return _sent_back(_made(*call), start, packed)
+
+
+Told = tuple["bool | None", Any, Any, float]
+"""How a call ended: whether it returned, None if it could not be made or told; its value, or what
+it raised; the metadata that changed, or notes; and the seconds that it took."""
+
+
+def _with_function(call: Call) -> Call:
+    func = call[0]
+    return (func.find(), *call[1:]) if isinstance(func, FunctionOfNode) else call
+
+
+def not_unpickled(error: BaseException) -> Told:
+    text = f"its call cannot be unpickled there: {type(error).__name__}: {words_of(error)}"
+    return None, text, error, 0.0
+
+
+def _made(
+    func: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    takes_context: bool,
+    carrier: Mapping[str, str] | None,
+) -> Told:
+    """Make a call in this process."""
     contexts = [each for each in (*args, *kwargs.values()) if isinstance(each, Context)]
     context = contexts[0] if takes_context and contexts else None
     before = {} if context is None else dict(context.metadata)
     start = perf_counter()
+    token = None if carrier is None else carried.set(carrier)
     try:
         value = func(*args, **kwargs)
         if type(value) is CoroutineType:
@@ -167,34 +242,112 @@ def run_packed(packed: bytes, begins: Callable[[], None] | None = None) -> bytes
 
             value = asyncio.run(value)
     except BaseException as error:  # SystemExit, too, must reach the run's caller
-        return _failed(False, error, _notes_on(error), start)
+        return False, error, _notes_on(error), perf_counter() - start
+    finally:
+        if token is not None:
+            carried.reset(token)
     seconds = perf_counter() - start
     changed = {
         key: new
         for key, new in (() if context is None else context.metadata.items())
         if key not in before or before[key] is not new
     }
+    return True, whole(value), changed, seconds
+
+
+class Head:
+    """What the calls of a batch have in common: a function, and its arguments, in which each item's
+    values take the `places`: positions and names.
+
+    >>> Head(pow, [None, 2], {}, [0]).made((7,))[:2]
+    (True, 49)
+    """
+
+    __slots__ = ("args", "func", "kwargs", "places")
+
+    def __init__(
+        self,
+        func: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        places: Sequence[int | str],
+    ) -> None:
+        self.func = func
+        self.args = args
+        self.kwargs = kwargs
+        self.places = places
+
+    def __getstate__(self) -> Any:
+        return self.func, self.args, self.kwargs, self.places
+
+    def __setstate__(self, state: Any) -> None:
+        func, self.args, self.kwargs, self.places = state
+        self.func = func.find() if isinstance(func, FunctionOfNode) else func
+
+    def made(self, item: Sequence[Any]) -> Told:
+        """Call the function for one item."""
+        args, kwargs = list(self.args), dict(self.kwargs)
+        for place, value in zip(self.places, item, strict=True):
+            if isinstance(place, int):
+                args[place] = value
+            else:
+                kwargs[place] = value
+        return _made(self.func, args, kwargs, False, None)
+
+
+def packed_all(told: list[Told]) -> Packed:
+    """How several calls ended. What cannot be pickled of one costs no other."""
     try:
-        return _dumps((True, value, changed, seconds))
+        return packed(told)
+    except BaseException:
+        return packed([_sent_back(each, perf_counter(), _dumps) for each in told])
+
+
+def unpacked_all(message: Message) -> list[Told]:
+    """What `packed_all` packed."""
+    return [unpacked(each) if type(each) is bytes else each for each in unpacked(message)]
+
+
+carried: ContextVar[Mapping[str, str] | None] = ContextVar("fast_dag carrier", default=None)
+"""The carrier of the call that this process makes."""
+
+
+def _sent_back(told: Told, start: float, dumps: Callable[[Any], Sent]) -> Sent:
+    """How a call ended, packed; if that cannot be pickled, what can be told of it."""
+    ok, value, _, _ = told
+    try:
+        return dumps(told)
     except BaseException as error:
-        text = f"its result, a {type(value).__name__}, cannot be pickled: {words_of(error)}"
-        return _failed(None, text, None, start)
+        seconds = perf_counter() - start
+        if ok:
+            text = f"its result, a {type(value).__name__}, cannot be pickled: {words_of(error)}"
+        else:
+            text = value if isinstance(value, str) else f"{type(value).__name__}: {words_of(value)}"
+            text = f"{text}\n(nothing else of it can be pickled)"
+        return dumps((None, text, None, seconds))
 
 
-def failure_of(error: BaseException) -> bytes:
-    """The answer of a worker that cannot take calls because of this error."""
+def failure_of(error: BaseException) -> Packed:
+    """The answer of a worker that cannot take calls because importing the main script raised."""
     if not isinstance(error, ValidationError):  # whose message is enough
         add_note(error, *_notes_on(error))
-    return _failed(None, f"{type(error).__name__}: {words_of(error)}", error, perf_counter())
+    start = perf_counter()
+    text = f"importing the main script failed: {type(error).__name__}: {words_of(error)}"
+    return _sent_back((None, text, error, 0.0), start, packed)
 
 
-def _failed(ok: bool | None, value: Any, extra: Any, start: float) -> bytes:
-    seconds = perf_counter() - start
+def packed_record(record: logging.LogRecord) -> Packed:
+    """A log record, without what only its own process can have."""
+    import logging
+
+    facts = dict(vars(record), msg=record.getMessage(), args=None, exc_info=None)
+    if record.exc_info and not record.exc_text:
+        facts["exc_text"] = logging.Formatter().formatException(record.exc_info)
     try:
-        return _dumps((ok, value, extra, seconds))
-    except BaseException:
-        text = value if isinstance(value, str) else f"{type(value).__name__}: {words_of(value)}"
-        return _dumps((None, f"{text}\n(nothing else of it can be pickled)", None, seconds))
+        return packed(facts)
+    except Exception:
+        plain = (bool, int, float, str, type(None))
+        return packed({key: each for key, each in facts.items() if isinstance(each, plain)})
 
 
 def _notes_on(error: BaseException) -> list[str]:
@@ -232,14 +385,35 @@ def _ring(path: str, token: bytes) -> None:
 # Pickling.
 
 
+def packed(value: Any, names: Names | None = None) -> Packed:
+    """A value for another process of this program: a pickle, and its large buffers apart from it,
+    if there is room for them."""
+    outgoing = Outgoing() if PASSES else None
+    data = _dumps(value, names, outgoing=outgoing)
+    if outgoing is None:
+        return Packed(data)
+    try:
+        return Packed(data, outgoing.spans())
+    except OSError:
+        return Packed(_dumps(value, names))
+
+
+def unpacked(packed: bytes | Message) -> Any:
+    """A value that came from another process."""
+    if isinstance(packed, bytes):
+        return pickle.loads(packed)
+    return pickle.loads(packed.data, buffers=packed.buffers)
+
+
 def _dumps(
     value: Any,
     names: Names | None = None,
     above: tuple[int, ...] = (),
     root: BaseException | None = None,
+    outgoing: Outgoing | None = None,
 ) -> bytes:
     buffer = io.BytesIO()
-    _pickler()(buffer, names, above, root).dump(value)
+    _pickler()(buffer, names, above, root, outgoing).dump(value)
     return buffer.getvalue()
 
 
@@ -265,8 +439,9 @@ def _pickler() -> Any:
             names: Names | None,
             above: tuple[int, ...],
             root: BaseException | None,
+            outgoing: Outgoing | None,
         ) -> None:
-            super().__init__(file)
+            super().__init__(file, buffer_callback=outgoing)
             self._names = names
             self.inside(above, root)
 

@@ -1,6 +1,4 @@
-"""Worker processes: each belongs to a thread of its own, which sends it one call at a time.
-
-So it is always known which call a process is making, and its thread sees its death at once.
+"""Worker processes: how one is started, what it is sent, how it ends.
 
 They are not forked, but started as programs of their own. They are not started by multiprocessing
 either: its processes are daemons, which may not have children, or they keep the interpreter from
@@ -11,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -20,23 +17,30 @@ import threading
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker, spawn
 from multiprocessing.connection import Pipe
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from fast_dag._extras import needed
-from fast_dag.call.effects import STOPPED, Outcome
-from fast_dag.drive import payload, scripts
-from fast_dag.drive.job import Lane
-from fast_dag.drive.worker import BEGINS, END
-from fast_dag.errors import ExecutionError, ValidationError, text_of
+from fast_dag.drive import payload, reloads, scripts
+from fast_dag.drive.faults import words_of
+from fast_dag.drive.protocol import (
+    CALL,
+    END,
+    LOG,
+    PART,
+    RESULT,
+    VERSION,
+    Cell,
+    Channel,
+    Packed,
+)
+from fast_dag.errors import ExecutionError, ValidationError, add_note
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
 
-    from fast_dag.drive.dispatcher import Dispatcher
-    from fast_dag.drive.job import Job
+    from fast_dag.drive.protocol import Message
 
 GRACE = 5.0
 """Seconds in which an idle worker must end when it is told to. After that it is killed."""
@@ -53,231 +57,174 @@ def refuse() -> None:
         )
 
 
-class ProcessLane(Lane):
-    """The lane to worker processes, which are started on demand. If one dies or is killed, only the
-    node that it was running fails."""
-
-    kills_calls = True
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self.dispatcher = dispatcher
-        self._lock = threading.Lock()
-        self._idle: list[_Worker] = []
-        self._workers: set[_Worker] = set()
-        self._given_up: list[_Worker] = []
-        self._closed = False
-
-    def launch(self, job: Job) -> None:
-        with self._lock:
-            if self._closed:  # the run ended before the job arrived here
-                return
-            if self._idle:
-                worker = self._idle.pop()
-            else:
-                worker = _Worker(self)
-                self._workers.add(worker)
-        worker.inbox.put((job, job.generation))
-
-    def rest(self, worker: _Worker) -> None:
-        """Called by a worker that has nothing to do."""
-        with self._lock:
-            self._idle.append(worker)
-
-    def give_up(self, job: Job) -> None:
-        with self._lock:
-            worker = next((each for each in self._workers if each.job is job), None)
-            if worker is None:
-                return
-            self._workers.discard(worker)
-            self._given_up.append(worker)
-        worker.kill()
-
-    def close(self, *, abandon: bool) -> None:
-        with self._lock:
-            self._closed = True
-            workers = list(self._workers)
-        for worker in workers:
-            worker.inbox.put(None)
-        if abandon:
-            for worker in workers:
-                if worker.job is not None:
-                    worker.kill()
-        # Also those that were killed: unlike a thread, a killed process always ends.
-        for worker in (*workers, *self._given_up):
-            worker.thread.join()
+class LostError(Exception):
+    """Raised when a worker process died before it answered."""
 
 
-class _Worker:
-    """A thread that has one process make the calls of one job after another."""
+class Process:
+    """A worker process: a new interpreter at the other end of a pipe. `start` starts it; from then
+    on it makes one call after another. One thread has it at a time, but any may kill it."""
 
-    def __init__(self, lane: ProcessLane) -> None:
-        self.lane = lane
-        self.inbox: SimpleQueue[tuple[Job, int] | None] = SimpleQueue()
-        self.job: Job | None = None
-        self._killed = False
-        self._process: _Process | None = None
-        variables = lane.dispatcher.variables.copy()
-        self.thread = threading.Thread(
-            target=variables.run, args=(self._work,), name="fast_dag worker", daemon=True
-        )
-        self.thread.start()
-
-    def _work(self) -> None:
-        lane, dispatcher = self.lane, self.lane.dispatcher
-        try:
-            while (given := self.inbox.get()) is not None:
-                try:
-                    job: Job | None
-                    job, generation = given
-                    while job is not None and not self._killed:
-                        self.job = job
-                        job = self._serve(job, generation)
-                        generation = 0 if job is None else job.generation
-                    if job is not None:  # this worker was killed, so another one makes the call
-                        lane.launch(job)
-                except BaseException as error:
-                    dispatcher.fail(error)
-                self.job = job = given = None  # so that an idle thread does not keep the job alive
-                if self._killed:
-                    return
-                lane.rest(self)
-        finally:
-            self._bury()
-
-    def _serve(self, job: Job, generation: int) -> Job | None:
-        dispatcher = self.lane.dispatcher
-        if not dispatcher.begins(job, generation):
-            return dispatcher.go_on(dispatcher.ended(job, generation, STOPPED), self.lane)
-        return dispatcher.go_on(
-            dispatcher.called(job, generation, self._call(job, generation)), self.lane
-        )
-
-    def _call(self, job: Job, generation: int) -> Outcome:
-        """Have the process make a job's call."""
-        try:
-            is_new = self._process is None
-            begun, answer = self._asked(job, generation)
-            if not (begun or is_new or self._killed):
-                # The process had died while it was idle, so the call was not made.
-                self._bury()
-                begun, answer = self._asked(job, generation)
-        except Exception as error:
-            return Outcome(False, error)
-        if answer is None:
-            return Outcome(False, self._died(job))
-        return payload.unpack(job, answer)
-
-    def _asked(self, job: Job, generation: int) -> tuple[bool, bytes | None]:
-        """Send a job's call to the process. Returns whether it began the call, and its answer, None
-        if it died."""
-        process, begun = self._alive(job), False
-        packed = payload.pack(job, process.names)
-        try:
-            process.pipe.send_bytes(packed)
-            answer = process.pipe.recv_bytes()
-            begun = True
-            if answer == BEGINS:  # otherwise it could not unpack the call
-                self.lane.dispatcher.watch(job, generation)
-                answer = process.pipe.recv_bytes()
-            return begun, answer
-        except (EOFError, OSError):
-            return begun, None
-
-    def _alive(self, job: Job) -> _Process:
-        """The process, started if necessary. Raises ExecutionError, which says why it cannot be
-        started."""
-        process = self._process
-        if process is not None:
-            return process
-        try:
-            process = self._process = _Process()
-            if self._killed:  # `kill` was called while there was no process
-                process.kill()
-            process.be_prepared()
-        except Exception as error:
-            code = self._bury()
-            if isinstance(error, EOFError):
-                reason = f"it died at once (exit code {code})"
-            else:
-                reason = text_of(error)
-            raise ExecutionError(
-                f"the worker process of node {job.path!r} could not be started: {reason}",
-                node_name=job.path,
-            ) from error.__cause__
-        return process
-
-    def _died(self, job: Job) -> ExecutionError:
-        code = self._bury()
-        return ExecutionError(
-            f"the worker process of node {job.path!r} died before the call ended "
-            f"(exit code {code})",
-            node_name=job.path,
-        )
-
-    def _bury(self) -> int | None:
-        """End the process, if there is one, and return its exit code. The next call starts a new
-        process."""
-        process, self._process = self._process, None
-        return None if process is None else process.end()
-
-    def kill(self) -> None:
-        """Kill the process, even during a call. The thread then ends, too."""
-        self._killed = True
-        process = self._process
-        if process is not None:
-            process.kill()
-
-
-class _Process:
-    """A new interpreter at the other end of a pipe."""
-
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
         self.names: payload.Names = {}
+        self.is_started = False
+        self.is_killed = False
+        self.has_ended = False
+        self.calls = 0  # how many it has been sent
+        self.born = reloads.count()  # how many reloads there had been when it was made
+        self.idle_since = 0.0
+        self.heads: set[int] = set()  # those that it was sent
+        self._has_begun = False
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._cell: Cell | None = None
+
+    def start(self, level: int | str | None = None, initializer: Any = None) -> None:
+        """Start the process, and wait until it takes calls. Raises ExecutionError if it cannot,
+        LostError if it has died."""
+        self.is_started = True
+        self._begin()
+        if self.is_killed:  # `kill` was called while there was no process
+            self.kill()
+        with _as_lost():
+            self.pipe.send({**preparation(), "logging": level})
+            ok, value, cause, _ = payload.unpacked(self._channel.receive())
+        if ok is None:
+            raise ExecutionError(value) from cause
+        self.names = value
+        if initializer is None:
+            return
+        call = payload.packed_function(initializer, (), {}, self.names)
+        ok, value, extra, _ = payload.unpacked(self.ask(CALL, call))
+        if ok is None:
+            raise ExecutionError(f"its initializer failed: {value}") from extra
+        if not ok:
+            add_note(value, *extra)
+            text = f"its initializer failed: {type(value).__name__}: {words_of(value)}"
+            raise ExecutionError(text) from value
+        self.calls = 0
+
+    def _begin(self) -> None:
         with _starting:
             self.pipe, theirs = Pipe()
             watched, self._alive = Pipe(duplex=False)
             _pipes.update((self.pipe, self._alive))
+            self._cell, cell = Cell.made()
             try:
-                self._popen = _started(theirs, watched)
+                self._popen = _started(theirs.fileno(), watched.fileno(), cell)
             except BaseException:
-                self.pipe.close()
-                self._alive.close()
+                self._close()
                 raise
             finally:
                 theirs.close()
                 watched.close()
+                if cell is not None:
+                    os.close(cell)
+        self._channel = Channel(self.pipe)
 
-    def be_prepared(self) -> None:
-        """Wait until the process takes calls. Raises ExecutionError if it cannot, EOFError if it
-        has died."""
-        try:
-            self.pipe.send(preparation())
-            hello = pickle.loads(self.pipe.recv_bytes())
-        except OSError:
-            raise EOFError from None
-        if hello[0] is None:
-            raise ExecutionError(f"importing the main script failed: {hello[1]}") from hello[2]
-        self.names = hello[1]
+    def ask(
+        self,
+        kind: int,
+        packed: Packed,
+        told: Callable[[Message], object] = lambda _: None,
+        *,
+        reports: bool = False,
+    ) -> Message:
+        """Send a call, or a batch, and wait for the last answer. Raises LostError.
+
+        `told` is given what comes before the last answer, and each PART. With `reports`, this
+        includes the beginning of the call."""
+        self.calls += 1
+        self._has_begun = False
+        with _as_lost():
+            self._channel.send(kind, packed, self.calls, reports)
+        while True:
+            with _as_lost():
+                message = self._channel.receive()
+            if message.kind == LOG:
+                _log(message)
+                continue
+            self._has_begun = True
+            if message.kind == RESULT:
+                return message
+            told(message)
+            if message.kind == PART and message.flag:
+                return message
+
+    def tell(self, kind: int, packed: Packed, number: int) -> None:
+        """Send what is not answered. Raises LostError."""
+        with _as_lost():
+            self._channel.send(kind, packed, number)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the worker has begun the call that it was sent last."""
+        return self._has_begun or (self._cell is not None and self._cell.call == self.calls)
+
+    @property
+    def at(self) -> int | None:
+        """The item that was begun last of the batch, None if it is not known."""
+        return None if self._cell is None else self._cell.item
+
+    def stop(self) -> None:
+        """Have no further item of the batch begun that the worker was sent last."""
+        if self._cell is not None:
+            self._cell.stop(self.calls)
 
     def kill(self) -> None:
-        self._popen.kill()
+        """Kill the process, in whatever it does."""
+        self.is_killed = True
+        popen = self._popen
+        if popen is not None:
+            popen.kill()
 
-    def end(self) -> int:
-        """End the process and return its exit code. An idle process ends by itself; one that does
-        not end in time is killed."""
+    def tell_end(self) -> None:
+        """Tell an idle process to end, and do not wait for that."""
+        if self._popen is not None and not self.has_ended:
+            with suppress(OSError):
+                self._channel.send(END, Packed(b""))
+
+    def end(self) -> int | None:
+        """End the process and return its exit code, None if it was never started. An idle process
+        ends by itself; one that does not end in time is killed."""
+        popen = self._popen
+        if popen is None or self.has_ended:
+            return None if popen is None else popen.returncode
         try:
+            self.tell_end()
             with suppress(OSError, EOFError):
-                self.pipe.send_bytes(END)
-                if self.pipe.poll(GRACE):  # its end of the pipe was closed
-                    self.pipe.recv_bytes()
+                while self.pipe.poll(GRACE):  # its end of the pipe was closed, or records came
+                    self._channel.receive()
             try:
-                return self._popen.wait(_AT_ITS_END)
+                return popen.wait(_AT_ITS_END)
             except subprocess.TimeoutExpired:  # it has threads or processes that do not end
-                self.kill()
-                return self._popen.wait()
+                popen.kill()
+                return popen.wait()
         finally:
-            self.pipe.close()
-            self._alive.close()
+            self.has_ended = True
+            self._close()
+
+    def _close(self) -> None:
+        self.pipe.close()
+        self._alive.close()
+        if self._cell is not None:
+            self._cell.close()
+
+
+@contextmanager
+def _as_lost() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, OSError) as error:
+        raise LostError from error
+
+
+def _log(message: Message) -> None:
+    """Handle a log record of a worker as if it were one of this process."""
+    import logging
+
+    record = logging.makeLogRecord(payload.unpacked(message))
+    logging.getLogger(record.name).handle(record)
 
 
 _AT_ITS_END = 1.0
@@ -309,6 +256,8 @@ def preparation() -> dict[str, Any]:
     me = multiprocessing.current_process()
     path = [each or process.ORIGINAL_DIR for each in sys.path]  # type: ignore[attr-defined]
     return {
+        "version": VERSION,
+        "logging": None,
         "path": path,
         "argv": sys.argv,
         "name": "fast_dag worker",
@@ -335,16 +284,17 @@ def _main_script(directory: str) -> tuple[str | None, str | None]:
     return None, path if is_script else None
 
 
-def _started(pipe: Connection[Any, Any], watched: Connection[Any, Any]) -> subprocess.Popen[bytes]:
+def _started(pipe: int, watched: int, cell: int | None) -> subprocess.Popen[bytes]:
     # The tracker is shared, so that shared memory that a node makes outlives its worker.
     tracker = None if sys.platform == "win32" else resource_tracker.getfd()
-    ends = pipe.fileno(), watched.fileno(), *(() if tracker is None else (tracker,))
+    given = [-1 if end is None else end for end in (pipe, watched, cell, tracker)]
+    ends = [end for end in given if end >= 0]
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    command = [os.fsdecode(spawn.get_executable()), *flags, "-c", _PROGRAM, *map(str, ends)]
+    command = [os.fsdecode(spawn.get_executable()), *flags, "-c", _PROGRAM, *map(str, given)]
     if sys.platform == "win32":
         for end in ends:
             os.set_handle_inheritable(end, True)
-        info = subprocess.STARTUPINFO(lpAttributeList={"handle_list": list(ends)})
+        info = subprocess.STARTUPINFO(lpAttributeList={"handle_list": ends})
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, startupinfo=info)
     with _no_interrupt():
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=ends)
@@ -365,13 +315,14 @@ import os, sys
 sys.path = [each for each in sys.path if each]
 import multiprocessing.connection as connection
 Pipe = getattr(connection, "PipeConnection", connection.Connection)
-pipe, alive = Pipe(int(sys.argv[1])), Pipe(int(sys.argv[2]), writable=False)
+numbers = list(map(int, sys.argv[1:]))
+pipe, alive = Pipe(numbers[0]), Pipe(numbers[1], writable=False)
 try:
     home = pipe.recv()
 except (EOFError, OSError):
     os._exit(1)
-sys.path, tracker = home["path"], map(int, sys.argv[3:])
+sys.path = home["path"]
 from fast_dag.drive.worker import main
-main(pipe, alive, home, *tracker)
+main(pipe, alive, numbers[2], home, numbers[3])
 """
 """The program of a worker. Everything else comes through its pipe."""

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from fast_dag.run.settings import ASYNC
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from fast_dag.drive.job import Job
     from fast_dag.plan.plan import Plan
+    from fast_dag.plan.step import Step
     from fast_dag.run.settings import Settings
 
 
@@ -22,7 +25,8 @@ class Slots:
     def __init__(self, settings: Settings, plan: Plan) -> None:
         # One job at a time, in the order of definition. A job that waits keeps its slot.
         self.is_ordered = settings.ordered
-        self._free, self._bounds_all = slots_of(settings)
+        self.most, self._bounds_all = slots_of(settings)
+        self._free = self.most
         self._has_priorities = plan.has_priorities
         # Whether the order counts although there may be slots for all.
         self._is_ranked = plan.needs_limits or plan.has_priorities
@@ -45,6 +49,19 @@ class Slots:
         """Queue a job that has not begun."""
         job.takes_slot = self._bounds_all or not job.step.node.signature.is_async
         self.queue(job)
+
+    def places_of(self, step: Step) -> int:
+        """How many items of a map may be in progress at once."""
+        plan: Any = step.nested
+        if self.is_ordered:
+            return 1
+        if plan.spec.max_concurrency is not None:
+            return int(plan.spec.max_concurrency)
+        if self._bounds_all:
+            return self.most
+        inner = plan.nested
+        is_async = plan.is_async if inner is None else inner.needs_loop
+        return MOST_ASYNC if is_async else self.most
 
     def picked(self) -> list[Job]:
         """Remove from the queue, and return, the jobs that may go on now; each has taken its slot.
@@ -99,6 +116,9 @@ class Slots:
         """Free the slot of a job that has ended or waits."""
         self._free += job.takes_slot
 
+
+MOST_ASYNC = 100
+"""How many async items are in progress at once where nothing else is asked for."""
 
 _FEW = 4
 """Jobs that are put in their places one by one; sorting the line is faster for more."""

@@ -1,51 +1,73 @@
-"""The program of a worker process: import the main script, then answer one call after another."""
+"""The program of a worker process: import the main script, then make one call after another."""
 
 from __future__ import annotations
 
 import os
-import pickle
 import pkgutil
 import signal
 import sys
 import threading
+from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing import process as current
+from time import perf_counter
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.drive import payload, scripts
+from fast_dag.drive.faults import words_of
+from fast_dag.drive.protocol import (
+    BATCH,
+    BEGINS,
+    CALL,
+    EMITTED,
+    EVERY,
+    FORGET,
+    HEAD,
+    LOG,
+    PART,
+    READY,
+    RESULT,
+    VERSION,
+    Cell,
+    Channel,
+    Packed,
+    TooManyFilesError,
+)
 
 if TYPE_CHECKING:
+    import logging
     from multiprocessing.connection import Connection
+
+    from fast_dag.drive.protocol import Message
 
     Pipe = Connection[Any, Any]
 
-BEGINS = b"begins"
-"""Sent by a worker when a call begins. If a worker dies before it sends this, it has not made the
-call."""
-END = b"end"
-"""Sent to a worker that is not needed any more."""
+_here: list[_Worker] = []
+"""What this process is, if it is a worker."""
 
 
-def main(pipe: Pipe, alive: Pipe, home: dict[str, Any], tracker: int | None = None) -> None:
-    """Answer calls until the parent sends `END`.
+def main(pipe: Pipe, alive: Pipe, cell: int, home: dict[str, Any], tracker: int = -1) -> None:
+    """Make the calls that the program sends, until it sends `END`.
 
     Parameters
     ----------
     pipe:
-        For calls and answers.
+        To the program.
     alive:
-        Nobody writes to it. It is closed when the parent has died.
+        Nobody writes to it. It is closed when the program has died.
+    cell:
+        The descriptor of the cell of this worker, or -1.
     home:
-        The result of `processes.preparation`: settings that make this process like the parent.
+        The result of `processes.preparation`: settings that make this process like the program.
     tracker:
-        The pipe to the parent's resource tracker, if there is one.
+        The pipe to the program's resource tracker, or -1.
     """
-    if tracker is not None:
+    if tracker >= 0:
         from multiprocessing import resource_tracker
 
         resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
-    # A terminal sends these signals to all processes, but they are for the parent, whose run then
+    # A terminal sends these signals to all processes, but they are for the program, whose run then
     # ends this process. The handler is not SIG_IGN because programs that nodes start would inherit
     # that.
     for name in ("SIGINT", "SIGHUP"):
@@ -54,27 +76,159 @@ def main(pipe: Pipe, alive: Pipe, home: dict[str, Any], tracker: int | None = No
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if hasattr(os, "register_at_fork"):
-        # Else the pipes would stay open as long as a forked child lives, and the parent would not
+        # Else the pipes would stay open as long as a forked child lives, and the program would not
         # see the end of this process.
         os.register_at_fork(after_in_child=pipe.close)
         os.register_at_fork(after_in_child=alive.close)
     threading.Thread(target=_end_with, args=(alive,), name="fast_dag parent", daemon=True).start()
+    worker = _Worker(Channel(pipe), cell)
+    _here.append(worker)
     try:
-        pipe.send_bytes(_prepared(home, alive))
-        while (packed := pipe.recv_bytes()) != END:
-            pipe.send_bytes(_answer(pipe, packed))
+        worker.channel.send(READY, _prepared(home, alive))
+        if home["logging"] is not None:
+            _send_records(worker.channel, home["logging"])
+        worker.serve()
+        pipe.close()  # it may take long until this process has ended: other threads of it go on
     except (EOFError, OSError):
-        os._exit(1)  # the parent has died
+        os._exit(1)  # the program has died
 
 
-def _answer(pipe: Pipe, packed: bytes) -> bytes:
-    try:
-        return payload.run_packed(packed, lambda: pipe.send_bytes(BEGINS))
-    except OSError:
-        raise
-    except BaseException as error:
-        text = f"its worker process could not report how it ended: {type(error).__name__}"
-        return pickle.dumps((None, text, None, 0.0))
+def emit(value: Any) -> None:
+    """Send a value home while the call goes on, whose task is given it there. Called by calls in
+    worker processes."""
+    _here[0].channel.send(EMITTED, payload.packed(value))
+
+
+class _Worker:
+    """Makes one call after another."""
+
+    def __init__(self, channel: Channel, cell: int) -> None:
+        self.channel = channel
+        self._cell = Cell(cell) if cell >= 0 else None
+        self._heads: dict[int, Message | payload.Head] = {}
+        self._parts: _Parts | None = None
+
+    def serve(self) -> None:
+        """Make calls until the program sends `END`."""
+        while True:
+            try:
+                message = self.channel.receive()
+            except TooManyFilesError as error:
+                told = None, words_of(error), None, 0.0
+                self.channel.send(RESULT, payload.packed(told))
+                continue
+            if message.kind == CALL:
+                self._call(message)
+            elif message.kind == BATCH:
+                self._batch(message)
+            elif message.kind == HEAD:
+                self._heads[message.number] = message
+            elif message.kind == FORGET:
+                self._heads.pop(message.number, None)
+            else:
+                return
+            del message  # which would keep large buffers while this process is idle
+
+    def _begins(self, number: int, item: int, is_reported: bool) -> None:
+        if self._cell is not None:
+            self._cell.begin(number, item)
+        if is_reported or self._cell is None:
+            self.channel.send(BEGINS, _NOTHING, item)
+
+    def _call(self, message: Message) -> None:
+        try:
+            answer = payload.run_call(
+                message, lambda: self._begins(message.number, 0, message.flag)
+            )
+        except OSError:
+            raise
+        except BaseException as error:
+            text = f"its worker process could not report how it ended: {type(error).__name__}"
+            answer = payload.packed((None, text, None, 0.0))
+        self.channel.send(RESULT, answer)
+
+    def _batch(self, message: Message) -> None:
+        parts = self._parts = self._parts or _Parts(self.channel)
+        number, cell = message.number, self._cell
+        parts.begin()
+        try:
+            head_number, items, budget = payload.unpacked(message)
+            head = self._heads[head_number]
+            if not isinstance(head, payload.Head):
+                head = self._heads[head_number] = payload.unpacked(head)
+        except BaseException as error:
+            parts.fail(payload.not_unpickled(error))
+            return
+        end = perf_counter() + budget
+        for index, item in enumerate(items):
+            if index and (perf_counter() > end or (cell is not None and cell.is_stopped(number))):
+                break
+            self._begins(number, index, False)
+            parts.add(head.made(item))
+        parts.end()
+
+
+class _Parts:
+    """Reports the items of a batch that have ended: a few together, but none late. So a long item
+    does not hold up those before it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._told: list[payload.Told] = []
+        self._is_active = False
+        self._change = threading.Condition()
+        threading.Thread(target=self._watch, name="fast_dag parts", daemon=True).start()
+
+    def begin(self) -> None:
+        """A batch begins."""
+        with self._change:
+            self._is_active = True
+            self._change.notify()
+
+    def add(self, told: payload.Told) -> None:
+        """An item has ended."""
+        with self._change:
+            self._told.append(told)
+
+    def end(self) -> None:
+        """The batch has ended."""
+        with self._change:
+            self._is_active = False
+            self._send(is_last=True)
+
+    def fail(self, told: payload.Told) -> None:
+        """The batch could not be begun."""
+        with self._change:
+            self._is_active = False
+            self._channel.send(PART, payload.packed_all([told]), 1, flag=True)
+
+    def _watch(self) -> None:
+        with self._change:
+            while True:
+                self._change.wait(EVERY if self._is_active else None)
+                if self._is_active and self._told:
+                    self._send(is_last=False)
+
+    def _send(self, *, is_last: bool) -> None:
+        told, self._told = self._told, []
+        self._channel.send(PART, payload.packed_all(told), flag=is_last)
+
+
+_NOTHING = Packed(b"")
+
+
+def _send_records(channel: Channel, level: int | str) -> None:
+    """Send the log records of this process home."""
+    import logging
+
+    class ToHome(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with suppress(OSError):  # the program has died, or this is a forked child
+                channel.send(LOG, payload.packed_record(record))
+
+    root = logging.getLogger()
+    root.addHandler(ToHome())
+    root.setLevel(level)
 
 
 def _end_with(alive: Pipe) -> None:
@@ -82,9 +236,12 @@ def _end_with(alive: Pipe) -> None:
     os._exit(1)
 
 
-def _prepared(home: dict[str, Any], alive: Pipe) -> bytes:
-    """Make this process like the parent. Returns the answer to the parent: what the main script
+def _prepared(home: dict[str, Any], alive: Pipe) -> Packed:
+    """Make this process like the program. Returns the answer to that: what the main script
     defines, or what failed."""
+    if home["version"] != VERSION:
+        text = "another version of fast_dag has been installed while the program runs"
+        return payload.packed((None, text, None, 0.0))
     me: Any = current.current_process()
     me.authkey = home["authkey"]
     me.name = home["name"]
@@ -103,7 +260,8 @@ def _prepared(home: dict[str, Any], alive: Pipe) -> bytes:
         return payload.failure_of(error)
     finally:
         del me._inheriting
-    return pickle.dumps((True, {} if module is None else payload.names_of(module)))
+    names = {} if module is None else payload.names_of(module)
+    return payload.packed((True, names, None, 0.0))
 
 
 def _import_main(name: str | None, path: str | None) -> ModuleType | None:

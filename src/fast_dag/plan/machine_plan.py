@@ -74,6 +74,7 @@ class MachinePlan(Plan):
     """
 
     step_class = MachineStep
+    has_states = True
     steps: list[MachineStep]  # type: ignore[assignment]  # a list of a subclass
 
     def __init__(

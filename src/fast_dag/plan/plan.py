@@ -52,6 +52,7 @@ class Plan:
     """
 
     step_class: type[Step] = Step
+    has_states = False  # whether it is a machine's
 
     def __init__(
         self,
@@ -82,6 +83,9 @@ class Plan:
             policy = None if policy_of is None else policy_of(node, taken)
             if policy is not None:
                 has_policies = True
+            if node.map is not None:
+                steps.append(_map_step(make(index, node, edges, keys, binding, None), policy))
+                continue
             steps.append(make(index, node, edges, keys, binding, policy))
         for name in topology.parted:
             at = topology.index.get(name)
@@ -89,7 +93,8 @@ class Plan:
                 steps[at].is_parted, steps[at].plain = True, None
         for wrap in wrappers:
             for step in steps:
-                step.call = wrap(step.node) or step.call
+                wrapped = step if step.node.map is None else step.nested.item
+                wrapped.call = wrap(step.node) or wrapped.call
         self.steps: list[Step] = steps
         self.missing = tuple(missing)
         self.has_policies = has_policies
@@ -149,7 +154,7 @@ class Plan:
         """Whether a run only calls each node in order: no node decides, joins by `any` or nests a
         workflow, and no edge comes from outside."""
         return not self.topology.external and not any(
-            node.type.decides or node.type is NodeType.ANY or node.workflow
+            node.type.decides or node.type is NodeType.ANY or node.workflow or node.map
             for node in self.topology.special
         )
 
@@ -186,7 +191,10 @@ class Plan:
     @cached_property
     def needs_loop(self) -> bool:
         """Whether some node is known to be async, here or inside a nested workflow."""
-        return any(node.signature.is_async for node in self.topology.nodes)
+        return any(
+            node.signature.is_async or (node.map is not None and node.map.is_into_async)
+            for node in self.topology.nodes
+        )
 
     @cached_property
     def has_timeouts(self) -> bool:
@@ -252,7 +260,7 @@ class Plan:
             keys = step.keys
             how: int | str
             call: tuple[Any, ...]
-            if step.node.uses:
+            if step.uses:
                 how, call = LIMITED, (step.name, step, None)
             elif step.is_parted:
                 how, call = PARTED, (step.name, step, None)
@@ -340,6 +348,17 @@ class Plans:
 _FEWEST_PLANS, _MOST_PLANS, _MOST_NODES = 16, 256, 100_000
 """The room for plans: as many as have `_MOST_NODES` nodes in all, but at least `_FEWEST_PLANS` and
 at most `_MOST_PLANS`. Up to twice as many are kept, because `_older` is as large as `_recent`."""
+
+
+def _map_step(step: Any, policy: CallPolicy | None) -> Step:
+    """The step of a map, whose call is an execution: what surrounds calls is around its items."""
+    from fast_dag.plan.map_plan import MapPlan  # for those who map
+
+    found: Step = step
+    found.nested = MapPlan(found, policy)
+    found.nests, found.maps, found.plain = True, True, None
+    found.timeout = found.uses = None
+    return found
 
 
 def _named_parameters(topology: Topology) -> set[str]:

@@ -38,6 +38,10 @@ class Step:
     the call, None if nothing does. `decides` is True if the result chooses branches. `nested` is
     the plan of a nested workflow, compiled for the inputs that its edges give.
 
+    `timeout` and `uses` are those of the call. `nests` is True if the call is an execution of its
+    own: of a nested workflow, or, if it `maps`, of a map, whose plan is `nested` then. `role` is ""
+    for nodes and items; else it says what a map calls besides: "pull" or "into".
+
     `is_parted`: several nodes take one part of its result.
 
     `plain` is "sync" or "async" if a driver only has to call the function and store its result,
@@ -52,11 +56,16 @@ class Step:
         "index",
         "is_parted",
         "keys",
+        "maps",
         "name",
         "nested",
+        "nests",
         "node",
         "plain",
         "policy",
+        "role",
+        "timeout",
+        "uses",
     )
 
     def __init__(
@@ -77,6 +86,11 @@ class Step:
         self.policy = policy
         self.call: Callable[..., Any] = node.func
         self.nested: Any = None
+        self.timeout = node.timeout
+        self.uses = node.uses
+        self.nests = node.workflow is not None
+        self.maps = False
+        self.role = ""
         self.decides = decides = node.type is not _NODE and node.type.decides
         self.is_parted = False
         self.plain: str | None = None

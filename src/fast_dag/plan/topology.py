@@ -102,11 +102,14 @@ class Topology:
 
     @cached_property
     def special(self) -> list[Node[..., Any]]:
-        """The nodes that decide, join, nest a workflow or use limits."""
+        """The nodes that decide, join, map, nest a workflow or use limits."""
         return [
             node
             for node in self.nodes
-            if node.type is not _NODE or node.workflow is not None or node.uses is not None
+            if node.type is not _NODE
+            or node.workflow is not None
+            or node.uses is not None
+            or node.map is not None
         ]
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fast_dag._frames import PACKAGE
 from fast_dag.draw.view import view_of
 from fast_dag.draw.words import counted, duration, shown, width
 from fast_dag.report.analysis import analyse
@@ -122,9 +123,11 @@ def _errors(analysis: Analysis) -> Iterator[str]:
     for each in analysis.failures:
         tries = f" after {each.attempts} attempts" if each.attempts > 1 else ""
         yield f"  {shown(each.path)}{tries}: {each.message}"
-        place = [line.strip() for line in each.traceback.splitlines() if line.startswith("  File")]
-        if place:
-            yield f"    at {place[-1]}"
+        places = [line.strip() for line in each.traceback.splitlines() if line.startswith("  File")]
+        # A node may run another workflow: then its last lines are in this package.
+        users = [place for place in places if not place.startswith(f'File "{PACKAGE}')]
+        if places:
+            yield f"    at {(users or places)[-1]}"
 
 
 def _inputs(analysis: Analysis) -> Iterator[str]:

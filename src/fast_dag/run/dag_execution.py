@@ -53,6 +53,7 @@ class DagExecution(Execution):
     _resumes: tuple[Any, set[str]] | None = None
     _resumption: Resumption | None = None
     _inner: dict[str, Any] | None = None  # what nested workflows go on from
+    _items: dict[str, Any] | None = None  # and the results that maps go on with
 
     def __init__(
         self,
@@ -165,12 +166,19 @@ class DagExecution(Execution):
                 dropped.append(name)
             if name in earlier.children:
                 self.children[name] = earlier.children[name]
+            if name in earlier.items:
+                self.items = {**self.items, name: earlier.items[name]}
         if self.keeping is None:
             self.dropped = dropped
         else:
             self._dropped.update(dropped)
         self.record.taken = frozenset(self._replayed)
         self.record.used_up = earlier.consumed
+        self._items = {}
+        for name, items in earlier.items.items():
+            at = topology.index.get(name)
+            if at is not None and resumption.goes_on(at):
+                self._items[name] = items._results
         self._inner = {}
         for name, child in earlier.children.items():
             at = topology.index.get(name)
@@ -193,6 +201,17 @@ class DagExecution(Execution):
         if earlier is not None and earlier.noun == self.noun and isinstance(child, DagExecution):
             child.resume(earlier, changed_inputs(inputs, earlier.inputs))
         return child
+
+    def nested(self, index: int, attempt: Attempt) -> Execution:
+        step = self.plan.steps[index]
+        if not step.maps:
+            return super().nested(index, attempt)
+        from fast_dag.run.map_execution import MapExecution  # for those who map
+
+        known = {} if self._items is None else self._items.pop(step.name, {})
+        mapping = MapExecution(self, index, step.nested, attempt, known)
+        self.items = {**self.items, step.name: mapping.tally}
+        return mapping
 
     def replay(self, ended: Iterable[Ended]) -> None:
         """Take these as the ends of nodes, instead of calling them. Must be called after `open` and

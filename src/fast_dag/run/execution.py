@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from fast_dag.call.effects import Attempt, Effect, Effects
+    from fast_dag.call.host import Host
     from fast_dag.call.policy import CallPolicy
     from fast_dag.context import Context
     from fast_dag.define.graph import Graph
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from fast_dag.plan.step import Step
     from fast_dag.plan.topology import Topology
     from fast_dag.plan.ways import Ways
+    from fast_dag.run.items import Items
     from fast_dag.run.keeping import Keeping
     from fast_dag.run.limits import Claim
     from fast_dag.run.record import Record
@@ -110,6 +112,7 @@ class Execution(ABC):
     noun = "node"
     advice = "pass inputs, connect a node to them, or give them defaults"
     run_class: type[Run] = Run
+    is_map = False
 
     # Defaults on the class, so that making an execution sets fewer attributes.
     status = "running"
@@ -119,6 +122,7 @@ class Execution(ABC):
     keeping: Keeping | None = None  # if results are dropped that nobody takes any more
     resources: Resources | None = None
     units: Mapping[int, Any] = MappingProxyType({})  # what its nodes take of limits, by index
+    items: Mapping[str, Items] = MappingProxyType({})  # of its maps, by the name of their node
     ways: Ways | None = None  # from its nodes to its end, once nodes must wait
     _claims: type[Claim]
     claim: Claim | None = None  # that of the node in whose call it was started
@@ -204,6 +208,15 @@ class Execution(ABC):
     def needs_loop(self) -> bool:
         """Whether something in it is known to be async."""
         return self.plan.needs_loop
+
+    @property
+    def home(self) -> Execution:
+        """Itself."""
+        return self
+
+    def host_of(self, index: int) -> Host:
+        """The execution as the call of a node sees it."""
+        return self
 
     @property
     def blocks_loop(self) -> bool:
@@ -440,7 +453,11 @@ class Execution(ABC):
         """The call of a node as effects: those of its policy, then the commit if there is a
         store."""
         policy = self.plan.steps[index].policy
-        effects = bare_effects(attempt) if policy is None else policy.effects_of(self, attempt)
+        effects = (
+            bare_effects(attempt)
+            if policy is None
+            else policy.effects_of(self.host_of(index), attempt)
+        )
         return effects if self.store is None else self._committed(index, effects, self.store)
 
     def effects_of_failed(self, index: int, outcome: Outcome) -> Effects:
@@ -510,7 +527,7 @@ class Execution(ABC):
     def judge(self, index: int, outcome: Outcome) -> Verdict:
         """What the end of a node means. Calls user code, so drivers must hold no lock."""
         verdict = self._judged(index, outcome)
-        if not verdict.outcome.ok or self.children:
+        if not verdict.outcome.ok or self.children or self.items:
             self._log_failures(index, verdict)
         return verdict
 
@@ -528,6 +545,11 @@ class Execution(ABC):
             key = f"{name}.{inner.failures.first}"
             return Verdict(outcome, key, goes_on=inner.failures.fatal is None)
         cut_traceback(error)
+        items = self.items.get(name)
+        failed = None if items is None else items._fatal
+        if failed is not None and error is failed.error:
+            outcome = Outcome(False, error, failed.attempts, failed.where)
+            return Verdict(outcome, name + failed.label, goes_on=self._goes_on(name, error))
         return Verdict(outcome, name, goes_on=self._goes_on(name, error))
 
     @abstractmethod
@@ -545,12 +567,17 @@ class Execution(ABC):
         child = self.children.get(name)
         if child is not None and verdict.key is not None:
             self.failures.adopt(name, child.failures)
+        if name in self.items:
+            for failed in self.items[name]._kept:
+                self.failures.add_item(name, failed)
         if outcome.ok:
             self.results[name] = outcome.value
             ready = schedule.complete(index, verdict.choice)
         else:
             if verdict.key == name:
                 self.failures.add(name, outcome.value, outcome.attempts, outcome.where)
+            elif name in self.items:
+                self.failures.add_item(name, self.items[name]._fatal)
             ready = schedule.fail(index)
             if not verdict.goes_on and not self._stopped:
                 self._stopped, self.failures.fatal = True, verdict.key
@@ -575,6 +602,19 @@ class Execution(ABC):
     def path_of(self, index: int) -> str:
         """A node's name, from the outermost workflow on: `"sub.inner"`."""
         return self.prefix + self.plan.names[index]
+
+    def nested(self, index: int, attempt: Attempt) -> Execution:
+        """The execution that the call of a node is: of a nested workflow, or of a map."""
+        return self.child(index, attempt[1])
+
+    def line_of(self, graph: Graph) -> Execution | None:
+        """The execution of a workflow that this thread makes the bare calls of, for an item of this
+        map; None if it makes none of that workflow."""
+        return None
+
+    def child_of(self, index: int) -> Execution:
+        """The execution that `nested` made last for a node that is a workflow."""
+        return self.children[self.plan.names[index]]
 
     def call_id(self, name: str) -> str:
         """The id of a node's call, by which others know it again: the same over retries and
@@ -601,12 +641,17 @@ class Execution(ABC):
     # Failures.
 
     def _log_failures(self, index: int, verdict: Verdict) -> None:
-        """Log the errors of a node, and of a workflow nested in it, if this is the outermost
-        run."""
+        """Log the errors of a node, of the items of a map, and of a workflow nested in it, if this
+        is the outermost run."""
         # The node of the parent may be tried again or have a handler, so the errors are not final.
-        if self.parent is not None or verdict.key is None:
+        if self.parent is not None:
             return
         name, outcome = self.plan.names[index], verdict.outcome
+        if name in self.items:
+            for each in self.items[name]._kept:
+                log.failed(self, name + each.label, each.error, each.attempts)
+        if verdict.key is None:
+            return
         child = self.children.get(name)
         if child is not None:
             for key, error in child.failures.errors.items():
@@ -614,8 +659,8 @@ class Execution(ABC):
                 # Those of an earlier visit of this state were logged then.
                 if self.failures.errors.get(path) is not error:
                     log.failed(self, path, error, child.failures.attempts(key))
-        if not outcome.ok and verdict.key == name:
-            log.failed(self, name, outcome.value, outcome.attempts)
+        if not outcome.ok and (verdict.key == name or name in self.items):
+            log.failed(self, verdict.key, outcome.value, outcome.attempts)
 
     def retries(self, name: str, error: Exception, attempt: int, delay: float) -> None:
         """Record, log and tell observers that an attempt failed, and another follows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from fast_dag._frames import PACKAGE
 from fast_dag.errors import (
     ExecutionError,
     InvalidTransitionError,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from fast_dag.define.graph import Edge
 
-_PACKAGE: Final = os.path.dirname(os.path.dirname(__file__))
 _ASYNCIO: Final = os.path.join(os.path.dirname(os.__file__), "asyncio")
 
 CLOSING = "closing"
@@ -44,14 +44,17 @@ def brief(error: BaseException) -> str:
 class Failures:
     """The errors of one execution by the name of the node (`"sub.inner"` for nested ones) or
     resource, in the order in which they occurred. `fatal` is the name of the error that ended the
-    execution, None if none did."""
+    execution, None if none did. `crashed` is the path of the node that raised what is no failure,
+    SystemExit say, where several were running."""
 
-    __slots__ = ("_facts", "errors", "fatal")
+    __slots__ = ("_facts", "_keys", "crashed", "errors", "fatal")
 
     def __init__(self) -> None:
         self.errors: dict[str, Exception] = {}
         self.fatal: str | None = None
+        self.crashed: str | None = None
         self._facts: dict[str, tuple[int, str | None, bool]] = {}
+        self._keys: dict[str, Any] = {}  # of items of maps
 
     def add(
         self,
@@ -66,11 +69,20 @@ class Failures:
         self.errors[key] = error  # type: ignore[assignment]  # may be a CancelledError
         self._facts[key] = attempts, where, is_resource
 
+    def add_item(self, name: str, failed: Any) -> None:
+        """Keep the error of an item of map `name`."""
+        key = name + failed.label
+        self.add(key, failed.error, failed.attempts, failed.where)
+        if failed.key is not None:
+            self._keys[key] = failed.key
+
     def adopt(self, name: str, inner: Failures) -> None:
         """Keep the errors of the workflow that is nested in node `name`."""
         for key, error in inner.errors.items():
             self.errors[f"{name}.{key}"] = error
             self._facts[f"{name}.{key}"] = inner.facts(key)
+        for key, item in inner._keys.items():
+            self._keys[f"{name}.{key}"] = item
 
     def facts(self, key: str) -> tuple[int, str | None, bool]:
         """The number of attempts before an error, what raised it (see `add`), and whether it is
@@ -106,6 +118,8 @@ class Failures:
             attempts=attempts,
             run=run,
         )
+        if key in self._keys:
+            error.key = self._keys[key]
         error.__cause__ = cause
         add_note(error, *notes_of(cause))
         self.note_others(error, key, noun, prefix)
@@ -200,6 +214,6 @@ def cut_traceback(error: BaseException) -> None:
     that it begins in the user's code."""
     traceback = trace_of(error)
     at = traceback
-    while at is not None and at.tb_frame.f_code.co_filename.startswith((_PACKAGE, _ASYNCIO)):
+    while at is not None and at.tb_frame.f_code.co_filename.startswith((PACKAGE, _ASYNCIO)):
         at = at.tb_next
     BaseException.with_traceback(error, at or traceback)

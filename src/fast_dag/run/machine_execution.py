@@ -741,7 +741,10 @@ class MachineExecution(Execution):
         plan = self.plan
         ways = [way for step in plan.steps for way in (*step.ways, *step.events)]
         terminal = {step.name for step in plan.steps if step.is_terminal}
-        return MachineView(ways, (plan.names[plan.start],), terminal)
+        on_error = {
+            step.name: plan.names[step.on_error] for step in plan.steps if step.on_error is not None
+        }
+        return MachineView(ways, (plan.names[plan.start],), terminal, on_error)
 
     def _run_view(self) -> RunView:
         from fast_dag.draw.view import Span

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fast_dag.draw.view import RunView
     from fast_dag.errors import ExecutionError
     from fast_dag.plan.topology import Topology
+    from fast_dag.run.items import Items
     from fast_dag.schedule.base import NodeStatus
 
 
@@ -65,6 +66,7 @@ class Past:
         self.children: dict[str, Past] = {
             name: past_of(child) for name, child in execution.children.items()
         }
+        self.items: Mapping[str, Items] = dict(execution.items)
         self._tracebacks = {key: traceback_of(each) for key, each in self.failures.errors.items()}
         # Of a machine.
         self.machine_state: Any = getattr(execution, "machine_state", None)
@@ -116,6 +118,21 @@ class Past:
         self.__dict__.update(state)
         self.context = again(*state["context"])
 
+    def without(self, nodes: Collection[str]) -> Past:
+        """This, without the results of these nodes, which are named by their paths, and without the
+        values that are made of them."""
+        state = self.context.to_dict()
+        lost = {name for name in state["results"] if f"{self.prefix}{name}" in nodes}
+        gone = {id(state["results"].pop(name)) for name in lost}
+        self.context = again(type(self.context), state)
+        if id(self.value) in gone:
+            self.value = None
+        elif isinstance(self.value, dict) and lost.intersection(self.value):  # of `outputs`
+            self.value = {name: self.value[name] for name in self.value if name not in lost}
+        for child in self.children.values():
+            child.without(nodes)
+        return self
+
     def parts(self) -> Iterator[tuple[str, str, Any]]:
         """The user's values in it, as (node, words, value)."""
         prefix = self.prefix
@@ -123,6 +140,9 @@ class Past:
             for name, value in self.inputs.items():
                 yield "", f"the input {name!r}", value
         yield from parts_of(self.context.to_dict(), prefix)
+        for name, items in self.items.items():
+            for key, value in items._results.items():
+                yield prefix + name, f"the result of item {key!r} of {prefix + name!r}", value
         if self.machine_state is not None:
             names = self.machine_state.names
             for index, value, *_ in self.machine_state.visits:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
         def consumed(self) -> frozenset[str]: ...
         @property
         def children(self) -> Mapping[str, Any]: ...
+        @property
+        def items(self) -> Mapping[str, Any]: ...
 
     class Later(Protocol):
         """The execution that goes on from it."""
@@ -100,6 +102,15 @@ class Resumption:
     def is_fed_anew(self, index: int) -> bool:
         """Whether something that feeds a node runs."""
         return any(self.runs(source) for source in self._topology.sources(index))
+
+    def goes_on(self, index: int) -> bool:
+        """Whether a node runs with the same arguments as before."""
+        binding = self._execution.plan.steps[index].binding
+        return (
+            self.runs(index)
+            and not self.is_fed_anew(index)
+            and (binding is None or self._changed.isdisjoint(binding.used))
+        )
 
     # How nodes stand, from those above to those below.
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fast_dag.plan.topology import Topology
     from fast_dag.returns import FSMReturn
     from fast_dag.run.failures import Failures
+    from fast_dag.run.items import Items
 
     class Recorded(Protocol):
         """What was recorded of an execution."""
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
         failures: Failures
         dropped: Collection[str]
+        items: Mapping[str, Items]
 
         @property
         def graph(self) -> Graph | None: ...
@@ -187,10 +189,15 @@ class Run:
         value = execution.results.get(name, ABSENT)
         if value is not ABSENT:
             return value
+        whole = execution.topology.whole
+        if isinstance(name, str) and name not in whole.index:
+            mapped, bracket, key = name.partition("[")
+            at = whole.index.get(mapped) if bracket else None
+            if at is not None and whole.nodes[at].map:
+                return self._item(mapped, key.removesuffix("]"), name)
         first, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
         if dot and first in execution.children:
             return execution.children[first].run[rest]
-        whole = execution.topology.whole
         at = whole.index.get(first)
         if at is None or (dot and not whole.nodes[at].workflow):
             raise UnknownNodeError.named(name, whole.index, repr(self.name), execution.noun)
@@ -204,6 +211,62 @@ class Run:
             f"{self.name!r} has no result of {name!r}: it {why}",
             node=name,
             reason=reason,
+        )
+
+    def _item(self, mapped: str, key: str, name: str) -> Any:
+        """The result of one item of a map; `key` is its position, or the text of its key."""
+        result = self._result(mapped)
+        items = self._execution.items.get(mapped)
+        if items is None or items._left_out is None:
+            result = None
+        if isinstance(result, dict):
+            found = [value for each, value in result.items() if text_of_key(each) == key]
+            if len(found) > 1:
+                raise MissingResultError(
+                    f"several keys of map {mapped!r} are {key!r} as text; ask for "
+                    f"run[{mapped!r}][key]",
+                    node=name,
+                    reason="ambiguous",
+                )
+            if found:
+                return found[0]
+        elif items is not None and isinstance(result, list) and key.isdecimal():
+            position = items._place_of(int(key))
+            if position is not None and position < len(result):
+                return result[position]
+        raise MissingResultError(
+            f"{self.name!r} has no result of {name!r}: {_why_no_item(items, mapped, key, result)}",
+            node=name,
+            reason="no such item",
+        )
+
+    def items(self, name: str | Node[..., Any]) -> Items:
+        """What became of the items of a map: how many completed and failed, their errors, the
+        slowest ones, a histogram of their times. Raises a KeyError for what is no map, or has not
+        begun.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo")
+        >>> @dag.map
+        ... def square(x: int) -> int:
+        ...     return x * x
+        >>> dag.execute(x=range(3)).items("square")
+        <Items of 'square': 3 of 3 completed>
+        """
+        asked = name.name if isinstance(name, Node) else name
+        found = self._execution.items.get(asked)
+        if found is not None:
+            return found
+        first, dot, rest = asked.partition(".")
+        if dot and first in self._execution.children:
+            return self._execution.children[first].run.items(rest)
+        whole = self._execution.topology.whole
+        at = whole.index.get(asked)
+        if at is None:
+            raise UnknownNodeError.named(asked, whole.index, repr(self.name), self._execution.noun)
+        why = "it has not begun" if whole.nodes[at].map else "it is no map"
+        raise MissingResultError(
+            f"{self.name!r} has no items of {asked!r}: {why}", node=asked, reason="not run"
         )
 
     def _why_missing(self, name: str) -> str:
@@ -302,6 +365,29 @@ class Run:
     def __dir__(self) -> list[str]:
         """The documented names, for completion."""
         return [name for name in super().__dir__() if name != "_execution"]
+
+
+def _why_no_item(items: Items | None, mapped: str, key: str, result: Any) -> str:
+    if items is None:
+        return f"map {mapped!r} was not walked in this run"
+    if not isinstance(result, (list, dict)):
+        return f"map {mapped!r} keeps no items, but what into= made of them"
+    if "]." in key:
+        return f"map {mapped!r} keeps the value of each item, not what is inside of it"
+    if items.dropped:
+        return (
+            f"map {mapped!r} has dropped {items.dropped} of its items; run[{mapped!r}] has the "
+            "others"
+        )
+    return f"map {mapped!r} has {len(result)} items, and none of that name"
+
+
+def text_of_key(key: object) -> str:
+    """The key of an item as the names of items have it."""
+    try:
+        return str(key)
+    except Exception:
+        return object.__repr__(key)
 
 
 _REASONS = {

@@ -160,9 +160,9 @@ class DagSchedule(Schedule):
     def in_order(self, nodes: Iterable[int]) -> list[int]:
         """The completed `nodes`, in the order in which a sequential run would have called them.
 
-        This differs from the topology's order if an `any` node could start early because a node
-        above it was skipped."""
-        if not self._any or SKIPPED not in self.status:
+        This differs from the topology's order if a node could start early because a node above it
+        was skipped: an `any` node, or one with an optional edge."""
+        if SKIPPED not in self.status or not (self._any or self._has_optional()):
             return list(nodes)
         replay = DagSchedule(self._topology, eager=False)
         ready, order = replay.begin(self._external), []
@@ -178,6 +178,9 @@ class DagSchedule(Schedule):
                 heappush(ready, each)
         wanted = set(nodes)
         return [node for node in order if node in wanted]
+
+    def _has_optional(self) -> bool:
+        return any(optional for edges in self._successors for _, _, optional in edges)
 
     def is_live(self, source: int, branch: bool | str | None) -> bool:
         """Whether an edge has ended live by now."""

@@ -43,6 +43,7 @@ MAPPING = Rule("a mapping", lambda value: isinstance(value, Mapping))
 BY_NAME = {
     "exceptions": Rule("a string or a list of strings", lambda v: TEXT.fits(v) or TEXTS.fits(v)),
     "registered": TEXT,
+    "function": TEXT,
 }
 
 Fields = Mapping[str, "Rule | Option"]
@@ -326,7 +327,11 @@ class _Reader:
         self, fields: dict[str, Any], place: str, table: Mapping[str, Option]
     ) -> dict[str, Any]:
         """The fields, with what is meant in the place of names."""
-        find = {"exceptions": self._errors, "registered": self.finder.find_value}
+        find = {
+            "exceptions": self._errors,
+            "registered": self.finder.find_value,
+            "function": self.finder.find,
+        }
         for key in table.keys() & fields.keys():
             if table[key].by_name:
                 try:

@@ -16,6 +16,14 @@ from fast_dag.errors import ValidationError, closest, names
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_ONLY_COMPUTE = tuple(
+    f"builtins:{each.__name__}"
+    for each in (
+        *(all, any, bool, dict, float, frozenset, int, len),
+        *(list, max, min, set, sorted, str, sum, tuple),
+    )
+)
+"""Builtins that any file may name, because they do nothing but compute."""
 _REMEDY = "give it a name in registry={'name': ...}, here and when the file is read"
 
 
@@ -120,7 +128,7 @@ class Finder:
 
     An entry of `allow` is a module, which includes the modules below it, or "module:qualname" for
     one function. A function must also be defined in an allowed module: a module that imports `os`
-    does not let a file call functions of `os`.
+    does not let a file call functions of `os`. Builtins that only compute are always allowed.
 
     >>> Finder(allow=["statistics"]).find("statistics:mean")([1, 3])
     2
@@ -134,7 +142,7 @@ class Finder:
     def __init__(
         self, allow: Iterable[str] | None = None, registry: Mapping[str, Any] | None = None
     ) -> None:
-        self._allowed = () if allow is None else _checked_allow(allow)
+        self._allowed = (*_ONLY_COMPUTE, *(() if allow is None else _checked_allow(allow)))
         self._registry = checked_registry(registry)
 
     def find(self, reference: str) -> Any:

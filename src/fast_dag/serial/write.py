@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from fast_dag.define.options import CACHE_OPTIONS, OPTIONS
 from fast_dag.errors import InvalidNodeError, ValidationError, names
-from fast_dag.serial.plain import below, plain
+from fast_dag.serial.plain import below, placed, plain
 from fast_dag.serial.references import References
 
 if TYPE_CHECKING:
@@ -203,6 +203,11 @@ class _Writer:
             if isinstance(value, tuple):
                 return [self.references.of_errors(each) for each in value]
             return self.references.of_errors(value)
+        if by_name == "function":
+            try:
+                return self.references.of(value)
+            except ValidationError as error:
+                raise placed(error, place) from None
         if by_name == "registered":
             registered = self.references.registered(value)
             if registered is None:

@@ -63,12 +63,15 @@ class Layout:
     def parts(self, value: Any) -> tuple[list[Any], dict[str, Any]]:
         """The values of the fields, and the extras."""
         if self.kind == "fields":
+            if not self.slots and tuple(value.__dict__) == self.fields:  # most classes
+                return list(value.__dict__.values()), {}
             own: dict[str, Any] = {**getattr(value, "__dict__", {})}
             for name, slot in self.slots.items():
                 try:
                     own[name] = slot.__get__(value)
                 except AttributeError:
                     own.setdefault(name, UNSET)
+            own.pop("__orig_class__", None)  # set by typing: `Box[int](1)` is a Box of 1
             return [own.pop(name, UNSET) for name in self.fields], own
         if self.kind == "tuple":
             return list(tuple.__iter__(value)), getattr(value, "__dict__", {})
@@ -84,11 +87,16 @@ class Layout:
             return self._member(*parts)
         count = len(self.fields)
         values, extras = parts[:count], parts[count:]
+        if len(values) != count:
+            raise ValueError("a field is missing")
         made: Any
         if self.kind == "tuple":
             made = tuple.__new__(self.cls, values)
         else:
             made = object.__new__(self.cls)
+            if not self.slots and not extras and Unset not in map(type, values):  # most classes
+                made.__dict__.update(zip(self.fields, values, strict=True))
+                return made
         state = {} if self.kind == "tuple" else dict(zip(self.fields, values, strict=True))
         if extras:
             (more,) = extras
@@ -167,7 +175,7 @@ class Classes:
     """
 
     def __init__(self, allow: Iterable[type | str], annotations: Iterable[object]) -> None:
-        given = [allow] if isinstance(allow, (str, type)) else list(allow)
+        given = list(allow)
         for each in given:
             if not isinstance(each, type) and not (isinstance(each, str) and each):
                 raise TypeError(
@@ -227,8 +235,8 @@ def _imported(name: str) -> Any:
         found = find(module, qualname)
     except Exception as error:  # the module's own code may raise anything
         raise DecodeError(f"the class {name!r} cannot be imported: {error}", name=name) from error
-    if not isinstance(found, type) or class_name(found) != name:
-        raise DecodeError(f"{name!r} is no class that is defined there", name=name)
+    if not isinstance(found, type):
+        raise DecodeError(f"{name!r} is no class", name=name)
     return found
 
 

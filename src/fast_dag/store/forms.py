@@ -36,10 +36,14 @@ class Refused(Exception):  # noqa: N818  it becomes an EncodeError
         self._owners = [value]
         self._labels: list[str] = []
 
-    def climb(self, owner: object, children: Iterable[tuple[str, object]]) -> None:
-        """Note that what was refused is one of these parts of `owner`, each with its label."""
+    def climb(self, owner: object, *parts: tuple[str, Iterable[tuple[object, object]]]) -> None:
+        """Note that what was refused is a part of `owner`. Its parts are pairs (name, part), and
+        before them how a name is shown in the place."""
         child = self._owners[-1]
-        self._labels.append(next((label for label, each in children if each is child), ""))
+        shown = (
+            form.format(name) for form, pairs in parts for name, each in pairs if each is child
+        )
+        self._labels.append(next(shown, ""))
         self._owners.append(owner)
 
     def error(self) -> EncodeError:
@@ -59,8 +63,9 @@ class Refused(Exception):  # noqa: N818  it becomes an EncodeError
         where = f"what is at {shown} in the value" if shown else "the value"
         remedy = f"{remedy[:1].upper()}{remedy[1:]}; or take" if remedy else "Take"
         return EncodeError(
-            f"{where} cannot be stored: it is of class {kind}, {words}. {remedy} another codec, such as "
-            "codec='pickle', or stored=False, which computes the value again where it is needed",
+            f"{where} cannot be stored: it is of class {kind}, {words}. {remedy} another "
+            "codec, such as codec='pickle', or stored=False, which computes the value again where "
+            "it is needed",
             place=place,
             type=kind,
         )
@@ -136,6 +141,10 @@ def _uuid(data: bytes, safe: int | None) -> UUID:
     return UUID(bytes=data, is_safe=SafeUUID(safe))
 
 
+def _bytearray(data: memoryview) -> bytearray:
+    return bytearray(memoryview(data))  # an int would be a size
+
+
 _FACTORIES: Final[dict[str, Any]] = {
     each.__name__: each
     for each in (bool, bytes, dict, float, frozenset, int, list, set, str, tuple, Counter, deque)
@@ -181,7 +190,7 @@ FORMS: Final[dict[type, Form]] = {
     UUID: Form(9, lambda value: (value.bytes, value.is_safe.value), _uuid),
     complex: Form(10, lambda value: (value.real, value.imag), complex),
     range: Form(11, lambda value: (value.start, value.stop, value.step), range),
-    bytearray: Form(12, lambda value: (Raw(value),), bytearray),
+    bytearray: Form(12, lambda value: (Raw(value),), _bytearray),
     deque: Form(13, lambda value: (list(value), value.maxlen), deque),
     OrderedDict: Form(14, lambda value: (dict(value),), OrderedDict),
     defaultdict: Form(15, _defaults, _defaultdict),

@@ -68,8 +68,8 @@ def _array_parts(value: Any) -> tuple[object, ...]:
         return "T", shape, order, flat.tolist()
     if not dtype.itemsize:
         raise Refused(value, f"with the dtype {dtype}, whose elements have no bytes")
-    data = flat.view("u1") if flat.size else b""
-    return _dtype_parts(value, dtype), shape, order, Raw(data)
+    told = _dtype_parts(value, dtype)
+    return told, shape, order, Raw(flat.view("u1") if flat.size else b"")
 
 
 def _array(dtype: Any, shape: tuple[int, ...], order: Any, data: Any) -> Any:

@@ -27,9 +27,9 @@ from __future__ import annotations
 
 import sys
 from array import array
+from decimal import Decimal
 from json import JSONDecoder, JSONEncoder
-from re import compile as pattern
-from struct import Struct
+from struct import Struct, error, pack
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
@@ -40,7 +40,7 @@ from fast_dag.store.forms import FORMS, Form, Raw, Refused
 from fast_dag.store.frames import BY_CODE, form_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 VERSION: Final = b"\x01"
 _BEGIN: Final = 5  # bytes before the instructions
@@ -51,8 +51,10 @@ _MOST: Final = 10_000_000
 memory holds."""
 _MANY: Final = 16
 """From so many elements on, floats or ints are packed."""
-_DIGITS: Final = 640
-"""Python always reads decimal ints that are shorter."""
+_FEW: Final = 64
+"""So many parts are joined once. More are joined before, so that the checksum is quick."""
+_DIGITS: Final = 100_000
+"""Digits of an int in JSON that are read at most."""
 
 _TEXTS: Final = frozenset({str})
 _SIMPLE: Final = frozenset({type(None), bool, int, float, str})
@@ -63,7 +65,6 @@ _JSON: Final = JSONEncoder(
     ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
 ).encode
 _READ_JSON: Final = JSONDecoder().raw_decode
-_LONG_INT: Final = pattern(rf"\d{{{_DIGITS}}}").search
 _DOUBLE: Final = Struct("<d")
 _INT: Final = Struct("<q")
 _CHECKSUM: Final = Struct("<I")
@@ -73,12 +74,11 @@ def _size(count: int) -> bytes:
     return bytes((count,)) if count < 255 else b"\xff" + count.to_bytes(8, "little")
 
 
-def _packed(values: Iterable[Any], code: str) -> bytes:
-    """Floats ("d") or ints ("q") side by side. Raises OverflowError."""
-    packed = array(code, values)
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return packed.tobytes()
+def _code(kinds: set[type]) -> str:
+    """How `array` packs elements of these classes; "" if it does not."""
+    if len(kinds) != 1:
+        return ""
+    return "d" if kinds == _FLOATS else "q" if kinds == _INTS else ""
 
 
 # Writing. One function for each class of values; it is called by the container it is in.
@@ -100,13 +100,17 @@ class Writers(dict[type, "Callable[[Writer, Any], None]"]):
                 layout = self._classes.layout(kind)
             except DecodeError:
                 layout = None
-            write = _refuse if layout is None else _instance_writer(layout)
+            if layout is None:
+                return _refuse
+            write = _instance_writer(layout)
         self[kind] = write
         return write
 
 
 class Writer:
     """Writes one value. `is_checked`: the bytes are read before they are stored."""
+
+    __slots__ = ("defined", "depth", "is_checked", "left", "parts", "writers")
 
     def __init__(self, writers: Writers) -> None:
         self.writers = writers
@@ -125,7 +129,7 @@ class Writer:
         parts = self.parts
         if self.defined:
             parts = [*self._definitions(), *parts]
-        if len(parts) > 8:
+        if len(parts) > _FEW:
             parts = [b"".join(parts)]
         checksum = 0
         for each in parts:
@@ -161,52 +165,69 @@ class Writer:
         self.parts.append(instruction)
 
     def as_json(self, value: Any) -> bool:
-        """Write a container of JSON, if it is one that JSON keeps exactly."""
+        """Write a list or dict as JSON, if JSON keeps it exactly."""
         try:
-            if not self._is_json(value, _DEEPEST_JSON):
+            if not self._is_json(value, min(_DEEPEST_JSON, _DEEPEST - 1 - self.depth)):
                 return False
             text = _JSON(value)
             data = text.encode()  # raises for lone surrogates
         except (ValueError, RecursionError):  # NaN and infinity, too
             return False
-        if len(text) > _DIGITS and _LONG_INT(text):
-            return False
         self.parts += (b"J", _size(len(data)), data)
         return True
 
     def _is_json(self, value: Any, depth: int) -> bool:
-        if type(value) is dict:
-            if not _TEXTS.issuperset(map(type, value)):
+        """Whether a list or dict is JSON that has at most so many levels below it. One level is
+        looked at after the other, because that takes few steps of Python."""
+        dicts, lists = ([value], []) if type(value) is dict else ([], [value])
+        while depth >= 0:
+            self.left -= len(dicts) + len(lists)
+            inside: list[Any] = []
+            for each in lists:
+                if len(each) >= _MANY and _code({*map(type, each)}):
+                    return False  # packed is shorter and faster
+                inside += each
+            for each in dicts:
+                if not _TEXTS.issuperset(map(type, each)):
+                    return False
+                inside += each.values()
+            kinds = {*map(type, inside)}
+            if kinds <= _SIMPLE:
+                return True
+            if not kinds <= _NESTED or self.left < 0:
                 return False
-            values = value.values()
-            kinds = {*map(type, values)}
-        else:
-            values = value
-            kinds = {*map(type, values)}
-            if len(value) >= _MANY and kinds in (_FLOATS, _INTS):
-                return False  # packed is shorter and faster
-        if kinds <= _SIMPLE:
-            return True
-        self.left -= 1
-        if not kinds <= _NESTED or not depth or self.left < 0:
+            dicts = [each for each in inside if type(each) is dict] if dict in kinds else []
+            lists = [each for each in inside if type(each) is list] if list in kinds else []
+            depth -= 1
+        return False
+
+    def pack(self, value: Any, end: bytes) -> bool:
+        """Write a list or tuple of many floats, or many ints, at once; False if it is another."""
+        if len(value) < _MANY:
             return False
-        for each in values:
-            if type(each) in _CONTAINERS and not self._is_json(each, depth - 1):
-                return False
+        code = _code({*map(type, value)})
+        if not code:
+            return False
+        try:
+            data = pack(f"<{len(value)}{code}", *value)
+        except error:  # an int of more than 64 bits
+            return False
+        self.open(value)
+        self.parts += (b"D" if code == "d" else b"Q", _size(len(data)), data)
+        self.close(end)
         return True
 
-    def items(self, value: Any, items: Iterable[Any]) -> None:
-        """Write the elements of a list or tuple."""
+    def items(self, value: Any, end: bytes) -> None:
+        """Write a list or tuple by its elements."""
+        self.open(value)
         writers = self.writers
         try:
-            for each in items:
+            for each in value:
                 writers[type(each)](self, each)
         except Refused as refused:
-            refused.climb(value, ((f"[{place}]", each) for place, each in enumerate(items)))
+            refused.climb(value, ("[{}]", enumerate(value)))
             raise
-
-
-_CONTAINERS: Final = frozenset({list, dict})
+        self.close(end)
 
 
 def _text(value: str) -> bytes:
@@ -253,42 +274,22 @@ def _unset(writer: Writer, value: Unset) -> None:
 
 
 def _list(writer: Writer, value: list[Any]) -> None:
-    if not writer.as_json(value):
-        _sequence(writer, value, b"]")
+    if not writer.pack(value, b"]") and not writer.as_json(value):
+        writer.items(value, b"]")
 
 
 def _tuple(writer: Writer, value: tuple[Any, ...]) -> None:
-    _sequence(writer, value, b")")
-
-
-def _sequence(writer: Writer, value: Any, end: bytes) -> None:
-    writer.open(value)
-    if len(value) < _MANY or not _pack(writer, value):
-        writer.items(value, value)
-    writer.close(end)
-
-
-def _pack(writer: Writer, value: Any) -> bool:
-    """Write many floats or ints at once, if the elements are nothing else."""
-    kinds = {*map(type, value)}
-    if kinds == _FLOATS:
-        data = _packed(value, "d")
-        instruction = b"D"
-    elif kinds == _INTS:
-        try:
-            data = _packed(value, "q")
-        except OverflowError:
-            return False
-        instruction = b"Q"
-    else:
-        return False
-    writer.parts += (instruction, _size(len(data)), data)
-    return True
+    if not writer.pack(value, b")"):
+        writer.items(value, b")")
 
 
 def _dict(writer: Writer, value: dict[Any, Any]) -> None:
-    if writer.as_json(value):
-        return
+    if not writer.as_json(value):
+        _pairs(writer, value, "[{!r}]")
+
+
+def _pairs(writer: Writer, value: dict[Any, Any], label: str) -> None:
+    """Write a dict by its keys and values. `label` is how the place of a value is shown."""
     writer.open(value)
     writers = writer.writers
     try:
@@ -296,8 +297,7 @@ def _dict(writer: Writer, value: dict[Any, Any]) -> None:
             writers[type(key)](writer, key)
             writers[type(each)](writer, each)
     except Refused as refused:
-        keys = [(f"<key {key!r}>", key) for key in value]
-        refused.climb(value, [*keys, *((f"[{key!r}]", each) for key, each in value.items())])
+        refused.climb(value, (label, value.items()), ("<key {!r}>", zip(value, value, strict=True)))
         raise
     writer.close(b"}")
 
@@ -319,7 +319,7 @@ def _elements(writer: Writer, value: Any, end: bytes) -> None:
             writer.writers[type(each)](writer, each)
             found.append(b"".join(writer.parts))
     except Refused as refused:
-        refused.climb(value, ((f"<element {each!r}>", each) for each in value))
+        refused.climb(value, ("<element {!r}>", zip(value, value, strict=True)))
         raise
     finally:
         writer.parts = outer
@@ -346,7 +346,7 @@ def _form_writer(form: Form) -> Callable[[Writer, Any], None]:
             for each in parts:
                 writers[type(each)](writer, each)
         except Refused as refused:
-            refused.climb(value, (("", each) for each in parts))
+            refused.climb(value)
             raise
         writer.close(end)
 
@@ -368,10 +368,9 @@ def _instance_writer(layout: Layout) -> Callable[[Writer, Any], None]:
             for each in values:
                 writers[type(each)](writer, each)
             if extras:
-                _dict(writer, extras)
+                _pairs(writer, extras, ".{}")
         except Refused as refused:
-            named = [(f".{name}", each) for name, each in zip(layout.fields, values, strict=False)]
-            refused.climb(value, [*named, ("", extras)])
+            refused.climb(value, (".{}", zip(layout.fields, values, strict=False)))
             raise
         writer.close(end)
 
@@ -384,7 +383,7 @@ def _refuse(writer: Writer, value: Any) -> None:
     if layout_of(kind) is not None:
         raise Refused(
             value,
-            "whose class no annotation of a node names",
+            "which no annotation of a node names",
             f"name it in one, or by allow=[{name!r}]",
         )
     base = next((each for each in kind.__mro__[1:] if each in _WRITERS), None)
@@ -417,6 +416,8 @@ _WRITERS: Final[dict[type, Callable[[Writer, Any], None]]] = {
 class Reader:
     """Reads one value."""
 
+    __slots__ = ("classes", "data", "defined", "marks", "place", "stack", "view")
+
     def __init__(self, data: bytes, classes: Classes) -> None:
         self.data = data
         self.view = memoryview(data)
@@ -448,11 +449,15 @@ class Reader:
 
     def sized(self) -> memoryview:
         """The next bytes, as many as the size before them says."""
-        size = self.data[self.place]
-        self.place += 1
+        place = self.place
+        size = self.data[place]
+        self.place = place = place + 1
         if size == 255:
-            size = int.from_bytes(self.take(8), "little")
-        return self.take(size)
+            return self.take(int.from_bytes(self.take(8), "little"))
+        self.place = end = place + size
+        if end > len(self.data):
+            raise ValueError("it ends too early")
+        return self.view[place:end]
 
     def closed(self) -> list[Any]:
         """The elements of the container that ends here."""
@@ -462,9 +467,18 @@ class Reader:
         return found
 
 
+def _long_int(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError("an int is too long")
+    return int(Decimal(digits))  # has no limit, unlike `int`
+
+
 def _read_json(reader: Reader) -> None:
     text = str(reader.sized(), "utf-8")
-    value, end = _READ_JSON(text)
+    try:
+        value, end = _READ_JSON(text)
+    except ValueError:  # perhaps an int that is longer than this process reads
+        value, end = JSONDecoder(parse_int=_long_int).raw_decode(text)
     if end != len(text):
         raise ValueError("text after JSON")
     reader.stack.append(value)

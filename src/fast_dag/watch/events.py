@@ -86,13 +86,20 @@ class NodeEnded(Event):
 
 
 class Reported(Event):
-    """A node reported its own progress, by `dag.progress_callback`."""
+    """A node reported its own progress, by `dag.progress_callback`; or see `Advanced`."""
 
     __slots__ = ("status",)
 
     def __init__(self, execution: Watched, path: str, fraction: float, status: str) -> None:
         super().__init__(execution, path, fraction)
         self.status = status
+
+
+class Advanced(Reported):
+    """Items of a map ended: `status` is "running 1,200 of 5,000", or "running 1,200" as long as
+    nobody knows how many there are."""
+
+    __slots__ = ()
 
 
 class RunEnded(Event):

@@ -11,7 +11,14 @@ from threading import RLock
 
 from fast_dag.errors import failures
 from fast_dag.watch import log
-from fast_dag.watch.events import AttemptFailed, NodeEnded, NodeStarted, Reported, RunEnded
+from fast_dag.watch.events import (
+    Advanced,
+    AttemptFailed,
+    NodeEnded,
+    NodeStarted,
+    Reported,
+    RunEnded,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +32,7 @@ _METHODS: Final = {
     AttemptFailed: "attempt_failed",
     NodeEnded: "node_ended",
     Reported: "reported",
+    Advanced: "reported",
     RunEnded: "run_ended",
 }
 """The method of an observer that is called with each kind of event. All are optional."""
@@ -37,7 +45,8 @@ class Observers:
     `node_ended`, `reported` and `run_ended`, which are called with the event.
 
     `total` is the number of nodes of the outermost run. The fraction done counts each of its nodes
-    that ended once; nodes that were cancelled do not count.
+    that ended once, and of a map that runs the share of its items that ended; nodes that were
+    cancelled do not count.
     """
 
     def __init__(self, observers: list[Any], total: int) -> None:
@@ -49,6 +58,7 @@ class Observers:
         self._total = total
         self._running: dict[Watched, dict[str, None]] = {}  # paths in order
         self._ended: set[str] = set()
+        self._shares: dict[str, float] = {}  # of maps that run, by path
         self._over = False
         self._told_fraction = 0.0  # of the last event that was told, so that it never goes back
         # Reentrant because a callback may itself cause the next event.
@@ -82,6 +92,7 @@ class Observers:
             self._events.append(NodeStarted(execution, path, self.fraction))
         if execution.parent is None and status != "cancelled":
             self._ended.add(path)
+            self._shares.pop(path, None)
         event = NodeEnded(execution, path, self.fraction, status, error, attempts, seconds)
         self._events.append(event)
 
@@ -89,6 +100,14 @@ class Observers:
         """An attempt failed, and another follows. Unlike the other events, this may be noted by
         several threads at once; `tell` knows how much is done."""
         self._events.append(AttemptFailed(execution, path, 0.0, error, attempt))
+
+    def progressed(self, execution: Watched, path: str, status: str, share: float) -> None:
+        """A map went on; `share` is how much of it is done. Noted by one thread at a time."""
+        if self._over:
+            return
+        if execution.parent is None:
+            self._shares[path] = share
+        self._events.append(Advanced(execution, path, self.fraction, status))
 
     def cut_off(self, execution: Watched) -> None:
         """An execution ended. Its nodes that were still running are cancelled."""
@@ -104,7 +123,7 @@ class Observers:
     @property
     def fraction(self) -> float:
         """The part of the outermost run that is done, from 0.0 to 1.0."""
-        return len(self._ended) / self._total
+        return (len(self._ended) + sum(self._shares.values())) / self._total
 
     # Calls of observers.
 
@@ -126,7 +145,7 @@ class Observers:
                 return
             if isinstance(event, AttemptFailed):
                 event.fraction = self._told_fraction
-            elif not isinstance(event, Reported):
+            elif type(event) is not Reported:
                 self._told_fraction = event.fraction
             for observer, method in self._callbacks[type(event)]:
                 try:

@@ -1,0 +1,306 @@
+"""Batches of plain items of a map: with these, what is around a call takes longest."""
+
+from __future__ import annotations
+
+from array import array
+from itertools import islice, repeat
+from time import perf_counter
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Final
+
+from fast_dag.errors import failures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import Protocol
+
+    from fast_dag.call.effects import Attempt
+    from fast_dag.define.mapspec import MapSpec
+    from fast_dag.run.items import Walk
+    from fast_dag.run.map_results import Results
+
+    class Calls(Protocol):
+        """The map whose items are called."""
+
+        call: Callable[..., Any]
+        stream: Results | None
+        spec: MapSpec
+        is_sole: bool
+
+        @property
+        def walk(self) -> Walk: ...
+        @property
+        def stopped(self) -> bool: ...
+        def arguments(self, values: tuple[Any, ...], /) -> Attempt:
+            """The arguments of the call for an item."""
+            ...
+
+        def failed(self, number: int, error: BaseException, /) -> BaseException:
+            """The error to note for an item whose call raised."""
+            ...
+
+        def taken(self, most: int, /) -> tuple[Sequence[int], list[Any]]:
+            """Items to call, at most so many, and their numbers; empty if there are none now."""
+            ...
+
+        def give_back(self, numbers: Sequence[int], items: Sequence[Any], /) -> None:
+            """There was no time for these items."""
+
+        def rests(self, number: int, coroutine: Any, /) -> None:
+            """The call for an item returned a coroutine, which must be awaited still."""
+
+
+AT_ONCE: Final = 1e-3
+"""Seconds that a batch takes in a thread."""
+
+AT_ONCE_AWAY: Final = 5e-2
+"""Seconds that a batch takes in another process."""
+
+AT_ONCE_ASYNC: Final = 1e-2
+"""Seconds after which a task on a loop takes no further item."""
+
+_TINY: Final = 2e-6
+_TOGETHER: Final = 256
+"""Items that take less than `_TINY` seconds are timed together, at most so many, because reading
+the clock takes as long as their calls."""
+
+_MOST: Final = 1 << 16
+"""Items that are taken together, at most."""
+
+FAILED: Final = object()
+"""Stands for the result of an item that failed."""
+
+
+class Batch:
+    """What became of the items of a batch: results and seconds of runs of items, those that failed,
+    and those for which a sync function returned a coroutine. `is_over`: the map has failed with
+    it."""
+
+    __slots__ = ("failed", "is_over", "parts", "rests")
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[Sequence[int], list[Any], array[float]]] = []
+        self.failed: list[tuple[int, BaseException]] = []
+        self.rests: set[int] = set()
+        self.is_over = False
+
+
+class Batches:
+    """Calls items as long as they take `AT_ONCE` seconds together. `size` is how many are taken
+    from the map at a time, found from how long they took so far."""
+
+    def __init__(self, calls: Calls) -> None:
+        self.size = 1
+        self.is_sole = calls.is_sole
+        self._calls = calls
+
+    def call_items(self) -> Batch:
+        """Call items, one after the other, for a short time."""
+        done = Batch()
+        now = perf_counter()
+        until = now + AT_ONCE
+        while now < until and not done.is_over:
+            numbers, items = self._taken()
+            if not items:
+                break
+            begun, now = now, self.call_each(items, numbers, done, until)
+            values = done.parts[-1][1]
+            self._adapt(len(values), now - begun)
+            made = len(values)
+            if made < len(items):
+                self._calls.give_back(numbers[made:], items[made:])
+                break
+        return done
+
+    def call_each(
+        self, items: Iterable[Any], numbers: Sequence[int], done: Batch, until: float
+    ) -> float:
+        """Call items until the time is `until`, and note in `done` what became of them. Returns the
+        time. What the items raise as they are gone through is raised."""
+        calls, iterator = self._calls, iter(items)
+        values: list[Any] = []
+        seconds = array("f")
+        done.parts.append((numbers, values, seconds))
+        call_some = self._call_some if self.is_sole and calls.stream is None else self._call_one
+        while True:
+            begun, before = perf_counter(), len(seconds)
+            try:
+                return call_some(iterator, done, until)
+            except failures() as error:
+                number = numbers[len(values)]
+                if calls.walk.pulled <= number:
+                    raise  # by what is gone through
+                done.failed.append((number, calls.failed(number, error)))
+                values.append(FAILED)
+                now = perf_counter()
+                seconds.extend(repeat(now - begun - sum(seconds[before:]), 1))
+                seconds.extend(repeat(0.0, len(values) - len(seconds)))
+                done.is_over = calls.spec.on_error == "fail"
+                if done.is_over or now > until:
+                    return now
+
+    def _call_some(self, iterator: Iterator[Any], done: Batch, until: float) -> float:
+        """Call a function of one parameter, some items between two looks at the clock."""
+        _, values, seconds = done.parts[-1]
+        call, clock, keep = self._calls.call, perf_counter, values.append
+        group, now = 1, clock()
+        while True:
+            made, last = len(values), now
+            for item in islice(iterator, group):  # `map` would end at a StopIteration
+                keep(call(item))
+            now = clock()
+            count = len(values) - made
+            if not count:
+                return now
+            seconds.extend(repeat((now - last) / count, count))
+            if CoroutineType in set(map(type, values[made:])):
+                self._note_rests(values, made, done)
+            if now > until:
+                return now
+            group = min(2 * group, _TOGETHER) if now - last < group * _TINY else 1
+
+    def _call_one(self, iterator: Iterator[Any], done: Batch, until: float) -> float:
+        """Call a function of any parameters, and hand over each result at once."""
+        numbers, values, seconds = done.parts[-1]
+        calls, clock, now = self._calls, perf_counter, perf_counter()
+        call, stream, is_sole = calls.call, calls.stream, self.is_sole
+        for item in iterator:
+            if is_sole:
+                value = call(item)
+            else:
+                args, kwargs = calls.arguments(item)
+                value = call(*args, **kwargs)
+            values.append(value)
+            last, now = now, clock()
+            seconds.append(now - last)
+            if type(value) is CoroutineType:
+                self._note_rests(values, len(values) - 1, done)
+            elif stream is not None:
+                stream.put(numbers[len(values) - 1], value)
+            if now > until or calls.stopped:
+                break
+        return now
+
+    async def await_items(self) -> Batch:
+        """The same for an async function."""
+        calls, clock, done = self._calls, perf_counter, Batch()
+        call, results = calls.call, calls.stream
+        now = clock()
+        until = now + AT_ONCE_ASYNC
+        while now < until and not done.is_over:
+            numbers, items = self._taken(1)
+            if not items:
+                break
+            begun = clock()
+            try:
+                if self.is_sole:
+                    value = await call(items[0])
+                else:
+                    args, kwargs = calls.arguments(items[0])
+                    value = await call(*args, **kwargs)
+            except failures() as error:
+                if _is_cancelled(error):
+                    raise
+                done.failed.append((numbers[0], error))
+                value = FAILED
+                done.is_over = calls.spec.on_error == "fail"
+            now = clock()
+            done.parts.append((numbers, [value], array("f", (now - begun,))))
+            if results is not None and value is not FAILED:
+                results.put(numbers[0], value)
+            if calls.stopped:
+                break
+        return done
+
+    def _taken(self, most: int | None = None) -> tuple[Sequence[int], list[Any]]:
+        return self._calls.taken(self.size if most is None else most)
+
+    def _note_rests(self, values: list[Any], since: int, done: Batch) -> None:
+        """Note which values are coroutines that must be awaited still."""
+        numbers = done.parts[-1][0]
+        for at in range(since, len(values)):
+            if type(values[at]) is CoroutineType:
+                self._calls.rests(numbers[at], values[at])
+                done.rests.add(numbers[at])
+                values[at] = FAILED
+
+    def _adapt(self, items: int, seconds: float, at_once: float = AT_ONCE / 4) -> None:
+        """Find how many items take so long together, from how long some took."""
+        if items:
+            fitting = int(at_once / max(seconds / items, 1e-8))
+            self.size = max(1, min(fitting, 4 * self.size, _MOST))
+
+    def parcel(self) -> Parcel:
+        """Items to be called in another process."""
+        return Parcel(self._calls, self, *self._taken())
+
+    def timed(self, items: int, seconds: float) -> None:
+        """So many items took so long in another process."""
+        self._adapt(items, seconds, AT_ONCE_AWAY)
+
+
+class Parcel:
+    """Items that are called in another process, and what became of them."""
+
+    def __init__(
+        self, calls: Calls, batches: Batches, numbers: Sequence[int], items: list[Any]
+    ) -> None:
+        self.items = items
+        self.is_sole = batches.is_sole
+        self._calls = calls
+        self._batches = batches
+        self._numbers = numbers
+        self._done = Batch()
+        self._values: list[Any] = []
+        self._seconds = array("f")
+        self._done.parts.append((numbers, self._values, self._seconds))
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether nothing is known of its items."""
+        return not self._values
+
+    def took(self, ok: bool, value: Any, seconds: float) -> None:
+        """The next item ended."""
+        number = self._numbers[len(self._values)]
+        if not ok:
+            self._done.failed.append((number, value))
+            value = FAILED
+        self._values.append(value)
+        self._seconds.append(seconds)
+        if ok and self._calls.stream is not None:
+            self._calls.stream.put(number, value)
+
+    def ended(self, begun: int, error: Exception | None) -> Batch:
+        """Nothing more comes: `begun` items were begun, and those without an outcome are lost,
+        because of `error`. The rest is given back."""
+        self._batches.timed(len(self._values), sum(self._seconds))
+        if error is not None:
+            for _ in range(len(self._values), begun):
+                self.took(False, error, 0.0)
+        made = len(self._values)
+        if made < len(self.items):
+            self._calls.give_back(self._numbers[made:], self.items[made:])
+        return self._done
+
+    def without(self, failed: Mapping[int, Exception]) -> Batch:
+        """These items cannot be sent. The others are given back."""
+        numbers, items = self._numbers, self.items
+        rest = [at for at in range(len(items)) if at not in failed]
+        self._calls.give_back([numbers[at] for at in rest], [items[at] for at in rest])
+        done = self._done
+        done.parts[0] = (
+            [numbers[at] for at in failed],
+            [FAILED] * len(failed),
+            array("f", [0.0] * len(failed)),
+        )
+        done.failed.extend((numbers[at], error) for at, error in failed.items())
+        return done
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether the task of an item was cancelled, and did not raise a CancelledError by itself."""
+    from asyncio import CancelledError, current_task  # slow to import
+
+    task = current_task()
+    return isinstance(error, CancelledError) and task is not None and bool(task.cancelling())
