@@ -32,11 +32,7 @@ class Code(NamedTuple):
 
     key: bytes
     parts: Mapping[str, str]
-
-    @property
-    def text(self) -> str:
-        """The parts as JSON."""
-        return json.dumps(self.parts, sort_keys=True)
+    text: str  # the parts as JSON
 
 
 def codes_of(plan: Plan, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Code]]:
@@ -83,7 +79,8 @@ def _read(node: Node[..., Any]) -> tuple[Fingerprint | None, Code]:
     if version is not None:
         parts[_VERSION] = str(version)
     text = json.dumps(parts, sort_keys=True)
-    return fingerprint, Code(bytes.fromhex(digest(text.encode("utf-8", "surrogatepass"))), parts)
+    key = bytes.fromhex(digest(text.encode("utf-8", "surrogatepass")))
+    return fingerprint, Code(key, parts, text)
 
 
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[str], list[str]]:

@@ -236,6 +236,8 @@ class Claim:
         self._tag(connection, found.id)
         self.durable = self._durable(found.id, found.epoch + 1, generation)
         self.durable.read(connection)
+        if _takes_call_id(self.execution.plan):
+            self.durable.count(connection)
         if rerun == '"stale"':
             rows = self._rows(connection, found.id)
             pending = below_replaced(connection, rows, generation)
@@ -408,6 +410,16 @@ class Claim:
             execution._exception = cancelled(self.run_id)
         elif "deaths" in ended:
             execution._exception = gave_up(self.run_id, ended["deaths"], ended["late"])
+
+
+def _takes_call_id(plan: Any) -> bool:
+    """Whether some node, here or in a nested workflow, is told the id of its call."""
+    return any(
+        step.node.signature.takes_call_id
+        if step.node.workflow is None
+        else getattr(step.nested, "steps", None) is not None and _takes_call_id(step.nested)
+        for step in plan.steps
+    )
 
 
 def gave_up(run_id: str, deaths: int, nodes: Sequence[str]) -> ExecutionError:

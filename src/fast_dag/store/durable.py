@@ -147,12 +147,20 @@ class Durable:
             (self.row,),
         ):
             self.scopes[parent, node] = (attempt, scope)
-        self.times.update(dict(connection.execute(_TIMES, (self.row,)).fetchall()))
         for row in connection.execute(_KEPT, (self.row,)):
             self.kept[row[0]] = row[1:]
-        rows = self.rows
-        for row in connection.execute(_ENDS, (self.row,)):
+        rows, shares = self.rows, False
+        for row in connection.execute(_ENDS, (self.row, self.run_id)):
             rows.setdefault(row[0], []).append(row)
+            shares = shares or row[20] is not None
+        if shares:  # values with others
+            rows.clear()
+            for row in connection.execute(_SHARED_ENDS, (self.row,)):
+                rows.setdefault(row[0], []).append(row)
+
+    def count(self, connection: Connection) -> None:
+        """Count how often nodes have completed, for the ids of their calls."""
+        self.times.update(dict(connection.execute(_TIMES, (self.row,)).fetchall()))
 
     def read_olds(self, connection: Connection, pending: dict[int, set[str]]) -> None:
         """Read what this generation computes anew, if what is below keeps its end where a value
@@ -181,7 +189,7 @@ class Durable:
             bool(ok and old[2])
             and old[5] == choice
             and bool(old[11])
-            and self.shelf.is_same(placed, identity, old[12:15], old[15:])
+            and self.shelf.is_same(placed, identity, old[12:15], old[15:20])
         )
 
     def is_left(self, topology: Topology) -> bool:
@@ -197,7 +205,7 @@ class Durable:
         for scope, rows in self.rows.items():
             for row in rows:
                 if (scope, row[1]) in self.olds and row[19] == self.generation:
-                    self.compare(scope, row[1], (row[2], row[5], row[12:15], row[15:]))
+                    self.compare(scope, row[1], (row[2], row[5], row[12:15], row[15:20]))
         self.kept = {
             key: self.shelf.take(row[:3], ("kept", *row[3:])) for key, row in self.kept.items()
         }
@@ -231,7 +239,7 @@ class Durable:
         if ok:
             value = ABSENT
             if row[11]:
-                value = self.shelf.take(row[12:15], row[15:])
+                value = self.shelf.take(row[12:15], row[15:20])
             outcome = Outcome(True, value, attempts, None, cached)
             chosen = None if choice is None else choice_from(choice)
             outcome.verdict = Verdict(outcome, node, chosen)
@@ -254,7 +262,12 @@ _OLDS: Final = """
     JOIN runs AS r ON r.id = v.run
     WHERE n.run = ? AND n.replaced = ? ORDER BY n.id"""
 
-_ENDS: Final = _OLDS.replace("n.replaced = ?", "n.replaced IS NULL")
+_SHARED_ENDS: Final = _OLDS.replace("n.replaced = ?", "n.replaced IS NULL")
+
+_ENDS: Final = """
+    SELECT scope, node, ok, goes_on, key, choice, place, attempts, cached, began, seconds, stored,
+        codec, value, file, ?2, path, visit, item, generation, source
+    FROM nodes WHERE run = ?1 AND replaced IS NULL ORDER BY id"""
 
 _KEPT: Final = """
     SELECT k.key, v.codec, v.value, v.file, r.run_id, v.key FROM kept AS k
@@ -524,6 +537,16 @@ class End(Write):
             self._placed = self._durable.shelf.put(self._value, self._identity)
         self._value = None
 
+    def apply_alone(self, connection: Connection) -> bool:
+        """Write it in a transaction of this statement alone, if nothing else is to be done."""
+        durable, scope, row = self._durable, self._scope.id, self._row
+        if scope is None or durable.pending or durable.has_kept or not row[13] or self._placed[2]:
+            return False
+        if durable.hold is None or durable.hold.is_lost:
+            return False
+        values = (scope, *row, *self._placed, row[0], durable.epoch)
+        return connection.execute(_INSERT_ALONE, values).rowcount == 1
+
     def apply(self, connection: Connection) -> None:
         durable, placed = self._durable, self._placed
         durable.check(connection)
@@ -557,6 +580,10 @@ _INSERT: Final = """
     INSERT INTO nodes (scope, run, node, generation, path, ok, goes_on, key, choice, place,
         attempts, cached, began, seconds, stored, code, codec, value, file)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+
+_INSERT_ALONE: Final = f"""
+    {_INSERT.partition("VALUES")[0]}
+    SELECT {", ".join("?" * 19)} FROM runs WHERE id = ? AND epoch = ? AND NOT cancel"""
 
 _REPLACE: Final = """
     UPDATE nodes SET replaced = ?1 WHERE run = ?2 AND scope = ?3 AND node = ?4
