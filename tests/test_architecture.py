@@ -40,6 +40,7 @@ SLOW_OR_OPTIONAL = (
     "fast_dag.run.map_execution",
     "fast_dag.drive.apart",
     "fast_dag.drive.inline_map",
+    "fast_dag.drive.process_items",
     # The cache of a node that has one, and machines.
     "fast_dag.cache.store",
     # What only backends need that others share.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import textwrap
 import threading
 from multiprocessing.managers import SyncManager
 from time import monotonic, sleep
@@ -13,6 +16,7 @@ from tests.ways import EXECUTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from fast_dag import DAG
 
@@ -22,6 +26,27 @@ __all__ = [
     "children",
     "is_alive",
 ]  # found here, too
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def run(
+    folder: Path, text: str, *command: str, name: str = "program.py", **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of its own, by its path where no command is given."""
+    path = folder / name
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, "-W", "error", *(command or (str(path),))],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+        cwd=folder,
+        env=ENVIRONMENT,
+        **options,
+    )
 
 
 def wait_for(event: Any) -> None:

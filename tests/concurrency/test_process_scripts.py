@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.concurrency.support import is_alive, wait_until
+from tests.concurrency.support import ENVIRONMENT, is_alive, run, wait_until
 
 pytestmark = pytest.mark.needs("cloudpickle")
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-
-
-def run(
-    folder: Path, text: str, *command: str, name: str = "program.py", **options: Any
-) -> subprocess.CompletedProcess[str]:
-    """Run a program of its own, by its path where no command is given."""
-    path = folder / name
-    path.write_text(textwrap.dedent(text), encoding="utf-8")
-    return subprocess.run(
-        [sys.executable, "-W", "error", *(command or (str(path),))],
-        capture_output=True,
-        text=True,
-        timeout=40,
-        check=False,
-        cwd=folder,
-        env=ENVIRONMENT,
-        **options,
-    )
-
 
 STATE = """
     import functools

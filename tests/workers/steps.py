@@ -11,11 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from fast_dag import Context
+
 STARTED: list[int] = []
 
 
 def pid() -> int:
     return os.getpid()
+
+
+def with_context(context: Context) -> None:
+    context.metadata["away"] = os.getpid()
 
 
 def add(x: int, y: int = 1) -> int:
@@ -122,3 +128,14 @@ def item(x: int, log: str = "") -> int:
     if x == 100:
         time.sleep(0.3)
     return x * x
+
+
+def _not_here() -> None:
+    raise LookupError("not here")
+
+
+class Unpicklable:
+    """Pickles, but does not unpickle."""
+
+    def __reduce__(self) -> Any:
+        return _not_here, ()

@@ -15,7 +15,7 @@ import pytest
 
 import fast_dag
 from fast_dag import DAG, Context, ExecutionError, TimeoutError, ValidationError, Workers
-from tests.concurrency.support import LONG, children, is_alive, wait_for, wait_until
+from tests.concurrency.support import LONG, children, is_alive, wait_until
 from tests.workers import steps
 
 
@@ -385,4 +385,3 @@ def test_what_cannot_travel_is_told_to_who_submitted_it() -> None:
         with pytest.raises(ExecutionError, match="its result, a lock, cannot be pickled"):
             workers.submit(threading.Lock).result()
         assert workers.submit(steps.add, 1).result() == 2
-        assert wait_for is not None

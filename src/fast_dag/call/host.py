@@ -43,6 +43,10 @@ if TYPE_CHECKING:
             """Whether an event loop is blocked until the execution ends."""
             ...
 
+        def call_id(self, name: str, /) -> str:
+            """The id of the call of a node: the same for all its attempts."""
+            ...
+
         def retries(self, name: str, error: Exception, attempt: int, delay: float, /) -> None:
             """Called when an attempt failed, and another follows after `delay` seconds."""
 

@@ -78,7 +78,7 @@ def inputs(workflow: Workflow) -> list[str]:
         fed = {edge.input for edge in edges}
         for parameter in node.signature.parameters:
             name = parameter.name
-            if parameter.is_context or name in fed or name in resources:
+            if parameter.by_engine or name in fed or name in resources:
                 continue
             default = "" if not parameter.optional else "=" + _default(parameter.default)
             if name not in taken or not default:  # one node that needs it makes it required

@@ -200,6 +200,7 @@ class PlainNode(NamedTuple):
     cache: bool | None
     map: bool | None
     workflow: PlainWorkflow | None
+    map: bool
 
     @classmethod
     def of(cls, node: Node[..., Any]) -> PlainNode:
@@ -219,6 +220,7 @@ class PlainNode(NamedTuple):
             None if node.cache is None else True,
             None if node.map is None else True,
             None if workflow is None else PlainWorkflow(workflow.description),
+            node.map is not None,
         )
 
 

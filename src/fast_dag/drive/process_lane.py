@@ -230,6 +230,7 @@ class Batch(Task):
         self._took = took
         self._ended = ended
         self._count = 0  # of the outcomes that have come
+        self._problem: ExecutionError | None = None  # that kept it from beginning
 
     @property
     def line(self) -> ProcessLane:
@@ -244,6 +245,9 @@ class Batch(Task):
     def told(self, message: Message) -> None:
         if message.kind == BEGINS:
             self.at = message.number
+        elif message.kind == PART and message.number:  # it could not be begun
+            _, text, cause, _ = payload.unpacked_all(message)[0]
+            self._problem = payload.failed(self.node_name, None, text, cause).value
         elif message.kind == PART:
             outcomes = payload.unpacked_all(message)
             first, self._count = self._count, self._count + len(outcomes)
@@ -265,6 +269,7 @@ class Batch(Task):
             lane.left(self)
 
     def _serve(self, pool: Pool, process: Process | None) -> None:
+        """Have the batch made. Raises what keeps it from being pickled."""
         error: ExecutionError | None = None
         if process is None:
             text = f"items of node {self.node_name!r} were not run: the Workers were shut down"
@@ -272,7 +277,8 @@ class Batch(Task):
         else:
             try:
                 pool.make(self, process)
-            except ExecutionError as death:
-                error = death
+                error = self._problem
+            except ExecutionError as problem:
+                error = problem
         at = -1 if self.at is None else self.at
         self._ended(Ended(self._count if error is None else max(self._count, at + 1), error))

@@ -25,7 +25,8 @@ FORGET     the number of a head that is not needed any more
 A **batch** has the number of its HEAD, the values of its items, and a time in seconds: the worker
 begins no item any more once that has passed. It is answered by PARTs, each with the outcomes of the
 items that have ended since the one before it, at least every `EVERY` seconds; the last one has the
-flag. The items without an outcome then were not begun: they are given back.
+flag. The items without an outcome then were not begun: they are given back. The number of a PART
+is 1 if the batch could not be begun at all; then its only outcome says why.
 
 A worker also has a **cell** of memory that it shares with the program, if there are descriptors:
 the number of the call that it has begun, the item of the batch that it is at, and a batch of which

@@ -157,7 +157,7 @@ class _Worker:
             if not isinstance(head, payload.Head):
                 head = self._heads[head_number] = payload.unpacked(head)
         except BaseException as error:
-            parts.end(payload.not_unpickled(error))
+            parts.fail(payload.not_unpickled(error))
             return
         end = perf_counter() + budget
         for index, item in enumerate(items):
@@ -190,12 +190,17 @@ class _Parts:
         with self._change:
             self._told.append(told)
 
-    def end(self, *told: payload.Told) -> None:
+    def end(self) -> None:
         """The batch has ended."""
         with self._change:
             self._is_active = False
-            self._told.extend(told)
             self._send(is_last=True)
+
+    def fail(self, told: payload.Told) -> None:
+        """The batch could not be begun."""
+        with self._change:
+            self._is_active = False
+            self._channel.send(PART, payload.packed_all([told]), 1, flag=True)
 
     def _watch(self) -> None:
         with self._change:

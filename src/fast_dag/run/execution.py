@@ -63,6 +63,10 @@ if TYPE_CHECKING:
             """Keeps how the nodes of a nested workflow end, in one attempt of its node; None if it
             keeps the end of that node only."""
 
+        def completed(self, path: str, /) -> int:
+            """How often a node has completed before this call."""
+            ...
+
         def begin(self, execution: Any, index: int, /) -> Effects | None:
             """Called before the call of a node; None if there is nothing to do. If it returns
             STOPPED, the call is not made."""
@@ -607,6 +611,17 @@ class Execution(ABC):
     def child_of(self, index: int) -> Execution:
         """The execution that `nested` made last for a node that is a workflow."""
         return self.children[self.plan.names[index]]
+
+    def call_id(self, name: str) -> str:
+        """The id of a node's call, by which others know it again: the same over retries and
+        resumes, another ("~2") if it is called again after it completed."""
+        before, path = self._completed(name), self.prefix + name
+        run_id = self.context.metadata["run_id"]
+        return f"{run_id}/{path}~{before + 1}" if before else f"{run_id}/{path}"
+
+    def _completed(self, name: str) -> int:
+        """How often a node has completed before the call that begins now."""
+        return 0 if self.store is None else self.store.completed(self.prefix + name)
 
     def child(self, index: int, inputs: dict[str, Any]) -> Execution:
         """The execution of a nested workflow, ready to be driven."""

@@ -155,7 +155,7 @@ class MapExecution(Execution):
         self._given: dict[int, Given] = {}  # these, and the items in progress
         self._batches = 0  # how many were begun
         self._running = 0  # calls in progress, of items or batches
-        self._rests: dict[int, Any] = {}  # coroutines that sync functions returned
+        self._rests: dict[int, Any] = {}  # coroutines that sync functions returned, by item
         self.call: Callable[..., Any] = plan.item.call
         self.is_sole = plan.is_sole
         self._lines: LineCalls | None = None  # makes the calls of a workflow, if they are all of it
@@ -191,6 +191,8 @@ class MapExecution(Execution):
                     "can be gone through once only; make it a list"
                 )
         self._walk = Walk(plan, values)
+        if self._known and not self._walk.has_lasting_keys:
+            self._known = {}
         line = plan.line
         if line is not None and not (line.is_chain or self.settings.ordered):
             line = None  # its nodes may run side by side
@@ -236,6 +238,10 @@ class MapExecution(Execution):
         self._walk.let_go()
         self._given.clear()
         self._inner.clear()
+        with self._lock:
+            rests, self._rests = self._rests, {}
+        for coroutine in rests.values():
+            coroutine.close()
         if self.stream is not None:
             self.stream.clear()
         self.call_soon = _nothing
@@ -245,10 +251,14 @@ class MapExecution(Execution):
         if self.spec.into is not None:
             return self.value
         result = self.result
+        self.tally._left_out = ()
         if not self.tally.dropped:
             return result
         if isinstance(result, dict):
             return {key: each for key, each in result.items() if each is not END}
+        self.tally._left_out = array(
+            "q", [position for position, each in enumerate(result) if each is END]
+        )
         return [each for each in result if each is not END]
 
     def _final_value(self) -> Any:
@@ -291,6 +301,7 @@ class MapExecution(Execution):
         else:
             answer = yield Invoke(walk.close, (), False, cleans_up=True, role="pull")
         if isinstance(answer, Raised):
+            self._is_satisfied = False
             self._source_failed(answer.error)
         return STOPPED
 
@@ -306,6 +317,8 @@ class MapExecution(Execution):
                 if not quick or self._is_exhausted or not self._has_room:
                     break
                 if self.is_batched and not self._is_left(len(ready)):
+                    if self._walk.total == self._walk.pulled:
+                        self._end_of_items()
                     break
             if self.is_batched:
                 ready.append(batch_index(self._batches))
@@ -343,16 +356,17 @@ class MapExecution(Execution):
     def _pull(self) -> bool:
         """Pull one item, in any thread, because that calls nobody's code. Returns False if there is
         none."""
-        try:
-            pulled = self._walk.pull()
-        except failures() as error:  # a set that was changed meanwhile, for example
-            self._source_failed(error)
-            return False
-        if pulled is None:
-            self._end_of_items()
-            return False
-        self._take_in(pulled)
-        return bool(self._pulled) or self._pull()
+        while not self._pulled:  # what an earlier run knows is not called
+            try:
+                pulled = self._walk.pull()
+            except failures() as error:  # a set that was changed meanwhile, for example
+                self._source_failed(error)
+                return False
+            if pulled is None:
+                self._end_of_items()
+                return False
+            self._take_in(pulled)
+        return True
 
     def _pull_items(self) -> bool:
         """Pull items as long as there is room for them. Returns whether there are no more."""
@@ -385,6 +399,7 @@ class MapExecution(Execution):
             result = self.result
             if isinstance(result, dict):
                 if key in result:
+                    self._walk.place = "keys function"
                     raise ValueError(
                         f"the keys function of map {self.plan.name!r} gave {key!r} to item "
                         f"{list(result).index(key)} and to item {number}; each item needs a key of "
@@ -417,7 +432,7 @@ class MapExecution(Execution):
         if index == INTO:
             return [self.spec.into, self.stream], {}
         if index % 2:
-            return [_same, self._rests.pop(number_of(index))], {}
+            return [self._rests.pop, number_of(index)], {}
         batching = self.batching
         if not self.is_here:
             return [batching.parcel()], {}
@@ -479,6 +494,8 @@ class MapExecution(Execution):
         where = walk.place
         if where == "source" and walk.pulled:
             where = f"source, after item {walk.pulled - 1}"
+        elif where == "keys function":
+            where = f"keys function, for item {walk.pulled - 1}"
         self._fail(Failed("", None, error, 1, where))
 
     # Sequential runs of plain items.
@@ -607,12 +624,20 @@ class MapExecution(Execution):
                     self._given[number] = number, (item,) if self.is_sole else item
             self._pulled.extendleft(reversed(numbers))
 
+    def rests(self, number: int, coroutine: Any) -> None:
+        """The call for an item returned a coroutine, which must be awaited still."""
+        with self._lock:
+            if self.status == "running":
+                self._rests[number] = coroutine
+                return
+        coroutine.close()  # nobody waits for this batch any more
+
     def _settle_batch(self, done: Batch) -> list[int]:
         """The items of a batch ended. Returns what may start."""
         tally, result, given = self.tally, self.result, self._given
         keeps = self.stream is None
         failed = dict(done.failed)
-        rests = dict(done.rests)
+        rests = done.rests
         ready = []
         for numbers, values, seconds in done.parts:
             keys: list[Any] | None = None
@@ -646,7 +671,6 @@ class MapExecution(Execution):
                     self._item_failed(number, key, outcome, self._inner.pop(number, None))
                 else:
                     given[number] = (key, ())
-                    self._rests[number] = rests[number]
                     self._running += 1
                     ready.append(rest_index(number))
         return ready
@@ -867,10 +891,6 @@ def _inside(settings: Any) -> Any:
     inside = copy(settings)
     inside.error_strategy, inside.error_handler = "fail_fast", None
     return inside
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _nothing() -> None: ...

@@ -7,13 +7,12 @@ import os
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.cache.keys import UnkeyableError, digest_of, key_of, stable_text
 from fast_dag.call.effects import ONE_SHOT
 from fast_dag.define.node import name_of
 from fast_dag.errors import ValidationError, failures, names
 from fast_dag.store.claim import COLUMNS, Claim, Found, MovedError
 from fast_dag.store.errors import EncodeError, RunExistsError
-from fast_dag.store.store import FINAL, Store
+from fast_dag.store.store import FINAL, INPUTS, Store, checked_id, input_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -62,7 +61,7 @@ class Asked:
             )
         self.store = store
         self.run_id = os.urandom(16).hex() if run_id is None else checked_id(run_id)
-        self.rerun = rerun
+        self.rerun = checked_rerun(rerun)
         self.tags = checked_tags(tags)
         self.on_change = on_change
         self.renamed = dict(renamed or {})
@@ -131,13 +130,13 @@ class Asked:
                 f"the context's metadata has the run_id {own!r}, but run_id= is {self.run_id!r}; "
                 "drop one of them"
             )
-        claim = Claim(self.store, workflow, execution, self.run_id, self.tags)
+        claim = Claim(self.store, workflow, execution, self.run_id, self.tags, self.rerun)
         if found is None:
             claim.begin(self._encoded_inputs(execution))
         elif found.status in FINAL and self.rerun is None:
             claim.look_at(found)
         else:
-            claim.take(found, self.rerun is not None)
+            claim.take(found)
         return claim
 
     def _find(self) -> Found | None:
@@ -164,13 +163,9 @@ class Asked:
         are asked for."""
         store, given, differs = self.store, request.inputs, []
         stored: dict[str, Any] = {}
-        for name, digest, codec, value, file, source_run, source_name in store.database.rows(
-            "SELECT i.name, v.digest, v.codec, v.value, v.file, r.run_id, v.name FROM inputs AS i"
-            " JOIN inputs AS v ON v.id = COALESCE(i.source, i.id) JOIN runs AS r ON r.id = v.run"
-            " WHERE i.run = ? ORDER BY i.id",
-            found.id,
-        ):
-            old = store.shelf.take((codec, value, file), ("input", source_run, source_name))
+        for row in store.database.rows(INPUTS, found.id):
+            name, digest = row[:2]
+            old = store.shelf.take(row[2:5], ("input", *row[5:]))
             stored[name] = old
             if name in given and not _is_same(given[name], old, digest):
                 differs.append(f"the input {name!r} is another")
@@ -206,26 +201,26 @@ class Asked:
                     place=error.place,
                     type=error.type,
                 ) from error
-            rows.append((name, _digest(value), *placed))
+            rows.append((name, input_digest(value), *placed))
         return rows
 
 
 # Inputs and options.
 
 
-def checked_id(run_id: Any) -> str:
-    """A run_id that may be one; raises ValidationError."""
-    if (
-        not isinstance(run_id, str)
-        or not 1 <= len(run_id) <= 200
-        or not run_id.isprintable()
-        or "/" in run_id
-    ):
+def checked_rerun(rerun: Any) -> str | list[str] | None:
+    """What shall be computed anew: "failed", "stale", or paths of nodes; raises ValidationError."""
+    if rerun is None or rerun in ("failed", "stale"):
+        found: str | None = rerun
+        return found
+    several = rerun if isinstance(rerun, (list, tuple, set)) else [rerun]
+    asked = [name_of(each) for each in several]
+    if not asked or not all(isinstance(each, str) for each in asked):
         raise ValidationError(
-            f"run_id is a string of 1 to 200 printable characters without '/', not {run_id!r}; "
-            "to give an input of that name: inputs={'run_id': ...}"
+            f"rerun is 'failed', 'stale', a node or a list of nodes, not {rerun!r}; to give an "
+            "input of that name: inputs={'rerun': ...}"
         )
-    return run_id
+    return sorted(asked)
 
 
 def checked_tags(tags: Any) -> dict[str, Any]:
@@ -248,16 +243,9 @@ def checked_tags(tags: Any) -> dict[str, Any]:
     return found
 
 
-def _digest(value: object) -> bytes | None:
-    try:
-        return digest_of(stable_text(key_of(value)).encode("utf-8", "surrogatepass"))
-    except UnkeyableError:
-        return None
-
-
 def _is_same(new: object, old: object, digest: bytes | None) -> bool:
     """Whether an input is the one that was stored."""
-    mine = None if digest is None or ONE_SHOT[type(new)] else _digest(new)
+    mine = None if digest is None or ONE_SHOT[type(new)] else input_digest(new)
     if mine is not None:
         return mine == digest
     try:

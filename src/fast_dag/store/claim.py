@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-from contextlib import suppress
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fast_dag.errors import add_note
+from fast_dag.errors import ExecutionError, add_note, names
 from fast_dag.run.failures import timed_out
 from fast_dag.store.durable import CutShortError, Durable, cancelled, error_of, in_doubt
 from fast_dag.store.errors import RunInUseError, RunLostError, StoreError, to_data
-from fast_dag.store.store import FINAL
+from fast_dag.store.graphs import StoredGraph, text_of_graph
+from fast_dag.store.reruns import Rows, paths_of, replace
+from fast_dag.store.store import FINAL, owner_now, owner_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -78,26 +77,32 @@ class Claim:
         execution: DagExecution,
         run_id: str,
         tags: Mapping[str, Any],
+        rerun: str | Sequence[str] | None = None,
     ) -> None:
         self.store = store
         self.workflow = workflow
         self.execution = execution
         self.run_id = run_id
         self.tags = tags
+        self.rerun = rerun
         self.hold: Hold | None = None
         self.is_over = False
         self.durable: Durable
         self._doubts: list[str] = []
+        self._deaths = 0
 
     def _enter(self) -> None:
         """Let the execution use the store."""
         execution, durable = self.execution, self.durable
         durable.decode()
         execution.store = durable.root
+        execution.context.metadata.update(durable.kept)
         execution.context.metadata["run_id"] = self.run_id
+        self.store.database.enter()
         if self._doubts:
             self.is_over = True
-        self.store.database.enter()
+        elif self._deaths >= self.store.max_resumes:
+            self._give_up()
 
     def _durable(self, row: int, epoch: int, generation: int) -> Durable:
         shelf, database = self.store.shelf_of(self.workflow), self.store.database
@@ -139,7 +144,7 @@ class Claim:
                 self.workflow.kind,
                 owner_now(),
                 None if outputs is None else json.dumps(outputs),
-                self.store.graph_of(self.execution),
+                self.store.note_graph(connection, self.execution),
                 now,
                 now,
             ),
@@ -158,7 +163,7 @@ class Claim:
 
     # Going on.
 
-    def take(self, found: Found, is_rerun: bool) -> None:
+    def take(self, found: Found) -> None:
         """Become the owner of a run that there is. Raises RunInUseError if somebody else owns it,
         MovedError if it is another than was found."""
         self.hold = self.store.database.locks.take(found.id)
@@ -168,14 +173,14 @@ class Claim:
             raise RunInUseError(
                 f"the run {self.run_id!r} is at work: {owner}", run_id=self.run_id, owner=owner
             )
-        self._transact(lambda connection: self._take(connection, found, is_rerun))
+        self._transact(lambda connection: self._take(connection, found))
 
-    def _take(self, connection: Connection, found: Found, is_rerun: bool) -> None:
+    def _take(self, connection: Connection, found: Found) -> None:
         row = connection.execute(f"SELECT {COLUMNS} FROM runs WHERE id = ?", (found.id,)).fetchone()
         if row is None:
             raise MovedError
         found = Found(*row)
-        if found.pruned is not None or (found.status in FINAL and not is_rerun):
+        if found.pruned is not None or (found.status in FINAL and self.rerun is None):
             raise MovedError
         last = connection.execute(
             "SELECT COALESCE(MAX(id), 0) FROM nodes WHERE run = ?", (found.id,)
@@ -185,15 +190,45 @@ class Claim:
             deaths = found.deaths + 1
         elif found.status == "running":
             deaths = 1
+        generation = found.generation
+        if self.rerun is not None:
+            asked = json.dumps(self.rerun)
+            if found.status in FINAL or found.rerun != asked:
+                generation += 1
+                self._replace(connection, found.id, generation)
+                connection.execute(
+                    "UPDATE runs SET generation = ?, rerun = ? WHERE id = ?",
+                    (generation, asked, found.id),
+                )
+                deaths = 0
+        self._deaths = deaths
         connection.execute(
             "UPDATE runs SET status = 'running', epoch = epoch + 1, owner = ?, before = ?,"
             " deaths = ?, began = COALESCE(began, ?), ended = NULL, error = NULL WHERE id = ?",
             (owner_now(), last, deaths, time(), found.id),
         )
         self._tag(connection, found.id)
-        self.durable = self._durable(found.id, found.epoch + 1, found.generation)
+        self.durable = self._durable(found.id, found.epoch + 1, generation)
         self.durable.read(connection)
         self._doubts = self.durable.doubts_of(connection)
+
+    def _replace(self, connection: Connection, row: int, generation: int) -> None:
+        """Begin a new generation of what is to be computed anew."""
+        graph = StoredGraph(json.loads(text_of_graph(self.execution.plan)))
+        rows = Rows(connection, row, graph)
+        assert self.rerun is not None
+        paths = list(rows.failed()) if self.rerun == "failed" else paths_of(self.rerun)
+        replace(connection, rows, paths, generation)
+
+    def _give_up(self) -> None:
+        """End a run whose owners died one after the other."""
+        execution = self.execution
+        self.is_over = True
+        execution.observers = None
+        execution.open()
+        ready = [execution.path_of(index) for index in execution.begin(eager=True)]
+        execution.close("failed")
+        execution._exception = gave_up(self.run_id, self._deaths, ready)
 
     # After the run.
 
@@ -237,6 +272,7 @@ class Claim:
         durable.check(connection)
         for call in durable.made:
             call.withdraw(connection)
+        durable.write_kept(connection)
         doubts = self._doubts or durable.doubts_of(connection)
         ended: dict[str, Any] = {}
         if doubts:
@@ -290,6 +326,20 @@ class Claim:
             )
         elif found.status == "cancelled":
             execution._exception = cancelled(self.run_id)
+        elif "deaths" in ended:
+            execution._exception = gave_up(self.run_id, ended["deaths"], ended["late"])
+
+
+def gave_up(run_id: str, deaths: int, nodes: Sequence[str]) -> ExecutionError:
+    """The error of a run whose owners died one after the other."""
+    return ExecutionError(
+        f"the run {run_id!r} was given up: {deaths} processes died one after the other while they "
+        f"worked on it, with no node committed between. What could run then: {names(nodes)}; "
+        "rerun='failed' tries again",
+        node_name=nodes[0] if len(nodes) == 1 else None,
+        deaths=deaths,
+        nodes=tuple(nodes),
+    )
 
 
 def ending_of(execution: DagExecution) -> dict[str, Any]:
@@ -303,6 +353,9 @@ def ending_of(execution: DagExecution) -> dict[str, Any]:
     ]
     if resources:
         ended["resources"] = resources
+    own = execution._exception
+    if own is not None and hasattr(own, "deaths"):
+        ended["deaths"], ended["late"] = own.deaths, own.nodes
     if failures_.fatal is not None:
         ended["fatal"] = failures_.fatal
     if execution.status == "timed_out":
@@ -310,23 +363,3 @@ def ending_of(execution: DagExecution) -> dict[str, Any]:
         statuses = execution.record.statuses()
         ended["late"] = [name for name, status in statuses.items() if status == "cancelled"]
     return ended
-
-
-# Owners.
-
-
-def owner_now() -> str:
-    """This process, as the owner of a run."""
-    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time()})
-
-
-def owner_text(owner: str | None) -> str:
-    """An owner for people.
-
-    >>> owner_text('{"pid": 12, "host": "ada", "since": 0}')
-    'process 12 on ada'
-    """
-    with suppress(ValueError, KeyError, TypeError):
-        known = json.loads(owner or "")
-        return f"process {known['pid']} on {known['host']}"
-    return "somebody"

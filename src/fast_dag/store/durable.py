@@ -8,6 +8,7 @@ successor starts. A later owner replays these rows.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -68,9 +69,9 @@ class CutShortError(BaseException):
 class Durable:
     """A run that this process owns.
 
-    `hold` is its lock (None if it is only looked at), `epoch` the number of this owner. `rows` are the ends of nodes that were
-    committed before, by scope. `scopes` are the known attempts of nested workflows: (attempt, id)
-    by scope and node.
+    `hold` is its lock (None if it is only looked at), `epoch` the number of this owner. `rows` are
+    the ends of nodes that were committed before, by scope, and `ends` the same as the engine takes
+    them. `scopes` are the known attempts of nested workflows: (attempt, id) by scope and node.
     """
 
     def __init__(
@@ -91,13 +92,15 @@ class Durable:
         self.generation = generation
         self.hold = hold
         self.rows: dict[int, list[tuple[Any, ...]]] = {}
-        self.ends: dict[int, list[Ended]] = {}  # the same as the engine takes them
+        self.ends: dict[int, list[Ended]] = {}
         self.scopes: dict[tuple[int, str], tuple[int, int | None]] = {}
         self.root = Scope(self, None, "", 1, 0)
         self.is_cancelled = False
         self.is_over = False  # it is only looked at: nothing is committed any more
         self.codes: Callable[[Any], bytes | None] = _no_code
-        self.kept: dict[str, Any] = {}
+        self.times: Counter[str] = Counter()  # how often nodes have completed, by path
+        self.kept: dict[str, Any] = {}  # what nodes kept in the context
+        self._keeps: dict[str, Placed] = {}  # the same, to be committed with the next end
         self.made: set[Call] = set()  # calls that were announced, and not made
 
     def check(self, connection: Connection) -> None:
@@ -127,14 +130,42 @@ class Durable:
             (self.row,),
         ):
             self.scopes[parent, node] = (attempt, scope)
+        self.times.update(dict(connection.execute(_TIMES, (self.row,)).fetchall()))
+        for row in connection.execute(_KEPT, (self.row,)):
+            self.kept[row[0]] = row[1:]
         rows = self.rows
         for row in connection.execute(_ENDS, (self.row,)):
             rows.setdefault(row[0], []).append(row)
 
     def decode(self) -> None:
         """Decode what was read."""
+        self.kept = {
+            key: self.shelf.take(row[:3], ("kept", *row[3:])) for key, row in self.kept.items()
+        }
         self.ends = {scope: [self._ended(row) for row in rows] for scope, rows in self.rows.items()}
         self.rows = {scope: [row[:12] for row in rows] for scope, rows in self.rows.items()}
+
+    def keep(self, key: str, value: Any) -> None:
+        """Have what a node keeps in the context committed with the next end of a node."""
+        self._keeps[key] = self.shelf.put(value, ("kept", self.run_id, key))
+
+    @property
+    def has_kept(self) -> bool:
+        """Whether something is kept that was not committed yet."""
+        return bool(self._keeps)
+
+    def write_kept(self, connection: Connection) -> dict[str, Placed]:
+        """Write what nodes kept since the last commit, and return it."""
+        keeps = self._keeps.copy()
+        for key, placed in keeps.items():
+            connection.execute(_KEEP, (self.row, key, *placed))
+        return keeps
+
+    def has_written(self, keeps: dict[str, Placed]) -> None:
+        """These were committed."""
+        for key, placed in keeps.items():
+            if self._keeps.get(key) is placed:
+                del self._keeps[key]
 
     def _ended(self, row: tuple[Any, ...]) -> Ended:
         _, node, ok, goes_on, key, choice, place, attempts, cached, began, seconds = row[:11]
@@ -163,6 +194,18 @@ _ENDS: Final = """
     JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
     JOIN runs AS r ON r.id = v.run
     WHERE n.run = ? AND n.replaced IS NULL ORDER BY n.id"""
+
+_KEPT: Final = """
+    SELECT k.key, v.codec, v.value, v.file, r.run_id, v.key FROM kept AS k
+    JOIN kept AS v ON v.id = COALESCE(k.source, k.id) JOIN runs AS r ON r.id = v.run
+    WHERE k.run = ?"""
+
+_KEEP: Final = """
+    INSERT INTO kept (run, key, codec, value, file) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET codec = excluded.codec, value = excluded.value,
+        file = excluded.file, source = NULL"""
+
+_TIMES: Final = "SELECT path, COUNT(*) FROM nodes WHERE run = ? AND ok GROUP BY path"
 
 _DOUBTS: Final = """
     SELECT path FROM calls AS c WHERE c.run = ? AND NOT EXISTS (
@@ -233,9 +276,10 @@ class Scope:
 
     def load(self, execution: DagExecution) -> Iterable[Ended]:
         """How the nodes of an execution ended before."""
+        durable, index_of = self.durable, execution.plan.topology.index
+        execution.context._keeper = durable.keep
         if self.id is None:
             return ()
-        durable, index_of = self.durable, execution.plan.topology.index
         ends = [each for each in durable.ends.get(self.id, ()) if each[0] in index_of]
         rows = [row for row in durable.rows.get(self.id, ()) if row[1] in index_of]
         gone = {row[1] for row in rows if row[2] and not row[11]}
@@ -243,6 +287,10 @@ class Scope:
             again = _needed_again(execution, rows, gone)
             ends = [each for each in ends if each[0] not in again]
         return ends
+
+    def completed(self, path: str) -> int:
+        """How often a node has completed before."""
+        return self.durable.times[path]
 
     def begin(self, execution: DagExecution, index: int) -> Effects | None:
         """Announce the call of a node that may be called once only."""
@@ -280,6 +328,10 @@ class Scope:
             raise CutShortError(error)
         yield Await(end, cleans_up=True)
         durable.go_on_after(end)
+        if end.kept:
+            durable.has_written(end.kept)
+        if outcome.ok:
+            durable.times[path] += 1
         return outcome
 
 
@@ -319,7 +371,7 @@ def _told(error: EncodeError, path: str) -> EncodeError:
 class End(Write):
     """The end of a node, to be committed."""
 
-    __slots__ = ("_durable", "_identity", "_made", "_placed", "_row", "_scope", "_value")
+    __slots__ = ("_durable", "_identity", "_made", "_placed", "_row", "_scope", "_value", "kept")
 
     def __init__(
         self,
@@ -337,6 +389,7 @@ class End(Write):
         self._placed: Placed = NOTHING
         self._identity = (durable.run_id, path, 0, b"", durable.generation)
         self._value = outcome.value
+        self.kept: dict[str, Placed] | None = None
         verdict, ok = outcome.verdict, outcome.ok
         is_stored = not ok or step.decides or step.node.options.get("stored", True)
         self._row = [
@@ -379,6 +432,8 @@ class End(Write):
         if not row[13] and row[4]:  # a node without stored value that was called again
             connection.execute(_FORGET_UNSTORED, (durable.generation, row[0], scope, row[1]))
         connection.execute(_INSERT, (scope, *row, *placed))
+        if durable.has_kept:
+            self.kept = durable.write_kept(connection)
 
     def take_back(self) -> None:
         for each in self._made:

@@ -36,10 +36,14 @@ class Refused(Exception):  # noqa: N818  it becomes an EncodeError
         self._owners = [value]
         self._labels: list[str] = []
 
-    def climb(self, owner: object, children: Iterable[tuple[str, object]]) -> None:
-        """Note that what was refused is one of these parts of `owner`, each with its label."""
+    def climb(self, owner: object, *parts: tuple[str, Iterable[tuple[object, object]]]) -> None:
+        """Note that what was refused is a part of `owner`. Its parts are pairs (name, part), and
+        before them how a name is shown in the place."""
         child = self._owners[-1]
-        self._labels.append(next((label for label, each in children if each is child), ""))
+        shown = (
+            form.format(name) for form, pairs in parts for name, each in pairs if each is child
+        )
+        self._labels.append(next(shown, ""))
         self._owners.append(owner)
 
     def error(self) -> EncodeError:

@@ -1,0 +1,150 @@
+"""Calls of one function, made in one message: for maps."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from fast_dag import DAG, Workers
+from fast_dag.drive import payload
+from fast_dag.drive.dispatcher import Dispatcher
+from fast_dag.drive.pool import Head
+from fast_dag.drive.process_lane import Batch, Ended, ProcessLane
+from tests.concurrency.support import LONG
+from tests.workers import steps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Crowd:
+    """Has batches made, and notes what is told of them."""
+
+    def __init__(self, workers: Workers) -> None:
+        dag = DAG("crowd").add_node("n", steps.pid)
+        self.pool = workers._pool
+        self.lane = ProcessLane(Dispatcher(dag.execute()._execution), self.pool)
+
+    def make(self, func: Any, items: list[Any], budget: float = LONG, **given: Any) -> Made:
+        head = Head(payload.Head(func, (), given, ["x"]))
+        made = Made(head, items, budget)
+        self.lane.launch_batch(made.batch)
+        return made
+
+
+class Made:
+    def __init__(self, head: Head, items: list[Any], budget: float = LONG) -> None:
+        self.told: dict[int, payload.Told] = {}
+        self.parts: list[tuple[float, int]] = []
+        self.over = threading.Event()
+        self.how: Ended | None = None
+        self.batch = Batch("n", head, [(each,) for each in items], budget, self._take, self._end)
+
+    def _take(self, first: int, outcomes: list[payload.Told]) -> None:
+        self.parts.append((perf_counter(), len(outcomes)))
+        self.told.update(enumerate(outcomes, first))
+
+    def _end(self, how: Ended) -> None:
+        self.how = how
+        self.over.set()
+
+    def ended(self) -> Ended:
+        assert self.over.wait(LONG)
+        assert self.how is not None
+        return self.how
+
+    def values(self) -> list[Any]:
+        return [told[1] for _, told in sorted(self.told.items()) if told[0]]
+
+
+@pytest.fixture
+def crowd() -> Iterator[Crowd]:
+    with Workers(1) as workers:
+        made = Crowd(workers)
+        yield made
+        made.lane.close(abandon=False)
+
+
+def test_each_item_has_an_outcome(crowd: Crowd) -> None:
+    made = crowd.make(steps.item, list(range(12)))
+    assert made.ended() == Ended(12, None)
+    assert made.values() == [x * x for x in range(12) if x != 7]
+    ok, error, notes, _ = made.told[7]
+    assert ok is False
+    assert isinstance(error, ValueError)
+    assert "steps.py" in notes[0]
+
+
+def test_results_come_before_the_items_behind_them_have_ended(crowd: Crowd) -> None:
+    made = crowd.make(steps.item, [1, 2, 100, 3])
+    made.ended()
+    assert made.values() == [1, 4, 10_000, 9]
+    assert made.parts[0][1] == 2
+    assert made.parts[-1][0] - made.parts[0][0] > 0.1
+
+
+def test_a_killed_process_tells_which_item_it_was_at(crowd: Crowd, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    made = crowd.make(steps.item, [1, 100, 2, 13, 5, 6], log=str(log))
+    how = made.ended()
+    assert how.begun == 4
+    assert "'n' died before the call ended" in str(how.error)
+    assert made.values() == [1]  # 100 and 2 had ended, but their outcomes were lost with it
+    assert len(log.read_text(encoding="utf-8").splitlines()) == 4
+    assert crowd.make(steps.item, [5, 6]).ended().begun == 2
+
+
+def test_what_takes_too_long_is_given_back(crowd: Crowd) -> None:
+    made = crowd.make(steps.item, [100, 1, 2], budget=0.05)
+    assert made.ended() == Ended(1, None)
+    assert made.values() == [10_000]
+
+
+def test_a_batch_can_be_stopped_and_killed(crowd: Crowd) -> None:
+    made = crowd.make(steps.item, [1] + [100] * 50)
+    while not made.told:
+        threading.Event().wait(0.01)
+    made.batch.stop()
+    assert made.ended().begun < 51
+    made = crowd.make(steps.item, [1] + [100] * 50)
+    while not made.told:
+        threading.Event().wait(0.01)
+    crowd.lane.kill_batch(made.batch)
+    how = made.ended()
+    assert how.error is not None
+    assert how.begun < 51
+
+
+def test_what_all_are_given_is_sent_once(crowd: Crowd) -> None:
+    array = np.ones(300_000)
+    head = Head(payload.Head(lambda x, array: x + array.sum(), (), {"array": array}, ["x"]))
+    for first in range(3):
+        made = Made(head, [first])
+        crowd.lane.launch_batch(made.batch)
+        made.ended()
+        assert made.values() == [first + 300_000]
+    (process,) = crowd.pool._all
+    assert process.heads == {head.number}
+    crowd.pool.forget(head)
+    assert process.heads == set()
+
+
+def test_what_cannot_travel_costs_its_own_item(crowd: Crowd) -> None:
+    made = crowd.make(lambda x: threading.Lock() if x == 2 else x, [1, 2, 3])
+    made.ended()
+    assert made.values() == [1, 3]
+    assert made.told[1][0] is None
+    assert "its result, a lock, cannot be pickled" in made.told[1][1]
+
+
+def test_a_head_that_does_not_unpickle_costs_its_batch_only(crowd: Crowd) -> None:
+    made = crowd.make(steps.item, [1, 2], log=steps.Unpicklable())
+    how = made.ended()
+    assert how.begun == 0
+    assert "its call cannot be unpickled there: LookupError: not here" in str(how.error)
+    assert crowd.make(steps.item, [3]).ended() == Ended(1, None)
