@@ -198,7 +198,6 @@ class PlainNode(NamedTuple):
     timeout: float | None
     run_in: str | None
     cache: bool | None
-    map: bool | None
     workflow: PlainWorkflow | None
     map: bool
 
@@ -218,9 +217,8 @@ class PlainNode(NamedTuple):
             node.timeout,
             node.run_in,
             None if node.cache is None else True,
-            None if node.map is None else True,
             None if workflow is None else PlainWorkflow(workflow.description),
-            node.map is not None,
+            bool(node.map),
         )
 
 

@@ -128,5 +128,5 @@ def _plain_node(data: Mapping[str, Any], workflow: Mapping[str, Any] | None) -> 
         data.get("run_in"),
         data.get("cached"),
         None if workflow is None else PlainWorkflow(workflow.get("description", "")),
-        data.get("map"),
+        bool(data.get("map")),
     )
