@@ -169,7 +169,7 @@ class _Sketcher:
         elif view.machine is not None:
             form = Form.DOUBLE if name in view.machine.terminal else Form.ROUND
         title = shown(name)
-        if node.map is not None:
+        if node.map:
             items = None if view.run is None else view.run.items.get(name)
             title += " x n" if items is None else f" {items.times}"
         path = shown(prefix + name, None)

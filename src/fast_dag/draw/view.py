@@ -198,8 +198,8 @@ class PlainNode(NamedTuple):
     timeout: float | None
     run_in: str | None
     cache: bool | None
-    map: bool | None
     workflow: PlainWorkflow | None
+    map: bool
 
     @classmethod
     def of(cls, node: Node[..., Any]) -> PlainNode:
@@ -217,8 +217,8 @@ class PlainNode(NamedTuple):
             node.timeout,
             node.run_in,
             None if node.cache is None else True,
-            None if node.map is None else True,
             None if workflow is None else PlainWorkflow(workflow.description),
+            bool(node.map),
         )
 
 

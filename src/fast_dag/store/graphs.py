@@ -141,6 +141,6 @@ def _plain_node(data: Mapping[str, Any], workflow: Mapping[str, Any] | None) -> 
         data.get("timeout"),
         data.get("run_in"),
         data.get("cached"),
-        data.get("map"),
         None if workflow is None else PlainWorkflow(workflow.get("description", "")),
+        "map" in data,
     )
