@@ -759,4 +759,5 @@ class Execution(ABC):
             run_id=self.context.metadata.get("run_id"),
             began_at=record.began_at,
             from_cache=frozenset(record.from_cache),
+            items={name: items._view() for name, items in self.items.items()},
         )

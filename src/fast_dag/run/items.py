@@ -11,13 +11,14 @@ from sys import maxsize
 from types import AsyncGeneratorType, GeneratorType
 
 from fast_dag.define.signature import ABSENT
-from fast_dag.errors import names
+from fast_dag.errors import names, text_of_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Final
 
+    from fast_dag.draw.view import ItemsView
     from fast_dag.plan.map_plan import MapPlan
 
     Item = tuple[Any, tuple[Any, ...]]
@@ -419,6 +420,21 @@ class Items:
         self._fold()
         bounds = (*_BOUNDS, float("inf"))
         return [(bound, count) for bound, count in zip(bounds, self._counts, strict=True) if count]
+
+    def _view(self) -> ItemsView:
+        """What pictures and reports know of it."""
+        from fast_dag.draw.view import ItemsView
+
+        return ItemsView(
+            self.total,
+            self.completed,
+            self.failed,
+            self.dropped,
+            self.retries,
+            [(text_of_key(key), seconds) for key, seconds in self.slowest],
+            self.histogram,
+            None if self._fatal is None else self._fatal.label,
+        )
 
     def __repr__(self) -> str:
         of = "" if self.total is None else f" of {self.total}"

@@ -47,6 +47,8 @@ def _data_of(plan: Plan) -> dict[str, Any]:
         data |= {key: node.options[key] for key in _OPTIONS if key in node.options}
         if node.cache is not None:
             data["cached"] = True
+        if node.map is not None:
+            data["map"] = True
         step = steps.get(node.name)
         if step is not None and step.binding is not None and step.binding.used:
             data["takes"] = sorted(step.binding.used)
@@ -127,6 +129,6 @@ def _plain_node(data: Mapping[str, Any], workflow: Mapping[str, Any] | None) -> 
         data.get("timeout"),
         data.get("run_in"),
         data.get("cached"),
-        None if workflow is None else PlainWorkflow(workflow.get("description", "")),
         data.get("map"),
+        None if workflow is None else PlainWorkflow(workflow.get("description", "")),
     )
