@@ -807,6 +807,11 @@ class MapExecution(Execution):
     def is_done(self) -> bool:
         return self._is_exhausted and not (self._running or self._pulled)
 
+    @property
+    def waits_for_pull(self) -> bool:
+        """Whether nothing is left to do but to end the call that pulls."""
+        return self._pulling and self._stopped and not self._running
+
     def _notify(self) -> None:
         if self.stream is not None:
             self.stream.notify()
