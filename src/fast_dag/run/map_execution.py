@@ -168,6 +168,7 @@ class MapExecution(Execution):
         self._told_at = 0.0
         self.stream: Results | None = None  # for `into`
         if self.spec.into is not None:
+            self.tally._is_stream = True
             self.stream = Results(self, ordered=self.spec.ordered)
         self._lock = Lock()  # of what is pulled
 
@@ -664,7 +665,9 @@ class MapExecution(Execution):
                 for number in numbers[: len(values)]:
                     given.pop(number, None)
             if keeps and isinstance(result, list):
-                if type(numbers) is range:
+                if not result:
+                    self.result = result = values
+                elif type(numbers) is range:
                     result[numbers.start : numbers.start + len(values)] = values
                 else:
                     for number, value in zip(numbers, values, strict=False):
