@@ -59,6 +59,7 @@ def test_page_tells_of_each_program_once() -> None:
 NEEDED = {
     "log_shards.py": ["cloudpickle"],
     "nightly_job.py": ["yaml"],
+    "sweep_table.py": ["cloudpickle"],
     "watch_nodes.py": ["rich"],
     "web_service.py": ["fastapi", "httpx", "uvicorn"],
 }
