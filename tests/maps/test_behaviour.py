@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import threading
 from collections import OrderedDict, deque
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG, FSM, Context, ExecutionError, FSMReturn, ItemError
+from tests.leaks import LONG
 from tests.ways import EVERYWHERE, EXECUTE, HERE, WAYS
 
 if TYPE_CHECKING:
@@ -682,14 +684,21 @@ def test_into_gets_kept_failures_and_no_dropped_ones(way: str) -> None:
 def test_a_failed_map_raises_in_into_and_fails_whatever_that_returns(way: str) -> None:
     seen: list[Any] = []
 
+    begun = threading.Event()
+
+    def f(x: float) -> float:
+        begun.wait(LONG)
+        return 1 / x
+
     def into(results: Iterator[float]) -> str:
+        begun.set()
         try:
             seen.extend(results)
         except ZeroDivisionError as error:
             seen.append(error)
         return "fine"
 
-    run = EXECUTE[way](mapped(into=into, max_concurrency=1), x=[1, 0, 2])
+    run = EXECUTE[way](mapped(f, into=into, max_concurrency=1), x=[1, 0, 2])
     assert run.status == "failed"
     assert list(run.errors) == ["f[1]"]
     assert seen[-1] is run.errors["f[1]"]
@@ -738,7 +747,7 @@ def test_into_of_no_items(way: str) -> None:
 
 @here
 def test_an_into_that_takes_nothing(way: str) -> None:
-    run = EXECUTE[way](mapped(into=lambda results: "nothing"), x=iter(int, 1))
+    run = EXECUTE[way](mapped(abs, inputs=["x"], into=lambda results: "nothing"), x=iter(int, 1))
     assert (run.status, run.value) == ("completed", "nothing")
 
 
@@ -961,10 +970,10 @@ def test_parts_of_a_workflow_with_a_map(way: str, method: str) -> None:
         assert start(dag, "run_until", "f") == [1, 0.5]
     else:
         earlier = start(dag, "execute")
-        assert start(dag, "run_from", "f", earlier.context) == 1.5
-        assert start(dag, "run_from", "after", earlier.context) == 1.5
+        assert start(dag, "run_from", "f", context=earlier.context) == 1.5
+        assert start(dag, "run_from", "after", context=earlier.context) == 1.5
     with pytest.raises(Exception, match=r"f\[1\]"):
-        start(dag, method, "f[1]", *([earlier.context] if method == "run_from" else []))
+        start(dag, method, "f[1]")
 
 
 @here

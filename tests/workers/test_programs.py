@@ -243,3 +243,15 @@ def test_a_program_that_is_interrupted_ends_with_its_processes(tmp_path: Path) -
     _, errors = program.communicate(timeout=LONG)
     assert errors.splitlines()[-1] == "KeyboardInterrupt"
     wait_until(lambda: not is_alive(worker))
+
+
+def test_functions_that_only_bear_a_name_cost_no_process(edited: Callable[..., Any]) -> None:
+    """Many functions of one name, none of which is found by it: they go by value."""
+    steps = edited(
+        "edited_maker",
+        "def f(): pass\ndef make(n):\n exec(f'def f(): return {n}', globals(), d := {})\n return d['f']",
+    )
+    with Workers(1) as workers:
+        pid = workers.submit(os.getpid).result()
+        assert [workers.submit(steps.make(n)).result() for n in range(3)] == [0, 1, 2]
+        assert workers.submit(os.getpid).result() == pid

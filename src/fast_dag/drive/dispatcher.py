@@ -635,8 +635,21 @@ class Dispatcher:
                 for each in list(self._sleeping)
                 if each.execution.stopped and each.phase is not CLEANS
             ]
+        if opened.execution.stopped:
+            more.extend(self._withdrawn())
         more.extend(self._picked())
         return more, opened if not opened.jobs and self._has_ended(opened, more) else None
+
+    def _withdrawn(self) -> list[Job]:
+        """The jobs of stopped executions whose calls were launched but need not wait for their
+        turn any more, because they would not be made: other runs may use their lane, too."""
+        withdrawn = []
+        for job in list(self._running):
+            waits = job.execution.stopped and not job.started and not job.is_out
+            if waits and job.lane is not None and job.lane.withdraw(job):
+                job.todo, job.answer = CONCLUDE, STOPPED
+                withdrawn.append(job)
+        return withdrawn
 
     def _call_nested(self, job: Job, jobs: list[Job]) -> None:
         """Begin the workflow that is nested in a node."""

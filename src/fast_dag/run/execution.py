@@ -28,11 +28,11 @@ from fast_dag.watch import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Generator, Iterable, Mapping
     from threading import Lock
     from typing import Any, Protocol
 
-    from fast_dag.call.effects import Attempt, Effects
+    from fast_dag.call.effects import Attempt, Effect, Effects
     from fast_dag.call.host import Host
     from fast_dag.call.policy import CallPolicy
     from fast_dag.context import Context
@@ -67,9 +67,11 @@ if TYPE_CHECKING:
             """How often a node has completed before this call."""
             ...
 
-        def begin(self, execution: Any, index: int, /) -> Effects | None:
-            """Called before the call of a node; None if there is nothing to do. If it returns
-            STOPPED, the call is not made."""
+        def begin(
+            self, execution: Any, index: int, /
+        ) -> Generator[Effect, Any, Outcome | None] | None:
+            """Called before the call of a node; None if there is nothing to do. If it returns an
+            Outcome, with its verdict or STOPPED, the call is not made."""
 
         def commit(self, execution: Any, index: int, outcome: Outcome, began: float, /) -> Effects:
             """Keep how a node ended. Returns the same outcome once that is done, else the failure
@@ -470,8 +472,10 @@ class Execution(ABC):
     def _committed(self, index: int, effects: Effects, store: Store) -> Effects:
         began = time()
         before = store.begin(self, index)
-        if before is not None and (yield from before) is STOPPED:
-            return STOPPED
+        if before is not None:
+            known = yield from before
+            if known is not None:
+                return known
         outcome = yield from effects
         try:
             while outcome is not STOPPED:

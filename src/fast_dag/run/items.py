@@ -132,10 +132,10 @@ class Walk:
         self.pulled += len(items)
         return items
 
-    def unkeyed(self) -> Iterator[Any]:
-        """All items, for somebody who goes through all of them: the only values if `sole`, else
+    def unkeyed(self, is_sole: bool) -> Iterator[Any]:
+        """All items, for somebody who goes through all of them: their one value if `is_sole`, else
         tuples of values. Where that may raise, `pulled` counts them."""
-        if self.sole is ABSENT:
+        if not is_sole:
             return self._counted(values for _, values in self._walk())
         sole: Any = self.sole
         if type(sole) in (list, tuple, range):

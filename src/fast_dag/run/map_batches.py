@@ -39,6 +39,11 @@ if TYPE_CHECKING:
             """The error to note for an item whose call raised."""
             ...
 
+        @property
+        def is_lost(self) -> bool:
+            """Whether what `failed` was told ends the map."""
+            ...
+
         def taken(self, most: int, /) -> tuple[Sequence[int], list[Any]]:
             """Items to call, at most so many, and their numbers; empty if there are none now."""
             ...
@@ -135,7 +140,7 @@ class Batches:
                 now = perf_counter()
                 seconds.extend(repeat(now - begun - sum(seconds[before:]), 1))
                 seconds.extend(repeat(0.0, len(values) - len(seconds)))
-                done.is_over = calls.spec.on_error == "fail"
+                done.is_over = calls.is_lost
                 if done.is_over or now > until:
                     return now
 
@@ -203,7 +208,7 @@ class Batches:
                     raise
                 done.failed.append((numbers[0], error))
                 value = FAILED
-                done.is_over = calls.spec.on_error == "fail"
+                done.is_over = calls.is_lost
             now = clock()
             done.parts.append((numbers, [value], array("f", (now - begun,))))
             if results is not None and value is not FAILED:

@@ -153,6 +153,7 @@ class MapExecution(Execution):
         self._walk: Any = None
         self._pulled: deque[int] = deque()  # the items that wait for a place
         self._given: dict[int, Given] = {}  # these, and the items in progress
+        self._noted = 0  # the failures of items in batches, also of those that go on
         self._batches = 0  # how many were begun
         self._running = 0  # calls in progress, of items or batches
         self._rests: dict[int, Any] = {}  # coroutines that sync functions returned, by item
@@ -486,6 +487,8 @@ class MapExecution(Execution):
             else:
                 self._source_failed(outcome.value)
             self._tell()
+            if self.is_done:
+                self._check_success()
             self._notify()
         return ready + self.more()
 
@@ -513,7 +516,7 @@ class MapExecution(Execution):
     def begin_plainly(self) -> Iterator[Any]:
         """All items, for `call_each`."""
         self._is_exhausted = True  # nobody else pulls
-        items: Iterator[Any] = self._walk.unkeyed()
+        items: Iterator[Any] = self._walk.unkeyed(self.is_sole)
         return items
 
     @property
@@ -550,6 +553,8 @@ class MapExecution(Execution):
         elif outcome is not None:
             error = self.failed(number, outcome.value)
             self.tally._add((number,), None, array("f", (0.0,)))
+            if self.stream is not None:
+                self.stream.taken = number
             failed = Outcome(False, error)
             self._item_failed(number, number, failed, self._inner.pop(number, None))
         self._tell()
@@ -564,11 +569,23 @@ class MapExecution(Execution):
 
     def failed(self, number: int, error: BaseException) -> BaseException:
         """The error to note for an item whose call raised: that of the run of a workflow."""
+        with self._lock:
+            self._noted += 1
         if self._lines is None:
             return error
         self._given.setdefault(number, (number, ()))
         raised: BaseException = self._lines.failed(number, error).exception()  # type: ignore[assignment]
         return raised
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the failures that batches have noted end the map."""
+        if self.spec.on_error == "fail":
+            return self._noted > 0
+        least, total = self.spec.min_success, self._walk.total
+        return (
+            least is not None and total is not None and _is_less(total - self._noted, least, total)
+        )
 
     @property
     def constants(self) -> Attempt:
@@ -729,7 +746,9 @@ class MapExecution(Execution):
         least, items = self.spec.min_success, self.tally
         if least is None or not items.failed or items.total is None:
             return
-        if items.total - items.failed >= least * items.total - 1e-9:
+        if self._walk.total is None and not self.is_done:  # nobody knew how many there are
+            return
+        if not _is_less(items.total - items.failed, least, items.total):
             return
         first = next(iter(items.errors.values()))
         error = ExecutionError(
@@ -881,6 +900,11 @@ class _Closed:
         self.is_async, self.is_keyed, self.pulled = walk.is_async, walk.is_keyed, walk.pulled
         self.place = walk.place
         self.let_go = walk.let_go
+
+
+def _is_less(completed: int, least: float, total: int) -> bool:
+    """Whether fewer items completed than that share of all, but for an error of rounding."""
+    return completed < least * total - 1e-9
 
 
 def _inside(settings: Any) -> Any:

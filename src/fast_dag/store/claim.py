@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fast_dag.errors import ExecutionError, add_note, names
 from fast_dag.run.failures import timed_out
+from fast_dag.store.changes import changes_of, codes_of
 from fast_dag.store.durable import CutShortError, Durable, cancelled, error_of, in_doubt
-from fast_dag.store.errors import RunInUseError, RunLostError, StoreError, to_data
+from fast_dag.store.errors import ChangedError, RunInUseError, RunLostError, StoreError, to_data
 from fast_dag.store.graphs import StoredGraph, text_of_graph
-from fast_dag.store.reruns import Rows, paths_of, replace
+from fast_dag.store.reruns import (
+    Rows,
+    below_replaced,
+    paths_of,
+    rename,
+    replace,
+    replace_only,
+)
 from fast_dag.store.store import FINAL, owner_now, owner_text
 
 if TYPE_CHECKING:
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
         def name(self) -> str: ...
         @property
         def kind(self) -> str: ...
+        def _request(self, /) -> Any: ...
         def _made(self, request: Any, /) -> DagExecution: ...
         def _drive(self, execution: Any, /) -> Any: ...
         def _drive_async(self, execution: Any, /) -> Coroutine[Any, Any, Any]: ...
@@ -78,6 +87,8 @@ class Claim:
         run_id: str,
         tags: Mapping[str, Any],
         rerun: str | Sequence[str] | None = None,
+        on_change: str | None = None,
+        renamed: Mapping[str, str] | None = None,
     ) -> None:
         self.store = store
         self.workflow = workflow
@@ -85,6 +96,9 @@ class Claim:
         self.run_id = run_id
         self.tags = tags
         self.rerun = rerun
+        self.on_change = on_change
+        self.renamed = renamed
+        self.codes = dict(codes_of(execution.plan))
         self.hold: Hold | None = None
         self.is_over = False
         self.durable: Durable
@@ -106,7 +120,14 @@ class Claim:
 
     def _durable(self, row: int, epoch: int, generation: int) -> Durable:
         shelf, database = self.store.shelf_of(self.workflow), self.store.database
-        return Durable(database, shelf, self.run_id, row, epoch, generation, self.hold)
+        made = Durable(database, shelf, self.run_id, row, epoch, generation, self.hold)
+        made.codes = {".".join(path): code.key for path, code in self.codes.items()}
+        return made
+
+    def _note_codes(self, connection: Connection) -> None:
+        """Store the code of the nodes, as far as it is not there."""
+        codes = {code.key: code.text for code in self.codes.values()}
+        connection.executemany("INSERT OR IGNORE INTO codes VALUES (?, ?)", codes.items())
 
     def _transact(self, function: Callable[[Connection], None]) -> None:
         database = self.store.database
@@ -132,7 +153,7 @@ class Claim:
         self._transact(lambda connection: self._begin(connection, inputs))
 
     def _begin(self, connection: Connection, inputs: Sequence[tuple[Any, ...]]) -> None:
-        now, outputs = time(), self.execution._outputs
+        now, outputs = round(time(), 6), self.execution._outputs
         if connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (self.run_id,)).fetchone():
             raise MovedError
         cursor = connection.execute(
@@ -156,6 +177,7 @@ class Claim:
             [(row, *each) for each in inputs],
         )
         self._tag(connection, row)
+        self._note_codes(connection)
         self.hold = self.store.database.locks.take(row)
         if self.hold is None:
             raise StoreError(f"the lock of the new run {self.run_id!r} is taken by somebody else")
@@ -190,17 +212,21 @@ class Claim:
             deaths = found.deaths + 1
         elif found.status == "running":
             deaths = 1
-        generation = found.generation
+        self._note_codes(connection)
+        if self.renamed:
+            rename(connection, self._rows(connection, found.id), self.renamed)
+        generation, rerun = found.generation, found.rerun
         if self.rerun is not None:
-            asked = json.dumps(self.rerun)
-            if found.status in FINAL or found.rerun != asked:
+            rerun = json.dumps(self.rerun)
+            if found.status in FINAL or found.rerun != rerun:
                 generation += 1
                 self._replace(connection, found.id, generation)
-                connection.execute(
-                    "UPDATE runs SET generation = ?, rerun = ? WHERE id = ?",
-                    (generation, asked, found.id),
-                )
                 deaths = 0
+        generation = self._look_at_changes(connection, found.id, generation)
+        connection.execute(
+            "UPDATE runs SET generation = ?, rerun = ? WHERE id = ?",
+            (generation, rerun, found.id),
+        )
         self._deaths = deaths
         connection.execute(
             "UPDATE runs SET status = 'running', epoch = epoch + 1, owner = ?, before = ?,"
@@ -210,15 +236,62 @@ class Claim:
         self._tag(connection, found.id)
         self.durable = self._durable(found.id, found.epoch + 1, generation)
         self.durable.read(connection)
+        if _takes_call_id(self.execution.plan):
+            self.durable.count(connection)
+        if rerun == '"stale"':
+            rows = self._rows(connection, found.id)
+            pending = below_replaced(connection, rows, generation)
+            self.durable.read_olds(connection, pending)
         self._doubts = self.durable.doubts_of(connection)
 
     def _replace(self, connection: Connection, row: int, generation: int) -> None:
         """Begin a new generation of what is to be computed anew."""
-        graph = StoredGraph(json.loads(text_of_graph(self.execution.plan)))
-        rows = Rows(connection, row, graph)
+        rows = self._rows(connection, row)
         assert self.rerun is not None
-        paths = list(rows.failed()) if self.rerun == "failed" else paths_of(self.rerun)
-        replace(connection, rows, paths, generation)
+        if self.rerun == "stale":
+            stale = changes_of(connection, rows, self.codes)
+            replace_only(connection, rows, stale, generation)
+        elif self.rerun == "failed":
+            replace(connection, rows, list(rows.failed()), generation)
+        else:
+            replace(connection, rows, paths_of(self.rerun), generation)
+
+    def _rows(self, connection: Connection, row: int) -> Rows:
+        graph = StoredGraph(json.loads(text_of_graph(self.execution.plan)))
+        return Rows(connection, row, graph)
+
+    def _look_at_changes(self, connection: Connection, row: int, generation: int) -> int:
+        """Raise ChangedError if the code of committed nodes was seen to change while something is
+        left to run, or begin a new generation of them. Returns the generation."""
+        if self.on_change == "keep" or self.rerun == "stale":
+            return generation
+        rows = self._rows(connection, row)
+        changed = {
+            path: change
+            for path, change in changes_of(connection, rows, self.codes).items()
+            if change.seen
+        }
+        if not changed:
+            return generation
+        known = self._durable(row, 0, generation)
+        known.read(connection)
+        if not known.is_left(self.execution.plan.topology):
+            return generation
+        if self.on_change == "rerun":
+            there = [path for path, change in changed.items() if not change.is_gone]
+            replace(connection, rows, there, generation + 1)
+            return generation + 1
+        reasons = tuple(
+            f"{'.'.join(path)}: {'; '.join(change.seen)}" for path, change in changed.items()
+        )
+        shown = "".join(f"\n  - {each}" for each in reasons)
+        raise ChangedError(
+            f"code has changed that the run {self.run_id!r} has results of:{shown}\n"
+            "Say on_change='keep' to go on with these results, on_change='rerun' to compute them "
+            "and what is below them anew, or renamed={'old': 'new'} for nodes with new names",
+            run_id=self.run_id,
+            reasons=reasons,
+        )
 
     def _give_up(self) -> None:
         """End a run whose owners died one after the other."""
@@ -279,6 +352,15 @@ class Claim:
             status = "in_doubt"
         elif status != "interrupted":
             ended = ending_of(execution)
+            connection.executemany(  # what was not reached this time
+                "UPDATE nodes SET replaced = ?"
+                " WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL",
+                [
+                    (durable.generation, durable.row, scope, name)
+                    for scope, pending in durable.pending.items()
+                    for name in pending
+                ],
+            )
         connection.execute(
             "UPDATE runs SET status = ?, owner = NULL, ended = ?, error = ?, cancel = 0"
             " WHERE id = ?",
@@ -328,6 +410,16 @@ class Claim:
             execution._exception = cancelled(self.run_id)
         elif "deaths" in ended:
             execution._exception = gave_up(self.run_id, ended["deaths"], ended["late"])
+
+
+def _takes_call_id(plan: Any) -> bool:
+    """Whether some node, here or in a nested workflow, is told the id of its call."""
+    return any(
+        step.node.signature.takes_call_id
+        if step.node.workflow is None
+        else getattr(step.nested, "steps", None) is not None and _takes_call_id(step.nested)
+        for step in plan.steps
+    )
 
 
 def gave_up(run_id: str, deaths: int, nodes: Sequence[str]) -> ExecutionError:

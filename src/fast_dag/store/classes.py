@@ -242,7 +242,8 @@ def _imported(name: str) -> Any:
 
 def _classes_in(given: Iterable[Any]) -> Iterator[type]:
     """The classes that these annotations name, with those in the fields of such classes."""
-    todo, seen = list(given), set()
+    todo = list(given)
+    seen: dict[int, Any] = {}  # keeps them alive, or another would get the same id
     while todo:
         each = todo.pop()
         if isinstance(each, (list, tuple)):
@@ -250,7 +251,7 @@ def _classes_in(given: Iterable[Any]) -> Iterator[type]:
             continue
         if id(each) in seen:
             continue
-        seen.add(id(each))
+        seen[id(each)] = each
         if isinstance(each, Enum):  # of a Literal
             todo.append(type(each))
         elif get_origin(each) is not None:

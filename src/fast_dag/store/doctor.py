@@ -13,7 +13,21 @@ from fast_dag.store.database import filesystem_of
 from fast_dag.store.errors import StoreError
 
 if TYPE_CHECKING:
-    from fast_dag.store.store import Store
+    from collections.abc import Iterable
+    from typing import Protocol
+
+    from fast_dag.store.database import Database
+    from fast_dag.store.values import Values
+
+    class Store(Protocol):
+        """What is looked at."""
+
+        path: str
+        database: Database
+        values: Values | None
+
+        def runs(self, *, limit: int | None = None) -> Iterable[Any]: ...
+
 
 _MENDED: Final = (3, 51, 3)
 """The first SQLite without the fault that a checkpoint right after another one may corrupt a

@@ -29,11 +29,13 @@ from fast_dag.store.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable, Mapping
     from sqlite3 import Connection
     from typing import Protocol
 
-    from fast_dag.call.effects import Effects
+    from fast_dag.call.effects import Effect, Effects
+    from fast_dag.define.graph import Edge
+    from fast_dag.plan.topology import Topology
     from fast_dag.run.dag_execution import DagExecution
     from fast_dag.run.execution import Ended
     from fast_dag.store.database import Database
@@ -48,6 +50,14 @@ if TYPE_CHECKING:
 
         def take(self, placed: Placed, identity: tuple[Any, ...], /) -> Any: ...
         def is_there(self, placed: Placed, /) -> bool: ...
+        def is_same(
+            self,
+            one: Placed,
+            identity: tuple[Any, ...],
+            other: Placed,
+            other_identity: tuple[Any, ...],
+            /,
+        ) -> bool: ...
 
     Placed = tuple[str | None, bytes | None, str | None]
     """A value in a row: the name of its codec, and its bytes or the name of its file."""
@@ -95,9 +105,16 @@ class Durable:
         self.ends: dict[int, list[Ended]] = {}
         self.scopes: dict[tuple[int, str], tuple[int, int | None]] = {}
         self.root = Scope(self, None, "", 1, 0)
+        # Of rerun="stale". `pending` are the nodes by scope that keep their old end if all that
+        # they take is as before; `olds` the ends that are computed anew; `same` whether the new
+        # ones are the same.
+        self.pending: dict[int, set[str]] = {}
+        self.olds: dict[tuple[int, str], tuple[Any, ...]] = {}
+        self._pending_rows: dict[tuple[int, str], tuple[Any, ...]] = {}
+        self.same: dict[tuple[int, str], bool] = {}
         self.is_cancelled = False
         self.is_over = False  # it is only looked at: nothing is committed any more
-        self.codes: Callable[[Any], bytes | None] = _no_code
+        self.codes: Mapping[str, bytes] = {}  # what tells the code of nodes, by path
         self.times: Counter[str] = Counter()  # how often nodes have completed, by path
         self.kept: dict[str, Any] = {}  # what nodes kept in the context
         self._keeps: dict[str, Placed] = {}  # the same, to be committed with the next end
@@ -130,15 +147,65 @@ class Durable:
             (self.row,),
         ):
             self.scopes[parent, node] = (attempt, scope)
-        self.times.update(dict(connection.execute(_TIMES, (self.row,)).fetchall()))
         for row in connection.execute(_KEPT, (self.row,)):
             self.kept[row[0]] = row[1:]
-        rows = self.rows
-        for row in connection.execute(_ENDS, (self.row,)):
+        rows, shares = self.rows, False
+        for row in connection.execute(_ENDS, (self.row, self.run_id)):
             rows.setdefault(row[0], []).append(row)
+            shares = shares or row[20] is not None
+        if shares:  # values with others
+            rows.clear()
+            for row in connection.execute(_SHARED_ENDS, (self.row,)):
+                rows.setdefault(row[0], []).append(row)
+
+    def count(self, connection: Connection) -> None:
+        """Count how often nodes have completed, for the ids of their calls."""
+        self.times.update(dict(connection.execute(_TIMES, (self.row,)).fetchall()))
+
+    def read_olds(self, connection: Connection, pending: dict[int, set[str]]) -> None:
+        """Read what this generation computes anew, if what is below keeps its end where a value
+        does not differ."""
+        self.pending = pending
+        for row in connection.execute(_OLDS, (self.row, self.generation)):
+            self.olds[row[0], row[1]] = row
+        for scope, names in pending.items():
+            for row in self.rows.get(scope, ()):
+                if row[1] in names:
+                    self._pending_rows[scope, row[1]] = row
+
+    def renew(self, scope: int, node: str) -> None:
+        """A node does not keep its old end: it is computed anew, too."""
+        self.pending[scope].discard(node)
+        self.olds[scope, node] = self._pending_rows[scope, node]
+
+    def compare(self, scope: int, node: str, new: tuple[Any, ...]) -> None:
+        """Note whether the end of a node that was computed anew is as before; `new` is (ok, choice,
+        placed, identity)."""
+        old = self.olds.get((scope, node))
+        if old is None:
+            return
+        ok, choice, placed, identity = new
+        self.same[scope, node] = (
+            bool(ok and old[2])
+            and old[5] == choice
+            and bool(old[11])
+            and self.shelf.is_same(placed, identity, old[12:15], old[15:20])
+        )
+
+    def is_left(self, topology: Topology) -> bool:
+        """Whether something of the outermost workflow is left to run."""
+        rows = [row for row in self.rows.get(0, ()) if row[1] in topology.index]
+        schedule = schedule_of(topology, rows)
+        return any(
+            status not in ("completed", "failed", "skipped") for status in schedule.status
+        ) and all(row[2] or row[3] for row in rows)
 
     def decode(self) -> None:
         """Decode what was read."""
+        for scope, rows in self.rows.items():
+            for row in rows:
+                if (scope, row[1]) in self.olds and row[19] == self.generation:
+                    self.compare(scope, row[1], (row[2], row[5], row[12:15], row[15:20]))
         self.kept = {
             key: self.shelf.take(row[:3], ("kept", *row[3:])) for key, row in self.kept.items()
         }
@@ -172,7 +239,7 @@ class Durable:
         if ok:
             value = ABSENT
             if row[11]:
-                value = self.shelf.take(row[12:15], row[15:])
+                value = self.shelf.take(row[12:15], row[15:20])
             outcome = Outcome(True, value, attempts, None, cached)
             chosen = None if choice is None else choice_from(choice)
             outcome.verdict = Verdict(outcome, node, chosen)
@@ -186,14 +253,21 @@ class Durable:
         return [path for (path,) in connection.execute(_DOUBTS, (self.row,))]
 
 
-_ENDS: Final = """
+_OLDS: Final = """
     SELECT n.scope, n.node, n.ok, n.goes_on, n.key, n.choice, n.place, n.attempts, n.cached,
         n.began, n.seconds, n.stored, v.codec, v.value, v.file,
         r.run_id, v.path, v.visit, v.item, v.generation
     FROM nodes AS n
     JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
     JOIN runs AS r ON r.id = v.run
-    WHERE n.run = ? AND n.replaced IS NULL ORDER BY n.id"""
+    WHERE n.run = ? AND n.replaced = ? ORDER BY n.id"""
+
+_SHARED_ENDS: Final = _OLDS.replace("n.replaced = ?", "n.replaced IS NULL")
+
+_ENDS: Final = """
+    SELECT scope, node, ok, goes_on, key, choice, place, attempts, cached, began, seconds, stored,
+        codec, value, file, ?2, path, visit, item, generation, source
+    FROM nodes WHERE run = ?1 AND replaced IS NULL ORDER BY id"""
 
 _KEPT: Final = """
     SELECT k.key, v.codec, v.value, v.file, r.run_id, v.key FROM kept AS k
@@ -212,10 +286,6 @@ _DOUBTS: Final = """
         SELECT 1 FROM nodes AS n WHERE n.run = c.run AND n.scope = c.scope AND n.node = c.node
             AND n.visit = c.visit AND n.item = c.item AND n.generation >= c.generation)
     ORDER BY began"""
-
-
-def _no_code(node: Any) -> bytes | None:
-    return None
 
 
 def lost(run_id: str, hold: Hold | None) -> RunLostError:
@@ -282,6 +352,10 @@ class Scope:
             return ()
         ends = [each for each in durable.ends.get(self.id, ()) if each[0] in index_of]
         rows = [row for row in durable.rows.get(self.id, ()) if row[1] in index_of]
+        pending = durable.pending.get(self.id)
+        if pending:
+            ends = [each for each in ends if each[0] not in pending]
+            rows = [row for row in rows if row[1] not in pending]
         gone = {row[1] for row in rows if row[2] and not row[11]}
         if gone and not durable.is_over:
             again = _needed_again(execution, rows, gone)
@@ -292,21 +366,62 @@ class Scope:
         """How often a node has completed before."""
         return self.durable.times[path]
 
-    def begin(self, execution: DagExecution, index: int) -> Effects | None:
-        """Announce the call of a node that may be called once only."""
-        if not execution.plan.steps[index].node.options.get("once"):
-            return None
-        return self._announced(execution, index)
+    def begin(
+        self, execution: DagExecution, index: int
+    ) -> Generator[Effect, Any, Outcome | None] | None:
+        """Look whether a node keeps its old end; announce the call of a node that may be called
+        once only."""
+        step = execution.plan.steps[index]
+        pending = None if self.id is None else self.durable.pending.get(self.id)
+        is_pending = pending is not None and step.name in pending
+        is_once = bool(step.node.options.get("once"))
+        return self._begun(execution, index, is_once) if is_pending or is_once else None
 
-    def _announced(self, execution: DagExecution, index: int) -> Effects:
+    def _begun(
+        self, execution: DagExecution, index: int, is_once: bool
+    ) -> Generator[Effect, Any, Outcome | None]:
         durable, name = self.durable, execution.plan.names[index]
-        call = Call(durable, self, name, execution.path_of(index))
+        pending = set() if self.id is None else durable.pending.get(self.id, set())
+        if name in pending and self.id is not None:
+            if all(
+                self._is_as_before(execution, edge) for edge in execution.plan.steps[index].edges
+            ):
+                pending.discard(name)
+                return next(end[1] for end in durable.ends[self.id] if end[0] == name)
+            durable.renew(self.id, name)
+            known = durable.scopes.get((self.id, name))
+            if known is not None:  # what is nested there begins anew
+                self._attempts.setdefault(name, known[0])
+        if not is_once:
+            return None
+        return (yield from self._announced(execution, name))
+
+    def _is_as_before(self, execution: DagExecution, edge: Edge) -> bool:
+        """Whether an edge gives what it gave in the generation before."""
+        assert self.id is not None
+        durable, source, scope = self.durable, edge.source, self.id
+        completed = execution.record.status(execution.plan.topology.index[source]) == "completed"
+        old = durable.olds.get((scope, source))
+        before = any(row[1] == source and row[2] for row in durable.rows.get(scope, ()))
+        if (scope, source) in durable.same:  # it was computed anew
+            before = old is not None and bool(old[2])
+        if completed != before:
+            return False
+        if not completed or (edge.input is None and edge.branch is None):
+            return True
+        return durable.same.get((scope, source), True)
+
+    def _announced(
+        self, execution: DagExecution, name: str
+    ) -> Generator[Effect, Any, Outcome | None]:
+        durable = self.durable
+        call = Call(durable, self, name, execution.prefix + name)
         durable.made.add(call)
         if not (yield Await(call)):
             return STOPPED
         durable.go_on_after(call)
         durable.made.discard(call)
-        return Outcome(True, None)
+        return None
 
     def commit(
         self, execution: DagExecution, index: int, outcome: Outcome, began: float
@@ -332,6 +447,8 @@ class Scope:
             durable.has_written(end.kept)
         if outcome.ok:
             durable.times[path] += 1
+        if durable.olds:
+            end.compare()
         return outcome
 
 
@@ -407,7 +524,7 @@ class End(Write):
             began,
             max(time() - began, 0.0),
             is_stored,
-            durable.codes(step.node),
+            durable.codes.get(path),
         ]
 
     def encode(self) -> None:
@@ -420,6 +537,16 @@ class End(Write):
             self._placed = self._durable.shelf.put(self._value, self._identity)
         self._value = None
 
+    def apply_alone(self, connection: Connection) -> bool:
+        """Write it in a transaction of this statement alone, if nothing else is to be done."""
+        durable, scope, row = self._durable, self._scope.id, self._row
+        if scope is None or durable.pending or durable.has_kept or not row[13] or self._placed[2]:
+            return False
+        if durable.hold is None or durable.hold.is_lost:
+            return False
+        values = (scope, *row, *self._placed, row[0], durable.epoch)
+        return connection.execute(_INSERT_ALONE, values).rowcount == 1
+
     def apply(self, connection: Connection) -> None:
         durable, placed = self._durable, self._placed
         durable.check(connection)
@@ -429,6 +556,8 @@ class End(Write):
         if scope is None:
             scope = self._scope.ensure(connection, self._made)
         row = self._row
+        if durable.pending:  # of a node that does not keep its old end
+            connection.execute(_REPLACE, (durable.generation, row[0], scope, row[1]))
         if not row[13] and row[4]:  # a node without stored value that was called again
             connection.execute(_FORGET_UNSTORED, (durable.generation, row[0], scope, row[1]))
         connection.execute(_INSERT, (scope, *row, *placed))
@@ -440,11 +569,25 @@ class End(Write):
             each.id = None
         self._made = []
 
+    def compare(self) -> None:
+        """Note whether the end is as it was in the generation before."""
+        row, scope = self._row, self._scope.id
+        assert scope is not None
+        self._durable.compare(scope, row[1], (row[4], row[7], self._placed, self._identity))
+
 
 _INSERT: Final = """
     INSERT INTO nodes (scope, run, node, generation, path, ok, goes_on, key, choice, place,
         attempts, cached, began, seconds, stored, code, codec, value, file)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+
+_INSERT_ALONE: Final = f"""
+    {_INSERT.partition("VALUES")[0]}
+    SELECT {", ".join("?" * 19)} FROM runs WHERE id = ? AND epoch = ? AND NOT cancel"""
+
+_REPLACE: Final = """
+    UPDATE nodes SET replaced = ?1 WHERE run = ?2 AND scope = ?3 AND node = ?4
+        AND replaced IS NULL AND generation < ?1"""
 
 _FORGET_UNSTORED: Final = """
     UPDATE nodes SET replaced = ? WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL
@@ -512,6 +655,20 @@ def error_of(data: bytes | None) -> BaseException:
         ) from error
 
 
+def schedule_of(topology: Topology, rows: Iterable[tuple[Any, ...]]) -> DagSchedule:
+    """The schedule once these rows have been replayed."""
+    index_of, failed = topology.index, []
+    ended: dict[int, Any] = {}
+    for row in rows:
+        if row[2]:
+            ended[index_of[row[1]]] = None if row[5] is None else choice_from(row[5])
+        else:
+            failed.append(index_of[row[1]])
+    schedule = DagSchedule(topology, eager=False)
+    schedule.begin((), ended, failed)
+    return schedule
+
+
 # Values that are not stored.
 
 
@@ -520,12 +677,8 @@ def _needed_again(execution: DagExecution, rows: list[tuple[Any, ...]], gone: se
     needs which is yet to run, or that is called again itself."""
     topology = execution.plan.topology
     index_of = topology.index
-    ended = {
-        index_of[row[1]]: None if row[5] is None else choice_from(row[5]) for row in rows if row[2]
-    }
-    failed = [index_of[row[1]] for row in rows if not row[2]]
-    schedule = DagSchedule(topology, eager=False)
-    schedule.begin((), ended, failed)
+    ended = {index_of[row[1]] for row in rows if row[2]}
+    schedule = schedule_of(topology, rows)
     todo = [
         index
         for index, status in enumerate(schedule.status)

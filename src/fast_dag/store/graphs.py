@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
 
 from fast_dag.define.graph import Edge
 from fast_dag.define.node import NodeType
@@ -16,21 +15,20 @@ from fast_dag.plan.topology import Topology
 from fast_dag.store.durable import choice_text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from fast_dag.plan.plan import Plan
 
 _OPTIONS: Final = ("wait", "several", "once", "stored", "retry", "timeout", "run_in")
 _EDGE: Final = ("source", "target", "output", "input", "branch", "optional")
 
-_known: WeakKeyDictionary[Plan, str] = WeakKeyDictionary()
-
 
 def text_of_graph(plan: Plan) -> str:
     """The graph of a plan, and of the workflows nested in it, as JSON."""
-    text = _known.get(plan)
+    known = plan.__dict__  # which is freed with the plan
+    text: str | None = known.get("graph_text")
     if text is None:
-        text = _known[plan] = json.dumps(_data_of(plan), ensure_ascii=False)
+        text = known["graph_text"] = json.dumps(_data_of(plan), ensure_ascii=False)
     return text
 
 
@@ -47,6 +45,8 @@ def _data_of(plan: Plan) -> dict[str, Any]:
         data |= {key: node.options[key] for key in _OPTIONS if key in node.options}
         if node.cache is not None:
             data["cached"] = True
+        if node.map is not None:
+            data["map"] = True
         step = steps.get(node.name)
         if step is not None and step.binding is not None and step.binding.used:
             data["takes"] = sorted(step.binding.used)
@@ -98,6 +98,20 @@ class StoredGraph:
         """The names of its nodes."""
         return self.topology.index.keys()
 
+    def paths(self, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+        """The paths of all nodes, also of those in nested workflows."""
+        for name in self.topology.names:
+            if name in self.nested:
+                yield from self.nested[name].paths((*prefix, name))
+            yield (*prefix, name)
+
+    def has(self, path: Sequence[str]) -> bool:
+        """Whether there is a node of this path."""
+        first, *rest = path
+        if rest:
+            return first in self.nested and self.nested[first].has(rest)
+        return first in self.names
+
     def choice_of(self, path: str, value: Any) -> str | None:
         """The branch that a decider takes with a plain value, as text; None if it is no decider."""
         first, _, rest = path.partition(".")
@@ -128,5 +142,5 @@ def _plain_node(data: Mapping[str, Any], workflow: Mapping[str, Any] | None) -> 
         data.get("run_in"),
         data.get("cached"),
         None if workflow is None else PlainWorkflow(workflow.get("description", "")),
-        bool(data.get("map")),
+        "map" in data,
     )

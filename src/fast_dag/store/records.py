@@ -284,7 +284,11 @@ class RunRecord:
             error,
             self.inputs if whole else {},
             _Values(self, rows),
-            {},
+            {
+                "retries": sum(max(row.attempts - 1, 0) for row in rows.values()),
+                "cache_hits": sum(row.cached == 1 for row in rows.values()),
+                "cache_misses": sum(row.cached == 0 for row in rows.values()),
+            },
             self.run_id,
             began,
             frozenset(name for name, row in rows.items() if row.cached),

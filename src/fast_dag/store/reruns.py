@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from fast_dag.errors import UnknownNodeError
+from fast_dag.errors import UnknownNodeError, ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from sqlite3 import Connection
 
     from fast_dag.store.graphs import StoredGraph
@@ -24,16 +24,38 @@ class Rows:
         self.run = run
         self.graph = graph
         self.ok: dict[int, dict[str, bool]] = defaultdict(dict)
-        for scope, node, ok in connection.execute(
-            "SELECT scope, node, ok FROM nodes WHERE run = ? AND replaced IS NULL", (run,)
+        self.codes: dict[tuple[int, str], bytes | None] = {}
+        for scope, node, ok, code in connection.execute(
+            "SELECT scope, node, ok, code FROM nodes WHERE run = ? AND replaced IS NULL", (run,)
         ):
             self.ok[scope][node] = bool(ok)
+            self.codes[scope, node] = code
         self.scopes: dict[tuple[int, str], list[int]] = defaultdict(list)
         for scope, parent, node in connection.execute(
             "SELECT id, parent, node FROM scopes WHERE run = ? AND replaced IS NULL ORDER BY id",
             (run,),
         ):
             self.scopes[parent, node].append(scope)
+
+    def ended(self, scope: int = 0, prefix: Path = ()) -> Iterator[tuple[Path, int, str]]:
+        """The nodes that have ended, of nested workflows in their last attempt: path, scope and
+        name."""
+        for name in self.ok[scope]:
+            yield (*prefix, name), scope, name
+        for (parent, name), scopes in self.scopes.items():
+            if parent == scope:
+                yield from self.ended(scopes[-1], (*prefix, name))
+
+    def graphs(
+        self, scope: int = 0, graph: StoredGraph | None = None
+    ) -> Iterator[tuple[int, StoredGraph]]:
+        """The scopes, of nested workflows that of the last attempt, each with its graph."""
+        graph = graph or self.graph
+        yield scope, graph
+        for name, inner in graph.nested.items():
+            scopes = self.scopes.get((scope, name))
+            if scopes:
+                yield from self.graphs(scopes[-1], inner)
 
     def failed(self, scope: int = 0, graph: StoredGraph | None = None) -> Iterator[Path]:
         """The nodes that failed; of a nested workflow those inside of it, if there are some."""
@@ -108,6 +130,43 @@ def replace(connection: Connection, rows: Rows, paths: Collection[Path], generat
         )
 
 
+def replace_only(
+    connection: Connection, rows: Rows, paths: Collection[Path], generation: int
+) -> None:
+    """Let these nodes be computed anew, and the nested workflows that they are in go on."""
+    for path in paths:
+        scope = 0
+        for name in path:
+            connection.execute(
+                "UPDATE nodes SET replaced = ?"
+                " WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL",
+                (generation, rows.run, scope, name),
+            )
+            scopes = rows.scopes.get((scope, name))
+            scope = scopes[-1] if scopes else -1
+
+
+def below_replaced(connection: Connection, rows: Rows, generation: int) -> dict[int, set[str]]:
+    """The nodes that are below one that this generation computes anew, and have ended in an earlier
+    one, by scope."""
+    starts: dict[int, set[str]] = defaultdict(set)
+    for scope, node in connection.execute(
+        "SELECT scope, node FROM nodes WHERE run = ? AND replaced = ?", (rows.run, generation)
+    ):
+        starts[scope].add(node)
+    old: dict[int, set[str]] = defaultdict(set)
+    for scope, node in connection.execute(
+        "SELECT scope, node FROM nodes WHERE run = ? AND replaced IS NULL AND generation < ?",
+        (rows.run, generation),
+    ):
+        old[scope].add(node)
+    found = {}
+    for scope, graph in rows.graphs():
+        known = {name for name in starts[scope] if name in graph.names}
+        found[scope] = graph.below(known).difference(known) & old[scope]
+    return found
+
+
 def paths_of(nodes: Iterable[str]) -> list[Path]:
     """Names of nodes as paths.
 
@@ -115,3 +174,21 @@ def paths_of(nodes: Iterable[str]) -> list[Path]:
     [('load',), ('sub', 'inner')]
     """
     return [tuple(node.split(".")) for node in nodes]
+
+
+def rename(connection: Connection, rows: Rows, renamed: Mapping[str, str]) -> None:
+    """Let the rows of nodes count for others of the same graph."""
+    for old, new in renamed.items():
+        *outer, name = paths_of([old])[0]
+        *same, other = paths_of([new])[0]
+        if outer != same:
+            raise ValidationError(f"renamed: {old!r} and {new!r} are nodes of two workflows")
+        scopes = [0]
+        for each in outer:
+            scopes = [scope for parent in scopes for scope in rows.scopes.get((parent, each), ())]
+        for scope in scopes:
+            for table, column in (("nodes", "scope"), ("scopes", "parent"), ("calls", "scope")):
+                connection.execute(
+                    f"UPDATE {table} SET node = ? WHERE run = ? AND {column} = ? AND node = ?",
+                    (other, rows.run, scope, name),
+                )

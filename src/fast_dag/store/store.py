@@ -788,6 +788,22 @@ class Shelf:
         codec = self._codecs.get(name) or self._codec_of(name)
         return codec.decode(data, context=repr(identity).encode("utf-8", "surrogatepass"))
 
+    def is_same(
+        self,
+        one: Placed,
+        identity: tuple[Any, ...],
+        other: Placed,
+        other_identity: tuple[Any, ...],
+    ) -> bool:
+        """Whether two stored values are the same."""
+        if one[0] == other[0] == "plain":
+            return one == other
+        try:
+            mine = input_digest(self.take(one, identity))
+            return mine is not None and mine == input_digest(self.take(other, other_identity))
+        except StoreError:
+            return False
+
     def is_there(self, placed: Placed) -> bool:
         """Whether the file of a value is there."""
         return placed[2] is None or (self._values is not None and self._values.has(placed[2]))
