@@ -8,6 +8,7 @@ python benchmarks/run.py threads --quick      just to see that they run
 from __future__ import annotations
 
 import building
+import codecs_of_stores
 import fsm
 import guard
 import imports
@@ -27,6 +28,7 @@ THEMES = (
     loops,
     processes,
     imports,
+    codecs_of_stores,
     fsm,
     instructions,
     guard,

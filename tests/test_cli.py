@@ -1133,7 +1133,7 @@ def test_json_has_everything_in_every_encoding(cli: Cli, encoding: str) -> None:
 def test_documents_are_the_same_bytes_in_every_encoding(cli: Cli, option: list[str]) -> None:
     command, *rest = option
     documents = set()
-    for encoding in ("ascii", "cp1252", "latin-1:strict", "utf-16", "utf-8"):
+    for encoding in ("ascii", "latin-1:strict", "utf-16"):
         done = subprocess.run(
             [sys.executable, "-m", "fast_dag", command, "loud.py:dag", *rest],
             cwd=cli.directory,

@@ -38,6 +38,9 @@ class ToyStore(dict[str, Any]):
     def nested(self, execution: Execution, index: int) -> ToyStore:
         return self
 
+    def completed(self, path: str) -> int:
+        return 0
+
     def begin(self, execution: Execution, index: int) -> None: ...
 
     def commit(self, execution: Execution, index: int, outcome: Outcome, began: float) -> Effects:

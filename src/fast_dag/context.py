@@ -8,7 +8,7 @@ from fast_dag.errors import ValidationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any, Protocol, Self, TypeVar
 
     from fast_dag.run.machine_state import MachineState
@@ -45,6 +45,7 @@ class Context:
 
     _record: Recorded | None = None  # of the run that it serves, else of the last one
     _own_run_id: str | None = None
+    _keeper: Callable[[str, Any], object] | None = None  # of a run with a store
 
     def __init__(
         self,
@@ -71,6 +72,19 @@ class Context:
     def set(self, name: str, value: Any) -> None:
         """Store `value` as the result of `name`; nodes that start later see it."""
         self.results[name] = value
+
+    def keep(self, key: str, value: Any) -> None:
+        """Set `metadata[key]`, and have a run with a store find it there when it goes on. It is
+        committed with the end of the next node; other metadata is not stored.
+
+        >>> context = Context()
+        >>> context.keep("page", 3)
+        >>> context.metadata
+        {'page': 3}
+        """
+        if self._keeper is not None:
+            self._keeper(key, value)
+        self.metadata[key] = value
 
     def __contains__(self, name: object) -> bool:
         return name in self.results

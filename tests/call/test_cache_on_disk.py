@@ -18,6 +18,7 @@ import pytest
 
 from fast_dag import DAG
 from fast_dag.cache import DiskCache, disk
+from fast_dag.store.codec import Pickle, Plain
 from tests.concurrency.support import LONG
 
 if TYPE_CHECKING:
@@ -586,3 +587,55 @@ def test_nothing_warns_where_all_is_well(execute: Execute, path: Path) -> None:
         warnings.simplefilter("error")
         for _ in range(2):
             execute(cached(DiskCache(path, max_bytes=10**6)), x={"a": [1.5, None, "ü"]})
+
+
+# Codecs.
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return pytest.fail, ("a pickle was loaded",)
+
+
+def test_codec_stores_results_of_exact_types(path: Path) -> None:
+    dag = cached(DiskCache(path, codec=Plain()), lambda x: {"rows": ({x}, b"x")})
+    assert [hits(dag, x=1) for _ in range(2)] == [0, 1]
+    assert dag.run(x=1) == {"rows": ({1}, b"x")}
+
+
+def test_codec_reads_nothing_of_another_codec(path: Path) -> None:
+    DiskCache(path).set("a:b", 1)
+    DiskCache(path).set("a:c", Bomb())
+    DiskCache(path, codec=Plain()).set("a:d", 1)
+    plain, keyed = DiskCache(path, codec=Plain()), DiskCache(path, codec=Pickle(b"k" * 16))
+    assert [plain.get(key) for key in ("a:b", "a:c", "a:d")] == [None, None, 1]
+    assert [keyed.get(key) for key in ("a:b", "a:c", "a:d")] == [None, None, None]
+    assert DiskCache(path).get("a:d") is None
+
+
+def test_entry_that_was_moved_counts_as_missing(path: Path) -> None:
+    cache = DiskCache(path, codec=Pickle(b"k" * 16))
+    cache.set("a:b", 1)
+    cache.set("a:c", 2)
+    one, other = entries(path)
+    one.write_bytes(other.read_bytes())
+    assert sorted(str(cache.get(key)) for key in ("a:b", "a:c")) in (["1", "None"], ["2", "None"])
+
+
+def test_what_the_codec_does_not_keep_is_computed_again(path: Path) -> None:
+    dag = cached(DiskCache(path, codec=Plain()), lambda x: object())
+    with pytest.warns(RuntimeWarning, match="cannot be stored"):
+        assert hits(dag, x=1) == 0
+    assert hits(dag, x=1) == 0
+
+
+def test_codec_goes_with_the_cache_into_other_processes(path: Path) -> None:
+    cache = pickle.loads(pickle.dumps(DiskCache(path, codec=Plain(allow=["shop:Order"]))))
+    assert repr(cache) == f"DiskCache({str(path)!r}, codec=Plain(allow=['shop:Order']))"
+    cache.set("a:b", (1,))
+    assert DiskCache(path, codec=Plain()).get("a:b") == (1,)
+
+
+def test_codec_is_checked(path: Path) -> None:
+    with pytest.raises(ValueError, match="codec is an object"):
+        DiskCache(path, codec="plain")  # type: ignore[arg-type]

@@ -63,11 +63,11 @@ def committed(path: Path) -> set[str]:
         return set()
     connection = sqlite3.connect(path)
     try:
+        tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
+        if ("nodes",) not in tables:
+            return set()
         return {
             row[0] for row in connection.execute("SELECT path FROM nodes WHERE replaced IS NULL")
         }
-    except sqlite3.OperationalError as error:
-        assert "no such table" in str(error)
-        return set()
     finally:
         connection.close()

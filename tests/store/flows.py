@@ -69,8 +69,8 @@ VALUE = [5, 1, 2, 10, 15, "last"]
 
 
 def pipeline() -> DAG:
-    """load -> check -> big | small -> sub (first -> second) -> last, beside left and right -> cached
-    -> last, and a node that fails."""
+    """load -> check -> big | small -> sub (first -> second) -> last; beside that left and right ->
+    cached -> last, and a node that fails."""
     inner = DAG("inner").add_node("first", first).add_node("second", second)
     inner.connect("first", "second")
     dag = DAG("pipeline").add_node("load", load).add_node("check", check, type="condition")

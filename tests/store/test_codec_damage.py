@@ -158,7 +158,7 @@ def test_class_of_another_layout_is_refused(told: tuple[str, ...]) -> None:
         b"[" * 100_000 + b"]" * 100_000,
         b"[" * 100_000 + b")" * 100_000 + b"f\x01",
         b"J\xff" + (400_002).to_bytes(8, "little") + b"[" * 200_001 + b"]" * 200_001,
-        b"J\xff" + (10_000).to_bytes(8, "little") + b"1" * 10_000,
+        b"J\xff" + (200_000).to_bytes(8, "little") + b"1" * 200_000,
         b"J\x02[]]",
         b"J\x01\xff",
         b"b\xff" + b"\xff" * 8,
@@ -192,6 +192,15 @@ def test_class_of_another_layout_is_refused(told: tuple[str, ...]) -> None:
 def test_hostile_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
         PLAIN.decode(sealed(data))
+
+
+def test_instance_without_all_of_its_fields_is_refused() -> None:
+    for value in (Point(1, 2), Item("tea"), Slotted(1)):
+        good = PLAIN.encode(value)[5:]
+        begin = good.index(b"c[") + 2 if b"c[" in good else 0
+        assert begin
+        with pytest.raises(DecodeError):
+            PLAIN.decode(sealed(good[:begin] + good[-5:]))
 
 
 def test_long_tuple_of_tuples_as_key_does_not_fill_the_stack() -> None:

@@ -40,7 +40,7 @@ def test_nothing_is_loaded_if_the_digest_is_another(codec: Any, change: str) -> 
     if change == "key":
         key = b"another secret, as long"
     elif change == "context":
-        context = b"there"
+        context = b"her\xff"
     elif change == "byte":
         data = data[:-1] + bytes([data[-1] ^ 1])
     elif change == "short":

@@ -17,9 +17,15 @@ from fast_dag.errors import failures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Protocol
 
-_MAGIC: Final = b"fast_dag cache 1\n"
-"""The first bytes of an entry's file. Another format must begin with others."""
+    class Codec(Protocol):
+        @property
+        def name(self) -> str: ...
+        def encode(self, value: object, *, context: bytes = b"") -> bytes: ...
+        def decode(self, data: bytes, *, context: bytes = b"") -> Any: ...
+
+
 _DIGEST: Final = 32  # bytes
 _NAME: Final = 40  # characters of a file's name
 _PROTOCOL: Final = 5  # of pickle: the same for every Python that fast_dag supports
@@ -45,7 +51,9 @@ class DiskCache:
     the bound by a sixteenth each.
 
     Values are stored by pickle. Loading a pickle can run any code, so use a directory that only you
-    can write to.
+    can write to. With another `codec`, such as `fast_dag.store.codec.Plain()`, a file runs no code
+    whoever wrote it, and a result that the codec cannot keep is not cached, which is a warning.
+    Entries of another codec count as missing.
 
     >>> from tempfile import TemporaryDirectory
     >>> from fast_dag import DAG
@@ -58,15 +66,29 @@ class DiskCache:
     (2, 2, 1)
     """
 
-    def __init__(self, path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        max_bytes: int | None = None,
+        *,
+        codec: Codec | None = None,
+    ) -> None:
         if max_bytes is not None and (type(max_bytes) is not int or max_bytes < 1):
             raise ValueError(
                 f"max_bytes is a number of bytes of at least 1, or None for no bound, "
                 f"not {max_bytes!r}"
             )
+        if codec is not None and not hasattr(codec, "decode"):
+            raise ValueError(
+                "codec is an object that encodes and decodes values, like "
+                f"fast_dag.store.codec.Plain(), not {codec!r}"
+            )
         # Absolute, so that a later `os.chdir` does not move the cache.
         self.path = Path(os.path.abspath(os.path.expanduser(os.fspath(path))))
         self.max_bytes = max_bytes
+        self.codec = codec or _Pickled()
+        # The first bytes of an entry's file. Another format must begin with others.
+        self._magic = f"{f'fast_dag cache 1 {self.codec.name}'.rstrip()}\n".encode()
         self._forget_counts()
 
     def _forget_counts(self) -> None:
@@ -79,7 +101,8 @@ class DiskCache:
 
     def __repr__(self) -> str:
         bound = "" if self.max_bytes is None else f", max_bytes={self.max_bytes}"
-        return f"DiskCache({str(self.path)!r}{bound})"
+        codec = "" if type(self.codec) is _Pickled else f", codec={self.codec!r}"
+        return f"DiskCache({str(self.path)!r}{bound}{codec})"
 
     def __eq__(self, other: object) -> bool:
         """Two objects for one directory are one cache."""
@@ -89,11 +112,10 @@ class DiskCache:
         return hash(self.path)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "max_bytes": self.max_bytes}
+        return {"path": self.path, "max_bytes": self.max_bytes, "codec": self.codec}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget_counts()
+        self.__init__(**state)  # type: ignore[misc]
 
     # Where an entry is: one directory for each function and version, so that all of its results can
     # be deleted at once. Names are digests, which every file system can store.
@@ -114,15 +136,15 @@ class DiskCache:
             data = file.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        entry = _unpacked(data, key)
+        entry = self._unpacked(data, key)
         if entry is not None and self.max_bytes is not None:
             with suppress(OSError):  # another process deleted it, or the directory is read-only
                 _touch(file)
         return entry
 
     def set(self, key: str, entry: Any, /) -> None:
-        """Store an entry under `key`. Raises what pickle raises, and OSError."""
-        data = _packed(key, entry)
+        """Store an entry under `key`. Raises what the codec raises, and OSError."""
+        data = self._packed(key, entry)
         if self.max_bytes is not None and len(data) > self.max_bytes:
             raise ValueError(f"a result of {len(data)} bytes exceeds max_bytes={self.max_bytes}")
         file = self._file(key)
@@ -147,6 +169,29 @@ class DiskCache:
             with suppress(FileNotFoundError):
                 os.unlink(file.path)
         self._forget_counts()
+
+    # An entry as bytes.
+
+    def _packed(self, key: str, entry: Any) -> bytes:
+        body = self.codec.encode((key, entry), context=_encoded(key))
+        return b"".join([self._magic, sha256(body).digest(), body])
+
+    def _unpacked(self, data: bytes, key: str) -> Any:
+        """The entry in a file's bytes; None if they are damaged, of another format, of another key,
+        or if their classes cannot be found."""
+        begin = len(self._magic)
+        start = begin + _DIGEST
+        if data[:begin] != self._magic:
+            return None
+        body = data[start:]
+        # Before it is decoded: damaged pickles may do anything.
+        if sha256(body).digest() != data[begin:start]:
+            return None
+        try:
+            stored, entry = self.codec.decode(body, context=_encoded(key))
+        except failures():
+            return None
+        return entry if stored == key else None
 
     # Writing.
 
@@ -236,8 +281,12 @@ class DiskCache:
         self._counted, self._doomed = total, doomed
 
 
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
 def _name(text: str) -> str:
-    return digest_of(text.encode("utf-8", "surrogatepass")).hex()
+    return digest_of(_encoded(text)).hex()
 
 
 def _is_name(text: str) -> bool:
@@ -261,23 +310,13 @@ def _touch(path: str | Path) -> None:
     os.utime(path, ns=(now, now))
 
 
-def _packed(key: str, entry: Any) -> bytes:
-    body = Pickler.dumps((key, entry), _PROTOCOL)
-    return b"".join([_MAGIC, sha256(body).digest(), body])
+class _Pickled:
+    """The codec of a cache that was given none."""
 
+    name = ""
 
-def _unpacked(data: bytes, key: str) -> Any:
-    """The entry in a file's bytes; None if they are damaged, of another format, of another key, or
-    if their classes cannot be found."""
-    start = len(_MAGIC) + _DIGEST
-    if data[: len(_MAGIC)] != _MAGIC:
-        return None
-    body = memoryview(data)[start:]
-    # Before unpickling: damaged pickles may do anything.
-    if sha256(body).digest() != data[len(_MAGIC) : start]:
-        return None
-    try:
-        stored, entry = pickle.loads(body)
-    except failures():
-        return None
-    return entry if stored == key else None
+    def encode(self, value: object, *, context: bytes = b"") -> bytes:
+        return Pickler.dumps(value, _PROTOCOL)
+
+    def decode(self, data: bytes, *, context: bytes = b"") -> Any:
+        return pickle.loads(data)

@@ -97,7 +97,7 @@ class Base:
         workflow = self._node.workflow
         if workflow is None:
             return untold(self._node.__wrapped__, self._node.signature.origin)
-        for each in _made_of(workflow):
+        for each in made_of(workflow):
             if callable(each) and (why := untold(each, each)) is not None:
                 return f"a workflow with {why}"
         return None
@@ -127,7 +127,7 @@ class Base:
         else:
             if self._version is None and (why := self._untold()) is not None:
                 raise UnkeyableError(f"{why} needs version=")
-            things, name = _made_of(workflow), f"workflow {self._node.name}"
+            things, name = made_of(workflow), f"workflow {self._node.name}"
         fingerprint = Fingerprint(things, self._version is not None)
         return fingerprint, version, f"fast_dag:{name}:{fingerprint.text}:{self._version}"
 
@@ -151,7 +151,7 @@ def untold(func: Any, origin: Any) -> str | None:
     return None
 
 
-def _made_of(workflow: Any) -> list[Any]:
+def made_of(workflow: Any) -> list[Any]:
     """What decides about the results of a workflow: functions, and plain data."""
     made: list[Any] = []
     for name, node in workflow.nodes.items():
@@ -159,7 +159,7 @@ def _made_of(workflow: Any) -> list[Any]:
         if node.workflow is None:
             made.append(node.func)
         else:
-            made += _made_of(node.workflow)
+            made += made_of(node.workflow)
         if node.map is not None:
             made += _made_by_map(node.map)
     for edge in workflow.graph.edges():
@@ -192,7 +192,8 @@ def _made_by_map(spec: Any) -> list[Any]:
 
 
 class Fingerprint:
-    """The fingerprint of functions, of what they use, and of plain data.
+    """The fingerprint of functions, of what they use, and of plain data. `parts` has the text of
+    each function, class and constant, by name.
 
     >>> def rate(): return 0.19
     >>> def tax(x): return rate() * x
@@ -206,6 +207,7 @@ class Fingerprint:
         reader = _Reader(homes, has_version)
         told = [reader.told(each) for each in things]
         self.text = digest_of(repr((told, sorted(reader.parts.items()))).encode()).hex()
+        self.parts = reader.parts
         self._names = reader.names
         self._codes = reader.codes
 

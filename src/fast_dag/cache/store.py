@@ -471,7 +471,7 @@ class _KeyFunction:
         self._defaults = {
             each.name: each.default
             for each in node.signature.parameters
-            if each.default is not ABSENT and not each.is_context
+            if each.default is not ABSENT and not each.by_engine
         }
 
     def parts(self, inputs: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def named(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by parameter, without the context; those of `*args` as a tuple.
+    """The arguments of a call by parameter, without what the engine gives; those of `*args` as a
+    tuple.
 
     >>> from fast_dag.define.signature import read_signature
     >>> named(read_signature(lambda a, b=2, *rest, **more: 0), [1, 2, 3], {"k": 4})
@@ -25,7 +26,7 @@ def named(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     inputs: dict[str, Any] = {}
     positional = [each for each in signature.parameters if each.kind != Kind.KEYWORD_ONLY]
     for parameter, value in zip(positional, args, strict=False):
-        if not parameter.is_context:
+        if not parameter.by_engine:
             inputs[parameter.name] = value
     rest = tuple(args[len(positional) :])
     if rest and signature.var_positional:
@@ -33,15 +34,16 @@ def named(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     names = {each.keyword: each for each in signature.parameters}
     for key, value in kwargs.items():
         named_by = names.get(key)
-        if named_by is None or not named_by.is_context:
+        if named_by is None or not named_by.by_engine:
             inputs[key if named_by is None else named_by.name] = value
     return inputs
 
 
 def unnamed(
-    signature: Signature, inputs: Mapping[str, Any], context: Context
+    signature: Signature, inputs: Mapping[str, Any], context: Context, call_id: str = ""
 ) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments that pass `inputs`. Raises TypeError if these do not fit the parameters.
+    """The arguments that pass `inputs`, and what the engine gives. Raises TypeError if `inputs` do
+    not fit the parameters.
 
     >>> from fast_dag.define.signature import read_signature
     >>> unnamed(read_signature(lambda a, b=2, *rest: 0), {"a": 1, "rest": (3,)}, None)
@@ -53,7 +55,11 @@ def unnamed(
     kwargs: dict[str, Any] = {}
     omitted: list[Any] = []
     for each in signature.parameters:
-        value = context if each.is_context else left.pop(each.name, ABSENT)
+        value: Any = call_id
+        if not each.by_engine:
+            value = left.pop(each.name, ABSENT)
+        elif each.is_context:
+            value = context
         if each.kind == Kind.KEYWORD_ONLY:
             if value is not ABSENT:
                 kwargs[each.keyword] = value
@@ -69,7 +75,7 @@ def unnamed(
     missing = [
         each.name
         for each in signature.parameters
-        if not each.optional and not each.is_context and each.name not in inputs
+        if not each.optional and not each.by_engine and each.name not in inputs
     ]
     if missing:
         raise TypeError(f"the inputs that it returned lack {missing}")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         @property
         def home(self) -> Host:
             """The execution itself, where this is its view for one item of a map."""
+            ...
 
         @property
         def outer(self) -> Host | None:
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
         @property
         def blocks_loop(self) -> bool:
             """Whether an event loop is blocked until the execution ends."""
+            ...
+
+        def call_id(self, name: str, /) -> str:
+            """The id of the call of a node: the same for all its attempts."""
             ...
 
         def retries(self, name: str, error: Exception, attempt: int, delay: float, /) -> None:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from fast_dag.call.effects import Attempt, Effects
     from fast_dag.call.hooks import Hook
     from fast_dag.call.host import Host
-    from fast_dag.context import Context
     from fast_dag.define.node import Node
 
     Inputs = dict[str, Any]
@@ -235,7 +234,7 @@ class CallPolicy:
                     if sole is not None and len(inputs) == 1 and sole in inputs:
                         args, kwargs = (inputs[sole],), _NO_INPUTS
                     elif self.cache is None:
-                        args, kwargs = kept = self._attempt(inputs, _NO_INPUTS, host.context)
+                        args, kwargs = kept = self._attempt(inputs, _NO_INPUTS, host)
                 except failures() as error:
                     outcome = _failed(error, "pre_execute hook")
             if outcome is not None:
@@ -397,7 +396,7 @@ class CallPolicy:
             if outcome is None:
                 if kept is None:
                     try:
-                        kept = self._attempt(inputs, opened, host.context)
+                        kept = self._attempt(inputs, opened, host)
                     except failures() as error:
                         return _failed(error, "pre_execute hook", attempts)
                 answer = yield kept
@@ -505,11 +504,13 @@ class CallPolicy:
             at += 1  # noqa: SIM113  so does `enumerate`
         return inputs
 
-    def _attempt(self, inputs: Inputs, opened: Inputs, context: Context) -> Attempt:
+    def _attempt(self, inputs: Inputs, opened: Inputs, host: Host) -> Attempt:
         names = self.by_position
         if names is not None and [*inputs] == [*names] and not opened:
             return [*inputs.values()], {}
-        return unnamed(self.node.signature, {**opened, **inputs}, context)
+        node, signature = self.node, self.node.signature
+        call_id = host.call_id(node.name) if signature.takes_call_id else ""
+        return unnamed(signature, {**opened, **inputs}, host.context, call_id)
 
 
 _NO_INPUTS: Inputs = {}

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fast_dag.run.execution import Execution
     from fast_dag.run.limits import Limits
     from fast_dag.run.resumption import Earlier
-    from fast_dag.store.asked import Asked
+    from fast_dag.store.asked import Asked, Explanation
     from fast_dag.store.store import Store
 
 
@@ -595,6 +595,21 @@ class DAG(Workflow):
         """
         request = self._request(*args, **{"mode": "async", **options})
         return value_of(await self._executed_async(request))
+
+    def explain(self, *, store: Store, run_id: str) -> Explanation:
+        """What there is of a run in a store, and what of it the code of today would compute
+        otherwise: of each node whether its end is fresh, stale, or maybe stale, and why.
+
+        >>> from fast_dag.store import Store
+        >>> dag = DAG("demo").add_node("answer", lambda: 42)
+        >>> with Store(":memory:") as store:
+        ...     _ = dag.run(store=store, run_id="a")
+        ...     print(dag.explain(store=store, run_id="a"))
+        answer  fresh
+        """
+        from fast_dag.store.asked import explained
+
+        return explained(self, store, run_id)
 
     def _executed(self, request: Request) -> DagExecution:
         durable: Asked | None = request.durable

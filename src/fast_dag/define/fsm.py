@@ -755,7 +755,7 @@ class FSM(Workflow):
             [
                 Parameter(each.name, Kind.KEYWORD_ONLY, optional=each.optional)
                 for each in parameters
-                if not each.is_context and each.name not in self._resources
+                if not each.by_engine and each.name not in self._resources
             ],
             origin=self,
             var_keyword=None if first is None else first.signature.var_keyword,

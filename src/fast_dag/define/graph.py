@@ -481,7 +481,7 @@ class Graph:
         self, source: str, target: Node[..., Any], signature: Signature, asked: str
     ) -> str:
         inputs = signature.inputs
-        if any(each.is_context and each.name == asked for each in signature.parameters):
+        if any(each.by_engine and each.name == asked for each in signature.parameters):
             raise ValidationError(
                 f"the parameter {asked!r} of {target.name!r} is filled by the engine; "
                 "no edge can feed it",

@@ -281,12 +281,27 @@ class Node(Linkable, OfFunction[P, R_co]):
                 "a workflow takes no uses=, because it would hold the units while its nodes wait; "
                 "put it on the nodes inside that use them"
             )
+        elif options.get("once"):
+            problem = self._why_not_once()
         elif collect is not None and collect not in self.inputs:
             problem = f"collect={collect!r} is none of its parameters {self.inputs}"
         elif self.run_in == "inline" and self.timeout and not self.signature.is_async:
             problem = "a call in the caller's own thread cannot be timed out; drop run_in='inline'"
         if problem:
             raise InvalidNodeError(f"node {self.name!r}: {problem}", node=self.name)
+
+    def _why_not_once(self) -> str:
+        """Why it cannot be a node that is called at most once; '' if it can."""
+        if self.workflow is not None:
+            return "once=True is for the nodes inside of the workflow"
+        if self.retry:
+            return (
+                "once=True calls it at most once, so it cannot have retry=; a parameter call_id "
+                "lets the other side know a call again"
+            )
+        if not self.options.get("stored", True):
+            return "once=True calls it at most once, so its value must be stored; drop stored=False"
+        return ""
 
     def _make_map(self, name: str | None) -> None:
         try:

@@ -53,6 +53,11 @@ _POSITIONAL_ONLY, _POSITIONAL = Kind.POSITIONAL_ONLY, Kind.POSITIONAL
 _KEYWORD_ONLY = Kind.KEYWORD_ONLY
 
 
+CALL_ID: Final = "call_id"
+"""The parameter that tells a function which call this is: a text that stays the same over
+retries."""
+
+
 class Parameter:
     """One named parameter of a function.
 
@@ -61,7 +66,7 @@ class Parameter:
     out of the call.
     """
 
-    __slots__ = ("default", "is_context", "keyword", "kind", "name", "optional")
+    __slots__ = ("by_engine", "default", "is_context", "keyword", "kind", "name", "optional")
 
     def __init__(
         self,
@@ -77,6 +82,7 @@ class Parameter:
         self.kind = kind
         self.default = default
         self.is_context = is_context
+        self.by_engine = is_context or name == CALL_ID
         self.optional = optional or default is not ABSENT
         self.keyword = keyword or name
 
@@ -128,7 +134,7 @@ class Signature:
         self.parameters = tuple(parameters)
         inputs, in_place = [], var_positional is None and var_keyword is None
         for each in parameters:  # a comprehension takes longer for a few
-            if each.is_context:
+            if each.by_engine:
                 in_place = False
             else:
                 inputs.append(each.name)
@@ -147,12 +153,17 @@ class Signature:
         return tuple(
             each.name
             for each in self.parameters
-            if not each.is_context and each.kind != Kind.KEYWORD_ONLY
+            if not each.by_engine and each.kind != Kind.KEYWORD_ONLY
         )
 
     @property
     def takes_context(self) -> bool:
-        return len(self.inputs) < len(self.parameters)
+        return any(each.is_context for each in self.parameters)
+
+    @property
+    def takes_call_id(self) -> bool:
+        """Whether the engine tells it which call this is."""
+        return any(each.name == CALL_ID for each in self.parameters)
 
     def keyword_of(self, name: str) -> str:
         """The name of the parameter `name` in the function itself."""
@@ -183,7 +194,7 @@ class Signature:
         fresh: Iterator[str] = iter(names)
         parameters = []
         for each in self.parameters:
-            new = None if each.is_context else next(fresh, None)
+            new = None if each.by_engine else next(fresh, None)
             parameters.append(
                 each
                 if new is None

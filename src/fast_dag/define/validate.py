@@ -8,6 +8,7 @@ from fast_dag.define.node import Node, NodeType
 from fast_dag.errors import (
     CycleError,
     DisconnectedNodeError,
+    InvalidNodeError,
     MissingConnectionError,
     ValidationError,
     names,
@@ -99,6 +100,12 @@ def _nested(topology: Topology, *, check_types: bool) -> Iterator[ValidationErro
             inner = type(problem)(f"in {node.name!r}: {problem}")
             inner.__dict__.update(problem.__dict__)
             yield inner
+        if node.retry and (called_once := next(_called_once(node), None)) is not None:
+            yield InvalidNodeError(
+                f"node {node.name!r} has retry=, and calls {called_once!r} again, which has "
+                "once=True; drop one of them",
+                node=node.name,
+            )
         signature = node.signature
         for edge in topology.incoming[index]:
             if edge.input is None or edge.input in signature.inputs or signature.var_keyword:
@@ -128,6 +135,15 @@ def cautions(topology: Topology, *, check_types: bool) -> Iterator[str]:
                     "nobody can send events to a nested machine: add a transition without event=, "
                     "or run it by itself with start()"
                 )
+
+
+def _called_once(node: Node[..., Any]) -> Iterator[str]:
+    """The nodes inside of a nested workflow that may be called only once."""
+    if node.workflow is not None:
+        for name, each in node.workflow.graph.nodes.items():
+            if each.options.get("once"):
+                yield f"{node.name}.{name}"
+            yield from (f"{node.name}.{path}" for path in _called_once(each))
 
 
 def _mistyped(topology: Topology, *, guessed: bool = False) -> Iterator[ValidationError]:

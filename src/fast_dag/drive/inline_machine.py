@@ -37,7 +37,7 @@ def drive_straight_machine(
     ready = execution.begin(eager=False)
     now, inputs, context = execution.machine_state, execution.inputs, execution.context
     steps, find, results = execution.plan.steps, execution.plan.topology.index.get, context.results
-    clock, plain = perf_counter, set(_PLAIN)
+    clock, plain, call_id = perf_counter, set(_PLAIN), execution.call_id
     while ready and not execution.stopped:
         state, value, started, outcome = ready[0], now.value, clock(), None
         visited = now.visits.append
@@ -53,7 +53,7 @@ def drive_straight_machine(
                 else:
                     if value is not None and not isinstance(value, Mapping):
                         plain.add(type(value))
-                    args, kwargs = intake.gather(value, {}, inputs, context)
+                    args, kwargs = intake.gather(value, {}, inputs, context, call_id)
                     result = step.call(*args, **kwargs)
                 if type(result) is CoroutineType:
                     result = waiter.wait(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from sys import maxsize
 from time import perf_counter
 from types import CoroutineType
@@ -13,6 +14,7 @@ from fast_dag.errors import failures
 from fast_dag.plan.map_plan import INTO, PULL
 from fast_dag.run.execution import current
 from fast_dag.run.map_batches import Batch
+from fast_dag.run.map_results import END
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,6 +60,8 @@ class _Items:
         self.outcome_of = outcome_of
         self._ready: list[int] = []
         self._is_plain = execution.is_plain
+        self._called = 0  # by `_plain_results`
+        self._seconds = array("f")  # of these, the times of those that are not counted yet
         if execution.spec.into is not None:
             execution.is_batched = False  # results are made one by one, as they are taken
 
@@ -116,14 +120,34 @@ class _Items:
         (into, _), _ = execution.gather(INTO)
         try:
             if execution.spec.is_into_async:
-                value = self.waiter.wait(into(_Async(self.results())))
+                value = self._await_into(into)
             else:
                 value = into(self.results())
         except failures() as error:
             outcome = Outcome(False, error)
         else:
             outcome = Outcome(True, value)
+        finally:
+            self._count(None)
         execution.finish(INTO, outcome, 0.0)
+
+    def _await_into(self, into: Callable[..., Any]) -> Any:
+        """The value of an async `into`. The loop stands still while an item is called, because the
+        item may need the loop itself."""
+        results, wait = self.results(), self.waiter.wait
+        turns = _Turns(self.execution)
+        try:
+            wait(turns.begin(into))
+            while not turns.task.done():
+                try:
+                    answer = True, next(results, END)
+                except failures() as error:
+                    answer = False, error
+                wait(turns.go_on(*answer))
+        except BaseException:
+            wait(turns.cancel())
+            raise
+        return turns.task.result()
 
     def results(self) -> Iterator[Any]:
         """The results, one by one."""
@@ -138,13 +162,11 @@ class _Items:
                 return
 
     def _plain_results(self) -> Iterator[Any]:
-        execution, stream, number = self.execution, self.execution.stream, 0
+        execution, stream = self.execution, self.execution.stream
         assert stream is not None
         call, is_sole = execution.call, execution.is_sole
-        items = execution.begin_plainly()
-        seconds = array("f")
+        items, keep = execution.begin_plainly(), self._seconds.append
         while True:
-            outcome: Outcome | None = None
             begun = perf_counter()
             try:
                 for item in items:
@@ -155,28 +177,34 @@ class _Items:
                         value = call(*args, **kwargs)
                     break
                 else:
-                    outcome = Outcome(True, True)
+                    self._count(Outcome(True, True))
                     return
                 if type(value) is CoroutineType:
                     value = self.waiter.wait(value)
             except failures() as error:
-                outcome = Outcome(False, error)
-            else:
-                seconds.append(perf_counter() - begun)
-                number += 1
-                yield value
-                if (ended := execution.ended()) is not None:
-                    raise ended
+                self._count(Outcome(False, error))
+                self._called += 1
+                yield from stream.ready()
                 continue
-            finally:
-                if outcome is not None or len(seconds) > _FEW:
-                    execution.count_plainly(number, seconds, outcome)
-                    seconds = array("f")
-            number += 1
-            yield from stream.ready()
+            keep(perf_counter() - begun)
+            self._called += 1
+            if len(self._seconds) > _FEW:
+                self._count(None)
+                keep = self._seconds.append
+            yield value
+            if (ended := execution.ended()) is not None:
+                raise ended
+
+    def _count(self, outcome: Outcome | None) -> None:
+        """Count the items that `_plain_results` has called."""
+        seconds, self._seconds = self._seconds, array("f")
+        if seconds or outcome is not None:
+            self.execution.count_plainly(self._called, seconds, outcome)
 
     def close(self) -> None:
         """Close what was gone through."""
+        for index in self._ready:  # not called any more
+            self.execution.take_back(index)
         effects = self.execution.release()
         if effects is not None:
             interpret(effects, _no_function, _called, self.waiter.wait, _no_sleep)
@@ -192,16 +220,66 @@ def _no_function() -> None: ...
 def _no_sleep(seconds: float) -> None: ...
 
 
-class _Async:
-    """An iterator as an async one."""
+class _Turns:
+    """The results of a map as an async iterator. The task that takes them and the thread that makes
+    them take turns."""
 
-    def __init__(self, iterator: Iterator[Any]) -> None:
-        self._iterator = iterator
+    task: Any
 
-    def __aiter__(self) -> _Async:
+    def __init__(self, execution: MapExecution) -> None:
+        self._execution = execution
+        self._wanted: deque[Any] = deque()  # futures of the results that are waited for
+        self._answers: deque[tuple[bool, Any]] = deque()  # for these
+
+    async def begin(self, into: Callable[..., Any]) -> None:
+        """Start the task, and wait for its first turn to end."""
+        import asyncio  # slow to import
+
+        self._asks = asyncio.Event()
+        self.task = asyncio.create_task(into(self))
+        await self._turn()
+
+    async def go_on(self, is_result: bool, answer: Any) -> None:
+        """Answer the task, and wait for its next turn to end."""
+        self._asks.clear()
+        self._answers.append((is_result, answer))
+        self._hand_out()
+        await self._turn()
+
+    def _hand_out(self) -> None:
+        while self._answers and self._wanted:
+            wanted = self._wanted.popleft()
+            if not wanted.done():  # cancelled
+                wanted.set_result(self._answers.popleft())
+        if self._wanted:
+            self._asks.set()
+
+    async def _turn(self) -> None:
+        import asyncio  # slow to import
+
+        asks = asyncio.create_task(self._asks.wait())
+        await asyncio.wait({self.task, asks}, return_when=asyncio.FIRST_COMPLETED)
+        asks.cancel()
+
+    async def cancel(self) -> None:
+        """Cancel the task, and wait for its end."""
+        import asyncio  # slow to import
+
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+    def __aiter__(self) -> _Turns:
         return self
 
     async def __anext__(self) -> Any:
-        for each in self._iterator:
-            return each
-        raise StopAsyncIteration
+        if (ended := self._execution.ended()) is not None:
+            raise ended
+        wanted = self.task.get_loop().create_future()
+        self._wanted.append(wanted)
+        self._hand_out()
+        is_result, answer = await wanted
+        if not is_result:
+            raise answer
+        if answer is END:
+            raise StopAsyncIteration
+        return answer

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
         def inputs(self) -> Mapping[str, Any]: ...
         @property
         def context(self) -> Context: ...
+        def call_id(self, name: str, /) -> str:
+            """The id of the call of a node."""
+            ...
+
         def is_live(self, edge: Edge, /) -> bool:
             """Whether an edge has ended live by now."""
             ...
@@ -95,6 +99,18 @@ class TheContext(Source):
 
     def fetch(self, values: Values) -> Any:
         return values.context
+
+
+class TheCallId(Source):
+    """The id of a node's call."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def fetch(self, values: Values) -> Any:
+        return values.call_id(self.name)
 
 
 class TheResource(Source):
@@ -275,6 +291,8 @@ class Binding:
             edges = feeds.pop(name, None)
             if parameter.is_context:
                 source = TheContext()
+            elif parameter.by_engine:
+                source = TheCallId(node.name)
             elif edges is not None:
                 default = parameter.default
                 if default is ABSENT and parameter.optional and node.workflow:

@@ -146,7 +146,7 @@ class Plan:
             fed = {edge.input for edge in edges}
             for parameter in node.signature.parameters:
                 name = parameter.name
-                if not parameter.is_context and name not in fed and name not in self.resources:
+                if not parameter.by_engine and name not in fed and name not in self.resources:
                     yield parameter.name, parameter
 
     @cached_property

@@ -11,7 +11,7 @@ from fast_dag.errors import MissingInputError, names
 from fast_dag.plan.binding import Binding
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from fast_dag.context import Context
     from fast_dag.define.node import Node
@@ -60,7 +60,11 @@ class StateBinding:
         self._inputs = frozenset(() if binding is None else binding.used)
         self.missing = () if binding is None else tuple(binding.missing)
         self._sole = self._find_sole(inputs)
-        plain = not (signature.takes_context or signature.var_positional or signature.var_keyword)
+        plain = not (
+            len(signature.inputs) < len(signature.parameters)
+            or signature.var_positional
+            or signature.var_keyword
+        )
         self.takes_none = plain and not signature.parameters
         self.takes_one = None
         if plain and len(signature.positional) == len(signature.parameters) == 1:
@@ -72,7 +76,7 @@ class StateBinding:
         parameters = [
             each
             for each in self._signature.parameters
-            if not each.is_context and each.name not in self._resources
+            if not each.by_engine and each.name not in self._resources
         ]
         required = [each for each in parameters if not each.optional]
         candidates = required or parameters
@@ -88,9 +92,11 @@ class StateBinding:
         data: Mapping[str, Any],
         inputs: Mapping[str, Any],
         context: Context,
+        call_id: Callable[[str], str],
     ) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of the call: `value` is that of the previous state, `data` what an event
-        brought. Raises MissingInputError if a required argument is missing."""
+        brought; `call_id` tells the id of a state's call. Raises MissingInputError if a required
+        argument is missing."""
         signature, sole = self._signature, self._sole
         if data:
             sole = self._find_sole({*inputs, *data})
@@ -106,16 +112,17 @@ class StateBinding:
         missing = [
             each.name
             for each in signature.parameters
-            if not (each.optional or each.is_context)
+            if not (each.optional or each.by_engine)
             and each.name not in given
             and each.name not in self._resources
         ]
         if missing:
             self._refuse(missing, value)
+        own = call_id(self._node.name) if signature.takes_call_id else ""
         if not self._resources:
-            return unnamed(signature, given, context)
+            return unnamed(signature, given, context, own)
         later = self._resources.difference(given)
-        args, kwargs = unnamed(signature, {**given, **dict.fromkeys(later, _LATER)}, context)
+        args, kwargs = unnamed(signature, {**given, **dict.fromkeys(later, _LATER)}, context, own)
         args = [ABSENT if each is _LATER else each for each in args]
         kwargs = {key: ABSENT if each is _LATER else each for key, each in kwargs.items()}
         return args, kwargs
@@ -124,8 +131,8 @@ class StateBinding:
         """The keys of a mapping that parameters take."""
         signature = self._signature
         if signature.var_keyword:
-            context = {each.name for each in signature.parameters if each.is_context}
-            return [key for key in value if isinstance(key, str) and key not in context]
+            ours = {each.name for each in signature.parameters if each.by_engine}
+            return [key for key in value if isinstance(key, str) and key not in ours]
         return [name for name in signature.inputs if name in value]
 
     def unknown(self, data: Mapping[str, Any]) -> list[str]:

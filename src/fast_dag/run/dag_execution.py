@@ -166,6 +166,8 @@ class DagExecution(Execution):
                 dropped.append(name)
             if name in earlier.children:
                 self.children[name] = earlier.children[name]
+            if name in earlier.items:
+                self.items = {**self.items, name: earlier.items[name]}
         if self.keeping is None:
             self.dropped = dropped
         else:
@@ -230,6 +232,7 @@ class DagExecution(Execution):
             if self.plan.steps[index].node.workflow is not None:
                 self._replay_child(index)
         self.record.taken = {*self._replayed, *known}
+        self.context._metrics["replayed"] = len(self.record.taken)
 
     def _replay_child(self, index: int) -> None:
         """Make the execution of a nested workflow whose node has ended, as it was."""

@@ -28,11 +28,11 @@ from fast_dag.watch import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Generator, Iterable, Mapping
     from threading import Lock
     from typing import Any, Protocol
 
-    from fast_dag.call.effects import Attempt, Effects
+    from fast_dag.call.effects import Attempt, Effect, Effects
     from fast_dag.call.host import Host
     from fast_dag.call.policy import CallPolicy
     from fast_dag.context import Context
@@ -63,9 +63,15 @@ if TYPE_CHECKING:
             """Keeps how the nodes of a nested workflow end, in one attempt of its node; None if it
             keeps the end of that node only."""
 
-        def begin(self, execution: Any, index: int, /) -> Effects | None:
-            """Called before the call of a node; None if there is nothing to do. If it returns
-            STOPPED, the call is not made."""
+        def completed(self, path: str, /) -> int:
+            """How often a node has completed before this call."""
+            ...
+
+        def begin(
+            self, execution: Any, index: int, /
+        ) -> Generator[Effect, Any, Outcome | None] | None:
+            """Called before the call of a node; None if there is nothing to do. If it returns an
+            Outcome, with its verdict or STOPPED, the call is not made."""
 
         def commit(self, execution: Any, index: int, outcome: Outcome, began: float, /) -> Effects:
             """Keep how a node ended. Returns the same outcome once that is done, else the failure
@@ -466,8 +472,10 @@ class Execution(ABC):
     def _committed(self, index: int, effects: Effects, store: Store) -> Effects:
         began = time()
         before = store.begin(self, index)
-        if before is not None and (yield from before) is STOPPED:
-            return STOPPED
+        if before is not None:
+            known = yield from before
+            if known is not None:
+                return known
         outcome = yield from effects
         try:
             while outcome is not STOPPED:
@@ -608,6 +616,17 @@ class Execution(ABC):
         """The execution that `nested` made last for a node that is a workflow."""
         return self.children[self.plan.names[index]]
 
+    def call_id(self, name: str) -> str:
+        """The id of a node's call, by which others know it again: the same over retries and
+        resumes, another ("~2") if it is called again after it completed."""
+        before, path = self._completed(name), self.prefix + name
+        run_id = self.context.metadata["run_id"]
+        return f"{run_id}/{path}~{before + 1}" if before else f"{run_id}/{path}"
+
+    def _completed(self, name: str) -> int:
+        """How often a node has completed before the call that begins now."""
+        return 0 if self.store is None else self.store.completed(self.prefix + name)
+
     def child(self, index: int, inputs: dict[str, Any]) -> Execution:
         """The execution of a nested workflow, ready to be driven."""
         step = self.plan.steps[index]
@@ -744,4 +763,5 @@ class Execution(ABC):
             run_id=self.context.metadata.get("run_id"),
             began_at=record.began_at,
             from_cache=frozenset(record.from_cache),
+            items={name: items._view() for name, items in self.items.items()},
         )

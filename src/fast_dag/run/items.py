@@ -5,19 +5,20 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Set
 from itertools import islice, product
 from sys import maxsize
 from types import AsyncGeneratorType, GeneratorType
 
 from fast_dag.define.signature import ABSENT
-from fast_dag.errors import names
+from fast_dag.errors import names, text_of_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Final
 
+    from fast_dag.draw.view import ItemsView
     from fast_dag.plan.map_plan import MapPlan
 
     Item = tuple[Any, tuple[Any, ...]]
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 _TEXTS: Final = (str, bytes, bytearray, memoryview)
 _IN_MEMORY: Final = (list, tuple, dict, range, set, frozenset, deque)
 """Collections of these classes are gone through without a call of anybody's code."""
+
+_ONCE: Final = (Iterator, AsyncIterator)
+"""What can be gone through once only."""
 
 MOST_ERRORS: Final = 1000
 """How many errors of items are kept, by item."""
@@ -128,10 +132,10 @@ class Walk:
         self.pulled += len(items)
         return items
 
-    def unkeyed(self) -> Iterator[Any]:
-        """All items, for somebody who goes through all of them: the only values if `sole`, else
+    def unkeyed(self, is_sole: bool) -> Iterator[Any]:
+        """All items, for somebody who goes through all of them: their one value if `is_sole`, else
         tuples of values. Where that may raise, `pulled` counts them."""
-        if self.sole is ABSENT:
+        if not is_sole:
             return self._counted(values for _, values in self._walk())
         sole: Any = self.sole
         if type(sole) in (list, tuple, range):
@@ -166,7 +170,13 @@ class Walk:
     def _key(self, keys: Callable[..., Any], values: tuple[Any, ...]) -> Any:
         self.place = "keys function"
         key = keys(*values)
-        hash(key)
+        try:
+            hash(key)
+        except Exception as error:
+            raise TypeError(
+                f"the keys function of map {self._plan.name!r} gave {key!r} to item "
+                f"{self.pulled - 1}, which is not hashable: {error}"
+            ) from error
         self.place = "source"
         return key
 
@@ -201,18 +211,26 @@ class Walk:
 
     async def _steps(self) -> AsyncIterator[Item]:
         keys = self._keys
-        iterators = [_anext(each) for each in self._values]
-        if self._plan.spec.is_product:
-            iterators = iterators[:1]
+        is_product = self._plan.spec.is_product
+        iterators = [_anext(each) for each in self._values[: 1 if is_product else None]]
         while True:
             row = [await step() for step in iterators]
             if any(each is ABSENT for each in row):
-                self._refuse_rest(row)
+                if not is_product:
+                    self._refuse_rest(row)
                 return
             for rest in product(*self._rest):
                 number, self.pulled = self.pulled, self.pulled + 1
                 values = (*row, *rest)
                 yield (number if keys is None else self._key(keys, values)), values
+
+    @property
+    def has_lasting_keys(self) -> bool:
+        """Whether another walk of the same collections gives the same keys to the same items. Sets
+        that were pickled may come in another order; an iterator gives what is left of it."""
+        values = self._values
+        is_ordered = self.is_keyed or not any(isinstance(each, Set) for each in values)
+        return is_ordered and not any(isinstance(each, _ONCE) for each in values)
 
     @property
     def needs_close(self) -> bool:
@@ -255,7 +273,8 @@ def _check(plan: MapPlan, name: str, value: Any) -> None:
             f"{whose} got a data frame {came}, whose items are the names of its columns; give its "
             'rows: frame.itertuples(), frame.to_dict("records") or frame.iter_rows(named=True)'
         )
-    if not (
+    is_single = getattr(value, "ndim", None) == 0  # an array of no dimension
+    if is_single or not (
         hasattr(kind, "__iter__") or hasattr(kind, "__getitem__") or hasattr(kind, "__aiter__")
     ):
         raise TypeError(f"{whose} got a {kind.__name__} {came}, which cannot be gone through")
@@ -354,6 +373,15 @@ class Items:
         self._fatal: Failed | None = None  # why the map failed
         self._kept: list[Failed] = []
         self._results: dict[Any, Any] = {}  # of items that completed, if the map did not
+        # The positions of dropped items, if items have no keys; None if no results are kept.
+        self._left_out: Sequence[int] | None = None
+
+    def _place_of(self, position: int) -> int | None:
+        """Where in the list of results that of an item is; None if the item was dropped."""
+        left_out = self._left_out or ()
+        before = bisect_left(left_out, position)
+        is_dropped = before < len(left_out) and left_out[before] == position
+        return None if is_dropped else position - before
 
     def _note(self, key: Any, seconds: float) -> None:
         """An item ended after so many seconds."""
@@ -392,6 +420,21 @@ class Items:
         self._fold()
         bounds = (*_BOUNDS, float("inf"))
         return [(bound, count) for bound, count in zip(bounds, self._counts, strict=True) if count]
+
+    def _view(self) -> ItemsView:
+        """What pictures and reports know of it."""
+        from fast_dag.draw.view import ItemsView
+
+        return ItemsView(
+            self.total,
+            self.completed,
+            self.failed,
+            self.dropped,
+            self.retries,
+            [(text_of_key(key), seconds) for key, seconds in self.slowest],
+            self.histogram,
+            None if self._fatal is None else self._fatal.label,
+        )
 
     def __repr__(self) -> str:
         of = "" if self.total is None else f" of {self.total}"

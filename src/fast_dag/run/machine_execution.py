@@ -340,7 +340,9 @@ class MachineExecution(Execution):
         now = self.machine_state
         now.running = index
         data = now.data if now.error is None else {**now.data, "error": now.error}
-        return self.plan.steps[index].intake.gather(now.value, data, self.inputs, self.context)
+        return self.plan.steps[index].intake.gather(
+            now.value, data, self.inputs, self.context, self.call_id
+        )
 
     def finish(
         self, index: int, outcome: Outcome, started: float, guard: Lock | Any = None
@@ -449,6 +451,9 @@ class MachineExecution(Execution):
             return 0
         left = max(self._visited_at_most - now.visited - 1, 0)
         return left if now.room is None else min(left, now.room - len(now.visits))
+
+    def _completed(self, name: str) -> int:
+        return self.machine_state.counts().get(self.plan.topology.index[name], 0)
 
     # Errands.
 

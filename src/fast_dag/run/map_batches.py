@@ -39,12 +39,20 @@ if TYPE_CHECKING:
             """The error to note for an item whose call raised."""
             ...
 
+        @property
+        def is_lost(self) -> bool:
+            """Whether what `failed` was told ends the map."""
+            ...
+
         def taken(self, most: int, /) -> tuple[Sequence[int], list[Any]]:
             """Items to call, at most so many, and their numbers; empty if there are none now."""
             ...
 
         def give_back(self, numbers: Sequence[int], items: Sequence[Any], /) -> None:
             """There was no time for these items."""
+
+        def rests(self, number: int, coroutine: Any, /) -> None:
+            """The call for an item returned a coroutine, which must be awaited still."""
 
 
 AT_ONCE: Final = 1e-3
@@ -70,14 +78,15 @@ FAILED: Final = object()
 
 class Batch:
     """What became of the items of a batch: results and seconds of runs of items, those that failed,
-    and the coroutines that a sync function returned. `is_over`: the map has failed with it."""
+    and those for which a sync function returned a coroutine. `is_over`: the map has failed with
+    it."""
 
     __slots__ = ("failed", "is_over", "parts", "rests")
 
     def __init__(self) -> None:
         self.parts: list[tuple[Sequence[int], list[Any], array[float]]] = []
         self.failed: list[tuple[int, BaseException]] = []
-        self.rests: list[tuple[int, Any]] = []
+        self.rests: set[int] = set()
         self.is_over = False
 
 
@@ -131,30 +140,26 @@ class Batches:
                 now = perf_counter()
                 seconds.extend(repeat(now - begun - sum(seconds[before:]), 1))
                 seconds.extend(repeat(0.0, len(values) - len(seconds)))
-                done.is_over = calls.spec.on_error == "fail"
+                done.is_over = calls.is_lost
                 if done.is_over or now > until:
                     return now
 
     def _call_some(self, iterator: Iterator[Any], done: Batch, until: float) -> float:
         """Call a function of one parameter, some items between two looks at the clock."""
-        numbers, values, seconds = done.parts[-1]
+        _, values, seconds = done.parts[-1]
         call, clock, keep = self._calls.call, perf_counter, values.append
         group, now = 1, clock()
         while True:
             made, last = len(values), now
-            if group > 1:
-                values.extend(map(call, islice(iterator, group)))
-            else:
-                for item in iterator:
-                    keep(call(item))
-                    break
+            for item in islice(iterator, group):  # `map` would end at a StopIteration
+                keep(call(item))
             now = clock()
             count = len(values) - made
             if not count:
                 return now
             seconds.extend(repeat((now - last) / count, count))
             if CoroutineType in set(map(type, values[made:])):
-                _note_rests(values, made, numbers, done)
+                self._note_rests(values, made, done)
             if now > until:
                 return now
             group = min(2 * group, _TOGETHER) if now - last < group * _TINY else 1
@@ -174,7 +179,7 @@ class Batches:
             last, now = now, clock()
             seconds.append(now - last)
             if type(value) is CoroutineType:
-                _note_rests(values, len(values) - 1, numbers, done)
+                self._note_rests(values, len(values) - 1, done)
             elif stream is not None:
                 stream.put(numbers[len(values) - 1], value)
             if now > until or calls.stopped:
@@ -203,7 +208,7 @@ class Batches:
                     raise
                 done.failed.append((numbers[0], error))
                 value = FAILED
-                done.is_over = calls.spec.on_error == "fail"
+                done.is_over = calls.is_lost
             now = clock()
             done.parts.append((numbers, [value], array("f", (now - begun,))))
             if results is not None and value is not FAILED:
@@ -214,6 +219,15 @@ class Batches:
 
     def _taken(self, most: int | None = None) -> tuple[Sequence[int], list[Any]]:
         return self._calls.taken(self.size if most is None else most)
+
+    def _note_rests(self, values: list[Any], since: int, done: Batch) -> None:
+        """Note which values are coroutines that must be awaited still."""
+        numbers = done.parts[-1][0]
+        for at in range(since, len(values)):
+            if type(values[at]) is CoroutineType:
+                self._calls.rests(numbers[at], values[at])
+                done.rests.add(numbers[at])
+                values[at] = FAILED
 
     def _adapt(self, items: int, seconds: float, at_once: float = AT_ONCE / 4) -> None:
         """Find how many items take so long together, from how long some took."""
@@ -287,14 +301,6 @@ class Parcel:
         )
         done.failed.extend((numbers[at], error) for at, error in failed.items())
         return done
-
-
-def _note_rests(values: list[Any], since: int, numbers: Sequence[int], done: Batch) -> None:
-    """Note which values are coroutines that must be awaited still."""
-    for at in range(since, len(values)):
-        if type(values[at]) is CoroutineType:
-            done.rests.append((numbers[at], values[at]))
-            values[at] = FAILED
 
 
 def _is_cancelled(error: BaseException) -> bool:

@@ -153,9 +153,10 @@ class MapExecution(Execution):
         self._walk: Any = None
         self._pulled: deque[int] = deque()  # the items that wait for a place
         self._given: dict[int, Given] = {}  # these, and the items in progress
+        self._noted = 0  # the failures of items in batches, also of those that go on
         self._batches = 0  # how many were begun
         self._running = 0  # calls in progress, of items or batches
-        self._rests: dict[int, Any] = {}  # coroutines that sync functions returned
+        self._rests: dict[int, Any] = {}  # coroutines that sync functions returned, by item
         self.call: Callable[..., Any] = plan.item.call
         self.is_sole = plan.is_sole
         self._lines: LineCalls | None = None  # makes the calls of a workflow, if they are all of it
@@ -191,6 +192,8 @@ class MapExecution(Execution):
                     "can be gone through once only; make it a list"
                 )
         self._walk = Walk(plan, values)
+        if self._known and not self._walk.has_lasting_keys:
+            self._known = {}
         line = plan.line
         if line is not None and not (line.is_chain or self.settings.ordered):
             line = None  # its nodes may run side by side
@@ -236,6 +239,10 @@ class MapExecution(Execution):
         self._walk.let_go()
         self._given.clear()
         self._inner.clear()
+        with self._lock:
+            rests, self._rests = self._rests, {}
+        for coroutine in rests.values():
+            coroutine.close()
         if self.stream is not None:
             self.stream.clear()
         self.call_soon = _nothing
@@ -245,10 +252,14 @@ class MapExecution(Execution):
         if self.spec.into is not None:
             return self.value
         result = self.result
+        self.tally._left_out = ()
         if not self.tally.dropped:
             return result
         if isinstance(result, dict):
             return {key: each for key, each in result.items() if each is not END}
+        self.tally._left_out = array(
+            "q", [position for position, each in enumerate(result) if each is END]
+        )
         return [each for each in result if each is not END]
 
     def _final_value(self) -> Any:
@@ -291,6 +302,7 @@ class MapExecution(Execution):
         else:
             answer = yield Invoke(walk.close, (), False, cleans_up=True, role="pull")
         if isinstance(answer, Raised):
+            self._is_satisfied = False
             self._source_failed(answer.error)
         return STOPPED
 
@@ -306,6 +318,8 @@ class MapExecution(Execution):
                 if not quick or self._is_exhausted or not self._has_room:
                     break
                 if self.is_batched and not self._is_left(len(ready)):
+                    if self._walk.total == self._walk.pulled:
+                        self._end_of_items()
                     break
             if self.is_batched:
                 ready.append(batch_index(self._batches))
@@ -343,16 +357,17 @@ class MapExecution(Execution):
     def _pull(self) -> bool:
         """Pull one item, in any thread, because that calls nobody's code. Returns False if there is
         none."""
-        try:
-            pulled = self._walk.pull()
-        except failures() as error:  # a set that was changed meanwhile, for example
-            self._source_failed(error)
-            return False
-        if pulled is None:
-            self._end_of_items()
-            return False
-        self._take_in(pulled)
-        return bool(self._pulled) or self._pull()
+        while not self._pulled:  # what an earlier run knows is not called
+            try:
+                pulled = self._walk.pull()
+            except failures() as error:  # a set that was changed meanwhile, for example
+                self._source_failed(error)
+                return False
+            if pulled is None:
+                self._end_of_items()
+                return False
+            self._take_in(pulled)
+        return True
 
     def _pull_items(self) -> bool:
         """Pull items as long as there is room for them. Returns whether there are no more."""
@@ -385,6 +400,7 @@ class MapExecution(Execution):
             result = self.result
             if isinstance(result, dict):
                 if key in result:
+                    self._walk.place = "keys function"
                     raise ValueError(
                         f"the keys function of map {self.plan.name!r} gave {key!r} to item "
                         f"{list(result).index(key)} and to item {number}; each item needs a key of "
@@ -417,7 +433,7 @@ class MapExecution(Execution):
         if index == INTO:
             return [self.spec.into, self.stream], {}
         if index % 2:
-            return [_same, self._rests.pop(number_of(index))], {}
+            return [self._rests.pop, number_of(index)], {}
         batching = self.batching
         if not self.is_here:
             return [batching.parcel()], {}
@@ -471,6 +487,8 @@ class MapExecution(Execution):
             else:
                 self._source_failed(outcome.value)
             self._tell()
+            if self.is_done:
+                self._check_success()
             self._notify()
         return ready + self.more()
 
@@ -479,6 +497,8 @@ class MapExecution(Execution):
         where = walk.place
         if where == "source" and walk.pulled:
             where = f"source, after item {walk.pulled - 1}"
+        elif where == "keys function":
+            where = f"keys function, for item {walk.pulled - 1}"
         self._fail(Failed("", None, error, 1, where))
 
     # Sequential runs of plain items.
@@ -496,7 +516,7 @@ class MapExecution(Execution):
     def begin_plainly(self) -> Iterator[Any]:
         """All items, for `call_each`."""
         self._is_exhausted = True  # nobody else pulls
-        items: Iterator[Any] = self._walk.unkeyed()
+        items: Iterator[Any] = self._walk.unkeyed(self.is_sole)
         return items
 
     @property
@@ -533,6 +553,8 @@ class MapExecution(Execution):
         elif outcome is not None:
             error = self.failed(number, outcome.value)
             self.tally._add((number,), None, array("f", (0.0,)))
+            if self.stream is not None:
+                self.stream.taken = number
             failed = Outcome(False, error)
             self._item_failed(number, number, failed, self._inner.pop(number, None))
         self._tell()
@@ -547,11 +569,23 @@ class MapExecution(Execution):
 
     def failed(self, number: int, error: BaseException) -> BaseException:
         """The error to note for an item whose call raised: that of the run of a workflow."""
+        with self._lock:
+            self._noted += 1
         if self._lines is None:
             return error
         self._given.setdefault(number, (number, ()))
         raised: BaseException = self._lines.failed(number, error).exception()  # type: ignore[assignment]
         return raised
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the failures that batches have noted end the map."""
+        if self.spec.on_error == "fail":
+            return self._noted > 0
+        least, total = self.spec.min_success, self._walk.total
+        return (
+            least is not None and total is not None and _is_less(total - self._noted, least, total)
+        )
 
     @property
     def constants(self) -> Attempt:
@@ -607,12 +641,20 @@ class MapExecution(Execution):
                     self._given[number] = number, (item,) if self.is_sole else item
             self._pulled.extendleft(reversed(numbers))
 
+    def rests(self, number: int, coroutine: Any) -> None:
+        """The call for an item returned a coroutine, which must be awaited still."""
+        with self._lock:
+            if self.status == "running":
+                self._rests[number] = coroutine
+                return
+        coroutine.close()  # nobody waits for this batch any more
+
     def _settle_batch(self, done: Batch) -> list[int]:
         """The items of a batch ended. Returns what may start."""
         tally, result, given = self.tally, self.result, self._given
         keeps = self.stream is None
         failed = dict(done.failed)
-        rests = dict(done.rests)
+        rests = done.rests
         ready = []
         for numbers, values, seconds in done.parts:
             keys: list[Any] | None = None
@@ -646,7 +688,6 @@ class MapExecution(Execution):
                     self._item_failed(number, key, outcome, self._inner.pop(number, None))
                 else:
                     given[number] = (key, ())
-                    self._rests[number] = rests[number]
                     self._running += 1
                     ready.append(rest_index(number))
         return ready
@@ -705,7 +746,9 @@ class MapExecution(Execution):
         least, items = self.spec.min_success, self.tally
         if least is None or not items.failed or items.total is None:
             return
-        if items.total - items.failed >= least * items.total - 1e-9:
+        if self._walk.total is None and not self.is_done:  # nobody knew how many there are
+            return
+        if not _is_less(items.total - items.failed, least, items.total):
             return
         first = next(iter(items.errors.values()))
         error = ExecutionError(
@@ -763,6 +806,11 @@ class MapExecution(Execution):
     @property
     def is_done(self) -> bool:
         return self._is_exhausted and not (self._running or self._pulled)
+
+    @property
+    def waits_for_pull(self) -> bool:
+        """Whether nothing is left to do but to end the call that pulls."""
+        return self._pulling and self._stopped and not self._running
 
     def _notify(self) -> None:
         if self.stream is not None:
@@ -859,6 +907,11 @@ class _Closed:
         self.let_go = walk.let_go
 
 
+def _is_less(completed: int, least: float, total: int) -> bool:
+    """Whether fewer items completed than that share of all, but for an error of rounding."""
+    return completed < least * total - 1e-9
+
+
 def _inside(settings: Any) -> Any:
     """The settings of what is in an item: its failure ends it, and the map decides what that
     means."""
@@ -867,10 +920,6 @@ def _inside(settings: Any) -> Any:
     inside = copy(settings)
     inside.error_strategy, inside.error_handler = "fail_fast", None
     return inside
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _nothing() -> None: ...

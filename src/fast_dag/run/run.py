@@ -5,7 +5,7 @@ from __future__ import annotations
 from fast_dag._typing import T, overload
 from fast_dag.define.node import Node
 from fast_dag.define.signature import ABSENT
-from fast_dag.errors import InvalidNodeError, MissingResultError, UnknownNodeError
+from fast_dag.errors import InvalidNodeError, MissingResultError, UnknownNodeError, text_of_key
 from fast_dag.schedule.base import NodeStatus
 
 TYPE_CHECKING = False
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fast_dag.context import Context
     from fast_dag.define.graph import Graph
+    from fast_dag.define.node import Mapped
     from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.draw.view import WorkflowView
     from fast_dag.errors import ExecutionError
@@ -162,6 +163,8 @@ class Run:
     @overload
     def __getitem__(self, name: Node[..., FSMReturn]) -> Any: ...
     @overload
+    def __getitem__(self, name: Mapped[..., Any]) -> Any: ...
+    @overload
     def __getitem__(self, name: Node[..., Coroutine[Any, Any, T]]) -> T: ...
     @overload
     def __getitem__(self, name: Node[..., T]) -> T: ...
@@ -189,14 +192,15 @@ class Run:
         value = execution.results.get(name, ABSENT)
         if value is not ABSENT:
             return value
-        if execution.items and isinstance(name, str) and name.endswith("]"):
-            mapped, _, key = name[:-1].partition("[")
-            if mapped in execution.items and name not in execution.topology.whole.index:
-                return self._item(mapped, key, name)
+        whole = execution.topology.whole
+        if isinstance(name, str) and name not in whole.index:
+            mapped, bracket, key = name.partition("[")
+            at = whole.index.get(mapped) if bracket else None
+            if at is not None and whole.nodes[at].map:
+                return self._item(mapped, key.removesuffix("]"), name)
         first, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
         if dot and first in execution.children:
             return execution.children[first].run[rest]
-        whole = execution.topology.whole
         at = whole.index.get(first)
         if at is None or (dot and not whole.nodes[at].workflow):
             raise UnknownNodeError.named(name, whole.index, repr(self.name), execution.noun)
@@ -215,6 +219,9 @@ class Run:
     def _item(self, mapped: str, key: str, name: str) -> Any:
         """The result of one item of a map; `key` is its position, or the text of its key."""
         result = self._result(mapped)
+        items = self._execution.items.get(mapped)
+        if items is None or items._left_out is None:
+            result = None
         if isinstance(result, dict):
             found = [value for each, value in result.items() if text_of_key(each) == key]
             if len(found) > 1:
@@ -226,25 +233,15 @@ class Run:
                 )
             if found:
                 return found[0]
-        elif isinstance(result, list) and key.isdecimal():
-            dropped = self._execution.items[mapped].dropped
-            if not dropped and int(key) < len(result):
-                return result[int(key)]
+        elif items is not None and isinstance(result, list) and key.isdecimal():
+            position = items._place_of(int(key))
+            if position is not None and position < len(result):
+                return result[position]
         raise MissingResultError(
-            f"{self.name!r} has no result of {name!r}: {self._why_no_item(mapped, key, result)}",
+            f"{self.name!r} has no result of {name!r}: {_why_no_item(items, mapped, key, result)}",
             node=name,
             reason="no such item",
         )
-
-    def _why_no_item(self, mapped: str, key: str, result: Any) -> str:
-        items = self._execution.items[mapped]
-        if not isinstance(result, (list, dict)):
-            return f"map {mapped!r} keeps no items, but what into= made of them"
-        if items.dropped:
-            return (
-                f"map {mapped!r} has dropped {items.dropped} items; run[{mapped!r}] has the others"
-            )
-        return f"map {mapped!r} has {len(result)} items, and none of that name"
 
     def items(self, name: str | Node[..., Any]) -> Items:
         """What became of the items of a map: how many completed and failed, their errors, the
@@ -270,7 +267,7 @@ class Run:
         at = whole.index.get(asked)
         if at is None:
             raise UnknownNodeError.named(asked, whole.index, repr(self.name), self._execution.noun)
-        why = "it has not begun" if whole.nodes[at].map is not None else "it is no map"
+        why = "it has not begun" if whole.nodes[at].map else "it is no map"
         raise MissingResultError(
             f"{self.name!r} has no items of {asked!r}: {why}", node=asked, reason="not run"
         )
@@ -373,12 +370,19 @@ class Run:
         return [name for name in super().__dir__() if name != "_execution"]
 
 
-def text_of_key(key: object) -> str:
-    """The key of an item as the names of items have it."""
-    try:
-        return str(key)
-    except Exception:
-        return object.__repr__(key)
+def _why_no_item(items: Items | None, mapped: str, key: str, result: Any) -> str:
+    if items is None:
+        return f"map {mapped!r} was not walked in this run"
+    if not isinstance(result, (list, dict)):
+        return f"map {mapped!r} keeps no items, but what into= made of them"
+    if "]." in key:
+        return f"map {mapped!r} keeps the value of each item, not what is inside of it"
+    if items.dropped:
+        return (
+            f"map {mapped!r} has dropped {items.dropped} of its items; run[{mapped!r}] has the "
+            "others"
+        )
+    return f"map {mapped!r} has {len(result)} items, and none of that name"
 
 
 _REASONS = {

@@ -7,16 +7,19 @@ import os
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.cache.keys import UnkeyableError, digest_of, key_of, stable_text
 from fast_dag.call.effects import ONE_SHOT
 from fast_dag.define.node import name_of
 from fast_dag.errors import ValidationError, failures, names
+from fast_dag.store.changes import changes_of, codes_of
 from fast_dag.store.claim import COLUMNS, Claim, Found, MovedError
 from fast_dag.store.errors import EncodeError, RunExistsError
-from fast_dag.store.store import FINAL, Store
+from fast_dag.store.graphs import StoredGraph, text_of_graph
+from fast_dag.store.reruns import Rows
+from fast_dag.store.store import FINAL, INPUTS, Store, checked_id, input_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from sqlite3 import Connection
     from typing import Protocol
 
     from fast_dag.run.dag_execution import DagExecution
@@ -62,8 +65,13 @@ class Asked:
             )
         self.store = store
         self.run_id = os.urandom(16).hex() if run_id is None else checked_id(run_id)
-        self.rerun = rerun
+        self.rerun = checked_rerun(rerun)
         self.tags = checked_tags(tags)
+        if on_change not in (None, "keep", "rerun"):
+            raise ValidationError(
+                f"on_change is 'keep' or 'rerun', not {on_change!r}; to give an input of that "
+                "name: inputs={'on_change': ...}"
+            )
         self.on_change = on_change
         self.renamed = dict(renamed or {})
 
@@ -131,13 +139,22 @@ class Asked:
                 f"the context's metadata has the run_id {own!r}, but run_id= is {self.run_id!r}; "
                 "drop one of them"
             )
-        claim = Claim(self.store, workflow, execution, self.run_id, self.tags)
+        claim = Claim(
+            self.store,
+            workflow,
+            execution,
+            self.run_id,
+            self.tags,
+            self.rerun,
+            self.on_change,
+            self.renamed,
+        )
         if found is None:
             claim.begin(self._encoded_inputs(execution))
         elif found.status in FINAL and self.rerun is None:
             claim.look_at(found)
         else:
-            claim.take(found, self.rerun is not None)
+            claim.take(found)
         return claim
 
     def _find(self) -> Found | None:
@@ -164,13 +181,9 @@ class Asked:
         are asked for."""
         store, given, differs = self.store, request.inputs, []
         stored: dict[str, Any] = {}
-        for name, digest, codec, value, file, source_run, source_name in store.database.rows(
-            "SELECT i.name, v.digest, v.codec, v.value, v.file, r.run_id, v.name FROM inputs AS i"
-            " JOIN inputs AS v ON v.id = COALESCE(i.source, i.id) JOIN runs AS r ON r.id = v.run"
-            " WHERE i.run = ? ORDER BY i.id",
-            found.id,
-        ):
-            old = store.shelf.take((codec, value, file), ("input", source_run, source_name))
+        for row in store.database.rows(INPUTS, found.id):
+            name, digest = row[:2]
+            old = store.shelf.take(row[2:5], ("input", *row[5:]))
             stored[name] = old
             if name in given and not _is_same(given[name], old, digest):
                 differs.append(f"the input {name!r} is another")
@@ -206,26 +219,26 @@ class Asked:
                     place=error.place,
                     type=error.type,
                 ) from error
-            rows.append((name, _digest(value), *placed))
+            rows.append((name, input_digest(value), *placed))
         return rows
 
 
 # Inputs and options.
 
 
-def checked_id(run_id: Any) -> str:
-    """A run_id that may be one; raises ValidationError."""
-    if (
-        not isinstance(run_id, str)
-        or not 1 <= len(run_id) <= 200
-        or not run_id.isprintable()
-        or "/" in run_id
-    ):
+def checked_rerun(rerun: Any) -> str | list[str] | None:
+    """What shall be computed anew: "failed", "stale", or paths of nodes; raises ValidationError."""
+    if rerun is None or rerun in ("failed", "stale"):
+        found: str | None = rerun
+        return found
+    several = rerun if isinstance(rerun, (list, tuple, set)) else [rerun]
+    asked = [name_of(each) for each in several]
+    if not asked or not all(isinstance(each, str) for each in asked):
         raise ValidationError(
-            f"run_id is a string of 1 to 200 printable characters without '/', not {run_id!r}; "
-            "to give an input of that name: inputs={'run_id': ...}"
+            f"rerun is 'failed', 'stale', a node or a list of nodes, not {rerun!r}; to give an "
+            "input of that name: inputs={'rerun': ...}"
         )
-    return run_id
+    return sorted(asked)
 
 
 def checked_tags(tags: Any) -> dict[str, Any]:
@@ -248,16 +261,9 @@ def checked_tags(tags: Any) -> dict[str, Any]:
     return found
 
 
-def _digest(value: object) -> bytes | None:
-    try:
-        return digest_of(stable_text(key_of(value)).encode("utf-8", "surrogatepass"))
-    except UnkeyableError:
-        return None
-
-
 def _is_same(new: object, old: object, digest: bytes | None) -> bool:
     """Whether an input is the one that was stored."""
-    mine = None if digest is None or ONE_SHOT[type(new)] else _digest(new)
+    mine = None if digest is None or ONE_SHOT[type(new)] else input_digest(new)
     if mine is not None:
         return mine == digest
     try:
@@ -269,6 +275,74 @@ def _is_same(new: object, old: object, digest: bytes | None) -> bool:
 def _output_names(outputs: Any) -> set[str]:
     several = outputs if isinstance(outputs, (list, tuple, set, dict)) else [outputs]
     return {name_of(each) for each in several}
+
+
+class Explanation:
+    """What `dag.explain` tells of a run: of each node by path whether what is stored of it is
+    "fresh", "stale", or "maybe", because something above it is stale; "open" if it has not ended.
+    `reasons` says why. Printed, it is a table."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.states: dict[str, str] = {}
+        self.reasons: dict[str, list[str]] = {}
+
+    def note(self, path: Sequence[str], state: str, reasons: list[str]) -> None:
+        """Note how a node stands."""
+        name = ".".join(path)
+        self.states[name] = state
+        if reasons:
+            self.reasons[name] = reasons
+
+    def __str__(self) -> str:
+        width = max(map(len, self.states), default=0)
+        return "\n".join(
+            f"{name:{width}}  {state:5}  {'; '.join(self.reasons.get(name, ()))}".rstrip()
+            for name, state in self.states.items()
+        )
+
+    def __repr__(self) -> str:
+        return f"<explanation of the run {self.run_id!r}>"
+
+
+def explained(workflow: Workflow, store: Store, run_id: str) -> Explanation:
+    """See `DAG.explain`."""
+    asked = Asked(store, run_id)
+    found = asked._find()
+    if found is None:
+        store.run(run_id)  # which raises
+        raise AssertionError
+    asked._refuse_others(workflow, found)
+    request = workflow._request()
+    asked._take_stored(request, found)
+    plan = workflow._made(request).plan
+    codes = dict(codes_of(plan))
+    graph = StoredGraph(json.loads(text_of_graph(plan)))
+
+    def explain(connection: Connection) -> Explanation:
+        told = Explanation(run_id)
+        rows = Rows(connection, found.id, graph)
+        changed = changes_of(connection, rows, codes)
+        stale = [path for path, change in changed.items() if not change.is_gone]
+        scopes, gone = rows.below(stale)
+        ended = {path: (scope, name) for path, scope, name in rows.ended()}
+        for path in graph.paths():
+            at = ended.get(path)
+            if path in changed:
+                change = changed[path]
+                told.note(path, "stale", [*change.seen, *change.may])
+            elif at is None:
+                told.note(path, "open", ["it has not ended"])
+            elif at[0] in gone or at[1] in scopes.get(at[0], ()):
+                told.note(path, "maybe", ["something above it is stale"])
+            else:
+                told.note(path, "fresh", [])
+        for path, change in changed.items():
+            if change.is_gone:
+                told.note(path, "stale", change.seen)
+        return told
+
+    return store.database.call(explain)
 
 
 async def _in_thread(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:

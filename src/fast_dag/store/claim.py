@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-from contextlib import suppress
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fast_dag.errors import add_note
+from fast_dag.errors import ExecutionError, add_note, names
 from fast_dag.run.failures import timed_out
+from fast_dag.store.changes import changes_of, codes_of
 from fast_dag.store.durable import CutShortError, Durable, cancelled, error_of, in_doubt
-from fast_dag.store.errors import RunInUseError, RunLostError, StoreError, to_data
-from fast_dag.store.store import FINAL
+from fast_dag.store.errors import ChangedError, RunInUseError, RunLostError, StoreError, to_data
+from fast_dag.store.graphs import StoredGraph, text_of_graph
+from fast_dag.store.reruns import (
+    Rows,
+    below_replaced,
+    paths_of,
+    rename,
+    replace,
+    replace_only,
+)
+from fast_dag.store.store import FINAL, owner_now, owner_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
         def name(self) -> str: ...
         @property
         def kind(self) -> str: ...
+        def _request(self, /) -> Any: ...
         def _made(self, request: Any, /) -> DagExecution: ...
         def _drive(self, execution: Any, /) -> Any: ...
         def _drive_async(self, execution: Any, /) -> Coroutine[Any, Any, Any]: ...
@@ -78,30 +86,48 @@ class Claim:
         execution: DagExecution,
         run_id: str,
         tags: Mapping[str, Any],
+        rerun: str | Sequence[str] | None = None,
+        on_change: str | None = None,
+        renamed: Mapping[str, str] | None = None,
     ) -> None:
         self.store = store
         self.workflow = workflow
         self.execution = execution
         self.run_id = run_id
         self.tags = tags
+        self.rerun = rerun
+        self.on_change = on_change
+        self.renamed = renamed
+        self.codes = dict(codes_of(execution.plan))
         self.hold: Hold | None = None
         self.is_over = False
         self.durable: Durable
         self._doubts: list[str] = []
+        self._deaths = 0
 
     def _enter(self) -> None:
         """Let the execution use the store."""
         execution, durable = self.execution, self.durable
         durable.decode()
         execution.store = durable.root
+        execution.context.metadata.update(durable.kept)
         execution.context.metadata["run_id"] = self.run_id
+        self.store.database.enter()
         if self._doubts:
             self.is_over = True
-        self.store.database.enter()
+        elif self._deaths >= self.store.max_resumes:
+            self._give_up()
 
     def _durable(self, row: int, epoch: int, generation: int) -> Durable:
         shelf, database = self.store.shelf_of(self.workflow), self.store.database
-        return Durable(database, shelf, self.run_id, row, epoch, generation, self.hold)
+        made = Durable(database, shelf, self.run_id, row, epoch, generation, self.hold)
+        made.codes = {".".join(path): code.key for path, code in self.codes.items()}
+        return made
+
+    def _note_codes(self, connection: Connection) -> None:
+        """Store the code of the nodes, as far as it is not there."""
+        codes = {code.key: code.text for code in self.codes.values()}
+        connection.executemany("INSERT OR IGNORE INTO codes VALUES (?, ?)", codes.items())
 
     def _transact(self, function: Callable[[Connection], None]) -> None:
         database = self.store.database
@@ -127,7 +153,7 @@ class Claim:
         self._transact(lambda connection: self._begin(connection, inputs))
 
     def _begin(self, connection: Connection, inputs: Sequence[tuple[Any, ...]]) -> None:
-        now, outputs = time(), self.execution._outputs
+        now, outputs = round(time(), 6), self.execution._outputs
         if connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (self.run_id,)).fetchone():
             raise MovedError
         cursor = connection.execute(
@@ -139,7 +165,7 @@ class Claim:
                 self.workflow.kind,
                 owner_now(),
                 None if outputs is None else json.dumps(outputs),
-                self.store.graph_of(self.execution),
+                self.store.note_graph(connection, self.execution),
                 now,
                 now,
             ),
@@ -151,6 +177,7 @@ class Claim:
             [(row, *each) for each in inputs],
         )
         self._tag(connection, row)
+        self._note_codes(connection)
         self.hold = self.store.database.locks.take(row)
         if self.hold is None:
             raise StoreError(f"the lock of the new run {self.run_id!r} is taken by somebody else")
@@ -158,7 +185,7 @@ class Claim:
 
     # Going on.
 
-    def take(self, found: Found, is_rerun: bool) -> None:
+    def take(self, found: Found) -> None:
         """Become the owner of a run that there is. Raises RunInUseError if somebody else owns it,
         MovedError if it is another than was found."""
         self.hold = self.store.database.locks.take(found.id)
@@ -168,14 +195,14 @@ class Claim:
             raise RunInUseError(
                 f"the run {self.run_id!r} is at work: {owner}", run_id=self.run_id, owner=owner
             )
-        self._transact(lambda connection: self._take(connection, found, is_rerun))
+        self._transact(lambda connection: self._take(connection, found))
 
-    def _take(self, connection: Connection, found: Found, is_rerun: bool) -> None:
+    def _take(self, connection: Connection, found: Found) -> None:
         row = connection.execute(f"SELECT {COLUMNS} FROM runs WHERE id = ?", (found.id,)).fetchone()
         if row is None:
             raise MovedError
         found = Found(*row)
-        if found.pruned is not None or (found.status in FINAL and not is_rerun):
+        if found.pruned is not None or (found.status in FINAL and self.rerun is None):
             raise MovedError
         last = connection.execute(
             "SELECT COALESCE(MAX(id), 0) FROM nodes WHERE run = ?", (found.id,)
@@ -185,15 +212,96 @@ class Claim:
             deaths = found.deaths + 1
         elif found.status == "running":
             deaths = 1
+        self._note_codes(connection)
+        if self.renamed:
+            rename(connection, self._rows(connection, found.id), self.renamed)
+        generation, rerun = found.generation, found.rerun
+        if self.rerun is not None:
+            rerun = json.dumps(self.rerun)
+            if found.status in FINAL or found.rerun != rerun:
+                generation += 1
+                self._replace(connection, found.id, generation)
+                deaths = 0
+        generation = self._look_at_changes(connection, found.id, generation)
+        connection.execute(
+            "UPDATE runs SET generation = ?, rerun = ? WHERE id = ?",
+            (generation, rerun, found.id),
+        )
+        self._deaths = deaths
         connection.execute(
             "UPDATE runs SET status = 'running', epoch = epoch + 1, owner = ?, before = ?,"
             " deaths = ?, began = COALESCE(began, ?), ended = NULL, error = NULL WHERE id = ?",
             (owner_now(), last, deaths, time(), found.id),
         )
         self._tag(connection, found.id)
-        self.durable = self._durable(found.id, found.epoch + 1, found.generation)
+        self.durable = self._durable(found.id, found.epoch + 1, generation)
         self.durable.read(connection)
+        if _takes_call_id(self.execution.plan):
+            self.durable.count(connection)
+        if rerun == '"stale"':
+            rows = self._rows(connection, found.id)
+            pending = below_replaced(connection, rows, generation)
+            self.durable.read_olds(connection, pending)
         self._doubts = self.durable.doubts_of(connection)
+
+    def _replace(self, connection: Connection, row: int, generation: int) -> None:
+        """Begin a new generation of what is to be computed anew."""
+        rows = self._rows(connection, row)
+        assert self.rerun is not None
+        if self.rerun == "stale":
+            stale = changes_of(connection, rows, self.codes)
+            replace_only(connection, rows, stale, generation)
+        elif self.rerun == "failed":
+            replace(connection, rows, list(rows.failed()), generation)
+        else:
+            replace(connection, rows, paths_of(self.rerun), generation)
+
+    def _rows(self, connection: Connection, row: int) -> Rows:
+        graph = StoredGraph(json.loads(text_of_graph(self.execution.plan)))
+        return Rows(connection, row, graph)
+
+    def _look_at_changes(self, connection: Connection, row: int, generation: int) -> int:
+        """Raise ChangedError if the code of committed nodes was seen to change while something is
+        left to run, or begin a new generation of them. Returns the generation."""
+        if self.on_change == "keep" or self.rerun == "stale":
+            return generation
+        rows = self._rows(connection, row)
+        changed = {
+            path: change
+            for path, change in changes_of(connection, rows, self.codes).items()
+            if change.seen
+        }
+        if not changed:
+            return generation
+        known = self._durable(row, 0, generation)
+        known.read(connection)
+        if not known.is_left(self.execution.plan.topology):
+            return generation
+        if self.on_change == "rerun":
+            there = [path for path, change in changed.items() if not change.is_gone]
+            replace(connection, rows, there, generation + 1)
+            return generation + 1
+        reasons = tuple(
+            f"{'.'.join(path)}: {'; '.join(change.seen)}" for path, change in changed.items()
+        )
+        shown = "".join(f"\n  - {each}" for each in reasons)
+        raise ChangedError(
+            f"code has changed that the run {self.run_id!r} has results of:{shown}\n"
+            "Say on_change='keep' to go on with these results, on_change='rerun' to compute them "
+            "and what is below them anew, or renamed={'old': 'new'} for nodes with new names",
+            run_id=self.run_id,
+            reasons=reasons,
+        )
+
+    def _give_up(self) -> None:
+        """End a run whose owners died one after the other."""
+        execution = self.execution
+        self.is_over = True
+        execution.observers = None
+        execution.open()
+        ready = [execution.path_of(index) for index in execution.begin(eager=True)]
+        execution.close("failed")
+        execution._exception = gave_up(self.run_id, self._deaths, ready)
 
     # After the run.
 
@@ -237,12 +345,22 @@ class Claim:
         durable.check(connection)
         for call in durable.made:
             call.withdraw(connection)
+        durable.write_kept(connection)
         doubts = self._doubts or durable.doubts_of(connection)
         ended: dict[str, Any] = {}
         if doubts:
             status = "in_doubt"
         elif status != "interrupted":
             ended = ending_of(execution)
+            connection.executemany(  # what was not reached this time
+                "UPDATE nodes SET replaced = ?"
+                " WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL",
+                [
+                    (durable.generation, durable.row, scope, name)
+                    for scope, pending in durable.pending.items()
+                    for name in pending
+                ],
+            )
         connection.execute(
             "UPDATE runs SET status = ?, owner = NULL, ended = ?, error = ?, cancel = 0"
             " WHERE id = ?",
@@ -290,6 +408,30 @@ class Claim:
             )
         elif found.status == "cancelled":
             execution._exception = cancelled(self.run_id)
+        elif "deaths" in ended:
+            execution._exception = gave_up(self.run_id, ended["deaths"], ended["late"])
+
+
+def _takes_call_id(plan: Any) -> bool:
+    """Whether some node, here or in a nested workflow, is told the id of its call."""
+    return any(
+        step.node.signature.takes_call_id
+        if step.node.workflow is None
+        else getattr(step.nested, "steps", None) is not None and _takes_call_id(step.nested)
+        for step in plan.steps
+    )
+
+
+def gave_up(run_id: str, deaths: int, nodes: Sequence[str]) -> ExecutionError:
+    """The error of a run whose owners died one after the other."""
+    return ExecutionError(
+        f"the run {run_id!r} was given up: {deaths} processes died one after the other while they "
+        f"worked on it, with no node committed between. What could run then: {names(nodes)}; "
+        "rerun='failed' tries again",
+        node_name=nodes[0] if len(nodes) == 1 else None,
+        deaths=deaths,
+        nodes=tuple(nodes),
+    )
 
 
 def ending_of(execution: DagExecution) -> dict[str, Any]:
@@ -303,6 +445,9 @@ def ending_of(execution: DagExecution) -> dict[str, Any]:
     ]
     if resources:
         ended["resources"] = resources
+    own = execution._exception
+    if own is not None and hasattr(own, "deaths"):
+        ended["deaths"], ended["late"] = own.deaths, own.nodes
     if failures_.fatal is not None:
         ended["fatal"] = failures_.fatal
     if execution.status == "timed_out":
@@ -310,23 +455,3 @@ def ending_of(execution: DagExecution) -> dict[str, Any]:
         statuses = execution.record.statuses()
         ended["late"] = [name for name, status in statuses.items() if status == "cancelled"]
     return ended
-
-
-# Owners.
-
-
-def owner_now() -> str:
-    """This process, as the owner of a run."""
-    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time()})
-
-
-def owner_text(owner: str | None) -> str:
-    """An owner for people.
-
-    >>> owner_text('{"pid": 12, "host": "ada", "since": 0}')
-    'process 12 on ada'
-    """
-    with suppress(ValueError, KeyError, TypeError):
-        known = json.loads(owner or "")
-        return f"process {known['pid']} on {known['host']}"
-    return "somebody"

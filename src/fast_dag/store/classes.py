@@ -87,11 +87,16 @@ class Layout:
             return self._member(*parts)
         count = len(self.fields)
         values, extras = parts[:count], parts[count:]
+        if len(values) != count:
+            raise ValueError("a field is missing")
         made: Any
         if self.kind == "tuple":
             made = tuple.__new__(self.cls, values)
         else:
             made = object.__new__(self.cls)
+            if not self.slots and not extras and Unset not in map(type, values):  # most classes
+                made.__dict__.update(zip(self.fields, values, strict=True))
+                return made
         state = {} if self.kind == "tuple" else dict(zip(self.fields, values, strict=True))
         if extras:
             (more,) = extras
@@ -170,7 +175,7 @@ class Classes:
     """
 
     def __init__(self, allow: Iterable[type | str], annotations: Iterable[object]) -> None:
-        given = [allow] if isinstance(allow, (str, type)) else list(allow)
+        given = list(allow)
         for each in given:
             if not isinstance(each, type) and not (isinstance(each, str) and each):
                 raise TypeError(
@@ -230,14 +235,15 @@ def _imported(name: str) -> Any:
         found = find(module, qualname)
     except Exception as error:  # the module's own code may raise anything
         raise DecodeError(f"the class {name!r} cannot be imported: {error}", name=name) from error
-    if not isinstance(found, type) or class_name(found) != name:
-        raise DecodeError(f"{name!r} is no class that is defined there", name=name)
+    if not isinstance(found, type):
+        raise DecodeError(f"{name!r} is no class", name=name)
     return found
 
 
 def _classes_in(given: Iterable[Any]) -> Iterator[type]:
     """The classes that these annotations name, with those in the fields of such classes."""
-    todo, seen = list(given), set()
+    todo = list(given)
+    seen: dict[int, Any] = {}  # keeps them alive, or another would get the same id
     while todo:
         each = todo.pop()
         if isinstance(each, (list, tuple)):
@@ -245,7 +251,7 @@ def _classes_in(given: Iterable[Any]) -> Iterator[type]:
             continue
         if id(each) in seen:
             continue
-        seen.add(id(each))
+        seen[id(each)] = each
         if isinstance(each, Enum):  # of a Literal
             todo.append(type(each))
         elif get_origin(each) is not None:

@@ -72,13 +72,21 @@ class Plain:
     fast_dag.store.errors.EncodeError: what is at ['rows'][1] in the value cannot be stored: ...
     """
 
-    name: Final = "plain"
+    name: str = "plain"
 
     def __init__(
         self, allow: Iterable[type | str] = (), annotations: Iterable[object] = ()
     ) -> None:
-        self._classes = Classes(allow, annotations)
+        self._given = tuple(allow) if not isinstance(allow, (str, type)) else (allow,)
+        self._annotations = tuple(annotations)
+        self._classes = Classes(self._given, self._annotations)
         self._writers = Writers(self._classes)
+
+    def __repr__(self) -> str:
+        return f"Plain(allow={list(self._given)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Plain, (self._given, self._annotations)
 
     def encode(self, value: object, *, context: bytes = b"") -> bytes:
         """The bytes of a value. Raises EncodeError, which says where in the value the reason is."""

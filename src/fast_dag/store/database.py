@@ -68,6 +68,11 @@ class Write:
         `error`; then it must not have written anything."""
         raise NotImplementedError
 
+    def apply_alone(self, connection: sqlite3.Connection) -> bool:
+        """Write it with one statement, outside of a transaction. False if that cannot be: then
+        nothing was written."""
+        return False
+
     def take_back(self) -> None:
         """The transaction was rolled back."""
 
@@ -301,9 +306,19 @@ class Database:
 
     def settle(self, write: Write) -> None:
         """Have something committed before this returns. Ctrl-C meanwhile is raised afterwards."""
-        self._queue.append(write)
         interrupted: BaseException | None = None
         finished: list[Write] = []
+        lock = self.lock
+        if not self._queue and lock.acquire(blocking=False):  # nobody else is there
+            try:
+                if not self._batch:
+                    self._write([write])
+            except BaseException as error:
+                interrupted = error
+            finally:
+                lock.release()
+        if not write.is_done:
+            self._queue.append(write)
         while not write.is_done:
             try:
                 with self.lock:
@@ -376,6 +391,11 @@ class Database:
         self._before = connection.total_changes
         self._batch = batch
         try:
+            if len(batch) == 1 and batch[0].apply_alone(connection):
+                batch[0].is_done = True
+                self._batch = []
+                self._since += 1
+                return
             connection.execute("BEGIN IMMEDIATE")
             for each in batch:
                 try:

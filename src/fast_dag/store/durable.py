@@ -8,6 +8,7 @@ successor starts. A later owner replays these rows.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,11 +29,13 @@ from fast_dag.store.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable, Mapping
     from sqlite3 import Connection
     from typing import Protocol
 
-    from fast_dag.call.effects import Effects
+    from fast_dag.call.effects import Effect, Effects
+    from fast_dag.define.graph import Edge
+    from fast_dag.plan.topology import Topology
     from fast_dag.run.dag_execution import DagExecution
     from fast_dag.run.execution import Ended
     from fast_dag.store.database import Database
@@ -47,6 +50,14 @@ if TYPE_CHECKING:
 
         def take(self, placed: Placed, identity: tuple[Any, ...], /) -> Any: ...
         def is_there(self, placed: Placed, /) -> bool: ...
+        def is_same(
+            self,
+            one: Placed,
+            identity: tuple[Any, ...],
+            other: Placed,
+            other_identity: tuple[Any, ...],
+            /,
+        ) -> bool: ...
 
     Placed = tuple[str | None, bytes | None, str | None]
     """A value in a row: the name of its codec, and its bytes or the name of its file."""
@@ -68,9 +79,9 @@ class CutShortError(BaseException):
 class Durable:
     """A run that this process owns.
 
-    `hold` is its lock (None if it is only looked at), `epoch` the number of this owner. `rows` are the ends of nodes that were
-    committed before, by scope. `scopes` are the known attempts of nested workflows: (attempt, id)
-    by scope and node.
+    `hold` is its lock (None if it is only looked at), `epoch` the number of this owner. `rows` are
+    the ends of nodes that were committed before, by scope, and `ends` the same as the engine takes
+    them. `scopes` are the known attempts of nested workflows: (attempt, id) by scope and node.
     """
 
     def __init__(
@@ -91,13 +102,22 @@ class Durable:
         self.generation = generation
         self.hold = hold
         self.rows: dict[int, list[tuple[Any, ...]]] = {}
-        self.ends: dict[int, list[Ended]] = {}  # the same as the engine takes them
+        self.ends: dict[int, list[Ended]] = {}
         self.scopes: dict[tuple[int, str], tuple[int, int | None]] = {}
         self.root = Scope(self, None, "", 1, 0)
+        # Of rerun="stale". `pending` are the nodes by scope that keep their old end if all that
+        # they take is as before; `olds` the ends that are computed anew; `same` whether the new
+        # ones are the same.
+        self.pending: dict[int, set[str]] = {}
+        self.olds: dict[tuple[int, str], tuple[Any, ...]] = {}
+        self._pending_rows: dict[tuple[int, str], tuple[Any, ...]] = {}
+        self.same: dict[tuple[int, str], bool] = {}
         self.is_cancelled = False
         self.is_over = False  # it is only looked at: nothing is committed any more
-        self.codes: Callable[[Any], bytes | None] = _no_code
-        self.kept: dict[str, Any] = {}
+        self.codes: Mapping[str, bytes] = {}  # what tells the code of nodes, by path
+        self.times: Counter[str] = Counter()  # how often nodes have completed, by path
+        self.kept: dict[str, Any] = {}  # what nodes kept in the context
+        self._keeps: dict[str, Placed] = {}  # the same, to be committed with the next end
         self.made: set[Call] = set()  # calls that were announced, and not made
 
     def check(self, connection: Connection) -> None:
@@ -127,21 +147,99 @@ class Durable:
             (self.row,),
         ):
             self.scopes[parent, node] = (attempt, scope)
-        rows = self.rows
-        for row in connection.execute(_ENDS, (self.row,)):
+        for row in connection.execute(_KEPT, (self.row,)):
+            self.kept[row[0]] = row[1:]
+        rows, shares = self.rows, False
+        for row in connection.execute(_ENDS, (self.row, self.run_id)):
             rows.setdefault(row[0], []).append(row)
+            shares = shares or row[20] is not None
+        if shares:  # values with others
+            rows.clear()
+            for row in connection.execute(_SHARED_ENDS, (self.row,)):
+                rows.setdefault(row[0], []).append(row)
+
+    def count(self, connection: Connection) -> None:
+        """Count how often nodes have completed, for the ids of their calls."""
+        self.times.update(dict(connection.execute(_TIMES, (self.row,)).fetchall()))
+
+    def read_olds(self, connection: Connection, pending: dict[int, set[str]]) -> None:
+        """Read what this generation computes anew, if what is below keeps its end where a value
+        does not differ."""
+        self.pending = pending
+        for row in connection.execute(_OLDS, (self.row, self.generation)):
+            self.olds[row[0], row[1]] = row
+        for scope, names in pending.items():
+            for row in self.rows.get(scope, ()):
+                if row[1] in names:
+                    self._pending_rows[scope, row[1]] = row
+
+    def renew(self, scope: int, node: str) -> None:
+        """A node does not keep its old end: it is computed anew, too."""
+        self.pending[scope].discard(node)
+        self.olds[scope, node] = self._pending_rows[scope, node]
+
+    def compare(self, scope: int, node: str, new: tuple[Any, ...]) -> None:
+        """Note whether the end of a node that was computed anew is as before; `new` is (ok, choice,
+        placed, identity)."""
+        old = self.olds.get((scope, node))
+        if old is None:
+            return
+        ok, choice, placed, identity = new
+        self.same[scope, node] = (
+            bool(ok and old[2])
+            and old[5] == choice
+            and bool(old[11])
+            and self.shelf.is_same(placed, identity, old[12:15], old[15:20])
+        )
+
+    def is_left(self, topology: Topology) -> bool:
+        """Whether something of the outermost workflow is left to run."""
+        rows = [row for row in self.rows.get(0, ()) if row[1] in topology.index]
+        schedule = schedule_of(topology, rows)
+        return any(
+            status not in ("completed", "failed", "skipped") for status in schedule.status
+        ) and all(row[2] or row[3] for row in rows)
 
     def decode(self) -> None:
         """Decode what was read."""
+        for scope, rows in self.rows.items():
+            for row in rows:
+                if (scope, row[1]) in self.olds and row[19] == self.generation:
+                    self.compare(scope, row[1], (row[2], row[5], row[12:15], row[15:20]))
+        self.kept = {
+            key: self.shelf.take(row[:3], ("kept", *row[3:])) for key, row in self.kept.items()
+        }
         self.ends = {scope: [self._ended(row) for row in rows] for scope, rows in self.rows.items()}
         self.rows = {scope: [row[:12] for row in rows] for scope, rows in self.rows.items()}
+
+    def keep(self, key: str, value: Any) -> None:
+        """Have what a node keeps in the context committed with the next end of a node."""
+        self._keeps[key] = self.shelf.put(value, ("kept", self.run_id, key))
+
+    @property
+    def has_kept(self) -> bool:
+        """Whether something is kept that was not committed yet."""
+        return bool(self._keeps)
+
+    def write_kept(self, connection: Connection) -> dict[str, Placed]:
+        """Write what nodes kept since the last commit, and return it."""
+        keeps = self._keeps.copy()
+        for key, placed in keeps.items():
+            connection.execute(_KEEP, (self.row, key, *placed))
+        return keeps
+
+    def has_written(self, keeps: dict[str, Placed]) -> None:
+        """These were committed."""
+        for key, placed in keeps.items():
+            if self._keeps.get(key) is placed:
+                del self._keeps[key]
 
     def _ended(self, row: tuple[Any, ...]) -> Ended:
         _, node, ok, goes_on, key, choice, place, attempts, cached, began, seconds = row[:11]
         if ok:
             value = ABSENT
             if row[11]:
-                value = self.shelf.take(row[12:15], row[15:])
+                value = self.shelf.take(row[12:15], row[15:20])
             outcome = Outcome(True, value, attempts, None, cached)
             chosen = None if choice is None else choice_from(choice)
             outcome.verdict = Verdict(outcome, node, chosen)
@@ -155,24 +253,39 @@ class Durable:
         return [path for (path,) in connection.execute(_DOUBTS, (self.row,))]
 
 
-_ENDS: Final = """
+_OLDS: Final = """
     SELECT n.scope, n.node, n.ok, n.goes_on, n.key, n.choice, n.place, n.attempts, n.cached,
         n.began, n.seconds, n.stored, v.codec, v.value, v.file,
         r.run_id, v.path, v.visit, v.item, v.generation
     FROM nodes AS n
     JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
     JOIN runs AS r ON r.id = v.run
-    WHERE n.run = ? AND n.replaced IS NULL ORDER BY n.id"""
+    WHERE n.run = ? AND n.replaced = ? ORDER BY n.id"""
+
+_SHARED_ENDS: Final = _OLDS.replace("n.replaced = ?", "n.replaced IS NULL")
+
+_ENDS: Final = """
+    SELECT scope, node, ok, goes_on, key, choice, place, attempts, cached, began, seconds, stored,
+        codec, value, file, ?2, path, visit, item, generation, source
+    FROM nodes WHERE run = ?1 AND replaced IS NULL ORDER BY id"""
+
+_KEPT: Final = """
+    SELECT k.key, v.codec, v.value, v.file, r.run_id, v.key FROM kept AS k
+    JOIN kept AS v ON v.id = COALESCE(k.source, k.id) JOIN runs AS r ON r.id = v.run
+    WHERE k.run = ?"""
+
+_KEEP: Final = """
+    INSERT INTO kept (run, key, codec, value, file) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET codec = excluded.codec, value = excluded.value,
+        file = excluded.file, source = NULL"""
+
+_TIMES: Final = "SELECT path, COUNT(*) FROM nodes WHERE run = ? AND ok GROUP BY path"
 
 _DOUBTS: Final = """
     SELECT path FROM calls AS c WHERE c.run = ? AND NOT EXISTS (
         SELECT 1 FROM nodes AS n WHERE n.run = c.run AND n.scope = c.scope AND n.node = c.node
             AND n.visit = c.visit AND n.item = c.item AND n.generation >= c.generation)
     ORDER BY began"""
-
-
-def _no_code(node: Any) -> bytes | None:
-    return None
 
 
 def lost(run_id: str, hold: Hold | None) -> RunLostError:
@@ -233,32 +346,82 @@ class Scope:
 
     def load(self, execution: DagExecution) -> Iterable[Ended]:
         """How the nodes of an execution ended before."""
+        durable, index_of = self.durable, execution.plan.topology.index
+        execution.context._keeper = durable.keep
         if self.id is None:
             return ()
-        durable, index_of = self.durable, execution.plan.topology.index
         ends = [each for each in durable.ends.get(self.id, ()) if each[0] in index_of]
         rows = [row for row in durable.rows.get(self.id, ()) if row[1] in index_of]
+        pending = durable.pending.get(self.id)
+        if pending:
+            ends = [each for each in ends if each[0] not in pending]
+            rows = [row for row in rows if row[1] not in pending]
         gone = {row[1] for row in rows if row[2] and not row[11]}
         if gone and not durable.is_over:
             again = _needed_again(execution, rows, gone)
             ends = [each for each in ends if each[0] not in again]
         return ends
 
-    def begin(self, execution: DagExecution, index: int) -> Effects | None:
-        """Announce the call of a node that may be called once only."""
-        if not execution.plan.steps[index].node.options.get("once"):
-            return None
-        return self._announced(execution, index)
+    def completed(self, path: str) -> int:
+        """How often a node has completed before."""
+        return self.durable.times[path]
 
-    def _announced(self, execution: DagExecution, index: int) -> Effects:
+    def begin(
+        self, execution: DagExecution, index: int
+    ) -> Generator[Effect, Any, Outcome | None] | None:
+        """Look whether a node keeps its old end; announce the call of a node that may be called
+        once only."""
+        step = execution.plan.steps[index]
+        pending = None if self.id is None else self.durable.pending.get(self.id)
+        is_pending = pending is not None and step.name in pending
+        is_once = bool(step.node.options.get("once"))
+        return self._begun(execution, index, is_once) if is_pending or is_once else None
+
+    def _begun(
+        self, execution: DagExecution, index: int, is_once: bool
+    ) -> Generator[Effect, Any, Outcome | None]:
         durable, name = self.durable, execution.plan.names[index]
-        call = Call(durable, self, name, execution.path_of(index))
+        pending = set() if self.id is None else durable.pending.get(self.id, set())
+        if name in pending and self.id is not None:
+            if all(
+                self._is_as_before(execution, edge) for edge in execution.plan.steps[index].edges
+            ):
+                pending.discard(name)
+                return next(end[1] for end in durable.ends[self.id] if end[0] == name)
+            durable.renew(self.id, name)
+            known = durable.scopes.get((self.id, name))
+            if known is not None:  # what is nested there begins anew
+                self._attempts.setdefault(name, known[0])
+        if not is_once:
+            return None
+        return (yield from self._announced(execution, name))
+
+    def _is_as_before(self, execution: DagExecution, edge: Edge) -> bool:
+        """Whether an edge gives what it gave in the generation before."""
+        assert self.id is not None
+        durable, source, scope = self.durable, edge.source, self.id
+        completed = execution.record.status(execution.plan.topology.index[source]) == "completed"
+        old = durable.olds.get((scope, source))
+        before = any(row[1] == source and row[2] for row in durable.rows.get(scope, ()))
+        if (scope, source) in durable.same:  # it was computed anew
+            before = old is not None and bool(old[2])
+        if completed != before:
+            return False
+        if not completed or (edge.input is None and edge.branch is None):
+            return True
+        return durable.same.get((scope, source), True)
+
+    def _announced(
+        self, execution: DagExecution, name: str
+    ) -> Generator[Effect, Any, Outcome | None]:
+        durable = self.durable
+        call = Call(durable, self, name, execution.prefix + name)
         durable.made.add(call)
         if not (yield Await(call)):
             return STOPPED
         durable.go_on_after(call)
         durable.made.discard(call)
-        return Outcome(True, None)
+        return None
 
     def commit(
         self, execution: DagExecution, index: int, outcome: Outcome, began: float
@@ -280,6 +443,12 @@ class Scope:
             raise CutShortError(error)
         yield Await(end, cleans_up=True)
         durable.go_on_after(end)
+        if end.kept:
+            durable.has_written(end.kept)
+        if outcome.ok:
+            durable.times[path] += 1
+        if durable.olds:
+            end.compare()
         return outcome
 
 
@@ -319,7 +488,7 @@ def _told(error: EncodeError, path: str) -> EncodeError:
 class End(Write):
     """The end of a node, to be committed."""
 
-    __slots__ = ("_durable", "_identity", "_made", "_placed", "_row", "_scope", "_value")
+    __slots__ = ("_durable", "_identity", "_made", "_placed", "_row", "_scope", "_value", "kept")
 
     def __init__(
         self,
@@ -337,6 +506,7 @@ class End(Write):
         self._placed: Placed = NOTHING
         self._identity = (durable.run_id, path, 0, b"", durable.generation)
         self._value = outcome.value
+        self.kept: dict[str, Placed] | None = None
         verdict, ok = outcome.verdict, outcome.ok
         is_stored = not ok or step.decides or step.node.options.get("stored", True)
         self._row = [
@@ -354,7 +524,7 @@ class End(Write):
             began,
             max(time() - began, 0.0),
             is_stored,
-            durable.codes(step.node),
+            durable.codes.get(path),
         ]
 
     def encode(self) -> None:
@@ -367,6 +537,16 @@ class End(Write):
             self._placed = self._durable.shelf.put(self._value, self._identity)
         self._value = None
 
+    def apply_alone(self, connection: Connection) -> bool:
+        """Write it in a transaction of this statement alone, if nothing else is to be done."""
+        durable, scope, row = self._durable, self._scope.id, self._row
+        if scope is None or durable.pending or durable.has_kept or not row[13] or self._placed[2]:
+            return False
+        if durable.hold is None or durable.hold.is_lost:
+            return False
+        values = (scope, *row, *self._placed, row[0], durable.epoch)
+        return connection.execute(_INSERT_ALONE, values).rowcount == 1
+
     def apply(self, connection: Connection) -> None:
         durable, placed = self._durable, self._placed
         durable.check(connection)
@@ -376,20 +556,38 @@ class End(Write):
         if scope is None:
             scope = self._scope.ensure(connection, self._made)
         row = self._row
+        if durable.pending:  # of a node that does not keep its old end
+            connection.execute(_REPLACE, (durable.generation, row[0], scope, row[1]))
         if not row[13] and row[4]:  # a node without stored value that was called again
             connection.execute(_FORGET_UNSTORED, (durable.generation, row[0], scope, row[1]))
         connection.execute(_INSERT, (scope, *row, *placed))
+        if durable.has_kept:
+            self.kept = durable.write_kept(connection)
 
     def take_back(self) -> None:
         for each in self._made:
             each.id = None
         self._made = []
 
+    def compare(self) -> None:
+        """Note whether the end is as it was in the generation before."""
+        row, scope = self._row, self._scope.id
+        assert scope is not None
+        self._durable.compare(scope, row[1], (row[4], row[7], self._placed, self._identity))
+
 
 _INSERT: Final = """
     INSERT INTO nodes (scope, run, node, generation, path, ok, goes_on, key, choice, place,
         attempts, cached, began, seconds, stored, code, codec, value, file)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+
+_INSERT_ALONE: Final = f"""
+    {_INSERT.partition("VALUES")[0]}
+    SELECT {", ".join("?" * 19)} FROM runs WHERE id = ? AND epoch = ? AND NOT cancel"""
+
+_REPLACE: Final = """
+    UPDATE nodes SET replaced = ?1 WHERE run = ?2 AND scope = ?3 AND node = ?4
+        AND replaced IS NULL AND generation < ?1"""
 
 _FORGET_UNSTORED: Final = """
     UPDATE nodes SET replaced = ? WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL
@@ -457,6 +655,20 @@ def error_of(data: bytes | None) -> BaseException:
         ) from error
 
 
+def schedule_of(topology: Topology, rows: Iterable[tuple[Any, ...]]) -> DagSchedule:
+    """The schedule once these rows have been replayed."""
+    index_of, failed = topology.index, []
+    ended: dict[int, Any] = {}
+    for row in rows:
+        if row[2]:
+            ended[index_of[row[1]]] = None if row[5] is None else choice_from(row[5])
+        else:
+            failed.append(index_of[row[1]])
+    schedule = DagSchedule(topology, eager=False)
+    schedule.begin((), ended, failed)
+    return schedule
+
+
 # Values that are not stored.
 
 
@@ -465,12 +677,8 @@ def _needed_again(execution: DagExecution, rows: list[tuple[Any, ...]], gone: se
     needs which is yet to run, or that is called again itself."""
     topology = execution.plan.topology
     index_of = topology.index
-    ended = {
-        index_of[row[1]]: None if row[5] is None else choice_from(row[5]) for row in rows if row[2]
-    }
-    failed = [index_of[row[1]] for row in rows if not row[2]]
-    schedule = DagSchedule(topology, eager=False)
-    schedule.begin((), ended, failed)
+    ended = {index_of[row[1]] for row in rows if row[2]}
+    schedule = schedule_of(topology, rows)
     todo = [
         index
         for index, status in enumerate(schedule.status)

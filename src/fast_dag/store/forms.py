@@ -36,10 +36,14 @@ class Refused(Exception):  # noqa: N818  it becomes an EncodeError
         self._owners = [value]
         self._labels: list[str] = []
 
-    def climb(self, owner: object, children: Iterable[tuple[str, object]]) -> None:
-        """Note that what was refused is one of these parts of `owner`, each with its label."""
+    def climb(self, owner: object, *parts: tuple[str, Iterable[tuple[object, object]]]) -> None:
+        """Note that what was refused is a part of `owner`. Its parts are pairs (name, part), and
+        before them how a name is shown in the place."""
         child = self._owners[-1]
-        self._labels.append(next((label for label, each in children if each is child), ""))
+        shown = (
+            form.format(name) for form, pairs in parts for name, each in pairs if each is child
+        )
+        self._labels.append(next(shown, ""))
         self._owners.append(owner)
 
     def error(self) -> EncodeError:
@@ -174,6 +178,17 @@ def _offset(seconds: int) -> Any:
     return package("pydantic_core").TzInfo(seconds)
 
 
+def _pytz_parts(value: Any) -> tuple[object, ...]:
+    """The name of a time zone of pytz, which pandas 2 has, and which of its offsets this is."""
+    if value.zone == "UTC":
+        return ("UTC",)
+    return (*value.__reduce__()[1],)
+
+
+def _pytz(*parts: Any) -> Any:
+    return package("pytz").tzinfo.unpickler(*parts)  # a look-up, no pickle
+
+
 FORMS: Final[dict[type, Form]] = {
     date: Form(1, lambda value: (value.isoformat(),), date.fromisoformat),
     datetime: Form(2, _moment, _datetime),
@@ -198,3 +213,4 @@ FORMS: Final[dict[type, Form]] = {
 }
 
 OFFSET: Final = Form(21, _offset_parts, _offset, True)
+PYTZ: Final = Form(22, _pytz_parts, _pytz, True)

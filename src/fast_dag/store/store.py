@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import TYPE_CHECKING, Any, Final
+import socket
+import sqlite3
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from time import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
 
+from fast_dag.cache.keys import UnkeyableError, digest_of, key_of, stable_text
+from fast_dag.define.options import WRONG, seconds
 from fast_dag.define.signature import ABSENT
-from fast_dag.errors import ValidationError, failures
-from fast_dag.store.codec import CloudPickle, Pickle, Plain
-from fast_dag.store.database import Database
-from fast_dag.store.errors import DecodeError, StoreError
+from fast_dag.errors import ValidationError, closest, failures, names
+from fast_dag.store.codec import CloudPickle, Pickle, Plain, digest
+from fast_dag.store.database import Database, placeholders
+from fast_dag.store.doctor import examined
+from fast_dag.store.errors import (
+    DecodeError,
+    RunExistsError,
+    RunInUseError,
+    StoreError,
+    UnknownRunError,
+)
+from fast_dag.store.graphs import StoredGraph, text_of_graph
+from fast_dag.store.records import RunRecord
+from fast_dag.store.reruns import Rows, paths_of
 from fast_dag.store.values import LARGE, Values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+    from sqlite3 import Connection
     from typing import Self
 
     from fast_dag.store.codec import Codec
@@ -45,6 +65,8 @@ class Store:
         False allows file systems of networks, whose locks may not hold what they promise.
     max_resumes:
         So many owners of a run may die in a row without a commit; then the run has failed.
+    retention:
+        Runs that ended longer ago than that, "30 days" say, are pruned when the store is opened.
 
     >>> from fast_dag import DAG
     >>> dag = DAG("shop").add_node("price", lambda: 21).add_node("total", lambda x: 2 * x)
@@ -64,6 +86,7 @@ class Store:
         durability: str = "disk",
         check_filesystem: bool = True,
         max_resumes: int = 10,
+        retention: Any = None,
     ) -> None:
         self.path = os.fspath(path)
         self.allow = tuple(allow)
@@ -81,6 +104,9 @@ class Store:
         self.is_closed = False
         self.values = Values(f"{self.path}-values") if self.database.is_file else None
         self.shelf = Shelf(self, [])
+        self._shelves: WeakKeyDictionary[Any, tuple[object, Shelf]] = WeakKeyDictionary()
+        if retention is not None:
+            self.prune(retention)
 
     def close(self) -> None:
         """Close the store. Runs that are at work with it are interrupted."""
@@ -97,13 +123,636 @@ class Store:
     def __repr__(self) -> str:
         return f"<Store {self.path!r}>"
 
+    # Looking.
+
+    def run(self, run_id: str) -> RunRecord:
+        """The record of a run. Raises UnknownRunError, a KeyError, if there is none.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("shop").add_node("price", lambda: 21)
+        >>> with Store(":memory:") as store:
+        ...     _ = dag.run(store=store, run_id="order-17", tags={"customer": "ada"})
+        ...     record = store.run("order-17")
+        ...     record.status, record["price"], record.tags
+        ('completed', 21, {'customer': 'ada'})
+        """
+        return self._recorded([self._row(run_id)])[0]
+
+    def runs(
+        self,
+        *,
+        workflow: str | None = None,
+        status: str | None = None,
+        tag: Mapping[str, Any] | None = None,
+        before: datetime | float | None = None,
+        after: datetime | float | None = None,
+        limit: int | None = 100,
+    ) -> list[RunRecord]:
+        """The records of the runs that are all of this, the newest first.
+
+        `before` and `after` are compared with the time when a run was begun. `tag` are tags that
+        it has.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("shop").add_node("price", lambda: 21)
+        >>> with Store(":memory:") as store:
+        ...     runs = [dag.execute(store=store, run_id=each) for each in ("a", "b")]
+        ...     [record.run_id for record in store.runs(workflow="shop")]
+        ['b', 'a']
+        """
+        conditions, values = [], list[Any]()
+        for column, value in (("workflow = ?", workflow), ("status = ?", _kept_as(status))):
+            if value is not None:
+                conditions.append(column)
+                values.append(value)
+        for sign, at in (("<", before), (">", after)):
+            if at is not None:
+                conditions.append(f"created {sign} ?")
+                values.append(at.timestamp() if isinstance(at, datetime) else float(at))
+        for key, each in (tag or {}).items():
+            conditions.append("id IN (SELECT run FROM tags WHERE key = ? AND value = ?)")
+            values += [key, json.dumps(each)]
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        found: list[RunRecord] = []
+        statement = f"SELECT {_RUN} FROM runs AS r{where} ORDER BY id DESC"
+        rows = [RunRow(*row) for row in self.database.rows(statement, *values)]
+        for row in rows:
+            if limit is not None and len(found) >= limit:
+                break
+            (record,) = self._recorded([row])
+            if status is None or record.status == status:
+                found.append(record)
+        return found
+
+    def _row(self, run_id: str) -> RunRow:
+        rows = self.database.rows(f"SELECT {_RUN} FROM runs AS r WHERE run_id = ?", run_id)
+        if not rows:
+            known = [row[0] for row in self.database.rows("SELECT run_id FROM runs")]
+            raise UnknownRunError(
+                f"{self.path!r} has no run {run_id!r}{closest(run_id, known)[1]}", run_id=run_id
+            )
+        return RunRow(*rows[0])
+
+    def _recorded(self, rows: list[RunRow]) -> list[RunRecord]:
+        found = []
+        for row in rows:
+            tags = dict(self.database.rows("SELECT key, value FROM tags WHERE run = ?", row.id))
+            tags = {key: json.loads(value) for key, value in tags.items()}
+            found.append(RunRecord(self, row, self._status_of(row), tags))
+        return found
+
+    def _status_of(self, row: RunRow) -> str:
+        """The status; a run whose owner has died is interrupted."""
+        if row.status == "running" and not self.database.locks.is_held(row.id):
+            again = self.database.rows("SELECT status FROM runs WHERE id = ?", row.id)
+            return "interrupted" if again and again[0][0] == "running" else str(again[0][0])
+        return row.status
+
+    def owner_of(self, row: RunRow) -> str:
+        """The owner of a run, for people."""
+        return owner_text(row.owner)
+
+    def node_rows(self, run: int) -> Iterator[NodeRow]:
+        """The rows of the nodes of a run that count: of each nested workflow, those of its last
+        attempt."""
+        parents = {}
+        last: dict[tuple[int, str], int] = {}
+        for scope, parent, node in self.database.rows(
+            "SELECT id, parent, node FROM scopes WHERE run = ? AND replaced IS NULL ORDER BY id",
+            run,
+        ):
+            parents[scope] = (parent, node)
+            last[parent, node] = scope
+        for row in self.database.rows(_NODES, run):
+            made = NodeRow(*row)
+            scope = made.scope
+            while scope and last.get(parents.get(scope, (-1, ""))) == scope:
+                scope = parents[scope][0]
+            if not scope:
+                yield made
+
+    def scopes_of(self, run: int, scope: int, node: str) -> list[int]:
+        """The attempts of a nested workflow, in order."""
+        statement = (
+            "SELECT id FROM scopes WHERE run = ? AND parent = ? AND node = ? AND replaced IS NULL"
+            " ORDER BY id"
+        )
+        return [each for (each,) in self.database.rows(statement, run, scope, node)]
+
+    def value_of(self, row: NodeRow) -> Any:
+        """The value of a node's row."""
+        return self.shelf.take((row.codec, row.value, row.file), row[-5:])
+
+    def inputs_of(self, run: int) -> dict[str, Any]:
+        """The inputs of a run."""
+        return {row[0]: self._input(row) for row in self.database.rows(INPUTS, run)}
+
+    def _input(self, row: Any) -> Any:
+        return self.shelf.take(row[2:5], ("input", *row[5:]))
+
+    def doubts_of(self, run: int) -> list[str]:
+        """The nodes of a run that are in doubt."""
+        return [path for (path,) in self.database.rows(DOUBTS, run)]
+
+    def graph_text(self, digest: Any) -> str | None:
+        """The graph of a run, as JSON."""
+        rows = self.database.rows("SELECT parts FROM codes WHERE digest = ?", digest)
+        return rows[0][0] if rows else None
+
+    # Changing.
+
+    def cancel(self, run_id: str) -> bool:
+        """Cancel a run. If it is at work, here or elsewhere, it ends with its next commit. Returns
+        False if it has ended already. `rerun="failed"` goes on with it.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("shop").add_node("price", lambda: 21)
+        >>> with Store(":memory:") as store:
+        ...     _ = dag.run(store=store, run_id="order-17")
+        ...     store.cancel("order-17")
+        False
+        """
+        row = self._row(run_id)
+        if row.status in FINAL:
+            return False
+        hold = self.database.locks.take(row.id)
+        try:
+            if hold is None:
+                statement = "UPDATE runs SET cancel = 1 WHERE id = ? AND status = 'running'"
+                values: tuple[Any, ...] = (row.id,)
+            else:
+                statement = (
+                    "UPDATE runs SET status = 'cancelled', epoch = epoch + 1, owner = NULL,"
+                    " cancel = 0, ended = ? WHERE id = ? AND status NOT IN"
+                    f" ({placeholders([*FINAL])})"
+                )
+                values = (time(), row.id, *FINAL)
+            changed = self.database.transact(
+                lambda connection: connection.execute(statement, values).rowcount
+            )
+        finally:
+            if hold is not None:
+                self.database.locks.give_back(hold)
+        return bool(changed)
+
+    def decide(self, run_id: str, node: str, *, value: Any = ABSENT, again: bool = False) -> None:
+        """Settle a node that is in doubt: with the value that it has computed, or by having it
+        called again. The run then goes on when it is executed again.
+
+        Raises StoreError if the node is not in doubt, EncodeError if the value cannot be stored.
+        """
+        if (value is ABSENT) is not again:
+            raise ValidationError("decide with value=..., or with again=True")
+        row = self._row(run_id)
+        placed: Any = (None, None, None)
+        if not again:
+            identity = (run_id, node, 0, b"", row.generation)
+            placed = self.shelf.put(value, identity)
+        with self._owned(row):
+            self.database.transact(
+                lambda connection: self._decided(connection, row, node, again, placed, value)
+            )
+
+    def _decided(
+        self,
+        connection: Connection,
+        row: RunRow,
+        node: str,
+        again: bool,
+        placed: Any,
+        value: Any,
+    ) -> None:
+        calls = connection.execute(f"{_CALLS} AND path = ?", (row.id, node)).fetchall()
+        if not calls:
+            doubts = names(path for (path,) in connection.execute(DOUBTS, (row.id,)))
+            raise StoreError(
+                f"node {node!r} of the run {row.run_id!r} is not in doubt; in doubt are: "
+                f"{doubts or 'none'}",
+                run_id=row.run_id,
+                node=node,
+            )
+        scope, name, generation, began = calls[-1]
+        if again:
+            connection.execute(
+                "DELETE FROM calls WHERE run = ? AND scope = ? AND node = ? AND generation = ?",
+                (row.id, scope, name, generation),
+            )
+            return
+        graph = StoredGraph.of(self.graph_text_in(connection, row.graph))
+        choice = None if graph is None else graph.choice_of(node, value)
+        connection.execute(
+            "INSERT INTO nodes (run, scope, node, generation, path, ok, goes_on, choice, attempts,"
+            " began, seconds, stored, codec, value, file)"
+            " VALUES (?, ?, ?, ?, ?, 1, 1, ?, 1, ?, 0, 1, ?, ?, ?)",
+            (row.id, scope, name, row.generation, node, choice, began, *placed),
+        )
+
+    def graph_text_in(self, connection: Connection, digest: Any) -> str | None:
+        """The graph of a run, inside of a transaction."""
+        row = connection.execute("SELECT parts FROM codes WHERE digest = ?", (digest,)).fetchone()
+        return None if row is None else str(row[0])
+
+    @contextmanager
+    def _owned(self, row: RunRow) -> Iterator[None]:
+        """Own a run that nobody is at work on. Raises RunInUseError."""
+        hold = self.database.locks.take(row.id)
+        if hold is None:
+            owner = self.owner_of(self._row(row.run_id))
+            raise RunInUseError(
+                f"the run {row.run_id!r} is at work: {owner}", run_id=row.run_id, owner=owner
+            )
+        try:
+            yield
+        finally:
+            self.database.locks.give_back(hold)
+
+    def fork(
+        self,
+        source: str,
+        *,
+        run_id: str | None = None,
+        at: str | Iterable[str],
+        inputs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Begin a run that shares with another what that has computed, but for the nodes `at` and
+        what is below them. Returns its id. It goes on when it is executed with that id.
+
+        `inputs` are those that differ; what takes them is computed anew, too. Values are shared,
+        not copied. The other run may be at work.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("shop").add_node("price", lambda: 21).add_node("total", lambda x: 2 * x)
+        >>> dag = dag.connect("price", "total")
+        >>> with Store(":memory:") as store:
+        ...     _ = dag.run(store=store, run_id="order-17")
+        ...     store.fork("order-17", run_id="order-17b", at="total")
+        ...     run = dag.execute(store=store, run_id="order-17b")
+        ...     run.value, run.metrics["replayed"]
+        'order-17b'
+        (42, 1)
+        """
+        made = os.urandom(16).hex() if run_id is None else checked_id(run_id)
+        row = self._row(source)
+        if row.pruned is not None:
+            raise StoreError(f"the run {source!r} was pruned", run_id=source)
+        given = {
+            name: (input_digest(value), *self.shelf.put(value, ("input", made, name)))
+            for name, value in (inputs or {}).items()
+        }
+        nodes = [at] if isinstance(at, str) else list(at)
+        self.database.transact(lambda connection: self._forked(connection, row, made, nodes, given))
+        return made
+
+    def _forked(
+        self,
+        connection: Connection,
+        row: RunRow,
+        run_id: str,
+        nodes: list[str],
+        inputs: Mapping[str, tuple[Any, ...]],
+    ) -> None:
+        if connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone():
+            raise RunExistsError(f"there is a run {run_id!r} already", run_id=run_id)
+        graph = StoredGraph.of(self.graph_text_in(connection, row.graph))
+        if graph is None:
+            raise StoreError(f"the graph of the run {row.run_id!r} is not in the store")
+        taken = [name for name, takes in graph.takes.items() if not inputs.keys().isdisjoint(takes)]
+        rows = Rows(connection, row.id, graph)
+        left_out, gone = rows.below(paths_of([*nodes, *taken]))
+        cursor = connection.execute(
+            "INSERT INTO runs (run_id, workflow, kind, status, outputs, graph, origin, created)"
+            " SELECT ?, workflow, kind, 'interrupted', outputs, graph, id, ? FROM runs"
+            " WHERE id = ?",
+            (run_id, time(), row.id),
+        )
+        new = cursor.lastrowid
+        connection.execute(
+            "INSERT INTO tags SELECT ?, key, value FROM tags WHERE run = ?", (new, row.id)
+        )
+        for table in ("inputs", "kept"):
+            key = "name, digest" if table == "inputs" else "key"
+            connection.execute(
+                f"INSERT INTO {table} (run, {key}, codec, source)"
+                f" SELECT ?, {key}, codec, COALESCE(source, id) FROM {table} WHERE run = ?",
+                (new, row.id),
+            )
+        for name, placed in inputs.items():
+            connection.execute("DELETE FROM inputs WHERE run = ? AND name = ?", (new, name))
+            connection.execute(
+                "INSERT INTO inputs (run, name, digest, codec, value, file)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (new, name, *placed),
+            )
+        scopes = {0: 0}
+        for scope, parent in connection.execute(
+            "SELECT id, parent FROM scopes WHERE run = ? AND replaced IS NULL ORDER BY id",
+            (row.id,),
+        ).fetchall():
+            if scope not in gone and parent in scopes:
+                made = connection.execute(
+                    "INSERT INTO scopes (run, parent, node, visit, item, attempt, generation)"
+                    " SELECT ?, ?, node, visit, item, attempt, 1 FROM scopes WHERE id = ?",
+                    (new, scopes[parent], scope),
+                )
+                assert made.lastrowid is not None
+                scopes[scope] = made.lastrowid
+        for node_id, scope, node in connection.execute(
+            "SELECT id, scope, node FROM nodes WHERE run = ? AND replaced IS NULL ORDER BY id",
+            (row.id,),
+        ).fetchall():
+            if scope in scopes and node not in left_out.get(scope, ()):
+                connection.execute(_SHARE, (new, scopes[scope], node_id))
+
+    def prune(
+        self,
+        older_than: Any = 0,
+        *,
+        status: str | None = None,
+        forget: bool = False,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Delete what ended longer ago than that: "30 days", a timedelta, or seconds. Of runs that
+        have ended nothing stays but the record; of others, the rows that a rerun replaced go.
+
+        The ids stay taken, so that a late repetition of a call does not start its run anew, unless
+        `forget`. Values that a fork shares stay.
+
+        >>> with Store(":memory:") as store:
+        ...     store.prune(older_than="30 days")
+        Pruned(runs=0, rows=0, files=0, bytes=0)
+        """
+        end = time() - age(older_than)
+        pruned = self.database.transact(
+            lambda connection: self._pruned(connection, end, status, forget, dry_run)
+        )
+        return pruned
+
+    def _pruned(
+        self, connection: Connection, end: float, status: str | None, forget: bool, dry_run: bool
+    ) -> Pruned:
+        chosen = [status] if status is not None else sorted(FINAL)
+        runs = [
+            run
+            for (run,) in connection.execute(
+                f"SELECT id FROM runs WHERE ended < ? AND status IN ({placeholders(chosen)})"
+                f"{'' if forget else ' AND pruned IS NULL'}",
+                (end, *chosen),
+            )
+            if not self.database.locks.is_held(run)
+        ]
+        if dry_run:
+            rows = sum(
+                connection.execute("SELECT COUNT(*) FROM nodes WHERE run = ?", (run,)).fetchone()[0]
+                for run in runs
+            )
+            return Pruned(len(runs), rows, 0, 0)
+        rows = connection.execute(
+            f"DELETE FROM nodes WHERE replaced IS NOT NULL AND began < ? AND {_UNSHARED}", (end,)
+        ).rowcount
+        for run in runs:
+            rows += connection.execute(
+                f"DELETE FROM nodes WHERE run = ? AND {_UNSHARED}", (run,)
+            ).rowcount
+            for table in ("inputs", "kept"):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE run = ? AND NOT EXISTS"
+                    f" (SELECT 1 FROM {table} AS o WHERE o.source = {table}.id)",
+                    (run,),
+                )
+            connection.execute("DELETE FROM calls WHERE run = ?", (run,))
+            connection.execute("DELETE FROM scopes WHERE run = ?", (run,))
+            shared = connection.execute(
+                "SELECT 1 FROM nodes WHERE run = ? UNION SELECT 1 FROM inputs WHERE run = ?"
+                " UNION SELECT 1 FROM kept WHERE run = ?",
+                (run, run, run),
+            ).fetchone()
+            if forget and shared is None:
+                connection.execute("DELETE FROM tags WHERE run = ?", (run,))
+                connection.execute("DELETE FROM runs WHERE id = ?", (run,))
+            else:
+                connection.execute("UPDATE runs SET pruned = ? WHERE id = ?", (time(), run))
+        files = size = 0
+        if self.values is not None:
+            used = {
+                name
+                for table in ("nodes", "inputs", "kept")
+                for (name,) in connection.execute(
+                    f"SELECT DISTINCT file FROM {table} WHERE file IS NOT NULL"
+                )
+            }
+            # Nobody commits meanwhile, and whoever does looks whether the file is still there.
+            for name in [each for each in self.values.names() if each not in used]:
+                size += self.values.drop(name)
+                files += 1
+        return Pruned(len(runs), rows, files, size)
+
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy the store, as it is at one moment, to a new file; the files of large values go
+        beside it.
+
+        Raises StoreError if the file exists or cannot be written.
+        """
+        target = os.fspath(path)
+        try:
+            os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            copy = sqlite3.connect(target)
+            try:
+                self.database.call(lambda connection: connection.backup(copy))
+            finally:
+                copy.close()
+            if self.values is not None:
+                twin = Values(f"{target}-values")
+                for name in self.values.names():
+                    twin.write(self.values.read(name))
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(
+                f"{self.path!r} cannot be copied to {target!r}: {error}", path=target
+            ) from error
+
+    def doctor(self) -> dict[str, Any]:
+        """What there is to say of the health of the store: versions, sizes, and `problems`, which
+        should be empty. Reads every value."""
+        return examined(self)
+
+    # What a run needs.
+
     def shelf_of(self, workflow: Any) -> Shelf:
         """Where the values of a workflow's nodes are: annotations name their classes."""
-        return Shelf(self, list(annotations_of(workflow)))
+        known = self._shelves.get(workflow)
+        version = workflow.version
+        if known is None or known[0] != version:
+            known = version, Shelf(self, list(annotations_of(workflow)))
+            self._shelves[workflow] = known
+        return known[1]
 
-    def graph_of(self, execution: Any) -> str | None:
-        """The graph as data."""
+    def note_graph(self, connection: Connection, execution: Any) -> bytes:
+        """Store the graph of an execution, unless it is there: its key."""
+        text = text_of_graph(execution.plan)
+        key = bytes.fromhex(digest(text.encode("utf-8", "surrogatepass")))
+        connection.execute("INSERT OR IGNORE INTO codes VALUES (?, ?)", (key, text))
+        return key
+
+
+class RunRow(NamedTuple):
+    """The row of a run."""
+
+    id: int
+    run_id: str
+    workflow: str
+    kind: str
+    status: str
+    generation: int
+    owner: str | None
+    graph: bytes | None
+    created: float
+    began: float | None
+    ended: float | None
+    error: str | None
+    pruned: float | None
+    origin_id: str | None
+
+
+_RUN: Final = (
+    ", ".join(f"r.{field}" for field in RunRow._fields[:-1])
+    + ", (SELECT o.run_id FROM runs AS o WHERE o.id = r.origin)"
+)
+
+
+class NodeRow(NamedTuple):
+    """The row of a node, with the value of the row that it shares."""
+
+    scope: int
+    node: str
+    path: str
+    ok: int
+    choice: str | None
+    attempts: int
+    cached: int | None
+    began: float
+    seconds: float
+    stored: int
+    generation: int
+    codec: str | None
+    value: bytes | None
+    file: str | None
+    source_run: str
+    source_path: str
+    source_visit: int
+    source_item: bytes
+    source_generation: int
+
+
+_NODES: Final = """
+    SELECT n.scope, n.node, n.path, n.ok, n.choice, n.attempts, n.cached, n.began, n.seconds,
+        n.stored, n.generation, v.codec, v.value, v.file,
+        r.run_id, v.path, v.visit, v.item, v.generation
+    FROM nodes AS n
+    JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
+    JOIN runs AS r ON r.id = v.run
+    WHERE n.run = ? AND n.replaced IS NULL ORDER BY n.id"""
+
+_CALLS: Final = """
+    SELECT scope, node, generation, began FROM calls AS c WHERE c.run = ? AND NOT EXISTS (
+        SELECT 1 FROM nodes AS n WHERE n.run = c.run AND n.scope = c.scope AND n.node = c.node
+            AND n.visit = c.visit AND n.item = c.item AND n.generation >= c.generation)"""
+
+DOUBTS: Final = _CALLS.replace("scope, node, generation, began", "path") + " ORDER BY began"
+
+INPUTS: Final = """
+    SELECT i.name, i.digest, v.codec, v.value, v.file, r.run_id, v.name FROM inputs AS i
+    JOIN inputs AS v ON v.id = COALESCE(i.source, i.id) JOIN runs AS r ON r.id = v.run
+    WHERE i.run = ? ORDER BY i.id"""
+
+_SHARE: Final = """
+    INSERT INTO nodes (run, scope, node, visit, item, generation, path, ok, goes_on, key, choice,
+        place, attempts, cached, began, seconds, stored, codec, source, digest, inputs, code)
+    SELECT ?, ?, node, visit, item, 1, path, ok, goes_on, key, choice,
+        place, attempts, cached, began, seconds, stored, codec, COALESCE(source, id), digest,
+        inputs, code
+    FROM nodes WHERE id = ?"""
+
+_UNSHARED: Final = "NOT EXISTS (SELECT 1 FROM nodes AS o WHERE o.source = nodes.id)"
+
+
+class Pruned(NamedTuple):
+    """What `Store.prune` has deleted."""
+
+    runs: int
+    rows: int
+    files: int
+    bytes: int
+
+
+def _kept_as(status: str | None) -> str | None:
+    """The status in the row: who died could not write that the run is interrupted."""
+    return None if status in ("interrupted", "running") else status
+
+
+def age(value: Any) -> float:
+    """A duration in seconds: "30 days", a timedelta, a number of seconds.
+
+    >>> age("36 hours"), age(5)
+    (129600.0, 5.0)
+    """
+    if isinstance(value, str):
+        number, _, unit = value.strip().partition(" ")
+        factor = _UNITS.get(unit.strip().rstrip("s"))
+        try:
+            if factor is not None:
+                return seconds(float(number) * factor)
+        except ValueError:
+            factor = None
+    else:
+        try:
+            return float(seconds(value))
+        except WRONG:
+            factor = None
+    raise ValidationError(
+        f'an age is a text like "30 days" or "12 hours", a timedelta, or seconds, not {value!r}'
+    )
+
+
+_UNITS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
+
+
+def checked_id(run_id: Any) -> str:
+    """A run_id that may be one; raises ValidationError."""
+    if (
+        not isinstance(run_id, str)
+        or not 1 <= len(run_id) <= 200
+        or not run_id.isprintable()
+        or "/" in run_id
+    ):
+        raise ValidationError(
+            f"run_id is a string of 1 to 200 printable characters without '/', not {run_id!r}; "
+            "to give an input of that name: inputs={'run_id': ...}"
+        )
+    return run_id
+
+
+def input_digest(value: object) -> bytes | None:
+    """What tells inputs apart; None if only `==` can."""
+    try:
+        return digest_of(stable_text(key_of(value)).encode("utf-8", "surrogatepass"))
+    except UnkeyableError:
         return None
+
+
+def owner_now() -> str:
+    """This process, as the owner of a run."""
+    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time()})
+
+
+def owner_text(owner: str | None) -> str:
+    """An owner for people.
+
+    >>> owner_text('{"pid": 12, "host": "ada", "since": 0}')
+    'process 12 on ada'
+    """
+    with suppress(ValueError, KeyError, TypeError):
+        known = json.loads(owner or "")
+        return f"process {known['pid']} on {known['host']}"
+    return "somebody"
 
 
 class Shelf:
@@ -138,6 +787,22 @@ class Shelf:
             data = self._values.read(file)
         codec = self._codecs.get(name) or self._codec_of(name)
         return codec.decode(data, context=repr(identity).encode("utf-8", "surrogatepass"))
+
+    def is_same(
+        self,
+        one: Placed,
+        identity: tuple[Any, ...],
+        other: Placed,
+        other_identity: tuple[Any, ...],
+    ) -> bool:
+        """Whether two stored values are the same."""
+        if one[0] == other[0] == "plain":
+            return one == other
+        try:
+            mine = input_digest(self.take(one, identity))
+            return mine is not None and mine == input_digest(self.take(other, other_identity))
+        except StoreError:
+            return False
 
     def is_there(self, placed: Placed) -> bool:
         """Whether the file of a value is there."""

@@ -27,8 +27,8 @@ from __future__ import annotations
 
 import sys
 from array import array
+from decimal import Decimal
 from json import JSONDecoder, JSONEncoder
-from re import compile as pattern
 from struct import Struct, error, pack
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
@@ -53,8 +53,8 @@ _MANY: Final = 16
 """From so many elements on, floats or ints are packed."""
 _FEW: Final = 64
 """So many parts are joined once. More are joined before, so that the checksum is quick."""
-_DIGITS: Final = 640
-"""Python always reads decimal ints that are shorter."""
+_DIGITS: Final = 100_000
+"""Digits of an int in JSON that are read at most."""
 
 _TEXTS: Final = frozenset({str})
 _SIMPLE: Final = frozenset({type(None), bool, int, float, str})
@@ -65,7 +65,6 @@ _JSON: Final = JSONEncoder(
     ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
 ).encode
 _READ_JSON: Final = JSONDecoder().raw_decode
-_LONG_INT: Final = pattern(rf"\d{{{_DIGITS}}}").search
 _DOUBLE: Final = Struct("<d")
 _INT: Final = Struct("<q")
 _CHECKSUM: Final = Struct("<I")
@@ -101,7 +100,9 @@ class Writers(dict[type, "Callable[[Writer, Any], None]"]):
                 layout = self._classes.layout(kind)
             except DecodeError:
                 layout = None
-            write = _refuse if layout is None else _instance_writer(layout)
+            if layout is None:
+                return _refuse
+            write = _instance_writer(layout)
         self[kind] = write
         return write
 
@@ -172,31 +173,33 @@ class Writer:
             data = text.encode()  # raises for lone surrogates
         except (ValueError, RecursionError):  # NaN and infinity, too
             return False
-        if len(text) > _DIGITS and _LONG_INT(text):
-            return False
         self.parts += (b"J", _size(len(data)), data)
         return True
 
     def _is_json(self, value: Any, depth: int) -> bool:
-        if type(value) is dict:
-            if not _TEXTS.issuperset(map(type, value)):
+        """Whether a list or dict is JSON that has at most so many levels below it. One level is
+        looked at after the other, because that takes few steps of Python."""
+        dicts, lists = ([value], []) if type(value) is dict else ([], [value])
+        while depth >= 0:
+            self.left -= len(dicts) + len(lists)
+            inside: list[Any] = []
+            for each in lists:
+                if len(each) >= _MANY and _code({*map(type, each)}):
+                    return False  # packed is shorter and faster
+                inside += each
+            for each in dicts:
+                if not _TEXTS.issuperset(map(type, each)):
+                    return False
+                inside += each.values()
+            kinds = {*map(type, inside)}
+            if kinds <= _SIMPLE:
+                return True
+            if not kinds <= _NESTED or self.left < 0:
                 return False
-            values = value.values()
-        else:
-            values = value
-        kinds = {*map(type, values)}
-        if depth < 0:
-            return False
-        if kinds <= _SIMPLE:
-            # Many floats or ints are shorter and faster if they are packed.
-            return type(value) is dict or len(value) < _MANY or not _code(kinds)
-        self.left -= 1
-        if not kinds <= _NESTED or depth <= 0 or self.left < 0:
-            return False
-        for each in values:
-            if type(each) in _CONTAINERS and not self._is_json(each, depth - 1):
-                return False
-        return True
+            dicts = [each for each in inside if type(each) is dict] if dict in kinds else []
+            lists = [each for each in inside if type(each) is list] if list in kinds else []
+            depth -= 1
+        return False
 
     def pack(self, value: Any, end: bytes) -> bool:
         """Write a list or tuple of many floats, or many ints, at once; False if it is another."""
@@ -222,12 +225,9 @@ class Writer:
             for each in value:
                 writers[type(each)](self, each)
         except Refused as refused:
-            refused.climb(value, ((f"[{place}]", each) for place, each in enumerate(value)))
+            refused.climb(value, ("[{}]", enumerate(value)))
             raise
         self.close(end)
-
-
-_CONTAINERS: Final = frozenset({list, dict})
 
 
 def _text(value: str) -> bytes:
@@ -297,8 +297,7 @@ def _pairs(writer: Writer, value: dict[Any, Any], label: str) -> None:
             writers[type(key)](writer, key)
             writers[type(each)](writer, each)
     except Refused as refused:
-        values = ((label.format(key), each) for key, each in value.items())
-        refused.climb(value, [*values, *((f"<key {key!r}>", key) for key in value)])
+        refused.climb(value, (label, value.items()), ("<key {!r}>", zip(value, value, strict=True)))
         raise
     writer.close(b"}")
 
@@ -320,7 +319,7 @@ def _elements(writer: Writer, value: Any, end: bytes) -> None:
             writer.writers[type(each)](writer, each)
             found.append(b"".join(writer.parts))
     except Refused as refused:
-        refused.climb(value, ((f"<element {each!r}>", each) for each in value))
+        refused.climb(value, ("<element {!r}>", zip(value, value, strict=True)))
         raise
     finally:
         writer.parts = outer
@@ -347,7 +346,7 @@ def _form_writer(form: Form) -> Callable[[Writer, Any], None]:
             for each in parts:
                 writers[type(each)](writer, each)
         except Refused as refused:
-            refused.climb(value, (("", each) for each in parts))
+            refused.climb(value)
             raise
         writer.close(end)
 
@@ -371,8 +370,7 @@ def _instance_writer(layout: Layout) -> Callable[[Writer, Any], None]:
             if extras:
                 _pairs(writer, extras, ".{}")
         except Refused as refused:
-            named = [(f".{name}", each) for name, each in zip(layout.fields, values, strict=False)]
-            refused.climb(value, [*named, ("", extras)])
+            refused.climb(value, (".{}", zip(layout.fields, values, strict=False)))
             raise
         writer.close(end)
 
@@ -451,11 +449,15 @@ class Reader:
 
     def sized(self) -> memoryview:
         """The next bytes, as many as the size before them says."""
-        size = self.data[self.place]
-        self.place += 1
+        place = self.place
+        size = self.data[place]
+        self.place = place = place + 1
         if size == 255:
-            size = int.from_bytes(self.take(8), "little")
-        return self.take(size)
+            return self.take(int.from_bytes(self.take(8), "little"))
+        self.place = end = place + size
+        if end > len(self.data):
+            raise ValueError("it ends too early")
+        return self.view[place:end]
 
     def closed(self) -> list[Any]:
         """The elements of the container that ends here."""
@@ -465,9 +467,18 @@ class Reader:
         return found
 
 
+def _long_int(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError("an int is too long")
+    return int(Decimal(digits))  # has no limit, unlike `int`
+
+
 def _read_json(reader: Reader) -> None:
     text = str(reader.sized(), "utf-8")
-    value, end = _READ_JSON(text)
+    try:
+        value, end = _READ_JSON(text)
+    except ValueError:  # perhaps an int that is longer than this process reads
+        value, end = JSONDecoder(parse_int=_long_int).raw_decode(text)
     if end != len(text):
         raise ValueError("text after JSON")
     reader.stack.append(value)

@@ -1,0 +1,163 @@
+"""What code nodes have, and how it differs from the code that a store remembers."""
+
+from __future__ import annotations
+
+import json
+from ast import literal_eval
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from fast_dag.cache.fingerprint import Fingerprint, made_of, untold
+from fast_dag.errors import failures, text_of
+from fast_dag.store.codec import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from sqlite3 import Connection
+
+    from fast_dag.define.node import Node
+    from fast_dag.plan.plan import Plan
+    from fast_dag.store.reruns import Rows
+
+_PACKAGE: Final = "package "
+_UNTOLD: Final = "untold"
+_VERSION: Final = "version"
+
+
+class Code(NamedTuple):
+    """The code of a node: the parts of its fingerprint by name, and a digest of them.
+
+    A part "package x" is the version of somebody else's package; "untold" is why code does not tell
+    what the node does."""
+
+    key: bytes
+    parts: Mapping[str, str]
+    text: str  # the parts as JSON
+
+
+def codes_of(plan: Plan, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Code]]:
+    """The code of each node of a plan, and of the workflows nested in it, by path."""
+    # Kept by the plan, so that it is freed with what it refers to.
+    known: dict[int, tuple[Fingerprint | None, Code]] = plan.__dict__.setdefault("codes", {})
+    shared: dict[Any, tuple[Fingerprint | None, Code]] = {}
+    for step in plan.steps:
+        path, workflow = (*prefix, step.name), step.node.workflow
+        if workflow is not None and getattr(workflow, "kind", None) == "dag":
+            if step.nested is not None:
+                yield from codes_of(step.nested, path)
+            continue
+        found = known.get(step.index)
+        if found is None or found[0] is None or not found[0].is_current():
+            key = step.node.func
+            found = shared.get(key) if isinstance(key, FunctionType) else None
+            if found is None or step.node.cache is not None:
+                found = _read(step.node)
+            if isinstance(key, FunctionType) and step.node.cache is None:
+                shared[key] = found
+            known[step.index] = found
+        yield path, found[1]
+
+
+def _read(node: Node[..., Any]) -> tuple[Fingerprint | None, Code]:
+    """The code of a node, and its fingerprint, None if that cannot be made."""
+    workflow: Any = node.workflow
+    version = (node.options.get("cache") or {}).get("version")
+    parts: dict[str, str] = {}
+    fingerprint = None
+    try:
+        things = [node.func] if workflow is None else made_of(workflow)
+        why = None
+        if workflow is None and version is None:
+            why = untold(node.func, node.signature.origin)
+        if why is not None:
+            parts[_UNTOLD] = why
+        # As with a version: what functions collect in their closures is no change of the code.
+        fingerprint = Fingerprint(things, True)
+        parts |= fingerprint.parts
+    except failures() as error:  # of objects that a module has
+        parts[_UNTOLD] = f"reading it raised {type(error).__name__}: {text_of(error)}"
+    if version is not None:
+        parts[_VERSION] = str(version)
+    text = json.dumps(parts, sort_keys=True)
+    key = bytes.fromhex(digest(text.encode("utf-8", "surrogatepass")))
+    return fingerprint, Code(key, parts, text)
+
+
+def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """What has changed from one code to another, in words: what was seen to change in the user's
+    own code, and what may make a difference.
+
+    >>> differences({"shop:RATE": "['float 0.19']"}, {"shop:RATE": "['float 0.21']"})
+    (['shop.RATE: constant 0.19 -> 0.21'], [])
+    """
+    seen, maybe = [], []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if name == _UNTOLD:
+            maybe.append(f"nobody can tell whether it changed: {after or before}")
+        elif before == after:
+            continue
+        elif name.startswith(_PACKAGE):
+            maybe.append(f"{name}: {before or 'not used'} -> {after or 'not used'}")
+        else:
+            seen.append(_told(name, before, after))
+    return seen, maybe
+
+
+def _told(name: str, before: str | None, after: str | None) -> str:
+    shown = name.replace(":", ".")
+    if name == _VERSION:
+        return f"version {before} -> {after}"
+    if before is None:
+        return f"{shown} is used now"
+    if after is None:
+        return f"{shown} is used no longer"
+    old, new = _constant(before), _constant(after)
+    if old is not None and new is not None:
+        return f"{shown}: constant {old} -> {new}"
+    return f"{shown} has changed"
+
+
+def _constant(text: str) -> str | None:
+    """The literal that a constant is assigned, from the text of that statement; None if it is no
+    literal."""
+    try:
+        (said,) = literal_eval(text)
+    except (ValueError, SyntaxError, TypeError):
+        return None
+    kind, _, value = str(said).partition(" ")
+    return value if kind in ("int", "float", "str", "bool", "bytes", "NoneType") and value else None
+
+
+class Change(NamedTuple):
+    """How the code of a committed node differs: what was `seen` to change, what `may` make a
+    difference; `is_gone` if there is no such node any more."""
+
+    seen: list[str]
+    may: list[str]
+    is_gone: bool = False
+
+
+def changes_of(
+    connection: Connection, rows: Rows, codes: Mapping[tuple[str, ...], Code]
+) -> dict[tuple[str, ...], Change]:
+    """How the code of the nodes that have ended differs from what it is now, by path; those that
+    do not differ are left out."""
+    found: dict[tuple[str, ...], Change] = {}
+    old: dict[bytes, dict[str, str]] = {}
+    for path, scope, name in rows.ended():
+        if not rows.graph.has(path):
+            found[path] = Change([f"the node {'.'.join(path)!r} is gone"], [], is_gone=True)
+            continue
+        key, new = rows.codes[scope, name], codes.get(path)
+        if key is None or new is None:
+            continue
+        if key == new.key and _UNTOLD not in new.parts:
+            continue
+        if key not in old:
+            row = connection.execute("SELECT parts FROM codes WHERE digest = ?", (key,)).fetchone()
+            old[key] = {} if row is None else json.loads(row[0])
+        seen, may = differences(old[key], new.parts)
+        if seen or may:
+            found[path] = Change(seen, may)
+    return found

@@ -1,0 +1,194 @@
+"""Which rows of a run no longer count: those of nodes that are to be computed anew, and of what is
+below them. Old rows stay until they are pruned; `replaced` says from which generation on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from fast_dag.errors import UnknownNodeError, ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from sqlite3 import Connection
+
+    from fast_dag.store.graphs import StoredGraph
+
+    Path = tuple[str, ...]
+
+
+class Rows:
+    """The rows of a run that count, by the attempts of nested workflows that they belong to."""
+
+    def __init__(self, connection: Connection, run: int, graph: StoredGraph) -> None:
+        self.run = run
+        self.graph = graph
+        self.ok: dict[int, dict[str, bool]] = defaultdict(dict)
+        self.codes: dict[tuple[int, str], bytes | None] = {}
+        for scope, node, ok, code in connection.execute(
+            "SELECT scope, node, ok, code FROM nodes WHERE run = ? AND replaced IS NULL", (run,)
+        ):
+            self.ok[scope][node] = bool(ok)
+            self.codes[scope, node] = code
+        self.scopes: dict[tuple[int, str], list[int]] = defaultdict(list)
+        for scope, parent, node in connection.execute(
+            "SELECT id, parent, node FROM scopes WHERE run = ? AND replaced IS NULL ORDER BY id",
+            (run,),
+        ):
+            self.scopes[parent, node].append(scope)
+
+    def ended(self, scope: int = 0, prefix: Path = ()) -> Iterator[tuple[Path, int, str]]:
+        """The nodes that have ended, of nested workflows in their last attempt: path, scope and
+        name."""
+        for name in self.ok[scope]:
+            yield (*prefix, name), scope, name
+        for (parent, name), scopes in self.scopes.items():
+            if parent == scope:
+                yield from self.ended(scopes[-1], (*prefix, name))
+
+    def graphs(
+        self, scope: int = 0, graph: StoredGraph | None = None
+    ) -> Iterator[tuple[int, StoredGraph]]:
+        """The scopes, of nested workflows that of the last attempt, each with its graph."""
+        graph = graph or self.graph
+        yield scope, graph
+        for name, inner in graph.nested.items():
+            scopes = self.scopes.get((scope, name))
+            if scopes:
+                yield from self.graphs(scopes[-1], inner)
+
+    def failed(self, scope: int = 0, graph: StoredGraph | None = None) -> Iterator[Path]:
+        """The nodes that failed; of a nested workflow those inside of it, if there are some."""
+        graph = graph or self.graph
+        for name, ok in self.ok[scope].items():
+            if ok or name not in graph.names:
+                continue
+            inner, last = graph.nested.get(name), self.scopes.get((scope, name))
+            inside = list(self.failed(last[-1], inner)) if inner is not None and last else []
+            if inside:
+                yield from ((name, *each) for each in inside)
+            else:
+                yield (name,)
+
+    def below(
+        self, paths: Collection[Path], scope: int = 0, graph: StoredGraph | None = None
+    ) -> tuple[dict[int, set[str]], set[int]]:
+        """What no longer counts if these nodes do not: the names of nodes by scope, and scopes of
+        which nothing counts. Raises UnknownNodeError."""
+        graph = graph or self.graph
+        inner: dict[str, list[Path]] = defaultdict(list)
+        direct = set[str]()
+        for first, *rest in paths:
+            if first not in graph.names or (rest and first not in graph.nested):
+                raise UnknownNodeError.named(first, graph.names, repr(graph.name))
+            if rest:
+                inner[first].append(tuple(rest))
+            else:
+                direct.add(first)
+        starts = direct | inner.keys()
+        names = graph.below(starts)
+        # A nested workflow that gets other inputs begins anew as a whole.
+        whole = direct | {
+            name for start in starts for name in graph.below({start}) if name != start
+        }
+        found, gone = {scope: names}, set[int]()
+        for name in names:
+            scopes = self.scopes.get((scope, name), ())
+            if name in whole or name not in inner:
+                for each in scopes:
+                    gone |= self._inside(each)
+            elif scopes:
+                more, more_gone = self.below(inner[name], scopes[-1], graph.nested[name])
+                found |= more
+                gone |= more_gone
+        return found, gone
+
+    def _inside(self, scope: int) -> set[int]:
+        """A scope, and those inside of it."""
+        found = {scope}
+        for (parent, _), scopes in self.scopes.items():
+            if parent == scope:
+                for each in scopes:
+                    found |= self._inside(each)
+        return found
+
+
+def replace(connection: Connection, rows: Rows, paths: Collection[Path], generation: int) -> None:
+    """Let these nodes, and all below them, be computed anew in this generation."""
+    found, gone = rows.below(paths)
+    for scope, names in found.items():
+        connection.executemany(
+            "UPDATE nodes SET replaced = ?"
+            " WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL",
+            [(generation, rows.run, scope, name) for name in names],
+        )
+    for scope in gone:
+        connection.execute("UPDATE scopes SET replaced = ? WHERE id = ?", (generation, scope))
+        connection.execute(
+            "UPDATE nodes SET replaced = ? WHERE run = ? AND scope = ? AND replaced IS NULL",
+            (generation, rows.run, scope),
+        )
+
+
+def replace_only(
+    connection: Connection, rows: Rows, paths: Collection[Path], generation: int
+) -> None:
+    """Let these nodes be computed anew, and the nested workflows that they are in go on."""
+    for path in paths:
+        scope = 0
+        for name in path:
+            connection.execute(
+                "UPDATE nodes SET replaced = ?"
+                " WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL",
+                (generation, rows.run, scope, name),
+            )
+            scopes = rows.scopes.get((scope, name))
+            scope = scopes[-1] if scopes else -1
+
+
+def below_replaced(connection: Connection, rows: Rows, generation: int) -> dict[int, set[str]]:
+    """The nodes that are below one that this generation computes anew, and have ended in an earlier
+    one, by scope."""
+    starts: dict[int, set[str]] = defaultdict(set)
+    for scope, node in connection.execute(
+        "SELECT scope, node FROM nodes WHERE run = ? AND replaced = ?", (rows.run, generation)
+    ):
+        starts[scope].add(node)
+    old: dict[int, set[str]] = defaultdict(set)
+    for scope, node in connection.execute(
+        "SELECT scope, node FROM nodes WHERE run = ? AND replaced IS NULL AND generation < ?",
+        (rows.run, generation),
+    ):
+        old[scope].add(node)
+    found = {}
+    for scope, graph in rows.graphs():
+        known = {name for name in starts[scope] if name in graph.names}
+        found[scope] = graph.below(known).difference(known) & old[scope]
+    return found
+
+
+def paths_of(nodes: Iterable[str]) -> list[Path]:
+    """Names of nodes as paths.
+
+    >>> paths_of(["load", "sub.inner"])
+    [('load',), ('sub', 'inner')]
+    """
+    return [tuple(node.split(".")) for node in nodes]
+
+
+def rename(connection: Connection, rows: Rows, renamed: Mapping[str, str]) -> None:
+    """Let the rows of nodes count for others of the same graph."""
+    for old, new in renamed.items():
+        *outer, name = paths_of([old])[0]
+        *same, other = paths_of([new])[0]
+        if outer != same:
+            raise ValidationError(f"renamed: {old!r} and {new!r} are nodes of two workflows")
+        scopes = [0]
+        for each in outer:
+            scopes = [scope for parent in scopes for scope in rows.scopes.get((parent, each), ())]
+        for scope in scopes:
+            for table, column in (("nodes", "scope"), ("scopes", "parent"), ("calls", "scope")):
+                connection.execute(
+                    f"UPDATE {table} SET node = ? WHERE run = ? AND {column} = ? AND node = ?",
+                    (other, rows.run, scope, name),
+                )

@@ -1,0 +1,196 @@
+"""Code that changes between the parts of a run."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module, invalidate_caches, reload
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fast_dag import DAG
+from fast_dag.store import ChangedError, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SOURCE = """
+CALLS = []
+RATE = 0.19
+
+def rate():
+    return RATE
+
+def load(n):
+    CALLS.append("load")
+    return n
+
+def tax(load):
+    CALLS.append("tax")
+    return rate() * load
+
+def shown(tax):
+    CALLS.append("shown")
+    return f"{tax:.1f}"
+
+def last(shown):
+    CALLS.append("last")
+    if FAIL:
+        raise KeyboardInterrupt
+    return shown + "!"
+
+FAIL = False
+"""
+
+
+class Module:
+    """A module whose source is edited."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = f"edited_{path.name.replace('-', '_')}"
+        self.file = path / f"{self.name}.py"
+        self.file.write_text(SOURCE)
+        invalidate_caches()
+        self.module: Any = import_module(self.name)
+
+    def edit(self, old: str, new: str) -> None:
+        text = self.file.read_text()
+        assert old in text
+        self.file.write_text(text.replace(old, new) + "\n\n" + "#" * len(text))  # another size
+        self.module = reload(self.module)
+
+    def dag(self) -> DAG:
+        dag, module = DAG("taxes"), self.module
+        for name in ("load", "tax", "shown", "last"):
+            dag.add_node(name, getattr(module, name))
+        return dag.connect("load", "tax").connect("tax", "shown").connect("shown", "last")
+
+    def taken(self) -> list[str]:
+        taken = list(self.module.CALLS)
+        self.module.CALLS.clear()
+        return taken
+
+
+@pytest.fixture
+def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Module]:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    module = Module(tmp_path)
+    yield module
+    del sys.modules[module.name]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "runs.db", durability="process") as made:
+        yield made
+
+
+def interrupted(edited: Module, store: Store) -> None:
+    """A run of which only the last node is left."""
+    edited.module.FAIL = True
+    with pytest.raises(KeyboardInterrupt):
+        edited.dag().run(store=store, run_id="a", n=100)
+    edited.module.FAIL = False
+    assert edited.taken() == ["load", "tax", "shown", "last"]
+
+
+def test_change_of_a_committed_node_stops_the_run_with_the_reason(
+    edited: Module, store: Store
+) -> None:
+    interrupted(edited, store)
+    edited.edit("0.19", "0.21")
+    with pytest.raises(ChangedError, match=r"tax: .*RATE: constant 0\.19 -> 0\.21") as caught:
+        edited.dag().run(store=store, run_id="a")
+    assert len(caught.value.reasons) == 1
+    assert store.run("a").status == "interrupted"
+    assert edited.taken() == []
+    assert edited.dag().run(store=store, run_id="a", on_change="keep") == "19.0!"
+    assert edited.taken() == ["last"]
+
+
+def test_changed_nodes_are_computed_anew_where_that_is_asked_for(
+    edited: Module, store: Store
+) -> None:
+    interrupted(edited, store)
+    edited.edit("0.19", "0.21")
+    assert edited.dag().run(store=store, run_id="a", on_change="rerun") == "21.0!"
+    assert edited.taken() == ["tax", "shown", "last"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("def load(n):", "# a comment\ndef load(n):\n    'What it does.'"),
+        ("def last(shown):", "def last(shown):\n    print()"),  # it has not run
+        ('return shown + "!"', 'return shown + "?"'),
+    ],
+)
+def test_what_does_not_count_stops_nothing(
+    old: str, new: str, edited: Module, store: Store
+) -> None:
+    interrupted(edited, store)
+    edited.edit(old, new)
+    assert edited.dag().run(store=store, run_id="a").startswith("19.0")
+    assert edited.taken() == ["last"]
+
+
+def test_finished_run_is_returned_whatever_became_of_its_code(edited: Module, store: Store) -> None:
+    assert edited.dag().run(store=store, run_id="a", n=100) == "19.0!"
+    edited.edit("0.19", "0.21")
+    assert edited.dag().run(store=store, run_id="a") == "19.0!"
+
+
+def test_node_that_is_gone_stops_the_run_unless_it_is_renamed(edited: Module, store: Store) -> None:
+    interrupted(edited, store)
+    edited.taken()
+    dag, module = DAG("taxes"), edited.module
+    dag.add_node("load", module.load).add_node("vat", module.tax)
+    dag.add_node("shown", module.shown).add_node("last", module.last)
+    dag.connect("load", "vat").connect("vat", "shown").connect("shown", "last")
+    with pytest.raises(ChangedError, match="node 'tax' is gone"):
+        dag.run(store=store, run_id="a")
+    assert dag.run(store=store, run_id="a", renamed={"tax": "vat"}) == "19.0!"
+    assert edited.taken() == ["last"]
+
+
+def test_explanation_tells_what_is_stale_and_why(edited: Module, store: Store) -> None:
+    interrupted(edited, store)
+    edited.edit("0.19", "0.21")
+    told = edited.dag().explain(store=store, run_id="a")
+    assert told.states == {"load": "fresh", "tax": "stale", "shown": "maybe", "last": "open"}
+    assert told.reasons["tax"] == [f"{edited.name}.RATE: constant 0.19 -> 0.21"]
+    assert f"tax    stale  {edited.name}.RATE: constant 0.19 -> 0.21" in str(told)
+
+
+def test_stale_nodes_are_computed_and_those_below_only_where_a_value_differs(
+    edited: Module, store: Store
+) -> None:
+    dag = edited.dag()
+    assert dag.run(store=store, run_id="a", n=100) == "19.0!"
+    edited.taken()
+    assert edited.dag().run(store=store, run_id="a", rerun="stale") == "19.0!"
+    assert edited.taken() == []
+    edited.edit("0.19", "0.191")
+    assert edited.dag().run(store=store, run_id="a", rerun="stale") == "19.1!"
+    assert edited.taken() == ["tax", "shown", "last"]
+    edited.edit("0.191", "0.1911")
+    assert edited.dag().run(store=store, run_id="a", rerun="stale") == "19.1!"
+    assert edited.taken() == ["tax", "shown"], "what is shown is the same"
+    assert edited.dag().run(store=store, run_id="a") == "19.1!"
+    edited.edit("return RATE", "return RATE + 0")
+    assert edited.dag().run(store=store, run_id="a", rerun="stale") == "19.1!"
+    assert edited.taken() == ["tax"], "its value is the same"
+
+
+def test_stale_rerun_that_was_interrupted_is_continued(edited: Module, store: Store) -> None:
+    assert edited.dag().run(store=store, run_id="a", n=100) == "19.0!"
+    edited.edit("0.19", "0.21")
+    edited.module.FAIL = True
+    with pytest.raises(KeyboardInterrupt):
+        edited.dag().run(store=store, run_id="a", rerun="stale")
+    edited.module.FAIL = False
+    assert edited.taken() == ["tax", "shown", "last"]
+    assert edited.dag().run(store=store, run_id="a", rerun="stale") == "21.0!"
+    assert edited.taken() == ["last"]

@@ -1,0 +1,608 @@
+"""Runs with a store: begun, gone on with, looked at, run again."""
+
+from __future__ import annotations
+
+import asyncio
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fast_dag import DAG, FSM, Context, ExecutionError, ValidationError
+from fast_dag.store import (
+    EncodeError,
+    InDoubtError,
+    RunExistsError,
+    RunInUseError,
+    Store,
+    StoredError,
+    StoreError,
+    UnknownRunError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "runs.db", durability="process") as made:
+        yield made
+
+
+class Calls(list[str]):
+    """What was called, and what shall fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fail: set[str] = set()
+
+    def node(self, name: str, value: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            self.append(name)
+            if name in self.fail:
+                raise ValueError(f"{name} fails")
+            return value(*args)
+
+        return call
+
+    def taken(self) -> list[str]:
+        taken = list(self)
+        self.clear()
+        return taken
+
+
+@pytest.fixture
+def calls() -> Calls:
+    return Calls()
+
+
+def shop(calls: Calls) -> DAG:
+    """load -> price -> total -> send, and load -> stock -> send; price is nested: net -> gross."""
+    inner = DAG("inner")
+    inner.add_node("net", calls.node("net", lambda load: load + 1), inputs=["load"])
+    inner.add_node("gross", calls.node("gross", lambda net: net * 2), inputs=["net"])
+    inner.connect("net", "gross")
+    dag = DAG("shop")
+    dag.add_node("load", calls.node("load", lambda n: n), inputs=["n"])
+    dag.add_node("price", inner)
+    dag.add_node("stock", calls.node("stock", lambda load: [load]), inputs=["load"])
+    dag.add_node("total", calls.node("total", lambda price: price + 0.5), inputs=["price"])
+    dag.add_node("send", calls.node("send", lambda a, b: (a, b)), inputs=["total", "stock"])
+    dag.connect("load", "price", input="load").connect("load", "stock")
+    dag.connect("price", "total").connect("total", "send", input="total")
+    return dag.connect("stock", "send", input="stock")
+
+
+VALUE = (22.5, [10])
+ALL = ["load", "net", "gross", "stock", "total", "send"]
+
+
+def test_finished_run_is_returned_and_nothing_runs(store: Store, calls: Calls) -> None:
+    dag = shop(calls)
+    first = dag.execute(store=store, run_id="a", n=10)
+    assert (first.value, sorted(calls.taken())) == (VALUE, sorted(ALL))
+    again = shop(calls).execute(store=store, run_id="a")
+    assert (again.value, again.status, calls.taken()) == (VALUE, "completed", [])
+    assert again.statuses == first.statuses
+    assert again["price.net"] == 11
+    assert again.inputs == {"n": 10}
+    assert again.run_id == "a"
+    assert list(again.timings) == list(first.timings)
+    assert (again.metrics["replayed"], again.metrics["nodes_executed"]) == (5, 0)
+    assert first.metrics["nodes_executed"] == 5
+    assert "completed" in again.summary()
+    assert "load" in again.visualize()
+
+
+def test_run_without_id_gets_a_new_one(store: Store, calls: Calls) -> None:
+    runs = [shop(calls).execute(store=store, n=10) for _ in range(2)]
+    assert len({run.run_id for run in runs}) == 2
+    assert [record.run_id for record in store.runs()] == [run.run_id for run in reversed(runs)]
+
+
+def test_failed_run_is_final_until_it_is_run_again(store: Store, calls: Calls) -> None:
+    dag = shop(calls)
+    calls.fail.add("gross")
+    with pytest.raises(ExecutionError, match=r"'price\.gross'.*gross fails"):
+        dag.run(store=store, run_id="a", n=10)
+    calls.taken()
+    calls.fail.clear()
+    with pytest.raises(ExecutionError, match="gross fails") as caught:
+        dag.run(store=store, run_id="a")
+    cause = caught.value.__cause__
+    assert isinstance(cause, StoredError)
+    assert (cause.type, cause.message) == ("ValueError", "gross fails")
+    assert "in call" in cause.traceback
+    assert calls.taken() == []
+    assert dag.last_run is not None
+    assert list(dag.last_run.errors) == ["price.gross"]
+    assert dag.run(store=store, run_id="a", rerun="failed") == VALUE
+    assert calls.taken()[0] == "gross", "what was computed inside is not computed again"
+    assert dag.run(store=store, run_id="a") == VALUE
+
+
+def test_failure_that_was_committed_stands_when_the_run_goes_on(store: Store, calls: Calls) -> None:
+    dag = shop(calls)
+    asked: list[str] = []
+
+    def handler(name: str, error: Exception, context: Context) -> str:
+        asked.append(name)
+        return "continue"
+
+    def interrupt(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    calls.fail.add("stock")
+    total = dag.nodes["total"].func
+    dag.replace_node("total", interrupt, inputs=["price"])
+    with pytest.raises(KeyboardInterrupt):
+        dag.execute(store=store, run_id="a", n=10, error_handler=handler)
+    assert (store.run("a").status, asked) == ("interrupted", ["stock"])
+    dag.replace_node("total", total, inputs=["price"])
+    calls.taken()
+    run = dag.execute(store=store, run_id="a", error_handler=handler)
+    assert (run.status, calls.taken(), asked) == ("completed_with_errors", ["total"], ["stock"])
+    assert run.statuses["send"] == "skipped"
+    assert str(run.errors["stock"]) == "ValueError: stock fails"
+
+
+def test_named_nodes_and_what_is_below_them_are_run_again(store: Store, calls: Calls) -> None:
+    dag = shop(calls)
+    dag.run(store=store, run_id="a", n=10)
+    calls.taken()
+    assert dag.run(store=store, run_id="a", rerun="stock") == VALUE
+    assert calls.taken() == ["stock", "send"]
+    assert dag.run(store=store, run_id="a", rerun=["price.gross"]) == VALUE
+    assert calls.taken() == ["gross", "total", "send"]
+    assert dag.run(store=store, run_id="a", rerun=dag.nodes["price"]) == VALUE
+    assert calls.taken() == ["net", "gross", "total", "send"]
+    assert store.run("a").generation == 4
+    with pytest.raises(ValidationError, match=r"no node 'stok'.*'stock'"):
+        dag.run(store=store, run_id="a", rerun="stok")
+
+
+def test_rerun_that_was_interrupted_is_continued(store: Store, calls: Calls) -> None:
+    dag = shop(calls)
+    dag.run(store=store, run_id="a", n=10)
+
+    def interrupt(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    send = dag.nodes["send"].func
+    dag.replace_node("send", interrupt, inputs=["total", "stock"])
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(store=store, run_id="a", rerun="stock")
+    dag.replace_node("send", send, inputs=["total", "stock"])
+    calls.taken()
+    assert dag.run(store=store, run_id="a", rerun="stock") == VALUE
+    assert calls.taken() == ["send"]
+
+
+def test_rerun_of_an_unknown_id_starts_it(store: Store, calls: Calls) -> None:
+    assert shop(calls).run(store=store, run_id="new", rerun="failed", n=10) == VALUE
+
+
+# What differs.
+
+
+def test_other_inputs_outputs_and_workflows_are_refused(store: Store, calls: Calls) -> None:
+    dag = shop(calls)
+    dag.run(store=store, run_id="a", n=10)
+    assert dag.run(store=store, run_id="a", n=10) == VALUE
+    with pytest.raises(RunExistsError, match="the input 'n' is another"):
+        dag.run(store=store, run_id="a", n=11)
+    with pytest.raises(RunExistsError, match="outputs were not given"):
+        dag.run(store=store, run_id="a", outputs=["stock"])
+    with pytest.raises(RunExistsError, match="is one of 'shop', not of 'other'"):
+        DAG("other").add_node("one", lambda: 1).run(store=store, run_id="a")
+    defaults = DAG("defaults").add_node("one", lambda x=1: x)
+    defaults.run(store=store, run_id="b")
+    with pytest.raises(RunExistsError, match="'x' was not given then"):
+        defaults.run(store=store, run_id="b", x=1)
+
+
+def test_outputs_are_taken_from_the_store(store: Store, calls: Calls) -> None:
+    dag = shop(calls)
+    assert dag.run(store=store, run_id="a", n=10, outputs=["stock"]) == {"stock": [10]}
+    assert dag.run(store=store, run_id="a") == {"stock": [10]}
+    assert calls.taken() == ["load", "stock"]
+
+
+@pytest.mark.parametrize("run_id", ["", "a/b", "a\nb", "x" * 201, 7])
+def test_id_that_is_none_is_refused(run_id: Any, store: Store) -> None:
+    with pytest.raises(ValidationError, match="1 to 200 printable characters"):
+        DAG("demo").add_node("one", lambda: 1).run(store=store, run_id=run_id)
+
+
+def test_options_that_do_not_go_together_are_refused(store: Store, calls: Calls) -> None:
+    dag = shop(calls)
+    earlier = dag.execute(n=10)
+    with pytest.raises(ValidationError, match="rerun="):
+        dag.run(store=store, resume=earlier, n=10)
+    with pytest.raises(ValidationError, match=r"store\.fork"):
+        dag.run_until("load", store=store, n=10)
+    with pytest.raises(ValidationError, match="run_id= is for runs with store="):
+        dag.run(run_id="a", n=10)
+    with pytest.raises(ValidationError, match=r"inputs=\{'store'"):
+        dag.run(store="runs.db", n=10)
+    with pytest.raises(ValidationError, match="run_id 'b', but run_id= is 'a'"):
+        dag.run(store=store, run_id="a", n=10, context=Context(metadata={"run_id": "b"}))
+    assert store.runs() == []
+    named = DAG("named").add_node("both", lambda store, tags: (store, tags))
+    assert named.run({"store": 1, "tags": 2}, store=store) == (1, 2)
+
+
+def test_machine_with_a_store_is_refused_and_as_a_node_it_is_one_row(store: Store) -> None:
+    fsm = FSM("count", initial_state="up", terminal_states=["done"])
+    fsm.add_state("up", lambda n: n + 1).add_state("done", lambda n: n).add_transition("up", "done")
+    with pytest.raises(ValidationError, match="machine"):
+        fsm.run(store=store, n=1)
+    dag = DAG("with a machine").add_node("count", fsm)
+    assert dag.run(store=store, run_id="a", n=1) == 2
+    assert list(store.run("a").nodes) == ["count"]
+    assert dag.run(store=store, run_id="a") == 2
+
+
+def test_mistake_in_the_inputs_leaves_no_run(store: Store, calls: Calls) -> None:
+    dag = shop(calls)
+    with pytest.raises(ValidationError, match="lacks values"):
+        dag.run(store=store, run_id="a")
+    with pytest.raises(EncodeError, match="input 'n'"):
+        dag.run(store=store, run_id="a", n=object())
+    with pytest.raises(ValidationError, match="once only"):
+        dag.run(store=store, run_id="a", n=iter([1]))
+    assert store.runs() == []
+    assert dag.run(store=store, run_id="a", n=10) == VALUE
+
+
+# Values.
+
+
+def test_value_that_cannot_be_stored_fails_its_node(store: Store) -> None:
+    dag = DAG("odd").add_node("one", lambda: {"f": [print]}, retry=3)
+    handled: list[Any] = []
+    dag.set_node_error_handler("one", lambda node, inputs, error: handled.append(error))
+    run = dag.execute(store=store, run_id="a")
+    assert (run.status, handled) == ("failed", [])
+    error = run.errors["one"]
+    assert isinstance(error, EncodeError)
+    assert error.place == "['f'][0]"
+    assert "stored=False" in str(error)
+    assert str(store.run("a").errors["one"]).startswith("fast_dag.store.errors.EncodeError")
+
+
+def test_value_that_is_not_stored_is_computed_again_where_it_is_needed(
+    store: Store, calls: Calls
+) -> None:
+    dag = DAG("handles")
+    dag.add_node("open", calls.node("open", object), stored=False)
+    dag.add_node("read", calls.node("read", lambda handle: 1), inputs=["handle"])
+    dag.add_node("use", calls.node("use", lambda a, handle: a + 1), inputs=["a", "handle"])
+    dag.connect("open", "read").connect("read", "use", input="a")
+    dag.connect("open", "use", input="handle")
+    calls.fail.add("use")
+    assert dag.execute(store=store, run_id="a").status == "failed"
+    assert calls.taken() == ["open", "read", "use"]
+    calls.fail.clear()
+    assert dag.run(store=store, run_id="a", rerun="failed") == 2
+    assert calls.taken() == ["open", "use"]
+    assert dag.run(store=store, run_id="a") == 2
+    assert calls.taken() == []
+
+
+def test_large_value_has_a_file_of_its_own(store: Store, tmp_path: Path) -> None:
+    dag = DAG("large").add_node("one", lambda: b"x" * 300_000).add_node("two", lambda one: len(one))
+    dag.connect("one", "two").run(store=store, run_id="a")
+    files = [each for each in (tmp_path / "runs.db-values").rglob("*") if each.is_file()]
+    assert [each.stat().st_mode & 0o777 for each in files] == [0o600]
+    assert dag.execute(store=store, run_id="a")["one"] == b"x" * 300_000
+    files[0].write_bytes(b"y" * 300_000)
+    with pytest.raises(StoreError, match="damaged"):
+        dag.execute(store=store, run_id="a")
+    assert store.doctor()["problems"] != []
+
+
+def test_what_is_kept_in_the_context_is_there_when_the_run_goes_on(store: Store) -> None:
+    dag = DAG("pages")
+    seen: list[Any] = []
+
+    @dag.node
+    def one(context: Context) -> int:
+        context.keep("page", [3])
+        context.metadata["other"] = 4
+        return 1
+
+    @dag.node
+    def two(one: int, context: Context) -> int:
+        seen.append((context.metadata.get("page"), context.metadata.get("other")))
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        return 2
+
+    _ = one >> two
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(store=store, run_id="a")
+    dag.run(store=store, run_id="a")
+    assert seen == [([3], 4), ([3], None)]
+
+
+# Owners.
+
+
+def test_run_at_work_elsewhere_is_refused_and_named(store: Store, tmp_path: Path) -> None:
+    begun, end = Event(), Event()
+    dag = DAG("slow")
+
+    @dag.node
+    def wait() -> int:
+        begun.set()
+        assert end.wait(20)
+        return 1
+
+    thread = Thread(target=dag.run, kwargs={"store": store, "run_id": "a"})
+    thread.start()
+    assert begun.wait(20)
+    try:
+        with pytest.raises(RunInUseError, match="at work: process"):
+            dag.run(store=store, run_id="a")
+        with Store(tmp_path / "runs.db") as other, pytest.raises(RunInUseError):
+            dag.run(store=other, run_id="a")
+        assert store.run("a").status == "running"
+        assert str(store.run("a").owner).startswith("process ")
+    finally:
+        end.set()
+        thread.join()
+    assert dag.run(store=store, run_id="a") == 1
+
+
+def test_cancelled_run_ends_at_its_next_commit_and_goes_on_when_run_again(
+    store: Store, calls: Calls
+) -> None:
+    dag = DAG("long").add_node("one", calls.node("one", lambda: store.cancel("a")))
+    dag.add_node("two", calls.node("two", lambda one: 2), inputs=["one"]).connect("one", "two")
+    run = dag.execute(store=store, run_id="a")
+    assert (run.status, calls.taken()) == ("cancelled", ["one"])
+    with pytest.raises(ExecutionError, match="cancelled"):
+        dag.run(store=store, run_id="a")
+    assert store.run("a").status == "cancelled"
+    assert dag.run(store=store, run_id="a", rerun="failed") == 2
+    assert calls.taken() == ["two"], "the end that saw the cancellation was committed"
+    assert store.cancel("a") is False
+
+
+def test_run_that_nobody_works_on_is_cancelled_at_once(store: Store) -> None:
+    dag = DAG("interrupted").add_node("one", lambda: 1)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    dag.replace_node("one", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(store=store, run_id="a")
+    assert store.cancel("a") is True
+    assert dag.execute(store=store, run_id="a").status == "cancelled"
+
+
+def test_cancelled_task_leaves_the_run_interrupted(store: Store) -> None:
+    dag, begun = DAG("slow"), asyncio.Event()
+
+    @dag.node
+    async def wait() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        task = asyncio.create_task(dag.run_async(store=store, run_id="a"))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert store.run("a").status == "interrupted"
+
+
+def test_timed_out_run_is_final(store: Store) -> None:
+    dag, end = DAG("late"), Event()
+    dag.add_node("one", lambda: 1).add_node("wait", lambda one: end.wait(20)).connect("one", "wait")
+    try:
+        first = dag.execute(store=store, run_id="a", mode="parallel", timeout=0.05)
+        again = dag.execute(store=store, run_id="a")
+    finally:
+        end.set()
+    assert (first.status, again.status) == ("timed_out", "timed_out")
+    assert str(again.exception()) == str(first.exception())
+    assert dag.run(store=store, run_id="a", rerun="failed") is True
+
+
+# At most once.
+
+
+def test_node_in_doubt_is_decided(store: Store, calls: Calls) -> None:
+    dag = DAG("pay").add_node("order", calls.node("order", lambda: 7))
+    ids: list[str] = []
+
+    @dag.node(once=True)
+    def charge(order: int, call_id: str) -> str:
+        ids.append(call_id)
+        if len(ids) == 1:
+            raise KeyboardInterrupt
+        return f"receipt {order}"
+
+    dag.connect("order", "charge").add_node("ship", lambda charge: charge.upper())
+    dag.connect("charge", "ship")
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(store=store, run_id="order-17")
+    run = dag.execute(store=store, run_id="order-17")
+    assert run.status == "in_doubt"
+    with pytest.raises(InDoubtError, match=r"store\.decide\('order-17', 'charge'") as caught:
+        dag.run(store=store, run_id="order-17")
+    assert (caught.value.node, store.run("order-17").in_doubt) == ("charge", ["charge"])
+    with pytest.raises(StoreError, match="not in doubt; in doubt are: 'charge'"):
+        store.decide("order-17", "order", again=True)
+    store.decide("order-17", "charge", again=True)
+    assert dag.run(store=store, run_id="order-17") == "RECEIPT 7"
+    assert ids == ["order-17/charge"] * 2
+    assert dag.run(store=store, run_id="order-17", rerun="charge") == "RECEIPT 7"
+    assert ids[2:] == ["order-17/charge~2"]
+    assert calls.taken() == ["order"]
+
+
+def test_node_in_doubt_may_be_given_its_value(store: Store) -> None:
+    dag = DAG("pay")
+
+    @dag.node(once=True)
+    def charge() -> str:
+        raise KeyboardInterrupt
+
+    dag.add_node("ship", lambda charge: charge.upper()).connect("charge", "ship")
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(store=store, run_id="a")
+    store.decide("a", "charge", value="receipt")
+    assert dag.run(store=store, run_id="a") == "RECEIPT"
+
+
+def test_late_call_of_a_node_that_is_called_once_is_in_doubt(store: Store) -> None:
+    dag, end = DAG("pay"), Event()
+    dag.add_node("charge", lambda: end.wait(20), once=True, timeout=0.05)
+    try:
+        run = dag.execute(store=store, run_id="a")
+    finally:
+        end.set()
+    assert (run.status, store.run("a").status) == ("in_doubt", "in_doubt")
+    assert store.run("a").nodes == {}
+
+
+def test_failure_of_a_node_that_is_called_once_is_known(store: Store) -> None:
+    dag = DAG("pay").add_node("charge", lambda: 1 / 0, once=True)
+    assert dag.execute(store=store, run_id="a").status == "failed"
+    assert store.run("a").in_doubt == []
+
+
+@pytest.mark.parametrize("options", [{"retry": 1}, {"stored": False}])
+def test_once_refuses_options_that_call_again(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="once"):
+        DAG("pay").add_node("charge", lambda: 1, once=True, **options)
+
+
+def test_once_inside_of_a_workflow_that_is_tried_again_is_refused() -> None:
+    inner = DAG("inner").add_node("charge", lambda: 1, once=True)
+    dag = DAG("pay").add_node("sub", inner, retry=1)
+    with pytest.raises(ValidationError, match="once"):
+        dag.run()
+
+
+# Records.
+
+
+def test_records_tell_what_there_is_and_find_runs(store: Store, calls: Calls) -> None:
+    dag = shop(calls)
+    dag.run(store=store, run_id="a", n=10, tags={"customer": "ada", "size": 3})
+    calls.fail.add("total")
+    dag.execute(store=store, run_id="b", n=10, tags={"customer": "bob"})
+    record = store.run("a")
+    assert (record.workflow, record.status, record.generation) == ("shop", "completed", 1)
+    assert record.tags == {"customer": "ada", "size": 3}
+    assert list(record.nodes) == [
+        "load",
+        "price.net",
+        "price.gross",
+        "price",
+        "stock",
+        "total",
+        "send",
+    ]
+    assert record["price.net"] == 11
+    assert record.inputs == {"n": 10}
+    assert record.ended is not None
+    assert record.created <= record.nodes["load"].began <= record.ended
+    failed = store.run("b")
+    assert (failed.status, list(failed.errors)) == ("failed", ["total"])
+    assert failed.statuses["send"] == "skipped"
+    with pytest.raises(KeyError, match="failed"):
+        failed["total"]
+    with pytest.raises(UnknownRunError, match="no run 'c'"):
+        store.run("c")
+    for each in (record, failed):
+        assert each.summary()
+        assert "load" in each.visualize(show_results=True)
+        assert each.to_html()
+        assert each.to_dict()["run_id"] == each.run_id
+    assert [each.run_id for each in store.runs()] == ["b", "a"]
+    assert [each.run_id for each in store.runs(status="failed")] == ["b"]
+    assert [each.run_id for each in store.runs(tag={"size": 3})] == ["a"]
+    assert [each.run_id for each in store.runs(tag={"customer": "bob"}, workflow="shop")] == ["b"]
+    assert [each.run_id for each in store.runs(limit=1)] == ["b"]
+    assert [each.run_id for each in store.runs(before=failed.created)] == ["a"]
+    assert [each.run_id for each in store.runs(after=record.created)] == ["b"]
+
+
+def test_fork_shares_all_but_what_it_names(store: Store, calls: Calls) -> None:
+    dag = shop(calls)
+    dag.run(store=store, run_id="a", n=10)
+    calls.taken()
+    assert store.fork("a", run_id="b", at="price.gross") == "b"
+    record = store.run("b")
+    assert (record.status, record.origin) == ("interrupted", "a")
+    assert list(record.nodes) == ["load", "price.net", "stock"]
+    assert dag.run(store=store, run_id="b") == VALUE
+    assert calls.taken() == ["gross", "total", "send"]
+    store.fork("b", run_id="c", at="send", inputs={"n": 20})
+    assert dag.run(store=store, run_id="c") == (42.5, [20])
+    assert calls.taken() == ["load", "net", "gross", "stock", "total", "send"]
+    store.prune()
+    assert store.run("b").is_pruned
+    with pytest.raises(RunExistsError, match="pruned"):
+        dag.run(store=store, run_id="a")
+
+
+def test_values_that_a_fork_shares_survive_their_origin(store: Store, calls: Calls) -> None:
+    dag = DAG("large").add_node("one", calls.node("one", lambda: "x" * 300_000))
+    dag.add_node("two", calls.node("two", lambda one: one), inputs=["one"]).connect("one", "two")
+    dag.run(store=store, run_id="a")
+    store.fork("a", run_id="b", at="two")
+    pruned = store.prune()
+    assert (pruned.runs, pruned.files) == (1, 0)
+    calls.taken()
+    assert dag.run(store=store, run_id="b") == "x" * 300_000
+    assert calls.taken() == ["two"]
+    assert store.prune(forget=True).files == 0
+    assert store.prune(forget=True).files <= 1
+
+
+def test_pruned_id_stays_taken_unless_it_is_forgotten(store: Store, calls: Calls) -> None:
+    dag = shop(calls)
+    dag.run(store=store, run_id="a", n=10)
+    assert store.prune("30 days").runs == 0
+    assert store.prune(dry_run=True).runs == 1
+    assert store.prune().runs == 1
+    with pytest.raises(RunExistsError, match="pruned"):
+        dag.run(store=store, run_id="a", n=10)
+    store.prune(forget=True)
+    assert dag.run(store=store, run_id="a", n=10) == VALUE
+    with pytest.raises(ValidationError, match="age"):
+        store.prune("soon")
+
+
+def test_backup_is_a_store(store: Store, calls: Calls, tmp_path: Path) -> None:
+    dag = DAG("large").add_node("one", lambda: b"x" * 300_000)
+    dag.run(store=store, run_id="a")
+    store.backup(tmp_path / "copy.db")
+    with Store(tmp_path / "copy.db") as copy:
+        assert dag.run(store=copy, run_id="a") == b"x" * 300_000
+        assert copy.doctor()["problems"] == []
+    with pytest.raises(StoreError):
+        store.backup(tmp_path / "copy.db")
+
+
+def test_store_in_memory_keeps_runs_while_it_is_open(calls: Calls) -> None:
+    with Store(":memory:") as store:
+        dag = shop(calls)
+        assert dag.run(store=store, run_id="a", n=10) == VALUE
+        calls.taken()
+        assert dag.run(store=store, run_id="a") == VALUE
+        assert calls.taken() == []
+    with pytest.raises(StoreError, match="closed"):
+        dag.run(store=store, run_id="a")
