@@ -845,6 +845,10 @@ class MapExecution(Execution):
         given = self._given.get(index)
         return self.prefix + self._label(index, index if given is None else given[0])
 
+    def key_of(self, index: int) -> Any:
+        """The key of an item in progress."""
+        return self._given[index][0]
+
     def claim_of(self, index: int) -> Any:
         assert self.parent is not None
         return self.parent.claim_of(self.index)
