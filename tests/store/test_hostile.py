@@ -50,7 +50,7 @@ def columns() -> list[tuple[str, str]]:
     return found
 
 
-WRONG: tuple[Any, ...] = (b"\x00\xff\x80", "text", '{"a": 1}', -1, 2**62, 1.5, "", None)
+WRONG: tuple[Any, ...] = (b"\x00\xff\x80", "text", 2**62)
 
 
 @pytest.mark.parametrize(("table", "column"), columns(), ids=lambda name: str(name))
