@@ -13,8 +13,8 @@ import pytest
 from fast_dag import DAG, Workers
 from fast_dag.drive import payload
 from fast_dag.drive.dispatcher import Dispatcher
-from fast_dag.drive.pool import Head
 from fast_dag.drive.process_lane import Batch, Ended, ProcessLane
+from fast_dag.drive.processes import Head
 from tests.concurrency.support import LONG
 from tests.workers import steps
 

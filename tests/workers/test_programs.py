@@ -249,7 +249,15 @@ def test_functions_that_only_bear_a_name_cost_no_process(edited: Callable[..., A
     """Many functions of one name, none of which is found by it: they go by value."""
     steps = edited(
         "edited_maker",
-        "def f(): pass\ndef make(n):\n exec(f'def f(): return {n}', globals(), d := {})\n return d['f']",
+        """
+        def f():
+            pass
+
+        def make(n):
+            made = {}
+            exec(f"def f(): return {n}", globals(), made)
+            return made["f"]
+        """,
     )
     with Workers(1) as workers:
         pid = workers.submit(os.getpid).result()

@@ -8,8 +8,8 @@ from fast_dag.call.effects import STOPPED, Outcome
 from fast_dag.define.node import importable
 from fast_dag.drive import payload
 from fast_dag.drive.job import Lane
-from fast_dag.drive.pool import Head
 from fast_dag.drive.process_lane import Batch, Ended, ProcessLane
+from fast_dag.drive.processes import Head
 from fast_dag.errors import ExecutionError, text_of
 from fast_dag.run.map_batches import AT_ONCE_AWAY, Parcel
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fast_dag.call.effects import STOPPED, Outcome
 from fast_dag.drive import payload, reloads
 from fast_dag.drive.job import Lane
-from fast_dag.drive.pool import Head, Pool, Task
+from fast_dag.drive.pool import Pool, Task
 from fast_dag.drive.protocol import BATCH, BEGINS, PART
 from fast_dag.errors import ExecutionError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from fast_dag.drive.dispatcher import Dispatcher
     from fast_dag.drive.job import Job
-    from fast_dag.drive.processes import Process
+    from fast_dag.drive.processes import Head, Process
     from fast_dag.drive.protocol import Message, Packed
 
 
