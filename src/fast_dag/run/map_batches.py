@@ -265,24 +265,28 @@ class Parcel:
         """Whether nothing is known of its items."""
         return not self._values
 
-    def took(self, ok: bool, value: Any, seconds: float) -> None:
-        """The next item ended."""
-        number = self._numbers[len(self._values)]
-        if not ok:
-            self._done.failed.append((number, value))
-            value = FAILED
-        self._values.append(value)
-        self._seconds.append(seconds)
-        if ok and self._calls.stream is not None:
-            self._calls.stream.put(number, value)
+    def took(
+        self, values: list[Any], seconds: array[float], failed: Mapping[int, BaseException]
+    ) -> None:
+        """The next items ended: with these values, but for those that failed, by their places."""
+        numbers, first, stream = self._numbers, len(self._values), self._calls.stream
+        for at, error in failed.items():
+            self._done.failed.append((numbers[first + at], error))
+            values[at] = FAILED
+        self._values += values
+        self._seconds += seconds
+        if stream is not None:
+            for at, value in enumerate(values, first):
+                if value is not FAILED:
+                    stream.put(numbers[at], value)
 
     def ended(self, begun: int, error: Exception | None) -> Batch:
         """Nothing more comes: `begun` items were begun, and those without an outcome are lost,
         because of `error`. The rest is given back."""
         self._batches.timed(len(self._values), sum(self._seconds))
         if error is not None:
-            for _ in range(len(self._values), begun):
-                self.took(False, error, 0.0)
+            lost = max(begun - len(self._values), 0)
+            self.took([None] * lost, array("f", [0.0] * lost), dict.fromkeys(range(lost), error))
         made = len(self._values)
         if made < len(self.items):
             self._calls.give_back(self._numbers[made:], self.items[made:])
