@@ -158,7 +158,7 @@ class MapExecution(Execution):
         self._running = 0  # calls in progress, of items or batches
         self._rests: dict[int, Any] = {}  # coroutines that sync functions returned, by item
         self.call: Callable[..., Any] = plan.item.call
-        self.is_sole = plan.is_sole
+        self.is_sole = self.takes_item = plan.is_sole  # whether `call` takes items as they come
         self._lines: LineCalls | None = None  # makes the calls of a workflow, if they are all of it
         self._inner: dict[int, Execution] = {}  # of these, the workflows
         self._pulling = False
@@ -207,7 +207,7 @@ class MapExecution(Execution):
         )
         if line is not None and self.is_batched:
             self._lines = lines = LineCalls(plan, line, kwargs, self.child)
-            self.call, self.is_sole = lines.call, lines.is_sole
+            self.call, self.is_sole, self.takes_item = lines.call, lines.is_sole, True
         self.batching = Batches(self)
         self.tally.total = self._walk.total
         if self._walk.is_keyed:
