@@ -569,7 +569,7 @@ class MapExecution(Execution):
             error = self.failed(number, outcome.value)
             self.tally._add((number,), None, array("f", (0.0,)))
             if self.stream is not None:
-                self.stream.taken = number
+                self.stream.next_number = self.stream.taken = number
             failed = Outcome(False, error)
             self._item_failed(number, number, failed, self._inner.pop(number, None))
         self._tell()
