@@ -248,6 +248,7 @@ class MapExecution(Execution):
         if self.stream is not None:
             self.stream.clear()
         self.call_soon = _nothing
+        self._stopped = True  # for a thread that was abandoned as it pulled
         self.outer = self.parent = None
 
     def _value(self) -> Any:
