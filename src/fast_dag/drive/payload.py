@@ -244,9 +244,7 @@ def _made(
     try:
         value = func(*args, **kwargs)
         if type(value) is CoroutineType:
-            import asyncio
-
-            value = asyncio.run(value)
+            value = _awaited(value)
     except BaseException as error:  # SystemExit, too, must reach the run's caller
         return False, error, _notes_on(error), perf_counter() - start
     finally:
@@ -263,11 +261,7 @@ def _made(
 
 class Head:
     """What the calls of a batch have in common: a function, and its arguments, in which each item's
-    values take the `places`: positions and names.
-
-    >>> Head(pow, [None, 2], {}, [0]).made((7,))[:2]
-    (True, 49)
-    """
+    values take the `places`: positions and names."""
 
     __slots__ = ("args", "func", "kwargs", "places")
 
@@ -290,15 +284,46 @@ class Head:
         func, self.args, self.kwargs, self.places = state
         self.func = func.find() if isinstance(func, FunctionOfNode) else func
 
-    def made(self, item: Sequence[Any]) -> Told:
-        """Call the function for one item."""
-        args, kwargs = list(self.args), dict(self.kwargs)
-        for place, value in zip(self.places, item, strict=True):
-            if isinstance(place, int):
-                args[place] = value
-            else:
-                kwargs[place] = value
-        return _made(self.func, args, kwargs, False, None)
+    def caller(self) -> Callable[[Sequence[Any]], Any]:
+        """A function that makes the call of an item.
+
+        >>> Head(pow, [None, 2], {}, [0]).caller()((7,))
+        49
+        """
+        func, places = self.func, self.places
+        if places == [0] and len(self.args) == 1 and not self.kwargs:
+            return lambda item: func(item[0])
+
+        def call(item: Sequence[Any]) -> Any:
+            args, kwargs = list(self.args), dict(self.kwargs)
+            for place, value in zip(places, item, strict=True):
+                if isinstance(place, int):
+                    args[place] = value
+                else:
+                    kwargs[place] = value
+            return func(*args, **kwargs)
+
+        return call
+
+
+def told_of(call: Callable[[Any], Any], item: Any, start: float) -> Told:
+    """Make the call of an item, at the time that is `start` on the clock."""
+    try:
+        value = call(item)
+        if type(value) is CoroutineType:
+            value = _awaited(value)
+    except BaseException as error:  # SystemExit, too, must reach the run's caller
+        return False, error, _notes_on(error), perf_counter() - start
+    return True, value, _NO_CHANGES, perf_counter() - start
+
+
+_NO_CHANGES: dict[str, Any] = {}
+
+
+def _awaited(coroutine: Any) -> Any:
+    import asyncio
+
+    return asyncio.run(coroutine)
 
 
 def packed_all(told: list[Told]) -> Packed:

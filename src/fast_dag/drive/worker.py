@@ -159,12 +159,19 @@ class _Worker:
         except BaseException as error:
             parts.fail(payload.not_unpickled(error))
             return
-        end = perf_counter() + budget
+        call, add = head.caller(), parts.told.append
+        now = perf_counter()
+        end = now + budget
         for index, item in enumerate(items):
-            if index and (perf_counter() > end or (cell is not None and cell.is_stopped(number))):
+            if index and (now > end or (cell is not None and cell.is_stopped(number))):
                 break
-            self._begins(number, index, False)
-            parts.add(head.made(item))
+            if cell is None:
+                self._begins(number, index, False)
+            else:  # the same, without a call
+                cell.begin(number, index)
+            told = payload.told_of(call, item, now)
+            now += told[3]
+            add(told)
         parts.end()
 
 
@@ -174,7 +181,7 @@ class _Parts:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._told: list[payload.Told] = []
+        self.told: list[payload.Told] = []  # one thread appends, and another takes from the front
         self._is_active = False
         self._change = threading.Condition()
         threading.Thread(target=self._watch, name="fast_dag parts", daemon=True).start()
@@ -184,11 +191,6 @@ class _Parts:
         with self._change:
             self._is_active = True
             self._change.notify()
-
-    def add(self, told: payload.Told) -> None:
-        """An item has ended."""
-        with self._change:
-            self._told.append(told)
 
     def end(self) -> None:
         """The batch has ended."""
@@ -206,11 +208,12 @@ class _Parts:
         with self._change:
             while True:
                 self._change.wait(EVERY if self._is_active else None)
-                if self._is_active and self._told:
+                if self._is_active and self.told:
                     self._send(is_last=False)
 
     def _send(self, *, is_last: bool) -> None:
-        told, self._told = self._told, []
+        told = self.told[:]
+        del self.told[: len(told)]
         self._channel.send(PART, payload.packed_all(told), flag=is_last)
 
 
