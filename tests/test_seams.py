@@ -38,6 +38,8 @@ class ToyStore(dict[str, Any]):
     def nested(self, execution: Execution, index: int) -> ToyStore:
         return self
 
+    def items(self, execution: Execution, index: int) -> None: ...
+
     def completed(self, path: str) -> int:
         return 0
 

@@ -606,3 +606,60 @@ def test_store_in_memory_keeps_runs_while_it_is_open(calls: Calls) -> None:
         assert calls.taken() == []
     with pytest.raises(StoreError, match="closed"):
         dag.run(store=store, run_id="a")
+
+
+# Maps.
+
+
+def mapped(calls: Calls, **options: Any) -> DAG:
+    dag = DAG("mapped").add_node("load", calls.node("load", lambda: list(range(250))))
+
+    def square(n: int) -> int:
+        calls.append(f"square {n}")
+        if f"square {n}" in calls.fail:
+            raise KeyboardInterrupt
+        return n * n
+
+    dag.map(name="squares", **options)(square)
+    dag.add_node("sum", calls.node("sum", sum), inputs=["squares"])
+    return dag.connect("load", "squares", input="n").connect("squares", "sum")
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+def test_items_of_a_map_that_were_committed_are_not_called_again(
+    mode: Any, store: Store, calls: Calls
+) -> None:
+    calls.fail.add("square 230")
+    with pytest.raises(KeyboardInterrupt):
+        mapped(calls).run(store=store, run_id="a", mode=mode)
+    first = calls.taken()
+    calls.fail.clear()
+    assert mapped(calls).run(store=store, run_id="a", mode=mode) == sum(n * n for n in range(250))
+    again = calls.taken()
+    assert len(again) < 100
+    called = {each for each in first if each not in again}
+    assert called | set(again) == {f"square {n}" for n in range(250)} | {"load", "sum"}
+    assert mapped(calls).run(store=store, run_id="a") == sum(n * n for n in range(250))
+    assert calls.taken() == []
+
+
+def test_items_that_completed_stay_when_what_failed_is_run_again(
+    store: Store, calls: Calls
+) -> None:
+    dag = DAG("mapped")
+    fails = [7]
+
+    @dag.map
+    def half(n: int) -> float:
+        calls.append(str(n))
+        if n in fails:
+            raise ValueError("no")
+        return n / 2
+
+    run = dag.execute(store=store, run_id="a", n=[5, 6, 7, 8])
+    assert (run.status, calls.taken()) == ("failed", ["5", "6", "7"])
+    fails.clear()
+    assert dag.run(store=store, run_id="a", rerun="failed") == [2.5, 3.0, 3.5, 4.0]
+    assert calls.taken() == ["7", "8"]
+    assert dag.run(store=store, run_id="a", rerun="half") == [2.5, 3.0, 3.5, 4.0]
+    assert calls.taken() == ["5", "6", "7", "8"]

@@ -294,6 +294,8 @@ class Node(Linkable, OfFunction[P, R_co]):
         """Why it cannot be a node that is called at most once; '' if it can."""
         if self.workflow is not None:
             return "once=True is for the nodes inside of the workflow"
+        if self.map is not None:
+            return "once=True cannot be with map=, which calls it for each item; use call_id"
         if self.retry:
             return (
                 "once=True calls it at most once, so it cannot have retry=; a parameter call_id "

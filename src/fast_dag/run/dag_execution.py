@@ -209,7 +209,11 @@ class DagExecution(Execution):
         from fast_dag.run.map_execution import MapExecution  # for those who map
 
         known = {} if self._items is None else self._items.pop(step.name, {})
+        store = None if self.store is None else self.store.items(self, index)
+        if store is not None:
+            known = store.known
         mapping = MapExecution(self, index, step.nested, attempt, known)
+        mapping.store = store
         self.items = {**self.items, step.name: mapping.tally}
         return mapping
 

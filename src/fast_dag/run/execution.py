@@ -63,6 +63,11 @@ if TYPE_CHECKING:
             """Keeps how the nodes of a nested workflow end, in one attempt of its node; None if it
             keeps the end of that node only."""
 
+        def items(self, execution: Any, index: int, /) -> Any:
+            """Keeps the items of a map, and has those that are `known` by key; None if it keeps the
+            end of the map only."""
+            ...
+
         def completed(self, path: str, /) -> int:
             """How often a node has completed before this call."""
             ...

@@ -168,6 +168,7 @@ class MapExecution(Execution):
         self._told_at = 0.0
         self.stream: Results | None = None  # for `into`
         if self.spec.into is not None:
+            self.tally._is_stream = True
             self.stream = Results(self, ordered=self.spec.ordered)
         self._lock = Lock()  # of what is pulled
 
@@ -651,7 +652,7 @@ class MapExecution(Execution):
 
     def _settle_batch(self, done: Batch) -> list[int]:
         """The items of a batch ended. Returns what may start."""
-        tally, result, given = self.tally, self.result, self._given
+        tally, given = self.tally, self._given
         keeps = self.stream is None
         failed = dict(done.failed)
         rests = done.rests
@@ -663,15 +664,8 @@ class MapExecution(Execution):
             elif given:
                 for number in numbers[: len(values)]:
                     given.pop(number, None)
-            if keeps and isinstance(result, list):
-                if type(numbers) is range:
-                    result[numbers.start : numbers.start + len(values)] = values
-                else:
-                    for number, value in zip(numbers, values, strict=False):
-                        result[number] = value
-            elif keeps and keys is not None:
-                for key, value in zip(keys, values, strict=True):
-                    result[key] = value
+            if keeps:
+                self._put(numbers, values, keys)
             tally._add(numbers, keys, seconds)
             tally.completed += len(values)
             if not failed and not rests:
@@ -682,7 +676,7 @@ class MapExecution(Execution):
                 key = number if keys is None else keys[position]
                 tally.completed -= 1
                 if keeps:
-                    result[key] = END
+                    self.result[key] = END
                 if number in failed:
                     outcome = Outcome(False, failed[number])
                     self._item_failed(number, key, outcome, self._inner.pop(number, None))
@@ -691,6 +685,19 @@ class MapExecution(Execution):
                     self._running += 1
                     ready.append(rest_index(number))
         return ready
+
+    def _put(self, numbers: Sequence[int], values: list[Any], keys: list[Any] | None) -> None:
+        """Keep results where they belong."""
+        result = self.result
+        if isinstance(result, dict):
+            result.update(zip(keys or (), values, strict=True))
+        elif not result:
+            self.result = values
+        elif type(numbers) is range:
+            result[numbers.start : numbers.start + len(values)] = values
+        else:
+            for number, value in zip(numbers, values, strict=False):
+                result[number] = value
 
     def settle(self, number: int, outcome: Outcome, seconds: float) -> None:
         """An item ended: keep its result, or find what its failure means."""
@@ -849,6 +856,10 @@ class MapExecution(Execution):
             return self.prefix
         given = self._given.get(index)
         return self.prefix + self._label(index, index if given is None else given[0])
+
+    def key_of(self, index: int) -> Any:
+        """The key of an item in progress."""
+        return self._given[index][0]
 
     def claim_of(self, index: int) -> Any:
         assert self.parent is not None

@@ -18,6 +18,7 @@ from fast_dag.store.reruns import (
     paths_of,
     rename,
     replace,
+    replace_failed,
     replace_only,
 )
 from fast_dag.store.store import FINAL, owner_now, owner_text
@@ -252,7 +253,7 @@ class Claim:
             stale = changes_of(connection, rows, self.codes)
             replace_only(connection, rows, stale, generation)
         elif self.rerun == "failed":
-            replace(connection, rows, list(rows.failed()), generation)
+            replace_failed(connection, rows, generation)
         else:
             replace(connection, rows, paths_of(self.rerun), generation)
 
@@ -345,6 +346,9 @@ class Claim:
         durable.check(connection)
         for call in durable.made:
             call.withdraw(connection)
+        for mapped in durable.mapped.values():
+            for end in mapped.left():
+                end.insert(connection)
         durable.write_kept(connection)
         doubts = self._doubts or durable.doubts_of(connection)
         ended: dict[str, Any] = {}

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from time import time
+from threading import Lock
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
 from fast_dag.cache.keys import is_quick
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
             ...
 
         def take(self, placed: Placed, identity: tuple[Any, ...], /) -> Any: ...
+        def key(self, key: object, /) -> bytes | None: ...
+        def key_from(self, data: bytes, /) -> Any: ...
         def is_there(self, placed: Placed, /) -> bool: ...
         def is_same(
             self,
@@ -102,6 +105,7 @@ class Durable:
         self.generation = generation
         self.hold = hold
         self.rows: dict[int, list[tuple[Any, ...]]] = {}
+        self._item_rows: list[tuple[Any, ...]] = []
         self.ends: dict[int, list[Ended]] = {}
         self.scopes: dict[tuple[int, str], tuple[int, int | None]] = {}
         self.root = Scope(self, None, "", 1, 0)
@@ -118,6 +122,8 @@ class Durable:
         self.times: Counter[str] = Counter()  # how often nodes have completed, by path
         self.kept: dict[str, Any] = {}  # what nodes kept in the context
         self._keeps: dict[str, Placed] = {}  # the same, to be committed with the next end
+        self.items: dict[Any, dict[Any, Any]] = {}  # of maps that have not ended
+        self.mapped: dict[tuple[int, str], ItemScope] = {}  # the maps in progress
         self.made: set[Call] = set()  # calls that were announced, and not made
 
     def check(self, connection: Connection) -> None:
@@ -150,6 +156,7 @@ class Durable:
         for row in connection.execute(_KEPT, (self.row,)):
             self.kept[row[0]] = row[1:]
         rows, shares = self.rows, False
+        self._item_rows = connection.execute(_ITEMS, (self.row,)).fetchall()
         for row in connection.execute(_ENDS, (self.row, self.run_id)):
             rows.setdefault(row[0], []).append(row)
             shares = shares or row[20] is not None
@@ -209,6 +216,12 @@ class Durable:
         self.kept = {
             key: self.shelf.take(row[:3], ("kept", *row[3:])) for key, row in self.kept.items()
         }
+        ended = {(scope, row[1]) for scope, rows in self.rows.items() for row in rows}
+        for row in self._item_rows:
+            if row[:2] not in ended:
+                value = self.shelf.take(row[3:6], row[6:])
+                self.items.setdefault(row[:2], {})[self.shelf.key_from(row[2])] = value
+        self._item_rows = []
         self.ends = {scope: [self._ended(row) for row in rows] for scope, rows in self.rows.items()}
         self.rows = {scope: [row[:12] for row in rows] for scope, rows in self.rows.items()}
 
@@ -260,14 +273,22 @@ _OLDS: Final = """
     FROM nodes AS n
     JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
     JOIN runs AS r ON r.id = v.run
-    WHERE n.run = ? AND n.replaced = ? ORDER BY n.id"""
+    WHERE n.run = ? AND n.replaced = ? AND n.item = x'' ORDER BY n.id"""
 
 _SHARED_ENDS: Final = _OLDS.replace("n.replaced = ?", "n.replaced IS NULL")
 
 _ENDS: Final = """
     SELECT scope, node, ok, goes_on, key, choice, place, attempts, cached, began, seconds, stored,
         codec, value, file, ?2, path, visit, item, generation, source
-    FROM nodes WHERE run = ?1 AND replaced IS NULL ORDER BY id"""
+    FROM nodes WHERE run = ?1 AND replaced IS NULL AND item = x'' ORDER BY id"""
+
+_ITEMS: Final = """
+    SELECT n.scope, n.node, n.item, v.codec, v.value, v.file, r.run_id, v.path, v.visit, v.item,
+        v.generation
+    FROM nodes AS n
+    JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
+    JOIN runs AS r ON r.id = v.run
+    WHERE n.run = ? AND n.replaced IS NULL AND n.item != x'' ORDER BY n.id"""
 
 _KEPT: Final = """
     SELECT k.key, v.codec, v.value, v.file, r.run_id, v.key FROM kept AS k
@@ -279,7 +300,8 @@ _KEEP: Final = """
     ON CONFLICT DO UPDATE SET codec = excluded.codec, value = excluded.value,
         file = excluded.file, source = NULL"""
 
-_TIMES: Final = "SELECT path, COUNT(*) FROM nodes WHERE run = ? AND ok GROUP BY path"
+_TIMES: Final = """
+    SELECT path, COUNT(*) FROM nodes WHERE run = ? AND ok AND item = x'' GROUP BY path"""
 
 _DOUBTS: Final = """
     SELECT path FROM calls AS c WHERE c.run = ? AND NOT EXISTS (
@@ -344,6 +366,22 @@ class Scope:
         self._attempts[name] = attempt
         return Scope(self.durable, self, name, attempt, scope)
 
+    def items(self, execution: DagExecution, index: int) -> ItemScope | None:
+        """The store of the items of a map."""
+        step = execution.plan.steps[index]
+        if not step.node.options.get("stored", True):
+            return None
+        known: dict[Any, Any] = {}
+        if self.id is not None and all(
+            each.node.options.get("stored", True)
+            for edge in step.edges
+            for each in [execution.plan.steps[execution.plan.topology.index[edge.source]]]
+        ):
+            known = self.durable.items.pop((self.id, step.name), {})
+        made = ItemScope(self, step, execution.path_of(index), known)
+        self.durable.mapped[id(self), step.name] = made
+        return made
+
     def load(self, execution: DagExecution) -> Iterable[Ended]:
         """How the nodes of an execution ended before."""
         durable, index_of = self.durable, execution.plan.topology.index
@@ -389,6 +427,7 @@ class Scope:
                 pending.discard(name)
                 return next(end[1] for end in durable.ends[self.id] if end[0] == name)
             durable.renew(self.id, name)
+            durable.items.pop((self.id, name), None)
             known = durable.scopes.get((self.id, name))
             if known is not None:  # what is nested there begins anew
                 self._attempts.setdefault(name, known[0])
@@ -432,6 +471,9 @@ class Scope:
         if not outcome.ok and step.node.options.get("once") and is_unknown(outcome.value, path):
             raise CutShortError(in_doubt(durable.run_id, [path]))
         end = End(durable, self, step, path, outcome, began)
+        mapped = durable.mapped.pop((id(self), step.name), None)
+        if mapped is not None and not outcome.ok:
+            end.before = mapped.left()
         if outcome.ok and not is_quick((outcome.value,)):
             answer = yield Invoke(end.encode, (), False, cleans_up=True)
             error: BaseException | None = answer.error if isinstance(answer, Raised) else None
@@ -488,7 +530,18 @@ def _told(error: EncodeError, path: str) -> EncodeError:
 class End(Write):
     """The end of a node, to be committed."""
 
-    __slots__ = ("_durable", "_identity", "_made", "_placed", "_row", "_scope", "_value", "kept")
+    __slots__ = (
+        "_durable",
+        "_identity",
+        "_item",
+        "_made",
+        "_placed",
+        "_row",
+        "_scope",
+        "_value",
+        "before",
+        "kept",
+    )
 
     def __init__(
         self,
@@ -498,13 +551,16 @@ class End(Write):
         path: str,
         outcome: Outcome,
         began: float,
+        item: bytes = b"",
     ) -> None:
         super().__init__(durable.database)
+        self.before: list[End] = []  # what is to be written with it
+        self._item = item
         self._durable = durable
         self._scope = scope
         self._made: list[Scope] = []
         self._placed: Placed = NOTHING
-        self._identity = (durable.run_id, path, 0, b"", durable.generation)
+        self._identity = (durable.run_id, path, 0, item, durable.generation)
         self._value = outcome.value
         self.kept: dict[str, Placed] | None = None
         verdict, ok = outcome.verdict, outcome.ok
@@ -544,18 +600,31 @@ class End(Write):
             return False
         if durable.hold is None or durable.hold.is_lost:
             return False
+        if self.before or self._item:
+            return False
         values = (scope, *row, *self._placed, row[0], durable.epoch)
         return connection.execute(_INSERT_ALONE, values).rowcount == 1
 
     def apply(self, connection: Connection) -> None:
+        self._durable.check(connection)
+        for each in self.before:
+            each.insert(connection)
+        self.insert(connection)
+
+    def insert(self, connection: Connection) -> None:
+        """Write the row."""
         durable, placed = self._durable, self._placed
-        durable.check(connection)
         if placed[2] is not None and not durable.shelf.is_there(placed):
             raise StoreError(f"the file {placed[2]!r} of a value has gone before its commit")
         scope = self._scope.id
         if scope is None:
             scope = self._scope.ensure(connection, self._made)
         row = self._row
+        if self._item:
+            item = (scope, *row, *placed, self._item)
+            connection.execute(_REPLACE_ITEM, (durable.generation, row[0], scope, row[1], item[-1]))
+            connection.execute(_INSERT_ITEM, item)
+            return
         if durable.pending:  # of a node that does not keep its old end
             connection.execute(_REPLACE, (durable.generation, row[0], scope, row[1]))
         if not row[13] and row[4]:  # a node without stored value that was called again
@@ -568,6 +637,8 @@ class End(Write):
         for each in self._made:
             each.id = None
         self._made = []
+        for end in self.before:
+            end.take_back()
 
     def compare(self) -> None:
         """Note whether the end is as it was in the generation before."""
@@ -581,6 +652,12 @@ _INSERT: Final = """
         attempts, cached, began, seconds, stored, code, codec, value, file)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
+_INSERT_ITEM: Final = _INSERT.replace("file)", "file, item)").replace("?)", "?, ?)")
+
+_REPLACE_ITEM: Final = """
+    UPDATE nodes SET replaced = ? WHERE run = ? AND scope = ? AND node = ? AND item = ?
+        AND replaced IS NULL"""
+
 _INSERT_ALONE: Final = f"""
     {_INSERT.partition("VALUES")[0]}
     SELECT {", ".join("?" * 19)} FROM runs WHERE id = ? AND epoch = ? AND NOT cancel"""
@@ -592,6 +669,79 @@ _REPLACE: Final = """
 _FORGET_UNSTORED: Final = """
     UPDATE nodes SET replaced = ? WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL
         AND ok AND NOT stored"""
+
+
+class ItemScope:
+    """The store of the items of a map. Those that complete are committed many at a time, so that a
+    kill loses the last of them. Those that fail are not: what that means, the map decides.
+
+    `known` are the values of items that were committed before, by key."""
+
+    def __init__(self, scope: Scope, step: Any, path: str, known: dict[Any, Any]) -> None:
+        self._scope = scope
+        self._durable = scope.durable
+        self._step = step
+        self._path = path
+        self.known = known
+        self._ends: list[End] = []  # that are not committed yet
+        self._since = 0.0  # when the first of them ended
+        self._lock = Lock()
+
+    def begin(self, execution: Any, index: int) -> None:
+        """Nothing: items have no old ends, once they are called."""
+
+    def completed(self, path: str) -> int:
+        """How often it has completed before: never, or it is not called."""
+        return 0
+
+    def commit(self, execution: Any, index: int, outcome: Outcome, began: float) -> Effects:
+        """Commit the end of an item, now or with later ones."""
+        if not outcome.ok:
+            return outcome
+        key = self._durable.shelf.key(execution.key_of(index))
+        if key is None:  # another process could not know it again
+            return outcome
+        end = End(self._durable, self._scope, self._step, self._path, outcome, began, key)
+        if not is_quick((outcome.value,)):
+            answer = yield Invoke(end.encode, (), False, cleans_up=True)
+            error: BaseException | None = answer.error if isinstance(answer, Raised) else None
+        else:
+            error = _raised_by(end.encode)
+        if isinstance(error, EncodeError):
+            return Outcome(False, _told(error, execution.path_of(index)), outcome.attempts, "store")
+        if error is not None:
+            raise CutShortError(error)
+        ends = self._due(end)
+        if ends:
+            *before, last = ends
+            last.before = before
+            yield Await(last, cleans_up=True)
+            self._durable.go_on_after(last)
+        return outcome
+
+    def _due(self, end: End) -> list[End]:
+        """What is to be committed once this item has ended."""
+        now = monotonic()
+        with self._lock:
+            if not self._ends:
+                self._since = now
+            self._ends.append(end)
+            if len(self._ends) < _MOST_ITEMS and now - self._since < _ITEMS_EVERY:
+                return []
+            ends, self._ends = self._ends, []
+            return ends
+
+    def left(self) -> list[End]:
+        """What is not committed yet."""
+        with self._lock:
+            ends, self._ends = self._ends, []
+            return ends
+
+
+_MOST_ITEMS: Final = 100
+"""How many items are committed together, at most."""
+_ITEMS_EVERY: Final = 0.05
+"""Seconds after which those that have ended are committed with the next one."""
 
 
 class Call(Write):

@@ -26,7 +26,9 @@ class Rows:
         self.ok: dict[int, dict[str, bool]] = defaultdict(dict)
         self.codes: dict[tuple[int, str], bytes | None] = {}
         for scope, node, ok, code in connection.execute(
-            "SELECT scope, node, ok, code FROM nodes WHERE run = ? AND replaced IS NULL", (run,)
+            "SELECT scope, node, ok, code FROM nodes"
+            " WHERE run = ? AND replaced IS NULL AND item = x''",
+            (run,),
         ):
             self.ok[scope][node] = bool(ok)
             self.codes[scope, node] = code
@@ -113,9 +115,33 @@ class Rows:
         return found
 
 
+def replace_failed(connection: Connection, rows: Rows, generation: int) -> None:
+    """Let the nodes that failed, and all below them, be computed anew. The items of a map that
+    completed stay."""
+    paths = list(rows.failed())
+    replace_only(connection, rows, paths, generation, keeps_items=True)
+    found, gone = rows.below(paths)
+    starts = {(scope, name) for path, scope, name in rows.ended() if path in set(paths)}
+    found = {
+        scope: {name for name in names if (scope, name) not in starts}
+        for scope, names in found.items()
+    }
+    _replace(connection, rows, found, gone, generation)
+
+
 def replace(connection: Connection, rows: Rows, paths: Collection[Path], generation: int) -> None:
     """Let these nodes, and all below them, be computed anew in this generation."""
     found, gone = rows.below(paths)
+    _replace(connection, rows, found, gone, generation)
+
+
+def _replace(
+    connection: Connection,
+    rows: Rows,
+    found: Mapping[int, Collection[str]],
+    gone: Collection[int],
+    generation: int,
+) -> None:
     for scope, names in found.items():
         connection.executemany(
             "UPDATE nodes SET replaced = ?"
@@ -131,15 +157,20 @@ def replace(connection: Connection, rows: Rows, paths: Collection[Path], generat
 
 
 def replace_only(
-    connection: Connection, rows: Rows, paths: Collection[Path], generation: int
+    connection: Connection,
+    rows: Rows,
+    paths: Collection[Path],
+    generation: int,
+    keeps_items: bool = False,
 ) -> None:
     """Let these nodes be computed anew, and the nested workflows that they are in go on."""
+    which = " AND item = x''" if keeps_items else ""
     for path in paths:
         scope = 0
         for name in path:
             connection.execute(
                 "UPDATE nodes SET replaced = ?"
-                " WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL",
+                f" WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL{which}",
                 (generation, rows.run, scope, name),
             )
             scopes = rows.scopes.get((scope, name))

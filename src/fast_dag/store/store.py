@@ -21,6 +21,7 @@ from fast_dag.store.database import Database, placeholders
 from fast_dag.store.doctor import examined
 from fast_dag.store.errors import (
     DecodeError,
+    EncodeError,
     RunExistsError,
     RunInUseError,
     StoreError,
@@ -649,7 +650,7 @@ _NODES: Final = """
     FROM nodes AS n
     JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
     JOIN runs AS r ON r.id = v.run
-    WHERE n.run = ? AND n.replaced IS NULL ORDER BY n.id"""
+    WHERE n.run = ? AND n.replaced IS NULL AND n.item = x'' ORDER BY n.id"""
 
 _CALLS: Final = """
     SELECT scope, node, generation, began FROM calls AS c WHERE c.run = ? AND NOT EXISTS (
@@ -803,6 +804,17 @@ class Shelf:
             return mine is not None and mine == input_digest(self.take(other, other_identity))
         except StoreError:
             return False
+
+    def key(self, key: object) -> bytes | None:
+        """The bytes of an item's key; None if there are none."""
+        try:
+            return self._plain.encode(key)
+        except EncodeError:
+            return None
+
+    def key_from(self, data: bytes) -> Any:
+        """The key of these bytes."""
+        return self._plain.decode(data)
 
     def is_there(self, placed: Placed) -> bool:
         """Whether the file of a value is there."""
