@@ -147,7 +147,7 @@ class Batches:
                     return now
 
     def _call_some(self, iterator: Iterator[Any], done: Batch, until: float) -> float:
-        """Call a function that takes items as they come, some items between two looks at the clock."""
+        """Call a function that takes items as they come, some between two looks at the clock."""
         _, values, seconds = done.parts[-1]
         call, clock, keep = self._calls.call, perf_counter, values.append
         group, now = 1, clock()
