@@ -187,7 +187,7 @@ def same(value: Any) -> Any:
     return value
 
 
-def check(case: Case, run: Run) -> None:  # noqa: PLR0912  one case after the other
+def check(case: Case, run: Run) -> None:  # noqa: PLR0912  one rule after the other
     """Compare a run with a loop."""
     rows = case.rows
     keys: list[Any] = list(range(len(rows)))

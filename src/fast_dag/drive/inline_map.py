@@ -35,8 +35,8 @@ def drive_map(execution: MapExecution, waiter: Waiter, outcome_of: OutcomeOf) ->
     execution.open()
     token = current.set(execution)
     try:
+        items = _Items(execution, waiter, outcome_of)
         try:
-            items = _Items(execution, waiter, outcome_of)
             if execution.spec.into is None:
                 items.call_all()
             else:

@@ -245,9 +245,7 @@ def _made(
     try:
         value = func(*args, **kwargs)
         if type(value) is CoroutineType:
-            import asyncio
-
-            value = asyncio.run(value)
+            value = _awaited(value)
     except BaseException as error:  # SystemExit, too, must reach the run's caller
         return False, error, _notes_on(error), perf_counter() - start
     finally:
@@ -320,14 +318,16 @@ class Part(NamedTuple):
     failed: dict[int, Told]
 
 
-def made_of(call: Callable[[Any], Any], item: Any) -> Any:
-    """The value of an item: that of the coroutine, if the function returned one."""
-    value = call(item)
-    if type(value) is CoroutineType:
-        import asyncio
+def sent_value(value: Any) -> Any:
+    """What to send of a value that a call returned: the result of a coroutine, and large bytes as a
+    buffer."""
+    return whole(_awaited(value) if type(value) is CoroutineType else value)
 
-        value = asyncio.run(value)
-    return whole(value)
+
+def _awaited(coroutine: Any) -> Any:
+    import asyncio
+
+    return asyncio.run(coroutine)
 
 
 def told_of(error: BaseException, seconds: float) -> Told:

@@ -48,10 +48,15 @@ GRACE = 5.0
 """Seconds in which an idle worker must end when it is told to. After that it is killed."""
 
 
+def refuse_without_extra() -> None:
+    """Raise MissingExtraError if cloudpickle is not installed."""
+    needed("cloudpickle", extra="process", purpose="worker processes")
+
+
 def refuse() -> None:
     """Raise if there can be no worker processes: MissingExtraError if cloudpickle is not installed,
     ValidationError in a worker process that is importing the main script."""
-    needed("cloudpickle", extra="process", purpose="worker processes")
+    refuse_without_extra()
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise ValidationError(
             "a worker process is importing the main script, which runs a workflow in "

@@ -170,7 +170,7 @@ class _Worker:
         """Call items until the time is `until`, or the program stops the batch. Written out,
         because items may take less time than all else here."""
         keep, stamp, clock = parts.values.append, parts.seconds.append, perf_counter
-        made, plain, is_special = payload.made_of, None, _SPECIAL.__contains__
+        plain: type | None = None
         cell = self._cell
         words = None if cell is None else cell.words
         now = clock()
@@ -183,8 +183,8 @@ class _Worker:
                 value = call(item)
                 if type(value) is not plain:
                     plain = type(value)
-                    if is_special(plain):
-                        value, plain = made(lambda value: value, value), None
+                    if plain in _SPECIAL:
+                        value, plain = payload.sent_value(value), None
             except BaseException as error:  # SystemExit, too, must reach the run's caller
                 parts.failed[index] = payload.told_of(error, clock() - now)
                 value = None

@@ -473,6 +473,8 @@ class MapExecution(Execution):
     def take_back(self, index: int) -> None:
         if index == PULL:
             self._pulling = False
+        elif index != INTO:
+            self._running -= 1
 
     # Items end.
 

@@ -595,7 +595,8 @@ class End(Write):
         """Encode the value. Raises EncodeError, and StoreError if its file cannot be written."""
         row = self._row
         if not row[4]:
-            text = json.dumps(to_data(self._value))
+            error: Any = self._value
+            text = json.dumps(to_data(error))
             self._placed = ERROR, text.encode("utf-8", "surrogatepass"), None
         elif row[13]:
             self._placed = self._durable.shelf.put(self._value, self._identity)
