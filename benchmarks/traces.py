@@ -1,5 +1,5 @@
-"""Recorded workflows, replayed with sleeps: how close a run comes to what no order can beat, next to
-dask where it is installed.
+"""Recorded workflows, replayed with sleeps: how close a run comes to what no order can beat, next
+to dask where it is installed.
 
 The recordings are JSON files in the directory that the environment variable TRACES names: "seconds"
 by task, and "parents", the tasks that each one waits for (made of WfInstances of WfCommons)."""
@@ -67,7 +67,7 @@ def _bound(seconds: Mapping[str, float], parents: Mapping[str, Sequence[str]]) -
     ends: dict[str, float] = {}
     for task in TopologicalSorter(parents).static_order():
         ends[task] = seconds[task] + max((ends[each] for each in parents[task]), default=0.0)
-    return max(max(ends.values()), sum(seconds.values()) / WORKERS)
+    return max(*ends.values(), sum(seconds.values()) / WORKERS)
 
 
 def _dag(
