@@ -19,6 +19,7 @@ import memory
 import processes
 import sequential
 import threads
+import traces
 from report import command_line
 
 THEMES = (
@@ -33,6 +34,7 @@ THEMES = (
     codecs_of_stores,
     fsm,
     instructions,
+    traces,
     guard,
 )
 
