@@ -85,7 +85,7 @@ class _Items:
                 return
             made = len(done.parts[0][1])
             first += made
-            self._ready += execution.finish_plainly(done, None if made else Outcome(True, True))
+            execution.finish_plainly(done, None if made else Outcome(True, True))
             if not made:
                 return
             execution.deliver()

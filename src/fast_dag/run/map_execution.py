@@ -157,6 +157,7 @@ class MapExecution(Execution):
         self._batches = 0  # how many were begun
         self._running = 0  # calls in progress, of items or batches
         self._rests: dict[int, Any] = {}  # coroutines that sync functions returned, by item
+        self._begun: deque[int] = deque()  # of these, those that wait for a place
         self.call: Callable[..., Any] = plan.item.call
         self.is_sole = self.takes_item = plan.is_sole  # whether `call` takes items as they come
         self._lines: LineCalls | None = None  # makes the calls of a workflow, if they are all of it
@@ -321,6 +322,10 @@ class MapExecution(Execution):
         ready: list[int] = []
         quick = self._walk.is_quick
         while self._running < self.places and not self.stopped:
+            if self._begun:
+                ready.append(rest_index(self._begun.popleft()))
+                self._running += 1
+                continue
             if not self._pulled:
                 if not quick or self._is_exhausted or not self._has_room:
                     break
@@ -501,7 +506,7 @@ class MapExecution(Execution):
             elif index % 2:
                 self.settle(number_of(index), outcome, perf_counter() - started)
             elif outcome.ok:
-                ready = self._settle_batch(outcome.value)
+                self._settle_batch(outcome.value)
             else:
                 self._source_failed(outcome.value)
             self._tell()
@@ -544,9 +549,9 @@ class MapExecution(Execution):
             return float("inf")
         return perf_counter() + _TOLD_EVERY
 
-    def finish_plainly(self, done: Batch, pulled: Outcome | None) -> list[int]:
+    def finish_plainly(self, done: Batch, pulled: Outcome | None) -> None:
         """Some items have been called. `pulled` is how it ended to go through them, if it has."""
-        ready = self._settle_batch(done)
+        self._settle_batch(done)
         numbers, values, _ = done.parts[0]
         self._walk.pulled = numbers.start + len(values)  # type: ignore[attr-defined]
         if pulled is not None and pulled.ok:
@@ -554,7 +559,6 @@ class MapExecution(Execution):
         elif pulled is not None:
             self._source_failed(pulled.value)
         self._tell()
-        return ready
 
     def count_plainly(self, number: int, seconds: array[float], outcome: Outcome | None) -> None:
         """Some items before `number` completed. `outcome` is how the next one ended, or how it
@@ -667,13 +671,12 @@ class MapExecution(Execution):
                 return
         coroutine.close()  # nobody waits for this batch any more
 
-    def _settle_batch(self, done: Batch) -> list[int]:
-        """The items of a batch ended. Returns what may start."""
+    def _settle_batch(self, done: Batch) -> None:
+        """The items of a batch ended."""
         tally, given = self.tally, self._given
         keeps = self.stream is None
         failed = dict(done.failed)
         rests = done.rests
-        ready = []
         for numbers, values, seconds in done.parts:
             keys: list[Any] | None = None
             if self._walk.is_keyed:
@@ -699,9 +702,7 @@ class MapExecution(Execution):
                     self._item_failed(number, key, outcome, self._inner.pop(number, None))
                 else:
                     given[number] = (key, ())
-                    self._running += 1
-                    ready.append(rest_index(number))
-        return ready
+                    self._begun.append(number)
 
     def _put(self, numbers: Sequence[int], values: list[Any], keys: list[Any] | None) -> None:
         """Keep results where they belong."""
@@ -829,7 +830,7 @@ class MapExecution(Execution):
 
     @property
     def is_done(self) -> bool:
-        return self._is_exhausted and not (self._running or self._pulled)
+        return self._is_exhausted and not (self._running or self._pulled or self._begun)
 
     @property
     def waits_for_pull(self) -> bool:
