@@ -111,6 +111,7 @@ class Database:
         self._is_closed = False
         self._since = 0  # how much was written since the size of the log was looked at
         self._signals: SimpleQueue[bool] | None = None  # of that thread
+        self._guard = Lock()  # of these two, held for a moment only
 
     @classmethod
     def of(cls, path: str, durability: str = "disk", check_filesystem: bool = True) -> Database:
@@ -337,7 +338,7 @@ class Database:
         self._queue.append(write)
         signals = self._signals
         if signals is None:
-            with self.lock:
+            with self._guard:
                 signals = self._signals
                 if signals is None:
                     signals = self._signals = SimpleQueue()
@@ -358,12 +359,12 @@ class Database:
 
     def enter(self) -> None:
         """A run begins to use the database."""
-        with self.lock:
+        with self._guard:
             self._busy += 1
 
     def rest(self) -> None:
         """A run that used it has ended. The thread ends with the last of them."""
-        with self.lock:
+        with self._guard:
             self._busy -= 1
             if not self._busy and self._signals is not None:
                 self._signals.put(False)
@@ -470,7 +471,7 @@ class Database:
 
     def forget(self) -> None:
         """In a forked child: the connection belongs to the parent."""
-        self.lock = Lock()
+        self.lock, self._guard = Lock(), Lock()
         self._queue, self._batch, self._signals, self._busy = deque(), [], None, 0
         if self._connection is None:
             return
