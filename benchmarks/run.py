@@ -14,6 +14,7 @@ import guard
 import imports
 import instructions
 import loops
+import maps
 import memory
 import processes
 import sequential
@@ -27,6 +28,7 @@ THEMES = (
     threads,
     loops,
     processes,
+    maps,
     imports,
     codecs_of_stores,
     fsm,

@@ -5,9 +5,10 @@
     python examples/stdlib_atlas.py src --mode parallel --timings
 
 It is written to be read as an introduction to fast_dag. The workflow: "," stands for nodes side by
-side, "|" for branches of which one is taken, "?" for the node that decides which.
+side, "|" for branches of which one is taken, "?" for the node that decides which, "*" for a map,
+whose function is called for each file.
 
-    discover >> split >> measure_0, ..., measure_7 >> survey
+    discover >> measure* >> survey
     survey >> import_graph >> cycles, hubs
     survey >> has_unparsable? >> list_unparsable | all_parsed >> verdict
     survey, import_graph, cycles, hubs, verdict >> atlas
@@ -39,7 +40,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import heapq
 import io
 import json
 import os
@@ -49,9 +49,8 @@ import sys
 import sysconfig
 import warnings
 from collections import Counter
-from functools import partial
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, final
 
 from fast_dag import (
     DAG,
@@ -75,9 +74,9 @@ class Source(TypedDict):
 
     path: str
     module: str
-    size: int
 
 
+@final
 class Module(TypedDict):
     """The measures of one file. `imports` are the dotted names it asks for."""
 
@@ -92,6 +91,7 @@ class Module(TypedDict):
     imports: list[str]
 
 
+@final
 class Unparsable(TypedDict):
     """A file without measures, and why."""
 
@@ -148,6 +148,9 @@ class Atlas(TypedDict):
 # The workflow. A decorated function becomes a node and stays a function: `discover("src")` works.
 # A parameter is fed by an edge, or by the input of the run that bears its name.
 
+# Inputs of a run: `root` (the directory), `format` ("text", "json" or "html"), and `top` (how many
+# entries a list of the report shows).
+
 workflow = DAG("atlas", description="From a directory of Python source to a report about it")
 
 
@@ -172,27 +175,13 @@ def discover(root: str) -> tuple[list[Source], list[Unparsable]]:
         below[:] = [each for each in below if each not in LEFT_OUT and each[0] != "."]
         for name in names:
             if name.endswith(".py"):
-                full = os.path.join(directory, name)
-                path = relative(full, root)
-                files.append(
-                    {"path": path, "module": module_name(path, package), "size": file_size(full)}
-                )
+                path = relative(os.path.join(directory, name), root)
+                files.append({"path": path, "module": module_name(path, package)})
     if not files:
         raise ValueError(f"there are no .py files in {printable(root)}")
     files.sort(key=lambda file: file["path"])
     unlisted.sort(key=lambda directory: directory["path"])
     return files, unlisted
-
-
-def split(shards: int, files: list[Source]) -> dict[str, list[Source]]:
-    """Deal the files out, the biggest first, each to the shard that has least."""
-    dealt: list[list[Source]] = [[] for _ in range(shards)]
-    loads = [(0, shard) for shard in range(shards)]
-    for file in sorted(files, key=lambda file: (-file["size"], file["path"])):
-        load, shard = loads[0]
-        dealt[shard].append(file)
-        heapq.heapreplace(loads, (load + file["size"], shard))
-    return {f"shard_{shard}": each for shard, each in enumerate(dealt)}
 
 
 def parsed(source: bytes) -> ast.Module:
@@ -206,33 +195,28 @@ def parsed(source: bytes) -> ast.Module:
     return ast.parse(source, PARSED_AS)
 
 
-def measure(files: list[Source], root: str) -> Survey:
-    """Parse and measure the files of one shard."""
+@workflow.map(over="file")
+def measure(file: Source, root: str) -> Module | Unparsable:
+    """Parse and measure one file; `root` is the same for all."""
     silence_parser()
-    found: Survey = {"modules": [], "unparsable": []}
-    for file in files:
-        try:
-            source = read(os.path.join(root, file["path"]))
-            found["modules"].append(measure_source(source, file))
-        except OSError as error:
-            found["unparsable"].append(unparsable(file, error.strerror or str(error)))
-        except SyntaxError as error:
-            found["unparsable"].append(unparsable(file, error.msg, error.lineno))
-        except ValueError as error:
-            found["unparsable"].append(unparsable(file, str(error)))
-        except (RecursionError, MemoryError):
-            reason = "too large or nested too deeply for the parser"
-            found["unparsable"].append(unparsable(file, reason))
-    return found
+    try:
+        return measure_source(read(os.path.join(root, file["path"])), file)
+    except OSError as error:
+        return unparsable(file, error.strerror or str(error))
+    except SyntaxError as error:
+        return unparsable(file, error.msg, error.lineno)
+    except ValueError as error:
+        return unparsable(file, str(error))
+    except (RecursionError, MemoryError):
+        return unparsable(file, "too large or nested too deeply for the parser")
 
 
-@workflow.all(collect="shards")
-def survey(shards: dict[str, Survey], unlisted: list[Unparsable]) -> Survey:
-    """Put the shards together again: as a dict by source, however many there are."""
-    modules = [each for shard in shards.values() for each in shard["modules"]]
-    bad = [each for shard in shards.values() for each in shard["unparsable"]]
+@workflow.node
+def survey(files: list[Module | Unparsable], unlisted: list[Unparsable]) -> Survey:
+    """Tell what was measured from what could not be: the map gives a list, as long as its own."""
+    bad = [each for each in files if "reason" in each]
     return {
-        "modules": sorted(modules, key=lambda module: module["path"]),
+        "modules": [each for each in files if "reason" not in each],
         "unparsable": sorted(bad + unlisted, key=lambda file: file["path"]),
     }
 
@@ -429,6 +413,8 @@ def report(document: str) -> str:
 
 # The edges. `>>` feeds the parameter named like the source, else the first that is still free.
 
+workflow.connect("discover", "measure", output="files", input="file")
+measure >> survey
 workflow.connect("discover", "survey", output="unlisted", input="unlisted")
 survey >> [import_graph, has_unparsable]
 import_graph >> [cycles, hubs]
@@ -441,38 +427,12 @@ choose_format.branches["json"] >> as_json >> report
 choose_format.branches["html"] >> as_html >> report
 
 
-def build_atlas(shards: int = 8) -> DAG:
-    """The workflow with so many nodes to measure files side by side.
-
-    Its inputs: `root` (the directory), `format` ("text", "json" or "html"), and `top` (how many
-    entries a list of the report shows).
-    """
-    if shards < 1:
-        raise ValueError(f"an atlas needs at least one shard, not {shards}")
-    dag = workflow.clone()
-    dag.add_node("split", partial(split, shards))
-    dag.connect("discover", "split", output="files", input="files")
-    for shard in range(shards):
-        dag.add_node(f"measure_{shard}", measure)
-        dag.connect("split", f"measure_{shard}", output=f"shard_{shard}", input="files")
-        dag.connect(f"measure_{shard}", "survey", input="shards")
-    return dag
-
-
 # Finding and reading files.
 
 
 def relative(path: str, root: str) -> str:
     """The path from the root, with `/` whatever the system writes."""
     return os.path.relpath(path, root).replace(os.sep, "/")
-
-
-def file_size(path: str) -> int:
-    """The size in bytes; 0 where there is none to be had, `measure` will say why."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
 
 
 def read(path: str) -> bytes:
@@ -806,7 +766,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = {"root": root, "format": options.format, "top": options.top}
     limits: dict[str, Any] = {} if options.workers is None else {"max_workers": options.workers}
     try:
-        run = build_atlas().execute(inputs, mode=options.mode, **limits)
+        run = workflow.execute(inputs, mode=options.mode, **limits)
         run.raise_for_error()
         deliver(run.value, options.output)
         if options.timings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -61,6 +62,7 @@ SLOW_OR_OPTIONAL = (
     "fast_dag.serial",
     # Only where large buffers are sent.
     "ctypes",
+    "tempfile",
     # They import asyncio, or what an extra brings.
     "fast_dag.cli",
     "fast_dag.drive.aio",
@@ -92,7 +94,12 @@ def dotted(path: Path) -> str:
 
 def is_bare(path: Path) -> bool:
     """A docstring is all that is there."""
-    return len(ast.parse(path.read_text(encoding="utf-8")).body) <= 1
+    return len(statements_of(path)) <= 1
+
+
+@functools.cache
+def statements_of(path: Path) -> list[ast.stmt]:
+    return ast.parse(path.read_text(encoding="utf-8")).body
 
 
 def imports_in(
@@ -118,7 +125,7 @@ def imports_in(
 
 
 def imports_of(path: Path, *, typed: bool = False) -> list[tuple[str, bool]]:
-    return list(imports_in(ast.parse(path.read_text(encoding="utf-8")).body, typed=typed))
+    return list(imports_in(statements_of(path), typed=typed))
 
 
 def test_layout_lists_every_module_once() -> None:

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from examples import stdlib_atlas
-from examples.stdlib_atlas import build_atlas
+from examples.stdlib_atlas import workflow
 from fast_dag import ExecutionError, ExecutionMode
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def run_program(
     )
 
 
-def atlas_of(root: Path, shards: int = 2) -> dict[str, Any]:
+def atlas_of(root: Path) -> dict[str, Any]:
     """The whole atlas, by way of the report for programs."""
-    report = build_atlas(shards).run(root=str(root), format="json", top=5)
+    report = workflow.run(root=str(root), format="json", top=5)
     found: dict[str, Any] = json.loads(report)
     return found
 
@@ -222,10 +222,11 @@ def test_hubs_are_the_modules_that_most_edges_end_at(whole: SimpleNamespace) -> 
 
 def test_timings_name_the_slowest_nodes_and_their_number(whole: SimpleNamespace) -> None:
     first, *nodes = whole.stderr.splitlines()
-    ran = len(build_atlas()) - 3  # one verdict and two formats are not taken
+    ran = len(workflow) - 3  # one verdict and two formats are not taken
     assert re.fullmatch(rf"{ran} nodes in \d+\.\d+ s", first)
     assert nodes[-1] == f"  ... and {ran - 3} more"
-    assert all(re.fullmatch(r"  measure_\d +\d+\.\d+ s", node) for node in nodes[:-1])
+    assert all(re.fullmatch(r"  \w+ +\d+\.\d+ s", node) for node in nodes[:-1])
+    assert nodes[0].split()[0] == "measure"
     seconds = [float(node.split()[1]) for node in nodes[:-1]]
     assert seconds == sorted(seconds, reverse=True)
 
@@ -461,58 +462,34 @@ def test_chain_and_ring_of_100_000_modules_need_no_recursion() -> None:
     assert [len(each) for each in stdlib_atlas.strongly_connected(ring)] == [size]
 
 
-# Shards.
-
-
-@given(st.lists(st.integers(0, 1000), max_size=40), st.integers(1, 9))
-def test_split_deals_out_every_file_once_and_evenly(sizes: list[int], shards: int) -> None:
-    files: list[stdlib_atlas.Source] = [
-        {"path": f"{number}.py", "module": str(number), "size": size}
-        for number, size in enumerate(sizes)
-    ]
-    dealt = stdlib_atlas.split(shards, files)
-    assert list(dealt) == [f"shard_{shard}" for shard in range(shards)]
-    assert sorted(file["path"] for each in dealt.values() for file in each) == sorted(
-        file["path"] for file in files
-    )
-    loads = [sum(file["size"] for file in each) for each in dealt.values()]
-    assert max(loads) - min(loads) <= max(sizes, default=0)
-    assert stdlib_atlas.split(shards, files[::-1]) == dealt
+# The workflow.
 
 
 @pytest.mark.parametrize("mode", list(ExecutionMode))
-@pytest.mark.parametrize("shards", [1, 3, 40])
-def test_report_depends_on_neither_mode_nor_number_of_shards(
-    mode: ExecutionMode, shards: int
-) -> None:
+def test_report_does_not_depend_on_the_mode(mode: ExecutionMode) -> None:
     root = str(STDLIB / "json")
-    expected = build_atlas(2).run(root=root, format="json", top=5)
-    assert build_atlas(shards).run(root=root, format="json", top=5, mode=mode) == expected
+    expected = workflow.run(root=root, format="json", top=5)
+    assert workflow.run(root=root, format="json", top=5, mode=mode) == expected
 
 
 def test_workflow_and_what_flows_in_it_come_back_from_pickling() -> None:
     root = str(STDLIB / "json")
-    run = build_atlas(2).execute(root=root, format="json", top=5)
+    run = workflow.execute(root=root, format="json", top=5)
     assert pickle.loads(pickle.dumps(run.results)) == run.results
-    twin = pickle.loads(pickle.dumps(build_atlas(2)))
+    twin = pickle.loads(pickle.dumps(workflow))
     assert twin.run(root=root, format="json", top=5) == run.value
 
 
-def test_no_shard_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one shard, not 0"):
-        build_atlas(0)
-
-
 def test_the_workflow_is_valid_and_types_fit() -> None:
-    assert build_atlas().validate(check_types=True) == []
+    assert workflow.validate(check_types=True) == []
 
 
 def test_only_the_branches_taken_run(tmp_path: Path) -> None:
-    run = build_atlas(1).execute(root=str(write_tree(tmp_path, {"a.py": ""})), format="text", top=5)
+    run = workflow.execute(root=str(write_tree(tmp_path, {"a.py": ""})), format="text", top=5)
     skipped = {name for name, status in run.statuses.items() if status == "skipped"}
     assert skipped == {"list_unparsable", "as_json", "as_html"}
     assert run.status == "completed"
-    assert run["measure_0"]["modules"][0]["name"] == "a"
+    assert run["measure"][0]["name"] == "a"
 
 
 # What is in the tree, and what is not.
@@ -569,12 +546,15 @@ def test_file_that_vanishes_after_its_discovery_is_reported(tmp_path: Path) -> N
     write_tree(tmp_path, {"a.py": "", "b.py": ""})
     files, unlisted = stdlib_atlas.discover(str(tmp_path))
     (tmp_path / "a.py").unlink()
-    survey = stdlib_atlas.measure(files, str(tmp_path))
+    gone, there = (stdlib_atlas.measure(file, str(tmp_path)) for file in files)
     assert unlisted == []
-    assert [module["path"] for module in survey["modules"]] == ["b.py"]
-    assert survey["unparsable"] == [
-        {"name": "a", "path": "a.py", "line": None, "reason": "No such file or directory"}
-    ]
+    assert there["path"] == "b.py"
+    assert gone == {
+        "name": "a",
+        "path": "a.py",
+        "line": None,
+        "reason": "No such file or directory",
+    }
 
 
 @pytest.mark.skipif(
@@ -705,7 +685,7 @@ def test_text_report_fits_on_a_screen(tmp_path: Path) -> None:
     tree = {f"module_with_a_rather_long_name_{n}.py": f"import b{n}" for n in range(30)}
     tree |= {f"b{n}.py": f"import module_with_a_rather_long_name_{n}" for n in range(30)}
     tree |= {f"bad{n}.py": "(" for n in range(30)}
-    report = build_atlas().run(root=str(write_tree(tmp_path, tree)), format="text", top=5)
+    report = workflow.run(root=str(write_tree(tmp_path, tree)), format="text", top=5)
     lines = report.splitlines()
     assert len(lines) <= 40
     assert all(len(line) <= 80 for line in lines[2:])
@@ -717,14 +697,14 @@ def test_text_report_fits_on_a_screen(tmp_path: Path) -> None:
 
 
 def test_text_report_of_a_single_empty_file_says_so(tmp_path: Path) -> None:
-    report = build_atlas().run(root=str(write_tree(tmp_path, {"a.py": ""})), format="text", top=0)
+    report = workflow.run(root=str(write_tree(tmp_path, {"a.py": ""})), format="text", top=0)
     assert "No import cycles" in report
     assert "All files parse (1)" in report
 
 
 def test_html_report_stands_alone_and_is_escaped(tmp_path: Path) -> None:
     tree = {"<script>alert(1)<&>.py": "", "bad&.py": "("}
-    report = build_atlas().run(root=str(write_tree(tmp_path, tree)), format="html", top=5)
+    report = workflow.run(root=str(write_tree(tmp_path, tree)), format="html", top=5)
     assert report.startswith("<!DOCTYPE html>")
     assert "<script" not in report
     assert "&lt;script&gt;alert(1)&lt;&amp;&gt;" in report
@@ -734,7 +714,7 @@ def test_html_report_stands_alone_and_is_escaped(tmp_path: Path) -> None:
 
 
 def test_html_report_names_every_module_and_cycle(tmp_path: Path) -> None:
-    report = build_atlas().run(root=str(write_tree(tmp_path, PACKAGE)), format="html", top=1)
+    report = workflow.run(root=str(write_tree(tmp_path, PACKAGE)), format="html", top=1)
     for name in atlas_of(tmp_path)["import_graph"]:
         assert name in report
     assert "eager_a, eager_b" in report
@@ -831,10 +811,10 @@ def test_reader_that_leaves_early_gets_no_traceback(tmp_path: Path) -> None:
 
 def test_failure_inside_the_workflow_is_an_execution_error_of_its_node(tmp_path: Path) -> None:
     with pytest.raises(ExecutionError, match=r"there are no \.py files") as caught:
-        build_atlas().run(root=str(tmp_path), format="text", top=5)
+        workflow.run(root=str(tmp_path), format="text", top=5)
     assert caught.value.node_name == "discover"
     with pytest.raises(ExecutionError, match=r"cannot read .*nowhere: No such file"):
-        build_atlas().run(root=str(tmp_path / "nowhere"), format="text", top=5)
+        workflow.run(root=str(tmp_path / "nowhere"), format="text", top=5)
 
 
 def test_timings_do_without_metrics() -> None:

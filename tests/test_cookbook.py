@@ -57,8 +57,11 @@ def test_page_tells_of_each_program_once() -> None:
 
 
 NEEDED = {
+    "array_chain.py": ["cloudpickle"],
     "log_shards.py": ["cloudpickle"],
     "nightly_job.py": ["yaml"],
+    "sweep_table.py": ["cloudpickle"],
+    "warm_model.py": ["cloudpickle"],
     "watch_nodes.py": ["rich"],
     "web_service.py": ["fastapi", "httpx", "uvicorn"],
 }

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(300)]
 
 MOST = 100_000
-MANY = 30_000
-FEW = 1_000
+MANY = 15_000
+FEW = 500
 FACTOR = 15.0
 """How much more processor time a node may take among MANY than among FEW. What is quadratic takes
 30 times as much; processor caches that no longer hold the graph explain 2 to 5, and twice that

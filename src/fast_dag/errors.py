@@ -259,6 +259,14 @@ def failures() -> tuple[type[BaseException], ...]:
     return (Exception,) if asyncio is None else (Exception, asyncio.CancelledError)
 
 
+def text_of_key(key: object) -> str:
+    """The key of an item of a map as the names of items have it."""
+    try:
+        return str(key)
+    except Exception:
+        return object.__repr__(key)
+
+
 def text_of(error: BaseException) -> str:
     """An exception's message, or a placeholder if its `__str__` raises.
 

@@ -190,7 +190,7 @@ def test_finalizers_may_look_at_the_run(execute: Any) -> None:
 
 
 @pytest.mark.same_process
-def test_ten_thousand_nodes_hold_few_values(execute: Any) -> None:
+def test_thousands_of_nodes_hold_few_values(execute: Any) -> None:
     alive = weakref.WeakSet[Value]()
     most = [0]
 
@@ -201,7 +201,7 @@ def test_ten_thousand_nodes_hold_few_values(execute: Any) -> None:
         return made
 
     dag = DAG("d").add_node("n0", lambda: None)
-    for number in range(1, 10_000):
+    for number in range(1, 3_000):
         dag.add_node(f"n{number}", step).connect(f"n{number - 1}", f"n{number}")
     execute(dag, keep="outputs")
     assert most[0] < 10

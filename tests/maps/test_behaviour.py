@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import threading
 from collections import OrderedDict, deque
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG, FSM, Context, ExecutionError, FSMReturn, ItemError
+from tests.leaks import LONG
 from tests.ways import EVERYWHERE, EXECUTE, HERE, WAYS
 
 if TYPE_CHECKING:
@@ -682,14 +684,21 @@ def test_into_gets_kept_failures_and_no_dropped_ones(way: str) -> None:
 def test_a_failed_map_raises_in_into_and_fails_whatever_that_returns(way: str) -> None:
     seen: list[Any] = []
 
+    begun = threading.Event()
+
+    def f(x: float) -> float:
+        begun.wait(LONG)
+        return 1 / x
+
     def into(results: Iterator[float]) -> str:
+        begun.set()
         try:
             seen.extend(results)
         except ZeroDivisionError as error:
             seen.append(error)
         return "fine"
 
-    run = EXECUTE[way](mapped(into=into, max_concurrency=1), x=[1, 0, 2])
+    run = EXECUTE[way](mapped(f, into=into, max_concurrency=1), x=[1, 0, 2])
     assert run.status == "failed"
     assert list(run.errors) == ["f[1]"]
     assert seen[-1] is run.errors["f[1]"]
@@ -729,6 +738,12 @@ def test_a_one_shot_value_of_into_fails_the_map(way: str) -> None:
 
 
 @here
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 16, 33, 64, 100, 257])
+def test_into_of_any_number_of_items(way: str, count: int) -> None:
+    assert EXECUTE[way](mapped(lambda x: x, into=sum), x=range(count)).value == sum(range(count))
+
+
+@here
 def test_into_of_no_items(way: str) -> None:
     run = EXECUTE[way](mapped(into=sum), x=[])
     assert (run.status, run.value) == ("completed", 0)
@@ -738,8 +753,53 @@ def test_into_of_no_items(way: str) -> None:
 
 @here
 def test_an_into_that_takes_nothing(way: str) -> None:
-    run = EXECUTE[way](mapped(into=lambda results: "nothing"), x=iter(int, 1))
+    run = EXECUTE[way](mapped(abs, inputs=["x"], into=lambda results: "nothing"), x=iter(int, 1))
     assert (run.status, run.value) == ("completed", "nothing")
+
+
+@here
+@pytest.mark.parametrize("source", ["sized", "lazy", "async"])
+@pytest.mark.parametrize(
+    "func", [inverse, inverse_async, lambda x: inverse_async(x)], ids=["sync", "async", "both"]
+)
+def test_an_async_into_may_return_early(way: str, source: str, func: Any) -> None:
+    async def first(results: AsyncIterator[Any]) -> Any:
+        return await anext(results)
+
+    async def endless() -> AsyncIterator[int]:
+        while True:
+            yield 1
+
+    given = {"sized": [1] * 50, "lazy": iter([1] * 50), "async": endless()}[source]
+    assert EXECUTE[way](mapped(func, into=first), x=given).value == 1
+
+
+@here
+@pytest.mark.parametrize("count", [10, 3000])
+def test_an_item_that_raises_stop_iteration_has_failed(way: str, count: int) -> None:
+    def f(x: int) -> int:
+        return next(iter([])) if x == count - 2 else x
+
+    run = EXECUTE[way](mapped(f, on_error="keep"), x=range(count))
+    assert len(run.value) == count
+    assert run.value[: count - 2] == list(range(count - 2))
+    assert run.value[-1] == count - 1
+    assert list(run.errors) == [f"f[{count - 2}]"]
+    run = EXECUTE[way](mapped(f), x=range(count))
+    assert list(run.errors) == [f"f[{count - 2}]"]
+
+
+@here
+def test_coroutines_that_a_function_returns_for_some_items(way: str) -> None:
+    def f(x: int) -> Any:
+        return inverse_async(x) if x % 3 == 0 else x
+
+    dag = mapped(f, on_error="drop")
+    run = EXECUTE[way](dag, x=range(200))
+    assert run.value == [1 / x if x % 3 == 0 else x for x in range(1, 200)]
+    assert list(run.errors) == ["f[0]"]
+    strict = EXECUTE[way](mapped(f), x=range(200))  # what is not awaited any more is closed
+    assert list(strict.errors) == ["f[0]"]
 
 
 # A workflow for each item.
@@ -961,10 +1021,10 @@ def test_parts_of_a_workflow_with_a_map(way: str, method: str) -> None:
         assert start(dag, "run_until", "f") == [1, 0.5]
     else:
         earlier = start(dag, "execute")
-        assert start(dag, "run_from", "f", earlier.context) == 1.5
-        assert start(dag, "run_from", "after", earlier.context) == 1.5
+        assert start(dag, "run_from", "f", context=earlier.context) == 1.5
+        assert start(dag, "run_from", "after", context=earlier.context) == 1.5
     with pytest.raises(Exception, match=r"f\[1\]"):
-        start(dag, method, "f[1]", *([earlier.context] if method == "run_from" else []))
+        start(dag, method, "f[1]")
 
 
 @here

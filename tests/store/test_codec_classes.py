@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, NewType, TypedDict
 
 import pytest
@@ -111,6 +112,16 @@ def test_annotations_of_every_form_are_read(annotation: Any) -> None:
     }
     value = next((values[name] for name in values if name in repr(annotation)), ORDER)
     assert again(value, Plain(annotations=[annotation])) == value
+
+
+def test_annotations_are_followed_however_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = ModuleType("chained")
+    monkeypatch.setitem(sys.modules, "chained", module)
+    lines = ["from dataclasses import dataclass"]
+    for number in range(100):
+        lines += ["@dataclass", f"class C{number}:", f"    inner: 'C{number + 1} | None' = None"]
+    exec("\n".join([*lines, "@dataclass", "class C100: pass"]), vars(module))
+    assert again(module.C100(), Plain(annotations=[module.C0])) == module.C100()
 
 
 def test_class_that_nothing_names_is_refused_with_the_way_out() -> None:

@@ -422,6 +422,16 @@ def test_columns_of_arrow_in_pandas_are_the_same() -> None:
     pd.testing.assert_series_equal(again(series), series)
 
 
+def test_zones_of_pytz_are_the_same_when_they_are_read_again() -> None:
+    pytz = pytest.importorskip("pytz")
+    berlin = pytz.timezone("Europe/Berlin")
+    for zone in (berlin, pytz.utc, pytz.timezone("Etc/GMT+5")):
+        assert again(zone) is zone
+    for moment in (datetime(2026, 7, 1), datetime(2026, 12, 1)):
+        local = berlin.localize(moment)
+        assert again(local).tzinfo is local.tzinfo
+
+
 # pydantic
 
 

@@ -15,6 +15,8 @@ import pytest
 
 import fast_dag
 from fast_dag import DAG, Context, ExecutionError, TimeoutError, ValidationError, Workers
+from fast_dag.drive import payload, protocol
+from fast_dag.drive.workers import _Submitted
 from tests.concurrency.support import LONG, children, is_alive, wait_until
 from tests.workers import steps
 
@@ -163,6 +165,21 @@ def test_a_run_that_is_late_does_not_wait_for_its_turn(tmp_path: Path) -> None:
         wait_until(ready.exists)
         run = DAG("late").add_node("n", steps.pid).execute(executor=workers, timeout=0.1)
         assert run.status == "timed_out"
+        assert not busy.done()
+        go.touch()
+        busy.result()
+
+
+def test_a_run_that_failed_does_not_wait_for_its_turn(tmp_path: Path) -> None:
+    ready, go = tmp_path / "ready", tmp_path / "go"
+    dag = DAG("fails").add_node("queued", steps.pid).add_node("below", steps.pid)
+    dag.connect("queued", "below", input=False)
+    dag.add_node("fails", lambda: 1 / 0, run_in="thread")
+    with Workers(1) as workers:
+        busy = workers.submit(steps.when, str(ready), str(go))
+        wait_until(ready.exists)
+        run = dag.execute(executor=workers, max_workers=2)
+        assert run.statuses == {"queued": "not_run", "below": "not_run", "fails": "failed"}
         assert not busy.done()
         go.touch()
         busy.result()
@@ -385,3 +402,55 @@ def test_what_cannot_travel_is_told_to_who_submitted_it() -> None:
         with pytest.raises(ExecutionError, match="its result, a lock, cannot be pickled"):
             workers.submit(threading.Lock).result()
         assert workers.submit(steps.add, 1).result() == 2
+
+
+# What a call tells while it goes on.
+
+
+class Watched(_Submitted):
+    """A call of which somebody notes what it tells."""
+
+    def __init__(self, workers: Workers, func: Any, *args: Any, **options: Any) -> None:
+        super().__init__(workers._pool, func, args, {})
+        self.heard: list[tuple[int, Any]] = []
+        vars(self).update(options)
+        workers._pool.enter()
+        workers._pool.submit(self)
+
+    def packed(self, names: payload.Names) -> Any:
+        func, args, kwargs = self.call
+        return payload.packed((func, args, kwargs, False, {"trace": "7"}), names)
+
+    def told(self, message: Any) -> None:
+        value = payload.unpacked(message) if message.kind == protocol.EMITTED else None
+        self.heard.append((message.kind, value))
+
+
+def test_a_call_emits_values_and_has_its_carrier() -> None:
+    with Workers(1) as workers:
+        call = Watched(workers, steps.emits, "a", "b")
+        assert call.future.result(LONG) == {"trace": "7"}
+        assert call.heard == [(protocol.EMITTED, "a"), (protocol.EMITTED, "b")]
+        call = Watched(workers, steps.pid, reports=True)
+        call.future.result(LONG)
+        assert call.heard == [(protocol.BEGINS, None)]
+
+
+def test_nodes_and_coroutine_functions_are_submitted_as_they_are() -> None:
+    dag = DAG("lent")
+
+    @dag.node
+    def doubled(x: int) -> int:
+        return 2 * x
+
+    async def awaited(x: int) -> int:
+        return 3 * x
+
+    with Workers(1) as workers:
+        assert workers.submit(doubled, 2).result() == 4
+        assert workers.submit(awaited, 2).result() == 6
+
+        async def on_a_loop() -> int:
+            return await asyncio.get_running_loop().run_in_executor(workers, steps.add, 1)
+
+        assert asyncio.run(on_a_loop()) == 2

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         @property
         def home(self) -> Host:
             """The run itself."""
+            ...
 
         @property
         def record(self) -> Counts: ...

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         @property
         def home(self) -> Host:
             """The execution itself, where this is its view for one item of a map."""
+            ...
 
         @property
         def outer(self) -> Host | None:

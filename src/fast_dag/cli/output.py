@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fast_dag.cli.target import place_of
+from fast_dag.draw.view import view_of
 from fast_dag.draw.words import brief, counted, duration
 from fast_dag.errors import (
     ExecutionError,
@@ -23,6 +24,7 @@ from fast_dag.errors import (
     text_of,
     traceback_of,
 )
+from fast_dag.returns import ItemError
 from fast_dag.run.machine_execution import MachineRun
 from fast_dag.serial.plain import plain
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import TextIO
 
+    from fast_dag.draw.view import ItemsView
     from fast_dag.run.run import Run
 
 _own_stdout: TextIO | None = None
@@ -183,6 +186,8 @@ def _as_json(value: Any, depth: int) -> Any:
             key if isinstance(key, str) else str(key): _as_json(each, depth + 1)
             for key, each in value.items()
         }
+    if isinstance(value, ItemError):
+        return {"key": _as_json(value.key, depth + 1), "error": as_error(value.error)}
     if isinstance(value, (list, tuple)):
         return [_as_json(each, depth + 1) for each in value]
     try:
@@ -216,11 +221,20 @@ def as_document(run: Run) -> dict[str, Any]:
         "not_json": not_json,
         "errors": {name: as_error(each) for name, each in run.errors.items()},
     }
+    shown = view_of(run).run
+    assert shown is not None
+    if shown.items:
+        document["items"] = {name: _counts(each) for name, each in shown.items.items()}
     if isinstance(run, MachineRun):
         document["state_history"] = run.state_history
     if error is not None:
         document["error"] = as_error(error)
     return document
+
+
+def _counts(items: ItemsView) -> dict[str, Any]:
+    names = ("total", "completed", "failed", "dropped", "retries")
+    return {name: getattr(items, name) for name in names}
 
 
 def _plain_copy(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fast_dag.define.dag import DAG
 from fast_dag.define.fsm import FSM
 from fast_dag.define.graph import graph_of
-from fast_dag.define.options import OPTIONS
+from fast_dag.define.options import told
 from fast_dag.define.signature import ABSENT
 from fast_dag.draw.words import brief, counted, shown
 from fast_dag.plan.topology import Topology
@@ -134,8 +134,8 @@ def _of_dag(dag: Nestable, draw_mark: Callable[[str], str]) -> Iterator[str]:
 def _taken(branch: bool | str | None, optional: bool) -> str:
     name = shown(branch) if isinstance(branch, str) else str(branch).lower()
     words = ["" if branch is None else name, "optional" if optional else ""]
-    told = ", ".join(filter(None, words))
-    return f"[{told}] " if told else ""
+    found = ", ".join(filter(None, words))
+    return f"[{found}] " if found else ""
 
 
 def _of_fsm(fsm: FSM, draw_mark: Callable[[str], str]) -> Iterator[str]:
@@ -163,11 +163,7 @@ def called(func: Callable[..., Any]) -> str:
 
 
 def _label(node: Node[..., Any]) -> str:
-    told = [] if node.type == "node" else [node.type.value]
-    told += [
-        option.told(node.options[name])
-        for name, option in OPTIONS.items()
-        if option.label and node.options.get(name) not in (None, 0)
-    ]
+    words = [] if node.type == "node" else [node.type.value]
+    words += told(node.options)
     name = shown(node.name)
-    return f"{name}  ({', '.join(told)})" if told else name
+    return f"{name}  ({', '.join(words)})" if words else name

@@ -12,17 +12,18 @@ from fast_dag.errors import InvalidNodeError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import inspect
-    from collections.abc import Callable, Mapping
-    from typing import Any, Protocol, TypedDict, Unpack, overload
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, Protocol, Required, TypedDict, Unpack, overload
 
     from fast_dag._typing import P, R_co
     from fast_dag.define.node import Mapped
     from fast_dag.define.options import (
         AllOptions,
         AnyOptions,
-        CachedNodeOptions,
         CachedStateOptions,
+        CacheOptions,
         CommonOptions,
+        ItemOptions,
         MapOptions,
         SelectOptions,
     )
@@ -39,7 +40,15 @@ if TYPE_CHECKING:
         terminal: bool
         on_error: str | Node[..., Any] | None
 
-    class ForNode(MapOptions, Named, total=False): ...
+    class ForNode(CommonOptions, Named, total=False): ...
+
+    class ForMap(MapOptions, Named, total=False): ...
+
+    class ForOver(ItemOptions, Named, total=False):
+        over: Required[str | Sequence[str]]
+
+    class ForProduct(ItemOptions, Named, total=False):
+        product: Required[Sequence[str]]
 
     class ForDecider(CommonOptions, Named, total=False): ...
 
@@ -49,7 +58,11 @@ if TYPE_CHECKING:
 
     class ForSelect(SelectOptions, Named, total=False): ...
 
-    class ForCachedNode(CachedNodeOptions, Named, total=False): ...
+    class ForCachedNode(CacheOptions, ForNode, total=False): ...
+
+    class ForCachedOver(CacheOptions, ForOver, total=False): ...
+
+    class ForCachedProduct(CacheOptions, ForProduct, total=False): ...
 
     class ForState(CommonOptions, Marked, total=False): ...
 
@@ -58,6 +71,9 @@ if TYPE_CHECKING:
     class Later(Protocol):
         def __call__(self, f: Callable[P, R_co], /) -> Node[P, R_co]: ...
 
+    class LaterMapped(Protocol):
+        def __call__(self, f: Callable[P, R_co], /) -> Mapped[P, R_co]: ...
+
     class NodeDecorator(Protocol):
         @overload
         def __call__(
@@ -65,19 +81,28 @@ if TYPE_CHECKING:
         ) -> Node[P, R_co]: ...
         @overload
         def __call__(self, **options: Unpack[ForNode]) -> Later: ...
-
-    class LaterMapped(Protocol):
-        def __call__(self, f: Callable[P, R_co], /) -> Mapped[P, R_co]: ...
+        @overload
+        def __call__(
+            self, f: Callable[P, R_co], /, **options: Unpack[ForOver]
+        ) -> Mapped[P, R_co]: ...
+        @overload
+        def __call__(self, **options: Unpack[ForOver]) -> LaterMapped: ...
+        @overload
+        def __call__(
+            self, f: Callable[P, R_co], /, **options: Unpack[ForProduct]
+        ) -> Mapped[P, R_co]: ...
+        @overload
+        def __call__(self, **options: Unpack[ForProduct]) -> LaterMapped: ...
 
     class MapDecorator(Protocol):
         @overload
         def __call__(
-            self, f: Callable[P, R_co], /, **options: Unpack[ForNode]
+            self, f: Callable[P, R_co], /, **options: Unpack[ForMap]
         ) -> Mapped[P, R_co]: ...
         @overload
-        def __call__(self, f: Nestable, /, **options: Unpack[ForNode]) -> Mapped[..., Any]: ...
+        def __call__(self, f: Nestable, /, **options: Unpack[ForMap]) -> Mapped[..., Any]: ...
         @overload
-        def __call__(self, **options: Unpack[ForNode]) -> LaterMapped: ...
+        def __call__(self, **options: Unpack[ForMap]) -> LaterMapped: ...
 
     class ConditionDecorator(Protocol):
         @overload
@@ -114,6 +139,18 @@ if TYPE_CHECKING:
         ) -> Node[P, R_co]: ...
         @overload
         def __call__(self, **options: Unpack[ForCachedNode]) -> Later: ...
+        @overload
+        def __call__(
+            self, f: Callable[P, R_co], /, **options: Unpack[ForCachedOver]
+        ) -> Mapped[P, R_co]: ...
+        @overload
+        def __call__(self, **options: Unpack[ForCachedOver]) -> LaterMapped: ...
+        @overload
+        def __call__(
+            self, f: Callable[P, R_co], /, **options: Unpack[ForCachedProduct]
+        ) -> Mapped[P, R_co]: ...
+        @overload
+        def __call__(self, **options: Unpack[ForCachedProduct]) -> LaterMapped: ...
 
     class StateDecorator(Protocol):
         @overload

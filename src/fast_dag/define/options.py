@@ -47,17 +47,21 @@ if TYPE_CHECKING:
         stored: bool
         once: bool
 
-    class MapOptions(CommonOptions, total=False):
-        """The options of `dag.map`."""
+    class ItemOptions(CommonOptions, total=False):
+        """Those of every map."""
 
-        over: str | Sequence[str] | None
-        product: Sequence[str] | None
         keys: Callable[..., Any] | None
         into: Callable[..., Any] | None
         ordered: bool
         on_error: Literal["fail", "keep", "drop"]
         min_success: float | None
         max_concurrency: SupportsIndex | None
+
+    class MapOptions(ItemOptions, total=False):
+        """The options of `dag.map`."""
+
+        over: str | Sequence[str] | None
+        product: Sequence[str] | None
 
     class AnyOptions(CommonOptions, total=False):
         """The options of `dag.any`."""
@@ -134,6 +138,11 @@ def _units(value: Any) -> dict[str, int]:
     asked = {value: 1} if isinstance(value, str) else dict(value)
     _only(asked, bool(asked) and "" not in asked)
     return {_text(name): count(units, 1) for name, units in asked.items()}
+
+
+def name_of_function(func: Any) -> str:
+    """The name of a function, or that of its class if it has none."""
+    return getattr(func, "__name__", "") or type(func).__name__
 
 
 def _units_told(asked: Mapping[str, int]) -> str:
@@ -442,6 +451,7 @@ OPTIONS: Final = _table(
         _function,
         "makes the key of each item: the map returns a dict",
         by_name="function",
+        label=lambda value: f"keys by {name_of_function(value)}",
         type="map",
     ),
     Option(
@@ -450,6 +460,7 @@ OPTIONS: Final = _table(
         _function,
         "is given the results as they come, and makes the value of the map",
         by_name="function",
+        label=lambda value: f"into {name_of_function(value)}",
         type="map",
     ),
     Option(
@@ -467,6 +478,7 @@ OPTIONS: Final = _table(
         "what the failure of an item means: the map fails, an ItemError is in its place, or it is "
         "left out",
         default="fail",
+        label="on_error {}",
         type="map",
     ),
     Option(
@@ -474,6 +486,7 @@ OPTIONS: Final = _table(
         "a fraction from 0 to 1",
         _share,
         "the least share of items that must complete; else the map fails",
+        label="min_success {:g}",
         type="map",
     ),
     Option(
@@ -481,6 +494,7 @@ OPTIONS: Final = _table(
         "a count of at least 1",
         lambda value: count(value, 1),
         "how many items may be in progress at once",
+        label="{} at once",
         type="map",
     ),
     Option(
@@ -530,6 +544,20 @@ def checked(
             advice = f"; {MAP_A_WORKFLOW}" if option.type == "map" else ""
             raise InvalidNodeError(f"{whose}: {name}= is for @dag.{option.type}{advice}", node=node)
     return kept
+
+
+def told(options: Mapping[str, Any], names: Iterable[str] = OPTIONS) -> list[str]:
+    """The options of a node in words, as far as they are of interest to readers; those with these
+    names only.
+
+    >>> told({"retry": 2, "over": ["x", "y"], "into": sum})
+    ['retry 2', 'over x, y', 'into sum']
+    """
+    return [
+        OPTIONS[name].told(options[name])
+        for name in names
+        if OPTIONS[name].label and options.get(name) not in (None, 0)
+    ]
 
 
 def fitting(type: str) -> tuple[str, str]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from fast_dag.cache.store import NodeCache
     from fast_dag.call.policy import Around
+    from fast_dag.define.node import Mapped
     from fast_dag.define.signature import Signature
     from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.draw.view import MachineView, WorkflowView
@@ -403,6 +404,8 @@ class Workflow(Nestable):
 
     @overload
     def __getitem__(self, name: Node[..., FSMReturn]) -> Any: ...
+    @overload
+    def __getitem__(self, name: Mapped[..., Any]) -> Any: ...
     @overload
     def __getitem__(self, name: Node[..., Coroutine[Any, Any, T]]) -> T: ...
     @overload

@@ -6,8 +6,9 @@ from collections import Counter
 from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from fast_dag.define.mapspec import MAP_OPTIONS
 from fast_dag.define.node import NodeType
-from fast_dag.define.options import OPTIONS
+from fast_dag.define.options import name_of_function, told
 from fast_dag.draw.picture import Box, Cluster, Form, Link, Picture
 from fast_dag.draw.words import brief, counted, duration, shown
 from fast_dag.errors import ValidationError, closest, names, text_of
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 _MOST_DETAILED = 80
 """In a picture with more boxes, boxes show names only, unless `details` is asked for."""
+
+_WALKS = ("over", "product")
+"""What a box of a map shows of its options."""
 
 _FORMS = {
     NodeType.NODE: Form.BOX,
@@ -153,8 +157,9 @@ class _Sketcher:
             if tone == "completed" and name in view.run.from_cache:
                 tone = "from_cache"
             lines = self._lines(name, view.run, tone, reason, retries)
-        elif node.cache is not None:
-            lines = ["cached"]
+        else:
+            lines = _walks(node)
+            lines += ["cached"] if node.cache is not None else []
         short = lines[: int(tone == "failed")]
         if node.type.joins:
             lines.insert(0, node.type.value)
@@ -163,12 +168,16 @@ class _Sketcher:
             form = Form.FRAMED
         elif view.machine is not None:
             form = Form.DOUBLE if name in view.machine.terminal else Form.ROUND
+        title = shown(name)
+        if node.map:
+            items = None if view.run is None else view.run.items.get(name)
+            title += " x n" if items is None else f" {items.times}"
         path = shown(prefix + name, None)
         tip = dict.fromkeys([path, *lines, *_about(node)])
         return Box(
             next(self._ids),
             path,
-            shown(name),
+            title,
             form,
             tone,
             tuple(lines if self.details else short),
@@ -188,11 +197,16 @@ class _Sketcher:
             parts.append(duration(run.timings[name]))
         if retries:
             parts.append(counted(retries + max(visits, 1), "attempt"))
+        items = run.items.get(name)
+        if items is not None and items.total is not None and items.ended < items.total:
+            parts.append(f"{items.ended:,} of {items.total:,} ended")
         lines = [", ".join(parts)] if parts else []
         if name == run.current:
             events = shown(f"waits for {', '.join(run.awaited)}") if run.awaited else ""
             lines.insert(0, events or "current state")
         error = run.errors.get(name)
+        if error is None and items is not None and items.fatal is not None:
+            error = run.errors.get(name + items.fatal)
         if error is not None:
             lines.insert(0, shown(f"{type(error).__name__}: {text_of(error)}"))
         if self.results and name in run.results:
@@ -265,8 +279,7 @@ def _transition_label(transition: Transition, times: int) -> str:
     event = "" if transition.event is None else transition.event
     condition = ""
     if transition.condition is not None:
-        func = transition.condition.func
-        name = getattr(func, "__name__", "") or type(func).__name__
+        name = name_of_function(transition.condition.func)
         condition = "[condition]" if name == "<lambda>" else f"[{name}]"
     return shown(" ".join(each for each in (event, condition, _times(times)) if each))
 
@@ -296,6 +309,7 @@ def _about(node: Node[..., Any]) -> list[str]:
     workflow: Any = node.workflow
     described = node.description if workflow is None else workflow.description
     lines = [shown(described, 200)] if described else []
+    lines += _walks(node)
     options = []
     if node.retry:
         options.append(counted(node.retry, "retry", "retries"))
@@ -305,9 +319,11 @@ def _about(node: Node[..., Any]) -> list[str]:
         options.append("cached")
     if node.run_in:
         options.append(f"runs in {node.run_in}")
-    options += [
-        OPTIONS[name].told(node.options[name])
-        for name in ("several", "wait", "uses", "priority")
-        if node.options.get(name)
-    ]
+    shown_options = ("several", "wait", "uses", "priority", *MAP_OPTIONS)
+    options += told(node.options, [name for name in shown_options if name not in _WALKS])
     return [*lines, ", ".join(options)] if options else lines
+
+
+def _walks(node: Node[..., Any]) -> list[str]:
+    """Which parameters a map walks over, as a line; none of another node."""
+    return told(node.options, _WALKS)

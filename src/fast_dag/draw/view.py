@@ -8,6 +8,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from fast_dag.call.hooks import Hook
+from fast_dag.define.mapspec import MAP_OPTIONS
+from fast_dag.define.options import name_of_function
 from fast_dag.plan.topology import Topology
 
 if TYPE_CHECKING:
@@ -104,9 +106,10 @@ class RunView(NamedTuple):
     `began` and `ended` are readings of the clock of `spans`, `began_at` of the wall clock. `live`
     has, for each node of the topology, whether each of its incoming edges ended live (None: not
     decided); it is empty for a machine. `attempts` are those of the nodes in `errors`, and `error`
-    is what ended the run. `from_cache` are the nodes whose last value came from a cache. Of a
-    machine, `current` is the state it is in, and `awaited` are the events it waits for.
-    `tracebacks` has the texts of those that got lost in a pickle.
+    is what ended the run. `from_cache` are the nodes whose last value came from a cache, and
+    `items` is what became of those of each map that began. Of a machine, `current` is the
+    state it is in, and `awaited` are the events it waits for. `tracebacks` has the texts of
+    those that got lost in a pickle.
     """
 
     status: str
@@ -131,9 +134,39 @@ class RunView(NamedTuple):
     run_id: str | None
     began_at: float
     from_cache: Collection[str]
+    items: Mapping[str, ItemsView] = MappingProxyType({})
     current: str | None = None
     awaited: Collection[str] = ()
     tracebacks: Mapping[str, str] = MappingProxyType({})
+
+
+class ItemsView(NamedTuple):
+    """What became of the items of a map; see `Items`. Items are named by their keys as text, and
+    `fatal` is how the one that ended the map is named in `errors`, after the name of the map."""
+
+    total: int | None
+    completed: int
+    failed: int
+    dropped: int
+    retries: int
+    slowest: Sequence[tuple[str, float]]
+    histogram: Sequence[tuple[float, int]]
+    fatal: str | None
+
+    @property
+    def ended(self) -> int:
+        """How many have ended."""
+        return self.completed + self.failed
+
+    @property
+    def times(self) -> str:
+        """How many there are, and how many of them failed.
+
+        >>> ItemsView(1_000_000, 999_997, 3, 0, 0, (), (), None).times
+        'x 1,000,000 (3 failed)'
+        """
+        count = self.ended if self.total is None else self.total
+        return f"x {count:,} ({self.failed:,} failed)" if self.failed else f"x {count:,}"
 
 
 class Span(NamedTuple):
@@ -149,7 +182,7 @@ class Span(NamedTuple):
 # The same without functions, so that it pickles.
 
 
-_TOLD = ("wait", "several", "uses", "priority")
+_TOLD = ("wait", "several", "uses", "priority", *MAP_OPTIONS)
 """The options of nodes that a plain node has besides those below."""
 
 
@@ -179,14 +212,18 @@ class PlainNode(NamedTuple):
             node.type,
             node.description,
             tuple(node.inputs),
-            {name: node.options[name] for name in _TOLD if name in node.options},
+            {name: _plain_option(node.options[name]) for name in _TOLD if name in node.options},
             node.retry,
             node.timeout,
             node.run_in,
             None if node.cache is None else True,
             None if workflow is None else PlainWorkflow(workflow.description),
-            node.map is not None,
+            bool(node.map),
         )
+
+
+def _plain_option(value: Any) -> Any:
+    return Named(name_of_function(value)) if callable(value) else value
 
 
 class PlainWorkflow(NamedTuple):
@@ -228,7 +265,5 @@ def plain_view(view: WorkflowView, topology: Topology) -> WorkflowView:
 def _plain_way(way: Transition) -> Transition:
     condition: Any = way.condition
     if condition is not None:
-        func = condition.func
-        name = getattr(func, "__name__", "") or type(func).__name__
-        condition = Hook(Named(name), 0, False)
+        condition = Hook(Named(name_of_function(condition.func)), 0, False)
     return way._replace(condition=condition)

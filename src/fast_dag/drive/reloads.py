@@ -34,7 +34,7 @@ class _Reloads:
         is_new = specs is not None and any(_spec(each) is not specs[each] for each in specs)
         if is_new or specs is None:
             self.specs[module] = {each: _spec(each) for each in _used(module)}
-        if type(func) is FunctionType and "<" not in func.__qualname__:
+        if _is_found(module, func):
             key = module, func.__qualname__
             before = self.codes.get(key, func.__code__)
             self.codes[key] = func.__code__
@@ -63,6 +63,16 @@ def last(func: Any) -> int:
 
 
 _MAIN = ("__main__", "__mp_main__")
+
+
+def _is_found(module: str, func: Any) -> bool:
+    """Whether a function is found by its name, so that it goes by name."""
+    if type(func) is not FunctionType:
+        return False
+    there: Any = sys.modules[module]
+    for part in func.__qualname__.split("."):
+        there = getattr(there, part, None)
+    return there is func or getattr(there, "func", None) is func
 
 
 def _spec(name: str) -> Any:

@@ -66,6 +66,25 @@ class Row(NamedTuple):
     attempts: int
 
 
+class Walked(NamedTuple):
+    """A map that began: the numbers of its items in `tally`, and its slowest items, by key. Of
+    `histogram` each entry has how long items took at most, and how many took that long."""
+
+    path: str
+    tally: str
+    slowest: list[tuple[str, float]]
+    histogram: list[tuple[float, int]]
+
+    @property
+    def bars(self) -> Iterator[tuple[str, int, float]]:
+        """Of each entry of the histogram the time in words, the count, and its part of the largest
+        count."""
+        most = max((count for _, count in self.histogram), default=1)
+        for bound, count in self.histogram:
+            words = "longer" if bound == float("inf") else f"up to {duration(bound)}"
+            yield words, count, count / most
+
+
 class Failure(NamedTuple):
     """A failed node; `message` is its exception on one line."""
 
@@ -92,6 +111,7 @@ class Analysis(NamedTuple):
     critical: list[str]
     critical_seconds: float
     bounds: list[str]
+    maps: list[Walked]
     failures: list[Failure]
     retries: int
     cache_hits: int
@@ -152,6 +172,7 @@ def analyse(view: WorkflowView) -> Analysis:
         chain,
         length,
         [],
+        list(_maps(view)),
         [_failure(run, path, error) for path, error in run.errors.items()],
         run.metrics["retries"],
         run.metrics["cache_hits"],
@@ -265,10 +286,30 @@ def _rows(view: WorkflowView, prefix: str = "") -> Iterator[Row]:
         visits = run.visits.get(name, 0)
         attempts = visits + retries[name]
         note = "from its cache" if name in run.from_cache else reasons.get(name, "")
+        if name in run.items:
+            note = run.items[name].times
         yield Row(prefix + name, str(status), note, run.timings.get(name), visits, attempts)
         inner = view.nested.get(name)
         if inner is not None and inner.run is not None:
             yield from _rows(inner, f"{prefix}{name}.")
+
+
+def _maps(view: WorkflowView, prefix: str = "") -> Iterator[Walked]:
+    run = view.run
+    assert run is not None
+    for name, items in run.items.items():
+        ended = counted(items.ended, "item")
+        if items.total is not None and items.total > items.ended:
+            ended = f"{items.ended:,} of {counted(items.total, 'item')}"
+        parts = [f"{items.completed:,} completed"]
+        parts += [f"{items.failed:,} failed"] if items.failed else []
+        parts += [f"{items.dropped:,} of these left out"] if items.dropped else []
+        parts += [counted(items.retries, "retry", "retries")] if items.retries else []
+        tally = f"{ended} ended: {', '.join(parts)}"
+        yield Walked(prefix + name, tally, [*items.slowest], [*items.histogram])
+    for name, inner in view.nested.items():
+        if inner.run is not None:
+            yield from _maps(inner, f"{prefix}{name}.")
 
 
 def _critical(view: WorkflowView, bars: Mapping[str, Bar]) -> tuple[list[str], float]:

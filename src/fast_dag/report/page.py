@@ -33,7 +33,7 @@ _WORDS = {
     "failed": "failed after",
     "slept": "waited",
 }
-_MOST_BOXES, _MOST_LINKS, _MOST_BARS, _MOST_CHAIN = 1_500, 5_000, 1_000, 60
+_MOST_BOXES, _MOST_LINKS, _MOST_BARS, _MOST_CHAIN, _MOST_ERRORS = 1_500, 5_000, 1_000, 60, 200
 
 
 def page(run: Viewable, filename: str | os.PathLike[str] | None = None) -> str:
@@ -55,6 +55,7 @@ def page(run: Viewable, filename: str | os.PathLike[str] | None = None) -> str:
         *_section("Graph", _graph(view)),
         *_section("What bounds the run", _bounds(analysis)),
         *_section("Timeline", _timeline(analysis)),
+        *_section("Items", _maps(analysis)),
         *_section("Errors", _errors(analysis)),
         *_section(f"Slowest {analysis.noun}s", _rows(analysis)),
         *_section("Inputs", _pairs(analysis.inputs)),
@@ -185,10 +186,27 @@ def _piece(kind: str, start: float, end: float, analysis: Analysis, title: str) 
     )
 
 
+def _maps(analysis: Analysis) -> Iterator[str]:
+    for each in analysis.maps:
+        path = escape(shown(each.path))
+        yield f'<div data-node="{_key(each.path)}" tabindex="0">'
+        yield f"<p><strong>{path}</strong>: {escape(each.tally)}.</p>"
+        yield '<div class="items"><table><thead><tr><th>slowest</th><th>time</th></tr></thead>'
+        yield "<tbody>"
+        for key, seconds in each.slowest:
+            yield f"<tr><td>[{escape(shown(key))}]</td><td>{escape(duration(seconds))}</td></tr>"
+        yield '</tbody></table><div class="histogram">'
+        for words, count, part in each.bars:
+            yield f'<div class="row"><span class="name">{escape(words)}</span><span class="track">'
+            yield f'<i class="ran" style="left:0;width:{part:.3%}"></i></span>'
+            yield f"<em>{count:,}</em></div>"
+        yield "</div></div></div>"
+
+
 def _errors(analysis: Analysis) -> Iterator[str]:
     if analysis.ended_by is not None:
         yield f'<p class="ended">{escape(analysis.ended_by)}</p>'
-    for number, each in enumerate(analysis.failures):
+    for number, each in enumerate(analysis.failures[:_MOST_ERRORS]):
         tries = f", {counted(each.attempts, 'attempt')}" if each.attempts > 1 else ""
         is_open = " open" if number == 0 else ""
         yield (
@@ -196,6 +214,8 @@ def _errors(analysis: Analysis) -> Iterator[str]:
             f"<strong>{escape(shown(each.path))}</strong>{tries}: {escape(each.message)}</summary>"
             f"<pre>{escape(each.traceback)}</pre></details>"
         )
+    if len(analysis.failures) > _MOST_ERRORS:
+        yield f'<p class="note">And {len(analysis.failures) - _MOST_ERRORS:,} more.</p>'
 
 
 def _rows(analysis: Analysis) -> Iterator[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = 40
 """The width of the timeline."""
-_MOST_BARS, _MOST_SLOW, _MOST_CHAIN, _MOST_SKIPPED = 25, 5, 8, 10
+_MOST_BARS, _MOST_SLOW, _MOST_CHAIN, _MOST_SKIPPED, _MOST_ERRORS = 25, 5, 8, 10, 20
 _MARKS = {"ran": "#", "cached": "=", "failed": "x", "slept": "~"}
 
 
@@ -29,6 +29,7 @@ def summary(run: Viewable) -> str:
         "\n".join(_timeline(analysis)),
         "\n".join(_slowest(analysis)),
         "\n".join(_bounds(analysis)),
+        "\n".join(_maps(analysis)),
         "\n".join(_skipped(analysis)),
         "\n".join(_errors(analysis)),
         "\n".join(_inputs(analysis)),
@@ -105,6 +106,18 @@ def _shortened(chain: Sequence[str]) -> Sequence[str]:
     return [*chain[:half], f"... {len(chain) - 2 * half} more ...", *chain[-half:]]
 
 
+def _maps(analysis: Analysis) -> Iterator[str]:
+    if analysis.maps:
+        yield "Items"
+    for each in analysis.maps:
+        yield f"  {shown(each.path)}: {each.tally}"
+        if each.slowest:
+            slowest = (f"[{shown(key, 30)}] {duration(seconds)}" for key, seconds in each.slowest)
+            yield f"    slowest: {', '.join(slowest)}"
+        for words, count, part in each.bars:
+            yield f"    {words:>12} {'#' * max(round(part * _COLUMNS), 1)} {count:,}"
+
+
 def _skipped(analysis: Analysis) -> Iterator[str]:
     rows = [row for row in analysis.rows if row.status == "skipped" and row.note]
     if rows:
@@ -120,7 +133,7 @@ def _errors(analysis: Analysis) -> Iterator[str]:
         yield f"Ended by: {analysis.ended_by}"
     if analysis.failures:
         yield "Errors"
-    for each in analysis.failures:
+    for each in analysis.failures[:_MOST_ERRORS]:
         tries = f" after {each.attempts} attempts" if each.attempts > 1 else ""
         yield f"  {shown(each.path)}{tries}: {each.message}"
         places = [line.strip() for line in each.traceback.splitlines() if line.startswith("  File")]
@@ -128,6 +141,8 @@ def _errors(analysis: Analysis) -> Iterator[str]:
         users = [place for place in places if not place.startswith(f'File "{PACKAGE}')]
         if places:
             yield f"    at {(users or places)[-1]}"
+    if len(analysis.failures) > _MOST_ERRORS:
+        yield f"  and {len(analysis.failures) - _MOST_ERRORS:,} more"
 
 
 def _inputs(analysis: Analysis) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fast_dag._typing import T, overload
 from fast_dag.define.node import Node
 from fast_dag.define.signature import ABSENT
-from fast_dag.errors import InvalidNodeError, MissingResultError, UnknownNodeError
+from fast_dag.errors import InvalidNodeError, MissingResultError, UnknownNodeError, text_of_key
 from fast_dag.schedule.base import NodeStatus
 
 TYPE_CHECKING = False
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fast_dag.context import Context
     from fast_dag.define.graph import Graph
+    from fast_dag.define.node import Mapped
     from fast_dag.draw.sketch import DrawingOptions
     from fast_dag.draw.view import WorkflowView
     from fast_dag.errors import ExecutionError
@@ -161,6 +162,8 @@ class Run:
 
     @overload
     def __getitem__(self, name: Node[..., FSMReturn]) -> Any: ...
+    @overload
+    def __getitem__(self, name: Mapped[..., Any]) -> Any: ...
     @overload
     def __getitem__(self, name: Node[..., Coroutine[Any, Any, T]]) -> T: ...
     @overload
@@ -380,14 +383,6 @@ def _why_no_item(items: Items | None, mapped: str, key: str, result: Any) -> str
             "others"
         )
     return f"map {mapped!r} has {len(result)} items, and none of that name"
-
-
-def text_of_key(key: object) -> str:
-    """The key of an item as the names of items have it."""
-    try:
-        return str(key)
-    except Exception:
-        return object.__repr__(key)
 
 
 _REASONS = {

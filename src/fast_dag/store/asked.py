@@ -252,6 +252,7 @@ def checked_tags(tags: Any) -> dict[str, Any]:
     """Tags that may be some; raises ValidationError."""
     if tags is None:
         return {}
+    found: dict[Any, Any] = {}
     try:
         found = dict(tags)
         fits = all(

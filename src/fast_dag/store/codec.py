@@ -72,7 +72,7 @@ class Plain:
     fast_dag.store.errors.EncodeError: what is at ['rows'][1] in the value cannot be stored: ...
     """
 
-    name: Final = "plain"
+    name: str = "plain"
 
     def __init__(
         self, allow: Iterable[type | str] = (), annotations: Iterable[object] = ()

@@ -609,7 +609,8 @@ class End(Write):
     def _encode(self) -> None:
         row = self._row
         if not row[4]:
-            text = json.dumps(to_data(self._value))
+            error: Any = self._value
+            text = json.dumps(to_data(error))
             self._placed = ERROR, text.encode("utf-8", "surrogatepass"), None
         elif row[13]:
             self._placed = self._durable.shelf.encoded(self._value, self._identity)

@@ -178,6 +178,17 @@ def _offset(seconds: int) -> Any:
     return package("pydantic_core").TzInfo(seconds)
 
 
+def _pytz_parts(value: Any) -> tuple[object, ...]:
+    """The name of a time zone of pytz, which pandas 2 has, and which of its offsets this is."""
+    if value.zone == "UTC":
+        return ("UTC",)
+    return (*value.__reduce__()[1],)
+
+
+def _pytz(*parts: Any) -> Any:
+    return package("pytz").tzinfo.unpickler(*parts)  # a look-up, no pickle
+
+
 FORMS: Final[dict[type, Form]] = {
     date: Form(1, lambda value: (value.isoformat(),), date.fromisoformat),
     datetime: Form(2, _moment, _datetime),
@@ -202,3 +213,4 @@ FORMS: Final[dict[type, Form]] = {
 }
 
 OFFSET: Final = Form(21, _offset_parts, _offset, True)
+PYTZ: Final = Form(22, _pytz_parts, _pytz, True)

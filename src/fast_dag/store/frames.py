@@ -10,7 +10,7 @@ from math import prod
 from sys import modules
 from typing import Any, Final
 
-from fast_dag.store.forms import OFFSET, Form, Raw, Refused, package
+from fast_dag.store.forms import OFFSET, PYTZ, Form, Raw, Refused, package
 
 # numpy.
 
@@ -309,9 +309,10 @@ def _stream(table: Any) -> Raw:
 
 def _table(data: Any) -> Any:
     arrow = package("pyarrow")
-    if b"arrow.py_extension_type" in bytes(data):
+    stream = bytes(data)
+    if b"arrow.py_extension_type" in stream:
         raise ValueError("a type of Arrow that is a pickle")  # old versions would load it
-    table = arrow.ipc.open_stream(arrow.py_buffer(bytes(data))).read_all()
+    table = arrow.ipc.open_stream(stream).read_all()
     table.validate(full=True)
     return table
 
@@ -390,6 +391,7 @@ _BASES: Final[dict[tuple[str, str], Form]] = {
     ("numpy", "generic"): _SCALAR,
     ("pandas", "ExtensionArray"): _EXTENSION,
     ("pyarrow", "Array"): _ARROW_ARRAY,
+    ("pytz", "BaseTzInfo"): PYTZ,
 }
 """Forms of all classes that a package itself derives from one."""
 
