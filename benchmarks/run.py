@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import building
 import codecs_of_stores
+import durable
 import fsm
 import guard
 import imports
@@ -32,6 +33,7 @@ THEMES = (
     maps,
     imports,
     codecs_of_stores,
+    durable,
     fsm,
     instructions,
     traces,
