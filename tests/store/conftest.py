@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fast_dag.store.codec import Plain
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -66,8 +68,7 @@ def committed(path: Path) -> set[str]:
         tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
         if ("nodes",) not in tables:
             return set()
-        return {
-            row[0] for row in connection.execute("SELECT path FROM nodes WHERE replaced IS NULL")
-        }
+        rows = connection.execute("SELECT path, item FROM nodes WHERE replaced IS NULL").fetchall()
+        return {f"{path}[{Plain().decode(item)}]" if item else path for path, item in rows}
     finally:
         connection.close()

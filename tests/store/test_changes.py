@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fast_dag import DAG
+from fast_dag import DAG, ValidationError
+from fast_dag.errors import UnknownNodeError
 from fast_dag.store import ChangedError, Store
 
 if TYPE_CHECKING:
@@ -151,6 +152,21 @@ def test_node_that_is_gone_stops_the_run_unless_it_is_renamed(edited: Module, st
     dag.connect("load", "vat").connect("vat", "shown").connect("shown", "last")
     with pytest.raises(ChangedError, match="node 'tax' is gone"):
         dag.run(store=store, run_id="a")
+    assert dag.run(store=store, run_id="a", renamed={"tax": "vat"}) == "19.0!"
+    assert edited.taken() == ["last"]
+
+
+def test_node_is_renamed_with_its_function(edited: Module, store: Store) -> None:
+    interrupted(edited, store)
+    edited.edit("def tax(load)", "def vat(load)")
+    edited.taken()
+    dag, module = DAG("taxes"), edited.module
+    dag.add_node(module.load).add_node(module.vat).add_node(module.shown).add_node(module.last)
+    dag.connect("load", "vat").connect("vat", "shown").connect("shown", "last")
+    with pytest.raises(UnknownNodeError, match=r"'taxes' has no node 'vta' .did you mean 'vat'"):
+        dag.run(store=store, run_id="a", renamed={"tax": "vta"}, on_change="keep")
+    with pytest.raises(ValidationError, match="there still is a node 'load'"):
+        dag.run(store=store, run_id="a", renamed={"load": "vat"}, on_change="keep")
     assert dag.run(store=store, run_id="a", renamed={"tax": "vat"}) == "19.0!"
     assert edited.taken() == ["last"]
 

@@ -15,35 +15,49 @@ Each returns its exit code:
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 import signal
 import sys
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+from fast_dag.cli.command import (
+    FAILED,
+    OK,
+    TIMED_OUT,
+    UNWRITTEN,
+    WRONG,
+    Answer,
+    allow_option,
+    command,
+    inputs_of,
+    interrupted,
+    json_option,
+    mapping_in,
+    signals,
+    target_argument,
+)
 from fast_dag.cli.output import (
     as_document,
     as_error,
     as_json,
     as_text,
     can_show,
-    keep_stdout,
     say,
     summary,
     tell_error,
     unwritten,
 )
+from fast_dag.cli.runs import finished, opened, runs, store_option, tags_of
 from fast_dag.cli.saved import refuse_file, save, saved, told_lost
-from fast_dag.cli.signals import Signals
 from fast_dag.cli.starter import starter
-from fast_dag.cli.target import Target, all_found, found, place_of
+from fast_dag.cli.target import Target, all_found, found
 from fast_dag.cli.tree import MARKS, called, heading, inputs, topology_of, tree
 from fast_dag.context import Context
 from fast_dag.define.fsm import FSM
@@ -57,24 +71,21 @@ from fast_dag.errors import (
 )
 from fast_dag.run.run import Run
 from fast_dag.run.settings import ExecutionMode
-from fast_dag.serial.texts import from_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from fast_dag.define.workflow import Workflow
 
-OK, FAILED, WRONG, UNWRITTEN, TIMED_OUT, BY_SIGNAL = 0, 1, 2, 74, 124, 128
 _NAME = "fast-dag"
 _COMPLETE = "_FAST_DAG_COMPLETE"
-_signals = Signals()
 
 
 def start(args: list[str] | None = None) -> int:
     """Carry out a command line and return its exit code."""
     if sys.stdin is None:  # it was closed before Python began
         sys.stdin = open(os.devnull)  # noqa: SIM115  until the end
-    with _signals:
+    with signals:
         try:
             code, lost = _carried_out(args), unwritten()
         except OSError as error:  # of help, which click prints
@@ -97,22 +108,12 @@ def _carried_out(args: list[str] | None) -> int:
             error.show()
         return WRONG
     except click.Abort:
-        return _interrupted()
+        return interrupted()
     except SystemExit:  # of click: shell completion ends so, and help that nobody reads to its end
         if _COMPLETE in os.environ:
             raise
         return OK
     return code if isinstance(code, int) else OK
-
-
-def _interrupted() -> int:
-    return BY_SIGNAL + _signals.number
-
-
-def _complete_file(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    return [CompletionItem(incomplete, type="file")]
 
 
 def _complete_node(
@@ -130,59 +131,6 @@ def _complete_node(
     return [
         CompletionItem(given + comma + name) for name in workflow.nodes if name.startswith(begun)
     ]
-
-
-target_argument = click.argument("target", shell_complete=_complete_file)
-json_option = click.option("--json", "as_data", is_flag=True, help="Print JSON.")
-allow_option = click.option(
-    "--allow",
-    multiple=True,
-    metavar="MODULE",
-    help="Where TARGET is a .json or .yaml file: a module it may import from. Repeatable.",
-)
-
-
-class Answer(NamedTuple):
-    """How a command ended: its exit code, the data for `--json`, and the error to print."""
-
-    code: int = OK
-    data: Any = None
-    error: Exception | None = None
-
-
-def command(func: Callable[..., Answer], *, shares_stdout: bool = False) -> Callable[..., int]:
-    """A command that prints JSON where `--json` asks for it, and errors, with tracebacks where
-    `--traceback` does. `shares_stdout`: what the workflow prints may go to stdout, too."""
-
-    @click.option("--traceback", "traced", is_flag=True, help="Show errors with tracebacks.")
-    @functools.wraps(func)
-    def guarded(*args: Any, traced: bool, **options: Any) -> int:
-        as_data = bool(options.get("as_data"))
-        try:
-            if as_data or not shares_stdout:
-                keep_stdout()
-            answer = _answer(functools.partial(func, *args, **options))
-            if as_data:
-                say(json.dumps(answer.data, indent=2, ensure_ascii=False), document=True)
-            if answer.error is not None and (traced or not as_data):
-                tell_error(answer.error, traced=traced)
-        except KeyboardInterrupt:
-            say("interrupted", err=True)
-            return _interrupted()
-        return answer.code
-
-    return guarded
-
-
-def _answer(call: Callable[[], Answer]) -> Answer:
-    try:
-        return call()
-    except FastDAGError as error:
-        return Answer(WRONG, {"error": as_error(error)}, error)
-    except (Exception, SystemExit) as error:
-        told = FastDAGError(f"{type(error).__name__}: {text_of(error)}{place_of(error)}")
-        told.__cause__ = error
-        return Answer(WRONG, {"error": as_error(error)}, told)
 
 
 @click.group(
@@ -284,6 +232,25 @@ def main() -> None:
     help="Write the log to stderr, from this level up: the workflow's own and that of the run.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Leave out the line about the run.")
+@click.option(
+    "--store",
+    "store_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep what nodes compute in this file; a run of the same --id goes on with it.",
+)
+@click.option("--id", "run_id", metavar="ID", help="With --store: the id of the run.")
+@click.option(
+    "--rerun",
+    multiple=True,
+    metavar="failed|stale|NODE",
+    help="With --store: compute this anew, and what is below it. Nodes are repeatable.",
+)
+@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="With --store. Repeatable.")
+@click.option(
+    "--on-change",
+    type=click.Choice(["keep", "rerun"]),
+    help="With --store: what to do with results of code that has changed.",
+)
 @allow_option
 @json_option
 @functools.partial(command, shares_stdout=True)
@@ -306,6 +273,11 @@ def run(
     progress: bool,
     log_level: str | None,
     quiet: bool,
+    store_file: Path | None,
+    run_id: str | None,
+    rerun: tuple[str, ...],
+    tags: tuple[str, ...],
+    on_change: str | None,
     allow: tuple[str, ...],
     as_data: bool,
 ) -> Answer:
@@ -328,7 +300,7 @@ def run(
         "error_strategy": "continue" if goes_on else "fail_fast",
         "progress": True if progress else None,
     }
-    inputs_ = _inputs(given, given_file)
+    inputs_ = inputs_of(given, given_file)
     if isinstance(workflow, FSM):
         parts = {"--until": until, "--from": from_, "--outputs": outputs, "--results": results_file}
         _refuse({**parts, "--resume": resumed}, "a DAG", workflow)
@@ -350,6 +322,52 @@ def run(
                 "--resume finds by itself what has to run; omit --from and --until"
             )
         options["resume"] = saved(resumed)
+    with ExitStack() as closing:
+        if store_file is None:
+            _refuse_without_store(run_id=run_id, rerun=rerun, tag=tags, on_change=on_change)
+        else:
+            if isinstance(workflow, FSM):
+                _refuse({"--store": store_file}, "a DAG", workflow)
+            store = closing.enter_context(opened(store_file, makes=True))
+            told = None if run_id is None or rerun else finished(store, run_id)
+            if told is not None:
+                say(told, err=True)
+            options |= {
+                "store": store,
+                "run_id": run_id,
+                "rerun": _asked_again(rerun),
+                "tags": tags_of(tags) or None,
+                "on_change": on_change,
+            }
+        return _ran(
+            workflow, inputs_, until, from_, options, as_text_only, quiet, saves_to, report, as_data
+        )
+
+
+def _refuse_without_store(**asked: Any) -> None:
+    for name, value in asked.items():
+        if value:
+            option = "--id" if name == "run_id" else f"--{name.replace('_', '-')}"
+            raise ValidationError(f"{option} is for runs with --store FILE")
+
+
+def _asked_again(rerun: tuple[str, ...]) -> Any:
+    return list(rerun) if len(rerun) > 1 else next(iter(rerun), None)
+
+
+def _ran(
+    workflow: Workflow,
+    inputs_: Any,
+    until: str | None,
+    from_: str | None,
+    options: dict[str, Any],
+    as_text_only: list[str],
+    quiet: bool,
+    saves_to: Path | None,
+    report: Path | None,
+    as_data: bool,
+) -> Answer:
+    """Run, and tell how that ended."""
     try:
         done, code, status = _executed(workflow, inputs_, until, from_, options)
     except MissingInputError as error:
@@ -382,7 +400,7 @@ def _executed(
         if workflow.last_run is None or workflow.last_run is earlier:
             raise
         if isinstance(error, KeyboardInterrupt):
-            code, status = _interrupted(), _interruption()
+            code, status = interrupted(), _interruption()
         else:
             status = "failed"
             _blame_a_node(error, workflow.last_run)
@@ -402,7 +420,7 @@ def _run(workflow: Any, inputs_: Any, until: str | None, from_: str | None, opti
 
 
 def _interruption() -> str:
-    by = "" if _signals.number is signal.SIGINT else f" by {_signals.number.name}"
+    by = "" if signals.number is signal.SIGINT else f" by {signals.number.name}"
     return f"interrupted{by}"
 
 
@@ -440,7 +458,7 @@ def _log_from(level: str) -> None:
 def _code(done: Run) -> int:
     if done.status == "timed_out":
         return TIMED_OUT
-    return FAILED if done.errors else OK
+    return FAILED if done.errors or done.status in ("cancelled", "in_doubt") else OK
 
 
 def _told(
@@ -485,24 +503,9 @@ def _listed(outputs: Iterable[str], dag: Workflow) -> list[str]:
     return listed
 
 
-def _inputs(given: Iterable[str], file: Any) -> dict[str, Any]:
-    taken: dict[str, Any] = {}
-    for each in given:
-        name, equals, text = each.partition("=")
-        if not equals or not name:
-            raise ValidationError(f"--input {each!r} is not NAME=VALUE")
-        if name in taken:
-            raise ValidationError(f"--input gives {name!r} twice")
-        try:
-            taken[name] = from_json(text)
-        except ValidationError:
-            taken[name] = text
-    return taken if file is None else {**_mapping(file, "--input-json", "names to values"), **taken}
-
-
 def _results(file: Any) -> tuple[dict[str, Any], list[str]]:
     """The results in the file of an earlier run, and the nodes whose results it has as text."""
-    data = _mapping(file, "--results", "nodes to their results")
+    data = mapping_in(file, "--results", "nodes to their results")
     results: Any = data
     lost: Any = {}
     if "workflow" in data:
@@ -512,15 +515,69 @@ def _results(file: Any) -> tuple[dict[str, Any], list[str]]:
     return results, list(lost)
 
 
-def _mapping(file: Any, option: str, words: str) -> dict[str, Any]:
-    try:
-        data = from_json(file.read())
-    except ValidationError as error:
-        raise ValidationError(f"{option}: {error}") from None
-    if not isinstance(data, dict):
-        raise ValidationError(f"{option}: the file is no mapping of {words}")
-    return data
+@runs.command()
+@store_option
+@target_argument
+@click.argument("run_id", metavar="ID")
+@click.option("--on-change", type=click.Choice(["keep", "rerun"]))
+@click.option("-q", "--quiet", is_flag=True, help="Leave out the line about the run.")
+@allow_option
+@json_option
+@functools.partial(command, shares_stdout=True)
+def resume(
+    file: Path,
+    target: str,
+    run_id: str,
+    on_change: str | None,
+    quiet: bool,
+    allow: tuple[str, ...],
+    as_data: bool,
+) -> Answer:
+    """Go on with a run, and print its value."""
+    return _gone_on(file, target, run_id, None, on_change, quiet, allow, as_data)
 
+
+@runs.command("rerun")
+@store_option
+@target_argument
+@click.argument("run_id", metavar="ID")
+@click.argument("what", nargs=-1, metavar="[failed|stale|NODE...]")
+@click.option("-q", "--quiet", is_flag=True, help="Leave out the line about the run.")
+@allow_option
+@json_option
+@functools.partial(command, shares_stdout=True)
+def rerun_(
+    file: Path,
+    target: str,
+    run_id: str,
+    what: tuple[str, ...],
+    quiet: bool,
+    allow: tuple[str, ...],
+    as_data: bool,
+) -> Answer:
+    """Compute anew what failed, what is stale, or nodes, and what is below them."""
+    asked = _asked_again(what) or "failed"
+    return _gone_on(file, target, run_id, asked, None, quiet, allow, as_data)
+
+
+def _gone_on(
+    file: Path,
+    target: str,
+    run_id: str,
+    rerun: Any,
+    on_change: str | None,
+    quiet: bool,
+    allow: tuple[str, ...],
+    as_data: bool,
+) -> Answer:
+    workflow = found(target, allow)
+    with opened(file) as store:
+        store.run(run_id)  # which must be there
+        options = {"store": store, "run_id": run_id, "rerun": rerun, "on_change": on_change}
+        return _ran(workflow, {}, None, None, options, [], quiet, None, None, as_data)
+
+
+main.add_command(runs)
 
 # show
 

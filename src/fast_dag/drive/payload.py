@@ -10,13 +10,14 @@ import re
 import sys
 import traceback
 import zlib
+from array import array
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import cache, lru_cache
 from importlib import import_module
 from time import perf_counter
 from types import CodeType, CoroutineType, FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag._extras import needed
 from fast_dag.call.arguments import named
@@ -261,7 +262,11 @@ def _made(
 
 class Head:
     """What the calls of a batch have in common: a function, and its arguments, in which each item's
-    values take the `places`: positions and names."""
+    values take the `places`: positions and names.
+
+    >>> Head(pow, [None, 2], {}, [0]).call_for(is_sole=True)(7)
+    49
+    """
 
     __slots__ = ("args", "func", "kwargs", "places")
 
@@ -284,19 +289,17 @@ class Head:
         func, self.args, self.kwargs, self.places = state
         self.func = func.find() if isinstance(func, FunctionOfNode) else func
 
-    def caller(self) -> Callable[[Sequence[Any]], Any]:
-        """A function that makes the call of an item.
-
-        >>> Head(pow, [None, 2], {}, [0]).caller()((7,))
-        49
-        """
+    def call_for(self, is_sole: bool) -> Callable[[Any], Any]:
+        """The call for an item: its one value if `is_sole`, else a value for each place."""
         func, places = self.func, self.places
-        if places == [0] and len(self.args) == 1 and not self.kwargs:
-            return lambda item: func(item[0])
+        if is_sole and len(self.args) == 1 and not self.kwargs and places == [0]:
+            found: Callable[[Any], Any] = func
+            return found
 
-        def call(item: Sequence[Any]) -> Any:
+        def call(item: Any) -> Any:
             args, kwargs = list(self.args), dict(self.kwargs)
-            for place, value in zip(places, item, strict=True):
+            values = (item,) if is_sole else item
+            for place, value in zip(places, values, strict=True):
                 if isinstance(place, int):
                     args[place] = value
                 else:
@@ -306,18 +309,19 @@ class Head:
         return call
 
 
-def told_of(call: Callable[[Any], Any], item: Any, start: float) -> Told:
-    """Make the call of an item, at the time that is `start` on the clock."""
-    try:
-        value = call(item)
-        if type(value) is CoroutineType:
-            value = _awaited(value)
-    except BaseException as error:  # SystemExit, too, must reach the run's caller
-        return False, error, _notes_on(error), perf_counter() - start
-    return True, value, _NO_CHANGES, perf_counter() - start
+class Part(NamedTuple):
+    """How some items of a batch ended, one behind the other: a value for each, its seconds, and, by
+    their places in `values`, how those ended that did not return."""
+
+    values: list[Any]
+    seconds: array[float]
+    failed: dict[int, Told]
 
 
-_NO_CHANGES: dict[str, Any] = {}
+def sent_value(value: Any) -> Any:
+    """What to send of a value that a call returned: the result of a coroutine, and large bytes as a
+    buffer."""
+    return whole(_awaited(value) if type(value) is CoroutineType else value)
 
 
 def _awaited(coroutine: Any) -> Any:
@@ -326,17 +330,34 @@ def _awaited(coroutine: Any) -> Any:
     return asyncio.run(coroutine)
 
 
-def packed_all(told: list[Told]) -> Packed:
-    """How several calls ended. What cannot be pickled of one costs no other."""
+def told_of(error: BaseException, seconds: float) -> Told:
+    """How the call of an item that raised ended."""
+    return False, error, _notes_on(error), seconds
+
+
+def packed_part(values: list[Any], seconds: array[float], failed: dict[int, Told]) -> Packed:
+    """A Part. What cannot be pickled of one item costs no other."""
+    times = seconds.tobytes()
     try:
-        return packed(told)
+        return packed((values, times, failed))
     except BaseException:
-        return packed([_sent_back(each, perf_counter(), _dumps) for each in told])
+        told = [failed.get(at) or (True, value, {}, seconds[at]) for at, value in enumerate(values)]
+        each = {at: _sent_back(told[at], perf_counter(), _dumps) for at in range(len(values))}
+        return packed(([None] * len(values), times, each))
 
 
-def unpacked_all(message: Message) -> list[Told]:
-    """What `packed_all` packed."""
-    return [unpacked(each) if type(each) is bytes else each for each in unpacked(message)]
+def unpacked_part(message: Message) -> Part:
+    """What `packed_part` packed."""
+    values, times, told = unpacked(message)
+    seconds, failed = array("f"), {}
+    seconds.frombytes(times)
+    for at, packed_told in told.items():
+        each: Told = unpacked(packed_told) if type(packed_told) is bytes else packed_told
+        if each[0]:
+            values[at] = each[1]
+        else:
+            failed[at] = each
+    return Part(values, seconds, failed)
 
 
 carried: ContextVar[Mapping[str, str] | None] = ContextVar("fast_dag carrier", default=None)

@@ -60,7 +60,7 @@ class Walk:
         self.pulled = 0
         self._plan = plan
         self._keys = spec.keys
-        self._values = values
+        self._values: Sequence[Any] = values
         self._own = [
             each for each in values if isinstance(each, (GeneratorType, AsyncGeneratorType))
         ]

@@ -158,10 +158,11 @@ class MapExecution(Execution):
         self._running = 0  # calls in progress, of items or batches
         self._rests: dict[int, Any] = {}  # coroutines that sync functions returned, by item
         self.call: Callable[..., Any] = plan.item.call
-        self.is_sole = plan.is_sole
+        self.is_sole = self.takes_item = plan.is_sole  # whether `call` takes items as they come
         self._lines: LineCalls | None = None  # makes the calls of a workflow, if they are all of it
         self._inner: dict[int, Execution] = {}  # of these, the workflows
         self._pulling = False
+        self._is_in_pull = False  # in a thread
         self._is_exhausted = False
         self._is_satisfied = False  # `into` has returned
         self._error: Exception | None = None
@@ -206,7 +207,7 @@ class MapExecution(Execution):
         )
         if line is not None and self.is_batched:
             self._lines = lines = LineCalls(plan, line, kwargs, self.child)
-            self.call, self.is_sole = lines.call, lines.is_sole
+            self.call, self.is_sole, self.takes_item = lines.call, lines.is_sole, True
         self.batching = Batches(self)
         self.tally.total = self._walk.total
         if self._walk.is_keyed:
@@ -291,10 +292,14 @@ class MapExecution(Execution):
 
     def release(self, status: str | None = None) -> Effects | None:
         walk = self._walk
-        if walk is None or not walk.needs_close or (self._pulling and not walk.is_async):
-            return None  # a generator that still runs, in an abandoned thread, cannot be closed
+        if walk is None or not walk.needs_close:
+            return None
         walk.place = "source, as it was closed"
-        self._walk = _Closed(walk)
+        self._walk = closed = _Closed(walk)
+        with self._lock:
+            if self._is_in_pull:  # an abandoned thread, which closes it as soon as it can
+                closed.let_go = _nothing
+                return None
         return self._closing(walk)
 
     def _closing(self, walk: Walk) -> Effects:
@@ -372,15 +377,24 @@ class MapExecution(Execution):
 
     def _pull_items(self) -> bool:
         """Pull items as long as there is room for them. Returns whether there are no more."""
-        pull = self._walk.pull
-        while self._wants_items:
-            pulled = pull()
-            if pulled is None:
-                return True
-            self._take_in(pulled)
-            if self._running < self.places:
-                self.call_soon()
-        return False
+        with self._lock:
+            walk, self._is_in_pull = self._walk, True
+        try:
+            while self._wants_items:
+                pulled = walk.pull()
+                if pulled is None:
+                    return True
+                self._take_in(pulled)
+                if self._running < self.places:
+                    self.call_soon()
+            return False
+        finally:
+            with self._lock:
+                self._is_in_pull = False
+                is_abandoned = self._walk is not walk
+            if is_abandoned:
+                walk.close()
+                walk.let_go()
 
     async def _step_items(self) -> bool:
         """The same of an async source."""
@@ -915,7 +929,7 @@ class _Closed:
     def __init__(self, walk: Walk) -> None:
         self.is_async, self.is_keyed, self.pulled = walk.is_async, walk.is_keyed, walk.pulled
         self.place = walk.place
-        self.let_go = walk.let_go
+        self.let_go: Callable[[], None] = walk.let_go
 
 
 def _is_less(completed: int, least: float, total: int) -> bool:

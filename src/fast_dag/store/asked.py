@@ -12,6 +12,7 @@ from fast_dag.define.node import name_of
 from fast_dag.errors import ValidationError, failures, names
 from fast_dag.store.changes import changes_of, codes_of
 from fast_dag.store.claim import COLUMNS, Claim, Found, MovedError
+from fast_dag.store.database import reading
 from fast_dag.store.errors import EncodeError, RunExistsError
 from fast_dag.store.graphs import StoredGraph, text_of_graph
 from fast_dag.store.reruns import Rows
@@ -190,7 +191,10 @@ class Asked:
         differs += [
             f"the input {name!r} was not given then" for name in given if name not in stored
         ]
-        outputs = None if found.outputs is None else json.loads(found.outputs)
+        with reading(store.path):
+            outputs = None if found.outputs is None else json.loads(found.outputs)
+            if outputs is not None and not all(isinstance(each, str) for each in list(outputs)):
+                raise TypeError(outputs)
         if request.outputs is not None and _output_names(request.outputs) != set(outputs or ()):
             differs.append(f"outputs were {'not given' if outputs is None else names(outputs)}")
         if differs:
@@ -245,6 +249,7 @@ def checked_tags(tags: Any) -> dict[str, Any]:
     """Tags that may be some; raises ValidationError."""
     if tags is None:
         return {}
+    found: dict[Any, Any] = {}
     try:
         found = dict(tags)
         fits = all(

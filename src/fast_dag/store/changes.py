@@ -91,6 +91,7 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[st
     (['shop.RATE: constant 0.19 -> 0.21'], [])
     """
     seen, maybe = [], []
+    old, new = _without_renamed(old, new)
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
         if name == _UNTOLD:
@@ -102,6 +103,27 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[st
         else:
             seen.append(_told(name, before, after))
     return seen, maybe
+
+
+def _without_renamed(
+    old: Mapping[str, str], new: Mapping[str, str]
+) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Both without the functions that differ in nothing but their name. What calls such a function
+    by its name has changed itself."""
+    gone = {_nameless(name, text): name for name, text in old.items() if name not in new}
+    come = {_nameless(name, text): name for name, text in new.items() if name not in old}
+    same = gone.keys() & come.keys()
+    before, after = {gone[text] for text in same}, {come[text] for text in same}
+    return (
+        {name: text for name, text in old.items() if name not in before},
+        {name: text for name, text in new.items() if name not in after},
+    )
+
+
+def _nameless(name: str, text: str) -> str:
+    """The text of a function without its name; of other things with it."""
+    own = f"FunctionDef name={name.rpartition('.')[2]!r}"
+    return text.replace(own, "FunctionDef", 1) if own in text else f"{name} {text}"
 
 
 def _told(name: str, before: str | None, after: str | None) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from fast_dag.errors import ExecutionError, add_note, names
 from fast_dag.run.failures import timed_out
 from fast_dag.store.changes import changes_of, codes_of
+from fast_dag.store.database import reading
 from fast_dag.store.durable import CutShortError, Durable, cancelled, error_of, in_doubt
 from fast_dag.store.errors import ChangedError, RunInUseError, RunLostError, StoreError, to_data
 from fast_dag.store.graphs import StoredGraph, text_of_graph
@@ -203,6 +204,9 @@ class Claim:
         if row is None:
             raise MovedError
         found = Found(*row)
+        numbers = (found.epoch, found.generation, found.deaths, found.before)
+        if not all(isinstance(each, int) for each in numbers):
+            raise StoreError(f"the store is damaged: the run {self.run_id!r} has {numbers}")
         if found.pruned is not None or (found.status in FINAL and self.rerun is None):
             raise MovedError
         last = connection.execute(
@@ -394,10 +398,12 @@ class Claim:
         execution._prepare_results()
         record.begin()
         shift = perf_counter() - time()
-        record.began, record.began_at = (found.began or found.created) + shift, found.created
+        with reading(self.store.path):
+            record.began, record.began_at = (found.began or found.created) + shift, found.created
+            ended_at = (found.ended or found.created) + shift
+            ended: dict[str, Any] = {} if found.error is None else dict(json.loads(found.error))
         try:
             execution.begin(eager=True)
-            ended = {} if found.error is None else json.loads(found.error)
             for key, data, attempts, where in ended.get("resources", ()):
                 failed = error_of(json.dumps(data).encode())
                 execution.failures.add(key, failed, attempts, where, True)
@@ -405,7 +411,7 @@ class Claim:
                 execution._stopped, execution.failures.fatal = True, ended["fatal"]
         finally:
             execution.close(found.status)
-        record.ended = (found.ended or found.created) + shift
+        record.ended = ended_at
         if found.status == "timed_out":
             execution._exception = timed_out(
                 execution.name, ended.get("timeout") or 0.0, ended.get("late", ()), execution.run

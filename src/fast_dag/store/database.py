@@ -18,18 +18,18 @@ import os
 import sqlite3
 import sys
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_dag.errors import ValidationError
+from fast_dag.errors import FastDAGError, ValidationError, text_of
 from fast_dag.store import schema
 from fast_dag.store.errors import StoreError
 from fast_dag.store.locks import LockFile, after_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -218,7 +218,7 @@ class Database:
         if "about" in tables:
             about = dict(connection.execute("SELECT key, value FROM about").fetchall())
         version, oldest = about.get("version"), about.get("oldest_reader")
-        if not isinstance(version, int) or not isinstance(oldest, int):
+        if not (isinstance(version, int) and isinstance(oldest, int) and version >= 1):
             raise StoreError(
                 f"{self.path!r} is a database of something else; give the store a file of its own",
                 path=self.path,
@@ -519,6 +519,19 @@ def _made(path: str) -> tuple[int, int]:
     except OSError as error:
         raise StoreError(f"the store {path!r} cannot be opened: {error}", path=path) from error
     return status.st_dev, status.st_ino
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn what rows raise that nobody could have written into a StoreError."""
+    try:
+        yield
+    except FastDAGError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
+        raise StoreError(
+            f"the store {path!r} is damaged: {type(error).__name__}: {text_of(error)}", path=path
+        ) from error
 
 
 # File systems.

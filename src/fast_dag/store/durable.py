@@ -19,7 +19,7 @@ from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ExecutionError, failures, is_a
 from fast_dag.run.execution import Verdict
 from fast_dag.schedule.dag import DagSchedule
-from fast_dag.store.database import Write
+from fast_dag.store.database import Write, reading
 from fast_dag.store.errors import (
     EncodeError,
     InDoubtError,
@@ -201,6 +201,10 @@ class Durable:
 
     def is_left(self, topology: Topology) -> bool:
         """Whether something of the outermost workflow is left to run."""
+        with reading(self.database.path):
+            return self._is_left(topology)
+
+    def _is_left(self, topology: Topology) -> bool:
         rows = [row for row in self.rows.get(0, ()) if row[1] in topology.index]
         schedule = schedule_of(topology, rows)
         return any(
@@ -209,6 +213,10 @@ class Durable:
 
     def decode(self) -> None:
         """Decode what was read."""
+        with reading(self.database.path):
+            self._decode()
+
+    def _decode(self) -> None:
         for scope, rows in self.rows.items():
             for row in rows:
                 if (scope, row[1]) in self.olds and row[19] == self.generation:
@@ -259,7 +267,7 @@ class Durable:
         else:
             outcome = Outcome(False, error_of(row[13]), attempts, place)
             outcome.verdict = Verdict(outcome, key, None, bool(goes_on))
-        return node, outcome, began, seconds
+        return node, outcome, float(began), float(seconds)
 
     def doubts_of(self, connection: Connection) -> list[str]:
         """The paths of the nodes that are in doubt: called, and not known to have ended."""
@@ -587,7 +595,8 @@ class End(Write):
         """Encode the value. Raises EncodeError, and StoreError if its file cannot be written."""
         row = self._row
         if not row[4]:
-            text = json.dumps(to_data(self._value))
+            error: Any = self._value
+            text = json.dumps(to_data(error))
             self._placed = ERROR, text.encode("utf-8", "surrogatepass"), None
         elif row[13]:
             self._placed = self._durable.shelf.put(self._value, self._identity)
@@ -862,9 +871,10 @@ def in_doubt(run_id: str, paths: list[str]) -> InDoubtError:
     """The error of a run with nodes that may or may not have done their work."""
     node = paths[0]
     return InDoubtError(
-        f"node {node!r} of the run {run_id!r} was called, and nobody knows how that ended; it may "
-        f"be called once only. Find out what it did, then say store.decide({run_id!r}, {node!r}, "
-        "value=...) with its result, or again=True to have it called again",
+        f"node {node!r} of the run {run_id!r} is in doubt: it was called, and nobody knows how "
+        "that ended; it may be called once only. Find out what it did, then say "
+        f"store.decide({run_id!r}, {node!r}, value=...) with its result, or again=True to have it "
+        "called again",
         run_id=run_id,
         node=node,
     )

@@ -11,6 +11,7 @@ from fast_dag.draw.view import RunView, Span, WorkflowView
 from fast_dag.errors import ExecutionError, MissingResultError
 from fast_dag.schedule.base import NodeStatus
 from fast_dag.schedule.dag import DagSchedule
+from fast_dag.store.database import reading
 from fast_dag.store.durable import choice_from, error_of
 from fast_dag.store.graphs import StoredGraph
 
@@ -83,20 +84,21 @@ class RunRecord:
     @property
     def nodes(self) -> dict[str, NodeRecord]:
         """How the nodes ended that have, by path, in the order of their commits."""
-        return {
-            row.path: NodeRecord(
-                row.path,
-                "completed" if row.ok else "failed",
-                moment(row.began),
-                row.seconds,
-                row.attempts,
-                None if row.cached is None else bool(row.cached),
-                bool(row.stored),
-                row.generation,
-                None if row.ok else error_of(row.value),  # type: ignore[arg-type]
-            )
-            for row in self._nodes
-        }
+        with reading(self._store.path):
+            return {row.path: self._node_of(row) for row in self._nodes}
+
+    def _node_of(self, row: Any) -> NodeRecord:
+        return NodeRecord(
+            row.path,
+            "completed" if row.ok else "failed",
+            moment(row.began),
+            float(row.seconds),
+            int(row.attempts),
+            None if row.cached is None else bool(row.cached),
+            bool(row.stored),
+            row.generation,
+            None if row.ok else error_of(row.value),  # type: ignore[arg-type]
+        )
 
     @property
     def errors(self) -> dict[str, StoredError]:
@@ -204,6 +206,10 @@ class RunRecord:
         return visualize(self, backend, filename, format, show_results, options)
 
     def _view(self) -> WorkflowView:
+        with reading(self._store.path):
+            return self._viewed()
+
+    def _viewed(self) -> WorkflowView:
         graph = StoredGraph.of(self._store.graph_text(self._row.graph))
         if graph is None:
             graph = StoredGraph(

@@ -208,12 +208,23 @@ def paths_of(nodes: Iterable[str]) -> list[Path]:
 
 
 def rename(connection: Connection, rows: Rows, renamed: Mapping[str, str]) -> None:
-    """Let the rows of nodes count for others of the same graph."""
+    """Let the rows of nodes count for others of the same graph, that have none of their own.
+    Raises UnknownNodeError if there is no node of a new name, ValidationError if there still is
+    one of an old name."""
+    ended = {path for path, _, _ in rows.ended()}
     for old, new in renamed.items():
-        *outer, name = paths_of([old])[0]
-        *same, other = paths_of([new])[0]
+        path, as_path = paths_of([old, new])
+        *outer, name = path
+        *same, other = as_path
         if outer != same:
             raise ValidationError(f"renamed: {old!r} and {new!r} are nodes of two workflows")
+        if not rows.graph.has(as_path):
+            known = map(".".join, rows.graph.paths())
+            raise UnknownNodeError.named(new, known, repr(rows.graph.name))
+        if rows.graph.has(path):
+            raise ValidationError(f"renamed: there still is a node {old!r}")
+        if as_path in ended:
+            continue
         scopes = [0]
         for each in outer:
             scopes = [scope for parent in scopes for scope in rows.scopes.get((parent, each), ())]

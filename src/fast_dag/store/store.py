@@ -17,7 +17,7 @@ from fast_dag.define.options import WRONG, seconds
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ValidationError, closest, failures, names
 from fast_dag.store.codec import CloudPickle, Pickle, Plain, digest
-from fast_dag.store.database import Database, placeholders
+from fast_dag.store.database import Database, placeholders, reading
 from fast_dag.store.doctor import examined
 from fast_dag.store.errors import (
     DecodeError,
@@ -197,9 +197,10 @@ class Store:
     def _recorded(self, rows: list[RunRow]) -> list[RunRecord]:
         found = []
         for row in rows:
-            tags = dict(self.database.rows("SELECT key, value FROM tags WHERE run = ?", row.id))
-            tags = {key: json.loads(value) for key, value in tags.items()}
-            found.append(RunRecord(self, row, self._status_of(row), tags))
+            tags = self.database.rows("SELECT key, value FROM tags WHERE run = ?", row.id)
+            with reading(self.path):
+                known = {key: json.loads(value) for key, value in tags}
+                found.append(RunRecord(self, row, self._status_of(row), known))
         return found
 
     def _status_of(self, row: RunRow) -> str:
@@ -573,7 +574,8 @@ class Store:
     def doctor(self) -> dict[str, Any]:
         """What there is to say of the health of the store: versions, sizes, and `problems`, which
         should be empty. Reads every value."""
-        return examined(self)
+        with reading(self.path):
+            return examined(self)
 
     # What a run needs.
 
@@ -761,6 +763,7 @@ class Shelf:
 
     def __init__(self, store: Store, annotations: list[Any]) -> None:
         self._values = store.values
+        self._path = store.path
         self._key = store.key
         self._plain = Plain(store.allow, annotations)
         self._codecs: dict[str, Codec] = {"plain": self._plain}
@@ -779,6 +782,10 @@ class Shelf:
 
     def take(self, placed: Any, identity: tuple[Any, ...]) -> Any:
         """The value of a row. Raises StoreError."""
+        with reading(self._path):
+            return self._taken(placed, identity)
+
+    def _taken(self, placed: Any, identity: tuple[Any, ...]) -> Any:
         name, data, file = placed
         if name == "plain" and file is None:
             return self._plain.decode(data)
@@ -814,7 +821,10 @@ class Shelf:
 
     def key_from(self, data: bytes) -> Any:
         """The key of these bytes."""
-        return self._plain.decode(data)
+        with reading(self._path):
+            key = self._plain.decode(data)
+            hash(key)
+        return key
 
     def is_there(self, placed: Placed) -> bool:
         """Whether the file of a value is there."""

@@ -1,0 +1,142 @@
+"""`fast-dag run --store` and `fast-dag runs`, as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.needs("click")
+
+FLOW = """
+import os
+from fast_dag import DAG
+
+dag = DAG("flow")
+
+@dag.node
+def load(n: int = 3) -> int:
+    print("load")
+    return n
+
+@dag.node
+def double(load: int) -> int:
+    print("double")
+    if os.environ.get("FAIL"):
+        raise ValueError("no")
+    if os.environ.get("HANG"):
+        print("hangs", flush=True)
+        import time
+        time.sleep(60)
+    return 2 * load
+
+@dag.node(once=True)
+def pay(double: int) -> str:
+    if os.environ.get("DIE"):
+        os._exit(9)
+    return f"paid {double}"
+
+load >> double >> pay
+"""
+
+
+class Shell:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        (path / "flow.py").write_text(FLOW)
+
+    def popen(self, *args: str, **environ: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "fast_dag", *args],
+            cwd=self.path,
+            env={**os.environ, "FAST_DAG_STORE": "runs.db", **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *args: str, code: int = 0, **environ: str) -> str:
+        with self.popen(*args, **environ) as process:
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == code, err
+        return out + err
+
+    def data(self, *args: str) -> Any:
+        with self.popen(*args, "--json") as process:
+            out, _ = process.communicate(timeout=60)
+        return json.loads(out)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+def test_run_of_an_id_goes_on_and_says_when_nothing_is_to_do(shell: Shell) -> None:
+    run = ("run", "flow.py", "--store", "runs.db", "--id", "nightly", "--tag", "team=a")
+    assert "ValueError: no" in shell(*run, "-i", "n=5", code=1, FAIL="1")
+    assert "failed on" in shell(*run, code=1)
+    again = shell(*run, "--rerun", "failed")
+    assert "paid 10" in again
+    assert "load\n" not in again
+    last = shell(*run)
+    assert "nightly: finished on" in last
+    assert "nothing to do" in last
+    assert "double" not in last
+    (record,) = shell.data("runs", "list", "--tag", "team=a")
+    assert (record["run_id"], record["status"]) == ("nightly", "completed")
+    assert shell.data("runs", "show", "nightly")["nodes"][0]["path"] == "load"
+    assert shell.data("runs", "show", "nightly", "--node", "pay")["value"] == "paid 10"
+    assert "flow: completed" in shell("runs", "report", "nightly")
+    assert "load    fresh" in shell("runs", "explain", "flow.py", "nightly")
+    assert shell.data("runs", "doctor")["problems"] == []
+    shell("runs", "fork", "nightly", "--at", "pay", "--id", "other", "-i", "n=6")
+    assert "paid 12" in shell("runs", "resume", "flow.py", "other")
+    assert shell.data("runs", "rerun", "flow.py", "other", "double")["value"] == "paid 12"
+    assert "has ended already" in shell("runs", "cancel", "other", code=1)
+    assert shell.data("runs", "prune", "--older-than", "0 seconds")["runs"] == 2
+
+
+def test_run_that_a_signal_ends_is_interrupted_and_goes_on(shell: Shell) -> None:
+    run = ("run", "flow.py", "--store", "runs.db", "--id", "a", "--mode", "parallel")
+    with shell.popen(*run, HANG="1") as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "hangs\n":
+            pass
+        (record,) = shell.data("runs", "list")
+        assert record["status"] == "running"
+        assert f"process {process.pid}" in record["owner"]
+        assert "at work: process" in shell(*run, code=2)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert shell.data("runs", "list")[0]["status"] == "interrupted"
+    out = shell(*run)
+    assert "paid 6" in out
+    assert "load\n" not in out
+
+
+def test_node_in_doubt_is_decided_from_the_shell(shell: Shell) -> None:
+    run = ("run", "flow.py", "--store", "runs.db", "--id", "a")
+    shell(*run, code=9, DIE="1")
+    assert "in doubt" in shell(*run, code=2)
+    assert shell.data("runs", "list")[0]["status"] == "in_doubt"
+    assert "pay  in doubt" in shell("runs", "show", "a")
+    shell("runs", "decide", "a", "pay", "--value", '"by hand"')
+    assert "by hand" in shell(*run)
+
+
+def test_mistakes_are_told(shell: Shell) -> None:
+    assert "no file" in shell("runs", "list", code=2)
+    assert "--id is for runs with --store" in shell("run", "flow.py", "--id", "a", code=2)
+    shell("run", "flow.py", "--store", "runs.db", "--id", "a")
+    assert "has no run 'b'" in shell("runs", "show", "b", code=2)
+    assert "another" in shell(
+        "run", "flow.py", "--store", "runs.db", "--id", "a", "-i", "n=9", code=2
+    )

@@ -1,0 +1,426 @@
+"""The database of a store: commits, locks, forks, and disks that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fast_dag import DAG
+from fast_dag.store import RunInUseError, Store, StoreError
+from fast_dag.store.database import Database, filesystem_of, refuse_network
+from fast_dag.store.locks import LockFile
+from tests.leaks import nothing_left
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "runs.db") as made:
+        yield made
+
+
+def child(code: str, *args: str) -> subprocess.Popen[str]:
+    """A Python process that runs these lines."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *args],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def told(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+# Commits.
+
+
+class Counting(sqlite3.Connection):
+    """Counts the transactions of this process."""
+
+    commits = 0
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:  # type: ignore[override]
+        if sql == "COMMIT" or "INSERT INTO nodes" in sql:
+            Counting.commits += sql == "COMMIT" or not self.in_transaction
+        return super().execute(sql, *values)
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> type[Counting]:
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda path, **options: connect(path, factory=Counting, **options)
+    )
+    Counting.commits = 0
+    return Counting
+
+
+def test_node_is_one_commit(counting: type[Counting], tmp_path: Path) -> None:
+    dag = DAG("chain").add_node("n0", lambda: 0)
+    for number in range(1, 10):
+        dag.add_node(f"n{number}", lambda x: x + 1).connect(f"n{number - 1}", f"n{number}")
+    with Store(tmp_path / "runs.db") as store:
+        dag.run(store=store, run_id="warm")
+        counting.commits = 0
+        dag.run(store=store, run_id="a")
+    assert counting.commits == 10 + 2
+
+
+def test_nodes_that_end_together_share_a_commit(counting: type[Counting], tmp_path: Path) -> None:
+    dag = DAG("wide")
+    for number in range(200):
+        dag.add_node(f"n{number}", asyncio.sleep, inputs=["delay", "result"])
+    with Store(tmp_path / "runs.db") as store:
+        counting.commits = 0
+        asyncio.run(dag.run_async(store=store, run_id="a", delay=0, result=1))
+    assert counting.commits < 100
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+def test_nothing_outlives_a_run_or_its_store(mode: Any, tmp_path: Path) -> None:
+    with nothing_left(), Store(tmp_path / "runs.db") as store:
+        dag = DAG("two").add_node("a", lambda: 1).add_node("b", lambda a: a).connect("a", "b")
+        assert dag.run(store=store, run_id="a", mode=mode) == 1
+
+
+def test_files_can_be_read_by_their_owner_only(store: Store, tmp_path: Path) -> None:
+    DAG("one").add_node("one", lambda: 1).run(store=store)
+    modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()}
+    assert set(modes.values()) == {0o600}
+    assert {"runs.db", "runs.db-wal", "runs.db-locks"} <= set(modes)
+
+
+def test_log_is_kept_short_by_checkpoints(tmp_path: Path) -> None:
+    dag = DAG("wide")
+    for number in range(600):
+        dag.add_node(f"n{number}", lambda: "x" * 20_000)
+    with Store(tmp_path / "runs.db", durability="process") as store:
+        dag.run(store=store, run_id="a")
+        assert (tmp_path / "runs.db-wal").stat().st_size < 10 * 2**20
+
+
+# Locks.
+
+
+def test_file_that_is_opened_twice_keeps_its_locks(tmp_path: Path) -> None:
+    path = str(tmp_path / "locks")
+    one, other = LockFile.of(path), LockFile.of(str(tmp_path / "." / "locks"))
+    hold = one.take(3)
+    assert hold is not None
+    other.leave()
+    code = (
+        "import sys; from fast_dag.store.locks import LockFile;"
+        "print(LockFile.of(sys.argv[1]).take(3) is None, LockFile.of(sys.argv[1]).take(4) is None)"
+    )
+    with child(code, path) as process:
+        assert told(process) == "True False"
+    one.give_back(hold)
+    one.leave()
+
+
+def test_store_that_is_opened_twice_is_one_database(tmp_path: Path) -> None:
+    with Store(tmp_path / "runs.db") as one:
+        with Store(tmp_path / ".." / tmp_path.name / "runs.db") as other:
+            assert one.database is other.database
+        assert DAG("one").add_node("one", lambda: 1).run(store=one) == 1
+
+
+def test_ten_thousand_claims_leave_nothing(tmp_path: Path) -> None:
+    with nothing_left():
+        locks = LockFile.of(str(tmp_path / "locks"))
+        holds = [locks.take(byte) for byte in range(1, 10_001)]
+        assert all(hold is not None for hold in holds)
+        assert locks.take(5000) is None
+        for hold in holds:
+            assert hold is not None
+            locks.give_back(hold)
+        locks.leave()
+
+
+HOLDER = """
+import sys, signal
+from fast_dag import DAG
+from fast_dag.store import Store
+
+def wait():
+    print("begun", flush=True)
+    return sys.stdin.readline()
+
+dag = DAG("slow").add_node("first", lambda: 1).add_node("wait", wait).add_node("last", lambda x: x)
+dag.connect("first", "wait", input=False).connect("wait", "last")
+try:
+    print(dag.run(store=Store(sys.argv[1]), run_id="a").strip(), flush=True)
+except BaseException as error:
+    print(type(error).__name__, flush=True)
+"""
+
+
+def slow() -> DAG:
+    dag = DAG("slow").add_node("first", lambda: 1).add_node("wait", lambda: "mine\n")
+    dag.add_node("last", lambda x: x)
+    return dag.connect("first", "wait", input=False).connect("wait", "last")
+
+
+def test_stopped_process_keeps_its_run_and_a_killed_one_does_not(tmp_path: Path) -> None:
+    path = str(tmp_path / "runs.db")
+    with child(HOLDER, path) as process, Store(path) as store:
+        assert told(process) == "begun"
+        process.send_signal(signal.SIGSTOP)
+        with pytest.raises(RunInUseError, match=f"process {process.pid} on"):
+            slow().run(store=store, run_id="a", on_change="keep")
+        process.send_signal(signal.SIGCONT)
+        assert store.run("a").status == "running"
+        process.kill()
+        process.wait()
+        assert store.run("a").status == "interrupted"
+        run = slow().execute(store=store, run_id="a", on_change="keep")
+        assert (run.value, run.metrics["replayed"]) == ("mine\n", 1)
+
+
+def test_owner_whose_run_was_taken_commits_nothing_more(tmp_path: Path) -> None:
+    path = str(tmp_path / "runs.db")
+    with child(HOLDER, path) as process, Store(path) as store:
+        assert told(process) == "begun"
+        store.database.transact(
+            lambda connection: connection.execute("UPDATE runs SET epoch = epoch + 1")
+        )
+        assert process.stdin is not None
+        process.stdin.write("theirs\n")
+        process.stdin.flush()
+        assert told(process) == "RunLostError"
+        assert list(store.run("a").nodes) == ["first"]
+
+
+def test_two_processes_on_one_run_are_one_owner_and_one_that_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "runs.db")
+    Store(path).close()
+    processes = [child(HOLDER, path) for _ in range(4)]
+    answers = [told(process) for process in processes]
+    assert sorted(answers) == ["RunInUseError"] * 3 + ["begun"]
+    for process in processes:
+        process.communicate("x\n" if process.returncode is None else None, timeout=30)
+
+
+# Forks.
+
+
+def forked(function: Any) -> int:
+    """The exit code of a forked child that calls a function."""
+    code = f"""
+import os, sys, tempfile, traceback
+from fast_dag import DAG
+from fast_dag.store import *
+store = Store(tempfile.mkdtemp() + "/runs.db")
+dag = DAG("one").add_node("one", lambda: 1)
+{function}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    print(done.stderr)
+    return done.returncode
+
+
+def test_forked_child_may_use_the_store_and_leaves_that_of_its_parent_alone() -> None:
+    code = """
+dag.run(store=store, run_id="a")
+pid = os.fork()
+if pid == 0:
+    dag.run(store=store, run_id="b")
+    assert dag.run(store=store, run_id="a") == 1
+    store.close()
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+dag.run(store=store, run_id="c")
+assert {each.run_id for each in store.runs()} == {"a", "b", "c"}
+assert store.doctor()["problems"] == []
+"""
+    assert forked(code) == 0
+
+
+def test_forked_child_does_not_own_what_its_parent_began() -> None:
+    code = """
+def fork():
+    global pid
+    pid = os.fork()
+    return pid
+dag = DAG("two").add_node("fork", fork).add_node("last", lambda fork: 1).connect("fork", "last")
+try:
+    value = dag.run(store=store, run_id="a")
+except RunLostError as error:
+    assert pid == 0 and "forked child" in str(error)
+    os._exit(7)
+assert pid and value == 1
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+assert list(store.run("a").nodes) == ["fork", "last"]
+"""
+    assert forked(code) == 0
+
+
+# Failing disks.
+
+
+def test_file_that_grows_no_more_interrupts_the_run_and_keeps_what_was_committed() -> None:
+    code = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+big = DAG("big")
+for number in range(50):
+    big.add_node(f"n{number}", lambda: "x" * 10_000)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+try:
+    big.run(store=store, run_id="a", error_strategy="continue")
+except StoreError as error:
+    assert "failed" in str(error), error
+else:
+    raise AssertionError
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+record = store.run("a")
+assert record.status == "interrupted", record
+assert 0 < len(record.nodes) < 50
+assert not record.errors
+assert big.execute(store=store, run_id="a").metrics["replayed"] == len(record.nodes)
+"""
+    assert forked(code) == 0
+
+
+def test_store_where_nothing_can_be_written_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be opened"):
+        Store(tmp_path / "none" / "runs.db")
+    (tmp_path / "runs.db").mkdir()
+    with pytest.raises(StoreError):
+        Store(tmp_path / "runs.db")
+
+
+class Failing(sqlite3.Connection):
+    """Fails at the n-th statement of a kind, as a disk would."""
+
+    left = -1
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:  # type: ignore[override]
+        if sql.strip().startswith(("BEGIN", "COMMIT", "INSERT INTO nodes", "UPDATE runs")):
+            Failing.left -= 1
+            if Failing.left == -1:
+                raise sqlite3.OperationalError("disk I/O error")
+        return super().execute(sql, *values)
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+def test_disk_that_fails_once_anywhere_fails_no_node(
+    mode: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda path, **options: connect(path, factory=Failing, **options)
+    )
+    calls: list[str] = []
+    dag = DAG("three").add_node("a", lambda: calls.append("a") or 1)
+    dag.add_node("b", lambda a: calls.append("b") or a + 1)
+    dag.add_node("c", lambda b: calls.append("c") or b + 1).connect("a", "b").connect("b", "c")
+    failed = 0
+    for step in range(12):
+        Failing.left = -1
+        with Store(tmp_path / f"{step}.db", durability="process") as store:
+            Failing.left = step
+            try:
+                run = dag.execute(store=store, run_id="a", mode=mode, error_strategy="continue")
+            except StoreError as error:
+                assert "disk I/O error" in str(error)  # noqa: PT017
+                failed += 1
+            else:
+                assert (run.status, run.errors) == ("completed", {})
+            Failing.left = -1
+            done = set(store.run("a").nodes) if store.runs() else set()
+            calls.clear()
+            assert dag.run(store=store, run_id="a", mode=mode) == 3
+            assert not done & set(calls)
+    assert failed >= 5
+
+
+def test_store_whose_file_is_gone_says_so(store: Store, tmp_path: Path) -> None:
+    dag = DAG("one").add_node("one", lambda: 1)
+    dag.run(store=store, run_id="a")
+    (tmp_path / "runs.db").rename(tmp_path / "away.db")
+    with pytest.raises(StoreError, match="is gone"):
+        dag.run(store=store, run_id="b")
+    (tmp_path / "away.db").rename(tmp_path / "runs.db")
+    assert dag.run(store=store, run_id="a") == 1
+
+
+# What is no store.
+
+
+def test_database_of_something_else_is_refused(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "other.db")
+    connection.execute("CREATE TABLE users (id)")
+    connection.close()
+    with pytest.raises(StoreError, match="something else"):
+        Store(tmp_path / "other.db")
+    (tmp_path / "text.db").write_text("this is no database" * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        Store(tmp_path / "text.db")
+
+
+def test_store_of_a_newer_version_is_refused_unless_it_can_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    Store(path).close()
+    for version, oldest, is_fine in ((2, 1, True), (3, 2, False)):
+        connection = sqlite3.connect(path)
+        connection.execute("UPDATE about SET value = ? WHERE key = 'version'", (version,))
+        connection.execute("UPDATE about SET value = ? WHERE key = 'oldest_reader'", (oldest,))
+        connection.commit()
+        connection.close()
+        if is_fine:
+            Store(path).close()
+        else:
+            with pytest.raises(StoreError, match="newer fast-dag"):
+                Store(path)
+
+
+def test_file_systems_of_networks_are_refused(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "/dev/sda / ext4 rw 0 0\nserver:/a /mnt/a nfs4 rw 0 0\nx /mnt/a\\040b fuse.sshfs rw 0 0\n"
+    )
+    assert filesystem_of("/home/runs.db", str(mounts)) == "ext4"
+    assert filesystem_of("/mnt/a/runs.db", str(mounts)) == "nfs4"
+    assert filesystem_of("/mnt/a b/runs.db", str(mounts)) == "fuse.sshfs"
+    assert filesystem_of("/mnt/ab/runs.db", str(mounts)) == "ext4"
+    refuse_network(str(tmp_path))
+
+
+def test_durability_is_one_of_two(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'disk' or 'process'"):
+        Store(tmp_path / "runs.db", durability="none")
+    with Store(tmp_path / "runs.db", durability="process") as store:
+        assert store.database.rows("PRAGMA synchronous") == [(1,)]
+        with Store(tmp_path / "runs.db"):
+            assert store.database.rows("PRAGMA synchronous") == [(2,)]
+
+
+def test_databases_in_memory_are_different_ones() -> None:
+    one, other = Database.of(":memory:"), Database.of(":memory:")
+    assert one is not other
+    one.leave()
+    other.leave()
