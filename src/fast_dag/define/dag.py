@@ -202,7 +202,7 @@ class DAG(Workflow):
         could = [
             each.name
             for each in given.parameters
-            if not each.optional and not each.is_context and each.name not in self._resources
+            if not each.optional and not each.by_engine and each.name not in self._resources
         ]
         if len(could) != 1:
             which = f"of {names(could)}" if could else "with its name: all of its own have defaults"

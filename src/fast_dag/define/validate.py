@@ -106,6 +106,12 @@ def _nested(topology: Topology, *, check_types: bool) -> Iterator[ValidationErro
                 "once=True; drop one of them",
                 node=node.name,
             )
+        elif node.map and (called_once := next(_called_once(node), None)) is not None:
+            yield InvalidNodeError(
+                f"map {node.name!r} calls {called_once!r} for each item, which has once=True; a "
+                "parameter call_id tells the calls apart",
+                node=node.name,
+            )
         signature = node.signature
         for edge in topology.incoming[index]:
             if edge.input is None or edge.input in signature.inputs or signature.var_keyword:

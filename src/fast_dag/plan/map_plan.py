@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from types import MappingProxyType
 
-from fast_dag.define.signature import Kind
+from fast_dag.define.signature import CALL_ID, Kind
 from fast_dag.plan.line import line_of
 from fast_dag.plan.step import Step
 
@@ -57,6 +57,7 @@ class _Same:
     """What a plan has by index, for a map: the same for every item."""
 
     __slots__ = ("_item", "_others")
+    __iter__ = None  # nobody knows how many items there are
 
     def __init__(self, item: Any, others: Mapping[int, Any]) -> None:
         self._item = item
@@ -73,7 +74,7 @@ class MapPlan:
 
     `item` is the step of each item: its call, its policy, its timeout. `positions` are the places
     of the walked parameters among the positional arguments, `keywords` their names among the
-    others. `waits` names the parameters and where their collections come from.
+    others. `call_id` is the place, or the name, of the parameter that gets the id of a call.
     """
 
     resources: Mapping[str, Any] = MappingProxyType({})  # those of the workflow are shared
@@ -108,6 +109,9 @@ class MapPlan:
             *(spec.walked.index(name) for name in spec.walked if name in positional),
             *(spec.walked.index(name) for name in spec.walked if name not in positional),
         ]
+        self.call_id: int | str | None = None
+        if node.signature.takes_call_id:
+            self.call_id = positional.index(CALL_ID) if CALL_ID in positional else CALL_ID
         self.is_sole = len(walked) == 1 and node.signature.by_position == spec.walked
         self.is_async = node.signature.is_async
 

@@ -233,7 +233,8 @@ class DagExecution(Execution):
                 self._replayed[index] = outcome.verdict.choice
             else:
                 known[index] = outcome
-            if self.plan.steps[index].node.workflow is not None:
+            node = self.plan.steps[index].node
+            if node.workflow is not None and node.map is None:
                 self._replay_child(index)
         self.record.taken = {*self._replayed, *known}
         self.context._metrics["replayed"] = len(self.record.taken)

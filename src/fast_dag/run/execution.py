@@ -628,7 +628,9 @@ class Execution(ABC):
     def call_id(self, name: str) -> str:
         """The id of a node's call, by which others know it again: the same over retries and
         resumes, another ("~2") if it is called again after it completed."""
-        before, path = self._completed(name), self.prefix + name
+        return self._call_id(self.prefix + name, self._completed(name))
+
+    def _call_id(self, path: str, before: int) -> str:
         run_id = self.context.metadata["run_id"]
         return f"{run_id}/{path}~{before + 1}" if before else f"{run_id}/{path}"
 

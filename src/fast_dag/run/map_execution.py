@@ -87,6 +87,10 @@ class _Item:
         """Log that an attempt failed, and another follows."""
         log.retried(self.home, self.home.path_of(self._index), error, attempt)
 
+    def call_id(self, name: str) -> str:
+        """The id of the item's call."""
+        return self.home.call_id_of(self._index)
+
     def handled(self, name: str, error: Exception, attempts: int) -> None:
         """Log that the error handler gave a result."""
         log.handled(self.home, self.home.path_of(self._index), error, attempts)
@@ -202,6 +206,7 @@ class MapExecution(Execution):
             line = None  # its nodes may run side by side
         self.is_batched = (
             (plan.item.plain is not None or line is not None)
+            and plan.call_id is None
             and self.store is None
             and not self._known
             and (self.is_here or (self.travels and line is None))
@@ -448,7 +453,12 @@ class MapExecution(Execution):
     def gather(self, index: int) -> Attempt:
         if index >= 0:
             values = self._given[index][1]
-            return ([values[0]], {}) if self.plan.is_sole else self.arguments(values)
+            if self.plan.is_sole:
+                return [values[0]], {}
+            args, kwargs = self.arguments(values)
+            return (
+                (args, kwargs) if self.plan.call_id is None else self._known_by(index, args, kwargs)
+            )
         if index == PULL:
             return [self._step_items if self._walk.is_async else self._pull_items], {}
         if index == INTO:
@@ -474,6 +484,18 @@ class MapExecution(Execution):
                 kwargs[name] = values[order[at]]
                 at += 1
         return args, kwargs
+
+    def _known_by(self, index: int, args: Sequence[Any], kwargs: dict[str, Any]) -> Attempt:
+        """The arguments, with the id of this item's call."""
+        at, own = self.plan.call_id, self.call_id_of(index)
+        if type(at) is not int:
+            return args, {**kwargs, "call_id": own}
+        return [*args[:at], own, *args[at + 1 :]], kwargs
+
+    def call_id_of(self, index: int) -> str:
+        """The id of the call for an item: see `call_id`."""
+        assert self.parent is not None
+        return self._call_id(self.path_of(index), self.parent._completed(self.plan.name))
 
     def take_back(self, index: int) -> None:
         if index == PULL:

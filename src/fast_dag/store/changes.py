@@ -42,7 +42,8 @@ def codes_of(plan: Plan, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
     shared: dict[Any, tuple[Fingerprint | None, Code]] = {}
     for step in plan.steps:
         path, workflow = (*prefix, step.name), step.node.workflow
-        if workflow is not None and getattr(workflow, "kind", None) == "dag":
+        is_nested = workflow is not None and getattr(workflow, "kind", None) == "dag"
+        if is_nested and step.node.map is None:
             if step.nested is not None:
                 yield from codes_of(step.nested, path)
             continue

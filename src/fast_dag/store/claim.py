@@ -429,12 +429,14 @@ class Claim:
 
 def _takes_call_id(plan: Any) -> bool:
     """Whether some node, here or in a nested workflow, is told the id of its call."""
-    return any(
-        step.node.signature.takes_call_id
-        if step.node.workflow is None
-        else getattr(step.nested, "steps", None) is not None and _takes_call_id(step.nested)
-        for step in plan.steps
-    )
+    for step in plan.steps:
+        nested = step.nested if step.node.map is None else getattr(step.nested, "nested", None)
+        if step.node.workflow is None:
+            if step.node.signature.takes_call_id:
+                return True
+        elif getattr(nested, "steps", None) is not None and _takes_call_id(nested):
+            return True
+    return False
 
 
 def gave_up(run_id: str, deaths: int, nodes: Sequence[str]) -> ExecutionError:

@@ -53,8 +53,9 @@ def _data_of(plan: Plan) -> dict[str, Any]:
         if node.workflow is not None:
             nested: Any = node.workflow
             data["workflow"] = {"kind": nested.kind, "description": nested.description}
-            if step is not None and step.nested is not None and nested.kind == "dag":
-                data["workflow"] |= _data_of(step.nested)
+            inner = None if step is None or node.map is not None else step.nested
+            if inner is not None and nested.kind == "dag":
+                data["workflow"] |= _data_of(inner)
         nodes.append(data)
     edges = [
         [getattr(edge, field) for field in _EDGE] for edges in whole.incoming for edge in edges
