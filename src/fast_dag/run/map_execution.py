@@ -332,11 +332,12 @@ class MapExecution(Execution):
                 self._running += 1
                 continue
             if not self._pulled:
-                if not quick or self._is_exhausted or not self._has_room:
-                    break
-                if self.is_batched and not self._is_left(len(ready)):
+                has_more = quick and not self._is_exhausted and self._has_room
+                if has_more and self.is_batched and not self._is_left(len(ready)):
                     if self._walk.total == self._walk.pulled:
                         self._end_of_items()
+                    has_more = False
+                if not has_more and not (self.is_batched and self.batching.spare() > len(ready)):
                     break
             if self.is_batched:
                 ready.append(batch_index(self._batches))
