@@ -180,3 +180,11 @@ def test_what_a_store_cannot_keep_is_told_once_with_the_ways_out() -> None:
     told = str(caught.value)
     assert "node 'one' returned what the store cannot keep: what is at [1] in the value" in told
     assert told.count("stored=False") == 1
+
+
+def test_node_that_is_called_once_cannot_be_in_a_mapped_workflow() -> None:
+    inner = DAG("inner")
+    inner.node(once=True, name="charge")(lambda price: price)
+    dag = DAG("outer").add_node("each", inner, over="price")
+    with pytest.raises(ValidationError, match="map 'each' calls 'each.charge' for each item"):
+        dag.run(price=[1, 2])
