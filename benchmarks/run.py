@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import building
 import codecs_of_stores
+import durable
 import fsm
 import guard
 import imports
 import instructions
 import loops
+import maps
 import memory
 import processes
 import sequential
@@ -27,8 +29,10 @@ THEMES = (
     threads,
     loops,
     processes,
+    maps,
     imports,
     codecs_of_stores,
+    durable,
     fsm,
     instructions,
     guard,

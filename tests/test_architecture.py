@@ -62,6 +62,7 @@ SLOW_OR_OPTIONAL = (
     "fast_dag.serial",
     # Only where large buffers are sent.
     "ctypes",
+    "tempfile",
     # They import asyncio, or what an extra brings.
     "fast_dag.cli",
     "fast_dag.drive.aio",

@@ -334,6 +334,16 @@ load >> end
 
 outer = DAG("outer").add_node("stored", dag).add_node("shown", lambda stored: stored)
 outer.connect("stored", "shown")
+mapped = DAG("mapped")
+@mapped.map
+def each(item, fails=None):
+    if item == fails:
+        raise ValueError
+    return lambda: item
+@mapped.node
+def total(each):
+    return sum(call() for call in each)
+each >> total
 unkept = DAG("unkept")
 @unkept.node
 def refer(context):
@@ -1605,6 +1615,15 @@ def test_value_of_a_run_is_left_out_of_its_file_where_it_does_not_pickle(
         check=True,
     )
     assert told.stdout == "{'end': 6}\n"
+
+
+def test_saved_run_lacks_items_of_a_map_that_do_not_pickle(cli: Cli, tmp_path: Path) -> None:
+    file = str(tmp_path / "run.pickle")
+    items = ["-i", "item=[1, 2, 3]"]
+    done = cli("run", "stored.py:mapped", *items, "-i", "fails=3", "--save", file)
+    assert (done.code, "is without the results of 'each', which" in done.err) == (1, True), done
+    done = cli("run", "stored.py:mapped", "-i", "fails=0", "--resume", file)
+    assert (done.code, done.out) == (0, "6\n"), done
 
 
 def test_saved_run_of_another_workflow_or_a_machine_is_refused(cli: Cli, tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ NEEDED = {
     "array_chain.py": ["cloudpickle"],
     "log_shards.py": ["cloudpickle"],
     "nightly_job.py": ["yaml"],
+    "sweep_table.py": ["cloudpickle"],
     "warm_model.py": ["cloudpickle"],
     "watch_nodes.py": ["rich"],
     "web_service.py": ["fastapi", "httpx", "uvicorn"],

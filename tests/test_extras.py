@@ -200,3 +200,13 @@ def test_what_an_installed_package_fails_to_import_is_no_missing_extra(
     with pytest.raises(error, match=message) as caught:
         needed("needs_more.inner", extra="some", purpose="tests")
     assert not isinstance(caught.value, MissingExtraError)
+
+
+def test_workers_without_their_extra_are_refused_when_they_are_made() -> None:
+    told = bare(
+        """
+        from fast_dag import Workers
+        refused(lambda: Workers(2))
+        """
+    )
+    assert told.startswith("process | worker processes need cloudpickle: pip install")

@@ -95,9 +95,9 @@ def main() -> int:
         except RunInUseError as error:
             print(error, file=sys.stderr)
             return 75
-    error = run.exception()
-    if error is not None:
-        print(error, file=sys.stderr)
+    failure = run.exception()
+    if failure is not None:
+        print(failure, file=sys.stderr)
         return 1
     print(f"{run.value} ({run.metrics['replayed']} of {len(run.statuses)} nodes were done before)")
     return 0

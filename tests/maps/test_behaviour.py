@@ -738,6 +738,12 @@ def test_a_one_shot_value_of_into_fails_the_map(way: str) -> None:
 
 
 @here
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 16, 33, 64, 100, 257])
+def test_into_of_any_number_of_items(way: str, count: int) -> None:
+    assert EXECUTE[way](mapped(lambda x: x, into=sum), x=range(count)).value == sum(range(count))
+
+
+@here
 def test_into_of_no_items(way: str) -> None:
     run = EXECUTE[way](mapped(into=sum), x=[])
     assert (run.status, run.value) == ("completed", 0)
@@ -749,6 +755,51 @@ def test_into_of_no_items(way: str) -> None:
 def test_an_into_that_takes_nothing(way: str) -> None:
     run = EXECUTE[way](mapped(abs, inputs=["x"], into=lambda results: "nothing"), x=iter(int, 1))
     assert (run.status, run.value) == ("completed", "nothing")
+
+
+@here
+@pytest.mark.parametrize("source", ["sized", "lazy", "async"])
+@pytest.mark.parametrize(
+    "func", [inverse, inverse_async, lambda x: inverse_async(x)], ids=["sync", "async", "both"]
+)
+def test_an_async_into_may_return_early(way: str, source: str, func: Any) -> None:
+    async def first(results: AsyncIterator[Any]) -> Any:
+        return await anext(results)
+
+    async def endless() -> AsyncIterator[int]:
+        while True:
+            yield 1
+
+    given = {"sized": [1] * 50, "lazy": iter([1] * 50), "async": endless()}[source]
+    assert EXECUTE[way](mapped(func, into=first), x=given).value == 1
+
+
+@here
+@pytest.mark.parametrize("count", [10, 3000])
+def test_an_item_that_raises_stop_iteration_has_failed(way: str, count: int) -> None:
+    def f(x: int) -> int:
+        return next(iter([])) if x == count - 2 else x
+
+    run = EXECUTE[way](mapped(f, on_error="keep"), x=range(count))
+    assert len(run.value) == count
+    assert run.value[: count - 2] == list(range(count - 2))
+    assert run.value[-1] == count - 1
+    assert list(run.errors) == [f"f[{count - 2}]"]
+    run = EXECUTE[way](mapped(f), x=range(count))
+    assert list(run.errors) == [f"f[{count - 2}]"]
+
+
+@here
+def test_coroutines_that_a_function_returns_for_some_items(way: str) -> None:
+    def f(x: int) -> Any:
+        return inverse_async(x) if x % 3 == 0 else x
+
+    dag = mapped(f, on_error="drop")
+    run = EXECUTE[way](dag, x=range(200))
+    assert run.value == [1 / x if x % 3 == 0 else x for x in range(1, 200)]
+    assert list(run.errors) == ["f[0]"]
+    strict = EXECUTE[way](mapped(f), x=range(200))  # what is not awaited any more is closed
+    assert list(strict.errors) == ["f[0]"]
 
 
 # A workflow for each item.

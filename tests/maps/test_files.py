@@ -189,8 +189,8 @@ def test_types_of_walked_parameters_are_not_compared() -> None:
     def load() -> str:
         return "text"
 
-    def words_of(text: str, longest: int) -> bool:
-        return len(text) < longest
+    def words_of(text: int, longest: int) -> str:
+        return str(text)[:longest]
 
     def tell(found: int) -> int:
         return found

@@ -186,5 +186,5 @@ def test_node_that_is_called_once_cannot_be_in_a_mapped_workflow() -> None:
     inner = DAG("inner")
     inner.node(once=True, name="charge")(lambda price: price)
     dag = DAG("outer").add_node("each", inner, over="price")
-    with pytest.raises(ValidationError, match="map 'each' calls 'each.charge' for each item"):
+    with pytest.raises(ValidationError, match=r"map 'each' calls 'each\.charge' for each item"):
         dag.run(price=[1, 2])

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fast_dag import DAG, FSM, Context, ExecutionError, ValidationError
+from fast_dag import (
+    DAG,
+    FSM,
+    ConditionalReturn,
+    Context,
+    ExecutionError,
+    SelectReturn,
+    ValidationError,
+)
 from fast_dag.store import (
     EncodeError,
     InDoubtError,
@@ -663,3 +671,47 @@ def test_items_that_completed_stay_when_what_failed_is_run_again(
     assert calls.taken() == ["7", "8"]
     assert dag.run(store=store, run_id="a", rerun="half") == [2.5, 3.0, 3.5, 4.0]
     assert calls.taken() == ["5", "6", "7", "8"]
+
+
+def test_values_of_the_engine_are_stored(store: Store, calls: Calls) -> None:
+    dag = DAG("decides")
+    dag.add_node(
+        "check",
+        calls.node("check", lambda n: ConditionalReturn(n > 1, {"n": n})),
+        type="condition",
+        inputs=["n"],
+    )
+    dag.add_node(
+        "choose",
+        calls.node("choose", lambda n: SelectReturn(["a", "b"], n)),
+        type="select",
+        several=True,
+        inputs=["n"],
+    )
+    dag.add_node("one", lambda n: n["n"]).add_node("a", lambda n: n).add_node("b", lambda n: -n)
+    dag.connect("check", "one", output="true")
+    dag.connect("choose", "a", output="a").connect("choose", "b", output="b")
+
+    def half(n: int) -> float:
+        return 1 / n
+
+    dag.map(name="halves", over="numbers", inputs=["numbers"], on_error="keep")(half)
+    first = dag.execute(store=store, run_id="a", n=2, numbers=[1, 0])
+    calls.taken()
+    again = dag.execute(store=store, run_id="a")
+    assert calls.taken() == []
+    assert (again["one"], again["a"], again["b"]) == (2, 2, -2)
+    assert again["check"] == first["check"] == ConditionalReturn(True, {"n": 2})
+    one, failed = again["halves"]
+    assert (one, failed.key, type(failed.error)) == (1.0, 1, StoredError)
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+def test_results_that_nobody_takes_any_more_may_be_dropped(
+    mode: Any, store: Store, calls: Calls
+) -> None:
+    dag = shop(calls)
+    assert dag.run(store=store, run_id="a", n=10, keep="outputs", mode=mode) == VALUE
+    calls.taken()
+    assert dag.run(store=store, run_id="a", rerun="send", keep="outputs", mode=mode) == VALUE
+    assert calls.taken() == ["send"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from datetime import timedelta
 from typing import Any, assert_type
 
-from fast_dag import DAG, ConditionalReturn, Context, Run, SelectReturn
+from fast_dag import DAG, ConditionalReturn, Context, Run, SelectReturn, Workers
 
 dag = DAG("typed")
 
@@ -96,6 +98,15 @@ def runs_have_types() -> None:
     assert_type(dag.run(x=1, error_strategy="continue"), Any)
     dag.run(mode="wavy")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     dag.run(max_workers="two")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def workers_are_executors() -> None:
+    with Workers(2, idle=timedelta(minutes=1), initializer=lambda: None, max_calls=9) as workers:
+        assert_type(workers, Workers)
+        assert_type(workers.submit(plain, 1), Future[float])
+        assert_type(workers.submit(len, "abc"), Future[int])
+        assert_type(dag.run(x=1, executor=workers), Any)
+        workers.submit(len, 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def runs_are_awaited() -> None:

@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fast_dag import Context
 from fast_dag.drive import payload, worker
 
@@ -102,21 +100,8 @@ def logs(text: str) -> None:
         logging.getLogger("steps").exception("and failed", extra={"lock": open(os.devnull)})  # noqa: SIM115
 
 
-def ones(n: int) -> np.ndarray[Any, Any]:
-    return np.ones(n)
-
-
-def tripled(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    x *= 3
-    return x
-
-
 def same(x: Any) -> Any:
     return x
-
-
-def total(*args: Any) -> float:
-    return float(sum(each.sum() for each in args))
 
 
 def item(x: int, log: str = "") -> int:

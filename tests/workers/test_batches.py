@@ -13,8 +13,8 @@ import pytest
 from fast_dag import DAG, Workers
 from fast_dag.drive import payload
 from fast_dag.drive.dispatcher import Dispatcher
-from fast_dag.drive.pool import Head
 from fast_dag.drive.process_lane import Batch, Ended, ProcessLane
+from fast_dag.drive.processes import Head
 from tests.concurrency.support import LONG
 from tests.workers import steps
 
@@ -45,9 +45,10 @@ class Made:
         self.how: Ended | None = None
         self.batch = Batch("n", head, [(each,) for each in items], budget, self._take, self._end)
 
-    def _take(self, first: int, outcomes: list[payload.Told]) -> None:
-        self.parts.append((perf_counter(), len(outcomes)))
-        self.told.update(enumerate(outcomes, first))
+    def _take(self, first: int, part: payload.Part) -> None:
+        self.parts.append((perf_counter(), len(part.values)))
+        for at, value in enumerate(part.values):
+            self.told[first + at] = part.failed.get(at) or (True, value, {}, part.seconds[at])
 
     def _end(self, how: Ended) -> None:
         self.how = how

@@ -14,7 +14,7 @@ import pytest
 from fast_dag import DAG, Workers
 from fast_dag.drive import buffers, payload, protocol
 from tests.leaks import open_files
-from tests.workers import steps
+from tests.workers import arrays, steps
 
 LARGE = 400_000  # numbers: 3.2 MB
 
@@ -44,7 +44,7 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_what_one_node_makes_the_next_takes_without_a_copy_at_home(copied: list[int]) -> None:
     with Workers(2) as workers:
-        run = chain(steps.ones, steps.tripled, steps.same).execute(n=LARGE, executor=workers)
+        run = chain(arrays.ones, arrays.tripled, steps.same).execute(n=LARGE, executor=workers)
     assert run["n0"].sum() == LARGE  # nobody else sees what the next node wrote
     assert run["n2"].sum() == 3 * LARGE
     assert copied == []
@@ -55,7 +55,7 @@ def test_what_was_written_to_at_home_is_sent_as_it_is_now(copied: list[int]) -> 
         x[LARGE // 2] = 100.0
         return x
 
-    dag = chain(steps.ones, home, lambda x: steps.total(x))
+    dag = chain(arrays.ones, home, lambda x: arrays.total(x))
     dag.replace_node("n1", home, run_in="thread")
     with Workers(2) as workers:
         assert dag.run(n=LARGE, executor=workers) == LARGE + 99
@@ -64,9 +64,9 @@ def test_what_was_written_to_at_home_is_sent_as_it_is_now(copied: list[int]) -> 
 
 def test_parts_and_collections_of_what_came_are_not_copied_either(copied: list[int]) -> None:
     with Workers(1) as workers:
-        one, two = workers.submit(steps.ones, LARGE), workers.submit(steps.ones, LARGE)
+        one, two = workers.submit(arrays.ones, LARGE), workers.submit(arrays.ones, LARGE)
         pair = [one.result(), two.result()[LARGE // 2 :]]
-        assert workers.submit(steps.total, *pair).result() == 1.5 * LARGE
+        assert workers.submit(arrays.total, *pair).result() == 1.5 * LARGE
         again = workers.submit(steps.same, {"pair": pair, "small": np.ones(3)}).result()
     assert copied == []
     assert again["pair"][1].shape == (LARGE // 2,)
@@ -74,7 +74,7 @@ def test_parts_and_collections_of_what_came_are_not_copied_either(copied: list[i
 
 def test_values_are_writable_private_and_outlive_the_pool() -> None:
     with Workers(1) as workers:
-        first = workers.submit(steps.ones, LARGE).result()
+        first = workers.submit(arrays.ones, LARGE).result()
         second = workers.submit(steps.same, first).result()
     first[:] = 5
     assert first.sum() == 5 * LARGE
@@ -137,7 +137,7 @@ def test_where_there_is_no_room_values_go_through_the_pipe(
 
     monkeypatch.setattr(buffers, "_write", full)
     with Workers(1) as workers:
-        there = workers.submit(steps.tripled, np.ones(LARGE)).result()
+        there = workers.submit(arrays.tripled, np.ones(LARGE)).result()
     assert there.sum() == 3 * LARGE
 
 
@@ -147,7 +147,7 @@ def test_without_memfd_files_have_no_name_either(monkeypatch: pytest.MonkeyPatch
     assert os.readlink(f"/proc/self/fd/{fd}").endswith("(deleted)")
     os.close(fd)
     with Workers(1) as workers:
-        assert workers.submit(steps.tripled, np.ones(LARGE)).result().sum() == 3 * LARGE
+        assert workers.submit(arrays.tripled, np.ones(LARGE)).result().sum() == 3 * LARGE
 
 
 def test_without_descriptors_all_goes_through_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_without_descriptors_all_goes_through_the_pipe(monkeypatch: pytest.Monke
     with Workers(1) as workers:
         assert workers.submit(steps.same, 3).result() == 3
         os.kill(workers.submit(steps.pid).result(), signal.SIGKILL)
-        assert workers.submit(steps.total, np.ones(LARGE)).result() == LARGE
+        assert workers.submit(arrays.total, np.ones(LARGE)).result() == LARGE
 
 
 def test_many_large_values_at_once_use_few_descriptors() -> None:
@@ -164,9 +164,9 @@ def test_many_large_values_at_once_use_few_descriptors() -> None:
     with Workers(1) as workers:
         workers.submit(steps.pid).result()
         before = len(open_files())
-        values = [workers.submit(steps.ones, few).result() for _ in range(200)]
+        values = [workers.submit(arrays.ones, few).result() for _ in range(200)]
         assert len(open_files()) - before <= 2 * buffers._MOST
-        assert workers.submit(steps.total, *values).result() == 200 * few
+        assert workers.submit(arrays.total, *values).result() == 200 * few
         del values
         gc.collect()
         assert len(open_files()) - before <= 2
@@ -177,7 +177,7 @@ def test_a_process_that_dies_with_large_values_leaves_nothing() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     with Workers(1) as workers:
-        run = chain(steps.ones, dies).execute(n=LARGE, executor=workers)
+        run = chain(arrays.ones, dies).execute(n=LARGE, executor=workers)
     assert "died before the call ended" in str(run.errors["n1"])
     assert run["n0"].sum() == LARGE
     del run

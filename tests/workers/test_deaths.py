@@ -41,6 +41,19 @@ def test_idle_costs_nothing(log: Path) -> None:
     assert calls(log) == 2
 
 
+@pytest.mark.parametrize("initializer", [None, steps.starts])
+def test_before_its_first_call_costs_nothing(log: Path, initializer: Any) -> None:
+    dag = DAG("first").add_node("n", steps.noted)
+    with Workers(1, initializer=initializer) as workers:
+        with pytest.raises(TypeError, match="pickle"):
+            workers.submit(steps.same, threading.Lock()).result()  # it was started for this
+        (process,) = workers._pool._all
+        assert process._popen is not None
+        kill(process._popen.pid)
+        dag.run(log=str(log), executor=workers)
+    assert calls(log) == 1
+
+
 def test_all_idle_ones_dead_cost_nothing(log: Path, tmp_path: Path) -> None:
     with Workers(2) as workers:
         both = [
@@ -96,7 +109,8 @@ def test_while_it_runs_or_answers_costs_its_node_which_is_not_run_again(
 ) -> None:
     dag = DAG("runs").add_node("n", node).add_node("other", steps.noted)
     dag.add_node("below", steps.noted).connect("other", "below", input=False)
-    with Workers(2) as workers:
+    with Workers(1) as workers:
+        workers.submit(steps.pid).result()  # a process that had died while idle is replaced
         run = dag.execute(log=str(log), executor=workers, error_strategy="continue")
     assert run.statuses == {"n": "failed", "other": "completed", "below": "completed"}
     error = run.errors["n"]

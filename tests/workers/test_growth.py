@@ -12,7 +12,7 @@ import pytest
 
 from fast_dag import DAG, Workers
 from tests.leaks import open_files
-from tests.workers import steps
+from tests.workers import arrays, steps
 
 
 def resident() -> int:
@@ -25,7 +25,7 @@ def resident() -> int:
 def test_many_runs_on_one_pool_do_not_grow() -> None:
     small = DAG("small").add_node("a", steps.add).add_node("b", steps.add)
     small.connect("a", "b", input="x")
-    small.add_node("value", lambda: np.ones(200_000)).add_node("sum", steps.total)
+    small.add_node("value", lambda: np.ones(200_000)).add_node("sum", arrays.total)
     small.connect("value", "sum", input="*args")
     with Workers(1) as workers:
 

@@ -434,3 +434,23 @@ def test_a_call_emits_values_and_has_its_carrier() -> None:
         call = Watched(workers, steps.pid, reports=True)
         call.future.result(LONG)
         assert call.heard == [(protocol.BEGINS, None)]
+
+
+def test_nodes_and_coroutine_functions_are_submitted_as_they_are() -> None:
+    dag = DAG("lent")
+
+    @dag.node
+    def doubled(x: int) -> int:
+        return 2 * x
+
+    async def awaited(x: int) -> int:
+        return 3 * x
+
+    with Workers(1) as workers:
+        assert workers.submit(doubled, 2).result() == 4
+        assert workers.submit(awaited, 2).result() == 6
+
+        async def on_a_loop() -> int:
+            return await asyncio.get_running_loop().run_in_executor(workers, steps.add, 1)
+
+        assert asyncio.run(on_a_loop()) == 2

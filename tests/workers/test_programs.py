@@ -111,6 +111,46 @@ def test_a_child_forked_in_the_middle_of_a_call_does_not_keep_its_process_alive(
     )
 
 
+def test_a_script_may_have_a_pool_that_its_processes_make_too_but_do_not_use(
+    tmp_path: Path,
+) -> None:
+    """They import the script."""
+    done = run(
+        tmp_path,
+        """
+        from fast_dag import DAG, Workers
+
+        workers = Workers(2)
+        dag = DAG("global").add_node("square", lambda x: x * x)
+
+        def squared(x):
+            return dag.run(x=x, executor=workers)
+
+        if __name__ == "__main__":
+            print(squared(3))
+        """,
+    )
+    assert done.stderr == ""
+    assert done.stdout == "9\n"
+
+
+@pytest.mark.parametrize("use", ["dag.run(executor=workers)", "workers.submit(abs, 1).result()"])
+def test_a_script_that_uses_a_pool_without_the_guard_is_told_of_it(
+    tmp_path: Path, use: str
+) -> None:
+    done = run(
+        tmp_path,
+        f"""
+        from fast_dag import DAG, Workers
+        dag = DAG("unguarded").add_node("one", lambda: 1)
+        with Workers(1) as workers:
+            {use}
+        """,
+    )
+    assert done.returncode != 0
+    assert "if __name__ == '__main__':" in done.stderr
+
+
 def test_functions_of_a_prompt_go_by_value() -> None:
     program = """
 from fast_dag import DAG, Workers
@@ -249,7 +289,15 @@ def test_functions_that_only_bear_a_name_cost_no_process(edited: Callable[..., A
     """Many functions of one name, none of which is found by it: they go by value."""
     steps = edited(
         "edited_maker",
-        "def f(): pass\ndef make(n):\n exec(f'def f(): return {n}', globals(), d := {})\n return d['f']",
+        """
+        def f():
+            pass
+
+        def make(n):
+            made = {}
+            exec(f"def f(): return {n}", globals(), made)
+            return made["f"]
+        """,
     )
     with Workers(1) as workers:
         pid = workers.submit(os.getpid).result()

@@ -42,7 +42,7 @@ def save(run: Run, file: Path) -> Sequence[str]:
     try:
         data = pickle.dumps(run)
     except ValidationError as error:
-        lost = error.nodes
+        lost = tuple(dict.fromkeys(error.nodes))  # a map is named once for each of its items
         if not lost:
             raise
         data = pickle.dumps(Past(run._execution).without(lost).run)

@@ -113,6 +113,7 @@ class _Coordinator(Lane):
         dispatcher = self.dispatcher
         self.execution.open()
         try:
+            self.lanes.open()
             self._guarded(lambda: dispatcher.go_on(dispatcher.begin()))
             await self._until(self._done)
             if dispatcher.is_killed:  # some calls have not ended

@@ -84,6 +84,7 @@ class _Coordinator(Lane):
             raise dispatcher.crash
 
     def _begin(self) -> None:
+        self.lanes.open()
         jobs = self.dispatcher.begin()
         if self._is_apart:
             threading.Thread(target=self._serve_apart, name="fast_dag time", daemon=True).start()

@@ -15,7 +15,6 @@ import mmap
 import os
 import pickle
 import sys
-import tempfile
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import ref
 
@@ -47,6 +46,8 @@ def nameless() -> int:
     """The descriptor of a new, empty file in memory that has no name."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("fast_dag", os.MFD_CLOEXEC)
+    import tempfile  # slow
+
     where = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryFile(dir=where) as file:
         return os.dup(file.fileno())

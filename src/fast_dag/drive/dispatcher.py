@@ -92,6 +92,10 @@ GRACE = 5.0
 """Seconds that all cleanup hooks and closings of resources have together once a run is cut
 short."""
 
+PULLING = 1.0
+"""Seconds that the source of a map has for an item that nobody needs any more. Then the thread that
+pulls is abandoned, and the source is not closed."""
+
 _LEAST = 0.25
 """Seconds that each of them has at least, even if the others used up `GRACE`."""
 
@@ -618,6 +622,8 @@ class Dispatcher:
         jobs.extend(reversed(more))
         if ended is not None:
             self._leave(ended, jobs)
+        elif execution.is_map:
+            self._cut_pull(execution)
 
     def _left(self, job: Job, ready: list[int]) -> tuple[list[Job], _Open | None]:
         """Remove a job that has ended, and add the nodes that became `ready`. Returns the jobs to
@@ -680,6 +686,30 @@ class Dispatcher:
             lane = self.lanes.of(job.step.node)
             mapping.is_here, mapping.travels = lane.shares_memory, lane.takes_batches
         mapping.call_soon = partial(self.look_again, mapping)
+
+    def _cut_pull(self, execution: Any) -> None:
+        """If a map waits for nothing but the call that pulls, and needs no more items, nobody waits
+        long for that call: it may hang."""
+        if not execution.waits_for_pull:
+            return
+        for job in list(self._running):
+            lane = job.lane
+            if job.execution is execution and job.step.role == "pull" and lane is not None:
+                delay = 0.0 if lane.ends_calls else PULLING
+                self.timers.add(delay, partial(self._give_up_pull, job, job.generation))
+
+    def _give_up_pull(self, job: Job, generation: int) -> None:
+        jobs: list[Job] = []
+        with self.guard():
+            if self.over or job.generation != generation or not job.is_out:
+                return
+            job.phase = CANCELLED
+            if job.lane is not None and not job.lane.ends_calls:
+                self._take_in(job)
+                job.todo = UNWIND
+                jobs.append(job)
+        self._give_up(job)
+        self.go_on(jobs)
 
     def look_again(self, execution: Any) -> None:
         """Ask the execution of a map what may start, because something has changed."""

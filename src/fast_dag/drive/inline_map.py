@@ -35,8 +35,8 @@ def drive_map(execution: MapExecution, waiter: Waiter, outcome_of: OutcomeOf) ->
     execution.open()
     token = current.set(execution)
     try:
+        items = _Items(execution, waiter, outcome_of)
         try:
-            items = _Items(execution, waiter, outcome_of)
             if execution.spec.into is None:
                 items.call_all()
             else:
@@ -164,13 +164,13 @@ class _Items:
     def _plain_results(self) -> Iterator[Any]:
         execution, stream = self.execution, self.execution.stream
         assert stream is not None
-        call, is_sole = execution.call, execution.is_sole
+        call, takes_item = execution.call, execution.takes_item
         items, keep = execution.begin_plainly(), self._seconds.append
         while True:
             begun = perf_counter()
             try:
                 for item in items:
-                    if is_sole:
+                    if takes_item:
                         value = call(item)
                     else:
                         args, kwargs = execution.arguments(item)

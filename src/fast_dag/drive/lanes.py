@@ -42,6 +42,12 @@ class Lanes:
         self._executor: Lane | None = None
         self._apart: dict[tuple[Execution, str], Lane] = {}
 
+    def open(self) -> None:
+        """Called when the run begins. Makes the lane to `Workers`, which from now on wait for the
+        run if they are shut down. Raises RuntimeError if they are already."""
+        if hasattr(self.settings.executor, "_fast_dag_lane"):
+            assert self.processes is not None
+
     def of(self, node: Node[..., Any], *, stays: bool = False) -> Lane:
         """The lane of a node's calls; with `stays`, not in another process."""
         if stays and not node.signature.is_async and node.run_in != "inline":

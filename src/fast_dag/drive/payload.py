@@ -10,13 +10,14 @@ import re
 import sys
 import traceback
 import zlib
+from array import array
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import cache, lru_cache
 from importlib import import_module
 from time import perf_counter
 from types import CodeType, CoroutineType, FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag._extras import needed
 from fast_dag.call.arguments import named
@@ -244,9 +245,7 @@ def _made(
     try:
         value = func(*args, **kwargs)
         if type(value) is CoroutineType:
-            import asyncio
-
-            value = asyncio.run(value)
+            value = _awaited(value)
     except BaseException as error:  # SystemExit, too, must reach the run's caller
         return False, error, _notes_on(error), perf_counter() - start
     finally:
@@ -265,8 +264,8 @@ class Head:
     """What the calls of a batch have in common: a function, and its arguments, in which each item's
     values take the `places`: positions and names.
 
-    >>> Head(pow, [None, 2], {}, [0]).made((7,))[:2]
-    (True, 49)
+    >>> Head(pow, [None, 2], {}, [0]).call_for(is_sole=True)(7)
+    49
     """
 
     __slots__ = ("args", "func", "kwargs", "places")
@@ -290,28 +289,75 @@ class Head:
         func, self.args, self.kwargs, self.places = state
         self.func = func.find() if isinstance(func, FunctionOfNode) else func
 
-    def made(self, item: Sequence[Any]) -> Told:
-        """Call the function for one item."""
-        args, kwargs = list(self.args), dict(self.kwargs)
-        for place, value in zip(self.places, item, strict=True):
-            if isinstance(place, int):
-                args[place] = value
-            else:
-                kwargs[place] = value
-        return _made(self.func, args, kwargs, False, None)
+    def call_for(self, is_sole: bool) -> Callable[[Any], Any]:
+        """The call for an item: its one value if `is_sole`, else a value for each place."""
+        func, places = self.func, self.places
+        if is_sole and len(self.args) == 1 and not self.kwargs and places == [0]:
+            found: Callable[[Any], Any] = func
+            return found
+
+        def call(item: Any) -> Any:
+            args, kwargs = list(self.args), dict(self.kwargs)
+            values = (item,) if is_sole else item
+            for place, value in zip(places, values, strict=True):
+                if isinstance(place, int):
+                    args[place] = value
+                else:
+                    kwargs[place] = value
+            return func(*args, **kwargs)
+
+        return call
 
 
-def packed_all(told: list[Told]) -> Packed:
-    """How several calls ended. What cannot be pickled of one costs no other."""
+class Part(NamedTuple):
+    """How some items of a batch ended, one behind the other: a value for each, its seconds, and, by
+    their places in `values`, how those ended that did not return."""
+
+    values: list[Any]
+    seconds: array[float]
+    failed: dict[int, Told]
+
+
+def sent_value(value: Any) -> Any:
+    """What to send of a value that a call returned: the result of a coroutine, and large bytes as a
+    buffer."""
+    return whole(_awaited(value) if type(value) is CoroutineType else value)
+
+
+def _awaited(coroutine: Any) -> Any:
+    import asyncio
+
+    return asyncio.run(coroutine)
+
+
+def told_of(error: BaseException, seconds: float) -> Told:
+    """How the call of an item that raised ended."""
+    return False, error, _notes_on(error), seconds
+
+
+def packed_part(values: list[Any], seconds: array[float], failed: dict[int, Told]) -> Packed:
+    """A Part. What cannot be pickled of one item costs no other."""
+    times = seconds.tobytes()
     try:
-        return packed(told)
+        return packed((values, times, failed))
     except BaseException:
-        return packed([_sent_back(each, perf_counter(), _dumps) for each in told])
+        told = [failed.get(at) or (True, value, {}, seconds[at]) for at, value in enumerate(values)]
+        each = {at: _sent_back(told[at], perf_counter(), _dumps) for at in range(len(values))}
+        return packed(([None] * len(values), times, each))
 
 
-def unpacked_all(message: Message) -> list[Told]:
-    """What `packed_all` packed."""
-    return [unpacked(each) if type(each) is bytes else each for each in unpacked(message)]
+def unpacked_part(message: Message) -> Part:
+    """What `packed_part` packed."""
+    values, times, told = unpacked(message)
+    seconds, failed = array("f"), {}
+    seconds.frombytes(times)
+    for at, packed_told in told.items():
+        each: Told = unpacked(packed_told) if type(packed_told) is bytes else packed_told
+        if each[0]:
+            values[at] = each[1]
+        else:
+            failed[at] = each
+    return Part(values, seconds, failed)
 
 
 carried: ContextVar[Mapping[str, str] | None] = ContextVar("fast_dag carrier", default=None)

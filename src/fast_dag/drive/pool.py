@@ -20,13 +20,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, ref
 
-from fast_dag.drive import payload
-from fast_dag.drive.processes import LostError, Process
-from fast_dag.drive.protocol import CALL, FORGET, HEAD, Packed
+from fast_dag.drive.processes import Head, LostError, Process
+from fast_dag.drive.protocol import CALL
 from fast_dag.errors import text_of
 
 if TYPE_CHECKING:
-    from fast_dag.drive.protocol import Message
+    from fast_dag.drive import payload
+    from fast_dag.drive.protocol import Message, Packed
     from fast_dag.errors import ExecutionError
 
 
@@ -61,17 +61,6 @@ class Task(ABC):
     def serve(self, pool: Pool, process: Process | None) -> tuple[Task, Process] | None:
         """Have it made, and go on with what follows. Called in a thread of the pool. Without a
         process the pool refuses it. Returns a task that this thread makes next, if there is one."""
-
-
-class Head:
-    """The function of batches, and what all its calls are given; each worker is sent this once."""
-
-    _count = 0
-
-    def __init__(self, call: payload.Head) -> None:
-        Head._count += 1
-        self.number = Head._count
-        self.call = call
 
 
 class Pool:
@@ -345,12 +334,8 @@ class Pool:
             self.release(task, process)
 
     def _asked(self, task: Task, process: Process, packed: Packed) -> Message:
-        head = task.head
-        if head is not None and head.number not in process.heads:
-            process.heads.add(head.number)
-            process.tell(HEAD, payload.packed(head.call, process.names), head.number)
         try:
-            return process.ask(task.kind, packed, task.told, reports=task.reports)
+            return process.ask(task.kind, packed, task.told, reports=task.reports, head=task.head)
         except LostError:
             raise
         except BaseException:
@@ -426,10 +411,7 @@ class Pool:
         """No further batch has this head: processes may free what it holds."""
         with self._lock:
             for process in self._idle:
-                if head.number in process.heads:
-                    process.heads.discard(head.number)
-                    with suppress(LostError):  # the next call finds that out
-                        process.tell(FORGET, Packed(b""), head.number)
+                process.forget(head)
 
     # Large values.
 

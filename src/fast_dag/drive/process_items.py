@@ -8,8 +8,8 @@ from fast_dag.call.effects import STOPPED, Outcome
 from fast_dag.define.node import importable
 from fast_dag.drive import payload
 from fast_dag.drive.job import Lane
-from fast_dag.drive.pool import Head
 from fast_dag.drive.process_lane import Batch, Ended, ProcessLane
+from fast_dag.drive.processes import Head
 from fast_dag.errors import ExecutionError, text_of
 from fast_dag.run.map_batches import AT_ONCE_AWAY, Parcel
 
@@ -63,15 +63,17 @@ class _Items(Batch):
         self._job = job
         self._generation = job.generation
         self._parcel = parcel
-        values = [(each,) for each in parcel.items] if parcel.is_sole else parcel.items
-        super().__init__(job.path, items.head, values, 2 * AT_ONCE_AWAY, self._took, self._over)
+        budget, sole = 2 * AT_ONCE_AWAY, parcel.is_sole
+        took, over = self._took, self._over
+        super().__init__(job.path, items.head, parcel.items, budget, took, over, is_sole=sole)
 
-    def _took(self, first: int, outcomes: list[payload.Told]) -> None:
-        parcel, path = self._parcel, self._job.path
-        for ok, value, extra, seconds in outcomes:
-            if not ok:
-                value = payload.failed(path, ok, value, extra).value  # noqa: PLW2901
-            parcel.took(bool(ok), value, seconds)
+    def _took(self, first: int, part: payload.Part) -> None:
+        path = self._job.path
+        failed = {
+            at: payload.failed(path, ok, value, extra).value
+            for at, (ok, value, extra, _) in part.failed.items()
+        }
+        self._parcel.took(part.values, part.seconds, failed)
 
     def _over(self, ended: Ended) -> None:
         if ended.error is not None and not ended.begun and self._parcel.is_unsent:
@@ -108,7 +110,7 @@ class _Items(Batch):
                 payload.packed(item, {})
             except Exception as cause:
                 failed[at] = ExecutionError(
-                    f"an item of map {path!r}, a {type(item[0]).__name__}, cannot be sent to "
+                    f"an item of map {path!r}, a {type(item).__name__}, cannot be sent to "
                     f"another process: it cannot be pickled ({text_of(cause)}); run it at home "
                     "with run_in='thread'",
                     node_name=path,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fast_dag.call.effects import STOPPED, Outcome
 from fast_dag.drive import payload, reloads
 from fast_dag.drive.job import Lane
-from fast_dag.drive.pool import Head, Pool, Task
+from fast_dag.drive.pool import Pool, Task
 from fast_dag.drive.protocol import BATCH, BEGINS, PART
 from fast_dag.errors import ExecutionError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from fast_dag.drive.dispatcher import Dispatcher
     from fast_dag.drive.job import Job
-    from fast_dag.drive.processes import Process
+    from fast_dag.drive.processes import Head, Process
     from fast_dag.drive.protocol import Message, Packed
 
 
@@ -199,11 +199,11 @@ class Batch(Task):
         The function, and what all calls are given. One for all batches of a map: a process is sent
         it once. `Pool.forget` frees it.
     items:
-        The values of each call, for the head's `places`.
+        The values of each call, for the head's `places`; if `is_sole`, its one value.
     budget:
         Seconds after which no further item is begun.
     took:
-        Called with the number of an item and the outcomes (`payload.Told`) of that and of those
+        Called with the number of an item and what became (`payload.Part`) of that and of those
         behind it, at least every `protocol.EVERY` seconds; in a thread of the pool.
     ended:
         Called once at the end. Then the process is free for others already.
@@ -216,11 +216,14 @@ class Batch(Task):
         self,
         node_name: str,
         head: Head,
-        items: Sequence[Sequence[Any]],
+        items: Sequence[Any],
         budget: float,
-        took: Callable[[int, list[payload.Told]], None],
+        took: Callable[[int, payload.Part], None],
         ended: Callable[[Ended], None],
+        *,
+        is_sole: bool = False,
     ) -> None:
+        self.is_sole = is_sole
         self.node_name = node_name
         self.head = head
         self._number = head.number
@@ -240,18 +243,18 @@ class Batch(Task):
         return _error(self.node_name, text)
 
     def packed(self, names: payload.Names) -> Packed:
-        return payload.packed((self._number, self.items, self.budget), names)
+        return payload.packed((self._number, self.items, self.budget, self.is_sole), names)
 
     def told(self, message: Message) -> None:
         if message.kind == BEGINS:
             self.at = message.number
         elif message.kind == PART and message.number:  # it could not be begun
-            _, text, cause, _ = payload.unpacked_all(message)[0]
+            _, text, cause, _ = payload.unpacked(message)
             self._problem = payload.failed(self.node_name, None, text, cause).value
         elif message.kind == PART:
-            outcomes = payload.unpacked_all(message)
-            first, self._count = self._count, self._count + len(outcomes)
-            self._took(first, outcomes)
+            part = payload.unpacked_part(message)
+            first, self._count = self._count, self._count + len(part.values)
+            self._took(first, part)
 
     def stop(self) -> None:
         """Have no further item begun. Those that were not are given back."""

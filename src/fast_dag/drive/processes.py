@@ -26,6 +26,8 @@ from fast_dag.drive.faults import words_of
 from fast_dag.drive.protocol import (
     CALL,
     END,
+    FORGET,
+    HEAD,
     LOG,
     PART,
     RESULT,
@@ -46,15 +48,36 @@ GRACE = 5.0
 """Seconds in which an idle worker must end when it is told to. After that it is killed."""
 
 
+def refuse_without_extra() -> None:
+    """Raise MissingExtraError if cloudpickle is not installed."""
+    needed("cloudpickle", extra="process", purpose="worker processes")
+
+
 def refuse() -> None:
     """Raise if there can be no worker processes: MissingExtraError if cloudpickle is not installed,
     ValidationError in a worker process that is importing the main script."""
-    needed("cloudpickle", extra="process", purpose="worker processes")
+    refuse_without_extra()
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise ValidationError(
             "a worker process is importing the main script, which runs a workflow in "
             "processes; put that run under `if __name__ == '__main__':`"
         )
+
+
+class Head:
+    """The function of batches, and what all their calls are given; each process is sent this
+    once."""
+
+    _count = 0
+
+    def __init__(self, call: payload.Head) -> None:
+        Head._count += 1
+        self.number = Head._count
+        self.call = call
+
+    def packed(self, names: payload.Names) -> Packed:
+        """The head for a worker that knows these names of the main script."""
+        return payload.packed(self.call, names)
 
 
 class LostError(Exception):
@@ -71,10 +94,11 @@ class Process:
         self.is_started = False
         self.is_killed = False
         self.has_ended = False
-        self.calls = 0  # how many it has been sent
+        self.calls = 0  # how many it has been sent, but for that of the initializer
         self.born = reloads.count()  # how many reloads there had been when it was made
         self.idle_since = 0.0
         self.heads: set[int] = set()  # those that it was sent
+        self._number = 0  # of the call that it was sent last
         self._has_begun = False
         self._popen: subprocess.Popen[bytes] | None = None
         self._cell: Cell | None = None
@@ -129,15 +153,23 @@ class Process:
         told: Callable[[Message], object] = lambda _: None,
         *,
         reports: bool = False,
+        head: Head | None = None,
     ) -> Message:
         """Send a call, or a batch, and wait for the last answer. Raises LostError.
 
         `told` is given what comes before the last answer, and each PART. With `reports`, this
-        includes the beginning of the call."""
+        includes the beginning of the call. `head` is that of the batch; it is sent if the process
+        does not have it."""
+        if head is not None and head.number in self.heads:
+            head = None
         self.calls += 1
+        self._number += 1
         self._has_begun = False
         with _as_lost():
-            self._channel.send(kind, packed, self.calls, reports)
+            if head is not None:
+                self._channel.send(HEAD, head.packed(self.names), head.number)
+                self.heads.add(head.number)
+            self._channel.send(kind, packed, self._number, reports)
         while True:
             with _as_lost():
                 message = self._channel.receive()
@@ -151,15 +183,17 @@ class Process:
             if message.kind == PART and message.flag:
                 return message
 
-    def tell(self, kind: int, packed: Packed, number: int) -> None:
-        """Send what is not answered. Raises LostError."""
-        with _as_lost():
-            self._channel.send(kind, packed, number)
+    def forget(self, head: Head) -> None:
+        """Have an idle process free a head."""
+        if head.number in self.heads:
+            self.heads.discard(head.number)
+            with suppress(OSError):  # it has died; the next call finds that out
+                self._channel.send(FORGET, Packed(b""), head.number)
 
     @property
     def has_begun(self) -> bool:
         """Whether the worker has begun the call that it was sent last."""
-        return self._has_begun or (self._cell is not None and self._cell.call == self.calls)
+        return self._has_begun or (self._cell is not None and self._cell.call == self._number)
 
     @property
     def at(self) -> int | None:
@@ -169,7 +203,7 @@ class Process:
     def stop(self) -> None:
         """Have no further item of the batch begun that the worker was sent last."""
         if self._cell is not None:
-            self._cell.stop(self.calls)
+            self._cell.stop(self._number)
 
     def kill(self) -> None:
         """Kill the process, in whatever it does."""

@@ -168,13 +168,13 @@ class _SocketOf:
 
 
 class Cell:
-    """Memory that a worker shares with its program: the call that it has begun, and the item of a
-    batch that it is at."""
+    """Memory that a worker shares with its program, as `words`: the call that it has begun, the
+    item of a batch that it is at, and the batch that is to be stopped."""
 
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, mmap.PAGESIZE)
         self._view = memoryview(self._map)
-        self._words = self._view.cast("Q")
+        self.words = self._view.cast("Q")
 
     @classmethod
     def made(cls) -> tuple[Cell, int] | tuple[None, None]:
@@ -195,27 +195,27 @@ class Cell:
     @property
     def call(self) -> int:
         """The number of the call that was begun last."""
-        return self._words[0]
+        return self.words[0]
 
     @property
     def item(self) -> int:
         """The item of the batch that was begun last."""
-        return self._words[1]
+        return self.words[1]
 
     def begin(self, call: int, item: int = 0) -> None:
         """Called by the worker: a call begins, or an item of it."""
-        self._words[1] = item
-        self._words[0] = call
+        self.words[1] = item
+        self.words[0] = call
 
     def stop(self, call: int) -> None:
         """Called by the program: no further item of this batch should begin."""
-        self._words[2] = call
+        self.words[2] = call
 
     def is_stopped(self, call: int) -> bool:
-        return self._words[2] == call
+        return self.words[2] == call
 
     def close(self) -> None:
         with suppress(BufferError):
-            self._words.release()
+            self.words.release()
             self._view.release()
             self._map.close()

@@ -67,11 +67,14 @@ class Slots:
         """Remove from the queue, and return, the jobs that may go on now; each has taken its slot.
         Jobs of a stopped execution do not wait for a free slot, because they only end."""
         if self.is_ordered:
-            if not self._heap or not self._free:
-                return []
-            job = heappop(self._heap)
-            self._free -= job.takes_slot
-            return [job]
+            picked = []
+            while self._heap and self._free:
+                job = heappop(self._heap)
+                self._free -= job.takes_slot
+                picked.append(job)
+                if not job.step.role:  # what a map calls besides its items goes on beside them
+                    break
+            return picked
         picked, self._unbounded = self._unbounded, []
         if picked and self._is_ranked:
             picked = [each[4] for each in sorted(map(self._placed, picked), reverse=True)]

@@ -7,11 +7,12 @@ import pkgutil
 import signal
 import sys
 import threading
+from array import array
 from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing import process as current
 from time import perf_counter
-from types import ModuleType
+from types import CoroutineType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.drive import payload, scripts
@@ -37,6 +38,7 @@ from fast_dag.drive.protocol import (
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Sequence
     from multiprocessing.connection import Connection
 
     from fast_dag.drive.protocol import Message
@@ -149,69 +151,107 @@ class _Worker:
 
     def _batch(self, message: Message) -> None:
         parts = self._parts = self._parts or _Parts(self.channel)
-        number, cell = message.number, self._cell
         parts.begin()
         try:
-            head_number, items, budget = payload.unpacked(message)
+            head_number, items, budget, is_sole = payload.unpacked(message)
             head = self._heads[head_number]
             if not isinstance(head, payload.Head):
                 head = self._heads[head_number] = payload.unpacked(head)
+            call = head.call_for(is_sole)
         except BaseException as error:
             parts.fail(payload.not_unpickled(error))
             return
-        end = perf_counter() + budget
-        for index, item in enumerate(items):
-            if index and (perf_counter() > end or (cell is not None and cell.is_stopped(number))):
-                break
-            self._begins(number, index, False)
-            parts.add(head.made(item))
+        self._call_items(message.number, call, items, perf_counter() + budget, parts)
         parts.end()
+
+    def _call_items(
+        self, number: int, call: Any, items: Sequence[Any], until: float, parts: _Parts
+    ) -> None:
+        """Call items until the time is `until`, or the program stops the batch. Written out,
+        because items may take less time than all else here."""
+        keep, stamp, clock = parts.values.append, parts.seconds.append, perf_counter
+        plain: type | None = None
+        cell = self._cell
+        words = None if cell is None else cell.words
+        now = clock()
+        for index, item in enumerate(items):
+            if words is None or not index:
+                self._begins(number, index, False)
+            else:
+                words[1] = index
+            try:
+                value = call(item)
+                if type(value) is not plain:
+                    plain = type(value)
+                    if plain in _SPECIAL:
+                        value, plain = payload.sent_value(value), None
+            except BaseException as error:  # SystemExit, too, must reach the run's caller
+                parts.failed[index] = payload.told_of(error, clock() - now)
+                value = None
+            keep(value)
+            last, now = now, clock()
+            stamp(now - last)
+            if now > until or (words is not None and words[2] == number):
+                return
+
+
+_SPECIAL = frozenset({CoroutineType, bytes, bytearray})
+"""The classes of values that are not sent as they are."""
 
 
 class _Parts:
-    """Reports the items of a batch that have ended: a few together, but none late. So a long item
-    does not hold up those before it."""
+    """Reports the items of a batch that have ended: many together, but none late. So a long item
+    does not hold up those before it.
+
+    One thread appends to `values`, then to `seconds`; items count from then on."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._told: list[payload.Told] = []
         self._is_active = False
         self._change = threading.Condition()
+        self.begin()
         threading.Thread(target=self._watch, name="fast_dag parts", daemon=True).start()
 
     def begin(self) -> None:
         """A batch begins."""
         with self._change:
+            self.values: list[Any] = []
+            self.seconds = array("f")
+            self.failed: dict[int, payload.Told] = {}
+            self._sent = 0
             self._is_active = True
             self._change.notify()
-
-    def add(self, told: payload.Told) -> None:
-        """An item has ended."""
-        with self._change:
-            self._told.append(told)
 
     def end(self) -> None:
         """The batch has ended."""
         with self._change:
             self._is_active = False
             self._send(is_last=True)
+            self.values = []
 
     def fail(self, told: payload.Told) -> None:
         """The batch could not be begun."""
         with self._change:
             self._is_active = False
-            self._channel.send(PART, payload.packed_all([told]), 1, flag=True)
+            self._channel.send(PART, payload.packed(told), 1, flag=True)
 
     def _watch(self) -> None:
         with self._change:
             while True:
                 self._change.wait(EVERY if self._is_active else None)
-                if self._is_active and self._told:
+                if self._is_active and len(self.seconds) > self._sent:
                     self._send(is_last=False)
 
     def _send(self, *, is_last: bool) -> None:
-        told, self._told = self._told, []
-        self._channel.send(PART, payload.packed_all(told), flag=is_last)
+        first, self._sent = self._sent, len(self.seconds)
+        failed = {
+            at - first: self.failed.pop(at)
+            for at in (list(self.failed) if self.failed else ())
+            if at < self._sent
+        }
+        values = self.values[first : self._sent]
+        part = payload.packed_part(values, self.seconds[first : self._sent], failed)
+        self._channel.send(PART, part, flag=is_last)
 
 
 _NOTHING = Packed(b"")

@@ -67,7 +67,7 @@ class Workers(Executor):
         logging: int | str | None = None,
         max_calls: SupportsIndex | None = None,
     ) -> None:
-        processes.refuse()
+        processes.refuse_without_extra()
         if start_method not in (None, "spawn"):
             raise ValidationError(
                 f"start_method is 'spawn' or None, not {start_method!r}: worker processes are "
@@ -93,6 +93,7 @@ class Workers(Executor):
         ...     workers.submit(pow, 2, 5).result()
         32
         """
+        processes.refuse()
         task = _Submitted(self._pool, fn, args, kwargs)
         self._pool.enter()
         self._pool.submit(task)

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
         def load(self, execution: Any, /) -> Iterable[Ended]:
             """How its nodes ended before, in the order in which they did."""
+            ...
 
         def nested(self, execution: Any, index: int, /) -> Store | None:
             """Keeps how the nodes of a nested workflow end, in one attempt of its node; None if it
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
         def commit(self, execution: Any, index: int, outcome: Outcome, began: float, /) -> Effects:
             """Keep how a node ended. Returns the same outcome once that is done, else the failure
             that the node ends with in its place, or STOPPED."""
+            ...
 
 
 current: ContextVar[Execution | None] = ContextVar("fast_dag_execution", default=None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Set
+from heapq import nlargest
 from itertools import islice, product
 from sys import maxsize
 from types import AsyncGeneratorType, GeneratorType
@@ -35,6 +36,8 @@ MOST_ERRORS: Final = 1000
 """How many errors of items are kept, by item."""
 _SLOWEST: Final = 10
 _MOST_PARTS: Final = 1000
+_MOST_WAITING: Final = 1 << 14
+"""Parts, and items, that are not counted yet, at most."""
 
 
 class Walk:
@@ -57,7 +60,7 @@ class Walk:
         self.pulled = 0
         self._plan = plan
         self._keys = spec.keys
-        self._values = values
+        self._values: Sequence[Any] = values
         self._own = [
             each for each in values if isinstance(each, (GeneratorType, AsyncGeneratorType))
         ]
@@ -368,6 +371,8 @@ class Items:
         self.errors: dict[Any, BaseException] = {}
         # The seconds of items that are not in `_counts` yet, with their numbers or keys.
         self._parts: list[tuple[Sequence[Any], array[float]]] = []
+        self._waiting = 0  # how many these are
+        self._is_stream = False  # whether there may be any number of items
         self._slow: list[tuple[float, Any]] = []
         self._counts = [0] * (len(_BOUNDS) + 1)
         self._fatal: Failed | None = None  # why the map failed
@@ -383,30 +388,32 @@ class Items:
         is_dropped = before < len(left_out) and left_out[before] == position
         return None if is_dropped else position - before
 
-    def _note(self, key: Any, seconds: float) -> None:
-        """An item ended after so many seconds."""
-        self._counts[bisect_left(_BOUNDS, seconds)] += 1
-        slow = self._slow
-        if len(slow) < _SLOWEST or seconds > slow[-1][0]:
-            slow.append((seconds, key))
-            slow.sort(key=_by_seconds, reverse=True)
-            del slow[_SLOWEST:]
-
     def _add(
         self, numbers: Sequence[int], keys: Sequence[Any] | None, seconds: array[float]
     ) -> None:
         """Items ended after so many seconds. They are counted when somebody asks, or there are
         many."""
         self._parts.append((numbers if keys is None else keys, seconds))
-        if len(self._parts) > _MOST_PARTS:
+        self._waiting += len(seconds)
+        if len(self._parts) > _MOST_PARTS or (self._is_stream and self._waiting > _MOST_WAITING):
             self._fold()
 
     def _fold(self) -> None:
         """Count the items whose seconds are known."""
-        parts, self._parts = self._parts, []
+        parts, self._parts, self._waiting = self._parts, [], 0
+        counts, slow = self._counts, self._slow
         for names_of, seconds in parts:
-            for name, each in zip(names_of, seconds, strict=False):
-                self._note(name, each)
+            ordered, at = sorted(seconds), 0
+            for bucket, bound in enumerate(_BOUNDS):
+                before, at = at, bisect_right(ordered, bound, at)
+                counts[bucket] += at - before
+            counts[-1] += len(ordered) - at
+            least = slow[-1][0] if len(slow) == _SLOWEST else -1.0
+            if ordered and ordered[-1] > least:
+                found = zip(seconds, names_of, strict=False)
+                slow += nlargest(_SLOWEST, found, key=_by_seconds)
+                slow.sort(key=_by_seconds, reverse=True)
+                del slow[_SLOWEST:]
 
     @property
     def slowest(self) -> list[tuple[Any, float]]:

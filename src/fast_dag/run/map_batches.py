@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         stream: Results | None
         spec: MapSpec
         is_sole: bool
+        takes_item: bool
 
         @property
         def walk(self) -> Walk: ...
@@ -97,6 +98,7 @@ class Batches:
     def __init__(self, calls: Calls) -> None:
         self.size = 1
         self.is_sole = calls.is_sole
+        self._takes_item = calls.takes_item
         self._calls = calls
 
     def call_items(self) -> Batch:
@@ -126,7 +128,7 @@ class Batches:
         values: list[Any] = []
         seconds = array("f")
         done.parts.append((numbers, values, seconds))
-        call_some = self._call_some if self.is_sole and calls.stream is None else self._call_one
+        call_some = self._call_some if self._takes_item and calls.stream is None else self._call_one
         while True:
             begun, before = perf_counter(), len(seconds)
             try:
@@ -145,7 +147,7 @@ class Batches:
                     return now
 
     def _call_some(self, iterator: Iterator[Any], done: Batch, until: float) -> float:
-        """Call a function of one parameter, some items between two looks at the clock."""
+        """Call a function that takes items as they come, some between two looks at the clock."""
         _, values, seconds = done.parts[-1]
         call, clock, keep = self._calls.call, perf_counter, values.append
         group, now = 1, clock()
@@ -168,9 +170,9 @@ class Batches:
         """Call a function of any parameters, and hand over each result at once."""
         numbers, values, seconds = done.parts[-1]
         calls, clock, now = self._calls, perf_counter, perf_counter()
-        call, stream, is_sole = calls.call, calls.stream, self.is_sole
+        call, stream, takes_item = calls.call, calls.stream, self._takes_item
         for item in iterator:
-            if is_sole:
+            if takes_item:
                 value = call(item)
             else:
                 args, kwargs = calls.arguments(item)
@@ -198,7 +200,7 @@ class Batches:
                 break
             begun = clock()
             try:
-                if self.is_sole:
+                if self._takes_item:
                     value = await call(items[0])
                 else:
                     args, kwargs = calls.arguments(items[0])
@@ -265,24 +267,28 @@ class Parcel:
         """Whether nothing is known of its items."""
         return not self._values
 
-    def took(self, ok: bool, value: Any, seconds: float) -> None:
-        """The next item ended."""
-        number = self._numbers[len(self._values)]
-        if not ok:
-            self._done.failed.append((number, value))
-            value = FAILED
-        self._values.append(value)
-        self._seconds.append(seconds)
-        if ok and self._calls.stream is not None:
-            self._calls.stream.put(number, value)
+    def took(
+        self, values: list[Any], seconds: array[float], failed: Mapping[int, BaseException]
+    ) -> None:
+        """The next items ended: with these values, but for those that failed, by their places."""
+        numbers, first, stream = self._numbers, len(self._values), self._calls.stream
+        for at, error in failed.items():
+            self._done.failed.append((numbers[first + at], error))
+            values[at] = FAILED
+        self._values += values
+        self._seconds += seconds
+        if stream is not None:
+            for at, value in enumerate(values, first):
+                if value is not FAILED:
+                    stream.put(numbers[at], value)
 
     def ended(self, begun: int, error: Exception | None) -> Batch:
         """Nothing more comes: `begun` items were begun, and those without an outcome are lost,
         because of `error`. The rest is given back."""
         self._batches.timed(len(self._values), sum(self._seconds))
         if error is not None:
-            for _ in range(len(self._values), begun):
-                self.took(False, error, 0.0)
+            lost = max(begun - len(self._values), 0)
+            self.took([None] * lost, array("f", [0.0] * lost), dict.fromkeys(range(lost), error))
         made = len(self._values)
         if made < len(self.items):
             self._calls.give_back(self._numbers[made:], self.items[made:])

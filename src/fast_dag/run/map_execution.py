@@ -162,16 +162,18 @@ class MapExecution(Execution):
         self._running = 0  # calls in progress, of items or batches
         self._rests: dict[int, Any] = {}  # coroutines that sync functions returned, by item
         self.call: Callable[..., Any] = plan.item.call
-        self.is_sole = plan.is_sole
+        self.is_sole = self.takes_item = plan.is_sole  # whether `call` takes items as they come
         self._lines: LineCalls | None = None  # makes the calls of a workflow, if they are all of it
         self._inner: dict[int, Execution] = {}  # of these, the workflows
         self._pulling = False
+        self._is_in_pull = False  # in a thread
         self._is_exhausted = False
         self._is_satisfied = False  # `into` has returned
         self._error: Exception | None = None
         self._told_at = 0.0
         self.stream: Results | None = None  # for `into`
         if self.spec.into is not None:
+            self.tally._is_stream = True
             self.stream = Results(self, ordered=self.spec.ordered)
         self._lock = Lock()  # of what is pulled
 
@@ -210,7 +212,7 @@ class MapExecution(Execution):
         )
         if line is not None and self.is_batched:
             self._lines = lines = LineCalls(plan, line, kwargs, self.child)
-            self.call, self.is_sole = lines.call, lines.is_sole
+            self.call, self.is_sole, self.takes_item = lines.call, lines.is_sole, True
         self.batching = Batches(self)
         self.tally.total = self._walk.total
         if self._walk.is_keyed:
@@ -295,10 +297,14 @@ class MapExecution(Execution):
 
     def release(self, status: str | None = None) -> Effects | None:
         walk = self._walk
-        if walk is None or not walk.needs_close or (self._pulling and not walk.is_async):
-            return None  # a generator that still runs, in an abandoned thread, cannot be closed
+        if walk is None or not walk.needs_close:
+            return None
         walk.place = "source, as it was closed"
-        self._walk = _Closed(walk)
+        self._walk = closed = _Closed(walk)
+        with self._lock:
+            if self._is_in_pull:  # an abandoned thread, which closes it as soon as it can
+                closed.let_go = _nothing
+                return None
         return self._closing(walk)
 
     def _closing(self, walk: Walk) -> Effects:
@@ -376,15 +382,24 @@ class MapExecution(Execution):
 
     def _pull_items(self) -> bool:
         """Pull items as long as there is room for them. Returns whether there are no more."""
-        pull = self._walk.pull
-        while self._wants_items:
-            pulled = pull()
-            if pulled is None:
-                return True
-            self._take_in(pulled)
-            if self._running < self.places:
-                self.call_soon()
-        return False
+        with self._lock:
+            walk, self._is_in_pull = self._walk, True
+        try:
+            while self._wants_items:
+                pulled = walk.pull()
+                if pulled is None:
+                    return True
+                self._take_in(pulled)
+                if self._running < self.places:
+                    self.call_soon()
+            return False
+        finally:
+            with self._lock:
+                self._is_in_pull = False
+                is_abandoned = self._walk is not walk
+            if is_abandoned:
+                walk.close()
+                walk.let_go()
 
     async def _step_items(self) -> bool:
         """The same of an async source."""
@@ -673,7 +688,7 @@ class MapExecution(Execution):
 
     def _settle_batch(self, done: Batch) -> list[int]:
         """The items of a batch ended. Returns what may start."""
-        tally, result, given = self.tally, self.result, self._given
+        tally, given = self.tally, self._given
         keeps = self.stream is None
         failed = dict(done.failed)
         rests = done.rests
@@ -685,15 +700,8 @@ class MapExecution(Execution):
             elif given:
                 for number in numbers[: len(values)]:
                     given.pop(number, None)
-            if keeps and isinstance(result, list):
-                if type(numbers) is range:
-                    result[numbers.start : numbers.start + len(values)] = values
-                else:
-                    for number, value in zip(numbers, values, strict=False):
-                        result[number] = value
-            elif keeps and keys is not None:
-                for key, value in zip(keys, values, strict=True):
-                    result[key] = value
+            if keeps:
+                self._put(numbers, values, keys)
             tally._add(numbers, keys, seconds)
             tally.completed += len(values)
             if not failed and not rests:
@@ -704,7 +712,7 @@ class MapExecution(Execution):
                 key = number if keys is None else keys[position]
                 tally.completed -= 1
                 if keeps:
-                    result[key] = END
+                    self.result[key] = END
                 if number in failed:
                     outcome = Outcome(False, failed[number])
                     self._item_failed(number, key, outcome, self._inner.pop(number, None))
@@ -713,6 +721,19 @@ class MapExecution(Execution):
                     self._running += 1
                     ready.append(rest_index(number))
         return ready
+
+    def _put(self, numbers: Sequence[int], values: list[Any], keys: list[Any] | None) -> None:
+        """Keep results where they belong."""
+        result = self.result
+        if isinstance(result, dict):
+            result.update(zip(keys or (), values, strict=True))
+        elif not result:
+            self.result = values
+        elif type(numbers) is range:
+            result[numbers.start : numbers.start + len(values)] = values
+        else:
+            for number, value in zip(numbers, values, strict=False):
+                result[number] = value
 
     def settle(self, number: int, outcome: Outcome, seconds: float) -> None:
         """An item ended: keep its result, or find what its failure means."""
@@ -829,6 +850,11 @@ class MapExecution(Execution):
     def is_done(self) -> bool:
         return self._is_exhausted and not (self._running or self._pulled)
 
+    @property
+    def waits_for_pull(self) -> bool:
+        """Whether nothing is left to do but to end the call that pulls."""
+        return self._pulling and self._stopped and not self._running
+
     def _notify(self) -> None:
         if self.stream is not None:
             self.stream.notify()
@@ -925,7 +951,7 @@ class _Closed:
     def __init__(self, walk: Walk) -> None:
         self.is_async, self.is_keyed, self.pulled = walk.is_async, walk.is_keyed, walk.pulled
         self.place = walk.place
-        self.let_go = walk.let_go
+        self.let_go: Callable[[], None] = walk.let_go
 
 
 def _is_less(completed: int, least: float, total: int) -> bool:

@@ -129,6 +129,9 @@ class Past:
             self.value = None
         elif isinstance(self.value, dict) and lost.intersection(self.value):  # of `outputs`
             self.value = {name: self.value[name] for name in self.value if name not in lost}
+        self.items = {
+            name: items for name, items in self.items.items() if self.prefix + name not in nodes
+        }
         for child in self.children.values():
             child.without(nodes)
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.call.effects import ONE_SHOT
@@ -90,6 +91,7 @@ class Asked:
         try:
             claim.leave(error)
         finally:
+            del error
             workflow._remember(claim.execution)
         return claim.execution
 
@@ -104,8 +106,9 @@ class Asked:
         except BaseException as raised:
             error = raised
         try:
-            _, interrupted = await _in_thread(lambda: claim.leave(error))
+            _, interrupted = await _in_thread(partial(claim.leave, error))
         finally:
+            del error
             workflow._remember(claim.execution)
         if interrupted is not None:
             raise interrupted
@@ -250,6 +253,7 @@ def checked_tags(tags: Any) -> dict[str, Any]:
     """Tags that may be some; raises ValidationError."""
     if tags is None:
         return {}
+    found: dict[Any, Any] = {}
     try:
         found = dict(tags)
         fits = all(

@@ -313,6 +313,8 @@ class Claim:
     def leave(self, error: BaseException | None) -> None:
         """Write how the run ended, and give it back. Raises what ended it from outside."""
         if self.hold is None:
+            if error is not None:
+                raise error
             return
         durable, database = self.durable, self.store.database
         execution = self.execution
@@ -339,10 +341,13 @@ class Claim:
             database.rest()
         execution.status = status
         execution.context.metadata["execution_status"] = status
-        if cut is not None and status not in ("cancelled", "in_doubt"):
-            raise cut
-        if error is not None and cut is None:
-            raise error
+        try:
+            if cut is not None and status not in ("cancelled", "in_doubt"):
+                raise cut
+            if error is not None and cut is None:
+                raise error
+        finally:  # its traceback refers to this frame: that would be a cycle
+            del error, cut
 
     def _end(self, connection: Connection, status: str) -> list[str]:
         """Write the end of the run. Returns the nodes that are in doubt."""

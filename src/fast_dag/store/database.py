@@ -50,6 +50,59 @@ _OF_CHECKPOINTS: Final = 0
 """The byte of the lock for checkpoints; those of runs begin with 1."""
 
 
+class FairLock:
+    """A lock that is given to whoever has waited longest. With a `threading.Lock`, a thread that
+    commits one node after another takes the lock again before those who wait for it have woken up.
+
+    >>> lock = FairLock()
+    >>> with lock:
+    ...     lock.acquire(blocking=False)
+    False
+    """
+
+    def __init__(self) -> None:
+        self._mutex = Lock()
+        self._is_held = False
+        self._waiting: deque[Lock] = deque()
+
+    def acquire(self, blocking: bool = True) -> bool:
+        """Take the lock; returns whether it was taken."""
+        with self._mutex:
+            if not self._is_held:
+                self._is_held = True
+                return True
+            if not blocking:
+                return False
+            ticket = Lock()
+            ticket.acquire()
+            self._waiting.append(ticket)
+        try:
+            ticket.acquire()  # released by whoever hands the lock over
+        except BaseException:  # Ctrl-C
+            with self._mutex:
+                waits = ticket in self._waiting
+                if waits:
+                    self._waiting.remove(ticket)
+            if not waits:
+                self.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        """Hand the lock over."""
+        with self._mutex:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._is_held = False
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *raised: object) -> None:
+        self.release()
+
+
 class Write:
     """Something to be committed, which other threads may commit together with theirs.
 
@@ -99,7 +152,7 @@ class Database:
         self.path = path
         self.durability = durability
         self.is_file = path != MEMORY
-        self.lock = Lock()
+        self.lock = FairLock()
         self.locks = LockFile()
         self._users = 0
         self._key: tuple[int, int] | None = None
@@ -111,6 +164,7 @@ class Database:
         self._is_closed = False
         self._since = 0  # how much was written since the size of the log was looked at
         self._signals: SimpleQueue[bool] | None = None  # of that thread
+        self._guard = Lock()  # of these two, held for a moment only
 
     @classmethod
     def of(cls, path: str, durability: str = "disk", check_filesystem: bool = True) -> Database:
@@ -322,7 +376,8 @@ class Database:
         while not write.is_done:
             try:
                 with self.lock:
-                    finished += self._flushed()
+                    if not write.is_done:  # by now, by whoever had the lock before
+                        finished += self._flushed()
             except BaseException as error:
                 interrupted = error
         for each in finished:
@@ -337,7 +392,7 @@ class Database:
         self._queue.append(write)
         signals = self._signals
         if signals is None:
-            with self.lock:
+            with self._guard:
                 signals = self._signals
                 if signals is None:
                     signals = self._signals = SimpleQueue()
@@ -358,12 +413,12 @@ class Database:
 
     def enter(self) -> None:
         """A run begins to use the database."""
-        with self.lock:
+        with self._guard:
             self._busy += 1
 
     def rest(self) -> None:
         """A run that used it has ended. The thread ends with the last of them."""
-        with self.lock:
+        with self._guard:
             self._busy -= 1
             if not self._busy and self._signals is not None:
                 self._signals.put(False)
@@ -470,7 +525,7 @@ class Database:
 
     def forget(self) -> None:
         """In a forked child: the connection belongs to the parent."""
-        self.lock = Lock()
+        self.lock, self._guard = FairLock(), Lock()
         self._queue, self._batch, self._signals, self._busy = deque(), [], None, 0
         if self._connection is None:
             return

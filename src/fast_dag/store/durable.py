@@ -45,9 +45,10 @@ if TYPE_CHECKING:
     class Shelf(Protocol):
         """Where the values of a store are: its codecs and files."""
 
-        def put(self, value: object, identity: tuple[Any, ...], /) -> Placed:
-            """Encode a value. Raises EncodeError, and StoreError if its file cannot be written."""
-            ...
+        def put(self, value: object, identity: tuple[Any, ...], /) -> Placed: ...
+        def encoded(self, value: object, identity: tuple[Any, ...], /) -> Placed: ...
+        def placed(self, encoded: Placed, /) -> Placed: ...
+        def is_large(self, placed: Placed, /) -> bool: ...
 
         def take(self, placed: Placed, identity: tuple[Any, ...], /) -> Any: ...
         def key(self, key: object, /) -> bytes | None: ...
@@ -396,9 +397,10 @@ class Scope:
         execution.context._keeper = durable.keep
         if self.id is None:
             return ()
-        ends = [each for each in durable.ends.get(self.id, ()) if each[0] in index_of]
-        rows = [row for row in durable.rows.get(self.id, ()) if row[1] in index_of]
         pending = durable.pending.get(self.id)
+        known = durable.ends.get(self.id, []) if pending else durable.ends.pop(self.id, [])
+        ends = [each for each in known if each[0] in index_of]
+        rows = [row for row in durable.rows.get(self.id, ()) if row[1] in index_of]
         if pending:
             ends = [each for each in ends if each[0] not in pending]
             rows = [row for row in rows if row[1] not in pending]
@@ -482,15 +484,9 @@ class Scope:
         mapped = durable.mapped.pop((id(self), step.name), None)
         if mapped is not None and not outcome.ok:
             end.before = mapped.left()
-        if outcome.ok and not is_quick((outcome.value,)):
-            answer = yield Invoke(end.encode, (), False, cleans_up=True)
-            error: BaseException | None = answer.error if isinstance(answer, Raised) else None
-        else:
-            error = _raised_by(end.encode)
-        if isinstance(error, EncodeError):
-            return Outcome(False, _told(error, path), outcome.attempts, "store")
+        error = yield from end.encoded(outcome)
         if error is not None:
-            raise CutShortError(error)
+            return Outcome(False, _told(error, path), outcome.attempts, "store")
         yield Await(end, cleans_up=True)
         durable.go_on_after(end)
         if end.kept:
@@ -502,7 +498,7 @@ class Scope:
         return outcome
 
 
-def _raised_by(function: Callable[[], object]) -> BaseException | None:
+def _raised_by(function: Callable[[], object]) -> Any:
     try:
         function()
     except failures() as error:
@@ -589,15 +585,37 @@ class End(Write):
             durable.codes.get(path),
         ]
 
-    def encode(self) -> None:
-        """Encode the value. Raises EncodeError, and StoreError if its file cannot be written."""
+    def encoded(self, outcome: Outcome) -> Generator[Effect, Any, EncodeError | None]:
+        """Encode the value: here if that takes no time, else in a thread that may block. Returns
+        why it cannot be."""
+        is_quick_ = not outcome.ok or is_quick((outcome.value,))
+        for step in (self._encode, self._write_file):
+            if is_quick_:
+                error = _raised_by(step)
+            else:
+                answer = yield Invoke(step, (), False, cleans_up=True)
+                error = answer.error if isinstance(answer, Raised) else None
+            if isinstance(error, EncodeError):
+                return error
+            if error is not None:
+                raise CutShortError(error)
+            if not self._durable.shelf.is_large(self._placed):
+                break
+            is_quick_ = False
+        return None
+
+    def _encode(self) -> None:
         row = self._row
         if not row[4]:
-            text = json.dumps(to_data(self._value))
+            error: Any = self._value
+            text = json.dumps(to_data(error))
             self._placed = ERROR, text.encode("utf-8", "surrogatepass"), None
         elif row[13]:
-            self._placed = self._durable.shelf.put(self._value, self._identity)
+            self._placed = self._durable.shelf.encoded(self._value, self._identity)
         self._value = None
+
+    def _write_file(self) -> None:
+        self._placed = self._durable.shelf.placed(self._placed)
 
     def apply_alone(self, connection: Connection) -> bool:
         """Write it in a transaction of this statement alone, if nothing else is to be done."""
@@ -708,15 +726,9 @@ class ItemScope:
         if key is None:  # another process could not know it again
             return outcome
         end = End(self._durable, self._scope, self._step, self._path, outcome, began, key)
-        if not is_quick((outcome.value,)):
-            answer = yield Invoke(end.encode, (), False, cleans_up=True)
-            error: BaseException | None = answer.error if isinstance(answer, Raised) else None
-        else:
-            error = _raised_by(end.encode)
-        if isinstance(error, EncodeError):
-            return Outcome(False, _told(error, execution.path_of(index)), outcome.attempts, "store")
+        error = yield from end.encoded(outcome)
         if error is not None:
-            raise CutShortError(error)
+            return Outcome(False, _told(error, execution.path_of(index)), outcome.attempts, "store")
         ends = self._due(end)
         if ends:
             *before, last = ends

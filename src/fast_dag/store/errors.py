@@ -109,7 +109,7 @@ class WaitingError(StoreError):
 
 class EncodeError(StoreError):
     """Raised when a codec has no exact form for a value. `place` is where in the value, such as
-    "['rows'][3].owner" ("" is the value itself), and `type` the name of the class found there.
+    `['rows'][3].owner` ("" is the value itself), and `type` the name of the class found there.
 
     >>> EncodeError("it is a file", place="['log']", type="_io.TextIOWrapper").place
     "['log']"

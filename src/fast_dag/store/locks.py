@@ -15,6 +15,7 @@ A forked child has none of the locks of its parent: everything here begins anew 
 from __future__ import annotations
 
 import os
+import struct
 import sys
 from threading import Lock
 from typing import TYPE_CHECKING, Final
@@ -35,6 +36,9 @@ if sys.platform == "win32":
         os.lseek(fd, byte, os.SEEK_SET)
         msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
 
+    def _is_locked(fd: int, byte: int) -> bool | None:
+        return None  # only trying tells
+
 else:
     import fcntl
 
@@ -43,6 +47,22 @@ else:
 
     def _unlock(fd: int, byte: int) -> None:
         fcntl.lockf(fd, fcntl.LOCK_UN, 1, byte)
+
+    def _is_locked(fd: int, byte: int) -> bool | None:
+        """Whether another process has the lock of a byte, without taking it; None if only trying
+        tells."""
+        form = _FLOCK.get(sys.platform)
+        if form is None or struct.calcsize("P") != 8:
+            return None
+        asked = (fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+        if form[0] == "q":
+            asked = (byte, 1, 0, fcntl.F_WRLCK, os.SEEK_SET)
+        found = struct.unpack(form, fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack(form, *asked)))
+        return bool(found[form.index("h")] != fcntl.F_UNLCK)
+
+
+_FLOCK: Final = {"linux": "hhqqi", "darwin": "qqihh"}
+"""The fields of C's struct flock, where their order is known."""
 
 
 class Hold:
@@ -123,6 +143,14 @@ class LockFile:
 
     def is_held(self, byte: int) -> bool:
         """Whether somebody has the lock of a byte, here or in another process."""
+        with self._guard:
+            if byte in self._held:
+                return True
+            if self._fd is None:
+                return False
+            seen = _is_locked(self._fd, byte)
+        if seen is not None:
+            return seen
         hold = self.take(byte)
         if hold is None:
             return True

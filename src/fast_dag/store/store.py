@@ -31,6 +31,7 @@ from fast_dag.store.graphs import StoredGraph, text_of_graph
 from fast_dag.store.records import RunRecord
 from fast_dag.store.reruns import Rows, paths_of
 from fast_dag.store.values import LARGE, Values
+from fast_dag.store.wrapped import unwrapped, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -782,14 +783,28 @@ class Shelf:
 
     def put(self, value: object, identity: tuple[Any, ...]) -> Placed:
         """Encode a value. Raises EncodeError, and StoreError if its file cannot be written."""
-        codec = self._codec
+        return self.placed(self.encoded(value, identity))
+
+    def encoded(self, value: object, identity: tuple[Any, ...]) -> Placed:
+        """Encode a value, and write no file. Raises EncodeError."""
+        codec, (how, value) = self._codec, unwrapped(value)
+        name = f"{codec.name}:{how}" if how else codec.name
         if codec is self._plain:
             data = codec.encode(value)
         else:
             data = codec.encode(value, context=repr(identity).encode("utf-8", "surrogatepass"))
-        if len(data) < LARGE or self._values is None:
-            return codec.name, data, None
-        return codec.name, None, self._values.write(data)
+        return name, data, None
+
+    def is_large(self, placed: Placed) -> bool:
+        """Whether a value is to be in a file, and is not yet."""
+        return placed[1] is not None and len(placed[1]) >= LARGE and self._values is not None
+
+    def placed(self, encoded: Placed) -> Placed:
+        """Write the file of a value, if it is to have one. Raises StoreError."""
+        name, data, _ = encoded
+        if data is None or self._values is None or len(data) < LARGE:
+            return encoded
+        return name, None, self._values.write(data)
 
     def take(self, placed: Any, identity: tuple[Any, ...]) -> Any:
         """The value of a row. Raises StoreError."""
@@ -798,6 +813,9 @@ class Shelf:
 
     def _taken(self, placed: Any, identity: tuple[Any, ...]) -> Any:
         name, data, file = placed
+        if ":" in name:
+            name, _, how = name.partition(":")
+            return wrapped(how, self._taken((name, data, file), identity))
         if name == "plain" and file is None:
             return self._plain.decode(data)
         if file is not None:
@@ -815,7 +833,7 @@ class Shelf:
         other_identity: tuple[Any, ...],
     ) -> bool:
         """Whether two stored values are the same."""
-        if one[0] == other[0] == "plain":
+        if one[0] == other[0] and str(one[0]).startswith("plain"):
             return one == other
         try:
             mine = input_digest(self.take(one, identity))
