@@ -20,6 +20,7 @@ import memory
 import processes
 import sequential
 import threads
+import traces
 from report import command_line
 
 THEMES = (
@@ -35,6 +36,7 @@ THEMES = (
     durable,
     fsm,
     instructions,
+    traces,
     guard,
 )
 

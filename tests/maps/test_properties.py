@@ -450,7 +450,8 @@ def test_a_map_that_is_cancelled_after_any_event_ends(way: str) -> None:
         with suppress(asyncio.CancelledError):
             run = await task
             if event.left > 0:
-                check(replace(case, source="generator", kind=flat(case.kind), keyed=False), run)
+                same = replace(case, source="generator", kind=flat(case.kind), keyed=False)
+                check(replace(same, strategy="fail_fast"), run)
         for each in inputs.values():
             wait_until(lambda each=each: not begun(each))
 

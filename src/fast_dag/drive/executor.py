@@ -9,6 +9,7 @@ import threading
 from abc import abstractmethod
 from contextvars import copy_context
 from queue import SimpleQueue
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from fast_dag._extras import needed
@@ -81,7 +82,8 @@ class RemoteLane(Lane):
         future.add_done_callback(lambda done: self._done(job, generation, done))
 
     def _done(self, job: Job, generation: int, future: Future[Any]) -> None:
-        self.dispatcher.returned(job, generation)  # nobody may look into the inbox any more
+        if not self._goes_on(job, generation, future):
+            self.dispatcher.returned(job, generation)  # nobody may look into the inbox any more
         self._inbox.put(lambda: self._receive(job, generation, future))
 
     def _receive(self, job: Job, generation: int, future: Future[Any]) -> None:
@@ -103,6 +105,10 @@ class RemoteLane(Lane):
                 future.cancel()
         self._inbox.put(None)
         self._courier.join()
+
+    def _goes_on(self, job: Job, generation: int, future: Future[Any]) -> bool:
+        """Whether the call has returned a coroutine, which somebody will await."""
+        return False
 
     @abstractmethod
     def _submit(self, job: Job, generation: int) -> Future[Any]: ...
@@ -167,6 +173,13 @@ class ExecutorLane(RemoteLane):
         super().close(abandon=abandon)
         if self._bell is not None:
             self._bell.close()
+
+    def _goes_on(self, job: Job, generation: int, future: Future[Any]) -> bool:
+        if not self.shares_memory or future.cancelled() or future.exception() is not None:
+            return False
+        if self.dispatcher.over or job.generation != generation:
+            return False
+        return type(future.result()[0].value) is CoroutineType
 
     def _outcome(self, job: Job, future: Future[Any]) -> Outcome:
         error = future.exception()

@@ -85,7 +85,7 @@ class _Items:
                 return
             made = len(done.parts[0][1])
             first += made
-            self._ready += execution.finish_plainly(done, None if made else Outcome(True, True))
+            execution.finish_plainly(done, None if made else Outcome(True, True))
             if not made:
                 return
             execution.deliver()
@@ -165,7 +165,7 @@ class _Items:
         execution, stream = self.execution, self.execution.stream
         assert stream is not None
         call, takes_item = execution.call, execution.takes_item
-        items, keep = execution.begin_plainly(), self._seconds.append
+        items = execution.begin_plainly()
         while True:
             begun = perf_counter()
             try:
@@ -186,11 +186,10 @@ class _Items:
                 self._called += 1
                 yield from stream.ready()
                 continue
-            keep(perf_counter() - begun)
+            self._seconds.append(perf_counter() - begun)
             self._called += 1
             if len(self._seconds) > _FEW:
                 self._count(None)
-                keep = self._seconds.append
             yield value
             if (ended := execution.ended()) is not None:
                 raise ended

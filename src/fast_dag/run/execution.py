@@ -292,6 +292,8 @@ class Execution(ABC):
         own = self.plan.steps[index].node.priority
         if self.parent is None or not self.prefix:
             return own
+        if self.parent.is_map:
+            return own + self.parent.priority_of(0)  # the same for all its items
         name = self.prefix[len(self.parent.prefix) : -1]
         return own + self.parent.priority_of(self.parent.plan.topology.index[name])
 

@@ -161,6 +161,7 @@ class MapExecution(Execution):
         self._batches = 0  # how many were begun
         self._running = 0  # calls in progress, of items or batches
         self._rests: dict[int, Any] = {}  # coroutines that sync functions returned, by item
+        self._begun: deque[int] = deque()  # of these, those that wait for a place
         self.call: Callable[..., Any] = plan.item.call
         self.is_sole = self.takes_item = plan.is_sole  # whether `call` takes items as they come
         self._lines: LineCalls | None = None  # makes the calls of a workflow, if they are all of it
@@ -253,6 +254,7 @@ class MapExecution(Execution):
         if self.stream is not None:
             self.stream.clear()
         self.call_soon = _nothing
+        self._stopped = True  # for a thread that was abandoned as it pulled
         self.outer = self.parent = None
 
     def _value(self) -> Any:
@@ -325,6 +327,10 @@ class MapExecution(Execution):
         ready: list[int] = []
         quick = self._walk.is_quick
         while self._running < self.places and not self.stopped:
+            if self._begun:
+                ready.append(rest_index(self._begun.popleft()))
+                self._running += 1
+                continue
             if not self._pulled:
                 if not quick or self._is_exhausted or not self._has_room:
                     break
@@ -494,6 +500,8 @@ class MapExecution(Execution):
     def take_back(self, index: int) -> None:
         if index == PULL:
             self._pulling = False
+        elif index != INTO:
+            self._running -= 1
 
     # Items end.
 
@@ -520,7 +528,7 @@ class MapExecution(Execution):
             elif index % 2:
                 self.settle(number_of(index), outcome, perf_counter() - started)
             elif outcome.ok:
-                ready = self._settle_batch(outcome.value)
+                self._settle_batch(outcome.value)
             else:
                 self._source_failed(outcome.value)
             self._tell()
@@ -563,9 +571,9 @@ class MapExecution(Execution):
             return float("inf")
         return perf_counter() + _TOLD_EVERY
 
-    def finish_plainly(self, done: Batch, pulled: Outcome | None) -> list[int]:
+    def finish_plainly(self, done: Batch, pulled: Outcome | None) -> None:
         """Some items have been called. `pulled` is how it ended to go through them, if it has."""
-        ready = self._settle_batch(done)
+        self._settle_batch(done)
         numbers, values, _ = done.parts[0]
         self._walk.pulled = numbers.start + len(values)  # type: ignore[attr-defined]
         if pulled is not None and pulled.ok:
@@ -573,7 +581,6 @@ class MapExecution(Execution):
         elif pulled is not None:
             self._source_failed(pulled.value)
         self._tell()
-        return ready
 
     def count_plainly(self, number: int, seconds: array[float], outcome: Outcome | None) -> None:
         """Some items before `number` completed. `outcome` is how the next one ended, or how it
@@ -591,7 +598,7 @@ class MapExecution(Execution):
             error = self.failed(number, outcome.value)
             self.tally._add((number,), None, array("f", (0.0,)))
             if self.stream is not None:
-                self.stream.taken = number
+                self.stream.next_number = self.stream.taken = number
             failed = Outcome(False, error)
             self._item_failed(number, number, failed, self._inner.pop(number, None))
         self._tell()
@@ -686,13 +693,12 @@ class MapExecution(Execution):
                 return
         coroutine.close()  # nobody waits for this batch any more
 
-    def _settle_batch(self, done: Batch) -> list[int]:
-        """The items of a batch ended. Returns what may start."""
+    def _settle_batch(self, done: Batch) -> None:
+        """The items of a batch ended."""
         tally, given = self.tally, self._given
         keeps = self.stream is None
         failed = dict(done.failed)
         rests = done.rests
-        ready = []
         for numbers, values, seconds in done.parts:
             keys: list[Any] | None = None
             if self._walk.is_keyed:
@@ -718,9 +724,7 @@ class MapExecution(Execution):
                     self._item_failed(number, key, outcome, self._inner.pop(number, None))
                 else:
                     given[number] = (key, ())
-                    self._running += 1
-                    ready.append(rest_index(number))
-        return ready
+                    self._begun.append(number)
 
     def _put(self, numbers: Sequence[int], values: list[Any], keys: list[Any] | None) -> None:
         """Keep results where they belong."""
@@ -848,7 +852,7 @@ class MapExecution(Execution):
 
     @property
     def is_done(self) -> bool:
-        return self._is_exhausted and not (self._running or self._pulled)
+        return self._is_exhausted and not (self._running or self._pulled or self._begun)
 
     @property
     def waits_for_pull(self) -> bool:

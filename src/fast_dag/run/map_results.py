@@ -36,7 +36,8 @@ class Results:
     """Results by the number of their item, in order if `ordered`, else as they came."""
 
     def __init__(self, making: Making, *, ordered: bool) -> None:
-        self.taken = 0
+        self.taken = 0  # or left out: they wait for nobody
+        self.next_number = 0  # that is next in order
         self._making = making
         self._ordered = ordered
         self._there: dict[int, Any] = {}
@@ -52,6 +53,7 @@ class Results:
     def put(self, number: int, value: Any) -> None:
         """A result is there; `END` if the item is left out."""
         with self._changed:
+            self.taken += value is END
             self._there[number] = value
             self._in_turn.append(number)
         self.notify()
@@ -82,9 +84,10 @@ class Results:
                     raise error
                 number = self._next_number()
                 if number is not None:
-                    self.taken += 1
+                    self.next_number += 1
                     value = there.pop(number)
                     if value is not END:
+                        self.taken += 1
                         return value
                 elif making.is_done and not there:
                     return END
@@ -108,7 +111,7 @@ class Results:
 
     def _next_number(self) -> int | None:
         if self._ordered:
-            return self.taken if self.taken in self._there else None
+            return self.next_number if self.next_number in self._there else None
         return self._in_turn.popleft() if self._in_turn else None
 
     def ready(self) -> Iterator[Any]:

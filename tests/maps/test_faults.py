@@ -1,0 +1,344 @@
+"""Faults around items: timeouts, hooks, worker processes that die, values that do not pickle."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+import tracemalloc
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fast_dag import DAG, ExecutionError, ItemError, TimeoutError
+from tests.concurrency.support import wait_until
+from tests.leaks import LONG, Births, without_collector
+from tests.ways import EXECUTE, HERE, OWN, OWN_AT_ONCE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+here = pytest.mark.parametrize("way", HERE)
+
+
+def mapped(func: Callable[..., Any], /, **options: Any) -> DAG:
+    return DAG("faults").add_node("f", func, **{"over": "x", **options})
+
+
+# Timeouts, attempts, hooks: each item has its own.
+
+
+@pytest.mark.parametrize("way", OWN)
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_item_that_hangs_is_late_and_others_are_not(way: str, kind: str) -> None:
+    hangs = threading.Event()
+
+    def f(x: int) -> int:
+        if x == 2:
+            hangs.wait(LONG)
+        return x
+
+    async def f_async(x: int) -> int:
+        if x == 2:
+            await asyncio.Event().wait()
+        return x
+
+    dag = mapped(f if kind == "sync" else f_async, timeout=0.3, on_error="keep")
+    try:
+        run = EXECUTE[way](dag, x=range(5))
+    finally:
+        hangs.set()
+    assert list(run.errors) == ["f[2]"]
+    assert isinstance(run.errors["f[2]"], TimeoutError)
+    assert [each for each in run.value if not isinstance(each, ItemError)] == [0, 1, 3, 4]
+
+
+@here
+def test_each_item_has_its_own_attempts(way: str) -> None:
+    calls: dict[int, int] = {}
+
+    def f(x: int) -> int:
+        calls[x] = calls.get(x, 0) + 1
+        if calls[x] <= x:
+            raise ValueError(x)
+        return x
+
+    run = EXECUTE[way](mapped(f, retry=2, retry_delay=0, on_error="keep"), x=range(5))
+    assert run.value[:3] == [0, 1, 2]
+    assert calls == {0: 1, 1: 2, 2: 3, 3: 3, 4: 3}
+    assert run.items("f").retries == 1 + 2 + 2 + 2
+    strict = mapped(lambda x: 1 / x, retry=2, retry_delay=0)
+    with pytest.raises(ExecutionError) as caught:
+        EXECUTE[way](strict, x=[0]).raise_for_error()
+    assert (caught.value.attempts, caught.value.node_name) == (3, "f[0]")
+
+
+@here
+def test_hooks_surround_each_item_and_not_the_map(way: str) -> None:
+    log: list[Any] = []
+    dag = mapped(lambda x: 1 / x, on_error="drop")
+    dag.set_node_hooks(
+        "f",
+        pre_execute=lambda node, inputs: log.append(("pre", inputs["x"])),
+        post_execute=lambda node, inputs, result: result * 10,
+        on_error=lambda node, inputs, error: log.append(("error", inputs["x"])),
+    )
+    run = EXECUTE[way](dag, x=[1, 0, 2])
+    assert run.value == [10, 5]
+    assert sorted(log) == [("error", 0), ("pre", 0), ("pre", 1), ("pre", 2)]
+
+
+@here
+def test_the_handler_of_a_run_is_called_once_for_a_map_that_fails(way: str) -> None:
+    log: list[Any] = []
+
+    def handler(name: str, error: Exception, context: Any) -> None:
+        log.append((name, type(error)))
+
+    for on_error in ("fail", "keep", "drop"):
+        dag = mapped(lambda x: 1 / x, on_error=on_error)
+        EXECUTE[way](dag, x=[0, 0, 0], error_handler=handler, error_strategy="continue")
+    assert log == [("f", ZeroDivisionError)]
+
+
+@here
+def test_errors_with_odd_classes(way: str) -> None:
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    def f(x: int) -> None:
+        raise [
+            MuteError,
+            StopIteration,
+            StopAsyncIteration,
+            GeneratorExit(),
+            asyncio.CancelledError,
+        ][x]
+
+    for number in (0, 1, 2, 4):
+        run = EXECUTE[way](mapped(f, on_error="keep"), x=[number])
+        assert list(run.errors) == ["f[0]"]
+
+
+@here
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_exception_that_is_no_failure_ends_the_run(way: str, error: Any) -> None:
+    closed: list[bool] = []
+
+    def source() -> Iterator[int]:
+        try:
+            yield from range(100)
+        finally:
+            closed.append(True)
+
+    def f(x: int) -> None:
+        if x == 3:
+            raise error
+
+    with pytest.raises(error):
+        EXECUTE[way](mapped(f, on_error="keep"), x=source())
+    assert closed
+
+
+@here
+def test_the_failure_of_another_node_cancels_the_map(way: str) -> None:
+    if way == "sequential":
+        pytest.skip("one after the other")
+    begun, failed = threading.Event(), threading.Event()
+    called: list[int] = []
+
+    def f(x: int) -> None:
+        called.append(x)
+        begun.set()
+        failed.wait(LONG)
+
+    def boom() -> None:
+        begun.wait(LONG)
+        failed.set()
+        raise ValueError
+
+    dag = mapped(f, max_concurrency=1).add_node("boom", boom)
+    run = EXECUTE[way](dag, x=iter(int, 1))  # endless
+    assert run.status == "failed"
+    assert list(run.errors) == ["boom"]
+    assert run.statuses["f"] == "cancelled"
+
+
+# Names in deep places.
+
+
+@here
+def test_names_in_maps_in_workflows_in_maps(way: str) -> None:
+    clean = DAG("clean").add_node("strip", lambda text: text.strip())
+    pages = DAG("pages").add_node("clean", clean, over="text")
+    dag = DAG("outer").add_node("sub", DAG("sub").add_node("page", pages, over="text"))
+    run = EXECUTE[way](dag, text=[["a"], ["b", 3]])
+    name = "sub.page[1].clean[1].strip"
+    assert list(run.errors) == [name]
+    with pytest.raises(ExecutionError) as caught:
+        run.raise_for_error()
+    assert caught.value.node_name == name
+
+
+@here
+def test_keep_outputs_drops_what_nobody_takes_and_not_what_follows_takes(way: str) -> None:
+    dag = DAG("keep").add_node("numbers", lambda: list(range(10)))
+    dag.add_node("f", lambda x: x + 1, over="x").connect("numbers", "f", input="x")
+    dag.add_node("total", lambda f: sum(f)).connect("f", "total")
+    run = EXECUTE[way](dag, keep="outputs")
+    assert run.value == 55
+    with pytest.raises(KeyError):
+        run["f"]
+    with pytest.raises(KeyError):
+        run["f[1]"]
+    assert run.items("f").completed == 10
+
+
+@here
+def test_values_are_freed_with_their_run(way: str) -> None:
+    births = Births()
+    dag = DAG("births", remember=False).add_node("f", lambda x: births.new(), over="x")
+    EXECUTE[way](DAG("warm", remember=False).add_node("f", lambda x: x, over="x"), x=[1, 2])
+    with without_collector():
+        run = EXECUTE[way](dag, x=range(50))
+        assert births.alive() == 50
+        del run
+        gc.collect()
+        assert births.alive() == 0
+
+
+@here
+def test_failed_items_hold_no_frames_of_the_engine(way: str) -> None:
+    class Value:
+        pass
+
+    born: list[weakref.ref[Any]] = []
+
+    def f(x: int) -> int:
+        value = Value()
+        born.append(weakref.ref(value))
+        return 1 // x
+
+    dag = DAG("frames", remember=False).add_node("f", f, over="x", on_error="drop")
+    run = EXECUTE[way](dag, x=[0, 1, 0])
+    assert set(run.errors) == {"f[0]", "f[2]"}
+    del run
+    wait_until(lambda: gc.collect() >= 0 and not any(each() for each in born))
+
+
+@pytest.mark.parametrize("way", ["sequential", "parallel"])
+def test_an_item_takes_few_bytes(way: str) -> None:
+    dag = DAG("bytes", remember=False).add_node("f", lambda x: None, over="x")
+    count = 100_000
+    EXECUTE[way](dag, x=range(1000))
+    tracemalloc.start()
+    try:
+        run = EXECUTE[way](dag, x=range(count))
+        assert len(run.value) == count
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 * count
+
+
+def test_results_that_are_not_kept_take_no_memory() -> None:
+    dag = DAG("bytes", remember=False).add_node("f", lambda x: x, over="x", into=sum)
+    EXECUTE["sequential"](dag, x=iter(range(1000)))
+    tracemalloc.start()
+    try:
+        assert EXECUTE["sequential"](dag, x=iter(range(50_000))).value == sum(range(50_000))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+# Into, cut short.
+
+
+@pytest.mark.parametrize("way", OWN_AT_ONCE)
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_into_is_told_when_the_run_is_late(way: str, kind: str) -> None:
+    hangs, told = threading.Event(), threading.Event()
+
+    def into(results: Iterator[Any]) -> None:
+        try:
+            for _ in results:
+                pass
+        except RuntimeError:
+            told.set()
+
+    async def into_async(results: Any) -> None:
+        try:
+            async for _ in results:
+                pass
+        except (RuntimeError, asyncio.CancelledError):
+            told.set()
+            raise
+
+    dag = mapped(lambda x: hangs.wait(LONG), into=into if kind == "sync" else into_async)
+    try:
+        run = EXECUTE[way](dag, x=[1, 2], timeout=0.3)
+    finally:
+        hangs.set()
+    assert run.status == "timed_out"
+    assert told.wait(LONG)
+
+
+# Other processes.
+
+process = pytest.mark.needs("cloudpickle")
+
+
+@process
+def test_a_worker_that_dies_costs_the_item_it_was_at() -> None:
+    def f(x: int) -> int:
+        if x == 5:
+            os._exit(1)
+        return x
+
+    run = EXECUTE["process"](mapped(f, on_error="keep"), x=range(12))
+    assert "f[5]" in run.errors
+    done = [each for each in run.value if not isinstance(each, ItemError)]
+    assert len(run.value) == 12
+    assert set(done) <= set(range(12)) - {5}
+    assert {7, 8, 9, 10, 11} & set(done)
+    assert all("process" in str(error) for error in run.errors.values())
+
+
+@process
+def test_what_does_not_pickle_fails_its_item() -> None:
+    def f(x: Any) -> Any:
+        if x == 1:
+            return threading.Lock()
+        if x == 2:
+            raise type("Odd", (Exception,), {"lock": threading.Lock()})("odd")
+        return "fine"
+
+    run = EXECUTE["process"](mapped(f, on_error="keep"), x=[0, 1, 2, threading.Lock(), 4])
+    assert [run.value[0], run.value[4]] == ["fine", "fine"]
+    assert set(run.errors) == {"f[1]", "f[2]", "f[3]"}
+
+
+@process
+def test_an_item_that_fails_in_a_process_is_named_and_into_goes_on_at_home() -> None:
+    here_pid = os.getpid()
+    run = EXECUTE["process"](
+        mapped(
+            lambda x: (os.getpid(), 1 / x),
+            on_error="drop",
+            into=lambda results: [(pid != here_pid, value) for pid, value in results],
+        ),
+        x=iter([1, 0, 2]),
+    )
+    assert run.value == [(True, 1), (True, 0.5)]
+    assert list(run.errors) == ["f[1]"]
+
+
+@process
+def test_what_is_whole_is_given_to_items_in_processes() -> None:
+    dag = mapped(lambda x, weights: x * sum(weights))
+    assert EXECUTE["process"](dag, x=range(20), weights=[1, 2]).value == [3 * x for x in range(20)]
