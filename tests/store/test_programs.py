@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fast_dag import DAG, ConditionalReturn, ExecutionError, SelectReturn, ValidationError
+from fast_dag import (
+    DAG,
+    FSM,
+    ConditionalReturn,
+    ExecutionError,
+    FSMReturn,
+    SelectReturn,
+    ValidationError,
+)
 from fast_dag.store import Store
 
 if TYPE_CHECKING:
@@ -81,8 +89,10 @@ def test_each_item_of_a_map_has_a_call_id_of_its_own(mode: Any) -> None:
         assert run["named"] == {"key 5": "a/named[key 5]", "key 6": "a/named[key 6]"}
         assert run["nested"] == [(5, "a/nested[0].pay"), (6, "a/nested[1].pay")]
         again = paying().execute(store=store, run_id="a", rerun="plain", mode=mode)
-        assert again["plain"] == ["a/plain[0]~2", "a/plain[1]~2"]
+        assert again["plain"] == ["a/plain~2[0]", "a/plain~2[1]"]
         assert again["nested"] == run["nested"]
+        again = paying().execute(store=store, run_id="a", rerun="nested", mode=mode)
+        assert again["nested"] == [(5, "a/nested~2[0].pay"), (6, "a/nested~2[1].pay")]
 
 
 def test_call_ids_of_items_are_the_same_over_retries_and_after_hooks() -> None:
@@ -188,3 +198,17 @@ def test_node_that_is_called_once_cannot_be_in_a_mapped_workflow() -> None:
     dag = DAG("outer").add_node("each", inner, over="price")
     with pytest.raises(ValidationError, match=r"map 'each' calls 'each\.charge' for each item"):
         dag.run(price=[1, 2])
+
+
+def test_what_a_machine_calls_has_another_id_at_each_visit_and_in_each_rerun() -> None:
+    seen = list[str]()
+    step = DAG("step").add_node("pay", lambda n, call_id: seen.append(call_id) or n)
+    machine = FSM("machine", initial_state="step").add_state("step", step)
+    machine.add_state("next", lambda n: FSMReturn("step", n - 1) if n else FSMReturn(stop=True))
+    machine.add_transition("step", "next")
+    dag = DAG("dag").add_node("loop", machine)
+    with Store(":memory:") as store:
+        dag.run(store=store, run_id="a", n=1)
+        assert seen == ["a/loop.step.pay", "a/loop.step~2.pay"]
+        dag.run(store=store, run_id="a", rerun="loop")
+        assert seen[2:] == ["a/loop~2.step.pay", "a/loop~2.step~2.pay"]

@@ -715,7 +715,7 @@ class ItemScope:
         """Nothing: items have no old ends, once they are called."""
 
     def completed(self, path: str) -> int:
-        """How often it has completed before: never, or it is not called."""
+        """Never asked: items are called again when the map is."""
         return 0
 
     def commit(self, execution: Any, index: int, outcome: Outcome, began: float) -> Effects:
