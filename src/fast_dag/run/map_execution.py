@@ -495,8 +495,11 @@ class MapExecution(Execution):
 
     def call_id_of(self, index: int) -> str:
         """The id of the call for an item: see `call_id`."""
+        return f"{self.context.metadata['run_id']}/{self._called(self.path_of(index))}"
+
+    def _called(self, path: str) -> str:
         assert self.parent is not None
-        return self._call_id(self.path_of(index), self.parent._completed(self.plan.name))
+        return f"{self.parent._called(self.prefix)}{path.removeprefix(self.prefix)}"
 
     def take_back(self, index: int) -> None:
         if index == PULL:
