@@ -628,11 +628,16 @@ class Execution(ABC):
     def call_id(self, name: str) -> str:
         """The id of a node's call, by which others know it again: the same over retries and
         resumes, another ("~2") if it is called again after it completed."""
-        return self._call_id(self.prefix + name, self._completed(name))
+        return f"{self.context.metadata['run_id']}/{self._called(self.prefix + name)}"
 
-    def _call_id(self, path: str, before: int) -> str:
-        run_id = self.context.metadata["run_id"]
-        return f"{run_id}/{path}~{before + 1}" if before else f"{run_id}/{path}"
+    def _called(self, path: str) -> str:
+        """The path of a node of this execution, as ids of calls have it. What is inside of a node
+        that is stored as one is called again when that is."""
+        name, parent = path.removeprefix(self.prefix), self.parent
+        before = self._completed(name)
+        if self.store is None and parent is not None:
+            path = f"{parent._called(self.prefix.removesuffix('.'))}.{name}"
+        return f"{path}~{before + 1}" if before else path
 
     def _completed(self, name: str) -> int:
         """How often a node has completed before the call that begins now."""

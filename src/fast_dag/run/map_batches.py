@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from array import array
+from functools import partial
 from itertools import islice, repeat
+from threading import Lock
 from time import perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
@@ -66,7 +68,7 @@ AT_ONCE_ASYNC: Final = 1e-2
 """Seconds after which a task on a loop takes no further item."""
 
 _TINY: Final = 2e-6
-_TOGETHER: Final = 256
+_TOGETHER: Final = 64
 """Items that take less than `_TINY` seconds are timed together, at most so many, because reading
 the clock takes as long as their calls."""
 
@@ -91,6 +93,48 @@ class Batch:
         self.is_over = False
 
 
+class Chunk:
+    """Items that a thread calls in their order, and what other threads have not taken of them."""
+
+    __slots__ = ("_begun", "_end", "_group", "_items", "_lock", "numbers")
+
+    def __init__(self, numbers: Sequence[int], items: list[Any]) -> None:
+        self.numbers = numbers
+        self._items = items
+        self._begun = 0
+        self._end = len(items)
+        self._group: Iterator[Any] = iter(())
+        self._lock = Lock()
+
+    @property
+    def left(self) -> int:
+        """How many are not begun."""
+        return self._end - self._begun
+
+    def begin(self, most: int) -> Iterator[Any]:
+        """The next items, at most so many, which the caller calls now: first those that are left of
+        the last ones, because a call raised."""
+        group = list(self._group)
+        if not group:
+            with self._lock:
+                first = self._begun
+                self._begun = min(first + most, self._end)
+                group = self._items[first : self._begun]
+        self._group = iter(group)
+        return self._group
+
+    def take(self, part: int) -> tuple[Sequence[int], list[Any]]:
+        """Take one in `part` of those that are not begun away, from the end."""
+        with self._lock:
+            end = self._end
+            self._end = end - -(-(end - self._begun) // part)
+            return self.numbers[self._end : end], self._items[self._end : end]
+
+    def __iter__(self) -> Iterator[Any]:
+        while (item := next(self.begin(1), FAILED)) is not FAILED:
+            yield item
+
+
 class Batches:
     """Calls items as long as they take `AT_ONCE` seconds together. `size` is how many are taken
     from the map at a time, found from how long they took so far."""
@@ -100,6 +144,8 @@ class Batches:
         self.is_sole = calls.is_sole
         self._takes_item = calls.takes_item
         self._calls = calls
+        self._chunks: set[Chunk] = set()  # that threads are at
+        self._lock = Lock()
 
     def call_items(self) -> Batch:
         """Call items, one after the other, for a short time."""
@@ -107,17 +153,32 @@ class Batches:
         now = perf_counter()
         until = now + AT_ONCE
         while now < until and not done.is_over:
-            numbers, items = self._taken()
-            if not items:
+            chunk = Chunk(*(self._taken() or self._spare()))
+            if not chunk.left:
                 break
-            begun, now = now, self.call_each(items, numbers, done, until)
-            values = done.parts[-1][1]
-            self._adapt(len(values), now - begun)
-            made = len(values)
-            if made < len(items):
-                self._calls.give_back(numbers[made:], items[made:])
+            with self._lock:
+                self._chunks.add(chunk)
+            try:
+                begun, now = now, self.call_each(chunk, chunk.numbers, done, until)
+            finally:
+                with self._lock:
+                    self._chunks.discard(chunk)
+            self._adapt(len(done.parts[-1][1]), now - begun)
+            if chunk.left:
+                self._calls.give_back(*chunk.take(1))
                 break
         return done
+
+    def spare(self) -> int:
+        """How many items threads have taken and not begun: one of them may hang."""
+        with self._lock:
+            return sum(chunk.left for chunk in self._chunks)
+
+    def _spare(self) -> tuple[Sequence[int], list[Any]]:
+        """Half of what the thread that has most of these has; empty if there are none."""
+        with self._lock:
+            chunk = max(self._chunks, key=_left, default=None)
+        return ((), []) if chunk is None else chunk.take(2)
 
     def call_each(
         self, items: Iterable[Any], numbers: Sequence[int], done: Batch, until: float
@@ -125,14 +186,17 @@ class Batches:
         """Call items until the time is `until`, and note in `done` what became of them. Returns the
         time. What the items raise as they are gone through is raised."""
         calls, iterator = self._calls, iter(items)
+        some = items.begin if isinstance(items, Chunk) else partial(islice, iterator)
         values: list[Any] = []
         seconds = array("f")
         done.parts.append((numbers, values, seconds))
-        call_some = self._call_some if self._takes_item and calls.stream is None else self._call_one
+        is_quick = self._takes_item and calls.stream is None
         while True:
             begun, before = perf_counter(), len(seconds)
             try:
-                return call_some(iterator, done, until)
+                if is_quick:
+                    return self._call_some(some, done, until)
+                return self._call_one(iterator, done, until)
             except failures() as error:
                 number = numbers[len(values)]
                 if calls.walk.pulled <= number:
@@ -146,14 +210,14 @@ class Batches:
                 if done.is_over or now > until:
                     return now
 
-    def _call_some(self, iterator: Iterator[Any], done: Batch, until: float) -> float:
+    def _call_some(self, some: Callable[[int], Iterable[Any]], done: Batch, until: float) -> float:
         """Call a function that takes items as they come, some between two looks at the clock."""
         _, values, seconds = done.parts[-1]
         call, clock, keep = self._calls.call, perf_counter, values.append
         group, now = 1, clock()
         while True:
             made, last = len(values), now
-            for item in islice(iterator, group):  # `map` would end at a StopIteration
+            for item in some(group):  # `map` would end at a StopIteration
                 keep(call(item))
             now = clock()
             count = len(values) - made
@@ -195,9 +259,10 @@ class Batches:
         now = clock()
         until = now + AT_ONCE_ASYNC
         while now < until and not done.is_over:
-            numbers, items = self._taken(1)
-            if not items:
+            taken = self._taken(1)
+            if taken is None:
                 break
+            numbers, items = taken
             begun = clock()
             try:
                 if self._takes_item:
@@ -219,8 +284,9 @@ class Batches:
                 break
         return done
 
-    def _taken(self, most: int | None = None) -> tuple[Sequence[int], list[Any]]:
-        return self._calls.taken(self.size if most is None else most)
+    def _taken(self, most: int | None = None) -> tuple[Sequence[int], list[Any]] | None:
+        numbers, items = self._calls.taken(self.size if most is None else most)
+        return (numbers, items) if items else None
 
     def _note_rests(self, values: list[Any], since: int, done: Batch) -> None:
         """Note which values are coroutines that must be awaited still."""
@@ -239,7 +305,7 @@ class Batches:
 
     def parcel(self) -> Parcel:
         """Items to be called in another process."""
-        return Parcel(self._calls, self, *self._taken())
+        return Parcel(self._calls, self, *self._calls.taken(self.size))
 
     def timed(self, items: int, seconds: float) -> None:
         """So many items took so long in another process."""
@@ -307,6 +373,10 @@ class Parcel:
         )
         done.failed.extend((numbers[at], error) for at, error in failed.items())
         return done
+
+
+def _left(chunk: Chunk) -> int:
+    return chunk.left
 
 
 def _is_cancelled(error: BaseException) -> bool:

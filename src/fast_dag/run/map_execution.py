@@ -332,11 +332,12 @@ class MapExecution(Execution):
                 self._running += 1
                 continue
             if not self._pulled:
-                if not quick or self._is_exhausted or not self._has_room:
-                    break
-                if self.is_batched and not self._is_left(len(ready)):
+                has_more = quick and not self._is_exhausted and self._has_room
+                if has_more and self.is_batched and not self._is_left(len(ready)):
                     if self._walk.total == self._walk.pulled:
                         self._end_of_items()
+                    has_more = False
+                if not has_more and not (self.is_batched and self.batching.spare() > len(ready)):
                     break
             if self.is_batched:
                 ready.append(batch_index(self._batches))
@@ -494,8 +495,11 @@ class MapExecution(Execution):
 
     def call_id_of(self, index: int) -> str:
         """The id of the call for an item: see `call_id`."""
+        return f"{self.context.metadata['run_id']}/{self._called(self.path_of(index))}"
+
+    def _called(self, path: str) -> str:
         assert self.parent is not None
-        return self._call_id(self.path_of(index), self.parent._completed(self.plan.name))
+        return f"{self.parent._called(self.prefix)}{path.removeprefix(self.prefix)}"
 
     def take_back(self, index: int) -> None:
         if index == PULL:

@@ -157,6 +157,8 @@ class Asked:
             claim.begin(self._encoded_inputs(execution))
         elif found.status in FINAL and self.rerun is None:
             claim.look_at(found)
+        elif found.status == "completed" and self.rerun == "failed":
+            claim.look_at(found)  # nothing has
         else:
             claim.take(found)
         return claim
@@ -221,8 +223,7 @@ class Asked:
                 placed = self.store.shelf.put(value, ("input", self.run_id, name))
             except EncodeError as error:
                 raise EncodeError(
-                    f"the input {name!r} cannot be stored: {error}; name its class in "
-                    "Store(allow=[...]), or give the store another codec",
+                    f"the store cannot keep the input {name!r}: {error}",
                     place=error.place,
                     type=error.type,
                 ) from error

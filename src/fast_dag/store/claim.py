@@ -25,7 +25,7 @@ from fast_dag.store.reruns import (
 from fast_dag.store.store import FINAL, owner_now, owner_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
     from sqlite3 import Connection
     from typing import Protocol
 
@@ -241,7 +241,7 @@ class Claim:
         self._tag(connection, found.id)
         self.durable = self._durable(found.id, found.epoch + 1, generation)
         self.durable.read(connection)
-        if _takes_call_id(self.execution.plan):
+        if _takes_call_id(step.node for step in self.execution.plan.steps):
             self.durable.count(connection)
         if rerun == '"stale"':
             rows = self._rows(connection, found.id)
@@ -427,16 +427,14 @@ class Claim:
             execution._exception = gave_up(self.run_id, ended["deaths"], ended["late"])
 
 
-def _takes_call_id(plan: Any) -> bool:
-    """Whether some node, here or in a nested workflow, is told the id of its call."""
-    for step in plan.steps:
-        nested = step.nested if step.node.map is None else getattr(step.nested, "nested", None)
-        if step.node.workflow is None:
-            if step.node.signature.takes_call_id:
-                return True
-        elif getattr(nested, "steps", None) is not None and _takes_call_id(nested):
-            return True
-    return False
+def _takes_call_id(nodes: Iterable[Any]) -> bool:
+    """Whether one of these, or of what is nested in them, is told the id of its call."""
+    return any(
+        node.signature.takes_call_id
+        if node.workflow is None
+        else _takes_call_id(node.workflow.graph.nodes.values())
+        for node in nodes
+    )
 
 
 def gave_up(run_id: str, deaths: int, nodes: Sequence[str]) -> ExecutionError:

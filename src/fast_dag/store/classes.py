@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, ForwardRef, get_args, get_origin
 from zlib import crc32
 
 from fast_dag.cache.origins import find, module_name
-from fast_dag.returns import ConditionalReturn, FSMReturn, SelectReturn
 from fast_dag.store.errors import DecodeError
 from fast_dag.store.forms import Refused
 
@@ -23,10 +22,6 @@ if TYPE_CHECKING:
 
 _HEAP: Final = 1 << 9
 """CPython's Py_TPFLAGS_HEAPTYPE: a class that Python code has defined, mostly."""
-
-
-_RETURNS: Final = (ConditionalReturn, SelectReturn, FSMReturn)
-"""What nodes return to decide something. They are known without being named."""
 
 
 class Unset:
@@ -157,9 +152,7 @@ def layout_of(cls: Any) -> Layout | None:
 
 
 def _fields(cls: Any) -> tuple[str, ...] | None:
-    """The fields of dataclasses, pydantic models, attrs classes, and of what nodes return."""
-    if cls in _RETURNS:
-        return cls.__match_args__  # type: ignore[no-any-return]
+    """The fields of dataclasses, pydantic models and attrs classes."""
     if "__dataclass_fields__" in dir(cls):
         return tuple(each.name for each in modules["dataclasses"].fields(cls))
     if "__pydantic_fields__" in dir(cls):
@@ -189,7 +182,7 @@ class Classes:
                     f"allow= names classes and modules, like ['shop:Order'], not {each!r}"
                 )
         self._texts = frozenset(each for each in given if isinstance(each, str))
-        self._given = [*(each for each in given if isinstance(each, type)), *annotations, *_RETURNS]
+        self._given = [*(each for each in given if isinstance(each, type)), *annotations]
         self._named: dict[str, Any] | None = None
 
     def layout(self, cls: type) -> Layout | None:

@@ -517,9 +517,7 @@ def is_unknown(error: BaseException, path: str) -> bool:
 def _told(error: EncodeError, path: str) -> EncodeError:
     """The error of a value that cannot be stored, with its node and the ways out."""
     told = EncodeError(
-        f"the value of node {path!r} cannot be stored: {error}; give the node stored=False if it "
-        "can be computed again, name the class in Store(allow=[...]), or give the store another "
-        "codec",
+        f"node {path!r} returned what the store cannot keep: {error}",
         place=error.place,
         type=error.type,
         node=path,
@@ -717,7 +715,7 @@ class ItemScope:
         """Nothing: items have no old ends, once they are called."""
 
     def completed(self, path: str) -> int:
-        """How often it has completed before: never, or it is not called."""
+        """Never asked: items are called again when the map is."""
         return 0
 
     def commit(self, execution: Any, index: int, outcome: Outcome, began: float) -> Effects:

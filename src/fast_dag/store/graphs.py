@@ -36,7 +36,7 @@ def _data_of(plan: Plan) -> dict[str, Any]:
     whole = plan.topology.whole
     steps = {step.name: step for step in plan.steps}
     nodes = []
-    for node in whole.nodes:
+    for index, node in enumerate(whole.nodes):
         data: dict[str, Any] = {"name": node.name, "type": node.type.value}
         if node.inputs:
             data["inputs"] = list(node.inputs)
@@ -48,8 +48,12 @@ def _data_of(plan: Plan) -> dict[str, Any]:
         if node.map is not None:
             data["map"] = True
         step = steps.get(node.name)
-        if step is not None and step.binding is not None and step.binding.used:
-            data["takes"] = sorted(step.binding.used)
+        fed = {edge.input for edge in whole.incoming[index]}
+        takes = {*node.signature.inputs}.difference(fed, plan.resources)
+        if step is not None and step.binding is not None:
+            takes |= {*step.binding.used}  # also those of **kwargs
+        if takes:
+            data["takes"] = sorted(takes)
         if node.workflow is not None:
             nested: Any = node.workflow
             data["workflow"] = {"kind": nested.kind, "description": nested.description}

@@ -82,7 +82,8 @@ class Rows:
         direct = set[str]()
         for first, *rest in paths:
             if first not in graph.names or (rest and first not in graph.nested):
-                raise UnknownNodeError.named(first, graph.names, repr(graph.name))
+                name = ".".join((first, *rest))
+                raise UnknownNodeError.named(name, graph.names, repr(graph.name))
             if rest:
                 inner[first].append(tuple(rest))
             else:

@@ -163,10 +163,13 @@ class Store:
         ['b', 'a']
         """
         conditions, values = [], list[Any]()
-        for column, value in (("workflow = ?", workflow), ("status = ?", _kept_as(status))):
-            if value is not None:
-                conditions.append(column)
-                values.append(value)
+        kept = _kept_as(status)
+        if workflow is not None:
+            conditions.append("workflow = ?")
+            values.append(workflow)
+        if kept:
+            conditions.append(f"status IN ({placeholders(kept)})")
+            values += kept
         for sign, at in (("<", before), (">", after)):
             if at is not None:
                 conditions.append(f"created {sign} ?")
@@ -177,6 +180,9 @@ class Store:
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         found: list[RunRecord] = []
         statement = f"SELECT {_RUN} FROM runs AS r{where} ORDER BY id DESC"
+        if limit is not None and len(kept) < 2:  # else only the locks tell which are meant
+            statement += " LIMIT ?"
+            values.append(max(limit, 0))
         rows = [RunRow(*row) for row in self.database.rows(statement, *values)]
         for row in rows:
             if limit is not None and len(found) >= limit:
@@ -419,6 +425,11 @@ class Store:
         graph = StoredGraph.of(self.graph_text_in(connection, row.graph))
         if graph is None:
             raise StoreError(f"the graph of the run {row.run_id!r} is not in the store")
+        known = {each for takes in graph.takes.values() for each in takes}
+        for name in inputs.keys() - known:
+            raise ValidationError(
+                f"no node of {graph.name!r} takes an input {name!r}{closest(name, known)[1]}"
+            )
         taken = [name for name, takes in graph.takes.items() if not inputs.keys().isdisjoint(takes)]
         rows = Rows(connection, row.id, graph)
         left_out, gone = rows.below(paths_of([*nodes, *taken]))
@@ -512,28 +523,26 @@ class Store:
         rows = connection.execute(
             f"DELETE FROM nodes WHERE replaced IS NOT NULL AND began < ? AND {_UNSHARED}", (end,)
         ).rowcount
-        for run in runs:
-            rows += connection.execute(
-                f"DELETE FROM nodes WHERE run = ? AND {_UNSHARED}", (run,)
+        connection.execute("CREATE TEMP TABLE chosen (run INTEGER PRIMARY KEY)")
+        connection.executemany("INSERT INTO chosen VALUES (?)", [(run,) for run in runs])
+        for table in ("nodes", "inputs", "kept"):
+            deleted = connection.execute(
+                f"DELETE FROM {table} WHERE run IN chosen AND id NOT IN (SELECT source FROM {table}"
+                " WHERE source IS NOT NULL AND run NOT IN chosen)"
             ).rowcount
-            for table in ("inputs", "kept"):
-                connection.execute(
-                    f"DELETE FROM {table} WHERE run = ? AND NOT EXISTS"
-                    f" (SELECT 1 FROM {table} AS o WHERE o.source = {table}.id)",
-                    (run,),
-                )
-            connection.execute("DELETE FROM calls WHERE run = ?", (run,))
-            connection.execute("DELETE FROM scopes WHERE run = ?", (run,))
-            shared = connection.execute(
-                "SELECT 1 FROM nodes WHERE run = ? UNION SELECT 1 FROM inputs WHERE run = ?"
-                " UNION SELECT 1 FROM kept WHERE run = ?",
-                (run, run, run),
-            ).fetchone()
-            if forget and shared is None:
-                connection.execute("DELETE FROM tags WHERE run = ?", (run,))
-                connection.execute("DELETE FROM runs WHERE id = ?", (run,))
-            else:
-                connection.execute("UPDATE runs SET pruned = ? WHERE id = ?", (time(), run))
+            rows += deleted if table == "nodes" else 0
+        for table in ("calls", "scopes"):
+            connection.execute(f"DELETE FROM {table} WHERE run IN chosen")
+        if forget:
+            unshared = " AND ".join(
+                f"run NOT IN (SELECT run FROM {table})" for table in ("nodes", "inputs", "kept")
+            )
+            connection.execute(
+                f"DELETE FROM runs WHERE id IN (SELECT run FROM chosen WHERE {unshared})"
+            )
+            connection.execute("DELETE FROM tags WHERE run NOT IN (SELECT id FROM runs)")
+        connection.execute("UPDATE runs SET pruned = ? WHERE id IN chosen", (time(),))
+        connection.execute("DROP TABLE chosen")
         files = size = 0
         if self.values is not None:
             used = {
@@ -687,9 +696,11 @@ class Pruned(NamedTuple):
     bytes: int
 
 
-def _kept_as(status: str | None) -> str | None:
-    """The status in the row: who died could not write that the run is interrupted."""
-    return None if status in ("interrupted", "running") else status
+def _kept_as(status: str | None) -> list[str]:
+    """The statuses that the row may have: who died could not write that the run is interrupted."""
+    if status in ("interrupted", "running"):
+        return ["interrupted", "running"]
+    return [] if status is None else [status]
 
 
 def age(value: Any) -> float:
