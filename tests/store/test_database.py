@@ -8,6 +8,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -424,3 +426,112 @@ def test_databases_in_memory_are_different_ones() -> None:
     assert one is not other
     one.leave()
     other.leave()
+
+
+# Ctrl-C, and event loops.
+
+
+class Interrupted(sqlite3.Connection):
+    """Ctrl-C comes before or after a statement."""
+
+    left, is_after = -1, False
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:  # type: ignore[override]
+        counts = sql in ("COMMIT", "BEGIN IMMEDIATE") or "INSERT INTO nodes" in sql
+        if counts:
+            Interrupted.left -= 1
+        if counts and Interrupted.left == -1 and not Interrupted.is_after:
+            raise KeyboardInterrupt
+        cursor = super().execute(sql, *values)
+        if counts and Interrupted.left == -1:
+            raise KeyboardInterrupt
+        return cursor
+
+
+@pytest.mark.parametrize("is_after", [False, True])
+def test_ctrl_c_during_a_commit_comes_when_it_is_completed(
+    is_after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda path, **options: connect(path, factory=Interrupted, **options)
+    )
+    monkeypatch.setattr(Interrupted, "is_after", is_after)
+    calls: list[str] = []
+    inner = DAG("inner").add_node("x", lambda a: calls.append("x") or a + 1)
+    dag = DAG("three").add_node("a", lambda: calls.append("a") or 1).add_node("b", inner)
+    dag.add_node("c", lambda b: calls.append("c") or b + 1).connect("a", "b", input="a")
+    dag.connect("b", "c")
+    for step in range(12):
+        Interrupted.left = -1
+        with Store(tmp_path / f"{step}.db", durability="process") as store:
+            Interrupted.left = step
+            with suppress(KeyboardInterrupt):
+                dag.run(store=store, run_id="a")
+            Interrupted.left = -1
+            done = list(store.run("a").nodes) if store.runs() else []
+            called = list(calls)
+            calls.clear()
+            assert dag.run(store=store, run_id="a") == 3
+            assert not set(called) & set(calls), f"{done} was committed"
+            calls.clear()
+
+
+class Held(sqlite3.Connection):
+    """A disk that takes as long as the event loop needs to do something else."""
+
+    can_go_on = threading.Event()
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:  # type: ignore[override]
+        if "INSERT INTO nodes" in sql or sql == "COMMIT":
+            assert Held.can_go_on.wait(30), "the event loop is blocked"
+            Held.can_go_on.clear()
+        return super().execute(sql, *values)
+
+
+def test_event_loop_goes_on_while_the_disk_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+    Held.can_go_on.set()
+    store = Store(tmp_path / "runs.db")
+    store.close()
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda path, **options: connect(path, factory=Held, **options)
+    )
+
+    async def tick() -> None:
+        while True:
+            Held.can_go_on.set()
+            await asyncio.sleep(0)
+
+    async def main() -> Any:
+        ticking = asyncio.create_task(tick())
+        try:
+            return await dag.run_async(store=store, run_id="a")
+        finally:
+            ticking.cancel()
+
+    async def large() -> str:
+        return "x" * 300_000
+
+    dag = DAG("two").add_node("a", large).add_node("b", lambda a: len(a)).connect("a", "b")
+    with Store(tmp_path / "runs.db") as store:
+        assert asyncio.run(main()) == 300_000
+
+
+def test_two_hundred_runs_at_once_are_all_kept(tmp_path: Path) -> None:
+    async def double(n: int) -> int:
+        await asyncio.sleep(0)
+        return 2 * n
+
+    dag = DAG("service", remember=False).add_node("double", double)
+    dag.add_node("text", lambda double: str(double)).connect("double", "text")
+
+    async def main(store: Store) -> list[str]:
+        runs = (dag.run_async(store=store, run_id=f"r{n}", n=n) for n in range(200))
+        return await asyncio.gather(*runs)
+
+    with nothing_left(), Store(tmp_path / "runs.db", durability="process") as store:
+        assert asyncio.run(main(store)) == [str(2 * n) for n in range(200)]
+        assert len(store.runs(status="completed", limit=None)) == 200

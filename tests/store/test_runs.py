@@ -715,3 +715,70 @@ def test_results_that_nobody_takes_any_more_may_be_dropped(
     calls.taken()
     assert dag.run(store=store, run_id="a", rerun="send", keep="outputs", mode=mode) == VALUE
     assert calls.taken() == ["send"]
+
+
+def test_further_attempt_of_a_nested_workflow_begins_anew(store: Store, calls: Calls) -> None:
+    inner = DAG("inner").add_node("x", calls.node("x", lambda n: n), inputs=["n"])
+    attempts: list[int] = []
+
+    def unsure(x: int) -> int:
+        attempts.append(x)
+        if len(attempts) == 1:
+            raise ValueError("once")
+        if len(attempts) == 2:
+            raise KeyboardInterrupt
+        return x + 1
+
+    inner.add_node("y", unsure).connect("x", "y")
+    dag = DAG("outer").add_node("sub", inner, retry=1, retry_delay=0)
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(store=store, run_id="a", n=1)
+    assert calls.taken() == ["x", "x"]
+    assert dag.run(store=store, run_id="a") == 2
+    assert calls.taken() == [], "the second attempt goes on"
+    assert (dag.execute(store=store, run_id="a")["sub.y"], len(attempts)) == (2, 3)
+
+
+def test_resources_are_opened_again(store: Store) -> None:
+    dag, opened = DAG("with a resource"), []
+
+    @dag.resource("connection")
+    def connect() -> Iterator[str]:
+        opened.append("open")
+        yield "connection"
+        opened.append("close")
+
+    @dag.node
+    def one(connection: str) -> str:
+        return connection
+
+    @dag.node
+    def two(one: str, connection: str) -> str:
+        if len(opened) == 1:
+            raise KeyboardInterrupt
+        return one + connection
+
+    _ = one >> two
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(store=store, run_id="a")
+    assert dag.run(store=store, run_id="a") == "connectionconnection"
+    assert opened == ["open", "close", "open", "close"]
+
+
+def test_run_whose_processes_die_again_and_again_has_failed(tmp_path: Path) -> None:
+    dag = DAG("deadly").add_node("one", lambda: 1).add_node("two", lambda one: one)
+    dag.connect("one", "two")
+    with Store(tmp_path / "runs.db", max_resumes=3) as store:
+        dag.run(store=store, run_id="a")
+        store.fork("a", run_id="b", at="two")
+        # As the third process in a row leaves it that dies with nothing committed.
+        died = (
+            "UPDATE runs SET status = 'running', deaths = 2,"
+            " before = (SELECT MAX(id) FROM nodes WHERE run = runs.id) WHERE run_id = 'b'"
+        )
+        store.database.transact(lambda connection: connection.execute(died))
+        with pytest.raises(ExecutionError, match=r"3 processes died.*'two'"):
+            dag.run(store=store, run_id="b")
+        with pytest.raises(ExecutionError, match=r"3 processes died.*'two'"):
+            dag.run(store=store, run_id="b")
+        assert dag.run(store=store, run_id="b", rerun="failed") == 1
