@@ -46,6 +46,7 @@ class Told:
         self.cut_off: tuple[str, ...] = ()
         self.failed: list[tuple[str, Exception, int]] = []
         self.outer = None
+        self.home = self
         self.context = CONTEXT
 
     def handled(self, name: str, error: Exception, attempts: int) -> None:
