@@ -80,6 +80,7 @@ class Watched:
 
     async def asynchronous(self, name: str, value: Any) -> Any:
         self.open_async.add(name)
+        is_cancelled = False
         try:
             if self._is_stopped_by(f"start {name}"):
                 await asyncio.Event().wait()
@@ -87,8 +88,16 @@ class Watched:
             if self._is_stopped_by(f"end {name}"):
                 await asyncio.Event().wait()
             return value
+        except asyncio.CancelledError:
+            is_cancelled = True
+            raise
         finally:
-            await asyncio.sleep(0)  # cleaning up may take a while
+            try:
+                await asyncio.sleep(0)  # cleaning up may take a while
+            except asyncio.CancelledError:
+                if not is_cancelled:  # the one cancellation arrived here; a second one must not
+                    self.open_async.discard(name)
+                raise
             self.open_async.discard(name)
 
     def _dag(self) -> DAG:
