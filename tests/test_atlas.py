@@ -135,6 +135,7 @@ def whole() -> SimpleNamespace:
     return SimpleNamespace(atlas=json.loads(done.stdout), stderr=done.stderr)
 
 
+@pytest.mark.stress
 def test_every_file_of_the_standard_library_is_in_the_atlas(whole: SimpleNamespace) -> None:
     listed = [file["path"] for file in whole.atlas["modules"] + whole.atlas["verdict"]["files"]]
     assert sorted(listed) == sorted(
@@ -143,12 +144,14 @@ def test_every_file_of_the_standard_library_is_in_the_atlas(whole: SimpleNamespa
     assert whole.atlas["totals"]["files"] == len(listed) > 500
 
 
+@pytest.mark.stress
 def test_lines_of_the_standard_library_are_those_of_its_files(whole: SimpleNamespace) -> None:
     counted = {module["path"]: module["lines"] for module in whole.atlas["modules"]}
     assert counted == {path: lines_in(STDLIB / path) for path in counted}
     assert whole.atlas["totals"]["lines"] == sum(counted.values())
 
 
+@pytest.mark.stress
 def test_files_of_the_standard_library_that_do_not_parse_do_not_compile(
     whole: SimpleNamespace,
 ) -> None:
@@ -159,6 +162,7 @@ def test_files_of_the_standard_library_that_do_not_parse_do_not_compile(
 
 
 @pytest.mark.parametrize("package", ["json", "asyncio", "email", "logging", "importlib"])
+@pytest.mark.stress
 def test_measures_are_those_that_the_tokens_tell(whole: SimpleNamespace, package: str) -> None:
     modules = [
         module for module in whole.atlas["modules"] if module["path"].startswith(f"{package}/")
@@ -170,6 +174,7 @@ def test_measures_are_those_that_the_tokens_tell(whole: SimpleNamespace, package
         assert module["documentable"] == 1 + counted["functions"] + counted["classes"]
 
 
+@pytest.mark.stress
 def test_imports_of_json_are_those_that_its_source_states(whole: SimpleNamespace) -> None:
     graph = whole.atlas["import_graph"]
     assert graph["json"] == ["codecs", "json.decoder", "json.encoder"]
@@ -179,6 +184,7 @@ def test_imports_of_json_are_those_that_its_source_states(whole: SimpleNamespace
 
 
 @pytest.mark.parametrize("module", ["json", "email.message", "unittest", "http.server", "asyncio"])
+@pytest.mark.stress
 def test_python_loads_nothing_that_the_import_graph_does_not_lead_to(
     whole: SimpleNamespace, module: str
 ) -> None:
@@ -199,6 +205,7 @@ def modules_loaded_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.stress
 def test_cycles_of_the_standard_library_are_sets_of_mutual_reach(whole: SimpleNamespace) -> None:
     graph, cycles = whole.atlas["import_graph"], whole.atlas["cycles"]
     assert whole.atlas["totals"]["cycles"] == len(cycles) > 0
@@ -211,6 +218,7 @@ def test_cycles_of_the_standard_library_are_sets_of_mutual_reach(whole: SimpleNa
     assert not any(name in reach[name] for name in alone)
 
 
+@pytest.mark.stress
 def test_hubs_are_the_modules_that_most_edges_end_at(whole: SimpleNamespace) -> None:
     graph = whole.atlas["import_graph"]
     for hub in whole.atlas["hubs"][:20]:
@@ -220,6 +228,7 @@ def test_hubs_are_the_modules_that_most_edges_end_at(whole: SimpleNamespace) -> 
     assert sum(counts) == whole.atlas["totals"]["imports"]
 
 
+@pytest.mark.stress
 def test_timings_name_the_slowest_nodes_and_their_number(whole: SimpleNamespace) -> None:
     first, *nodes = whole.stderr.splitlines()
     ran = len(workflow) - 3  # one verdict and two formats are not taken
@@ -454,6 +463,7 @@ def test_strongly_connected_nodes_are_those_that_reach_each_other(
     assert sorted(node for each in found for node in each) == sorted(graph)
 
 
+@pytest.mark.stress
 def test_chain_and_ring_of_100_000_modules_need_no_recursion() -> None:
     size = 100_000
     chain = {str(node): [str(node + 1)] for node in range(size)} | {str(size): []}

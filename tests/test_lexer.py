@@ -62,6 +62,7 @@ def test_tokens_of_the_json_package_are_those_of_tokenize(path: Path) -> None:
     assert lex(text) == by_tokenize(text)
 
 
+@pytest.mark.stress
 def test_tokens_of_the_standard_library_are_those_of_tokenize() -> None:
     files = [
         path

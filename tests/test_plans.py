@@ -76,6 +76,7 @@ def test_what_is_asked_for_again_stays_while_others_come_and_go() -> None:
 
 
 @pytest.mark.parametrize(("nodes", "most"), [(2, 512), (5_000, 40), (10_000, 32)])
+@pytest.mark.stress
 def test_the_number_of_kept_plans_is_bounded(nodes: int, most: int) -> None:
     workflow = DAG("large").add_node("sum", takes_any)
     for number in range(nodes - 1):

@@ -267,6 +267,7 @@ def keys_printed(python: str, directories: list[Path]) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.stress
 def test_a_module_whose_use_cannot_be_followed_counts_as_a_whole(tmp_path: Path) -> None:
     edits = {"before": ("", ""), "a": ("return 0", "return 1"), "b": ("RATE = 0.19", "RATE = 0.21")}
     for edit, (old, new) in edits.items():

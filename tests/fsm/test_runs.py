@@ -267,6 +267,7 @@ def test_inside_of_a_state_a_bounded_history_ends_with_it(run: Any) -> None:
     assert run(fsm) == ["c"]
 
 
+@pytest.mark.stress
 def test_a_million_transitions_take_constant_memory() -> None:
     blocks: list[int] = []
     traced: list[int] = []

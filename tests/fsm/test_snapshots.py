@@ -319,6 +319,7 @@ def test_a_machine_that_is_killed_goes_on_behind_its_last_snapshot(tmp_path: Pat
 
 
 @pytest.mark.parametrize("how", ["straight", "general", "by events"])
+@pytest.mark.stress
 def test_ten_thousand_steps_do_not_grow_what_is_kept(how: str) -> None:
     fsm = FSM("ring", "a", keep_history=3, max_cycles=None)
     fsm.add_state("a", lambda n=0: n + 1)

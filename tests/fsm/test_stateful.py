@@ -30,6 +30,8 @@ from tests.properties import tries
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.stress
+
 NAMES = ("a", "b", "c", "d", "e")
 EVENTS = ("push", "pull", "ring")
 MOST = 25

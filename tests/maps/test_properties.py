@@ -425,6 +425,7 @@ def begun(generator: Any) -> bool:
 
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("way", ["parallel", "async"])
+@pytest.mark.stress
 def test_a_map_that_is_cancelled_after_any_event_ends(way: str) -> None:
     @tries(60)
     @given(cases(), st.integers(1, 25))
@@ -460,6 +461,7 @@ def test_a_map_that_is_cancelled_after_any_event_ends(way: str) -> None:
 
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("way", OWN)
+@pytest.mark.stress
 def test_a_map_that_is_late_after_any_event_ends(way: str) -> None:
     @tries(4)
     @given(cases(), st.integers(1, 12))

@@ -277,6 +277,7 @@ def test_summary_of_many_nodes_is_short() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.stress
 def test_report_of_10_000_nodes_is_made_in_time(fails: bool) -> None:
     def first() -> None:
         if fails:

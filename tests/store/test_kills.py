@@ -1,7 +1,7 @@
 """A run is killed before and after each of its commits, and goes on. What was committed is not
 called again, and the value is that of an undisturbed run.
 
-    FAST_DAG_KILLS=20 pytest -n0 --timeout=0 tests/store/test_kills.py
+    FAST_DAG_KILLS=20 pytest -m stress -n0 --timeout=0 tests/store/test_kills.py
 
 makes thousands of kills: each sweep is repeated with another second kill. It prints how many."""
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.store.conftest import Zygote
+
+pytestmark = pytest.mark.stress
 
 ROUNDS = int(os.environ.get("FAST_DAG_KILLS", "1"))
 NODES = {

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from fast_dag import DAG, Run
 
+pytestmark = pytest.mark.stress
+
 
 class Ran(list[str]):
     """What was called. A node in `deadly` ends the run before it does anything, once."""
