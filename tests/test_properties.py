@@ -26,7 +26,7 @@ from tests.model import (
     subsets,
 )
 from tests.properties import tries
-from tests.ways import EVERYWHERE, EXECUTE
+from tests.ways import EVERYWHERE, EXECUTE, mostly
 
 if TYPE_CHECKING:
     import random
@@ -39,7 +39,9 @@ EXAMPLES = {"process": 8, "sequential": 50}
 
 def in_every_way(test: Any) -> Any:
     """The property once for each way, because each tries another number of examples."""
-    return pytest.mark.hypothesis(pytest.mark.parametrize("way", EVERYWHERE)(test))
+    return pytest.mark.hypothesis(
+        pytest.mark.parametrize("way", mostly(EVERYWHERE, but={"process"}))(test)
+    )
 
 
 # Random graphs.

@@ -21,7 +21,7 @@ from fast_dag import Workers
 from tests.leaks import LONG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container, Iterable
     from contextlib import AbstractContextManager
 
     from fast_dag import Run
@@ -110,6 +110,11 @@ MACHINES = ("sequential", "observed", *AT_ONCE)
 """A machine has one state at a time; the ways differ in who calls it."""
 STARTED = ("sequential", "observed", "timed", *MODES[1:])
 """A live machine: `start()` takes the options of these ways."""
+
+
+def mostly(ways: Iterable[str], *, but: Container[str]) -> list[Any]:
+    """The ways as parameters of a test, but for some that are tried with the long tests only."""
+    return [pytest.param(way, marks=pytest.mark.stress) if way in but else way for way in ways]
 
 
 def method(name: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.ways import HERE, method
+from tests.ways import HERE, method, mostly
 
 if TYPE_CHECKING:
     import pytest
@@ -26,8 +26,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "way" not in metafunc.fixturenames:
         return
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
-    ways = HERE if "same_process" in marks else [*HERE, "process pool", "workers"]
-    metafunc.parametrize("way", [*ways, "process"] if "process_mode" in marks else ways)
+    ways = HERE if "same_process" in marks else (*HERE, "process pool", "workers")
+    ways = (*ways, "process") if "process_mode" in marks else ways
+    metafunc.parametrize("way", mostly(ways, but={"process pool"}))
 
 
 run = method("run")

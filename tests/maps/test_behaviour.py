@@ -13,13 +13,13 @@ import pytest
 
 from fast_dag import DAG, FSM, Context, ExecutionError, FSMReturn, ItemError
 from tests.leaks import LONG
-from tests.ways import EVERYWHERE, EXECUTE, HERE, WAYS
+from tests.ways import EVERYWHERE, EXECUTE, HERE, WAYS, mostly
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-everywhere = pytest.mark.parametrize("way", EVERYWHERE)
-here = pytest.mark.parametrize("way", HERE)
+everywhere = pytest.mark.parametrize("way", mostly(EVERYWHERE, but={"async", "executor"}))
+here = pytest.mark.parametrize("way", mostly(HERE, but={"async", "executor"}))
 
 
 def inverse(x: float) -> float:

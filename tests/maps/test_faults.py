@@ -15,12 +15,12 @@ import pytest
 from fast_dag import DAG, ExecutionError, ItemError, TimeoutError
 from tests.concurrency.support import wait_until
 from tests.leaks import LONG, Births, without_collector
-from tests.ways import EXECUTE, HERE, OWN, OWN_AT_ONCE
+from tests.ways import EXECUTE, HERE, OWN, OWN_AT_ONCE, mostly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-here = pytest.mark.parametrize("way", HERE)
+here = pytest.mark.parametrize("way", mostly(HERE, but={"async", "executor"}))
 
 
 def mapped(func: Callable[..., Any], /, **options: Any) -> DAG:

@@ -10,12 +10,12 @@ import pytest
 
 from fast_dag import DAG, Limits
 from tests.concurrency.support import wait_for
-from tests.ways import AT_ONCE, EXECUTE, HERE
+from tests.ways import AT_ONCE, EXECUTE, HERE, mostly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-here = pytest.mark.parametrize("way", HERE)
+here = pytest.mark.parametrize("way", mostly(HERE, but={"async", "executor"}))
 
 
 class Inside:

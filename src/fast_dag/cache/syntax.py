@@ -13,7 +13,8 @@ import linecache
 import os
 from contextlib import suppress
 from itertools import chain
-from time import time
+from random import random
+from time import sleep, time
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -69,6 +70,20 @@ _files: dict[str, _File | None] = {}
 _MOST_FILES: Final = 64
 
 
+def _parsed(text: str, name: str) -> ast.Module:
+    """The syntax of a file. Where several threads parse at once, Python 3.11 may raise SystemError:
+    "AST constructor recursion depth mismatch". The next try succeeds."""
+    for _ in range(_TRIES):
+        try:
+            return ast.parse(text, name)
+        except SystemError:
+            sleep(random() * 0.01)
+    return ast.parse(text, name)
+
+
+_TRIES: Final = 20
+
+
 def _file(name: Any, namespace: Mapping[str, Any]) -> _File | None:
     """A source file as it is now, or as Python's own cache of lines has it: a notebook's cell."""
     if not isinstance(name, str):
@@ -81,7 +96,7 @@ def _file(name: Any, namespace: Mapping[str, Any]) -> _File | None:
     if not text:
         return None
     try:
-        tree = ast.parse(text, name)
+        tree = _parsed(text, name)
         code = compile(tree, name, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError):  # an IPython cell with a magic, say
         return None
