@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from fast_dag import DAG, Limits
 from tests.concurrency.support import wait_for
+from tests.leaks import LONG
 from tests.ways import AT_ONCE, EXECUTE, HERE, mostly
 
 if TYPE_CHECKING:
@@ -203,3 +205,24 @@ def test_a_node_of_higher_priority_goes_before_the_items_that_wait(way: str) -> 
     )
     EXECUTE[way](dag, x=range(50), max_workers=1)
     assert order.index("urgent") <= 3
+
+
+def test_an_item_that_waits_for_its_next_attempt_keeps_no_other_from_starting() -> None:
+    begun = threading.Event()
+
+    def f(x: int) -> None:
+        if x == 0:
+            raise LookupError(x)
+        begun.set()
+
+    async def main() -> bool:
+        dag = DAG("waits")
+        dag.map(f, retry=1, retry_delay=2 * LONG)
+        task = asyncio.create_task(dag.run_async(x=[0, 1], max_workers=1))
+        has_begun = await asyncio.to_thread(begun.wait, LONG)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        return has_begun
+
+    assert asyncio.run(main())

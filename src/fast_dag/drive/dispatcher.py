@@ -1048,6 +1048,9 @@ class Dispatcher:
                 job.timer = wake = _Wake(self, job)
             if not self._slots.is_ordered:
                 self._slots.give_back(job)
+                execution: Any = job.execution
+                if execution.is_map:
+                    self._add(self._open[execution], execution.pauses(job.index))
                 jobs.extend(reversed(self._picked()))
         if wake is not None:
             effect.waitable.when_ready(wake)  # type: ignore[union-attr]
@@ -1065,6 +1068,7 @@ class Dispatcher:
                 job.answer = True
             else:
                 self._sleeping.discard(job)
+                job.execution.goes_on_with(job.index)
                 job.timer = None
                 self._slots.queue(job)
                 jobs = self._picked()
@@ -1074,6 +1078,7 @@ class Dispatcher:
         """End a job's wait, even if no slot is free. Its answer is False unless the caller changes
         that: the run was stopped."""
         self._sleeping.discard(job)
+        job.execution.goes_on_with(job.index)
         job.timer.cancel()
         job.timer = None
         if not self._slots.is_ordered:

@@ -621,6 +621,9 @@ class Execution(ABC):
         map; None if it makes none of that workflow."""
         return None
 
+    def goes_on_with(self, index: int) -> None:
+        """The call of a node has waited, and goes on."""
+
     def child_of(self, index: int) -> Execution:
         """The execution that `nested` made last for a node that is a workflow."""
         return self.children[self.plan.names[index]]

@@ -159,6 +159,7 @@ class MapExecution(Execution):
         self._given: dict[int, Given] = {}  # these, and the items in progress
         self._noted = 0  # the failures of items in batches, also of those that go on
         self._batches = 0  # how many were begun
+        self._paused: set[int] = set()  # the items that wait, and have no slot
         self._running = 0  # calls in progress, of items or batches
         self._rests: dict[int, Any] = {}  # coroutines that sync functions returned, by item
         self._begun: deque[int] = deque()  # of these, those that wait for a place
@@ -326,7 +327,7 @@ class MapExecution(Execution):
         under the lock of a run that has several threads."""
         ready: list[int] = []
         quick = self._walk.is_quick
-        while self._running < self.places and not self.stopped:
+        while self._running < self._most and not self.stopped:
             if self._begun:
                 ready.append(rest_index(self._begun.popleft()))
                 self._running += 1
@@ -352,6 +353,23 @@ class MapExecution(Execution):
             ready.append(PULL)
         return ready
 
+    # An item that waits, for its next attempt say, has no slot: another may run meanwhile.
+
+    def pauses(self, item: int) -> list[int]:
+        """An item waits. Returns what may start now."""
+        self._paused.add(item)
+        return self.more()
+
+    def goes_on_with(self, index: int) -> None:
+        self._paused.discard(index)
+
+    @property
+    def _most(self) -> int:
+        """How many items may be in progress now."""
+        if self.spec.max_concurrency is not None:
+            return self.places
+        return self.places + min(len(self._paused), self.places)
+
     def _is_left(self, batches: int) -> bool:
         """Whether there are items for one more batch than these."""
         total = self._walk.total
@@ -362,7 +380,7 @@ class MapExecution(Execution):
         """Whether an item more may be pulled."""
         if self._is_exhausted or self.stopped or not self._has_room:
             return False
-        return len(self._given) < self.places * self.batching.size
+        return len(self._given) < self._most * self.batching.size
 
     @property
     def _has_room(self) -> bool:
@@ -397,7 +415,7 @@ class MapExecution(Execution):
                 if pulled is None:
                     return True
                 self._take_in(pulled)
-                if self._running < self.places:
+                if self._running < self._most:
                     self.call_soon()
             return False
         finally:
@@ -416,7 +434,7 @@ class MapExecution(Execution):
             if pulled is None:
                 return True
             self._take_in(pulled)
-            if self._running < self.places:
+            if self._running < self._most:
                 self.call_soon()
         return False
 
