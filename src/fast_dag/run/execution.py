@@ -621,7 +621,7 @@ class Execution(ABC):
         map; None if it makes none of that workflow."""
         return None
 
-    def goes_on_with(self, index: int) -> None:
+    def goes_on_with(self, index: int) -> None:  # noqa: B027  only maps count those that wait
         """The call of a node has waited, and goes on."""
 
     def child_of(self, index: int) -> Execution:

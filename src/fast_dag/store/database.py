@@ -145,13 +145,6 @@ class Write:
             callback()
 
 
-class _Connection(sqlite3.Connection):
-    """Closes itself if its store is forgotten, without the warning of Python 3.13."""
-
-    def __del__(self) -> None:
-        self.close()
-
-
 class Database:
     """The database file of a store, or a database in memory. `Database.of` opens it."""
 
@@ -229,11 +222,7 @@ class Database:
 
     def _connected(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path,
-            timeout=_PATIENCE,
-            isolation_level=None,
-            check_same_thread=False,
-            factory=_Connection,
+            self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
         )
         try:
             connection.execute(f"PRAGMA synchronous = {DURABILITY[self.durability]}")
