@@ -23,10 +23,16 @@ def is_missing(package: str) -> bool:
     return find_spec(package) is None
 
 
-# The doctests of modules that import an extra.
-collect_ignore = ["src/fast_dag/cli/app.py", "src/fast_dag/cli/output.py"]
-if not is_missing("click"):
-    collect_ignore = []
+# The doctests of modules that import an extra, or have examples that need one.
+DOCTESTS = {
+    "src/fast_dag/cli/app.py": "click",
+    "src/fast_dag/cli/command.py": "click",
+    "src/fast_dag/cli/output.py": "click",
+    "src/fast_dag/cli/runs.py": "click",
+    "src/fast_dag/drive/workers.py": "cloudpickle",
+    "src/fast_dag/store/codec.py": "cloudpickle",
+}
+collect_ignore = [path for path, package in DOCTESTS.items() if is_missing(package)]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
