@@ -164,17 +164,13 @@ class _Items:
     def _plain_results(self) -> Iterator[Any]:
         execution, stream = self.execution, self.execution.stream
         assert stream is not None
-        call, takes_item = execution.call, execution.takes_item
+        call = execution.call
         items = execution.begin_plainly()
         while True:
             begun = perf_counter()
             try:
                 for item in items:
-                    if takes_item:
-                        value = call(item)
-                    else:
-                        args, kwargs = execution.arguments(item)
-                        value = call(*args, **kwargs)
+                    value = call(item)
                     break
                 else:
                     self._count(Outcome(True, True))

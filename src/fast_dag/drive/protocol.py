@@ -211,9 +211,6 @@ class Cell:
         """Called by the program: no further item of this batch should begin."""
         self.words[2] = call
 
-    def is_stopped(self, call: int) -> bool:
-        return self.words[2] == call
-
     def close(self) -> None:
         with suppress(BufferError):
             self.words.release()

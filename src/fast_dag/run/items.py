@@ -45,8 +45,7 @@ class Walk:
 
     `total` is the number of items, None if nobody can tell before the end. `is_keyed`: items have
     keys. `is_quick`: pulling an item calls nobody's code and never waits. `is_async`: items are
-    pulled from an async iterator. `sole` is the collection, if items are nothing but its elements.
-    `place` is what is being done, for errors.
+    pulled from an async iterator. `place` is what is being done, for errors.
 
     Raises TypeError for what cannot be mapped over, and ValueError for collections that do not fit
     each other.
@@ -80,7 +79,6 @@ class Walk:
             )
         in_memory = all(type(each) in _IN_MEMORY or _is_array(each) for each in values)
         self.is_quick = in_memory and spec.keys is None
-        self.sole = values[0] if len(values) == 1 and not self.is_keyed else ABSENT
         self._rest: list[list[Any]] = []
         self.total = self._total()
         self._items: Any = None
@@ -140,7 +138,7 @@ class Walk:
         tuples of values. Where that may raise, `pulled` counts them."""
         if not is_sole:
             return self._counted(values for _, values in self._walk())
-        sole: Any = self.sole
+        sole: Any = self._values[0]
         if type(sole) in (list, tuple, range):
             self.pulled = maxsize
             return iter(sole)
@@ -257,7 +255,7 @@ class Walk:
     def let_go(self) -> None:
         """Refer to no collection any more."""
         self._values, self._rest, self._own, self._mappings = (), [], [], []
-        self.sole, self._items = ABSENT, None
+        self._items = None
 
 
 def _check(plan: MapPlan, name: str, value: Any) -> None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Protocol
 
-    from fast_dag.call.effects import Attempt
     from fast_dag.define.mapspec import MapSpec
     from fast_dag.run.items import Walk
     from fast_dag.run.map_results import Results
@@ -24,20 +23,16 @@ if TYPE_CHECKING:
     class Calls(Protocol):
         """The map whose items are called."""
 
-        call: Callable[..., Any]
+        call: Callable[[Any], Any]
+        """Of an item, as `taken` has it."""
         stream: Results | None
         spec: MapSpec
         is_sole: bool
-        takes_item: bool
 
         @property
         def walk(self) -> Walk: ...
         @property
         def stopped(self) -> bool: ...
-        def arguments(self, values: tuple[Any, ...], /) -> Attempt:
-            """The arguments of the call for an item."""
-            ...
-
         def failed(self, number: int, error: BaseException, /) -> BaseException:
             """The error to note for an item whose call raised."""
             ...
@@ -142,7 +137,6 @@ class Batches:
     def __init__(self, calls: Calls) -> None:
         self.size = 1
         self.is_sole = calls.is_sole
-        self._takes_item = calls.takes_item
         self._calls = calls
         self._chunks: set[Chunk] = set()  # that threads are at
         self._lock = Lock()
@@ -190,11 +184,10 @@ class Batches:
         values: list[Any] = []
         seconds = array("f")
         done.parts.append((numbers, values, seconds))
-        is_quick = self._takes_item and calls.stream is None
         while True:
             begun, before = perf_counter(), len(seconds)
             try:
-                if is_quick:
+                if calls.stream is None:
                     return self._call_some(some, done, until)
                 return self._call_one(iterator, done, until)
             except failures() as error:
@@ -211,7 +204,7 @@ class Batches:
                     return now
 
     def _call_some(self, some: Callable[[int], Iterable[Any]], done: Batch, until: float) -> float:
-        """Call a function that takes items as they come, some between two looks at the clock."""
+        """Call some items between two looks at the clock."""
         _, values, seconds = done.parts[-1]
         call, clock, keep = self._calls.call, perf_counter, values.append
         group, now = 1, clock()
@@ -231,22 +224,19 @@ class Batches:
             group = min(2 * group, _TOGETHER) if now - last < group * _TINY else 1
 
     def _call_one(self, iterator: Iterator[Any], done: Batch, until: float) -> float:
-        """Call a function of any parameters, and hand over each result at once."""
+        """Call items one by one, and hand over each result at once."""
         numbers, values, seconds = done.parts[-1]
         calls, clock, now = self._calls, perf_counter, perf_counter()
-        call, stream, takes_item = calls.call, calls.stream, self._takes_item
+        call, stream = calls.call, calls.stream
+        assert stream is not None
         for item in iterator:
-            if takes_item:
-                value = call(item)
-            else:
-                args, kwargs = calls.arguments(item)
-                value = call(*args, **kwargs)
+            value = call(item)
             values.append(value)
             last, now = now, clock()
             seconds.append(now - last)
             if type(value) is CoroutineType:
                 self._note_rests(values, len(values) - 1, done)
-            elif stream is not None:
+            else:
                 stream.put(numbers[len(values) - 1], value)
             if now > until or calls.stopped:
                 break
@@ -265,11 +255,7 @@ class Batches:
             numbers, items = taken
             begun = clock()
             try:
-                if self._takes_item:
-                    value = await call(items[0])
-                else:
-                    args, kwargs = calls.arguments(items[0])
-                    value = await call(*args, **kwargs)
+                value = await call(items[0])
             except failures() as error:
                 if _is_cancelled(error):
                     raise

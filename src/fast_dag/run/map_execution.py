@@ -164,7 +164,7 @@ class MapExecution(Execution):
         self._rests: dict[int, Any] = {}  # coroutines that sync functions returned, by item
         self._begun: deque[int] = deque()  # of these, those that wait for a place
         self.call: Callable[..., Any] = plan.item.call
-        self.is_sole = self.takes_item = plan.is_sole  # whether `call` takes items as they come
+        self.is_sole = plan.is_sole  # whether an item is its one value, and not a tuple
         self._lines: LineCalls | None = None  # makes the calls of a workflow, if they are all of it
         self._inner: dict[int, Execution] = {}  # of these, the workflows
         self._pulling = False
@@ -214,7 +214,9 @@ class MapExecution(Execution):
         )
         if line is not None and self.is_batched:
             self._lines = lines = LineCalls(plan, line, kwargs, self.child)
-            self.call, self.is_sole, self.takes_item = lines.call, lines.is_sole, True
+            self.call, self.is_sole = lines.call, lines.is_sole
+        elif not self.is_sole:
+            self.call = self._spread
         self.batching = Batches(self)
         self.tally.total = self._walk.total
         if self._walk.is_keyed:
@@ -414,9 +416,7 @@ class MapExecution(Execution):
                 pulled = walk.pull()
                 if pulled is None:
                     return True
-                self._take_in(pulled)
-                if self._running < self._most:
-                    self.call_soon()
+                self._hand_on(pulled)
             return False
         finally:
             with self._lock:
@@ -433,10 +433,14 @@ class MapExecution(Execution):
             pulled = await step()
             if pulled is None:
                 return True
-            self._take_in(pulled)
-            if self._running < self._most:
-                self.call_soon()
+            self._hand_on(pulled)
         return False
+
+    def _hand_on(self, pulled: Given) -> None:
+        """An item was pulled by its own thread or task: it may start."""
+        self._take_in(pulled)
+        if self._running < self._most:
+            self.call_soon()
 
     def _take_in(self, pulled: Given) -> None:
         """An item was pulled."""
@@ -488,6 +492,11 @@ class MapExecution(Execution):
         if not self.is_here:
             return [batching.parcel()], {}
         return [batching.await_items if self.plan.is_async else batching.call_items], {}
+
+    def _spread(self, values: tuple[Any, ...]) -> Any:
+        """Call the function for an item."""
+        args, kwargs = self.arguments(values)
+        return self.plan.item.call(*args, **kwargs)
 
     def arguments(self, values: tuple[Any, ...]) -> Attempt:
         """The arguments of the call for an item."""

@@ -45,11 +45,6 @@ class Results:
         self._changed = Condition()
         self._waits: Any = None  # the loop and the event of an async function that waits
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether all that are there were taken."""
-        return not self._there
-
     def put(self, number: int, value: Any) -> None:
         """A result is there; `END` if the item is left out."""
         with self._changed:
