@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import threading
 from collections import OrderedDict, deque
+from time import sleep
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -787,6 +788,19 @@ def test_an_item_that_raises_stop_iteration_has_failed(way: str, count: int) -> 
     assert list(run.errors) == [f"f[{count - 2}]"]
     run = EXECUTE[way](mapped(f), x=range(count))
     assert list(run.errors) == [f"f[{count - 2}]"]
+
+
+@here
+def test_items_behind_one_that_fails_late_are_called(way: str) -> None:
+    def f(x: int) -> int:
+        if x % 1000 == 500:
+            sleep(0.005)  # longer than a batch of quick items
+            raise ValueError(x)
+        return x
+
+    run = EXECUTE[way](mapped(f, on_error="drop"), x=range(3000))
+    assert run.value == [x for x in range(3000) if x % 1000 != 500]
+    assert run.items("f").failed == 3
 
 
 @here

@@ -91,14 +91,13 @@ class Batch:
 class Chunk:
     """Items that a thread calls in their order, and what other threads have not taken of them."""
 
-    __slots__ = ("_begun", "_end", "_group", "_items", "_lock", "numbers")
+    __slots__ = ("_begun", "_end", "_items", "_lock", "numbers")
 
     def __init__(self, numbers: Sequence[int], items: list[Any]) -> None:
         self.numbers = numbers
         self._items = items
         self._begun = 0
         self._end = len(items)
-        self._group: Iterator[Any] = iter(())
         self._lock = Lock()
 
     @property
@@ -106,17 +105,17 @@ class Chunk:
         """How many are not begun."""
         return self._end - self._begun
 
-    def begin(self, most: int) -> Iterator[Any]:
-        """The next items, at most so many, which the caller calls now: first those that are left of
-        the last ones, because a call raised."""
-        group = list(self._group)
-        if not group:
-            with self._lock:
-                first = self._begun
-                self._begun = min(first + most, self._end)
-                group = self._items[first : self._begun]
-        self._group = iter(group)
-        return self._group
+    def begin(self, most: int) -> list[Any]:
+        """The next items, at most so many, which the caller calls now."""
+        with self._lock:
+            first = self._begun
+            self._begun = min(first + most, self._end)
+            return self._items[first : self._begun]
+
+    def called(self, count: int) -> None:
+        """So many were called, and those that were begun beyond these were not: a call raised."""
+        with self._lock:
+            self._begun = count
 
     def take(self, part: int) -> tuple[Sequence[int], list[Any]]:
         """Take one in `part` of those that are not begun away, from the end."""
@@ -126,8 +125,8 @@ class Chunk:
             return self.numbers[self._end : end], self._items[self._end : end]
 
     def __iter__(self) -> Iterator[Any]:
-        while (item := next(self.begin(1), FAILED)) is not FAILED:
-            yield item
+        while item := self.begin(1):
+            yield item[0]
 
 
 class Batches:
@@ -196,6 +195,8 @@ class Batches:
                     raise  # by what is gone through
                 done.failed.append((number, calls.failed(number, error)))
                 values.append(FAILED)
+                if isinstance(items, Chunk):
+                    items.called(len(values))
                 now = perf_counter()
                 seconds.extend(repeat(now - begun - sum(seconds[before:]), 1))
                 seconds.extend(repeat(0.0, len(values) - len(seconds)))
