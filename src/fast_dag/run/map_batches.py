@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         stream: Results | None
         spec: MapSpec
         is_sole: bool
+        places: int
+        """How many batches may be in progress at once."""
 
         @property
         def walk(self) -> Walk: ...
@@ -69,6 +71,9 @@ the clock takes as long as their calls."""
 
 _MOST: Final = 1 << 16
 """Items that are taken together, at most."""
+
+_SHARES: Final = 32
+"""Into how many parts a batch for another process is divided at most, so that all end together."""
 
 FAILED: Final = object()
 """Stands for the result of an item that failed."""
@@ -138,6 +143,7 @@ class Batches:
         self.is_sole = calls.is_sole
         self._calls = calls
         self._chunks: set[Chunk] = set()  # that threads are at
+        self._left: list[Chunk] = []  # that threads had no time for
         self._lock = Lock()
 
     def call_items(self) -> Batch:
@@ -145,8 +151,8 @@ class Batches:
         done = Batch()
         now = perf_counter()
         until = now + AT_ONCE
-        while now < until and not done.is_over:
-            chunk = Chunk(*(self._taken() or self._spare()))
+        while now < until and not (done.is_over or self._calls.stopped):
+            chunk = self._chunk()
             if not chunk.left:
                 break
             with self._lock:
@@ -156,22 +162,28 @@ class Batches:
             finally:
                 with self._lock:
                     self._chunks.discard(chunk)
+                    if chunk.left:
+                        self._left.append(Chunk(*chunk.take(1)))
             self._adapt(len(done.parts[-1][1]), now - begun)
-            if chunk.left:
-                self._calls.give_back(*chunk.take(1))
-                break
         return done
 
     def spare(self) -> int:
         """How many items threads have taken and not begun: one of them may hang."""
         with self._lock:
-            return sum(chunk.left for chunk in self._chunks)
+            return sum(chunk.left for chunk in (*self._chunks, *self._left))
 
-    def _spare(self) -> tuple[Sequence[int], list[Any]]:
-        """Half of what the thread that has most of these has; empty if there are none."""
+    def _chunk(self) -> Chunk:
+        """Items that a thread had no time for, or that nobody has taken, or half of what the thread
+        that has most still has; empty if there are none."""
         with self._lock:
-            chunk = max(self._chunks, key=_left, default=None)
-        return ((), []) if chunk is None else chunk.take(2)
+            if self._left:
+                return self._left.pop()
+        taken = self._taken()
+        if taken is None:
+            with self._lock:
+                chunk = max(self._chunks, key=_left, default=None)
+            taken = ((), []) if chunk is None else chunk.take(2)
+        return Chunk(*taken)
 
     def call_each(
         self, items: Iterable[Any], numbers: Sequence[int], done: Batch, until: float
@@ -217,7 +229,7 @@ class Batches:
             count = len(values) - made
             if not count:
                 return now
-            seconds.extend(repeat((now - last) / count, count))
+            seconds += array("f", ((now - last) / count,)) * count
             if CoroutineType in set(map(type, values[made:])):
                 self._note_rests(values, made, done)
             if now > until:
@@ -284,19 +296,25 @@ class Batches:
                 done.rests.add(numbers[at])
                 values[at] = FAILED
 
-    def _adapt(self, items: int, seconds: float, at_once: float = AT_ONCE / 4) -> None:
+    def _adapt(
+        self, items: int, seconds: float, at_once: float = AT_ONCE / 4, growth: int = 4
+    ) -> None:
         """Find how many items take so long together, from how long some took."""
         if items:
             fitting = int(at_once / max(seconds / items, 1e-8))
-            self.size = max(1, min(fitting, 4 * self.size, _MOST))
+            self.size = max(1, min(fitting, growth * self.size, _MOST))
 
     def parcel(self) -> Parcel:
-        """Items to be called in another process."""
-        return Parcel(self._calls, self, *self._calls.taken(self.size))
+        """Items to be called in another process. Of the last ones each process takes a share."""
+        calls, size = self._calls, self.size
+        left = calls.walk.left
+        if left is not None:
+            size = max(min(size, left // (2 * calls.places)), size // _SHARES, 1)
+        return Parcel(calls, self, *calls.taken(size))
 
     def timed(self, items: int, seconds: float) -> None:
         """So many items took so long in another process."""
-        self._adapt(items, seconds, AT_ONCE_AWAY)
+        self._adapt(items, seconds, AT_ONCE_AWAY, 16)
 
 
 class Parcel:

@@ -374,8 +374,8 @@ class MapExecution(Execution):
 
     def _is_left(self, batches: int) -> bool:
         """Whether there are items for one more batch than these."""
-        total = self._walk.total
-        return total is None or total - self._walk.pulled > batches
+        left = self._walk.left
+        return left is None or left > batches
 
     @property
     def _wants_items(self) -> bool:
@@ -883,7 +883,9 @@ class MapExecution(Execution):
 
     @property
     def is_done(self) -> bool:
-        return self._is_exhausted and not (self._running or self._pulled or self._begun)
+        if not self._is_exhausted or self._running or self._pulled or self._begun:
+            return False
+        return not (self.is_batched and self.batching.spare())
 
     @property
     def waits_for_pull(self) -> bool:
