@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from functools import partial
 from itertools import islice, repeat
+from operator import length_hint
 from threading import Lock
 from time import perf_counter
 from types import CoroutineType
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
         def give_back(self, numbers: Sequence[int], items: Sequence[Any], /) -> None:
             """There was no time for these items."""
 
+        call_soon: Callable[[], None]
+        """Have items begin, if there are places for them."""
+
         def rests(self, number: int, coroutine: Any, /) -> None:
             """The call for an item returned a coroutine, which must be awaited still."""
 
@@ -94,44 +98,48 @@ class Batch:
 
 
 class Chunk:
-    """Items that a thread calls in their order, and what other threads have not taken of them."""
+    """Items that a thread calls in their order, and what other threads have not taken of them. The
+    thread takes each from an iterator, which takes no lock and gives no item twice."""
 
-    __slots__ = ("_begun", "_end", "_items", "_lock", "numbers")
+    __slots__ = ("_begun", "_end", "_group", "_items", "_lock", "numbers")
 
     def __init__(self, numbers: Sequence[int], items: list[Any]) -> None:
         self.numbers = numbers
         self._items = items
+        self._group: Iterator[Any] = iter(())  # what is left of the items before `_begun`
         self._begun = 0
         self._end = len(items)
         self._lock = Lock()
 
     @property
     def left(self) -> int:
-        """How many are not begun."""
-        return self._end - self._begun
+        """How many nobody has called."""
+        return self._end - self._begun + length_hint(self._group)
 
-    def begin(self, most: int) -> list[Any]:
-        """The next items, at most so many, which the caller calls now."""
+    def begin(self, most: int) -> Iterator[Any]:
+        """The next items, at most so many, which the thread calls now: first those that are left of
+        the last ones, because a call raised or another thread took some."""
         with self._lock:
-            first = self._begun
-            self._begun = min(first + most, self._end)
-            return self._items[first : self._begun]
-
-    def called(self, count: int) -> None:
-        """So many were called, and those that were begun beyond these were not: a call raised."""
-        with self._lock:
-            self._begun = count
+            group = list(self._group)
+            if not group:
+                first = self._begun
+                self._begun = min(first + most, self._end)
+                group = self._items[first : self._begun]
+            self._group = iter(group)
+            return self._group
 
     def take(self, part: int) -> tuple[Sequence[int], list[Any]]:
-        """Take one in `part` of those that are not begun away, from the end."""
+        """Take one in `part` of those that nobody has called away, from the end."""
         with self._lock:
-            end = self._end
-            self._end = end - -(-(end - self._begun) // part)
+            end, first = self._end, self._begun - len(list(self._group))
+            self._end = end - -(-(end - first) // part)
+            self._begun = min(self._begun, self._end)
+            self._group = iter(self._items[first : self._begun])
             return self.numbers[self._end : end], self._items[self._end : end]
 
     def __iter__(self) -> Iterator[Any]:
-        while item := self.begin(1):
-            yield item[0]
+        while (item := next(self.begin(1), FAILED)) is not FAILED:
+            yield item
 
 
 class Batches:
@@ -207,8 +215,6 @@ class Batches:
                     raise  # by what is gone through
                 done.failed.append((number, calls.failed(number, error)))
                 values.append(FAILED)
-                if isinstance(items, Chunk):
-                    items.called(len(values))
                 now = perf_counter()
                 seconds.extend(repeat(now - begun - sum(seconds[before:]), 1))
                 seconds.extend(repeat(0.0, len(values) - len(seconds)))
@@ -353,12 +359,19 @@ class Parcel:
                 if value is not FAILED:
                     stream.put(numbers[at], value)
 
+    def keep(self, count: int) -> None:
+        """Give back all but the first so many items, while these are being called."""
+        numbers, items = self._numbers[count:], self.items[count:]
+        self.items = self.items[:count]
+        self._calls.give_back(numbers, items)
+        self._calls.call_soon()
+
     def ended(self, begun: int, error: Exception | None) -> Batch:
         """Nothing more comes: `begun` items were begun, and those without an outcome are lost,
         because of `error`. The rest is given back."""
         self._batches.timed(len(self._values), sum(self._seconds))
         if error is not None:
-            lost = max(begun - len(self._values), 0)
+            lost = max(min(begun, len(self.items)) - len(self._values), 0)
             self.took([None] * lost, array("f", [0.0] * lost), dict.fromkeys(range(lost), error))
         made = len(self._values)
         if made < len(self.items):
