@@ -445,7 +445,7 @@ class MapExecution(Execution):
     def _take_in(self, pulled: Given) -> None:
         """An item was pulled."""
         number, key = self._walk.pulled - 1, pulled[0]
-        if self.stream is None:
+        if self.stream is None or self.spec.keys is not None:  # which must be told apart
             result = self.result
             if isinstance(result, dict):
                 if key in result:
