@@ -639,8 +639,12 @@ class Execution(ABC):
         name, parent = path.removeprefix(self.prefix), self.parent
         before = self._completed(name)
         if self.store is None and parent is not None:
-            path = f"{parent._called(self.prefix.removesuffix('.'))}.{name}"
+            path = f"{parent._called_inner(self)}.{name}"
         return f"{path}~{before + 1}" if before else path
+
+    def _called_inner(self, inner: Execution) -> str:
+        """The path of the node that a nested execution is, as ids of calls have it."""
+        return self._called(inner.prefix.removesuffix("."))
 
     def _completed(self, name: str) -> int:
         """How often a node has completed before the call that begins now."""

@@ -228,11 +228,18 @@ class Durable:
         ended = {(scope, row[1]) for scope, rows in self.rows.items() for row in rows}
         for row in self._item_rows:
             if row[:2] not in ended:
-                value = self.shelf.take(row[3:6], row[6:])
-                self.items.setdefault(row[:2], {})[self.shelf.key_from(row[2])] = value
+                known = self.items.setdefault(row[:2], {})
+                known[self.shelf.key_from(row[2])] = self._item(*row[3:])
         self._item_rows = []
         self.ends = {scope: [self._ended(row) for row in rows] for scope, rows in self.rows.items()}
         self.rows = {scope: [row[:12] for row in rows] for scope, rows in self.rows.items()}
+
+    def _item(self, ok: int, key: str | None, place: str | None, attempts: int, *row: Any) -> Any:
+        if ok:
+            return self.shelf.take(row[:3], row[3:])
+        outcome = Outcome(False, error_of(row[1]), attempts, place)
+        outcome.verdict = Verdict(outcome, key)
+        return outcome
 
     def keep(self, key: str, value: Any) -> None:
         """Have what a node keeps in the context committed with the next end of a node."""
@@ -292,8 +299,8 @@ _ENDS: Final = """
     FROM nodes WHERE run = ?1 AND replaced IS NULL AND item = x'' ORDER BY id"""
 
 _ITEMS: Final = """
-    SELECT n.scope, n.node, n.item, v.codec, v.value, v.file, r.run_id, v.path, v.visit, v.item,
-        v.generation
+    SELECT n.scope, n.node, n.item, n.ok, n.key, n.place, n.attempts,
+        v.codec, v.value, v.file, r.run_id, v.path, v.visit, v.item, v.generation
     FROM nodes AS n
     JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
     JOIN runs AS r ON r.id = v.run
@@ -696,10 +703,11 @@ _FORGET_UNSTORED: Final = """
 
 
 class ItemScope:
-    """The store of the items of a map. Those that complete are committed many at a time, so that a
-    kill loses the last of them. Those that fail are not: what that means, the map decides.
+    """The store of the items of a map. They are committed many at a time, so that a kill loses the
+    last of them.
 
-    `known` are the values of items that were committed before, by key."""
+    `known` are the items that were committed before, by key: their values, or the Outcome of those
+    that failed."""
 
     def __init__(self, scope: Scope, step: Any, path: str, known: dict[Any, Any]) -> None:
         self._scope = scope
@@ -720,8 +728,6 @@ class ItemScope:
 
     def commit(self, execution: Any, index: int, outcome: Outcome, began: float) -> Effects:
         """Commit the end of an item, now or with later ones."""
-        if not outcome.ok:
-            return outcome
         key = self._durable.shelf.key(execution.key_of(index))
         if key is None:  # another process could not know it again
             return outcome

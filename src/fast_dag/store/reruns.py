@@ -4,7 +4,7 @@ below them. Old rows stay until they are pruned; `replaced` says from which gene
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fast_dag.errors import UnknownNodeError, ValidationError
 
@@ -117,10 +117,11 @@ class Rows:
 
 
 def replace_failed(connection: Connection, rows: Rows, generation: int) -> None:
-    """Let the nodes that failed, and all below them, be computed anew. The items of a map that
-    completed stay."""
+    """Let the nodes that failed, and all below them, be computed anew. Of a map that has not
+    completed only the items that failed are."""
     paths = list(rows.failed())
     replace_only(connection, rows, paths, generation, keeps_items=True)
+    connection.execute(_REPLACE_FAILED_ITEMS, (generation, rows.run))
     found, gone = rows.below(paths)
     starts = {(scope, name) for path, scope, name in rows.ended() if path in set(paths)}
     found = {
@@ -128,6 +129,12 @@ def replace_failed(connection: Connection, rows: Rows, generation: int) -> None:
         for scope, names in found.items()
     }
     _replace(connection, rows, found, gone, generation)
+
+
+_REPLACE_FAILED_ITEMS: Final = """
+    UPDATE nodes SET replaced = ? WHERE run = ? AND replaced IS NULL AND item != x'' AND NOT ok
+        AND NOT EXISTS (SELECT 1 FROM nodes AS m WHERE m.run = nodes.run AND m.scope = nodes.scope
+            AND m.node = nodes.node AND m.item = x'' AND m.replaced IS NULL)"""
 
 
 def replace(connection: Connection, rows: Rows, paths: Collection[Path], generation: int) -> None:
