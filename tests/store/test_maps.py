@@ -211,3 +211,41 @@ def test_what_is_kept_inside_of_an_item_is_kept(store: Store) -> None:
         dag.run(store=store, run_id="a", n=[1, 2])
     run = dag.execute(store=store, run_id="a")
     assert (run.context.metadata["seen 1"], run.context.metadata["seen 2"]) == (1, 2)
+
+
+@pytest.mark.parametrize("on_error", ["keep", "drop"])
+def test_run_with_failed_items_ends_alike_whether_it_was_interrupted_or_not(
+    on_error: str, store: Store
+) -> None:
+    deadly = {"end"}
+
+    def end(inverses: list[Any]) -> int:
+        if deadly:
+            deadly.clear()
+            raise KeyboardInterrupt
+        return len(inverses)
+
+    dag = mapped(Inverse(), on_error=on_error).add_node("end", end).connect("inverses", "end")
+    interrupted(dag, store, n=[2, 0, 4])
+    runs = [
+        dag.execute(n=[2, 0, 4]),
+        dag.execute(store=store, run_id="a"),
+        dag.execute(store=store, run_id="a"),
+    ]
+    for run in runs:
+        assert (run.status, list(run.errors)) == ("completed_with_errors", ["inverses[1]"])
+        items = run.items("inverses")
+        assert (items.total, items.completed, items.failed) == (3, 2, 1)
+        assert (list(items.errors), items.dropped) == ([1], on_error == "drop")
+        assert run["inverses[2]"] == 0.25
+
+
+def test_failed_map_is_shown_with_its_item(store: Store) -> None:
+    dag = mapped(Inverse())
+    dag.execute(store=store, run_id="a", n=[2, 4, 0])
+    run = dag.execute(store=store, run_id="a")
+    assert (run.status, list(run.errors)) == ("failed", ["inverses[2]"])
+    assert (run.items("inverses").completed, run.items("inverses").failed) == (2, 1)
+    with pytest.raises(ExecutionError, match="division by zero") as caught:
+        dag.run(store=store, run_id="a")
+    assert (caught.value.node_name, caught.value.key) == ("inverses[2]", 2)

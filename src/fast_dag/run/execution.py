@@ -69,6 +69,11 @@ if TYPE_CHECKING:
             end of the map only."""
             ...
 
+        def ended_items(self, name: str, /) -> tuple[int, Mapping[Any, Outcome]]:
+            """Of a map that has ended: how many of its items are known to have completed, and those
+            that failed, by key."""
+            ...
+
         def completed(self, path: str, /) -> int:
             """How often a node has completed before this call."""
             ...

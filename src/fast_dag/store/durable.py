@@ -123,7 +123,10 @@ class Durable:
         self.times: Counter[str] = Counter()  # how often nodes have completed, by path
         self.kept: dict[str, Any] = {}  # what nodes kept in the context
         self._keeps: dict[str, Placed] = {}  # the same, to be committed with the next end
-        self.items: dict[Any, dict[Any, Any]] = {}  # of maps that have not ended
+        # By scope and node: the known items of a map, only those that failed if the map has ended;
+        # then also how many completed.
+        self.items: dict[tuple[int, str], dict[Any, Any]] = {}
+        self.completed_items: Counter[tuple[int, str]] = Counter()
         self.mapped: dict[tuple[int, str], ItemScope] = {}  # the maps in progress
         self.made: set[Call] = set()  # calls that were announced, and not made
 
@@ -227,7 +230,9 @@ class Durable:
         }
         ended = {(scope, row[1]) for scope, rows in self.rows.items() for row in rows}
         for row in self._item_rows:
-            if row[:2] not in ended:
+            if row[:2] in ended and row[3]:
+                self.completed_items[row[:2]] += 1
+            else:
                 known = self.items.setdefault(row[:2], {})
                 known[self.shelf.key_from(row[2])] = self._item(*row[3:])
         self._item_rows = []
@@ -304,7 +309,10 @@ _ITEMS: Final = """
     FROM nodes AS n
     JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
     JOIN runs AS r ON r.id = v.run
-    WHERE n.run = ? AND n.replaced IS NULL AND n.item != x'' ORDER BY n.id"""
+    WHERE n.run = ? AND n.replaced IS NULL AND n.item != x'' AND NOT (n.ok AND EXISTS (
+        SELECT 1 FROM nodes AS m WHERE m.run = n.run AND m.scope = n.scope AND m.node = n.node
+            AND m.visit = n.visit AND m.item = x'' AND m.replaced IS NULL AND m.ok))
+    ORDER BY n.id"""
 
 _KEPT: Final = """
     SELECT k.key, v.codec, v.value, v.file, r.run_id, v.key FROM kept AS k
@@ -417,6 +425,13 @@ class Scope:
             ends = [each for each in ends if each[0] not in again]
         return ends
 
+    def ended_items(self, name: str) -> tuple[int, dict[Any, Outcome]]:
+        """How many items of a map that has ended completed, and those that failed."""
+        durable = self.durable
+        assert self.id is not None
+        at = self.id, name
+        return durable.completed_items[at], durable.items.pop(at, {})
+
     def completed(self, path: str) -> int:
         """How often a node has completed before."""
         return self.durable.times[path]
@@ -489,8 +504,8 @@ class Scope:
             raise CutShortError(in_doubt(durable.run_id, [path]))
         end = End(durable, self, step, path, outcome, began)
         mapped = durable.mapped.pop((id(self), step.name), None)
-        if mapped is not None and not outcome.ok:
-            end.before = mapped.left()
+        if mapped is not None:
+            end.before = mapped.left(is_ended=outcome.ok)
         error = yield from end.encoded(outcome)
         if error is not None:
             return Outcome(False, _told(error, path), outcome.attempts, "store")
@@ -610,6 +625,11 @@ class End(Write):
                 break
             is_quick_ = False
         return None
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether it is no failure."""
+        return bool(self._row[4])
 
     def _encode(self) -> None:
         row = self._row
@@ -755,11 +775,12 @@ class ItemScope:
             ends, self._ends = self._ends, []
             return ends
 
-    def left(self) -> list[End]:
-        """What is not committed yet."""
+    def left(self, is_ended: bool = False) -> list[End]:
+        """What is not committed yet. Of a map that has ended with a result, only items that failed
+        matter."""
         with self._lock:
             ends, self._ends = self._ends, []
-            return ends
+        return [each for each in ends if not (is_ended and each.is_ok)]
 
 
 _MOST_ITEMS: Final = 100
