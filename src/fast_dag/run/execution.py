@@ -89,6 +89,10 @@ if TYPE_CHECKING:
             that the node ends with in its place, or STOPPED."""
             ...
 
+        def settled(self) -> None:
+            """Called when the end of a node was kept, and its execution has recorded it. Raises what
+            ends the run then."""
+
 
 current: ContextVar[Execution | None] = ContextVar("fast_dag_execution", default=None)
 """The execution whose node, hook or handler is being called."""
@@ -602,6 +606,8 @@ class Execution(ABC):
             self.observers.ended(self, path, status, error, outcome.attempts, seconds)
         if self.watched:
             self._note_ended(index if outcome.ok else None)
+            if self.store is not None:
+                self.store.settled()
         return [] if self.stopped else ready
 
     def _note_ended(self, completed: int | None) -> None:

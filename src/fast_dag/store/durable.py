@@ -118,6 +118,7 @@ class Durable:
         self._pending_rows: dict[tuple[int, str], tuple[Any, ...]] = {}
         self.same: dict[tuple[int, str], bool] = {}
         self.is_cancelled = False
+        self.interrupt: BaseException | None = None  # which came during a commit
         self.is_over = False  # it is only looked at: nothing is committed any more
         self.codes: Mapping[str, bytes] = {}  # what tells the code of nodes, by path
         self.times: Counter[str] = Counter()  # how often nodes have completed, by path
@@ -143,9 +144,17 @@ class Durable:
             self.is_cancelled = True
 
     def go_on_after(self, write: Write) -> None:
-        """Raise CutShortError if something could not be committed, or if the run is cancelled."""
+        """Raise CutShortError if something could not be committed, or what ends the run."""
         if write.error is not None:
             raise CutShortError(write.error)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Raise what ends the run, once what was committed is known to it: that it was cancelled,
+        or the Ctrl-C that came during the commit."""
+        interrupt, self.interrupt = self.interrupt, None
+        if interrupt is not None:
+            raise interrupt
         if self.is_cancelled:
             raise CutShortError(cancelled(self.run_id))
 
@@ -510,7 +519,8 @@ class Scope:
         if error is not None:
             return Outcome(False, _told(error, path), outcome.attempts, "store")
         yield Await(end, cleans_up=True)
-        durable.go_on_after(end)
+        if end.error is not None:
+            raise CutShortError(end.error)
         if end.kept:
             durable.has_written(end.kept)
         if outcome.ok:
@@ -518,6 +528,10 @@ class Scope:
         if durable.olds:
             end.compare()
         return outcome
+
+    def settled(self) -> None:
+        """The end of a node was recorded. Raises what ends the run."""
+        self.durable.go_on()
 
 
 def _raised_by(function: Callable[[], object]) -> Any:
@@ -661,6 +675,14 @@ class End(Write):
         for each in self.before:
             each.insert(connection)
         self.insert(connection)
+
+    def wait(self) -> None:
+        try:
+            super().wait()
+        except BaseException as interrupt:
+            if not self.is_done or self.error is not None:
+                raise
+            self._durable.interrupt = interrupt
 
     def insert(self, connection: Connection) -> None:
         """Write the row."""
