@@ -69,6 +69,11 @@ if TYPE_CHECKING:
             end of the map only."""
             ...
 
+        def ended_items(self, name: str, /) -> tuple[int, Mapping[Any, Outcome]]:
+            """Of a map that has ended: how many of its items are known to have completed, and those
+            that failed, by key."""
+            ...
+
         def completed(self, path: str, /) -> int:
             """How often a node has completed before this call."""
             ...
@@ -83,6 +88,10 @@ if TYPE_CHECKING:
             """Keep how a node ended. Returns the same outcome once that is done, else the failure
             that the node ends with in its place, or STOPPED."""
             ...
+
+        def settled(self) -> None:
+            """Called when the end of a node was kept, and its execution has recorded it. Raises what
+            ends the run then."""
 
 
 current: ContextVar[Execution | None] = ContextVar("fast_dag_execution", default=None)
@@ -597,6 +606,8 @@ class Execution(ABC):
             self.observers.ended(self, path, status, error, outcome.attempts, seconds)
         if self.watched:
             self._note_ended(index if outcome.ok else None)
+            if self.store is not None:
+                self.store.settled()
         return [] if self.stopped else ready
 
     def _note_ended(self, completed: int | None) -> None:
@@ -639,8 +650,12 @@ class Execution(ABC):
         name, parent = path.removeprefix(self.prefix), self.parent
         before = self._completed(name)
         if self.store is None and parent is not None:
-            path = f"{parent._called(self.prefix.removesuffix('.'))}.{name}"
+            path = f"{parent._called_inner(self)}.{name}"
         return f"{path}~{before + 1}" if before else path
+
+    def _called_inner(self, inner: Execution) -> str:
+        """The path of the node that a nested execution is, as ids of calls have it."""
+        return self._called(inner.prefix.removesuffix("."))
 
     def _completed(self, name: str) -> int:
         """How often a node has completed before the call that begins now."""

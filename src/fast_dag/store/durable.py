@@ -118,12 +118,16 @@ class Durable:
         self._pending_rows: dict[tuple[int, str], tuple[Any, ...]] = {}
         self.same: dict[tuple[int, str], bool] = {}
         self.is_cancelled = False
+        self.interrupt: BaseException | None = None  # which came during a commit
         self.is_over = False  # it is only looked at: nothing is committed any more
         self.codes: Mapping[str, bytes] = {}  # what tells the code of nodes, by path
         self.times: Counter[str] = Counter()  # how often nodes have completed, by path
         self.kept: dict[str, Any] = {}  # what nodes kept in the context
         self._keeps: dict[str, Placed] = {}  # the same, to be committed with the next end
-        self.items: dict[Any, dict[Any, Any]] = {}  # of maps that have not ended
+        # By scope and node: the known items of a map, only those that failed if the map has ended;
+        # then also how many completed.
+        self.items: dict[tuple[int, str], dict[Any, Any]] = {}
+        self.completed_items: Counter[tuple[int, str]] = Counter()
         self.mapped: dict[tuple[int, str], ItemScope] = {}  # the maps in progress
         self.made: set[Call] = set()  # calls that were announced, and not made
 
@@ -140,9 +144,17 @@ class Durable:
             self.is_cancelled = True
 
     def go_on_after(self, write: Write) -> None:
-        """Raise CutShortError if something could not be committed, or if the run is cancelled."""
+        """Raise CutShortError if something could not be committed, or what ends the run."""
         if write.error is not None:
             raise CutShortError(write.error)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Raise what ends the run, once what was committed is known to it: that it was cancelled,
+        or the Ctrl-C that came during the commit."""
+        interrupt, self.interrupt = self.interrupt, None
+        if interrupt is not None:
+            raise interrupt
         if self.is_cancelled:
             raise CutShortError(cancelled(self.run_id))
 
@@ -227,12 +239,21 @@ class Durable:
         }
         ended = {(scope, row[1]) for scope, rows in self.rows.items() for row in rows}
         for row in self._item_rows:
-            if row[:2] not in ended:
-                value = self.shelf.take(row[3:6], row[6:])
-                self.items.setdefault(row[:2], {})[self.shelf.key_from(row[2])] = value
+            if row[:2] in ended and row[3]:
+                self.completed_items[row[:2]] += 1
+            else:
+                known = self.items.setdefault(row[:2], {})
+                known[self.shelf.key_from(row[2])] = self._item(*row[3:])
         self._item_rows = []
         self.ends = {scope: [self._ended(row) for row in rows] for scope, rows in self.rows.items()}
         self.rows = {scope: [row[:12] for row in rows] for scope, rows in self.rows.items()}
+
+    def _item(self, ok: int, key: str | None, place: str | None, attempts: int, *row: Any) -> Any:
+        if ok:
+            return self.shelf.take(row[:3], row[3:])
+        outcome = Outcome(False, error_of(row[1]), attempts, place)
+        outcome.verdict = Verdict(outcome, key)
+        return outcome
 
     def keep(self, key: str, value: Any) -> None:
         """Have what a node keeps in the context committed with the next end of a node."""
@@ -292,12 +313,15 @@ _ENDS: Final = """
     FROM nodes WHERE run = ?1 AND replaced IS NULL AND item = x'' ORDER BY id"""
 
 _ITEMS: Final = """
-    SELECT n.scope, n.node, n.item, v.codec, v.value, v.file, r.run_id, v.path, v.visit, v.item,
-        v.generation
+    SELECT n.scope, n.node, n.item, n.ok, n.key, n.place, n.attempts,
+        v.codec, v.value, v.file, r.run_id, v.path, v.visit, v.item, v.generation
     FROM nodes AS n
     JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
     JOIN runs AS r ON r.id = v.run
-    WHERE n.run = ? AND n.replaced IS NULL AND n.item != x'' ORDER BY n.id"""
+    WHERE n.run = ? AND n.replaced IS NULL AND n.item != x'' AND NOT (n.ok AND EXISTS (
+        SELECT 1 FROM nodes AS m WHERE m.run = n.run AND m.scope = n.scope AND m.node = n.node
+            AND m.visit = n.visit AND m.item = x'' AND m.replaced IS NULL AND m.ok))
+    ORDER BY n.id"""
 
 _KEPT: Final = """
     SELECT k.key, v.codec, v.value, v.file, r.run_id, v.key FROM kept AS k
@@ -410,6 +434,13 @@ class Scope:
             ends = [each for each in ends if each[0] not in again]
         return ends
 
+    def ended_items(self, name: str) -> tuple[int, dict[Any, Outcome]]:
+        """How many items of a map that has ended completed, and those that failed."""
+        durable = self.durable
+        assert self.id is not None
+        at = self.id, name
+        return durable.completed_items[at], durable.items.pop(at, {})
+
     def completed(self, path: str) -> int:
         """How often a node has completed before."""
         return self.durable.times[path]
@@ -482,13 +513,14 @@ class Scope:
             raise CutShortError(in_doubt(durable.run_id, [path]))
         end = End(durable, self, step, path, outcome, began)
         mapped = durable.mapped.pop((id(self), step.name), None)
-        if mapped is not None and not outcome.ok:
-            end.before = mapped.left()
+        if mapped is not None:
+            end.before = mapped.left(is_ended=outcome.ok)
         error = yield from end.encoded(outcome)
         if error is not None:
             return Outcome(False, _told(error, path), outcome.attempts, "store")
         yield Await(end, cleans_up=True)
-        durable.go_on_after(end)
+        if end.error is not None:
+            raise CutShortError(end.error)
         if end.kept:
             durable.has_written(end.kept)
         if outcome.ok:
@@ -496,6 +528,10 @@ class Scope:
         if durable.olds:
             end.compare()
         return outcome
+
+    def settled(self) -> None:
+        """The end of a node was recorded. Raises what ends the run."""
+        self.durable.go_on()
 
 
 def _raised_by(function: Callable[[], object]) -> Any:
@@ -604,6 +640,11 @@ class End(Write):
             is_quick_ = False
         return None
 
+    @property
+    def is_ok(self) -> bool:
+        """Whether it is no failure."""
+        return bool(self._row[4])
+
     def _encode(self) -> None:
         row = self._row
         if not row[4]:
@@ -634,6 +675,14 @@ class End(Write):
         for each in self.before:
             each.insert(connection)
         self.insert(connection)
+
+    def wait(self) -> None:
+        try:
+            super().wait()
+        except BaseException as interrupt:
+            if not self.is_done or self.error is not None:
+                raise
+            self._durable.interrupt = interrupt
 
     def insert(self, connection: Connection) -> None:
         """Write the row."""
@@ -696,10 +745,11 @@ _FORGET_UNSTORED: Final = """
 
 
 class ItemScope:
-    """The store of the items of a map. Those that complete are committed many at a time, so that a
-    kill loses the last of them. Those that fail are not: what that means, the map decides.
+    """The store of the items of a map. They are committed many at a time, so that a kill loses the
+    last of them.
 
-    `known` are the values of items that were committed before, by key."""
+    `known` are the items that were committed before, by key: their values, or the Outcome of those
+    that failed."""
 
     def __init__(self, scope: Scope, step: Any, path: str, known: dict[Any, Any]) -> None:
         self._scope = scope
@@ -720,8 +770,6 @@ class ItemScope:
 
     def commit(self, execution: Any, index: int, outcome: Outcome, began: float) -> Effects:
         """Commit the end of an item, now or with later ones."""
-        if not outcome.ok:
-            return outcome
         key = self._durable.shelf.key(execution.key_of(index))
         if key is None:  # another process could not know it again
             return outcome
@@ -749,11 +797,12 @@ class ItemScope:
             ends, self._ends = self._ends, []
             return ends
 
-    def left(self) -> list[End]:
-        """What is not committed yet."""
+    def left(self, is_ended: bool = False) -> list[End]:
+        """What is not committed yet. Of a map that has ended with a result, only items that failed
+        matter."""
         with self._lock:
             ends, self._ends = self._ends, []
-            return ends
+        return [each for each in ends if not (is_ended and each.is_ok)]
 
 
 _MOST_ITEMS: Final = 100
