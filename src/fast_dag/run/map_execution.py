@@ -753,7 +753,14 @@ class MapExecution(Execution):
                     given.pop(number, None)
             if keeps:
                 self._put(numbers, values, keys)
-            tally._add(numbers, keys, seconds)
+            if rests:  # they are counted when they have been awaited
+                names = numbers if keys is None else keys
+                ended = [at for at in range(len(values)) if numbers[at] not in rests]
+                tally._add(
+                    [names[at] for at in ended], None, array("f", [seconds[at] for at in ended])
+                )
+            else:
+                tally._add(numbers, keys, seconds)
             tally.completed += len(values)
             if not failed and not rests:
                 continue
