@@ -219,7 +219,7 @@ class Batches:
                 seconds.extend(repeat(now - begun - sum(seconds[before:]), 1))
                 seconds.extend(repeat(0.0, len(values) - len(seconds)))
                 done.is_over = calls.is_lost
-                if done.is_over or now > until:
+                if done.is_over or now > until or calls.stopped:
                     return now
 
     def _call_some(self, some: Callable[[int], Iterable[Any]], done: Batch, until: float) -> float:

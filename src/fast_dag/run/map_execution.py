@@ -256,11 +256,14 @@ class MapExecution(Execution):
             rests, self._rests = self._rests, {}
         for coroutine in rests.values():
             coroutine.close()
-        if self.stream is not None:
-            self.stream.clear()
         self.call_soon = _nothing
         self._stopped = True  # for a thread that was abandoned as it pulled
         self.outer = self.parent = None
+        if self.stream is not None:
+            self.stream.clear()
+        # These refer to this execution, and would keep all results until garbage is collected.
+        del self.batching
+        self.call, self.stream, self._lines = _nothing, None, None
 
     def _value(self) -> Any:
         if self.spec.into is not None:
