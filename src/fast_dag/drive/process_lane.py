@@ -250,6 +250,11 @@ class Batch(Task):
     def error(self, text: str) -> ExecutionError:
         return _error(self.node_name, text)
 
+    def fit(self, most: int) -> None:
+        if most < len(self.items):
+            self.items = self.items[:most]
+            self._left(most)
+
     def packed(self, names: payload.Names) -> Packed:
         return payload.packed((self._number, self.items, self.budget, self.is_sole), names)
 

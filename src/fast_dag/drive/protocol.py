@@ -74,8 +74,9 @@ LOG: Final = 19
 PART: Final = 20
 RESULT: Final = 21
 
+# Numbers of a PART that are no counts.
+NO_ITEMS: Final = (1 << 64) - 2
 NO_HEAD: Final = (1 << 64) - 1
-NO_ITEMS: Final = NO_HEAD - 1
 
 EVERY: Final = 0.05
 """Seconds after which the items of a batch that have ended are reported."""
