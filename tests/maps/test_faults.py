@@ -393,6 +393,17 @@ def test_what_all_items_are_given_and_does_not_unpickle_fails_the_map() -> None:
 
 
 @process
+def test_a_coroutine_that_fails_in_a_process_costs_no_other() -> None:
+    async def later(x: int) -> float:
+        return 1 / x
+
+    items = [x % 10 for x in range(100)]
+    run = EXECUTE["process"](mapped(lambda x: later(x), on_error="drop"), x=items)
+    assert run.value == [1 / x for x in items if x]
+    assert set(run.errors) == {f"f[{x}]" for x in range(0, 100, 10)}
+
+
+@process
 def test_an_item_that_fails_in_a_process_is_named_and_into_goes_on_at_home() -> None:
     here_pid = os.getpid()
     run = EXECUTE["process"](

@@ -188,9 +188,10 @@ class _Worker:
             try:
                 value = call(item)
                 if type(value) is not plain:
-                    plain = type(value)
-                    if plain in _SPECIAL:
-                        value, plain = payload.sent_value(value), None
+                    if type(value) in _SPECIAL:
+                        value = payload.sent_value(value)
+                    else:
+                        plain = type(value)
             except BaseException as error:  # SystemExit, too, must reach the run's caller
                 parts.failed[index] = payload.told_of(error, clock() - now)
                 value = None
