@@ -344,6 +344,18 @@ def test_nobody_needs_the_lengths_of_a_product(way: str) -> None:
     assert EXECUTE[way](dag, x=Odd([1]), y=Odd([2, 3])).value == [(1, 2), (1, 3)]
 
 
+@everywhere
+def test_parameters_are_walked_in_any_order(way: str) -> None:
+    def f(a: int, b: str, *, c: str, d: str = "whole") -> str:
+        return f"{a}{b}{c}{d}"
+
+    dag = mapped(f, over=["c", "b", "a"])
+    assert EXECUTE[way](dag, a=[1, 2], b=["x", "y"], c=["p", "q"]).value == ["1xpwhole", "2yqwhole"]
+    dag = mapped(f, over=None, product=["c", "a"])
+    run = EXECUTE[way](dag, a=[1, 2], b="x", c=["p", "q"], d="!")
+    assert run.value == ["1xp!", "2xp!", "1xq!", "2xq!"]
+
+
 @here
 def test_async_iterators_are_walked(way: str) -> None:
     async def numbers() -> AsyncIterator[int]:

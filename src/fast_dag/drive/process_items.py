@@ -33,8 +33,9 @@ class ItemsLane(Lane):
         func: Any = mapping.plan.item.call
         where = importable(node) if func is node.func else None
         args, kwargs = mapping.constants
-        places = [*mapping.plan.positions, *mapping.plan.keywords]
-        self.head = Head(payload.Head(func if where is None else where, args, kwargs, places))
+        self.head = Head(
+            payload.Head(func if where is None else where, args, kwargs, mapping.plan.places)
+        )
         self._batches: dict[Job, _Items] = {}
 
     def launch(self, job: Job) -> None:
