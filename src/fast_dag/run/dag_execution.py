@@ -222,19 +222,19 @@ class DagExecution(Execution):
         before `begin`."""
         index_of, results, spans = self.plan.topology.index, self.results, self.record.spans
         shift = perf_counter() - time()
+        steps, replayed = self.plan.steps, self._replayed
         known = self._failed = {}
-        for name, outcome, began, seconds in ended:
+        for name, failed, value, choice, began, seconds in ended:
             index = index_of[name]
-            spans.append((index, began + shift, began + shift + seconds))
-            if outcome.ok:
-                value = outcome.value
+            start = began + shift
+            spans.append((index, start, start + seconds))
+            if failed is None:
                 if value is not ABSENT:  # it is known that it completed, but not with what
                     results[name] = value
-                self._replayed[index] = outcome.verdict.choice
+                replayed[index] = choice
             else:
-                known[index] = outcome
-            node = self.plan.steps[index].node
-            if node.workflow is not None and node.map is None:
+                known[index] = failed
+            if steps[index].nests and not steps[index].maps:
                 self._replay_child(index)
         self.record.taken = {*self._replayed, *known}
         self.context._metrics["replayed"] = len(self.record.taken)

@@ -49,9 +49,10 @@ if TYPE_CHECKING:
     from fast_dag.run.settings import Settings
     from fast_dag.watch.observers import Observers
 
-    Ended = tuple[str, Outcome, float, float]
-    """How a node ended, from a store: its name, the outcome with its verdict, when it began by the
-    wall clock, and how many seconds it took."""
+    Ended = tuple[str, Outcome | None, Any, Any, float, float]
+    """How a node ended, from a store: its name; if it failed the outcome with its verdict, else
+    None, its value and its choice; when it began by the wall clock, and how many seconds it took.
+    """
 
     class Store(Protocol):
         """Keeps how the nodes of one execution ended."""

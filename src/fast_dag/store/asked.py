@@ -15,7 +15,7 @@ from fast_dag.store.changes import changes_of, codes_of
 from fast_dag.store.claim import COLUMNS, Claim, Found, MovedError
 from fast_dag.store.database import reading
 from fast_dag.store.errors import EncodeError, RunExistsError
-from fast_dag.store.graphs import StoredGraph, text_of_graph
+from fast_dag.store.graphs import graph_of
 from fast_dag.store.reruns import Rows
 from fast_dag.store.store import FINAL, INPUTS, Store, checked_id, input_digest
 
@@ -326,7 +326,7 @@ def explained(workflow: Workflow, store: Store, run_id: str) -> Explanation:
     asked._take_stored(request, found)
     plan = workflow._made(request).plan
     codes = dict(codes_of(plan))
-    graph = StoredGraph(json.loads(text_of_graph(plan)))
+    graph = graph_of(plan)
 
     def explain(connection: Connection) -> Explanation:
         told = Explanation(run_id)

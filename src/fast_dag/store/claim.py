@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fast_dag.errors import ExecutionError, add_note, names
 from fast_dag.run.failures import timed_out
-from fast_dag.store.changes import changes_of, codes_of
+from fast_dag.store.changes import Code, changes_of, codes_of
 from fast_dag.store.database import reading
 from fast_dag.store.durable import CutShortError, Durable, cancelled, error_of, in_doubt
 from fast_dag.store.errors import ChangedError, RunInUseError, RunLostError, StoreError, to_data
-from fast_dag.store.graphs import StoredGraph, text_of_graph
+from fast_dag.store.graphs import graph_of
 from fast_dag.store.reruns import (
     Rows,
     below_replaced,
@@ -100,12 +101,16 @@ class Claim:
         self.rerun = rerun
         self.on_change = on_change
         self.renamed = renamed
-        self.codes = dict(codes_of(execution.plan))
         self.hold: Hold | None = None
         self.is_over = False
         self.durable: Durable
         self._doubts: list[str] = []
         self._deaths = 0
+
+    @cached_property
+    def codes(self) -> Mapping[tuple[str, ...], Code]:
+        """The code of the nodes, by path."""
+        return dict(codes_of(self.execution.plan))
 
     def _enter(self) -> None:
         """Let the execution use the store."""
@@ -123,7 +128,8 @@ class Claim:
     def _durable(self, row: int, epoch: int, generation: int) -> Durable:
         shelf, database = self.store.shelf_of(self.workflow), self.store.database
         made = Durable(database, shelf, self.run_id, row, epoch, generation, self.hold)
-        made.codes = {".".join(path): code.key for path, code in self.codes.items()}
+        if self.hold is not None:
+            made.codes = {".".join(path): code.key for path, code in self.codes.items()}
         return made
 
     def _note_codes(self, connection: Connection) -> None:
@@ -227,7 +233,14 @@ class Claim:
                 generation += 1
                 self._replace(connection, found.id, generation)
                 deaths = 0
-        generation = self._look_at_changes(connection, found.id, generation)
+        durable = self._durable(found.id, found.epoch + 1, generation)
+        durable.read(connection)
+        if self.on_change != "keep" and self.rerun != "stale" and durable.has_changed():
+            generation = self._look_at_changes(connection, durable)
+            if generation != durable.generation:
+                durable = self._durable(found.id, found.epoch + 1, generation)
+                durable.read(connection)
+        self.durable = durable
         connection.execute(
             "UPDATE runs SET generation = ?, rerun = ? WHERE id = ?",
             (generation, rerun, found.id),
@@ -239,8 +252,6 @@ class Claim:
             (owner_now(), last, deaths, time(), found.id),
         )
         self._tag(connection, found.id)
-        self.durable = self._durable(found.id, found.epoch + 1, generation)
-        self.durable.read(connection)
         if _takes_call_id(step.node for step in self.execution.plan.steps):
             self.durable.count(connection)
         if rerun == '"stale"':
@@ -262,25 +273,19 @@ class Claim:
             replace(connection, rows, paths_of(self.rerun), generation)
 
     def _rows(self, connection: Connection, row: int) -> Rows:
-        graph = StoredGraph(json.loads(text_of_graph(self.execution.plan)))
-        return Rows(connection, row, graph)
+        return Rows(connection, row, graph_of(self.execution.plan))
 
-    def _look_at_changes(self, connection: Connection, row: int, generation: int) -> int:
+    def _look_at_changes(self, connection: Connection, durable: Durable) -> int:
         """Raise ChangedError if the code of committed nodes was seen to change while something is
         left to run, or begin a new generation of them. Returns the generation."""
-        if self.on_change == "keep" or self.rerun == "stale":
-            return generation
-        rows = self._rows(connection, row)
+        generation = durable.generation
+        rows = self._rows(connection, durable.row)
         changed = {
             path: change
             for path, change in changes_of(connection, rows, self.codes).items()
             if change.seen
         }
-        if not changed:
-            return generation
-        known = self._durable(row, 0, generation)
-        known.read(connection)
-        if not known.is_left(self.execution.plan.topology):
+        if not changed or not durable.is_left(self.execution.plan.topology):
             return generation
         if self.on_change == "rerun":
             there = [path for path, change in changed.items() if not change.is_gone]

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         def is_large(self, placed: Placed, /) -> bool: ...
 
         def take(self, placed: Placed, identity: tuple[Any, ...], /) -> Any: ...
+        def take_plain(self, data: bytes, /) -> Any: ...
         def key(self, key: object, /) -> bytes | None: ...
         def key_from(self, data: bytes, /) -> Any: ...
         def is_there(self, placed: Placed, /) -> bool: ...
@@ -83,9 +84,9 @@ class CutShortError(BaseException):
 class Durable:
     """A run that this process owns.
 
-    `hold` is its lock (None if it is only looked at), `epoch` the number of this owner. `rows` are
-    the ends of nodes that were committed before, by scope, and `ends` the same as the engine takes
-    them. `scopes` are the known attempts of nested workflows: (attempt, id) by scope and node.
+    `hold` is its lock (None if it is only looked at), `epoch` the number of this owner. `ends` are
+    the ends of nodes that were committed before, by scope, as the engine takes them. `scopes` are
+    the known attempts of nested workflows: (attempt, id) by scope and node.
     """
 
     def __init__(
@@ -105,7 +106,10 @@ class Durable:
         self.epoch = epoch
         self.generation = generation
         self.hold = hold
-        self.rows: dict[int, list[tuple[Any, ...]]] = {}
+        # The ends as they were read, and those with more to them than a plain value, by id.
+        self._rows: list[tuple[Any, ...]] = []
+        self._others: dict[int, tuple[Any, ...]] = {}
+        self._paths = {0: ""}  # before the names of nodes, by scope
         self._item_rows: list[tuple[Any, ...]] = []
         self.ends: dict[int, list[Ended]] = {}
         self.scopes: dict[tuple[int, str], tuple[int, int | None]] = {}
@@ -116,6 +120,8 @@ class Durable:
         self.pending: dict[int, set[str]] = {}
         self.olds: dict[tuple[int, str], tuple[Any, ...]] = {}
         self._pending_rows: dict[tuple[int, str], tuple[Any, ...]] = {}
+        self._renewed: list[tuple[Any, ...]] = []  # the ends that this generation has committed
+        self.old_ends: dict[tuple[int, str], Outcome] = {}  # of pending nodes
         self.same: dict[tuple[int, str], bool] = {}
         self.is_cancelled = False
         self.is_over = False  # it is only looked at: nothing is committed any more
@@ -154,17 +160,25 @@ class Durable:
             (self.row,),
         ):
             self.scopes[parent, node] = (attempt, scope)
+        for (parent, node), (_, scope) in self.scopes.items():
+            if parent in self._paths:
+                self._paths[scope] = f"{self._paths[parent]}{node}."
         for row in connection.execute(_KEPT, (self.row,)):
             self.kept[row[0]] = row[1:]
-        rows, shares = self.rows, False
         self._item_rows = connection.execute(_ITEMS, (self.row,)).fetchall()
-        for row in connection.execute(_ENDS, (self.row, self.run_id)):
-            rows.setdefault(row[0], []).append(row)
-            shares = shares or row[20] is not None
-        if shares:  # values with others
-            rows.clear()
-            for row in connection.execute(_SHARED_ENDS, (self.row,)):
-                rows.setdefault(row[0], []).append(row)
+        self._rows = connection.execute(_ENDS, (self.row,)).fetchall()
+        if any(row[6] is None for row in self._rows):
+            others = connection.execute(_OTHER_ENDS, (self.row,)).fetchall()
+            self._others = {row[20]: row for row in others}
+
+    def has_changed(self) -> bool:
+        """Whether the code of a node that has ended may be another by now."""
+        paths, codes = self._paths, self.codes
+        return any(
+            row[5] != codes.get(paths[row[1]] + row[2], ABSENT)
+            for row in self._rows
+            if row[1] in paths
+        )
 
     def count(self, connection: Connection) -> None:
         """Count how often nodes have completed, for the ids of their calls."""
@@ -176,10 +190,11 @@ class Durable:
         self.pending = pending
         for row in connection.execute(_OLDS, (self.row, self.generation)):
             self.olds[row[0], row[1]] = row
-        for scope, names in pending.items():
-            for row in self.rows.get(scope, ()):
-                if row[1] in names:
-                    self._pending_rows[scope, row[1]] = row
+        for row in connection.execute(_IN_FORCE, (self.row,)):
+            if row[1] in pending.get(row[0], ()):
+                self._pending_rows[row[:2]] = row
+            if row[:2] in self.olds and row[19] == self.generation:
+                self._renewed.append(row)
 
     def renew(self, scope: int, node: str) -> None:
         """A node does not keep its old end: it is computed anew, too."""
@@ -206,11 +221,21 @@ class Durable:
             return self._is_left(topology)
 
     def _is_left(self, topology: Topology) -> bool:
-        rows = [row for row in self.rows.get(0, ()) if row[1] in topology.index]
-        schedule = schedule_of(topology, rows)
-        return any(
-            status not in ("completed", "failed", "skipped") for status in schedule.status
-        ) and all(row[2] or row[3] for row in rows)
+        index_of, goes_on = topology.index, True
+        ended: dict[int, Any] = {}
+        failed = []
+        for id, scope, node, *_, data in self._rows:
+            if scope or node not in index_of:
+                continue
+            other = None if data is not None else self._others[id]
+            if other is None or other[2]:
+                choice = None if other is None else other[5]
+                ended[index_of[node]] = None if choice is None else choice_from(choice)
+            else:
+                failed.append(index_of[node])
+                goes_on = goes_on and other[3]
+        status = schedule_of(topology, ended, failed).status
+        return goes_on and any(each not in _OVER for each in status)
 
     def decode(self) -> None:
         """Decode what was read."""
@@ -218,21 +243,32 @@ class Durable:
             self._decode()
 
     def _decode(self) -> None:
-        for scope, rows in self.rows.items():
-            for row in rows:
-                if (scope, row[1]) in self.olds and row[19] == self.generation:
-                    self.compare(scope, row[1], (row[2], row[5], row[12:15], row[15:20]))
+        for row in self._renewed:
+            self.compare(row[0], row[1], (row[2], row[5], row[12:15], row[15:20]))
+        self.old_ends = {at: self._outcome(row) for at, row in self._pending_rows.items()}
         self.kept = {
             key: self.shelf.take(row[:3], ("kept", *row[3:])) for key, row in self.kept.items()
         }
-        ended = {(scope, row[1]) for scope, rows in self.rows.items() for row in rows}
+        ended = {row[1:3] for row in self._rows} if self._item_rows else set()
         for row in self._item_rows:
             if row[:2] not in ended:
                 value = self.shelf.take(row[3:6], row[6:])
                 self.items.setdefault(row[:2], {})[self.shelf.key_from(row[2])] = value
-        self._item_rows = []
-        self.ends = {scope: [self._ended(row) for row in rows] for scope, rows in self.rows.items()}
-        self.rows = {scope: [row[:12] for row in rows] for scope, rows in self.rows.items()}
+        take, paths = self.shelf.take_plain, self._paths
+        ends: dict[int, list[Ended]] = {scope: [] for scope in paths}
+        for id, scope, node, began, seconds, _, data in self._rows:
+            if scope not in paths:  # of an earlier attempt
+                continue
+            try:
+                if data is not None:
+                    end = node, None, take(data), None, float(began), float(seconds)
+                else:
+                    end = self._ended(self._others[id])
+            except StoreError as error:
+                raise of_node(error, paths[scope] + node) from error.__cause__
+            ends[scope].append(end)
+        self.ends = ends
+        self._item_rows, self._rows, self._others = [], [], {}
 
     def keep(self, key: str, value: Any) -> None:
         """Have what a node keeps in the context committed with the next end of a node."""
@@ -256,8 +292,8 @@ class Durable:
             if self._keeps.get(key) is placed:
                 del self._keeps[key]
 
-    def _ended(self, row: tuple[Any, ...]) -> Ended:
-        _, node, ok, goes_on, key, choice, place, attempts, cached, began, seconds = row[:11]
+    def _outcome(self, row: tuple[Any, ...]) -> Outcome:
+        _, node, ok, goes_on, key, choice, place, attempts, cached = row[:9]
         if ok:
             value = ABSENT
             if row[11]:
@@ -268,28 +304,44 @@ class Durable:
         else:
             outcome = Outcome(False, error_of(row[13]), attempts, place)
             outcome.verdict = Verdict(outcome, key, None, bool(goes_on))
-        return node, outcome, float(began), float(seconds)
+        return outcome
+
+    def _ended(self, row: tuple[Any, ...]) -> Ended:
+        outcome, began, seconds = self._outcome(row), float(row[9]), float(row[10])
+        if not outcome.ok:
+            return row[1], outcome, None, None, began, seconds
+        return row[1], None, outcome.value, outcome.verdict.choice, began, seconds
 
     def doubts_of(self, connection: Connection) -> list[str]:
         """The paths of the nodes that are in doubt: called, and not known to have ended."""
         return [path for (path,) in connection.execute(_DOUBTS, (self.row,))]
 
 
-_OLDS: Final = """
+_WIDE: Final = """
     SELECT n.scope, n.node, n.ok, n.goes_on, n.key, n.choice, n.place, n.attempts, n.cached,
         n.began, n.seconds, n.stored, v.codec, v.value, v.file,
-        r.run_id, v.path, v.visit, v.item, v.generation
+        r.run_id, v.path, v.visit, v.item, v.generation, n.id
     FROM nodes AS n
     JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
     JOIN runs AS r ON r.id = v.run
-    WHERE n.run = ? AND n.replaced = ? AND n.item = x'' ORDER BY n.id"""
+    WHERE n.run = ? AND n.item = x''"""
 
-_SHARED_ENDS: Final = _OLDS.replace("n.replaced = ?", "n.replaced IS NULL")
+_OLDS: Final = f"{_WIDE} AND n.replaced = ? ORDER BY n.id"
 
-_ENDS: Final = """
-    SELECT scope, node, ok, goes_on, key, choice, place, attempts, cached, began, seconds, stored,
-        codec, value, file, ?2, path, visit, item, generation, source
-    FROM nodes WHERE run = ?1 AND replaced IS NULL AND item = x'' ORDER BY id"""
+_IN_FORCE: Final = f"{_WIDE} AND n.replaced IS NULL"
+
+_PLAIN: Final = """
+    (n.ok AND n.stored AND n.codec IS 'plain' AND n.value IS NOT NULL AND n.choice IS NULL
+        AND n.file IS NULL AND n.source IS NULL)"""
+
+_ENDS: Final = f"""
+    SELECT id, scope, node, began, seconds, code, CASE WHEN {_PLAIN} THEN value END
+    FROM nodes AS n WHERE id IN (
+        SELECT id FROM nodes WHERE run = ? AND replaced IS NULL AND item = x'')
+    ORDER BY id"""
+"""Most nodes complete, with a plain value: little is read of them, because columns take time."""
+
+_OTHER_ENDS: Final = f"{_IN_FORCE} AND NOT {_PLAIN}"
 
 _ITEMS: Final = """
     SELECT n.scope, n.node, n.item, v.codec, v.value, v.file, r.run_id, v.path, v.visit, v.item,
@@ -400,13 +452,11 @@ class Scope:
         pending = durable.pending.get(self.id)
         known = durable.ends.get(self.id, []) if pending else durable.ends.pop(self.id, [])
         ends = [each for each in known if each[0] in index_of]
-        rows = [row for row in durable.rows.get(self.id, ()) if row[1] in index_of]
         if pending:
             ends = [each for each in ends if each[0] not in pending]
-            rows = [row for row in rows if row[1] not in pending]
-        gone = {row[1] for row in rows if row[2] and not row[11]}
+        gone = {each[0] for each in ends if each[2] is ABSENT}
         if gone and not durable.is_over:
-            again = _needed_again(execution, rows, gone)
+            again = _needed_again(execution, ends, gone)
             ends = [each for each in ends if each[0] not in again]
         return ends
 
@@ -435,7 +485,7 @@ class Scope:
                 self._is_as_before(execution, edge) for edge in execution.plan.steps[index].edges
             ):
                 pending.discard(name)
-                return next(end[1] for end in durable.ends[self.id] if end[0] == name)
+                return durable.old_ends[self.id, name]
             durable.renew(self.id, name)
             durable.items.pop((self.id, name), None)
             known = durable.scopes.get((self.id, name))
@@ -451,7 +501,7 @@ class Scope:
         durable, source, scope = self.durable, edge.source, self.id
         completed = execution.record.status(execution.plan.topology.index[source]) == "completed"
         old = durable.olds.get((scope, source))
-        before = any(row[1] == source and row[2] for row in durable.rows.get(scope, ()))
+        before = any(end[0] == source and end[1] is None for end in durable.ends.get(scope, ()))
         if (scope, source) in durable.same:  # it was computed anew
             before = old is not None and bool(old[2])
         if completed != before:
@@ -823,15 +873,17 @@ def error_of(data: bytes | None) -> BaseException:
         ) from error
 
 
-def schedule_of(topology: Topology, rows: Iterable[tuple[Any, ...]]) -> DagSchedule:
-    """The schedule once these rows have been replayed."""
-    index_of, failed = topology.index, []
-    ended: dict[int, Any] = {}
-    for row in rows:
-        if row[2]:
-            ended[index_of[row[1]]] = None if row[5] is None else choice_from(row[5])
-        else:
-            failed.append(index_of[row[1]])
+def of_node(error: StoreError, path: str) -> StoreError:
+    """The error of a stored value, with its node."""
+    facts = {**vars(error), "node": path}
+    return type(error)(f"what is stored of node {path!r} cannot be used: {error}", **facts)
+
+
+_OVER: Final = frozenset({"completed", "failed", "skipped"})
+
+
+def schedule_of(topology: Topology, ended: Mapping[int, Any], failed: list[int]) -> DagSchedule:
+    """The schedule once these nodes have ended: those that completed, with their choices."""
     schedule = DagSchedule(topology, eager=False)
     schedule.begin((), ended, failed)
     return schedule
@@ -840,18 +892,15 @@ def schedule_of(topology: Topology, rows: Iterable[tuple[Any, ...]]) -> DagSched
 # Values that are not stored.
 
 
-def _needed_again(execution: DagExecution, rows: list[tuple[Any, ...]], gone: set[str]) -> set[str]:
+def _needed_again(execution: DagExecution, ends: list[Ended], gone: set[str]) -> set[str]:
     """Of the nodes in `gone`, which completed but whose values are not stored, those that a node
     needs which is yet to run, or that is called again itself."""
     topology = execution.plan.topology
     index_of = topology.index
-    ended = {index_of[row[1]] for row in rows if row[2]}
-    schedule = schedule_of(topology, rows)
-    todo = [
-        index
-        for index, status in enumerate(schedule.status)
-        if status not in ("completed", "failed", "skipped")
-    ]
+    ended = {index_of[end[0]]: end[3] for end in ends if end[1] is None}
+    failed = [index_of[end[0]] for end in ends if end[1] is not None]
+    schedule = schedule_of(topology, ended, failed)
+    todo = [index for index, status in enumerate(schedule.status) if status not in _OVER]
     again = {name for name in execution.wanted if name in gone}
     todo += [index_of[name] for name in again]
     seen: set[int] = set()

@@ -32,6 +32,15 @@ def text_of_graph(plan: Plan) -> str:
     return text
 
 
+def graph_of(plan: Plan) -> StoredGraph:
+    """The graph of a plan, as it is when it was stored and read again."""
+    known = plan.__dict__
+    graph: StoredGraph | None = known.get("graph")
+    if graph is None:
+        graph = known["graph"] = StoredGraph(json.loads(text_of_graph(plan)))
+    return graph
+
+
 def _data_of(plan: Plan) -> dict[str, Any]:
     whole = plan.topology.whole
     steps = {step.name: step for step in plan.steps}
