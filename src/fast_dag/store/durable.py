@@ -51,7 +51,8 @@ if TYPE_CHECKING:
         def is_large(self, placed: Placed, /) -> bool: ...
 
         def take(self, placed: Placed, identity: tuple[Any, ...], /) -> Any: ...
-        def take_plain(self, data: bytes, /) -> Any: ...
+        @property
+        def take_plain(self) -> Callable[[bytes], Any]: ...
         def key(self, key: object, /) -> bytes | None: ...
         def key_from(self, data: bytes, /) -> Any: ...
         def is_there(self, placed: Placed, /) -> bool: ...
@@ -160,9 +161,9 @@ class Durable:
             (self.row,),
         ):
             self.scopes[parent, node] = (attempt, scope)
-        for (parent, node), (_, scope) in self.scopes.items():
-            if parent in self._paths:
-                self._paths[scope] = f"{self._paths[parent]}{node}."
+        for (parent, node), (_, inner) in self.scopes.items():
+            if inner is not None and parent in self._paths:
+                self._paths[inner] = f"{self._paths[parent]}{node}."
         for row in connection.execute(_KEPT, (self.row,)):
             self.kept[row[0]] = row[1:]
         self._item_rows = connection.execute(_ITEMS, (self.row,)).fetchall()
@@ -260,13 +261,13 @@ class Durable:
             if scope not in paths:  # of an earlier attempt
                 continue
             try:
-                if data is not None:
-                    end = node, None, take(data), None, float(began), float(seconds)
-                else:
-                    end = self._ended(self._others[id])
+                ends[scope].append(
+                    self._ended(self._others[id])
+                    if data is None
+                    else (node, None, take(data), None, float(began), float(seconds))
+                )
             except StoreError as error:
                 raise of_node(error, paths[scope] + node) from error.__cause__
-            ends[scope].append(end)
         self.ends = ends
         self._item_rows, self._rows, self._others = [], [], {}
 

@@ -778,6 +778,7 @@ class Shelf:
         self._path = store.path
         self._key = store.key
         self._plain = Plain(store.allow, annotations)
+        self.take_plain = self._plain.decode  # of a row with that codec and nothing around it
         self._codecs: dict[str, Codec] = {"plain": self._plain}
         self._codec = self._codec_of(store.codec)
 
@@ -810,10 +811,6 @@ class Shelf:
         """The value of a row. Raises StoreError."""
         with reading(self._path):
             return self._taken(placed, identity)
-
-    def take_plain(self, data: bytes) -> Any:
-        """The value of a row with codec plain and nothing around it."""
-        return self._plain.decode(data)
 
     def _taken(self, placed: Any, identity: tuple[Any, ...]) -> Any:
         name, data, file = placed

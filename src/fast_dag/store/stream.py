@@ -509,6 +509,9 @@ _ALONE: Final[dict[int, tuple[int | None, Callable[[Any], Any]]]] = {
 """The instructions that need nothing of the stack: how many bytes their operand has, None if a size
 is before it, and the value of the operand."""
 
+_MORE: Final = -1, bytes
+"""In the place of the others."""
+
 
 def _read_alone(size: int | None, value: Callable[[Any], Any]) -> Callable[[Reader], None]:
     if size is None:
@@ -610,16 +613,16 @@ def decoded(data: bytes, classes: Classes) -> Any:
             "the stored value is damaged, or of a newer version of fast-dag: its format is "
             f"{data[:1]!r}, and this version reads {VERSION!r}"
         )
-    is_short = len(data) < _SHORT
-    body = data[_BEGIN:] if is_short else memoryview(data)[_BEGIN:]
-    if not body or crc32(body) != int.from_bytes(data[1:_BEGIN], "little"):
+    size = len(data)
+    body = data[_BEGIN:] if size < _SHORT else memoryview(data)[_BEGIN:]
+    if not body or _CHECKSUM.pack(crc32(body)) != data[1:_BEGIN]:
         raise DamagedError("the stored value is damaged: its checksum is another")
     try:
-        if is_short and body[0] in _ALONE:  # most values are one instruction
-            size, value = _ALONE[body[0]]
-            if size is not None and size == len(body) - 1:
+        if size < _SHORT:  # most values are one instruction
+            length, value = _ALONE.get(body[0], _MORE)
+            if length == size - _BEGIN - 1:
                 return value(body[1:])
-            if size is None and body[1] == len(body) - 2:
+            if length is None and body[1] == size - _BEGIN - 2:
                 return value(body[2:])
         return Reader(data, classes).decoded()
     except DecodeError:
