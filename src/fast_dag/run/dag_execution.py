@@ -282,7 +282,7 @@ class DagExecution(Execution):
         if self.keeping is not None:
             for index in self._replayed:
                 self._drop(self.keeping.ended(index))
-        if self.watched:
+        if self.is_told_each:
             self._note_ended(None)
         return [] if self._stopped else ready
 

@@ -85,6 +85,12 @@ if TYPE_CHECKING:
             that the node ends with in its place, or STOPPED."""
             ...
 
+        def commit_now(
+            self, execution: Any, index: int, outcome: Outcome, began: float, /
+        ) -> Outcome:
+            """The same, in a thread that may block."""
+            ...
+
 
 current: ContextVar[Execution | None] = ContextVar("fast_dag_execution", default=None)
 """The execution whose node, hook or handler is being called."""
@@ -205,7 +211,12 @@ class Execution(ABC):
     def watched(self) -> bool:
         """Whether an observer, a store or `keep="outputs"` must be told of each node. Drivers then
         take no fast path."""
-        return self.observers is not None or self.store is not None or self.keeping is not None
+        return self.store is not None or self.is_told_each
+
+    @property
+    def is_told_each(self) -> bool:
+        """Whether an observer or `keep="outputs"` must be told of each node."""
+        return self.observers is not None or self.keeping is not None
 
     @property
     def is_straight(self) -> bool:
@@ -499,6 +510,18 @@ class Execution(ABC):
             raise
         return outcome
 
+    def committed_now(self, index: int, outcome: Outcome, began: float) -> Outcome:
+        """Keep how a plain call ended, in a thread that may block."""
+        store = self.store
+        assert store is not None
+        while outcome is not STOPPED:
+            kept = self._kept(index, outcome)
+            answer = store.commit_now(self, index, kept, began)
+            if answer is kept:
+                break
+            outcome = answer
+        return outcome
+
     def _kept(self, index: int, outcome: Outcome) -> Outcome:
         """What a store keeps of how a node ended."""
         outcome.verdict = verdict = self.judge(index, outcome)
@@ -574,9 +597,8 @@ class Execution(ABC):
         assert schedule is not None
         seconds = self.record.add(index, started, outcome)
         name = self.plan.names[index]
-        child = self.children.get(name)
-        if child is not None and verdict.key is not None:
-            self.failures.adopt(name, child.failures)
+        if self.children and verdict.key is not None and name in self.children:
+            self.failures.adopt(name, self.children[name].failures)
         if name in self.items:
             for failed in self.items[name]._kept:
                 self.failures.add_item(name, failed)
@@ -596,9 +618,9 @@ class Execution(ABC):
             error = None if outcome.ok else outcome.value
             path = self.path_of(index)
             self.observers.ended(self, path, status, error, outcome.attempts, seconds)
-        if self.watched:
+        if self.observers is not None or self.keeping is not None:
             self._note_ended(index if outcome.ok else None)
-        return [] if self.stopped else ready
+        return [] if self._stopped or (self.parent is not None and self.stopped) else ready
 
     def _note_ended(self, completed: int | None) -> None:
         """Note the nodes that were skipped meanwhile; `completed` is one that completed."""

@@ -61,21 +61,21 @@ class FairLock:
     """
 
     def __init__(self) -> None:
+        self._lock = Lock()  # held for as long as somebody has this one
         self._mutex = Lock()
-        self._is_held = False
         self._waiting: deque[Lock] = deque()
 
     def acquire(self, blocking: bool = True) -> bool:
         """Take the lock; returns whether it was taken."""
+        if self._lock.acquire(blocking=False):
+            return True
+        if not blocking:
+            return False
+        ticket = Lock()
+        ticket.acquire()
         with self._mutex:
-            if not self._is_held:
-                self._is_held = True
-                return True
-            if not blocking:
-                return False
-            ticket = Lock()
-            ticket.acquire()
             self._waiting.append(ticket)
+        self._hand_over()  # it may have been released just before
         try:
             ticket.acquire()  # released by whoever hands the lock over
         except BaseException:  # Ctrl-C
@@ -90,11 +90,20 @@ class FairLock:
 
     def release(self) -> None:
         """Hand the lock over."""
+        if self._waiting:
+            with self._mutex:
+                if self._waiting:
+                    self._waiting.popleft().release()
+                    return
+        self._lock.release()
+        if self._waiting:  # since then
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the lock, if it is free, to whoever has waited longest."""
         with self._mutex:
-            if self._waiting:
+            if self._waiting and self._lock.acquire(blocking=False):
                 self._waiting.popleft().release()
-            else:
-                self._is_held = False
 
     def __enter__(self) -> None:
         self.acquire()
@@ -108,13 +117,11 @@ class Write:
 
     It is `Waitable`. `error` is why it could not be committed, once it `is_done`."""
 
-    __slots__ = ("_callback", "database", "error", "is_done")
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.error: BaseException | None = None
-        self.is_done = False
-        self._callback: Callable[[], None] | None = None
+    # Defaults on the class, so that making one sets fewer attributes.
+    database: Database
+    error: BaseException | None = None
+    is_done = False
+    _callback: Callable[[], None] | None = None
 
     def apply(self, connection: sqlite3.Connection) -> None:
         """Write it, inside of a transaction. What it raises but errors of SQLite is its own
@@ -361,7 +368,6 @@ class Database:
     def settle(self, write: Write) -> None:
         """Have something committed before this returns. Ctrl-C meanwhile is raised afterwards."""
         interrupted: BaseException | None = None
-        finished: list[Write] = []
         lock = self.lock
         if not self._queue and lock.acquire(blocking=False):  # nobody else is there
             try:
@@ -371,6 +377,7 @@ class Database:
                 interrupted = error
             finally:
                 lock.release()
+        finished: list[Write] = []
         if not write.is_done:
             self._queue.append(write)
         while not write.is_done:

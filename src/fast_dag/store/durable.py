@@ -8,7 +8,6 @@ successor starts. A later owner replays these rows.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from threading import Lock
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
@@ -30,7 +29,7 @@ from fast_dag.store.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
     from sqlite3 import Connection
     from typing import Protocol
 
@@ -127,7 +126,7 @@ class Durable:
         self.is_cancelled = False
         self.is_over = False  # it is only looked at: nothing is committed any more
         self.codes: Mapping[str, bytes] = {}  # what tells the code of nodes, by path
-        self.times: Counter[str] = Counter()  # how often nodes have completed, by path
+        self.times: dict[str, int] = {}  # how often nodes have completed, by path
         self.kept: dict[str, Any] = {}  # what nodes kept in the context
         self._keeps: dict[str, Placed] = {}  # the same, to be committed with the next end
         self.items: dict[Any, dict[Any, Any]] = {}  # of maps that have not ended
@@ -463,16 +462,17 @@ class Scope:
 
     def completed(self, path: str) -> int:
         """How often a node has completed before."""
-        return self.durable.times[path]
+        return self.durable.times.get(path, 0)
 
     def begin(
         self, execution: DagExecution, index: int
     ) -> Generator[Effect, Any, Outcome | None] | None:
         """Look whether a node keeps its old end; announce the call of a node that may be called
         once only."""
-        step = execution.plan.steps[index]
-        pending = None if self.id is None else self.durable.pending.get(self.id)
-        is_pending = pending is not None and step.name in pending
+        step, all_pending = execution.plan.steps[index], self.durable.pending
+        is_pending = (
+            bool(all_pending) and self.id is not None and step.name in all_pending.get(self.id, ())
+        )
         is_once = bool(step.node.options.get("once"))
         return self._begun(execution, index, is_once) if is_pending or is_once else None
 
@@ -527,23 +527,45 @@ class Scope:
         self, execution: DagExecution, index: int, outcome: Outcome, began: float
     ) -> Effects:
         """Commit the end of a node."""
-        durable, step = self.durable, execution.plan.steps[index]
-        path = execution.path_of(index)
-        if not outcome.ok and step.node.options.get("once") and is_unknown(outcome.value, path):
-            raise CutShortError(in_doubt(durable.run_id, [path]))
-        end = End(durable, self, step, path, outcome, began)
-        mapped = durable.mapped.pop((id(self), step.name), None)
-        if mapped is not None and not outcome.ok:
-            end.before = mapped.left()
+        end = self._end(execution, index, outcome, began)
         error = yield from end.encoded(outcome)
         if error is not None:
-            return Outcome(False, _told(error, path), outcome.attempts, "store")
+            return Outcome(False, _told(error, end.path), outcome.attempts, "store")
         yield Await(end, cleans_up=True)
+        return self._committed(end, outcome)
+
+    def commit_now(
+        self, execution: DagExecution, index: int, outcome: Outcome, began: float
+    ) -> Outcome:
+        """Commit the end of a node in this thread, which may block."""
+        end = self._end(execution, index, outcome, began)
+        error = end.encode_now()
+        if error is not None:
+            return Outcome(False, _told(error, end.path), outcome.attempts, "store")
+        end.wait()
+        return self._committed(end, outcome)
+
+    def _end(self, execution: DagExecution, index: int, outcome: Outcome, began: float) -> End:
+        """The end of a node, to be committed."""
+        durable, step = self.durable, execution.plan.steps[index]
+        path = execution.prefix + step.name
+        end = End(durable, self, step, path, outcome, began)
+        if not outcome.ok and step.node.options.get("once") and is_unknown(outcome.value, path):
+            raise CutShortError(in_doubt(durable.run_id, [path]))
+        if durable.mapped:
+            mapped = durable.mapped.pop((id(self), step.name), None)
+            if mapped is not None and not outcome.ok:
+                end.before = mapped.left()
+        return end
+
+    def _committed(self, end: End, outcome: Outcome) -> Outcome:
+        """The end of a node was committed, or could not be."""
+        durable = self.durable
         durable.go_on_after(end)
         if end.kept:
             durable.has_written(end.kept)
         if outcome.ok:
-            durable.times[path] += 1
+            durable.times[end.path] = durable.times.get(end.path, 0) + 1
         if durable.olds:
             end.compare()
         return outcome
@@ -583,18 +605,10 @@ def _told(error: EncodeError, path: str) -> EncodeError:
 class End(Write):
     """The end of a node, to be committed."""
 
-    __slots__ = (
-        "_durable",
-        "_identity",
-        "_item",
-        "_made",
-        "_placed",
-        "_row",
-        "_scope",
-        "_value",
-        "before",
-        "kept",
-    )
+    before: Sequence[End] = ()  # what is to be written with it
+    kept: dict[str, Placed] | None = None
+    _made: list[Scope] | None = None
+    _placed: Placed = NOTHING
 
     def __init__(
         self,
@@ -606,19 +620,15 @@ class End(Write):
         began: float,
         item: bytes = b"",
     ) -> None:
-        super().__init__(durable.database)
-        self.before: list[End] = []  # what is to be written with it
+        self.database = durable.database
+        self.path = path
         self._item = item
         self._durable = durable
         self._scope = scope
-        self._made: list[Scope] = []
-        self._placed: Placed = NOTHING
-        self._identity = (durable.run_id, path, 0, item, durable.generation)
         self._value = outcome.value
-        self.kept: dict[str, Placed] | None = None
         verdict, ok = outcome.verdict, outcome.ok
-        is_stored = not ok or step.decides or step.node.options.get("stored", True)
-        self._row = [
+        choice = verdict.choice
+        self._row = (
             durable.row,
             step.name,
             durable.generation,
@@ -626,15 +636,32 @@ class End(Write):
             ok,
             verdict.goes_on,
             None if ok else verdict.key,
-            None if verdict.choice is None else choice_text(verdict.choice),
+            None if choice is None else choice_text(choice),
             outcome.where,
             outcome.attempts,
             outcome.cached,
             began,
             max(time() - began, 0.0),
-            is_stored,
+            not ok or step.decides or step.node.options.get("stored", True),
             durable.codes.get(path),
-        ]
+        )
+
+    @property
+    def _identity(self) -> tuple[Any, ...]:
+        durable = self._durable
+        return durable.run_id, self.path, 0, self._item, durable.generation
+
+    def encode_now(self) -> EncodeError | None:
+        """Encode the value in this thread, which may block. Returns why it cannot be."""
+        try:
+            self._encode()
+            if self._durable.shelf.is_large(self._placed):
+                self._write_file()
+        except EncodeError as error:
+            return error
+        except failures() as error:
+            raise CutShortError(error) from None
+        return None
 
     def encoded(self, outcome: Outcome) -> Generator[Effect, Any, EncodeError | None]:
         """Encode the value: here if that takes no time, else in a thread that may block. Returns
@@ -673,9 +700,7 @@ class End(Write):
         durable, scope, row = self._durable, self._scope.id, self._row
         if scope is None or durable.pending or durable.has_kept or not row[13] or self._placed[2]:
             return False
-        if durable.hold is None or durable.hold.is_lost:
-            return False
-        if self.before or self._item:
+        if self.before or self._item or durable.hold is None or durable.hold.is_lost:
             return False
         values = (scope, *row, *self._placed, row[0], durable.epoch)
         return connection.execute(_INSERT_ALONE, values).rowcount == 1
@@ -693,6 +718,7 @@ class End(Write):
             raise StoreError(f"the file {placed[2]!r} of a value has gone before its commit")
         scope = self._scope.id
         if scope is None:
+            self._made = []
             scope = self._scope.ensure(connection, self._made)
         row = self._row
         if self._item:
@@ -709,9 +735,9 @@ class End(Write):
             self.kept = durable.write_kept(connection)
 
     def take_back(self) -> None:
-        for each in self._made:
+        for each in self._made or ():
             each.id = None
-        self._made = []
+        self._made = None
         for end in self.before:
             end.take_back()
 
@@ -816,10 +842,8 @@ _ITEMS_EVERY: Final = 0.05
 class Call(Write):
     """That a node is about to be called which may be called once only."""
 
-    __slots__ = ("_durable", "_made", "_node", "_path", "_scope")
-
     def __init__(self, durable: Durable, scope: Scope, node: str, path: str) -> None:
-        super().__init__(durable.database)
+        self.database = durable.database
         self._durable = durable
         self._scope = scope
         self._made: list[Scope] = []
