@@ -542,7 +542,7 @@ class Scope:
         error = end.encode_now()
         if error is not None:
             return Outcome(False, _told(error, end.path), outcome.attempts, "store")
-        end.wait()
+        self.durable.database.settle(end)
         return self._committed(end, outcome)
 
     def _end(self, execution: DagExecution, index: int, outcome: Outcome, began: float) -> End:
@@ -609,6 +609,8 @@ class End(Write):
     kept: dict[str, Placed] | None = None
     _made: list[Scope] | None = None
     _placed: Placed = NOTHING
+    # ok, goes_on, key, choice, place, attempts, cached: of most nodes.
+    _facts: tuple[Any, ...] = (True, True, None, None, None, 1, None)
 
     def __init__(
         self,
@@ -625,26 +627,23 @@ class End(Write):
         self._item = item
         self._durable = durable
         self._scope = scope
+        self._name = step.name
         self._value = outcome.value
+        self._began = began
+        self._seconds = max(time() - began, 0.0)
         verdict, ok = outcome.verdict, outcome.ok
-        choice = verdict.choice
-        self._row = (
-            durable.row,
-            step.name,
-            durable.generation,
-            path,
-            ok,
-            verdict.goes_on,
-            None if ok else verdict.key,
-            None if choice is None else choice_text(choice),
-            outcome.where,
-            outcome.attempts,
-            outcome.cached,
-            began,
-            max(time() - began, 0.0),
-            not ok or step.decides or step.node.options.get("stored", True),
-            durable.codes.get(path),
-        )
+        self._is_stored = not ok or step.decides or step.node.options.get("stored", True)
+        if not ok or outcome.attempts != 1 or outcome.cached is not None or step.decides:
+            choice = verdict.choice
+            self._facts = (
+                ok,
+                verdict.goes_on,
+                None if ok else verdict.key,
+                None if choice is None else choice_text(choice),
+                outcome.where,
+                outcome.attempts,
+                outcome.cached,
+            )
 
     @property
     def _identity(self) -> tuple[Any, ...]:
@@ -683,12 +682,11 @@ class End(Write):
         return None
 
     def _encode(self) -> None:
-        row = self._row
-        if not row[4]:
+        if not self._facts[0]:
             error: Any = self._value
             text = json.dumps(to_data(error))
             self._placed = ERROR, text.encode("utf-8", "surrogatepass"), None
-        elif row[13]:
+        elif self._is_stored:
             self._placed = self._durable.shelf.encoded(self._value, self._identity)
         self._value = None
 
@@ -696,13 +694,19 @@ class End(Write):
         self._placed = self._durable.shelf.placed(self._placed)
 
     def apply_alone(self, connection: Connection) -> bool:
-        """Write it in a transaction of this statement alone, if nothing else is to be done."""
-        durable, scope, row = self._durable, self._scope.id, self._row
-        if scope is None or durable.pending or durable.has_kept or not row[13] or self._placed[2]:
+        """Write it in a transaction of one statement, if it is no more than that of most nodes."""
+        durable, scope, (codec, data, file) = self._durable, self._scope.id, self._placed
+        if scope is None or codec != "plain" or file is not None or self._facts is not End._facts:
             return False
-        if self.before or self._item or durable.hold is None or durable.hold.is_lost:
+        if durable.pending or durable._keeps or self.before or self._item:
             return False
-        values = (scope, *row, *self._placed, row[0], durable.epoch)
+        if durable.hold is None or durable.hold.is_lost:
+            return False
+        row, path = durable.row, self.path
+        values = (
+            *(row, scope, self._name, durable.generation, path),
+            *(self._began, self._seconds, durable.codes.get(path), data, durable.epoch),
+        )
         return connection.execute(_INSERT_ALONE, values).rowcount == 1
 
     def apply(self, connection: Connection) -> None:
@@ -720,17 +724,18 @@ class End(Write):
         if scope is None:
             self._made = []
             scope = self._scope.ensure(connection, self._made)
-        row = self._row
+        row, name, generation = durable.row, self._name, durable.generation
+        times = self._began, self._seconds, self._is_stored, durable.codes.get(self.path)
+        values = scope, row, name, generation, self.path, *self._facts, *times, *placed
         if self._item:
-            item = (scope, *row, *placed, self._item)
-            connection.execute(_REPLACE_ITEM, (durable.generation, row[0], scope, row[1], item[-1]))
-            connection.execute(_INSERT_ITEM, item)
+            connection.execute(_REPLACE_ITEM, (generation, row, scope, name, self._item))
+            connection.execute(_INSERT_ITEM, (*values, self._item))
             return
         if durable.pending:  # of a node that does not keep its old end
-            connection.execute(_REPLACE, (durable.generation, row[0], scope, row[1]))
-        if not row[13] and row[4]:  # a node without stored value that was called again
-            connection.execute(_FORGET_UNSTORED, (durable.generation, row[0], scope, row[1]))
-        connection.execute(_INSERT, (scope, *row, *placed))
+            connection.execute(_REPLACE, (generation, row, scope, name))
+        if not self._is_stored:  # a node without stored value that was called again
+            connection.execute(_FORGET_UNSTORED, (generation, row, scope, name))
+        connection.execute(_INSERT, values)
         if durable.has_kept:
             self.kept = durable.write_kept(connection)
 
@@ -743,9 +748,10 @@ class End(Write):
 
     def compare(self) -> None:
         """Note whether the end is as it was in the generation before."""
-        row, scope = self._row, self._scope.id
+        scope, facts = self._scope.id, self._facts
         assert scope is not None
-        self._durable.compare(scope, row[1], (row[4], row[7], self._placed, self._identity))
+        new = facts[0], facts[3], self._placed, self._identity
+        self._durable.compare(scope, self._name, new)
 
 
 _INSERT: Final = """
@@ -759,9 +765,11 @@ _REPLACE_ITEM: Final = """
     UPDATE nodes SET replaced = ? WHERE run = ? AND scope = ? AND node = ? AND item = ?
         AND replaced IS NULL"""
 
-_INSERT_ALONE: Final = f"""
-    {_INSERT.partition("VALUES")[0]}
-    SELECT {", ".join("?" * 19)} FROM runs WHERE id = ? AND epoch = ? AND NOT cancel"""
+_INSERT_ALONE: Final = """
+    INSERT INTO nodes (run, scope, node, generation, path, ok, goes_on, attempts, began, seconds,
+        stored, code, codec, value)
+    SELECT ?1, ?2, ?3, ?4, ?5, 1, 1, 1, ?6, ?7, 1, ?8, 'plain', ?9
+    FROM runs WHERE id = ?1 AND epoch = ?10 AND NOT cancel"""
 
 _REPLACE: Final = """
     UPDATE nodes SET replaced = ?1 WHERE run = ?2 AND scope = ?3 AND node = ?4
