@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fast_dag.call.effects import ONE_SHOT
 from fast_dag.define.node import name_of
 from fast_dag.errors import ValidationError, failures, names
-from fast_dag.store.changes import changes_of, codes_of
+from fast_dag.store.changes import Codes, changes_of
 from fast_dag.store.claim import COLUMNS, Claim, Found, MovedError
 from fast_dag.store.database import reading
 from fast_dag.store.errors import EncodeError, RunExistsError
@@ -325,7 +325,7 @@ def explained(workflow: Workflow, store: Store, run_id: str) -> Explanation:
     request = workflow._request()
     asked._take_stored(request, found)
     plan = workflow._made(request).plan
-    codes = dict(codes_of(plan))
+    codes = Codes.of(plan).by_path
     graph = graph_of(plan)
 
     def explain(connection: Connection) -> Explanation:

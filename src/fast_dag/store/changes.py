@@ -35,8 +35,30 @@ class Code(NamedTuple):
     text: str  # the parts as JSON
 
 
-def codes_of(plan: Plan, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Code]]:
-    """The code of each node of a plan, and of the workflows nested in it, by path."""
+class Codes:
+    """The code of each node of a plan, and of the workflows nested in it: `by_path`, the `keys` by
+    dotted path, and the `texts` by key."""
+
+    def __init__(self, plan: Plan) -> None:
+        found = list(_codes_of(plan))
+        self.by_path = {path: code for path, code, _ in found}
+        self.keys = {".".join(path): code.key for path, code, _ in found}
+        self.texts = {code.key: code.text for _, code, _ in found}
+        fingerprints = [each for *_, each in found if each is not None]
+        self._all = Fingerprint.of_all(fingerprints) if len(fingerprints) == len(found) else None
+
+    @classmethod
+    def of(cls, plan: Plan) -> Codes:
+        """Those of a plan, which keeps them for as long as the functions are the same."""
+        kept: Codes | None = plan.__dict__.get("all_codes")
+        if kept is None or kept._all is None or not kept._all.is_current():
+            kept = plan.__dict__["all_codes"] = cls(plan)
+        return kept
+
+
+def _codes_of(
+    plan: Plan, prefix: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Code, Fingerprint | None]]:
     # Kept by the plan, so that it is freed with what it refers to.
     known: dict[int, tuple[Fingerprint | None, Code]] = plan.__dict__.setdefault("codes", {})
     shared: dict[Any, tuple[Fingerprint | None, Code]] = {}
@@ -45,7 +67,7 @@ def codes_of(plan: Plan, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
         is_nested = workflow is not None and getattr(workflow, "kind", None) == "dag"
         if is_nested and step.node.map is None:
             if step.nested is not None:
-                yield from codes_of(step.nested, path)
+                yield from _codes_of(step.nested, path)
             continue
         found = known.get(step.index)
         if found is None or found[0] is None or not found[0].is_current():
@@ -56,7 +78,7 @@ def codes_of(plan: Plan, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
             if isinstance(key, FunctionType) and step.node.cache is None:
                 shared[key] = found
             known[step.index] = found
-        yield path, found[1]
+        yield path, found[1], found[0]
 
 
 def _read(node: Node[..., Any]) -> tuple[Fingerprint | None, Code]:

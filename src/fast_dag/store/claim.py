@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fast_dag.errors import ExecutionError, add_note, names
 from fast_dag.run.failures import timed_out
-from fast_dag.store.changes import Code, changes_of, codes_of
+from fast_dag.store.changes import Codes, changes_of
 from fast_dag.store.database import reading
 from fast_dag.store.durable import CutShortError, Durable, cancelled, error_of, in_doubt
 from fast_dag.store.errors import ChangedError, RunInUseError, RunLostError, StoreError, to_data
@@ -108,9 +108,9 @@ class Claim:
         self._deaths = 0
 
     @cached_property
-    def codes(self) -> Mapping[tuple[str, ...], Code]:
-        """The code of the nodes, by path."""
-        return dict(codes_of(self.execution.plan))
+    def codes(self) -> Codes:
+        """The code of the nodes."""
+        return Codes.of(self.execution.plan)
 
     def _enter(self) -> None:
         """Let the execution use the store."""
@@ -129,13 +129,13 @@ class Claim:
         shelf, database = self.store.shelf_of(self.workflow), self.store.database
         made = Durable(database, shelf, self.run_id, row, epoch, generation, self.hold)
         if self.hold is not None:
-            made.codes = {".".join(path): code.key for path, code in self.codes.items()}
+            made.codes = self.codes.keys
         return made
 
     def _note_codes(self, connection: Connection) -> None:
         """Store the code of the nodes, as far as it is not there."""
-        codes = {code.key: code.text for code in self.codes.values()}
-        connection.executemany("INSERT OR IGNORE INTO codes VALUES (?, ?)", codes.items())
+        texts = self.codes.texts
+        connection.executemany("INSERT OR IGNORE INTO codes VALUES (?, ?)", texts.items())
 
     def _transact(self, function: Callable[[Connection], None]) -> None:
         database = self.store.database
@@ -265,7 +265,7 @@ class Claim:
         rows = self._rows(connection, row)
         assert self.rerun is not None
         if self.rerun == "stale":
-            stale = changes_of(connection, rows, self.codes)
+            stale = changes_of(connection, rows, self.codes.by_path)
             replace_only(connection, rows, stale, generation)
         elif self.rerun == "failed":
             replace_failed(connection, rows, generation)
@@ -282,7 +282,7 @@ class Claim:
         rows = self._rows(connection, durable.row)
         changed = {
             path: change
-            for path, change in changes_of(connection, rows, self.codes).items()
+            for path, change in changes_of(connection, rows, self.codes.by_path).items()
             if change.seen
         }
         if not changed or not durable.is_left(self.execution.plan.topology):

@@ -19,6 +19,7 @@ import sqlite3
 import sys
 from collections import deque
 from contextlib import contextmanager, suppress
+from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, Final
@@ -56,7 +57,7 @@ class FairLock:
 
     >>> lock = FairLock()
     >>> with lock:
-    ...     lock.acquire(blocking=False)
+    ...     lock.acquire_now()
     False
     """
 
@@ -64,13 +65,12 @@ class FairLock:
         self._lock = Lock()  # held for as long as somebody has this one
         self._mutex = Lock()
         self._waiting: deque[Lock] = deque()
+        self.acquire_now: Callable[[], bool] = partial(self._lock.acquire, False)  # if it is free
 
-    def acquire(self, blocking: bool = True) -> bool:
-        """Take the lock; returns whether it was taken."""
-        if self._lock.acquire(blocking=False):
-            return True
-        if not blocking:
-            return False
+    def acquire(self) -> None:
+        """Take the lock."""
+        if self.acquire_now():
+            return
         ticket = Lock()
         ticket.acquire()
         with self._mutex:
@@ -86,7 +86,6 @@ class FairLock:
             if not waits:
                 self.release()
             raise
-        return True
 
     def release(self) -> None:
         """Hand the lock over."""
@@ -102,7 +101,7 @@ class FairLock:
     def _hand_over(self) -> None:
         """Give the lock, if it is free, to whoever has waited longest."""
         with self._mutex:
-            if self._waiting and self._lock.acquire(blocking=False):
+            if self._waiting and self.acquire_now():
                 self._waiting.popleft().release()
 
     def __enter__(self) -> None:
@@ -369,7 +368,7 @@ class Database:
         """Have something committed before this returns. Ctrl-C meanwhile is raised afterwards."""
         interrupted: BaseException | None = None
         lock = self.lock
-        if not self._queue and lock.acquire(blocking=False):  # nobody else is there
+        if not self._queue and lock.acquire_now():  # nobody else is there
             try:
                 if not self._batch:
                     self._write([write])

@@ -8,6 +8,7 @@ successor starts. A later owner replays these rows.
 from __future__ import annotations
 
 import json
+from functools import partial
 from threading import Lock
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
@@ -561,7 +562,8 @@ class Scope:
     def _committed(self, end: End, outcome: Outcome) -> Outcome:
         """The end of a node was committed, or could not be."""
         durable = self.durable
-        durable.go_on_after(end)
+        if end.error is not None or durable.is_cancelled:
+            durable.go_on_after(end)
         if end.kept:
             durable.has_written(end.kept)
         if outcome.ok:
@@ -653,9 +655,7 @@ class End(Write):
     def encode_now(self) -> EncodeError | None:
         """Encode the value in this thread, which may block. Returns why it cannot be."""
         try:
-            self._encode()
-            if self._durable.shelf.is_large(self._placed):
-                self._write_file()
+            self._encode(self._durable.shelf.put)
         except EncodeError as error:
             return error
         except failures() as error:
@@ -666,7 +666,7 @@ class End(Write):
         """Encode the value: here if that takes no time, else in a thread that may block. Returns
         why it cannot be."""
         is_quick_ = not outcome.ok or is_quick((outcome.value,))
-        for step in (self._encode, self._write_file):
+        for step in (partial(self._encode, self._durable.shelf.encoded), self._write_file):
             if is_quick_:
                 error = _raised_by(step)
             else:
@@ -681,13 +681,13 @@ class End(Write):
             is_quick_ = False
         return None
 
-    def _encode(self) -> None:
+    def _encode(self, encoded: Callable[[object, tuple[Any, ...]], Placed]) -> None:
         if not self._facts[0]:
             error: Any = self._value
             text = json.dumps(to_data(error))
             self._placed = ERROR, text.encode("utf-8", "surrogatepass"), None
         elif self._is_stored:
-            self._placed = self._durable.shelf.encoded(self._value, self._identity)
+            self._placed = encoded(self._value, self._identity)
         self._value = None
 
     def _write_file(self) -> None:
