@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import cached_property
+from functools import cached_property, partial
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -11,7 +11,7 @@ from fast_dag.errors import ExecutionError, add_note, names
 from fast_dag.run.failures import timed_out
 from fast_dag.store.changes import Codes, changes_of
 from fast_dag.store.database import reading
-from fast_dag.store.durable import CutShortError, Durable, cancelled, error_of, in_doubt
+from fast_dag.store.durable import CutShortError, Durable, End, cancelled, error_of, in_doubt
 from fast_dag.store.errors import ChangedError, RunInUseError, RunLostError, StoreError, to_data
 from fast_dag.store.graphs import graph_of
 from fast_dag.store.reruns import (
@@ -137,15 +137,21 @@ class Claim:
         texts = self.codes.texts
         connection.executemany("INSERT OR IGNORE INTO codes VALUES (?, ?)", texts.items())
 
-    def _transact(self, function: Callable[[Connection], None]) -> None:
-        database = self.store.database
+    def _change(
+        self, function: Callable[[Connection], None], undo: Callable[[], None] = lambda: None
+    ) -> None:
         try:
-            database.transact(function)
+            self.store.database.change(function, undo)
             self._enter()
         except BaseException:
-            if self.hold is not None:
-                database.locks.give_back(self.hold)
+            self._let_go()
             raise
+
+    def _let_go(self) -> None:
+        """Give back the lock of the run."""
+        if self.hold is not None:
+            self.store.database.locks.give_back(self.hold)
+            self.hold = None
 
     def _tag(self, connection: Connection, row: int) -> None:
         """Add the tags to those of the run."""
@@ -158,7 +164,7 @@ class Claim:
 
     def begin(self, inputs: Sequence[tuple[Any, ...]]) -> None:
         """Make the row of a new run, and own it. Raises MovedError if there is one by now."""
-        self._transact(lambda connection: self._begin(connection, inputs))
+        self._change(lambda connection: self._begin(connection, inputs), self._let_go)
 
     def _begin(self, connection: Connection, inputs: Sequence[tuple[Any, ...]]) -> None:
         now, outputs = round(time(), 6), self.execution._outputs
@@ -203,7 +209,7 @@ class Claim:
             raise RunInUseError(
                 f"the run {self.run_id!r} is at work: {owner}", run_id=self.run_id, owner=owner
             )
-        self._transact(lambda connection: self._take(connection, found))
+        self._change(lambda connection: self._take(connection, found))
 
     def _take(self, connection: Connection, found: Found) -> None:
         row = connection.execute(f"SELECT {COLUMNS} FROM runs WHERE id = ?", (found.id,)).fetchone()
@@ -329,7 +335,8 @@ class Claim:
             if durable.is_cancelled and (error is None or cut is not None):
                 status = "cancelled"
             if not isinstance(cut, RunLostError):
-                doubts = database.transact(lambda connection: self._end(connection, status))
+                left = [end for mapped in durable.mapped.values() for end in mapped.left()]
+                doubts = database.change(partial(self._end, status, left), partial(_undo, left))
                 if doubts:
                     status = "in_doubt"
                     execution._exception = in_doubt(durable.run_id, doubts)  # type: ignore[assignment]
@@ -354,15 +361,14 @@ class Claim:
         finally:  # its traceback refers to this frame: that would be a cycle
             del error, cut
 
-    def _end(self, connection: Connection, status: str) -> list[str]:
+    def _end(self, status: str, left: Sequence[End], connection: Connection) -> list[str]:
         """Write the end of the run. Returns the nodes that are in doubt."""
         durable, execution = self.durable, self.execution
         durable.check(connection)
         for call in durable.made:
             call.withdraw(connection)
-        for mapped in durable.mapped.values():
-            for end in mapped.left():
-                end.insert(connection)
+        for end in left:
+            end.insert(connection)
         durable.write_kept(connection)
         doubts = self._doubts or durable.doubts_of(connection)
         ended: dict[str, Any] = {}
@@ -430,6 +436,11 @@ class Claim:
             execution._exception = cancelled(self.run_id)
         elif "deaths" in ended:
             execution._exception = gave_up(self.run_id, ended["deaths"], ended["late"])
+
+
+def _undo(ends: Sequence[End]) -> None:
+    for end in ends:
+        end.take_back()
 
 
 def _takes_call_id(nodes: Iterable[Any]) -> bool:

@@ -24,7 +24,7 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_dag.errors import FastDAGError, ValidationError, text_of
+from fast_dag.errors import FastDAGError, ValidationError, failures, text_of
 from fast_dag.store import schema
 from fast_dag.store.errors import StoreError
 from fast_dag.store.locks import LockFile, after_fork
@@ -149,6 +149,35 @@ class Write:
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
+
+
+class Change(Write):
+    """What a function writes, which may raise: then nothing of it is written, and `error` is what
+    it raised. `undo` is called before the function is called once more."""
+
+    result: Any = None
+
+    def __init__(
+        self,
+        database: Database,
+        function: Callable[[sqlite3.Connection], Any],
+        undo: Callable[[], None],
+    ) -> None:
+        self.database = database
+        self._function = function
+        self.take_back = undo  # type: ignore[method-assign]
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        connection.execute("SAVEPOINT change")
+        try:
+            self.result = self._function(connection)
+        except (sqlite3.OperationalError, sqlite3.InternalError):  # of the whole transaction
+            raise
+        except failures() as error:
+            connection.execute("ROLLBACK TO change")
+            is_own = isinstance(error, (sqlite3.Error, OSError))
+            self.error = self.database.broken(error) if is_own else error
+        connection.execute("RELEASE change")
 
 
 class Database:
@@ -363,6 +392,20 @@ class Database:
         return done
 
     # Together.
+
+    def change(self, function: Callable[[sqlite3.Connection], T], undo: Callable[[], None]) -> T:
+        """What a function returns that writes, committed together with what others write. It may
+        be called several times, and `undo` between. Raises what it raises, and StoreError."""
+        change = Change(self, function, undo)
+        self.settle(change)
+        error, change.error = change.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:  # its traceback refers to this frame: that would be a cycle
+                del error
+        result: T = change.result
+        return result
 
     def settle(self, write: Write) -> None:
         """Have something committed before this returns. Ctrl-C meanwhile is raised afterwards."""
