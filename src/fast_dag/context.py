@@ -145,6 +145,13 @@ class Context:
 
     # Called by the execution.
 
+    def _inner(self, kind: type[K]) -> K:
+        """The Context of a nested workflow, which shares the metadata."""
+        context = kind(metadata=self.metadata)
+        if self._keeper is not None:
+            context._keeper = self._keeper
+        return context
+
     def _enter_run(self, record: Recorded) -> None:
         if not self._in_use.acquire(False):
             raise ValidationError(

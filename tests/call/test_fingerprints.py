@@ -14,6 +14,7 @@ import pytest
 
 from fast_dag import DAG, FSM, InvalidNodeError
 from fast_dag.cache import DiskCache
+from fast_dag.cache.fingerprint import Fingerprint
 from tests.concurrency.support import LONG
 
 if TYPE_CHECKING:
@@ -682,3 +683,29 @@ def test_a_workflow_that_gets_such_a_node_later_runs_uncached_with_one_warning()
     innermost.replace_node("n", captures(sys.flags and object()))
     with pytest.warns(RuntimeWarning, match=r"'all' cannot be cached.*needs version="):
         dag.run(x=1)
+
+
+def calls_made(call: Callable[[], object]) -> int:
+    """How many Python functions a call calls, those of the standard library included."""
+    count = 0
+
+    def entered(frame: Any, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(entered)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_a_function_costs_the_same_among_many_in_one_file(write: Callable[..., ModuleType]) -> None:
+    def cost(many: int) -> float:
+        functions = [f"def f{n}(x):\n    return C{n} + x\nC{n} = {n}\n" for n in range(many)]
+        flow = write(**{f"flow_of_{many}": "\n".join(functions)})
+        found = [getattr(flow, f"f{n}") for n in range(many)]
+        return calls_made(lambda: [Fingerprint([each]) for each in found]) / many
+
+    assert cost(200) < 2 * cost(20)

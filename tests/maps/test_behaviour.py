@@ -377,16 +377,26 @@ def test_keys_of_a_mapping_may_be_made_anew(way: str) -> None:
     ],
     ids=["twice", "unhashable", "raises"],
 )
+@pytest.mark.parametrize("into", [None, list])
 def test_a_bad_key_fails_the_map_whatever_on_error_says(
-    way: str, on_error: str, keys: Any, says: list[str]
+    way: str, on_error: str, keys: Any, says: list[str], into: Any
 ) -> None:
-    run = EXECUTE[way](mapped(lambda x: x, keys=keys, on_error=on_error), x=[0, 1, 2])
+    dag = mapped(lambda x: x, keys=keys, on_error=on_error, into=into)
+    run = EXECUTE[way](dag, x=[0, 1, 2])
     assert run.status == "failed"
     assert list(run.errors) == ["f"]
     with pytest.raises(ExecutionError) as caught:
         run.raise_for_error()
     assert (caught.value.node_name, caught.value.key) == ("f", None)
     assert all(each in str(caught.value) for each in [*says, "keys function"])
+
+
+@here
+def test_keys_name_the_items_whose_results_into_takes(way: str) -> None:
+    dag = mapped(keys=lambda x: f"k{x}", into=list, on_error="drop")
+    run = EXECUTE[way](dag, x=[1, 0, 2])
+    assert run.value == [1, 0.5]
+    assert (list(run.errors), list(run.items("f").errors)) == (["f[k0]"], ["k0"])
 
 
 @here

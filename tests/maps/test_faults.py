@@ -8,6 +8,8 @@ import os
 import threading
 import tracemalloc
 import weakref
+from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -73,6 +75,25 @@ def test_each_item_has_its_own_attempts(way: str) -> None:
     with pytest.raises(ExecutionError) as caught:
         EXECUTE[way](strict, x=[0]).raise_for_error()
     assert (caught.value.attempts, caught.value.node_name) == (3, "f[0]")
+
+
+@pytest.mark.parametrize("way", ["parallel", "process"])
+@pytest.mark.parametrize("hangs", [0, 20, 700, 1998])
+def test_an_item_that_hangs_keeps_no_other_from_ending(
+    way: str, hangs: int, tmp_path: Path
+) -> None:
+    def f(x: int, hangs: int, ended: str) -> int:
+        deadline = monotonic() + LONG
+        while x == hangs and not Path(ended).exists():
+            sleep(0.002)
+            if monotonic() > deadline:
+                return -1
+        if x == hangs + 1:
+            Path(ended).touch()
+        return x
+
+    run = EXECUTE[way](mapped(f), x=range(2000), hangs=hangs, ended=str(tmp_path / "ended"))
+    assert run.value == list(range(2000))
 
 
 @here

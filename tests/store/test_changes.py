@@ -41,6 +41,11 @@ def last(shown):
         raise KeyboardInterrupt
     return shown + "!"
 
+def item(tax):
+    if FAIL and tax > 1:
+        raise KeyboardInterrupt
+    return f"{tax:.1f}"
+
 FAIL = False
 """
 
@@ -210,3 +215,100 @@ def test_stale_rerun_that_was_interrupted_is_continued(edited: Module, store: St
     assert edited.taken() == ["tax", "shown", "last"]
     assert edited.dag().run(store=store, run_id="a", rerun="stale") == "21.0!"
     assert edited.taken() == ["last"]
+
+
+CALLS: list[str] = []
+
+
+def one() -> int:
+    return 1
+
+
+def two() -> int:
+    return 2
+
+
+def total(price: int, rate: int = 5) -> int:
+    CALLS.append("total")
+    return price * rate
+
+
+def shown(total: int) -> str:
+    CALLS.append("shown")
+    return f"{total}!"
+
+
+def wired(**sources: str) -> DAG:
+    """total takes what `sources` says."""
+    dag = DAG("wired").add_node("one", one).add_node("two", two)
+    dag.add_node("total", total).add_node("shown", shown)
+    for name, source in sources.items():
+        dag.connect(source, "total", input=name)
+    return dag.connect("total", "shown")
+
+
+def test_node_that_is_fed_by_another_node_is_stale(store: Store) -> None:
+    CALLS.clear()
+    wired(price="one").run(store=store, run_id="a", outputs=["shown", "two"])
+    dag = wired(price="two", rate="one")
+    told = dag.explain(store=store, run_id="a")
+    assert told.states == {"one": "fresh", "two": "fresh", "total": "stale", "shown": "maybe"}
+    assert told.reasons["total"] == [
+        "input price: from node one, now from node two",
+        "input rate: from its default, now from node one",
+    ]
+    assert dag.run(store=store, run_id="a")["shown"] == "5!", "it stops no run"
+    assert CALLS == ["total", "shown"]
+    assert dag.run(store=store, run_id="a", rerun="stale")["shown"] == "2!"
+    assert CALLS == ["total", "shown"] * 2
+    assert set(dag.explain(store=store, run_id="a").states.values()) == {"fresh"}
+
+
+def test_node_whose_branch_or_run_input_is_another_is_stale(store: Store) -> None:
+    def flow(branch: str, is_fed: bool) -> DAG:
+        dag = DAG("flow").add_node("check", lambda: True, type="condition")
+        dag.add_node("price", lambda: 3).add_node("end", lambda n: n, inputs=["n"])
+        dag.connect("check", "end", output=branch, input=False)
+        return dag.connect("price", "end", input="n") if is_fed else dag
+
+    flow("true", is_fed=False).run(store=store, run_id="a", n=1)
+    told = flow("false", is_fed=True).explain(store=store, run_id="a")
+    assert told.reasons["end"] == [
+        "branch of check: true, now false",
+        "input n: from the run's input, now from node price",
+    ]
+
+
+def test_workflow_that_is_fed_by_another_node_begins_anew(store: Store) -> None:
+    calls: list[int] = []
+
+    def flow(source: str) -> DAG:
+        inner = DAG("inner").add_node("x", lambda n: calls.append(n) or n, inputs=["n"])
+        dag = DAG("outer").add_node("one", lambda: 1).add_node("two", lambda: 2)
+        return dag.add_node("sub", inner).connect(source, "sub", input="n")
+
+    assert flow("one").run(store=store, run_id="a", outputs=["sub", "two"])["sub"] == 1
+    dag = flow("two")
+    told = dag.explain(store=store, run_id="a")
+    assert (told.states["sub"], told.states["sub.x"]) == ("stale", "maybe")
+    assert dag.run(store=store, run_id="a", rerun="stale")["sub"] == 2
+    assert calls == [1, 2]
+
+
+def test_map_whose_function_changed_while_items_are_missing_stops_the_run(
+    edited: Module, store: Store
+) -> None:
+    def flow() -> DAG:
+        dag = DAG("mapped")
+        dag.map(name="shown", over="tax")(edited.module.item)
+        return dag
+
+    edited.module.FAIL = True
+    with pytest.raises(KeyboardInterrupt):
+        flow().run(store=store, run_id="a", tax=[1.0, 2.0])
+    edited.edit(':.1f}"', ':.2f}"')
+    with pytest.raises(ChangedError, match=rf"shown: {edited.name}\.item has changed"):
+        flow().run(store=store, run_id="a")
+    told = flow().explain(store=store, run_id="a")
+    assert told.states == {"shown": "stale"}
+    assert flow().run(store=store, run_id="a", on_change="keep") == ["1.0", "2.00"]

@@ -472,6 +472,8 @@ def test_ctrl_c_during_a_commit_comes_when_it_is_completed(
             done = list(store.run("a").nodes) if store.runs() else []
             called = list(calls)
             calls.clear()
+            if done:
+                assert [path for path in done if "." not in path] == list(dag.results)
             assert dag.run(store=store, run_id="a") == 3
             assert not set(called) & set(calls), f"{done} was committed"
             calls.clear()

@@ -365,13 +365,17 @@ def test_run_at_work_elsewhere_is_refused_and_named(store: Store, tmp_path: Path
     assert dag.run(store=store, run_id="a") == 1
 
 
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
 def test_cancelled_run_ends_at_its_next_commit_and_goes_on_when_run_again(
-    store: Store, calls: Calls
+    mode: Any, store: Store, calls: Calls
 ) -> None:
     dag = DAG("long").add_node("one", calls.node("one", lambda: store.cancel("a")))
     dag.add_node("two", calls.node("two", lambda one: 2), inputs=["one"]).connect("one", "two")
-    run = dag.execute(store=store, run_id="a")
+    run = dag.execute(store=store, run_id="a", mode=mode)
     assert (run.status, calls.taken()) == ("cancelled", ["one"])
+    for shown in (run, dag.execute(store=store, run_id="a")):
+        assert (shown.statuses["one"], shown["one"]) == ("completed", True), "it was committed"
+        assert shown.statuses["two"] == "not_run"
     with pytest.raises(ExecutionError, match="cancelled"):
         dag.run(store=store, run_id="a")
     assert store.run("a").status == "cancelled"

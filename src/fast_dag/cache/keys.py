@@ -586,3 +586,34 @@ def stable_text(key: Any, where: str = "it") -> str:
         raise UnkeyableError(
             f"{where} is a {type(key).__name__}, which cannot be pickled: {text_of(error)}"
         ) from None
+
+
+def exact_text(value: Any) -> str | None:
+    """A hashable value as text that no other value has, the same in every process; None if nobody
+    can tell. Most strings stand for themselves.
+
+    >>> exact_text("ada-1"), exact_text("1"), exact_text(1), exact_text(("a", None))
+    ('ada-1', "'1'", '1', '(a, None)')
+    """
+    kind = type(value)
+    if kind is str:
+        is_name = value[:1].isidentifier() and value.translate(_JOINTS).isidentifier()
+        return value if is_name and value not in _WORDS else repr(value)
+    if kind is tuple:
+        texts = [exact_text(each) for each in value]
+        return None if None in texts else f"({', '.join(map(str, texts))}{',' * (len(texts) == 1)})"
+    if kind is int and value.bit_length() > 64:  # long integers may have no decimal form
+        return hex(value)
+    if kind in _PLAIN or kind is float or kind.__module__ in _EXACT:
+        return repr(value)
+    try:
+        digest = digest_of(stable_text(key_of(value)).encode("utf-8", "surrogatepass"))
+    except UnkeyableError:
+        return None
+    return f"{kind.__name__}#{digest.hex()[:16]}"
+
+
+_JOINTS: Final = str.maketrans("-.@:/+ ", "_______")
+_WORDS: Final = ("None", "True", "False", "nan", "inf")
+_EXACT: Final = ("datetime", "decimal", "fractions", "pathlib", "uuid")
+"""The modules of classes whose instances say all of themselves in their repr."""

@@ -830,7 +830,7 @@ class DAG(Workflow):
         """The execution of this workflow as a node; `plan` is the plan that its parent compiled."""
         if plan is None or plan.input_names != inputs.keys():
             plan = self._plan(frozenset(inputs), WHOLE)
-        context = Context(metadata=parent.context.metadata)
+        context = parent.context._inner(Context)
         return DagExecution(
             self._graph, plan, inputs, context, parent.settings, parent=parent, prefix=prefix
         )

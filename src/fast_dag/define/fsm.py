@@ -741,7 +741,7 @@ class FSM(Workflow):
     ) -> MachineExecution:
         if plan is None or plan.input_names != inputs.keys():
             plan = self._plan(frozenset(inputs))
-        context = FSMContext(metadata=parent.context.metadata)
+        context = parent.context._inner(FSMContext)
         bounds = Bounds(self.max_cycles, self.on_max_cycles == "raise")
         return MachineExecution(
             self, plan, inputs, context, parent.settings, bounds, parent=parent, prefix=prefix

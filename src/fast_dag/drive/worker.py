@@ -179,6 +179,8 @@ class _Worker:
                 self._begins(number, index, False)
             else:
                 words[1] = index
+                if words[2] == number:
+                    return
             try:
                 value = call(item)
                 if type(value) is not plain:
@@ -191,7 +193,7 @@ class _Worker:
             keep(value)
             last, now = now, clock()
             stamp(now - last)
-            if now > until or (words is not None and words[2] == number):
+            if now > until:
                 return
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fast_dag.call.effects import Attempt, Outcome
     from fast_dag.context import Context
     from fast_dag.define.graph import Edge, Graph
+    from fast_dag.define.mapspec import MapSpec
     from fast_dag.draw.view import RunView
     from fast_dag.plan.plan import Plan
     from fast_dag.run.execution import Ended
@@ -234,10 +235,24 @@ class DagExecution(Execution):
                 replayed[index] = choice
             else:
                 known[index] = failed
-            if steps[index].nests and not steps[index].maps:
+            if steps[index].maps:
+                spec = steps[index].node.map
+                assert spec is not None
+                self._replay_items(name, spec, ABSENT if failed is not None else value)
+            elif steps[index].nests:
                 self._replay_child(index)
         self.record.taken = {*self._replayed, *known}
         self.context._metrics["replayed"] = len(self.record.taken)
+
+    def _replay_items(self, name: str, spec: MapSpec, result: Any) -> None:
+        """Take what is known of the items of a map that has ended."""
+        from fast_dag.run.map_execution import known_items  # for those who map
+
+        assert self.store is not None
+        tally = known_items(self.prefix + name, result, *self.store.ended_items(name), spec)
+        self.items = {**self.items, name: tally}
+        for failed in tally._kept:
+            self.failures.add_item(name, failed)
 
     def _replay_child(self, index: int) -> None:
         """Make the execution of a nested workflow whose node has ended, as it was."""
@@ -259,8 +274,8 @@ class DagExecution(Execution):
             child = self.children.get(name)
             if child is not None and verdict.key != name:
                 self.failures.adopt(name, child.failures)
-            if verdict.key == name:
-                self.failures.add(name, outcome.value, outcome.attempts, outcome.where)
+            if verdict.key is not None and verdict.key not in self.failures.errors:
+                self.failures.add(verdict.key, outcome.value, outcome.attempts, outcome.where)
             if not verdict.goes_on and not self._stopped:
                 self._stopped, self.failures.fatal = True, verdict.key
 

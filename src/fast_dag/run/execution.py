@@ -70,6 +70,11 @@ if TYPE_CHECKING:
             end of the map only."""
             ...
 
+        def ended_items(self, name: str, /) -> tuple[int, Mapping[Any, Outcome]]:
+            """Of a map that has ended: how many of its items are known to have completed, and those
+            that failed, by key."""
+            ...
+
         def completed(self, path: str, /) -> int:
             """How often a node has completed before this call."""
             ...
@@ -90,6 +95,10 @@ if TYPE_CHECKING:
         ) -> Outcome:
             """The same, in a thread that may block."""
             ...
+
+        def settled(self) -> None:
+            """Called when the end of a node was kept, and its execution has recorded it. Raises
+            what ends the run then."""
 
 
 current: ContextVar[Execution | None] = ContextVar("fast_dag_execution", default=None)
@@ -620,6 +629,8 @@ class Execution(ABC):
             self.observers.ended(self, path, status, error, outcome.attempts, seconds)
         if self.observers is not None or self.keeping is not None:
             self._note_ended(index if outcome.ok else None)
+        if self.store is not None:
+            self.store.settled()
         return [] if self._stopped or (self.parent is not None and self.stopped) else ready
 
     def _note_ended(self, completed: int | None) -> None:
@@ -662,8 +673,12 @@ class Execution(ABC):
         name, parent = path.removeprefix(self.prefix), self.parent
         before = self._completed(name)
         if self.store is None and parent is not None:
-            path = f"{parent._called(self.prefix.removesuffix('.'))}.{name}"
+            path = f"{parent._called_inner(self)}.{name}"
         return f"{path}~{before + 1}" if before else path
+
+    def _called_inner(self, inner: Execution) -> str:
+        """The path of the node that a nested execution is, as ids of calls have it."""
+        return self._called(inner.prefix.removesuffix("."))
 
     def _completed(self, name: str) -> int:
         """How often a node has completed before the call that begins now."""

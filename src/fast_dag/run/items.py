@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Final
 
+    from fast_dag.call.effects import Outcome
+    from fast_dag.define.mapspec import MapSpec
     from fast_dag.draw.view import ItemsView
     from fast_dag.plan.map_plan import MapPlan
 
@@ -112,6 +114,11 @@ class Walk:
                 f"map {plan.name!r} walks collections of different lengths side by side: {told}"
             )
         return known.pop() if None not in lengths else None
+
+    @property
+    def left(self) -> int | None:
+        """How many items are still to be pulled by whoever calls them; None if nobody can tell."""
+        return self.total - self.pulled if self.is_quick and self.total is not None else None
 
     def pull(self) -> Item | None:
         """The next item; None after the last one."""
@@ -378,6 +385,25 @@ class Items:
         self._results: dict[Any, Any] = {}  # of items that completed, if the map did not
         # The positions of dropped items, if items have no keys; None if no results are kept.
         self._left_out: Sequence[int] | None = None
+
+    def _restore(
+        self, result: Any, completed: int, failed: Mapping[Any, Outcome], spec: MapSpec
+    ) -> None:
+        """Take what a store has of a map that has ended: its result, ABSENT if it failed, how many
+        items are known to have completed, and those that failed."""
+        is_kept = isinstance(result, (list, dict)) and spec.into is None
+        self.failed = len(failed)
+        self.dropped = self.failed if spec.on_error == "drop" else 0
+        self.completed = len(result) + self.dropped - self.failed if is_kept else completed
+        self.total = self.completed + self.failed if is_kept else None
+        for key, outcome in failed.items():
+            label, inner = f"[{text_of_key(key)}]", outcome.verdict.key
+            label = label if inner is None else f"{label}.{inner}"
+            self.errors[key] = outcome.value
+            self._kept.append(Failed(label, key, outcome.value, outcome.attempts, outcome.where))
+        if is_kept:
+            is_short = self.dropped and isinstance(result, list)
+            self._left_out = array("q", sorted(failed)) if is_short else ()
 
     def _place_of(self, position: int) -> int | None:
         """Where in the list of results that of an item is; None if the item was dropped."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from fast_dag.call.effects import Attempt, Effects
     from fast_dag.define.graph import Graph
+    from fast_dag.define.mapspec import MapSpec
     from fast_dag.plan.map_plan import MapPlan
     from fast_dag.plan.step import Step
     from fast_dag.run.map_batches import Batch
@@ -114,7 +115,8 @@ class MapExecution(Execution):
     called in this process, `travels`, whether many can be sent to another one together, and
     `call_soon`, which asks `more` again as soon as it can (called by
     the threads of `into` and of what pulls).
-    `known` has results of an earlier run by key: these items are not called.
+    `known` has what an earlier run knows of items, by key: their results, or an Outcome with its
+    verdict if they failed. These items are not called.
     """
 
     noun = "item"
@@ -153,7 +155,7 @@ class MapExecution(Execution):
         self.tally = Items(parent.prefix + plan.name, None)
         self.call_soon: Callable[[], None] = _nothing
         self.result: list[Any] | dict[Any, Any] = []
-        self._known = {} if self.spec.into is not None else known
+        self._known = known
         self._walk: Any = None
         self._pulled: deque[int] = deque()  # the items that wait for a place
         self._given: dict[int, Given] = {}  # these, and the items in progress
@@ -200,8 +202,8 @@ class MapExecution(Execution):
                     "can be gone through once only; make it a list"
                 )
         self._walk = Walk(plan, values)
-        if self._known and not self._walk.has_lasting_keys:
-            self._known = {}
+        if not self._walk.has_lasting_keys:  # nobody could tell later which items these were
+            self._known, self.store = {}, None
         line = plan.line
         if line is not None and not (line.is_chain or self.settings.ordered):
             line = None  # its nodes may run side by side
@@ -374,8 +376,8 @@ class MapExecution(Execution):
 
     def _is_left(self, batches: int) -> bool:
         """Whether there are items for one more batch than these."""
-        total = self._walk.total
-        return total is None or total - self._walk.pulled > batches
+        left = self._walk.left
+        return left is None or left > batches
 
     @property
     def _wants_items(self) -> bool:
@@ -396,6 +398,8 @@ class MapExecution(Execution):
         """Pull one item, in any thread, because that calls nobody's code. Returns False if there is
         none."""
         while not self._pulled:  # what an earlier run knows is not called
+            if self.stopped:
+                return False
             try:
                 pulled = self._walk.pull()
             except failures() as error:  # a set that was changed meanwhile, for example
@@ -445,7 +449,7 @@ class MapExecution(Execution):
     def _take_in(self, pulled: Given) -> None:
         """An item was pulled."""
         number, key = self._walk.pulled - 1, pulled[0]
-        if self.stream is None:
+        if self.stream is None or self.spec.keys is not None:  # which must be told apart
             result = self.result
             if isinstance(result, dict):
                 if key in result:
@@ -458,12 +462,15 @@ class MapExecution(Execution):
                 result[key] = END
             else:
                 result.append(END)
-            if self._known:
-                value = self._known.get(key, END)
-                if value is not END:
-                    self.tally.completed += 1
-                    self._keep(number, key, value)
-                    return
+        if self._known:
+            value = self._known.get(key, END)
+            if type(value) is Outcome:
+                self._item_failed(number, key, value.verdict)
+                return
+            if value is not END:
+                self.tally.completed += 1
+                self._keep(number, key, value)
+                return
         self._given[number] = pulled
         self._pulled.append(number)
 
@@ -522,11 +529,19 @@ class MapExecution(Execution):
 
     def call_id_of(self, index: int) -> str:
         """The id of the call for an item: see `call_id`."""
-        return f"{self.context.metadata['run_id']}/{self._called(self.path_of(index))}"
+        return f"{self.context.metadata['run_id']}/{self._called_item(index)}"
 
-    def _called(self, path: str) -> str:
+    def _called_item(self, index: int) -> str:
+        from fast_dag.cache.keys import exact_text  # for those who take the ids of calls
+
         assert self.parent is not None
-        return f"{self.parent._called(self.prefix)}{path.removeprefix(self.prefix)}"
+        text = exact_text(self.key_of(index))
+        return f"{self.parent._called(self.prefix)}[{f'#{index}' if text is None else text}]"
+
+    def _called_inner(self, inner: Execution) -> str:
+        return self._called_item(
+            next(index for index, each in self._inner.items() if each is inner)
+        )
 
     def take_back(self, index: int) -> None:
         if index == PULL:
@@ -630,8 +645,7 @@ class MapExecution(Execution):
             self.tally._add((number,), None, array("f", (0.0,)))
             if self.stream is not None:
                 self.stream.next_number = self.stream.taken = number
-            failed = Outcome(False, error)
-            self._item_failed(number, number, failed, self._inner.pop(number, None))
+            self._item_failed(number, number, self.judge(number, Outcome(False, error)))
         self._tell()
 
     # Batches of plain items.
@@ -752,7 +766,7 @@ class MapExecution(Execution):
                     self.result[key] = END
                 if number in failed:
                     outcome = Outcome(False, failed[number])
-                    self._item_failed(number, key, outcome, self._inner.pop(number, None))
+                    self._item_failed(number, key, self.judge(number, outcome))
                 else:
                     given[number] = (key, ())
                     self._begun.append(number)
@@ -772,15 +786,16 @@ class MapExecution(Execution):
 
     def settle(self, number: int, outcome: Outcome, seconds: float) -> None:
         """An item ended: keep its result, or find what its failure means."""
+        verdict = outcome.verdict or self.judge(number, outcome)
         key, _ = self._given.pop(number)
-        inner = self._inner.pop(number, None)
+        self._inner.pop(number, None)
         self.record.count(self.plan.name, outcome)
         self.tally._add((number,), (key,), array("f", (seconds,)))
         if outcome.ok:
             self.tally.completed += 1
             self._keep(number, key, outcome.value)
         else:
-            self._item_failed(number, key, outcome, inner)
+            self._item_failed(number, key, verdict)
 
     def _keep(self, number: int, key: Any, value: Any) -> None:
         if self.stream is not None:
@@ -790,22 +805,16 @@ class MapExecution(Execution):
         else:
             self.result[number] = value
 
-    def _item_failed(
-        self, number: int, key: Any, outcome: Outcome, inner: Execution | None
-    ) -> None:
+    def _item_failed(self, number: int, key: Any, verdict: Verdict) -> None:
         items, spec = self.tally, self.spec
-        error, label, where = outcome.value, self._label(number, key), outcome.where
-        attempts = outcome.attempts
-        if inner is not None and error is inner.exception():
-            first = inner.failures.first
-            label = f"{label}.{first}"
-            error = inner.failures.errors[first]
-            attempts, where, _ = inner.failures.facts(first)
-        cut_traceback(error)
+        label, outcome = self._label(number, key), verdict.outcome
+        if verdict.key is not None:
+            label = f"{label}.{verdict.key}"
+        error = outcome.value
         items.failed += 1
         if len(items.errors) < MOST_ERRORS:
             items.errors[key] = error
-        failed = Failed(label, key, error, attempts, where)
+        failed = Failed(label, key, error, outcome.attempts, outcome.where)
         if spec.on_error == "fail":
             self._fail(failed)
             return
@@ -883,7 +892,9 @@ class MapExecution(Execution):
 
     @property
     def is_done(self) -> bool:
-        return self._is_exhausted and not (self._running or self._pulled or self._begun)
+        if not self._is_exhausted or self._running or self._pulled or self._begun:
+            return False
+        return not (self.is_batched and self.batching.spare())
 
     @property
     def waits_for_pull(self) -> bool:
@@ -897,7 +908,15 @@ class MapExecution(Execution):
     # What drivers and calls ask of executions.
 
     def judge(self, index: int, outcome: Outcome) -> Verdict:
-        return Verdict(outcome, None)
+        inner = None if outcome.ok else self._inner.pop(index, None)
+        key = None
+        if inner is not None and outcome.value is inner.exception():
+            key = inner.failures.first
+            attempts, where, _ = inner.failures.facts(key)
+            outcome = Outcome(False, inner.failures.errors[key], attempts, where)
+        if not outcome.ok:
+            cut_traceback(outcome.value)
+        return Verdict(outcome, key)
 
     def _decide(self, index: int, outcome: Outcome) -> Verdict:
         return Verdict(outcome, None)
@@ -987,6 +1006,15 @@ class _Closed:
         self.is_async, self.is_keyed, self.pulled = walk.is_async, walk.is_keyed, walk.pulled
         self.place = walk.place
         self.let_go: Callable[[], None] = walk.let_go
+
+
+def known_items(
+    name: str, result: Any, completed: int, failed: Mapping[Any, Outcome], spec: MapSpec
+) -> Items:
+    """The items of a map that ended in an earlier process; see `Items._restore`."""
+    items = Items(name, None)
+    items._restore(result, completed, failed, spec)
+    return items
 
 
 def _is_less(completed: int, least: float, total: int) -> bool:

@@ -131,10 +131,7 @@ class Asked:
                 continue
 
     def _claimed(self, workflow: Workflow, request: Request, found: Found | None) -> Claim:
-        if found is not None:
-            self._refuse_others(workflow, found)
-            self._take_stored(request, found)
-        execution = workflow._made(request)
+        execution = self._made(workflow, request, found)
         execution._check()
         metadata = execution.context.metadata
         own = metadata.get("run_id")
@@ -162,6 +159,25 @@ class Asked:
         else:
             claim.take(found)
         return claim
+
+    def _made(self, workflow: Workflow, request: Request, found: Found | None) -> DagExecution:
+        """The execution, with what is stored of the run. Stored inputs that the workflow takes no
+        longer are left out."""
+        if found is None:
+            return workflow._made(request)
+        self._refuse_others(workflow, found)
+        given = request.inputs.keys()
+        self._take_stored(request, found)
+        try:
+            return workflow._made(request)
+        except ValidationError as error:
+            unknown = set(getattr(error, "inputs", ()))
+            if not unknown or unknown & given:
+                raise
+        request.inputs = {
+            name: value for name, value in request.inputs.items() if name not in unknown
+        }
+        return workflow._made(request)
 
     def _find(self) -> Found | None:
         rows = self.store.database.rows(f"SELECT {COLUMNS} FROM runs WHERE run_id = ?", self.run_id)
@@ -321,10 +337,7 @@ def explained(workflow: Workflow, store: Store, run_id: str) -> Explanation:
     if found is None:
         store.run(run_id)  # which raises
         raise AssertionError
-    asked._refuse_others(workflow, found)
-    request = workflow._request()
-    asked._take_stored(request, found)
-    plan = workflow._made(request).plan
+    plan = asked._made(workflow, workflow._request(), found).plan
     codes = Codes.of(plan).by_path
     graph = graph_of(plan)
 

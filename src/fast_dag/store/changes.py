@@ -17,18 +17,24 @@ if TYPE_CHECKING:
 
     from fast_dag.define.node import Node
     from fast_dag.plan.plan import Plan
+    from fast_dag.plan.step import Step
     from fast_dag.store.reruns import Rows
 
 _PACKAGE: Final = "package "
 _UNTOLD: Final = "untold"
 _VERSION: Final = "version"
+_INPUT: Final = "input "
+_BRANCH: Final = "branch of "
+_BRANCHES: Final = {None: "", True: "true", False: "false"}
 
 
 class Code(NamedTuple):
-    """The code of a node: the parts of its fingerprint by name, and a digest of them.
+    """The code of a node: the parts of its fingerprint by name, where its arguments come from, and
+    a digest of all that.
 
     A part "package x" is the version of somebody else's package; "untold" is why code does not tell
-    what the node does."""
+    what the node does; "input x" is what feeds a parameter, "branch of x" which choices of a node
+    lead here."""
 
     key: bytes
     parts: Mapping[str, str]
@@ -56,33 +62,59 @@ class Codes:
         return kept
 
 
+_NO_CODE: Final = Fingerprint(())
+"""That of a node whose code are the nodes in it."""
+
+
 def _codes_of(
     plan: Plan, prefix: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Code, Fingerprint | None]]:
     # Kept by the plan, so that it is freed with what it refers to.
     known: dict[int, tuple[Fingerprint | None, Code]] = plan.__dict__.setdefault("codes", {})
-    shared: dict[Any, tuple[Fingerprint | None, Code]] = {}
+    shared: dict[Any, tuple[Fingerprint | None, Mapping[str, str]]] = {}
     for step in plan.steps:
         path, workflow = (*prefix, step.name), step.node.workflow
         is_nested = workflow is not None and getattr(workflow, "kind", None) == "dag"
         if is_nested and step.node.map is None:
+            yield path, _code(_wires(step)), _NO_CODE
             if step.nested is not None:
                 yield from _codes_of(step.nested, path)
             continue
         found = known.get(step.index)
         if found is None or found[0] is None or not found[0].is_current():
             key = step.node.func
-            found = shared.get(key) if isinstance(key, FunctionType) else None
-            if found is None or step.node.cache is not None:
-                found = _read(step.node)
+            read = shared.get(key) if isinstance(key, FunctionType) else None
+            if read is None or step.node.cache is not None:
+                read = _read(step.node)
             if isinstance(key, FunctionType) and step.node.cache is None:
-                shared[key] = found
-            known[step.index] = found
+                shared[key] = read
+            found = known[step.index] = read[0], _code({**read[1], **_wires(step)})
         yield path, found[1], found[0]
 
 
-def _read(node: Node[..., Any]) -> tuple[Fingerprint | None, Code]:
-    """The code of a node, and its fingerprint, None if that cannot be made."""
+def _code(parts: Mapping[str, str]) -> Code:
+    text = json.dumps(parts, sort_keys=True)
+    return Code(bytes.fromhex(digest(text.encode("utf-8", "surrogatepass"))), parts, text)
+
+
+def _wires(step: Step) -> dict[str, str]:
+    """Where the arguments of a node come from, and which choices lead to it."""
+    parts: dict[str, str] = {}
+    for name in () if step.binding is None else sorted(step.binding.used):
+        parts[_INPUT + name] = "the run's input"
+    for edge in step.edges:
+        branch = edge.branch if isinstance(edge.branch, str) else _BRANCHES[edge.branch]
+        if edge.input is not None:
+            name, origin = _INPUT + edge.input, f"node {edge.origin}"
+            parts[name] = f"{parts[name]} and {origin}" if name in parts else origin
+        if branch:
+            name = _BRANCH + edge.source
+            parts[name] = f"{parts[name]} or {branch}" if name in parts else branch
+    return parts
+
+
+def _read(node: Node[..., Any]) -> tuple[Fingerprint | None, Mapping[str, str]]:
+    """What the code of a node says, and its fingerprint, None if that cannot be made."""
     workflow: Any = node.workflow
     version = (node.options.get("cache") or {}).get("version")
     parts: dict[str, str] = {}
@@ -101,9 +133,7 @@ def _read(node: Node[..., Any]) -> tuple[Fingerprint | None, Code]:
         parts[_UNTOLD] = f"reading it raised {type(error).__name__}: {text_of(error)}"
     if version is not None:
         parts[_VERSION] = str(version)
-    text = json.dumps(parts, sort_keys=True)
-    key = bytes.fromhex(digest(text.encode("utf-8", "surrogatepass")))
-    return fingerprint, Code(key, parts, text)
+    return fingerprint, parts
 
 
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[str], list[str]]:
@@ -112,6 +142,8 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[st
 
     >>> differences({"shop:RATE": "['float 0.19']"}, {"shop:RATE": "['float 0.21']"})
     (['shop.RATE: constant 0.19 -> 0.21'], [])
+    >>> differences({"input price": "node a"}, {"input price": "node b"})
+    ([], ['input price: from node a, now from node b'])
     """
     seen, maybe = [], []
     old, new = _without_renamed(old, new)
@@ -123,6 +155,11 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[st
             continue
         elif name.startswith(_PACKAGE):
             maybe.append(f"{name}: {before or 'not used'} -> {after or 'not used'}")
+        elif name.startswith(_INPUT):
+            was, now = before or "its default", after or "its default"
+            maybe.append(f"{name}: from {was}, now from {now}")
+        elif name.startswith(_BRANCH):
+            maybe.append(f"{name}: {before or 'any'}, now {after or 'any'}")
         else:
             seen.append(_told(name, before, after))
     return seen, maybe
@@ -186,23 +223,24 @@ class Change(NamedTuple):
 def changes_of(
     connection: Connection, rows: Rows, codes: Mapping[tuple[str, ...], Code]
 ) -> dict[tuple[str, ...], Change]:
-    """How the code of the nodes that have ended differs from what it is now, by path; those that
-    do not differ are left out."""
+    """How the code of the nodes that have ended, and of maps with items that have, differs from
+    what it is now, by path; those that do not differ are left out."""
     found: dict[tuple[str, ...], Change] = {}
     old: dict[bytes, dict[str, str]] = {}
-    for path, scope, name in rows.ended():
+    for path, scope, name in rows.committed():
         if not rows.graph.has(path):
             found[path] = Change([f"the node {'.'.join(path)!r} is gone"], [], is_gone=True)
             continue
-        key, new = rows.codes[scope, name], codes.get(path)
-        if key is None or new is None:
-            continue
-        if key == new.key and _UNTOLD not in new.parts:
-            continue
-        if key not in old:
-            row = connection.execute("SELECT parts FROM codes WHERE digest = ?", (key,)).fetchone()
-            old[key] = {} if row is None else json.loads(row[0])
-        seen, may = differences(old[key], new.parts)
-        if seen or may:
-            found[path] = Change(seen, may)
+        new = codes.get(path)
+        for key in rows.codes[scope, name]:
+            if key is None or new is None:
+                continue
+            if key == new.key and _UNTOLD not in new.parts:
+                continue
+            if key not in old:
+                row = connection.execute("SELECT parts FROM codes WHERE digest = ?", (key,))
+                old[key] = next((json.loads(text) for (text,) in row), {})
+            seen, may = differences(old[key], new.parts)
+            if seen or may:
+                found[path] = Change(seen, may)
     return found

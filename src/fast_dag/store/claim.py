@@ -409,6 +409,7 @@ class Claim:
         durable.decode()
         context, record = execution.context, execution.record
         execution.store, execution.observers = durable.root, None
+        context.metadata.update(durable.kept)
         context.metadata["run_id"] = self.run_id
         context._enter_run(record)
         execution._prepare_results()

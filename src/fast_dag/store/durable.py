@@ -8,6 +8,7 @@ successor starts. A later owner replays these rows.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from functools import partial
 from threading import Lock
 from time import monotonic, time
@@ -125,12 +126,16 @@ class Durable:
         self.old_ends: dict[tuple[int, str], Outcome] = {}  # of pending nodes
         self.same: dict[tuple[int, str], bool] = {}
         self.is_cancelled = False
+        self.interrupt: BaseException | None = None  # which came during a commit
         self.is_over = False  # it is only looked at: nothing is committed any more
         self.codes: Mapping[str, bytes] = {}  # what tells the code of nodes, by path
         self.times: dict[str, int] = {}  # how often nodes have completed, by path
         self.kept: dict[str, Any] = {}  # what nodes kept in the context
         self._keeps: dict[str, Placed] = {}  # the same, to be committed with the next end
-        self.items: dict[Any, dict[Any, Any]] = {}  # of maps that have not ended
+        # By scope and node: the known items of a map, only those that failed if the map has ended;
+        # then also how many completed.
+        self.items: dict[tuple[int, str], dict[Any, Any]] = {}
+        self.completed_items: Counter[tuple[int, str]] = Counter()
         self.mapped: dict[tuple[int, str], ItemScope] = {}  # the maps in progress
         self.made: set[Call] = set()  # calls that were announced, and not made
 
@@ -147,9 +152,17 @@ class Durable:
             self.is_cancelled = True
 
     def go_on_after(self, write: Write) -> None:
-        """Raise CutShortError if something could not be committed, or if the run is cancelled."""
+        """Raise CutShortError if something could not be committed, or what ends the run."""
         if write.error is not None:
             raise CutShortError(write.error)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Raise what ends the run, once what was committed is known to it: that it was cancelled,
+        or the Ctrl-C that came during the commit."""
+        interrupt, self.interrupt = self.interrupt, None
+        if interrupt is not None:
+            raise interrupt
         if self.is_cancelled:
             raise CutShortError(cancelled(self.run_id))
 
@@ -179,6 +192,10 @@ class Durable:
             row[5] != codes.get(paths[row[1]] + row[2], ABSENT)
             for row in self._rows
             if row[1] in paths
+        ) or any(
+            row[2] != codes.get(paths[row[0]] + row[1], ABSENT)
+            for row in self._item_rows
+            if row[0] in paths
         )
 
     def count(self, connection: Connection) -> None:
@@ -252,9 +269,11 @@ class Durable:
         }
         ended = {row[1:3] for row in self._rows} if self._item_rows else set()
         for row in self._item_rows:
-            if row[:2] not in ended:
-                value = self.shelf.take(row[3:6], row[6:])
-                self.items.setdefault(row[:2], {})[self.shelf.key_from(row[2])] = value
+            if row[:2] in ended and row[4]:
+                self.completed_items[row[:2]] += 1
+            else:
+                known = self.items.setdefault(row[:2], {})
+                known[self.shelf.key_from(row[3])] = self._item(*row[4:])
         take, paths = self.shelf.take_plain, self._paths
         ends: dict[int, list[Ended]] = {scope: [] for scope in paths}
         for id, scope, node, began, seconds, _, data in self._rows:
@@ -270,6 +289,13 @@ class Durable:
                 raise of_node(error, paths[scope] + node) from error.__cause__
         self.ends = ends
         self._item_rows, self._rows, self._others = [], [], {}
+
+    def _item(self, ok: int, key: str | None, place: str | None, attempts: int, *row: Any) -> Any:
+        if ok:
+            return self.shelf.take(row[:3], row[3:])
+        outcome = Outcome(False, error_of(row[1]), attempts, place)
+        outcome.verdict = Verdict(outcome, key)
+        return outcome
 
     def keep(self, key: str, value: Any) -> None:
         """Have what a node keeps in the context committed with the next end of a node."""
@@ -345,12 +371,15 @@ _ENDS: Final = f"""
 _OTHER_ENDS: Final = f"{_IN_FORCE} AND NOT {_PLAIN}"
 
 _ITEMS: Final = """
-    SELECT n.scope, n.node, n.item, v.codec, v.value, v.file, r.run_id, v.path, v.visit, v.item,
-        v.generation
+    SELECT n.scope, n.node, n.code, n.item, n.ok, n.key, n.place, n.attempts,
+        v.codec, v.value, v.file, r.run_id, v.path, v.visit, v.item, v.generation
     FROM nodes AS n
     JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
     JOIN runs AS r ON r.id = v.run
-    WHERE n.run = ? AND n.replaced IS NULL AND n.item != x'' ORDER BY n.id"""
+    WHERE n.run = ? AND n.replaced IS NULL AND n.item != x'' AND NOT (n.ok AND EXISTS (
+        SELECT 1 FROM nodes AS m WHERE m.run = n.run AND m.scope = n.scope AND m.node = n.node
+            AND m.visit = n.visit AND m.item = x'' AND m.replaced IS NULL AND m.ok))
+    ORDER BY n.id"""
 
 _KEPT: Final = """
     SELECT k.key, v.codec, v.value, v.file, r.run_id, v.key FROM kept AS k
@@ -461,6 +490,13 @@ class Scope:
             ends = [each for each in ends if each[0] not in again]
         return ends
 
+    def ended_items(self, name: str) -> tuple[int, dict[Any, Outcome]]:
+        """How many items of a map that has ended completed, and those that failed."""
+        durable = self.durable
+        assert self.id is not None
+        at = self.id, name
+        return durable.completed_items[at], durable.items.pop(at, {})
+
     def completed(self, path: str) -> int:
         """How often a node has completed before."""
         return self.durable.times.get(path, 0)
@@ -543,7 +579,7 @@ class Scope:
         error = end.encode_now()
         if error is not None:
             return Outcome(False, _told(error, end.path), outcome.attempts, "store")
-        self.durable.database.settle(end)
+        end.wait()
         return self._committed(end, outcome)
 
     def _end(self, execution: DagExecution, index: int, outcome: Outcome, began: float) -> End:
@@ -555,15 +591,15 @@ class Scope:
             raise CutShortError(in_doubt(durable.run_id, [path]))
         if durable.mapped:
             mapped = durable.mapped.pop((id(self), step.name), None)
-            if mapped is not None and not outcome.ok:
-                end.before = mapped.left()
+            if mapped is not None:
+                end.before = mapped.left(is_ended=outcome.ok)
         return end
 
     def _committed(self, end: End, outcome: Outcome) -> Outcome:
         """The end of a node was committed, or could not be."""
         durable = self.durable
-        if end.error is not None or durable.is_cancelled:
-            durable.go_on_after(end)
+        if end.error is not None:
+            raise CutShortError(end.error)
         if end.kept:
             durable.has_written(end.kept)
         if outcome.ok:
@@ -571,6 +607,12 @@ class Scope:
         if durable.olds:
             end.compare()
         return outcome
+
+    def settled(self) -> None:
+        """The end of a node was recorded. Raises what ends the run."""
+        durable = self.durable
+        if durable.is_cancelled or durable.interrupt is not None:
+            durable.go_on()
 
 
 def _raised_by(function: Callable[[], object]) -> Any:
@@ -681,6 +723,11 @@ class End(Write):
             is_quick_ = False
         return None
 
+    @property
+    def is_ok(self) -> bool:
+        """Whether it is no failure."""
+        return bool(self._facts[0])
+
     def _encode(self, encoded: Callable[[object, tuple[Any, ...]], Placed]) -> None:
         if not self._facts[0]:
             error: Any = self._value
@@ -714,6 +761,14 @@ class End(Write):
         for each in self.before:
             each.insert(connection)
         self.insert(connection)
+
+    def wait(self) -> None:
+        try:
+            self.database.settle(self)
+        except BaseException as interrupt:
+            if not self.is_done or self.error is not None:
+                raise
+            self._durable.interrupt = interrupt
 
     def insert(self, connection: Connection) -> None:
         """Write the row."""
@@ -781,10 +836,11 @@ _FORGET_UNSTORED: Final = """
 
 
 class ItemScope:
-    """The store of the items of a map. Those that complete are committed many at a time, so that a
-    kill loses the last of them. Those that fail are not: what that means, the map decides.
+    """The store of the items of a map. They are committed many at a time, so that a kill loses the
+    last of them.
 
-    `known` are the values of items that were committed before, by key."""
+    `known` are the items that were committed before, by key: their values, or the Outcome of those
+    that failed."""
 
     def __init__(self, scope: Scope, step: Any, path: str, known: dict[Any, Any]) -> None:
         self._scope = scope
@@ -805,8 +861,6 @@ class ItemScope:
 
     def commit(self, execution: Any, index: int, outcome: Outcome, began: float) -> Effects:
         """Commit the end of an item, now or with later ones."""
-        if not outcome.ok:
-            return outcome
         key = self._durable.shelf.key(execution.key_of(index))
         if key is None:  # another process could not know it again
             return outcome
@@ -834,11 +888,12 @@ class ItemScope:
             ends, self._ends = self._ends, []
             return ends
 
-    def left(self) -> list[End]:
-        """What is not committed yet."""
+    def left(self, is_ended: bool = False) -> list[End]:
+        """What is not committed yet. Of a map that has ended with a result, only items that failed
+        matter."""
         with self._lock:
             ends, self._ends = self._ends, []
-            return ends
+        return [each for each in ends if not (is_ended and each.is_ok)]
 
 
 _MOST_ITEMS: Final = 100

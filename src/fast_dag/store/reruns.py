@@ -4,12 +4,12 @@ below them. Old rows stay until they are pruned; `replaced` says from which gene
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fast_dag.errors import UnknownNodeError, ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from sqlite3 import Connection
 
     from fast_dag.store.graphs import StoredGraph
@@ -24,14 +24,23 @@ class Rows:
         self.run = run
         self.graph = graph
         self.ok: dict[int, dict[str, bool]] = defaultdict(dict)
-        self.codes: dict[tuple[int, str], bytes | None] = {}
+        self.begun: dict[int, set[str]] = defaultdict(set)  # maps that have not ended
+        self.codes: dict[tuple[int, str], set[bytes | None]] = {}
         for scope, node, ok, code in connection.execute(
             "SELECT scope, node, ok, code FROM nodes"
             " WHERE run = ? AND replaced IS NULL AND item = x''",
             (run,),
         ):
             self.ok[scope][node] = bool(ok)
-            self.codes[scope, node] = code
+            self.codes[scope, node] = {code}
+        for scope, node, code in connection.execute(
+            "SELECT DISTINCT scope, node, code FROM nodes"
+            " WHERE run = ? AND replaced IS NULL AND item != x''",
+            (run,),
+        ):
+            if node not in self.ok[scope]:
+                self.begun[scope].add(node)
+                self.codes.setdefault((scope, node), set()).add(code)
         self.scopes: dict[tuple[int, str], list[int]] = defaultdict(list)
         for scope, parent, node in connection.execute(
             "SELECT id, parent, node FROM scopes WHERE run = ? AND replaced IS NULL ORDER BY id",
@@ -39,14 +48,23 @@ class Rows:
         ):
             self.scopes[parent, node].append(scope)
 
-    def ended(self, scope: int = 0, prefix: Path = ()) -> Iterator[tuple[Path, int, str]]:
+    def ended(self) -> Iterator[tuple[Path, int, str]]:
         """The nodes that have ended, of nested workflows in their last attempt: path, scope and
         name."""
-        for name in self.ok[scope]:
+        return self._paths(lambda scope: self.ok[scope])
+
+    def committed(self) -> Iterator[tuple[Path, int, str]]:
+        """The same, and the maps that have not ended, but some of whose items have."""
+        return self._paths(lambda scope: (*self.ok[scope], *self.begun[scope]))
+
+    def _paths(
+        self, names: Callable[[int], Iterable[str]], scope: int = 0, prefix: Path = ()
+    ) -> Iterator[tuple[Path, int, str]]:
+        for name in names(scope):
             yield (*prefix, name), scope, name
         for (parent, name), scopes in self.scopes.items():
             if parent == scope:
-                yield from self.ended(scopes[-1], (*prefix, name))
+                yield from self._paths(names, scopes[-1], (*prefix, name))
 
     def graphs(
         self, scope: int = 0, graph: StoredGraph | None = None
@@ -117,10 +135,11 @@ class Rows:
 
 
 def replace_failed(connection: Connection, rows: Rows, generation: int) -> None:
-    """Let the nodes that failed, and all below them, be computed anew. The items of a map that
-    completed stay."""
+    """Let the nodes that failed, and all below them, be computed anew. Of a map that has not
+    completed only the items that failed are."""
     paths = list(rows.failed())
-    replace_only(connection, rows, paths, generation, keeps_items=True)
+    replace_only(connection, rows, paths, generation, keeps_inside=True)
+    connection.execute(_REPLACE_FAILED_ITEMS, (generation, rows.run))
     found, gone = rows.below(paths)
     starts = {(scope, name) for path, scope, name in rows.ended() if path in set(paths)}
     found = {
@@ -128,6 +147,12 @@ def replace_failed(connection: Connection, rows: Rows, generation: int) -> None:
         for scope, names in found.items()
     }
     _replace(connection, rows, found, gone, generation)
+
+
+_REPLACE_FAILED_ITEMS: Final = """
+    UPDATE nodes SET replaced = ? WHERE run = ? AND replaced IS NULL AND item != x'' AND NOT ok
+        AND NOT EXISTS (SELECT 1 FROM nodes AS m WHERE m.run = nodes.run AND m.scope = nodes.scope
+            AND m.node = nodes.node AND m.item = x'' AND m.replaced IS NULL)"""
 
 
 def replace(connection: Connection, rows: Rows, paths: Collection[Path], generation: int) -> None:
@@ -162,10 +187,11 @@ def replace_only(
     rows: Rows,
     paths: Collection[Path],
     generation: int,
-    keeps_items: bool = False,
+    keeps_inside: bool = False,
 ) -> None:
-    """Let these nodes be computed anew, and the nested workflows that they are in go on."""
-    which = " AND item = x''" if keeps_items else ""
+    """Let these nodes be computed anew, and the nested workflows that they are in go on. What is
+    inside of a node stays if `keeps_inside`: items of a map, nodes of a nested workflow."""
+    which, gone = " AND item = x''" if keeps_inside else "", set[int]()
     for path in paths:
         scope = 0
         for name in path:
@@ -176,6 +202,9 @@ def replace_only(
             )
             scopes = rows.scopes.get((scope, name))
             scope = scopes[-1] if scopes else -1
+        if not keeps_inside and scope > 0:
+            gone |= rows._inside(scope)
+    _replace(connection, rows, {}, gone, generation)
 
 
 def below_replaced(connection: Connection, rows: Rows, generation: int) -> dict[int, set[str]]:
