@@ -6,6 +6,7 @@ import json
 from ast import literal_eval
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import WeakSet
 
 from fast_dag.cache.fingerprint import Fingerprint, made_of, untold
 from fast_dag.errors import failures, text_of
@@ -43,13 +44,14 @@ class Code(NamedTuple):
 
 class Codes:
     """The code of each node of a plan, and of the workflows nested in it: `by_path`, the `keys` by
-    dotted path, and the `texts` by key."""
+    dotted path, and the `texts` by key. `noted` are the databases that have them all."""
 
     def __init__(self, plan: Plan) -> None:
         found = list(_codes_of(plan))
         self.by_path = {path: code for path, code, _ in found}
         self.keys = {".".join(path): code.key for path, code, _ in found}
         self.texts = {code.key: code.text for _, code, _ in found}
+        self.noted = WeakSet[object]()
         fingerprints = [each for *_, each in found if each is not None]
         self._all = Fingerprint.of_all(fingerprints) if len(fingerprints) == len(found) else None
 

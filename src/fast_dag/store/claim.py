@@ -26,7 +26,7 @@ from fast_dag.store.reruns import (
 from fast_dag.store.store import FINAL, owner_now, owner_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence, Set
     from sqlite3 import Connection
     from typing import Protocol
 
@@ -132,16 +132,20 @@ class Claim:
             made.codes = self.codes.keys
         return made
 
-    def _note_codes(self, connection: Connection) -> None:
+    def _note_codes(self, connection: Connection, known: Set[bytes | None] = frozenset()) -> None:
         """Store the code of the nodes, as far as it is not there."""
-        texts = self.codes.texts
-        connection.executemany("INSERT OR IGNORE INTO codes VALUES (?, ?)", texts.items())
+        codes = self.codes
+        if self.store.database not in codes.noted:
+            texts = [each for each in codes.texts.items() if each[0] not in known]
+            connection.executemany("INSERT OR IGNORE INTO codes VALUES (?, ?)", texts)
 
     def _change(
         self, function: Callable[[Connection], None], undo: Callable[[], None] = lambda: None
     ) -> None:
         try:
-            self.store.database.change(function, undo)
+            database = self.store.database
+            database.change(function, undo)
+            self.codes.noted.add(database)
             self._enter()
         except BaseException:
             self._let_go()
@@ -229,7 +233,6 @@ class Claim:
             deaths = found.deaths + 1
         elif found.status == "running":
             deaths = 1
-        self._note_codes(connection)
         if self.renamed:
             rename(connection, self._rows(connection, found.id), self.renamed)
         generation, rerun = found.generation, found.rerun
@@ -241,6 +244,7 @@ class Claim:
                 deaths = 0
         durable = self._durable(found.id, found.epoch + 1, generation)
         durable.read(connection)
+        self._note_codes(connection, durable.known_codes())
         if self.on_change != "keep" and self.rerun != "stale" and durable.has_changed():
             generation = self._look_at_changes(connection, durable)
             if generation != durable.generation:
@@ -258,7 +262,7 @@ class Claim:
             (owner_now(), last, deaths, time(), found.id),
         )
         self._tag(connection, found.id)
-        if _takes_call_id(step.node for step in self.execution.plan.steps):
+        if self.execution.plan.takes_call_ids:
             self.durable.count(connection)
         if rerun == '"stale"':
             rows = self._rows(connection, found.id)
@@ -442,16 +446,6 @@ class Claim:
 def _undo(ends: Sequence[End]) -> None:
     for end in ends:
         end.take_back()
-
-
-def _takes_call_id(nodes: Iterable[Any]) -> bool:
-    """Whether one of these, or of what is nested in them, is told the id of its call."""
-    return any(
-        node.signature.takes_call_id
-        if node.workflow is None
-        else _takes_call_id(node.workflow.graph.nodes.values())
-        for node in nodes
-    )
 
 
 def gave_up(run_id: str, deaths: int, nodes: Sequence[str]) -> ExecutionError:

@@ -185,6 +185,10 @@ class Durable:
             others = connection.execute(_OTHER_ENDS, (self.row,)).fetchall()
             self._others = {row[20]: row for row in others}
 
+    def known_codes(self) -> set[bytes | None]:
+        """The codes of the nodes that have ended."""
+        return {row[5] for row in self._rows}
+
     def has_changed(self) -> bool:
         """Whether the code of a node that has ended may be another by now."""
         paths, codes = self._paths, self.codes
