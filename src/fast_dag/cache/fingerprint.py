@@ -211,6 +211,17 @@ class Fingerprint:
         self._names = reader.names
         self._codes = reader.codes
 
+    @classmethod
+    def of_all(cls, fingerprints: Iterable[Fingerprint]) -> Fingerprint:
+        """One that is current as long as all of these are; it has no text."""
+        made = cls(())
+        names, codes = {}, {}
+        for each in fingerprints:
+            names.update({(id(name[0]), name[1]): name for name in each._names})
+            codes.update({id(code[0]): code for code in each._codes})
+        made._names, made._codes = [*names.values()], [*codes.values()]
+        return made
+
     def is_current(self) -> bool:
         """Whether the same functions are still there: a notebook may define them anew."""
         for namespace, name, value in self._names:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from fast_dag.call.effects import ONE_SHOT
 from fast_dag.define.node import name_of
 from fast_dag.errors import ValidationError, failures, names
-from fast_dag.store.changes import changes_of, codes_of
+from fast_dag.store.changes import Codes, changes_of
 from fast_dag.store.claim import COLUMNS, Claim, Found, MovedError
 from fast_dag.store.database import reading
 from fast_dag.store.errors import EncodeError, RunExistsError
-from fast_dag.store.graphs import StoredGraph, text_of_graph
+from fast_dag.store.graphs import graph_of
 from fast_dag.store.reruns import Rows
 from fast_dag.store.store import FINAL, INPUTS, Store, checked_id, input_digest
 
@@ -338,8 +338,8 @@ def explained(workflow: Workflow, store: Store, run_id: str) -> Explanation:
         store.run(run_id)  # which raises
         raise AssertionError
     plan = asked._made(workflow, workflow._request(), found).plan
-    codes = dict(codes_of(plan))
-    graph = StoredGraph(json.loads(text_of_graph(plan)))
+    codes = Codes.of(plan).by_path
+    graph = graph_of(plan)
 
     def explain(connection: Connection) -> Explanation:
         told = Explanation(run_id)

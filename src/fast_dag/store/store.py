@@ -16,7 +16,7 @@ from fast_dag.cache.keys import UnkeyableError, digest_of, key_of, stable_text
 from fast_dag.define.options import WRONG, seconds
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ValidationError, closest, failures, names
-from fast_dag.store.codec import CloudPickle, Pickle, Plain, digest
+from fast_dag.store.codec import CloudPickle, Pickle, Plain
 from fast_dag.store.database import Database, placeholders, reading
 from fast_dag.store.doctor import examined
 from fast_dag.store.errors import (
@@ -27,11 +27,11 @@ from fast_dag.store.errors import (
     StoreError,
     UnknownRunError,
 )
-from fast_dag.store.graphs import StoredGraph, text_of_graph
+from fast_dag.store.graphs import StoredGraph, key_of_graph, text_of_graph
 from fast_dag.store.records import RunRecord
 from fast_dag.store.reruns import Rows, paths_of
 from fast_dag.store.values import LARGE, Values
-from fast_dag.store.wrapped import unwrapped, wrapped
+from fast_dag.store.wrapped import WRAPPED, unwrapped, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -600,9 +600,10 @@ class Store:
 
     def note_graph(self, connection: Connection, execution: Any) -> bytes:
         """Store the graph of an execution, unless it is there: its key."""
-        text = text_of_graph(execution.plan)
-        key = bytes.fromhex(digest(text.encode("utf-8", "surrogatepass")))
-        connection.execute("INSERT OR IGNORE INTO codes VALUES (?, ?)", (key, text))
+        key = key_of_graph(execution.plan)
+        if not connection.execute("SELECT 1 FROM codes WHERE digest = ?", (key,)).fetchone():
+            text = text_of_graph(execution.plan)
+            connection.execute("INSERT INTO codes VALUES (?, ?)", (key, text))
         return key
 
 
@@ -778,17 +779,23 @@ class Shelf:
         self._path = store.path
         self._key = store.key
         self._plain = Plain(store.allow, annotations)
+        self.take_plain = self._plain.decode  # of a row with that codec and nothing around it
         self._codecs: dict[str, Codec] = {"plain": self._plain}
         self._codec = self._codec_of(store.codec)
 
     def put(self, value: object, identity: tuple[Any, ...]) -> Placed:
         """Encode a value. Raises EncodeError, and StoreError if its file cannot be written."""
-        return self.placed(self.encoded(value, identity))
+        encoded = self.encoded(value, identity)
+        data = encoded[1]
+        return encoded if data is not None and len(data) < LARGE else self.placed(encoded)
 
     def encoded(self, value: object, identity: tuple[Any, ...]) -> Placed:
         """Encode a value, and write no file. Raises EncodeError."""
-        codec, (how, value) = self._codec, unwrapped(value)
-        name = f"{codec.name}:{how}" if how else codec.name
+        codec = self._codec
+        name = codec.name
+        if type(value) in WRAPPED:
+            how, value = unwrapped(value)
+            name = f"{name}:{how}" if how else name
         if codec is self._plain:
             data = codec.encode(value)
         else:
