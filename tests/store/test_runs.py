@@ -353,12 +353,12 @@ def test_run_at_work_elsewhere_is_refused_and_named(store: Store, tmp_path: Path
     thread.start()
     assert begun.wait(20)
     try:
-        with pytest.raises(RunInUseError, match="at work: process"):
+        with pytest.raises(RunInUseError, match=r"at work in this process \(\d+ on"):
             dag.run(store=store, run_id="a")
         with Store(tmp_path / "runs.db") as other, pytest.raises(RunInUseError):
             dag.run(store=other, run_id="a")
         assert store.run("a").status == "running"
-        assert str(store.run("a").owner).startswith("process ")
+        assert str(store.run("a").owner).startswith("this process ")
     finally:
         end.set()
         thread.join()
@@ -607,6 +607,31 @@ def test_backup_is_a_store(store: Store, calls: Calls, tmp_path: Path) -> None:
         assert copy.doctor()["problems"] == []
     with pytest.raises(StoreError):
         store.backup(tmp_path / "copy.db")
+
+
+def test_closed_store_refuses_use_whatever_others_do(store: Store, calls: Calls) -> None:
+    closing = Store(store.path)
+    dag = DAG("closes").add_node("one", calls.node("one", closing.close))
+    dag.add_node("two", lambda: 2).connect("one", "two")
+    with pytest.raises(StoreError, match="is closed"):
+        dag.run(store=closing, run_id="a")
+    assert (store.run("a").status, dict(store.run("a").nodes)) == ("interrupted", {})
+    record = store.run("a")
+    for use in (
+        lambda: dag.run(store=closing, run_id="a"),
+        lambda: closing.run("a"),
+        closing.runs,
+        closing.doctor,
+        closing.prune,
+        lambda: closing.backup("copy.db"),
+        lambda: closing.cancel("a"),
+        lambda: dag.explain(store=closing, run_id="a"),
+    ):
+        with pytest.raises(StoreError, match="is closed"):
+            use()
+    closing.close()
+    assert dag.run(store=store, run_id="a") == 2
+    assert record.inputs == {}, "other Stores are as they were"
 
 
 def test_store_in_memory_keeps_runs_while_it_is_open(calls: Calls) -> None:

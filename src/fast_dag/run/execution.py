@@ -90,8 +90,8 @@ if TYPE_CHECKING:
             ...
 
         def settled(self) -> None:
-            """Called when the end of a node was kept, and its execution has recorded it. Raises what
-            ends the run then."""
+            """Called when the end of a node was kept, and its execution has recorded it. Raises
+            what ends the run then."""
 
 
 current: ContextVar[Execution | None] = ContextVar("fast_dag_execution", default=None)

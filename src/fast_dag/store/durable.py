@@ -19,7 +19,7 @@ from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ExecutionError, failures, is_a
 from fast_dag.run.execution import Verdict
 from fast_dag.schedule.dag import DagSchedule
-from fast_dag.store.database import Write, reading
+from fast_dag.store.database import Write, closed, reading
 from fast_dag.store.errors import (
     EncodeError,
     InDoubtError,
@@ -41,6 +41,15 @@ if TYPE_CHECKING:
     from fast_dag.run.execution import Ended
     from fast_dag.store.database import Database
     from fast_dag.store.locks import Hold
+
+    class Store(Protocol):
+        """The store of a run."""
+
+        path: str
+        is_closed: bool
+
+        @property
+        def database(self) -> Database: ...
 
     class Shelf(Protocol):
         """Where the values of a store are: its codecs and files."""
@@ -90,7 +99,7 @@ class Durable:
 
     def __init__(
         self,
-        database: Database,
+        store: Store,
         shelf: Shelf,
         run_id: str,
         row: int,
@@ -98,7 +107,8 @@ class Durable:
         generation: int,
         hold: Hold | None,
     ) -> None:
-        self.database = database
+        self.store = store
+        self.database = store.database
         self.shelf = shelf
         self.run_id = run_id
         self.row = row
@@ -132,7 +142,10 @@ class Durable:
         self.made: set[Call] = set()  # calls that were announced, and not made
 
     def check(self, connection: Connection) -> None:
-        """Raise RunLostError unless this is still the owner; see whether the run is cancelled."""
+        """Raise RunLostError unless this is still the owner, StoreError if the store was closed;
+        see whether the run is cancelled."""
+        if self.store.is_closed:
+            raise closed(self.store.path)
         found = None
         if self.hold is not None and not self.hold.is_lost:
             found = connection.execute(
@@ -662,6 +675,8 @@ class End(Write):
         """Write it in a transaction of this statement alone, if nothing else is to be done."""
         durable, scope, row = self._durable, self._scope.id, self._row
         if scope is None or durable.pending or durable.has_kept or not row[13] or self._placed[2]:
+            return False
+        if durable.store.is_closed:
             return False
         if durable.hold is None or durable.hold.is_lost:
             return False
