@@ -336,6 +336,36 @@ def test_what_is_kept_in_the_context_is_there_when_the_run_goes_on(store: Store)
     assert seen == [([3], 4), ([3], None)]
 
 
+def keeps(context: Context) -> int:
+    context.keep("page", [3])
+    context.metadata["other"] = 4
+    return 1
+
+
+def keeps_a_function(context: Context) -> int:
+    context.keep("page", keeps)
+    return 1
+
+
+def dies(one: int, context: Context) -> int:
+    if context.metadata.pop("dies", None):
+        raise KeyboardInterrupt
+    return int(context.metadata["page"][0])
+
+
+def test_what_a_worker_process_keeps_is_stored_with_its_node(store: Store) -> None:
+    dag = DAG("away").add_node("one", keeps, run_in="process").add_node("two", dies)
+    dag.connect("one", "two")
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(store=store, run_id="a", context=Context(metadata={"dies": True}), mode="process")
+    run = dag.execute(store=store, run_id="a", mode="sequential")
+    assert (run.value, run.context.metadata["page"]) == (3, [3])
+    assert "other" not in run.context.metadata
+    dag.replace_node("one", keeps_a_function)
+    with pytest.raises(ExecutionError, match=r"node 'one' .* failed: EncodeError"):
+        dag.run(store=store, run_id="b", mode="process")
+
+
 # Owners.
 
 
