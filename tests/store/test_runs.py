@@ -253,6 +253,15 @@ def test_machine_with_a_store_is_refused_and_as_a_node_it_is_one_row(store: Stor
     assert dag.run(store=store, run_id="a") == 2
 
 
+@pytest.mark.parametrize("name", ["ask", "pause"])
+def test_workflow_says_what_waits_in_its_place(name: str) -> None:
+    for workflow in (DAG("orders"), FSM("orders")):
+        with pytest.raises(AttributeError, match=rf"'{name}': runs do not wait.*snapshot"):
+            getattr(workflow, name)
+        with pytest.raises(AttributeError, match=f"'{type(workflow).__name__}' object has no"):
+            workflow.poll  # type: ignore[attr-defined]
+
+
 def test_mistake_in_the_inputs_leaves_no_run(store: Store, calls: Calls) -> None:
     dag = shop(calls)
     with pytest.raises(ValidationError, match="lacks values"):
@@ -279,6 +288,16 @@ def test_value_that_cannot_be_stored_fails_its_node(store: Store) -> None:
     assert error.place == "['f'][0]"
     assert "stored=False" in str(error)
     assert str(store.run("a").errors["one"]).startswith("fast_dag.store.errors.EncodeError")
+
+
+def test_error_of_a_value_names_the_place_in_what_the_user_returned(store: Store) -> None:
+    dag = DAG("decides").add_node(
+        "check", lambda: ConditionalReturn(True, {"f": [print]}), type="condition"
+    )
+    dag.add_node("end", lambda x: x).connect("check", "end", output="true")
+    error = dag.execute(store=store, run_id="a").errors["check"]
+    assert isinstance(error, EncodeError)
+    assert error.place == "['f'][0]"
 
 
 def test_value_that_is_not_stored_is_computed_again_where_it_is_needed(

@@ -31,7 +31,7 @@ from fast_dag.store.graphs import StoredGraph, text_of_graph
 from fast_dag.store.records import RunRecord
 from fast_dag.store.reruns import Rows, paths_of
 from fast_dag.store.values import LARGE, Values
-from fast_dag.store.wrapped import unwrapped, wrapped
+from fast_dag.store.wrapped import own_parts, unwrapped, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -802,10 +802,15 @@ class Shelf:
         """Encode a value, and write no file. Raises EncodeError."""
         codec, (how, value) = self._codec, unwrapped(value)
         name = f"{codec.name}:{how}" if how else codec.name
-        if codec is self._plain:
-            data = codec.encode(value)
-        else:
-            data = codec.encode(value, context=repr(identity).encode("utf-8", "surrogatepass"))
+        context = b""
+        if codec is not self._plain:
+            context = repr(identity).encode("utf-8", "surrogatepass")
+        try:
+            data = codec.encode(value, context=context)
+        except EncodeError:
+            for each in own_parts(how, value):  # so that places are those in the user's value
+                codec.encode(each, context=context)
+            raise
         return name, data, None
 
     def is_large(self, placed: Placed) -> bool:
