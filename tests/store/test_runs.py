@@ -253,6 +253,15 @@ def test_machine_with_a_store_is_refused_and_as_a_node_it_is_one_row(store: Stor
     assert dag.run(store=store, run_id="a") == 2
 
 
+@pytest.mark.parametrize("name", ["ask", "pause"])
+def test_workflow_says_what_waits_in_its_place(name: str) -> None:
+    for workflow in (DAG("orders"), FSM("orders")):
+        with pytest.raises(AttributeError, match=rf"'{name}': runs do not wait.*snapshot"):
+            getattr(workflow, name)
+        with pytest.raises(AttributeError, match=f"'{type(workflow).__name__}' object has no"):
+            workflow.poll  # type: ignore[attr-defined]
+
+
 def test_mistake_in_the_inputs_leaves_no_run(store: Store, calls: Calls) -> None:
     dag = shop(calls)
     with pytest.raises(ValidationError, match="lacks values"):
@@ -279,6 +288,16 @@ def test_value_that_cannot_be_stored_fails_its_node(store: Store) -> None:
     assert error.place == "['f'][0]"
     assert "stored=False" in str(error)
     assert str(store.run("a").errors["one"]).startswith("fast_dag.store.errors.EncodeError")
+
+
+def test_error_of_a_value_names_the_place_in_what_the_user_returned(store: Store) -> None:
+    dag = DAG("decides").add_node(
+        "check", lambda: ConditionalReturn(True, {"f": [print]}), type="condition"
+    )
+    dag.add_node("end", lambda x: x).connect("check", "end", output="true")
+    error = dag.execute(store=store, run_id="a").errors["check"]
+    assert isinstance(error, EncodeError)
+    assert error.place == "['f'][0]"
 
 
 def test_value_that_is_not_stored_is_computed_again_where_it_is_needed(
@@ -336,6 +355,36 @@ def test_what_is_kept_in_the_context_is_there_when_the_run_goes_on(store: Store)
     assert seen == [([3], 4), ([3], None)]
 
 
+def keeps(context: Context) -> int:
+    context.keep("page", [3])
+    context.metadata["other"] = 4
+    return 1
+
+
+def keeps_a_function(context: Context) -> int:
+    context.keep("page", keeps)
+    return 1
+
+
+def dies(one: int, context: Context) -> int:
+    if context.metadata.pop("dies", None):
+        raise KeyboardInterrupt
+    return int(context.metadata["page"][0])
+
+
+def test_what_a_worker_process_keeps_is_stored_with_its_node(store: Store) -> None:
+    dag = DAG("away").add_node("one", keeps, run_in="process").add_node("two", dies)
+    dag.connect("one", "two")
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(store=store, run_id="a", context=Context(metadata={"dies": True}), mode="process")
+    run = dag.execute(store=store, run_id="a", mode="sequential")
+    assert (run.value, run.context.metadata["page"]) == (3, [3])
+    assert "other" not in run.context.metadata
+    dag.replace_node("one", keeps_a_function)
+    with pytest.raises(ExecutionError, match=r"node 'one' .* failed: EncodeError"):
+        dag.run(store=store, run_id="b", mode="process")
+
+
 # Owners.
 
 
@@ -353,12 +402,12 @@ def test_run_at_work_elsewhere_is_refused_and_named(store: Store, tmp_path: Path
     thread.start()
     assert begun.wait(20)
     try:
-        with pytest.raises(RunInUseError, match="at work: process"):
+        with pytest.raises(RunInUseError, match=r"at work in this process \(\d+ on"):
             dag.run(store=store, run_id="a")
         with Store(tmp_path / "runs.db") as other, pytest.raises(RunInUseError):
             dag.run(store=other, run_id="a")
         assert store.run("a").status == "running"
-        assert str(store.run("a").owner).startswith("process ")
+        assert str(store.run("a").owner).startswith("this process ")
     finally:
         end.set()
         thread.join()
@@ -607,6 +656,31 @@ def test_backup_is_a_store(store: Store, calls: Calls, tmp_path: Path) -> None:
         assert copy.doctor()["problems"] == []
     with pytest.raises(StoreError):
         store.backup(tmp_path / "copy.db")
+
+
+def test_closed_store_refuses_use_whatever_others_do(store: Store, calls: Calls) -> None:
+    closing = Store(store.path)
+    dag = DAG("closes").add_node("one", calls.node("one", closing.close))
+    dag.add_node("two", lambda: 2).connect("one", "two")
+    with pytest.raises(StoreError, match="is closed"):
+        dag.run(store=closing, run_id="a")
+    assert (store.run("a").status, dict(store.run("a").nodes)) == ("interrupted", {})
+    record = store.run("a")
+    for use in (
+        lambda: dag.run(store=closing, run_id="a"),
+        lambda: closing.run("a"),
+        closing.runs,
+        closing.doctor,
+        closing.prune,
+        lambda: closing.backup("copy.db"),
+        lambda: closing.cancel("a"),
+        lambda: dag.explain(store=closing, run_id="a"),
+    ):
+        with pytest.raises(StoreError, match="is closed"):
+            use()
+    closing.close()
+    assert dag.run(store=store, run_id="a") == 2
+    assert record.inputs == {}, "other Stores are as they were"
 
 
 def test_store_in_memory_keeps_runs_while_it_is_open(calls: Calls) -> None:

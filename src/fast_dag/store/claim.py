@@ -12,7 +12,7 @@ from fast_dag.run.failures import timed_out
 from fast_dag.store.changes import Codes, changes_of
 from fast_dag.store.database import reading
 from fast_dag.store.durable import CutShortError, Durable, End, cancelled, error_of, in_doubt
-from fast_dag.store.errors import ChangedError, RunInUseError, RunLostError, StoreError, to_data
+from fast_dag.store.errors import ChangedError, RunLostError, StoreError, to_data
 from fast_dag.store.graphs import graph_of
 from fast_dag.store.reruns import (
     Rows,
@@ -23,10 +23,10 @@ from fast_dag.store.reruns import (
     replace_failed,
     replace_only,
 )
-from fast_dag.store.store import FINAL, owner_now, owner_text
+from fast_dag.store.store import FINAL, in_use, owner_now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence, Set
+    from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
     from sqlite3 import Connection
     from typing import Protocol
 
@@ -126,8 +126,8 @@ class Claim:
             self._give_up()
 
     def _durable(self, row: int, epoch: int, generation: int) -> Durable:
-        shelf, database = self.store.shelf_of(self.workflow), self.store.database
-        made = Durable(database, shelf, self.run_id, row, epoch, generation, self.hold)
+        shelf = self.store.shelf_of(self.workflow)
+        made = Durable(self.store, shelf, self.run_id, row, epoch, generation, self.hold)
         if self.hold is not None:
             made.codes = self.codes.keys
         return made
@@ -209,10 +209,7 @@ class Claim:
         self.hold = self.store.database.locks.take(found.id)
         if self.hold is None:
             rows = self.store.database.rows("SELECT owner FROM runs WHERE id = ?", found.id)
-            owner = owner_text(rows[0][0] if rows else None)
-            raise RunInUseError(
-                f"the run {self.run_id!r} is at work: {owner}", run_id=self.run_id, owner=owner
-            )
+            raise in_use(self.run_id, rows[0][0] if rows else None)
         self._change(lambda connection: self._take(connection, found))
 
     def _take(self, connection: Connection, found: Found) -> None:
@@ -331,7 +328,7 @@ class Claim:
             if error is not None:
                 raise error
             return
-        durable, database = self.durable, self.store.database
+        durable, database = self.durable, self.durable.database
         execution = self.execution
         cut = error.error if isinstance(error, CutShortError) else None
         try:

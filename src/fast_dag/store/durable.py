@@ -20,7 +20,7 @@ from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ExecutionError, failures, is_a
 from fast_dag.run.execution import Verdict
 from fast_dag.schedule.dag import DagSchedule
-from fast_dag.store.database import Write, reading
+from fast_dag.store.database import Write, closed, reading
 from fast_dag.store.errors import (
     EncodeError,
     InDoubtError,
@@ -42,6 +42,15 @@ if TYPE_CHECKING:
     from fast_dag.run.execution import Ended
     from fast_dag.store.database import Database
     from fast_dag.store.locks import Hold
+
+    class Store(Protocol):
+        """The store of a run."""
+
+        path: str
+        is_closed: bool
+
+        @property
+        def database(self) -> Database: ...
 
     class Shelf(Protocol):
         """Where the values of a store are: its codecs and files."""
@@ -93,7 +102,7 @@ class Durable:
 
     def __init__(
         self,
-        database: Database,
+        store: Store,
         shelf: Shelf,
         run_id: str,
         row: int,
@@ -101,7 +110,8 @@ class Durable:
         generation: int,
         hold: Hold | None,
     ) -> None:
-        self.database = database
+        self.store = store
+        self.database = store.database
         self.shelf = shelf
         self.run_id = run_id
         self.row = row
@@ -140,7 +150,10 @@ class Durable:
         self.made: set[Call] = set()  # calls that were announced, and not made
 
     def check(self, connection: Connection) -> None:
-        """Raise RunLostError unless this is still the owner; see whether the run is cancelled."""
+        """Raise RunLostError unless this is still the owner, StoreError if the store was closed;
+        see whether the run is cancelled."""
+        if self.store.is_closed:
+            raise closed(self.store.path)
         found = None
         if self.hold is not None and not self.hold.is_lost:
             found = connection.execute(
@@ -750,6 +763,8 @@ class End(Write):
         if scope is None or codec != "plain" or file is not None or self._facts is not End._facts:
             return False
         if durable.pending or durable._keeps or self.before or self._item:
+            return False
+        if durable.store.is_closed:
             return False
         if durable.hold is None or durable.hold.is_lost:
             return False

@@ -17,7 +17,7 @@ from fast_dag.define.options import WRONG, seconds
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ValidationError, closest, failures, names
 from fast_dag.store.codec import CloudPickle, Pickle, Plain
-from fast_dag.store.database import Database, placeholders, reading
+from fast_dag.store.database import Database, closed, placeholders, reading
 from fast_dag.store.doctor import examined
 from fast_dag.store.errors import (
     DecodeError,
@@ -31,7 +31,7 @@ from fast_dag.store.graphs import StoredGraph, key_of_graph, text_of_graph
 from fast_dag.store.records import RunRecord
 from fast_dag.store.reruns import Rows, paths_of
 from fast_dag.store.values import LARGE, Values
-from fast_dag.store.wrapped import WRAPPED, unwrapped, wrapped
+from fast_dag.store.wrapped import WRAPPED, own_parts, unwrapped, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -102,9 +102,9 @@ class Store:
             )
         self.codec = codec
         self.key = key
-        self.database = Database.of(self.path, durability, check_filesystem)
+        self._database = Database.of(self.path, durability, check_filesystem)
         self.is_closed = False
-        self.values = Values(f"{self.path}-values") if self.database.is_file else None
+        self.values = Values(f"{self.path}-values") if self._database.is_file else None
         self.shelf = Shelf(self, [])
         self._shelves: WeakKeyDictionary[Any, tuple[object, Shelf]] = WeakKeyDictionary()
         if retention is not None:
@@ -114,7 +114,15 @@ class Store:
         """Close the store. Runs that are at work with it are interrupted."""
         if not self.is_closed:
             self.is_closed = True
-            self.database.leave()
+            self._database.leave()
+
+    @property
+    def database(self) -> Database:
+        """Where its rows are. Raises StoreError if the store is closed, also if other Stores of the
+        same file are open."""
+        if self.is_closed:
+            raise closed(self.path)
+        return self._database
 
     def __enter__(self) -> Self:
         return self
@@ -366,10 +374,7 @@ class Store:
         """Own a run that nobody is at work on. Raises RunInUseError."""
         hold = self.database.locks.take(row.id)
         if hold is None:
-            owner = self.owner_of(self._row(row.run_id))
-            raise RunInUseError(
-                f"the run {row.run_id!r} is at work: {owner}", run_id=row.run_id, owner=owner
-            )
+            raise in_use(row.run_id, self._row(row.run_id).owner)
         try:
             yield
         finally:
@@ -564,12 +569,12 @@ class Store:
 
         Raises StoreError if the file exists or cannot be written.
         """
-        target = os.fspath(path)
+        database, target = self.database, os.fspath(path)
         try:
             os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             copy = sqlite3.connect(target)
             try:
-                self.database.call(lambda connection: connection.backup(copy))
+                database.call(lambda connection: connection.backup(copy))
             finally:
                 copy.close()
             if self.values is not None:
@@ -767,8 +772,16 @@ def owner_text(owner: str | None) -> str:
     """
     with suppress(ValueError, KeyError, TypeError):
         known = json.loads(owner or "")
-        return f"process {known['pid']} on {known['host']}"
-    return "somebody"
+        pid, host = known["pid"], known["host"]
+        is_here = (pid, host) == (os.getpid(), socket.gethostname())
+        return f"this process ({pid} on {host})" if is_here else f"process {pid} on {host}"
+    return "a process"
+
+
+def in_use(run_id: str, owner: str | None) -> RunInUseError:
+    """The error of a run that somebody else is at work on."""
+    text = owner_text(owner)
+    return RunInUseError(f"the run {run_id!r} is at work in {text}", run_id=run_id, owner=text)
 
 
 class Shelf:
@@ -791,15 +804,19 @@ class Shelf:
 
     def encoded(self, value: object, identity: tuple[Any, ...]) -> Placed:
         """Encode a value, and write no file. Raises EncodeError."""
-        codec = self._codec
-        name = codec.name
+        codec, how = self._codec, ""
+        name, context = codec.name, b""
         if type(value) in WRAPPED:
             how, value = unwrapped(value)
             name = f"{name}:{how}" if how else name
-        if codec is self._plain:
-            data = codec.encode(value)
-        else:
-            data = codec.encode(value, context=repr(identity).encode("utf-8", "surrogatepass"))
+        if codec is not self._plain:
+            context = repr(identity).encode("utf-8", "surrogatepass")
+        try:
+            data = codec.encode(value, context=context)
+        except EncodeError:
+            for each in own_parts(how, value):  # so that places are those in the user's value
+                codec.encode(each, context=context)
+            raise
         return name, data, None
 
     def is_large(self, placed: Placed) -> bool:
