@@ -56,7 +56,8 @@ class Asked:
                 "on_change": on_change,
                 "renamed": renamed,
             }
-            given = "store" if store is not None else next(k for k, v in options.items() if v)
+            given = next((k for k, v in options.items() if v is not None), "store")
+            given = "store" if store is not None else given
             problem = (
                 f"store= is a fast_dag.store.Store, not a {type(store).__name__}"
                 if store is not None
@@ -66,6 +67,7 @@ class Asked:
                 f"{problem}; to give an input of that name: inputs={{{given!r}: ...}}"
             )
         self.store = store
+        self._has_new_id = run_id is None
         self.run_id = os.urandom(16).hex() if run_id is None else checked_id(run_id)
         self.rerun = checked_rerun(rerun)
         self.tags = checked_tags(tags)
@@ -139,10 +141,10 @@ class Asked:
         metadata = execution.context.metadata
         own = metadata.get("run_id")
         if own is not None and own not in (self.run_id, execution.context._own_run_id):
-            raise ValidationError(
-                f"the context's metadata has the run_id {own!r}, but run_id= is {self.run_id!r}; "
-                "drop one of them"
-            )
+            asked = f"but run_id= is {self.run_id!r}; drop one of them"
+            if self._has_new_id:
+                asked = f"which is not given: say run_id={own!r}, or drop it from the metadata"
+            raise ValidationError(f"the context's metadata has the run_id {own!r}, {asked}")
         claim = Claim(
             self.store,
             workflow,

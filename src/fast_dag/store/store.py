@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from fast_dag.cache.keys import UnkeyableError, digest_of, key_of, stable_text
+from fast_dag.define.node import Node, name_of
 from fast_dag.define.options import WRONG, seconds
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ValidationError, closest, failures, names
@@ -91,7 +92,7 @@ class Store:
         retention: Any = None,
     ) -> None:
         self.path = os.fspath(path)
-        self.allow = tuple(allow)
+        self.allow = (allow,) if isinstance(allow, (str, type)) else tuple(allow)
         self.max_resumes = max_resumes
         if codec not in ("plain", "pickle", "cloudpickle"):
             raise ValidationError(f"codec is 'plain', 'pickle' or 'cloudpickle', not {codec!r}")
@@ -380,14 +381,14 @@ class Store:
         source: str,
         *,
         run_id: str | None = None,
-        at: str | Iterable[str],
+        at: str | Node[..., Any] | Iterable[str | Node[..., Any]],
         inputs: Mapping[str, Any] | None = None,
     ) -> str:
         """Begin a run that shares with another what that has computed, but for the nodes `at` and
         what is below them. Returns its id. It goes on when it is executed with that id.
 
-        `inputs` are those that differ; what takes them is computed anew, too. Values are shared,
-        not copied. The other run may be at work.
+        `at` is a node or several, by name or themselves. `inputs` are those that differ; what takes
+        them is computed anew, too. Values are shared, not copied. The other run may be at work.
 
         >>> from fast_dag import DAG
         >>> dag = DAG("shop").add_node("price", lambda: 21).add_node("total", lambda x: 2 * x)
@@ -408,7 +409,7 @@ class Store:
             name: (input_digest(value), *self.shelf.put(value, ("input", made, name)))
             for name, value in (inputs or {}).items()
         }
-        nodes = [at] if isinstance(at, str) else list(at)
+        nodes = [name_of(each) for each in ([at] if isinstance(at, (str, Node)) else at)]
         self.database.transact(lambda connection: self._forked(connection, row, made, nodes, given))
         return made
 
