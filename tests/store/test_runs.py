@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -434,6 +435,23 @@ def test_cancelled_task_leaves_the_run_interrupted(store: Store) -> None:
     assert store.run("a").status == "interrupted"
 
 
+def test_run_that_every_thread_of_the_loop_waits_for_begins_and_ends(store: Store) -> None:
+    dag = DAG("one").add_node("one", lambda: 1)
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+
+        def wait() -> int:
+            running = dag.run_async(store=store, run_id="a")
+            value: int = asyncio.run_coroutine_threadsafe(running, loop).result(20)
+            return value
+
+        return await asyncio.to_thread(wait)
+
+    assert asyncio.run(main()) == 1
+
+
 def test_timed_out_run_is_final(store: Store) -> None:
     dag, end = DAG("late"), Event()
     dag.add_node("one", lambda: 1).add_node("wait", lambda one: end.wait(20)).connect("one", "wait")
@@ -586,6 +604,18 @@ def test_fork_shares_all_but_what_it_names(store: Store, calls: Calls) -> None:
     assert store.run("b").is_pruned
     with pytest.raises(RunExistsError, match="pruned"):
         dag.run(store=store, run_id="a")
+
+
+def test_ids_of_calls_are_never_used_again_after_a_prune(store: Store) -> None:
+    dag, ids = DAG("pay"), list[str]()
+    dag.add_node("pay", lambda call_id: ids.append(call_id))
+    dag.run(store=store, run_id="a")
+    dag.run(store=store, run_id="a", rerun="pay")
+    assert store.prune(0, status="failed").rows == 1
+    dag.run(store=store, run_id="a", rerun="pay")
+    assert ids == ["a/pay", "a/pay~2", "a/pay~3"]
+    assert store.doctor()["problems"] == []
+    assert store.prune(0, status="failed").rows == 1
 
 
 def test_values_that_a_fork_shares_survive_their_origin(store: Store, calls: Calls) -> None:

@@ -230,8 +230,8 @@ class Claim:
                 deaths = 0
         generation = self._look_at_changes(connection, found.id, generation)
         connection.execute(
-            "UPDATE runs SET generation = ?, rerun = ? WHERE id = ?",
-            (generation, rerun, found.id),
+            "UPDATE runs SET generation = ?, rerun = ?, graph = ? WHERE id = ?",
+            (generation, rerun, self.store.note_graph(connection, self.execution), found.id),
         )
         self._deaths = deaths
         connection.execute(

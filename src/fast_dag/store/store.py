@@ -235,11 +235,12 @@ class Store:
             last[parent, node] = scope
         for row in self.database.rows(_NODES, run):
             made = NodeRow(*row)
-            scope = made.scope
+            scope, path = made.scope, made.node
             while scope and last.get(parents.get(scope, (-1, ""))) == scope:
-                scope = parents[scope][0]
-            if not scope:
-                yield made
+                scope, node = parents[scope]
+                path = f"{node}.{path}"
+            if not scope:  # a node that was renamed was written with another path
+                yield made if path == made.path else made._replace(path=path)
 
     def scopes_of(self, run: int, scope: int, node: str) -> list[int]:
         """The attempts of a nested workflow, in order."""
@@ -487,7 +488,7 @@ class Store:
         dry_run: bool = False,
     ) -> Pruned:
         """Delete what ended longer ago than that: "30 days", a timedelta, or seconds. Of runs that
-        have ended nothing stays but the record; of others, the rows that a rerun replaced go.
+        have ended nothing stays but the record; of others, the values that a rerun replaced go.
 
         The ids stay taken, so that a late repetition of a call does not start its run anew, unless
         `forget`. Values that a fork shares stay.
@@ -521,9 +522,7 @@ class Store:
                 for run in runs
             )
             return Pruned(len(runs), rows, 0, 0)
-        rows = connection.execute(
-            f"DELETE FROM nodes WHERE replaced IS NOT NULL AND began < ? AND {_UNSHARED}", (end,)
-        ).rowcount
+        rows = sum(connection.execute(each, (end,)).rowcount for each in _PRUNE_REPLACED)
         connection.execute("CREATE TEMP TABLE chosen (run INTEGER PRIMARY KEY)")
         connection.executemany("INSERT INTO chosen VALUES (?)", [(run,) for run in runs])
         for table in ("nodes", "inputs", "kept"):
@@ -685,7 +684,17 @@ _SHARE: Final = """
         inputs, code
     FROM nodes WHERE id = ?"""
 
-_UNSHARED: Final = "NOT EXISTS (SELECT 1 FROM nodes AS o WHERE o.source = nodes.id)"
+_REPLACED: Final = """
+    replaced IS NOT NULL AND began < ?
+    AND NOT EXISTS (SELECT 1 FROM nodes AS o WHERE o.source = nodes.id)"""
+
+_PRUNE_REPLACED: Final = (
+    # How often a node has completed counts in the ids of its calls, so the row stays.
+    f"""
+    UPDATE nodes SET stored = 0, codec = NULL, value = NULL, file = NULL, source = NULL
+    WHERE ok AND stored AND item = x'' AND {_REPLACED}""",
+    f"DELETE FROM nodes WHERE NOT (ok AND item = x'') AND {_REPLACED}",
+)
 
 
 class Pruned(NamedTuple):
