@@ -117,11 +117,10 @@ class Claim:
         execution, durable = self.execution, self.durable
         durable.decode()
         execution.store = durable.root
-        execution.context.metadata.update(durable.kept)
-        execution.context.metadata["run_id"] = self.run_id
+        execution.context.metadata.update({**durable.kept, "run_id": self.run_id})
         self.store.database.enter()
         if self._doubts:
-            self.is_over = True
+            self._stop("in_doubt")
         elif self._deaths >= self.store.max_resumes:
             self._give_up()
 
@@ -190,6 +189,8 @@ class Claim:
         )
         row = cursor.lastrowid
         assert row is not None
+        if self.rerun not in (None, "failed", "stale"):  # of a run that there is, this is an error
+            self._rows(connection, row).below(paths_of(self.rerun))
         connection.executemany(
             "INSERT INTO inputs (run, name, digest, codec, value, file) VALUES (?, ?, ?, ?, ?, ?)",
             [(row, *each) for each in inputs],
@@ -249,8 +250,8 @@ class Claim:
                 durable.read(connection)
         self.durable = durable
         connection.execute(
-            "UPDATE runs SET generation = ?, rerun = ? WHERE id = ?",
-            (generation, rerun, found.id),
+            "UPDATE runs SET generation = ?, rerun = ?, graph = ? WHERE id = ?",
+            (generation, rerun, self.store.note_graph(connection, self.execution), found.id),
         )
         self._deaths = deaths
         connection.execute(
@@ -312,13 +313,18 @@ class Claim:
 
     def _give_up(self) -> None:
         """End a run whose owners died one after the other."""
+        ready = self._stop("failed")
+        self.execution._exception = gave_up(self.run_id, self._deaths, ready)
+
+    def _stop(self, status: str) -> list[str]:
+        """End the run before anything is called. Returns the paths of the nodes that could be."""
         execution = self.execution
         self.is_over = True
         execution.observers = None
         execution.open()
         ready = [execution.path_of(index) for index in execution.begin(eager=True)]
-        execution.close("failed")
-        execution._exception = gave_up(self.run_id, self._deaths, ready)
+        execution.close(status)
+        return ready
 
     # After the run.
 
@@ -410,8 +416,7 @@ class Claim:
         durable.decode()
         context, record = execution.context, execution.record
         execution.store, execution.observers = durable.root, None
-        context.metadata.update(durable.kept)
-        context.metadata["run_id"] = self.run_id
+        context.metadata.update({**durable.kept, "run_id": self.run_id})
         context._enter_run(record)
         execution._prepare_results()
         record.begin()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from fast_dag.cache.keys import UnkeyableError, digest_of, key_of, stable_text
+from fast_dag.define.node import Node, name_of
 from fast_dag.define.options import WRONG, seconds
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ValidationError, closest, failures, names
@@ -91,7 +92,7 @@ class Store:
         retention: Any = None,
     ) -> None:
         self.path = os.fspath(path)
-        self.allow = tuple(allow)
+        self.allow = (allow,) if isinstance(allow, (str, type)) else tuple(allow)
         self.max_resumes = max_resumes
         if codec not in ("plain", "pickle", "cloudpickle"):
             raise ValidationError(f"codec is 'plain', 'pickle' or 'cloudpickle', not {codec!r}")
@@ -242,11 +243,12 @@ class Store:
             last[parent, node] = scope
         for row in self.database.rows(_NODES, run):
             made = NodeRow(*row)
-            scope = made.scope
+            scope, path = made.scope, made.node
             while scope and last.get(parents.get(scope, (-1, ""))) == scope:
-                scope = parents[scope][0]
-            if not scope:
-                yield made
+                scope, node = parents[scope]
+                path = f"{node}.{path}"
+            if not scope:  # a node that was renamed was written with another path
+                yield made if path == made.path else made._replace(path=path)
 
     def scopes_of(self, run: int, scope: int, node: str) -> list[int]:
         """The attempts of a nested workflow, in order."""
@@ -385,14 +387,14 @@ class Store:
         source: str,
         *,
         run_id: str | None = None,
-        at: str | Iterable[str],
+        at: str | Node[..., Any] | Iterable[str | Node[..., Any]],
         inputs: Mapping[str, Any] | None = None,
     ) -> str:
         """Begin a run that shares with another what that has computed, but for the nodes `at` and
         what is below them. Returns its id. It goes on when it is executed with that id.
 
-        `inputs` are those that differ; what takes them is computed anew, too. Values are shared,
-        not copied. The other run may be at work.
+        `at` is a node or several, by name or themselves. `inputs` are those that differ; what takes
+        them is computed anew, too. Values are shared, not copied. The other run may be at work.
 
         >>> from fast_dag import DAG
         >>> dag = DAG("shop").add_node("price", lambda: 21).add_node("total", lambda x: 2 * x)
@@ -413,7 +415,7 @@ class Store:
             name: (input_digest(value), *self.shelf.put(value, ("input", made, name)))
             for name, value in (inputs or {}).items()
         }
-        nodes = [at] if isinstance(at, str) else list(at)
+        nodes = [name_of(each) for each in ([at] if isinstance(at, (str, Node)) else at)]
         self.database.transact(lambda connection: self._forked(connection, row, made, nodes, given))
         return made
 
@@ -491,7 +493,7 @@ class Store:
         dry_run: bool = False,
     ) -> Pruned:
         """Delete what ended longer ago than that: "30 days", a timedelta, or seconds. Of runs that
-        have ended nothing stays but the record; of others, the rows that a rerun replaced go.
+        have ended nothing stays but the record; of others, the values that a rerun replaced go.
 
         The ids stay taken, so that a late repetition of a call does not start its run anew, unless
         `forget`. Values that a fork shares stay.
@@ -525,9 +527,7 @@ class Store:
                 for run in runs
             )
             return Pruned(len(runs), rows, 0, 0)
-        rows = connection.execute(
-            f"DELETE FROM nodes WHERE replaced IS NOT NULL AND began < ? AND {_UNSHARED}", (end,)
-        ).rowcount
+        rows = sum(connection.execute(each, (end,)).rowcount for each in _PRUNE_REPLACED)
         connection.execute("CREATE TEMP TABLE chosen (run INTEGER PRIMARY KEY)")
         connection.executemany("INSERT INTO chosen VALUES (?)", [(run,) for run in runs])
         for table in ("nodes", "inputs", "kept"):
@@ -690,7 +690,17 @@ _SHARE: Final = """
         inputs, code
     FROM nodes WHERE id = ?"""
 
-_UNSHARED: Final = "NOT EXISTS (SELECT 1 FROM nodes AS o WHERE o.source = nodes.id)"
+_REPLACED: Final = """
+    replaced IS NOT NULL AND began < ?
+    AND NOT EXISTS (SELECT 1 FROM nodes AS o WHERE o.source = nodes.id)"""
+
+_PRUNE_REPLACED: Final = (
+    # How often a node has completed counts in the ids of its calls, so the row stays.
+    f"""
+    UPDATE nodes SET stored = 0, codec = NULL, value = NULL, file = NULL, source = NULL
+    WHERE ok AND stored AND item = x'' AND {_REPLACED}""",
+    f"DELETE FROM nodes WHERE NOT (ok AND item = x'') AND {_REPLACED}",
+)
 
 
 class Pruned(NamedTuple):
