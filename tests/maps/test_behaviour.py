@@ -826,6 +826,24 @@ def test_coroutines_that_a_function_returns_for_some_items(way: str) -> None:
     assert list(strict.errors) == ["f[0]"]
 
 
+@here
+def test_coroutines_of_items_before_one_that_fails_are_awaited(way: str) -> None:
+    async def later(x: int) -> int:
+        return x
+
+    def f(x: int, bad: int) -> Any:
+        if x == bad:
+            raise ValueError(x)
+        return later(x) if x % 2 else x
+
+    for bad in range(25, 50):  # wherever it is among those that are timed together
+        run = EXECUTE[way](mapped(f, on_error="drop"), x=range(50), bad=bad)
+        assert run.value == [x for x in range(50) if x != bad]
+        assert sum(count for _, count in run.items("f").histogram) == 50
+        strict = EXECUTE[way](mapped(f), x=range(50), bad=bad)
+        assert list(strict.errors) == [f"f[{bad}]"]
+
+
 # A workflow for each item.
 
 
