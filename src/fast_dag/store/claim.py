@@ -26,7 +26,7 @@ from fast_dag.store.reruns import (
 from fast_dag.store.store import FINAL, owner_now, owner_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence, Set
+    from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
     from sqlite3 import Connection
     from typing import Protocol
 
