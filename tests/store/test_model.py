@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -184,7 +185,8 @@ class Edited(Case):
             lines += [
                 f"def {name}({taken}):",
                 f"    silent = {self.silent[name]}",
-                f"    return called({self.name!r}, {name!r}, {self.versions[name]}, dict({passed}))",
+                f"    version = {self.versions[name]}",
+                f"    return called({self.name!r}, {name!r}, version, dict({passed}))",
                 "",
             ]
         file = self.directory / str(next(self.numbers)) / f"{self.name}.py"
@@ -227,10 +229,8 @@ class Edited(Case):
     def interrupted(self) -> set[str]:
         """Begin a run that may be interrupted. Returns what is committed of it."""
         options: Any = {"mode": self.mode, "error_strategy": "continue"}
-        try:
+        with suppress(KeyboardInterrupt):
             self.dag.execute(store=self.store, run_id="a", **options)
-        except KeyboardInterrupt:
-            pass
         self.ran.clear()
         self.ran.deadly.clear()
         return {*self.store.run("a").nodes}
