@@ -659,7 +659,7 @@ class End(Write):
                 return error
             if error is not None:
                 raise CutShortError(error)
-            if not self._durable.shelf.is_large(self._placed):
+            if not self.is_ok or not self._durable.shelf.is_large(self._placed):
                 break
             is_quick_ = False
         return None
