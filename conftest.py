@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from importlib.util import find_spec
 
 import pytest
@@ -33,6 +34,12 @@ DOCTESTS = {
     "src/fast_dag/store/codec.py": "cloudpickle",
 }
 collect_ignore = [path for path, package in DOCTESTS.items() if is_missing(package)]
+
+
+def pytest_collection_finish() -> None:
+    """Have the collector, which many tests call, pass over the thousands of tests themselves."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -150,6 +150,19 @@ def test_raise_for_error_after_continue_names_one_and_notes_the_others(execute: 
     assert any(f"'{other}' failed too" in note for note in caught.value.__notes__)
 
 
+def test_error_names_some_of_very_many_failures(execute: Any) -> None:
+    dag = DAG("demo")
+    for number in range(50):
+        dag.add_node(f"n{number}", boom)
+    ran = execute(dag, error_strategy="continue")
+    with pytest.raises(ExecutionError) as caught:
+        ran.raise_for_error()
+    assert len(ran.errors) == 50
+    *notes, last = caught.value.__notes__
+    assert sum("failed too" in note for note in notes) == 20
+    assert last == "29 more failed too: see `run.errors`"
+
+
 # error_handler
 
 

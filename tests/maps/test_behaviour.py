@@ -377,16 +377,26 @@ def test_keys_of_a_mapping_may_be_made_anew(way: str) -> None:
     ],
     ids=["twice", "unhashable", "raises"],
 )
+@pytest.mark.parametrize("into", [None, list])
 def test_a_bad_key_fails_the_map_whatever_on_error_says(
-    way: str, on_error: str, keys: Any, says: list[str]
+    way: str, on_error: str, keys: Any, says: list[str], into: Any
 ) -> None:
-    run = EXECUTE[way](mapped(lambda x: x, keys=keys, on_error=on_error), x=[0, 1, 2])
+    dag = mapped(lambda x: x, keys=keys, on_error=on_error, into=into)
+    run = EXECUTE[way](dag, x=[0, 1, 2])
     assert run.status == "failed"
     assert list(run.errors) == ["f"]
     with pytest.raises(ExecutionError) as caught:
         run.raise_for_error()
     assert (caught.value.node_name, caught.value.key) == ("f", None)
     assert all(each in str(caught.value) for each in [*says, "keys function"])
+
+
+@here
+def test_keys_name_the_items_whose_results_into_takes(way: str) -> None:
+    dag = mapped(keys=lambda x: f"k{x}", into=list, on_error="drop")
+    run = EXECUTE[way](dag, x=[1, 0, 2])
+    assert run.value == [1, 0.5]
+    assert (list(run.errors), list(run.items("f").errors)) == (["f[k0]"], ["k0"])
 
 
 @here
@@ -814,6 +824,24 @@ def test_coroutines_that_a_function_returns_for_some_items(way: str) -> None:
     assert list(run.errors) == ["f[0]"]
     strict = EXECUTE[way](mapped(f), x=range(200))  # what is not awaited any more is closed
     assert list(strict.errors) == ["f[0]"]
+
+
+@here
+def test_coroutines_of_items_before_one_that_fails_are_awaited(way: str) -> None:
+    async def later(x: int) -> int:
+        return x
+
+    def f(x: int, bad: int) -> Any:
+        if x == bad:
+            raise ValueError(x)
+        return later(x) if x % 2 else x
+
+    for bad in range(25, 50):  # wherever it is among those that are timed together
+        run = EXECUTE[way](mapped(f, on_error="drop"), x=range(50), bad=bad)
+        assert run.value == [x for x in range(50) if x != bad]
+        assert sum(count for _, count in run.items("f").histogram) == 50
+        strict = EXECUTE[way](mapped(f), x=range(50), bad=bad)
+        assert list(strict.errors) == [f"f[{bad}]"]
 
 
 # A workflow for each item.

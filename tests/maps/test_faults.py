@@ -8,6 +8,8 @@ import os
 import threading
 import tracemalloc
 import weakref
+from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -73,6 +75,25 @@ def test_each_item_has_its_own_attempts(way: str) -> None:
     with pytest.raises(ExecutionError) as caught:
         EXECUTE[way](strict, x=[0]).raise_for_error()
     assert (caught.value.attempts, caught.value.node_name) == (3, "f[0]")
+
+
+@pytest.mark.parametrize("way", ["parallel", "process"])
+@pytest.mark.parametrize("hangs", [0, 20, 700, 1998])
+def test_an_item_that_hangs_keeps_no_other_from_ending(
+    way: str, hangs: int, tmp_path: Path
+) -> None:
+    def f(x: int, hangs: int, ended: str) -> int:
+        deadline = monotonic() + LONG
+        while x == hangs and not Path(ended).exists():
+            sleep(0.002)
+            if monotonic() > deadline:
+                return -1
+        if x == hangs + 1:
+            Path(ended).touch()
+        return x
+
+    run = EXECUTE[way](mapped(f), x=range(2000), hangs=hangs, ended=str(tmp_path / "ended"))
+    assert run.value == list(range(2000))
 
 
 @here
@@ -198,16 +219,32 @@ def test_keep_outputs_drops_what_nobody_takes_and_not_what_follows_takes(way: st
 
 
 @here
-def test_values_are_freed_with_their_run(way: str) -> None:
+@pytest.mark.parametrize("kind", ["plain", "spread", "async", "workflow", "into"])
+def test_values_are_freed_with_their_run(way: str, kind: str) -> None:
     births = Births()
-    dag = DAG("births", remember=False).add_node("f", lambda x: births.new(), over="x")
+
+    def new(x: int, y: int = 0) -> Any:
+        return births.new()
+
+    async def new_async(x: int) -> Any:
+        return births.new()
+
+    func: Any = new_async if kind == "async" else new
+    if kind == "workflow":
+        func = DAG("inner").add_node("new", new).add_node("same", lambda new: new)
+        func.connect("new", "same")
+    dag = DAG("births", remember=False)
+    if kind == "spread":
+        dag.add_node("f", func, product=["x", "y"])
+    else:
+        dag.add_node("f", func, over="x", into=list if kind == "into" else None)
+    given = {"x": range(50), "y": [0]} if kind == "spread" else {"x": range(50)}
     EXECUTE[way](DAG("warm", remember=False).add_node("f", lambda x: x, over="x"), x=[1, 2])
     with without_collector():
-        run = EXECUTE[way](dag, x=range(50))
+        run = EXECUTE[way](dag, **given)
         assert births.alive() == 50
         del run
-        gc.collect()
-        assert births.alive() == 0
+        wait_until(lambda: births.alive() == 0)  # without the collector: nothing is in a cycle
 
 
 @here

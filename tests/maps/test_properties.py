@@ -120,7 +120,7 @@ def cases(draw: st.DrawFn) -> Case:
         options["max_concurrency"] = draw(st.integers(1, 4))
     options.update(draw(st.sampled_from([{}, {"retry": 1, "retry_delay": 0}, {"timeout": 60}])))
     into = draw(st.sampled_from([None, None, "list", "unordered", "async", "first"]))
-    keyed = into is None and draw(st.booleans())
+    keyed = draw(st.booleans())
     return Case(
         walked,
         draw(st.sampled_from(list(SOURCES))),

@@ -162,6 +162,30 @@ def test_node_that_is_gone_stops_the_run_unless_it_is_renamed(edited: Module, st
         dag.run(store=store, run_id="a")
     assert dag.run(store=store, run_id="a", renamed={"tax": "vat"}) == "19.0!"
     assert edited.taken() == ["last"]
+    record = store.run("a")
+    assert (record["vat"], record.statuses["vat"]) == (19.0, "completed")
+
+
+def test_fork_follows_the_edges_that_the_run_went_on_with(store: Store) -> None:
+    stops = [True]
+
+    def last(x: int) -> int:
+        if stops:
+            raise KeyboardInterrupt
+        return x
+
+    def dag(source: str) -> DAG:
+        made = DAG("edges").add_node("one", lambda x: x).add_node("two", lambda: 0)
+        return made.add_node("last", last).connect(source, "last")
+
+    with pytest.raises(KeyboardInterrupt):
+        dag("two").run(store=store, run_id="a", x=1)
+    stops.clear()
+    edited = dag("one").add_node("more", lambda last: last + 1).connect("last", "more")
+    assert edited.run(store=store, run_id="a") == 2
+    assert store.run("a").statuses["more"] == "completed"
+    store.fork("a", run_id="b", at="one", inputs={"x": 5})
+    assert edited.run(store=store, run_id="b") == 6
 
 
 def test_node_is_renamed_with_its_function(edited: Module, store: Store) -> None:

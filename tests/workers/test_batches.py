@@ -43,7 +43,9 @@ class Made:
         self.parts: list[tuple[float, int]] = []
         self.over = threading.Event()
         self.how: Ended | None = None
-        self.batch = Batch("n", head, [(each,) for each in items], budget, self._take, self._end)
+        self.kept: list[int] = []
+        given = [(each,) for each in items]
+        self.batch = Batch("n", head, given, budget, self._take, self._end, self.kept.append)
 
     def _take(self, first: int, part: payload.Part) -> None:
         self.parts.append((perf_counter(), len(part.values)))
@@ -106,12 +108,21 @@ def test_what_takes_too_long_is_given_back(crowd: Crowd) -> None:
     assert made.values() == [10_000]
 
 
-def test_a_batch_can_be_stopped_and_killed(crowd: Crowd) -> None:
-    made = crowd.make(steps.item, [1] + [100] * 50)
-    while not made.told:
+def test_items_behind_one_that_takes_too_long_are_given_back_while_it_goes_on(
+    crowd: Crowd, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    made = crowd.make(steps.wait_at_2, [(x, str(go)) for x in range(10)], budget=0.05)
+    while not made.kept:
         threading.Event().wait(0.01)
-    made.batch.stop()
-    assert made.ended().begun < 51
+    assert made.kept == [3]
+    assert not made.over.is_set()
+    go.touch()
+    assert made.ended().begun == 3
+    assert made.values() == [0, 1, 2]
+
+
+def test_a_batch_can_be_killed(crowd: Crowd) -> None:
     made = crowd.make(steps.item, [1] + [100] * 50)
     while not made.told:
         threading.Event().wait(0.01)

@@ -12,16 +12,20 @@ import ast
 import linecache
 import os
 from contextlib import suppress
+from functools import cached_property
 from itertools import chain
 from random import random
 from time import sleep, time
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from fast_dag.errors import failures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import ItemsView, Iterable, Iterator, Mapping
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 _SKIPPED: Final = frozenset({"ctx", "decorator_list", "kind", "type_comment"})
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -52,17 +56,54 @@ def syntax(node: Any) -> str:
     return f"({' '.join(parts)})"
 
 
-class _File(NamedTuple):
-    """A source file: its text, its tree, and the code that it compiles to by name and first line.
+class _File:
+    """A source file: its text, its tree, and the code that it compiles to.
 
-    `is_old` tells that nobody has edited it since this process began to read sources, `varying` are
-    the globals that functions bind."""
+    `is_old` tells that nobody has edited it since this process began to read sources. What many
+    functions of one file ask for is found for all of them at once."""
 
-    text: str
-    tree: ast.Module
-    codes: Mapping[tuple[str, int], list[CodeType]]
-    is_old: bool
-    varying: frozenset[str]
+    def __init__(self, text: str, tree: ast.Module, code: CodeType, is_old: bool) -> None:
+        self.text = text
+        self.tree = tree
+        self.code = code
+        self.is_old = is_old
+
+    @cached_property
+    def codes(self) -> dict[tuple[str, int], list[CodeType]]:
+        """The code of each function, by its name and first line."""
+        return _grouped(((each.co_name, each.co_firstlineno), each) for each in _codes(self.code))
+
+    @cached_property
+    def functions(self) -> dict[tuple[str, int], list[ast.AST]]:
+        """The tree of each function, by the same."""
+        return _grouped(
+            ((getattr(each, "name", "<lambda>"), _first_line(each)), each)
+            for each in ast.walk(self.tree)
+            if isinstance(each, _FUNCTIONS)
+        )
+
+    @cached_property
+    def bindings(self) -> dict[str, list[Binding]]:
+        """How the module binds each of its global names."""
+        declared = [each.names for each in ast.walk(self.tree) if isinstance(each, ast.Global)]
+        return _grouped(_bindings(self.tree.body, frozenset(chain(*declared))))
+
+    @cached_property
+    def said(self) -> str:
+        """All that the file says, decorators included."""
+        decorators = [
+            syntax(each.decorator_list)
+            for each in ast.walk(self.tree)
+            if isinstance(each, _DEFINITIONS) and each.decorator_list
+        ]
+        return f"{syntax(self.tree)} {decorators}"
+
+
+def _grouped(pairs: Iterable[tuple[_Key, _Value]]) -> dict[_Key, list[_Value]]:
+    groups: dict[_Key, list[_Value]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
 
 
 _BEGAN: Final = time()
@@ -100,16 +141,12 @@ def _file(name: Any, namespace: Mapping[str, Any]) -> _File | None:
         code = compile(tree, name, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError):  # an IPython cell with a magic, say
         return None
-    codes: dict[tuple[str, int], list[CodeType]] = {}
-    for each in _codes(code):
-        codes.setdefault((each.co_name, each.co_firstlineno), []).append(each)
     is_old = True
     with suppress(OSError):  # it is no file
         is_old = os.stat(name).st_mtime < _BEGAN
     if len(_files) >= _MOST_FILES:
         _files.clear()
-    varying = [each.names for each in ast.walk(tree) if isinstance(each, ast.Global)]
-    found = _files[name] = _File(text, tree, codes, is_old, frozenset(chain(*varying)))
+    found = _files[name] = _File(text, tree, code, is_old)
     return found
 
 
@@ -125,22 +162,11 @@ def syntax_of(code: CodeType, namespace: Mapping[str, Any]) -> str | None:
     file = _file(code.co_filename, namespace)
     if file is None or code not in file.codes.get((code.co_name, code.co_firstlineno), ()):
         return None
-    node = _node_of(code, file.tree)
-    return None if node is None else syntax(node)
-
-
-def _node_of(code: CodeType, tree: ast.Module) -> ast.AST | None:
-    found = [
-        each
-        for each in ast.walk(tree)
-        if isinstance(each, _FUNCTIONS)
-        and getattr(each, "name", "<lambda>") == code.co_name
-        and _first_line(each) == code.co_firstlineno
-    ]
+    found = file.functions.get((code.co_name, code.co_firstlineno), [])
     if len(found) > 1:  # several lambdas in one line: the smallest one that has all of the code
         found = [each for each in found if _spans(each, code)]
         found.sort(key=lambda each: sum(1 for _ in ast.walk(each)))
-    return found[0] if found else None
+    return syntax(found[0]) if found else None
 
 
 def _first_line(node: Any) -> int:
@@ -164,14 +190,7 @@ def _spans(node: Any, code: CodeType) -> bool:
 def module_syntax(name: Any, namespace: Mapping[str, Any]) -> tuple[ast.Module, str] | None:
     """The tree of a module's file and all that it says, decorators included; None without one."""
     file = _file(name, namespace)
-    if file is None:
-        return None
-    decorators = [
-        syntax(each.decorator_list)
-        for each in ast.walk(file.tree)
-        if isinstance(each, _DEFINITIONS) and each.decorator_list
-    ]
-    return file.tree, f"{syntax(file.tree)} {decorators}"
+    return None if file is None else (file.tree, file.said)
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -197,7 +216,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
 class Binding(NamedTuple):
     """How a module binds a name: to the value of an expression, or to a name of another module.
     `varies` tells that functions of the module bind it, too, `of_part` that an attribute or an
-    element is bound: `Rates.full = 2`."""
+    element is bound: `Rates.full = 2`, `in_place` that nothing is bound: `RATES.update(full=2)`."""
 
     value: ast.expr | None
     varies: bool = False
@@ -205,6 +224,7 @@ class Binding(NamedTuple):
     name: str | None = None
     level: int = 0
     of_part: bool = False
+    in_place: bool = False
 
 
 def is_old(namespace: Mapping[str, Any]) -> bool:
@@ -215,45 +235,57 @@ def is_old(namespace: Mapping[str, Any]) -> bool:
 
 def bindings(name: str, namespace: Mapping[str, Any]) -> list[Binding]:
     """The statements of a module that bind a global name; none if its source is not there."""
+    return [each for each in _bound(name, namespace) if not each.in_place]
+
+
+def changes(name: str, namespace: Mapping[str, Any]) -> list[Binding]:
+    """The statements of a module that call a method of what a global name stands for."""
+    return [each for each in _bound(name, namespace) if each.in_place]
+
+
+def _bound(name: str, namespace: Mapping[str, Any]) -> list[Binding]:
     file = _file(namespace.get("__file__"), namespace)
-    if file is None:
-        return []
-    return list(_bindings(name, file.tree.body, name in file.varying))
+    return [] if file is None else file.bindings.get(name, [])
 
 
-def _bindings(name: str, statements: list[ast.stmt], varies: bool) -> Iterator[Binding]:
+def _bindings(statements: list[ast.stmt], varying: frozenset[str]) -> Iterator[tuple[str, Binding]]:
     for each in statements:
         match each:
             case ast.Assign(targets=targets, value=value):
                 for target in targets:
-                    if _binds(target, name):
-                        yield Binding(value, varies, of_part=_is_part(target, name))
+                    for name, is_part in _bound_by(target):
+                        yield name, Binding(value, name in varying, of_part=is_part)
             case ast.AnnAssign(target=target, value=value):
-                if _binds(target, name):
-                    yield Binding(value, varies, of_part=_is_part(target, name))
+                for name, is_part in _bound_by(target):
+                    yield name, Binding(value, name in varying, of_part=is_part)
             case ast.AugAssign(target=target, value=value):
-                if _binds(target, name):
-                    yield Binding(value, True, of_part=_is_part(target, name))
+                for name, is_part in _bound_by(target):
+                    yield name, Binding(value, True, of_part=is_part)
             case ast.ImportFrom(module=module, names=aliases, level=level):
                 for alias in aliases:
-                    if (alias.asname or alias.name) == name:
-                        yield Binding(None, varies, module or "", alias.name, level)
+                    name = alias.asname or alias.name
+                    bound = Binding(None, name in varying, module or "", alias.name, level)
+                    yield name, bound
+            case ast.Expr(value=ast.Call(func=ast.Attribute(value=value)) as call):
+                while isinstance(value, (ast.Attribute, ast.Subscript)):
+                    value = value.value
+                if isinstance(value, ast.Name):
+                    yield value.id, Binding(call, in_place=True)
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 pass
             case _:
                 for block in ("body", "orelse", "handlers", "finalbody"):
-                    yield from _bindings(name, getattr(each, block, []), varies)
+                    yield from _bindings(getattr(each, block, []), varying)
 
 
-def _binds(target: ast.expr, name: str) -> bool:
-    return any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(target))
-
-
-def _is_part(target: ast.expr, name: str) -> bool:
-    return not any(
-        isinstance(each, ast.Name) and each.id == name and isinstance(each.ctx, ast.Store)
-        for each in ast.walk(target)
-    )
+def _bound_by(target: ast.expr) -> ItemsView[str, bool]:
+    """The names in the target of an assignment, and whether only a part of each is bound."""
+    is_part: dict[str, bool] = {}
+    for each in ast.walk(target):
+        if isinstance(each, ast.Name):
+            is_stored = isinstance(each.ctx, ast.Store)
+            is_part[each.id] = is_part.get(each.id, True) and not is_stored
+    return is_part.items()
 
 
 def class_of(qualname: str, namespace: Mapping[str, Any]) -> ast.ClassDef | None:

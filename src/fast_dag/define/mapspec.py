@@ -102,8 +102,6 @@ def map_of(options: Mapping[str, Any], signature: Signature) -> MapSpec | None:
             raise ValueError(f"over= names {name!r}, which is none of its parameters: {known}")
     if "ordered" in options and spec.into is None:
         raise ValueError("ordered= is about the results that into= is given; say into=, too")
-    if spec.into is not None and spec.keys is not None:
-        raise ValueError("keys= names the results of a dict, and into= makes none; give one")
     if spec.min_success is not None and spec.on_error == "fail":
         raise ValueError('min_success= is for on_error="keep" or "drop"; with "fail" all must')
     if spec.into is not None and _is_generator_function(spec.into):

@@ -37,6 +37,7 @@ class Task(ABC):
     reports = False  # whether the beginning of its call is reported to `told`
     since = 0  # which reload its function needs
     head: Head | None = None
+    patience: float | None = None  # seconds without a word of its process, after which it is `late`
     is_killed = False
     process: Process | None = None  # that makes it now
     at: int | None = None  # the item of its batch that a process was at when it died
@@ -56,6 +57,10 @@ class Task(ABC):
 
     def told(self, message: Message) -> None:  # noqa: B027  most have nothing to do
         """Called with what the process says before it answers, and with each PART."""
+
+    def late(self) -> bool:
+        """Called when there was no word for `patience` seconds. Returns whether that was enough."""
+        return True
 
     @abstractmethod
     def serve(self, pool: Pool, process: Process | None) -> tuple[Task, Process] | None:
@@ -335,7 +340,15 @@ class Pool:
 
     def _asked(self, task: Task, process: Process, packed: Packed) -> Message:
         try:
-            return process.ask(task.kind, packed, task.told, reports=task.reports, head=task.head)
+            return process.ask(
+                task.kind,
+                packed,
+                task.told,
+                reports=task.reports,
+                head=task.head,
+                patience=task.patience,
+                late=task.late,
+            )
         except LostError:
             raise
         except BaseException:

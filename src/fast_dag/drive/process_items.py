@@ -63,9 +63,16 @@ class _Items(Batch):
         self._job = job
         self._generation = job.generation
         self._parcel = parcel
-        budget, sole = 2 * AT_ONCE_AWAY, parcel.is_sole
-        took, over = self._took, self._over
-        super().__init__(job.path, items.head, parcel.items, budget, took, over, is_sole=sole)
+        super().__init__(
+            job.path,
+            items.head,
+            parcel.items,
+            2 * AT_ONCE_AWAY,
+            self._took,
+            self._over,
+            parcel.keep,
+            is_sole=parcel.is_sole,
+        )
 
     def _took(self, first: int, part: payload.Part) -> None:
         path = self._job.path

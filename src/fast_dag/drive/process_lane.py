@@ -201,12 +201,15 @@ class Batch(Task):
     items:
         The values of each call, for the head's `places`; if `is_sole`, its one value.
     budget:
-        Seconds after which no further item is begun.
+        Seconds after which no further item is begun. If an item takes that long, those behind it
+        are left to others.
     took:
         Called with the number of an item and what became (`payload.Part`) of that and of those
         behind it, at least every `protocol.EVERY` seconds; in a thread of the pool.
     ended:
         Called once at the end. Then the process is free for others already.
+    left:
+        Called with how many items the process may still make: those behind these are not made.
     """
 
     kind = BATCH
@@ -220,6 +223,7 @@ class Batch(Task):
         budget: float,
         took: Callable[[int, payload.Part], None],
         ended: Callable[[Ended], None],
+        left: Callable[[int], None],
         *,
         is_sole: bool = False,
     ) -> None:
@@ -228,10 +232,11 @@ class Batch(Task):
         self.head = head
         self._number = head.number
         self.items = items
-        self.budget = budget
+        self.budget = self.patience = budget
         self.since = reloads.last(head.call.func)
         self._took = took
         self._ended = ended
+        self._left = left
         self._count = 0  # of the outcomes that have come
         self._problem: ExecutionError | None = None  # that kept it from beginning
 
@@ -256,11 +261,14 @@ class Batch(Task):
             first, self._count = self._count, self._count + len(part.values)
             self._took(first, part)
 
-    def stop(self) -> None:
-        """Have no further item begun. Those that were not are given back."""
+    def late(self) -> bool:
         process = self.process
-        if process is not None:
-            process.stop()
+        begun = None if process is None else process.stop()
+        if begun is None:
+            return False
+        if begun < len(self.items):
+            self._left(begun)
+        return True
 
     def serve(self, pool: Pool, process: Process | None) -> None:
         lane = self.lane

@@ -154,12 +154,15 @@ class Process:
         *,
         reports: bool = False,
         head: Head | None = None,
+        patience: float | None = None,
+        late: Callable[[], bool] = bool,
     ) -> Message:
         """Send a call, or a batch, and wait for the last answer. Raises LostError.
 
         `told` is given what comes before the last answer, and each PART. With `reports`, this
         includes the beginning of the call. `head` is that of the batch; it is sent if the process
-        does not have it."""
+        does not have it. `late` is called whenever nothing came for `patience` seconds, until it
+        returns True."""
         if head is not None and head.number in self.heads:
             head = None
         self.calls += 1
@@ -172,6 +175,9 @@ class Process:
             self._channel.send(kind, packed, self._number, reports)
         while True:
             with _as_lost():
+                while patience is not None and not self.pipe.poll(patience):
+                    if late():
+                        patience = None
                 message = self._channel.receive()
             if message.kind == LOG:
                 _log(message)
@@ -200,10 +206,15 @@ class Process:
         """The item that was begun last of the batch, None if it is not known."""
         return None if self._cell is None else self._cell.item
 
-    def stop(self) -> None:
-        """Have no further item of the batch begun that the worker was sent last."""
-        if self._cell is not None:
-            self._cell.stop(self._number)
+    def stop(self) -> int | None:
+        """Have no further item begun of the batch that the worker makes. Returns how many it has
+        begun, None if that is not known yet: ask again a moment later."""
+        cell = self._cell
+        if cell is None or cell.call != self._number:
+            return None
+        # The worker writes which item it begins, and then looks whether it may. What it writes
+        # after this it does not begin; what it wrote before can be read a moment later.
+        return cell.item + 1 if cell.stop(self._number) else None
 
     def kill(self) -> None:
         """Kill the process, in whatever it does."""

@@ -207,9 +207,11 @@ class Cell:
         self.words[1] = item
         self.words[0] = call
 
-    def stop(self, call: int) -> None:
-        """Called by the program: no further item of this batch should begin."""
-        self.words[2] = call
+    def stop(self, call: int) -> bool:
+        """Called by the program: no further item of this batch should begin. Returns whether it had
+        said so before."""
+        before, self.words[2] = self.words[2], call
+        return before == call
 
     def close(self) -> None:
         with suppress(BufferError):

@@ -223,21 +223,23 @@ class DagExecution(Execution):
         before `begin`."""
         index_of, results, spans = self.plan.topology.index, self.results, self.record.spans
         shift = perf_counter() - time()
+        steps, replayed = self.plan.steps, self._replayed
         known = self._failed = {}
-        for name, outcome, began, seconds in ended:
+        for name, failed, value, choice, began, seconds in ended:
             index = index_of[name]
-            spans.append((index, began + shift, began + shift + seconds))
-            if outcome.ok:
-                value = outcome.value
+            start = began + shift
+            spans.append((index, start, start + seconds))
+            if failed is None:
                 if value is not ABSENT:  # it is known that it completed, but not with what
                     results[name] = value
-                self._replayed[index] = outcome.verdict.choice
+                replayed[index] = choice
             else:
-                known[index] = outcome
-            node = self.plan.steps[index].node
-            if node.map is not None:
-                self._replay_items(name, node.map, outcome.value if outcome.ok else ABSENT)
-            elif node.workflow is not None:
+                known[index] = failed
+            if steps[index].maps:
+                spec = steps[index].node.map
+                assert spec is not None
+                self._replay_items(name, spec, ABSENT if failed is not None else value)
+            elif steps[index].nests:
                 self._replay_child(index)
         self.record.taken = {*self._replayed, *known}
         self.context._metrics["replayed"] = len(self.record.taken)
@@ -295,7 +297,7 @@ class DagExecution(Execution):
         if self.keeping is not None:
             for index in self._replayed:
                 self._drop(self.keeping.ended(index))
-        if self.watched:
+        if self.is_told_each:
             self._note_ended(None)
         return [] if self._stopped else ready
 

@@ -32,6 +32,9 @@ _ASYNCIO: Final = os.path.join(os.path.dirname(os.__file__), "asyncio")
 CLOSING = "closing"
 """The `where` of an error that a resource raised as it was closed."""
 
+_MOST_NOTES: Final = 20
+"""Failures that the error of another one tells of, at most: a map may have kept a thousand."""
+
 _OWN: Final = (TimeoutError, InvalidTransitionError, MaxCyclesError)
 """Errors of the engine. They are raised as they are, not as the cause of an ExecutionError."""
 
@@ -126,11 +129,13 @@ class Failures:
         return error
 
     def note_others(self, error: ExecutionError, key: str | None, noun: str, prefix: str) -> None:
-        """Add a note to `error` for each other error but that of `key`."""
-        for other, also in self.errors.items():
-            if other != key:
-                kind = "resource" if self.facts(other)[2] else noun
-                add_note(error, f"{kind} {prefix + other!r} failed too: {brief(also)}")
+        """Add a note to `error` for each other error but that of `key`, at most `_MOST_NOTES`."""
+        others = [other for other in self.errors if other != key]
+        for other in others[:_MOST_NOTES]:
+            kind = "resource" if self.facts(other)[2] else noun
+            add_note(error, f"{kind} {prefix + other!r} failed too: {brief(self.errors[other])}")
+        if len(others) > _MOST_NOTES:
+            add_note(error, f"{len(others) - _MOST_NOTES} more failed too: see `run.errors`")
 
 
 def exception_of(execution: Any, timeout: float | None) -> ExecutionError | None:

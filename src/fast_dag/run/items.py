@@ -115,6 +115,11 @@ class Walk:
             )
         return known.pop() if None not in lengths else None
 
+    @property
+    def left(self) -> int | None:
+        """How many items are still to be pulled by whoever calls them; None if nobody can tell."""
+        return self.total - self.pulled if self.is_quick and self.total is not None else None
+
     def pull(self) -> Item | None:
         """The next item; None after the last one."""
         if self._items is None:

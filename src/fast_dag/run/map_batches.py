@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from functools import partial
 from itertools import islice, repeat
+from operator import length_hint
 from threading import Lock
 from time import perf_counter
 from types import CoroutineType
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
         stream: Results | None
         spec: MapSpec
         is_sole: bool
+        places: int
+        """How many batches may be in progress at once."""
 
         @property
         def walk(self) -> Walk: ...
@@ -49,6 +52,9 @@ if TYPE_CHECKING:
         def give_back(self, numbers: Sequence[int], items: Sequence[Any], /) -> None:
             """There was no time for these items."""
 
+        call_soon: Callable[[], None]
+        """Have items begin, if there are places for them."""
+
         def rests(self, number: int, coroutine: Any, /) -> None:
             """The call for an item returned a coroutine, which must be awaited still."""
 
@@ -62,13 +68,16 @@ AT_ONCE_AWAY: Final = 5e-2
 AT_ONCE_ASYNC: Final = 1e-2
 """Seconds after which a task on a loop takes no further item."""
 
-_TINY: Final = 2e-6
-_TOGETHER: Final = 64
-"""Items that take less than `_TINY` seconds are timed together, at most so many, because reading
+TINY: Final = 2e-6
+TOGETHER: Final = 64
+"""Items that take less than `TINY` seconds are timed together, at most so many, because reading
 the clock takes as long as their calls."""
 
 _MOST: Final = 1 << 16
 """Items that are taken together, at most."""
+
+_SHARES: Final = 32
+"""Into how many parts a batch for another process is divided at most, so that all end together."""
 
 FAILED: Final = object()
 """Stands for the result of an item that failed."""
@@ -89,44 +98,48 @@ class Batch:
 
 
 class Chunk:
-    """Items that a thread calls in their order, and what other threads have not taken of them."""
+    """Items that a thread calls in their order, and what other threads have not taken of them. The
+    thread takes each from an iterator, which takes no lock and gives no item twice."""
 
-    __slots__ = ("_begun", "_end", "_items", "_lock", "numbers")
+    __slots__ = ("_begun", "_end", "_group", "_items", "_lock", "numbers")
 
     def __init__(self, numbers: Sequence[int], items: list[Any]) -> None:
         self.numbers = numbers
         self._items = items
+        self._group: Iterator[Any] = iter(())  # what is left of the items before `_begun`
         self._begun = 0
         self._end = len(items)
         self._lock = Lock()
 
     @property
     def left(self) -> int:
-        """How many are not begun."""
-        return self._end - self._begun
+        """How many nobody has called."""
+        return self._end - self._begun + length_hint(self._group)
 
-    def begin(self, most: int) -> list[Any]:
-        """The next items, at most so many, which the caller calls now."""
+    def begin(self, most: int) -> Iterator[Any]:
+        """The next items, at most so many, which the thread calls now: first those that are left of
+        the last ones, because a call raised or another thread took some."""
         with self._lock:
-            first = self._begun
-            self._begun = min(first + most, self._end)
-            return self._items[first : self._begun]
-
-    def called(self, count: int) -> None:
-        """So many were called, and those that were begun beyond these were not: a call raised."""
-        with self._lock:
-            self._begun = count
+            group = list(self._group)
+            if not group:
+                first = self._begun
+                self._begun = min(first + most, self._end)
+                group = self._items[first : self._begun]
+            self._group = iter(group)
+            return self._group
 
     def take(self, part: int) -> tuple[Sequence[int], list[Any]]:
-        """Take one in `part` of those that are not begun away, from the end."""
+        """Take one in `part` of those that nobody has called away, from the end."""
         with self._lock:
-            end = self._end
-            self._end = end - -(-(end - self._begun) // part)
+            end, first = self._end, self._begun - len(list(self._group))
+            self._end = end - -(-(end - first) // part)
+            self._begun = min(self._begun, self._end)
+            self._group = iter(self._items[first : self._begun])
             return self.numbers[self._end : end], self._items[self._end : end]
 
     def __iter__(self) -> Iterator[Any]:
-        while item := self.begin(1):
-            yield item[0]
+        while (item := next(self.begin(1), FAILED)) is not FAILED:
+            yield item
 
 
 class Batches:
@@ -138,6 +151,7 @@ class Batches:
         self.is_sole = calls.is_sole
         self._calls = calls
         self._chunks: set[Chunk] = set()  # that threads are at
+        self._left: list[Chunk] = []  # that threads had no time for
         self._lock = Lock()
 
     def call_items(self) -> Batch:
@@ -145,8 +159,8 @@ class Batches:
         done = Batch()
         now = perf_counter()
         until = now + AT_ONCE
-        while now < until and not done.is_over:
-            chunk = Chunk(*(self._taken() or self._spare()))
+        while now < until and not (done.is_over or self._calls.stopped):
+            chunk = self._chunk()
             if not chunk.left:
                 break
             with self._lock:
@@ -156,22 +170,28 @@ class Batches:
             finally:
                 with self._lock:
                     self._chunks.discard(chunk)
+                    if chunk.left:
+                        self._left.append(Chunk(*chunk.take(1)))
             self._adapt(len(done.parts[-1][1]), now - begun)
-            if chunk.left:
-                self._calls.give_back(*chunk.take(1))
-                break
         return done
 
     def spare(self) -> int:
         """How many items threads have taken and not begun: one of them may hang."""
         with self._lock:
-            return sum(chunk.left for chunk in self._chunks)
+            return sum(chunk.left for chunk in (*self._chunks, *self._left))
 
-    def _spare(self) -> tuple[Sequence[int], list[Any]]:
-        """Half of what the thread that has most of these has; empty if there are none."""
+    def _chunk(self) -> Chunk:
+        """Items that a thread had no time for, or that nobody has taken, or half of what the thread
+        that has most still has; empty if there are none."""
         with self._lock:
-            chunk = max(self._chunks, key=_left, default=None)
-        return ((), []) if chunk is None else chunk.take(2)
+            if self._left:
+                return self._left.pop()
+        taken = self._taken()
+        if taken is None:
+            with self._lock:
+                chunk = max(self._chunks, key=_left, default=None)
+            taken = ((), []) if chunk is None else chunk.take(2)
+        return Chunk(*taken)
 
     def call_each(
         self, items: Iterable[Any], numbers: Sequence[int], done: Batch, until: float
@@ -195,34 +215,36 @@ class Batches:
                     raise  # by what is gone through
                 done.failed.append((number, calls.failed(number, error)))
                 values.append(FAILED)
-                if isinstance(items, Chunk):
-                    items.called(len(values))
                 now = perf_counter()
                 seconds.extend(repeat(now - begun - sum(seconds[before:]), 1))
                 seconds.extend(repeat(0.0, len(values) - len(seconds)))
                 done.is_over = calls.is_lost
-                if done.is_over or now > until:
+                if done.is_over or now > until or calls.stopped:
                     return now
 
     def _call_some(self, some: Callable[[int], Iterable[Any]], done: Batch, until: float) -> float:
         """Call some items between two looks at the clock."""
         _, values, seconds = done.parts[-1]
         call, clock, keep = self._calls.call, perf_counter, values.append
-        group, now = 1, clock()
-        while True:
-            made, last = len(values), now
-            for item in some(group):  # `map` would end at a StopIteration
-                keep(call(item))
-            now = clock()
-            count = len(values) - made
-            if not count:
-                return now
-            seconds.extend(repeat((now - last) / count, count))
-            if CoroutineType in set(map(type, values[made:])):
-                self._note_rests(values, made, done)
-            if now > until:
-                return now
-            group = min(2 * group, _TOGETHER) if now - last < group * _TINY else 1
+        group, now, made = 1, clock(), len(values)
+        try:
+            while True:
+                last = now
+                for item in some(group):  # `map` would end at a StopIteration
+                    keep(call(item))
+                now = clock()
+                count = len(values) - made
+                if not count:
+                    return now
+                seconds += array("f", ((now - last) / count,)) * count
+                if CoroutineType in set(map(type, values[made:])):
+                    self._note_rests(values, made, done)
+                made += count
+                if now > until:
+                    return now
+                group = min(2 * group, TOGETHER) if now - last < group * TINY else 1
+        finally:
+            self._note_rests(values, made, done)  # of those before a call that raised
 
     def _call_one(self, iterator: Iterator[Any], done: Batch, until: float) -> float:
         """Call items one by one, and hand over each result at once."""
@@ -284,19 +306,25 @@ class Batches:
                 done.rests.add(numbers[at])
                 values[at] = FAILED
 
-    def _adapt(self, items: int, seconds: float, at_once: float = AT_ONCE / 4) -> None:
+    def _adapt(
+        self, items: int, seconds: float, at_once: float = AT_ONCE / 4, growth: int = 4
+    ) -> None:
         """Find how many items take so long together, from how long some took."""
         if items:
             fitting = int(at_once / max(seconds / items, 1e-8))
-            self.size = max(1, min(fitting, 4 * self.size, _MOST))
+            self.size = max(1, min(fitting, growth * self.size, _MOST))
 
     def parcel(self) -> Parcel:
-        """Items to be called in another process."""
-        return Parcel(self._calls, self, *self._calls.taken(self.size))
+        """Items to be called in another process. Of the last ones each process takes a share."""
+        calls, size = self._calls, self.size
+        left = calls.walk.left
+        if left is not None:
+            size = max(min(size, left // (2 * calls.places)), size // _SHARES, 1)
+        return Parcel(calls, self, *calls.taken(size))
 
     def timed(self, items: int, seconds: float) -> None:
         """So many items took so long in another process."""
-        self._adapt(items, seconds, AT_ONCE_AWAY)
+        self._adapt(items, seconds, AT_ONCE_AWAY, 16)
 
 
 class Parcel:
@@ -335,12 +363,19 @@ class Parcel:
                 if value is not FAILED:
                     stream.put(numbers[at], value)
 
+    def keep(self, count: int) -> None:
+        """Give back all but the first so many items, while these are being called."""
+        numbers, items = self._numbers[count:], self.items[count:]
+        self.items = self.items[:count]
+        self._calls.give_back(numbers, items)
+        self._calls.call_soon()
+
     def ended(self, begun: int, error: Exception | None) -> Batch:
         """Nothing more comes: `begun` items were begun, and those without an outcome are lost,
         because of `error`. The rest is given back."""
         self._batches.timed(len(self._values), sum(self._seconds))
         if error is not None:
-            lost = max(begun - len(self._values), 0)
+            lost = max(min(begun, len(self.items)) - len(self._values), 0)
             self.took([None] * lost, array("f", [0.0] * lost), dict.fromkeys(range(lost), error))
         made = len(self._values)
         if made < len(self.items):

@@ -256,11 +256,14 @@ class MapExecution(Execution):
             rests, self._rests = self._rests, {}
         for coroutine in rests.values():
             coroutine.close()
-        if self.stream is not None:
-            self.stream.clear()
         self.call_soon = _nothing
         self._stopped = True  # for a thread that was abandoned as it pulled
         self.outer = self.parent = None
+        if self.stream is not None:
+            self.stream.clear()
+        # These refer to this execution, and would keep all results until garbage is collected.
+        del self.batching
+        self.call, self.stream, self._lines = _nothing, None, None
 
     def _value(self) -> Any:
         if self.spec.into is not None:
@@ -376,8 +379,8 @@ class MapExecution(Execution):
 
     def _is_left(self, batches: int) -> bool:
         """Whether there are items for one more batch than these."""
-        total = self._walk.total
-        return total is None or total - self._walk.pulled > batches
+        left = self._walk.left
+        return left is None or left > batches
 
     @property
     def _wants_items(self) -> bool:
@@ -449,7 +452,7 @@ class MapExecution(Execution):
     def _take_in(self, pulled: Given) -> None:
         """An item was pulled."""
         number, key = self._walk.pulled - 1, pulled[0]
-        if self.stream is None:
+        if self.stream is None or self.spec.keys is not None:  # which must be told apart
             result = self.result
             if isinstance(result, dict):
                 if key in result:
@@ -753,7 +756,14 @@ class MapExecution(Execution):
                     given.pop(number, None)
             if keeps:
                 self._put(numbers, values, keys)
-            tally._add(numbers, keys, seconds)
+            if rests:  # they are counted when they have been awaited
+                names = numbers if keys is None else keys
+                ended = [at for at in range(len(values)) if numbers[at] not in rests]
+                tally._add(
+                    [names[at] for at in ended], None, array("f", [seconds[at] for at in ended])
+                )
+            else:
+                tally._add(numbers, keys, seconds)
             tally.completed += len(values)
             if not failed and not rests:
                 continue
@@ -892,7 +902,9 @@ class MapExecution(Execution):
 
     @property
     def is_done(self) -> bool:
-        return self._is_exhausted and not (self._running or self._pulled or self._begun)
+        if not self._is_exhausted or self._running or self._pulled or self._begun:
+            return False
+        return not (self.is_batched and self.batching.spare())
 
     @property
     def waits_for_pull(self) -> bool:

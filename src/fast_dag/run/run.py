@@ -206,7 +206,9 @@ class Run:
             raise UnknownNodeError.named(name, whole.index, repr(self.name), execution.noun)
         reason = self._why_missing(first)
         why = _REASONS[reason]
-        if dot and reason == "deleted":  # the nested workflow has no run that could have a result
+        if reason == "deleted" and not whole.nodes[at].options.get("stored", True):
+            why += ", or was not stored (stored=False)"
+        elif dot and reason == "deleted":  # the nested workflow has no run that could have a result
             reason, why = "not run", _REASONS["not run"]
             if first in execution.record.from_cache:
                 why = f"did not run, because the value of {first!r} came from its cache"
@@ -268,6 +270,8 @@ class Run:
         if at is None:
             raise UnknownNodeError.named(asked, whole.index, repr(self.name), self._execution.noun)
         why = "it has not begun" if whole.nodes[at].map else "it is no map"
+        if whole.nodes[at].map and asked in self.results:
+            why = "it was not walked in this run, which took its result from an earlier one"
         raise MissingResultError(
             f"{self.name!r} has no items of {asked!r}: {why}", node=asked, reason="not run"
         )

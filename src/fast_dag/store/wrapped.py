@@ -5,10 +5,13 @@ A row names how its value is wrapped after the name of its codec: "plain:conditi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from fast_dag.returns import ConditionalReturn, ItemError, SelectReturn
 from fast_dag.store.errors import from_data, to_data
+
+WRAPPED: Final = frozenset({ConditionalReturn, SelectReturn, list, dict})
+"""The classes of values that may be wrapped."""
 
 
 def unwrapped(value: Any) -> tuple[str, Any]:
