@@ -582,7 +582,7 @@ class Scope:
         durable = self.durable
         call = Call(durable, self, name, execution.prefix + name)
         durable.made.add(call)
-        if not (yield Await(call)):
+        if not (yield Await(call, timed=False)):
             return STOPPED
         durable.go_on_after(call)
         durable.made.discard(call)
@@ -596,7 +596,7 @@ class Scope:
         error = yield from end.encoded(outcome)
         if error is not None:
             return Outcome(False, _told(error, end.path), outcome.attempts, "store")
-        yield Await(end, cleans_up=True)
+        yield Await(end, cleans_up=True, timed=False)
         return self._committed(end, outcome)
 
     def commit_now(
@@ -902,7 +902,7 @@ class ItemScope:
         if ends:
             *before, last = ends
             last.before = before
-            yield Await(last, cleans_up=True)
+            yield Await(last, cleans_up=True, timed=False)
             self._durable.go_on_after(last)
         return outcome
 
