@@ -18,6 +18,7 @@ from fast_dag.cache.keys import is_quick
 from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ExecutionError, failures, is_a
+from fast_dag.returns import ConditionalReturn, SelectReturn
 from fast_dag.run.execution import Verdict
 from fast_dag.schedule.dag import DagSchedule
 from fast_dag.store.database import Write, closed, reading
@@ -563,7 +564,17 @@ class Scope:
             return False
         if not completed or (edge.input is None and edge.branch is None):
             return True
-        return durable.same.get((scope, source), True)
+        if not durable.same.get((scope, source), True):
+            return False
+        step = execution.plan.steps[execution.plan.topology.index[source]]
+        if (
+            edge.input is None
+            or not step.decides
+            or isinstance(execution.results.get(source), (ConditionalReturn, SelectReturn))
+        ):
+            return True
+        # It carries what it was given.
+        return all(self._is_as_before(execution, each) for each in step.edges)
 
     def _announced(
         self, execution: DagExecution, name: str
@@ -735,7 +746,7 @@ class End(Write):
                 return error
             if error is not None:
                 raise CutShortError(error)
-            if not self._durable.shelf.is_large(self._placed):
+            if not self.is_ok or not self._durable.shelf.is_large(self._placed):
                 break
             is_quick_ = False
         return None
