@@ -334,13 +334,6 @@ def test_value_that_is_not_stored_is_computed_again_where_it_is_needed(
         store.run("a")["opne"]
 
 
-def test_map_that_was_not_walked_has_no_items(store: Store) -> None:
-    dag = DAG("squares").add_node("square", lambda x: x * x, over="x")
-    dag.run(store=store, run_id="a", x=[1, 2])
-    with pytest.raises(MissingResultError, match="not walked in this run"):
-        dag.execute(store=store, run_id="a").items("square")
-
-
 def test_large_value_has_a_file_of_its_own(store: Store, tmp_path: Path) -> None:
     dag = DAG("large").add_node("one", lambda: b"x" * 300_000).add_node("two", lambda one: len(one))
     dag.connect("one", "two").run(store=store, run_id="a")
