@@ -287,8 +287,6 @@ class Run:
         if at is None:
             raise UnknownNodeError.named(asked, whole.index, repr(self.name), self._execution.noun)
         why = "it has not begun" if whole.nodes[at].map else "it is no map"
-        if whole.nodes[at].map and asked in self.results:
-            why = "it was not walked in this run, which took its result from an earlier one"
         raise MissingResultError(
             f"{self.name!r} has no items of {asked!r}: {why}", node=asked, reason="not run"
         )

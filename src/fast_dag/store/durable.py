@@ -541,7 +541,9 @@ class Scope:
                 self._is_as_before(execution, edge) for edge in execution.plan.steps[index].edges
             ):
                 pending.discard(name)
-                return durable.old_ends[self.id, name]
+                old = durable.old_ends[self.id, name]
+                execution.keep(index, old)
+                return old
             durable.renew(self.id, name)
             durable.items.pop((self.id, name), None)
             known = durable.scopes.get((self.id, name))
