@@ -578,8 +578,8 @@ class MapExecution(Execution):
                 self.settle(number_of(index), outcome, perf_counter() - started)
             elif outcome.ok:
                 self._settle_batch(outcome.value)
-            else:
-                self._source_failed(outcome.value)
+            else:  # none of its items is to blame
+                self._fail(Failed("", None, outcome.value, outcome.attempts, outcome.where))
             self._tell()
             if self.is_done:
                 self._check_success()
