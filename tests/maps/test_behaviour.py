@@ -967,7 +967,11 @@ def test_maps_nest(way: str) -> None:
     dag.map(cells, name="rows", over="x")
     run = EXECUTE[way](dag, x=[[1, 2], [], [4]])
     assert run.value == [[1, 0.5], [], [0.25]]
-    assert run["rows[2]"] == [0.25]
+    assert run["rows[2]"] == run["rows[2].cell"] == [0.25]
+    assert (run["rows[0].cell[1]"], run["rows[2].cell[0]"]) == (0.5, 0.25)
+    for missing in ("rows[1].cell[0]", "rows[3].cell[0]", "rows[0].other", "rows[0].cell[1].more"):
+        with pytest.raises(KeyError, match="no result"):
+            run[missing]
     run = EXECUTE[way](dag, x=[[1], [2, 0]])
     assert list(run.errors) == ["rows[1].cell[1]"]
     with pytest.raises(ExecutionError) as caught:

@@ -6,7 +6,7 @@ from contextvars import copy_context
 from functools import partial
 from heapq import heapify, heappop, heappush
 from sys import modules
-from time import perf_counter, sleep
+from time import perf_counter, sleep, time
 from types import CoroutineType
 
 from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
@@ -229,11 +229,11 @@ def _outcome_of_line(execution: DagExecution, index: int, error: BaseException) 
 def _drive_by_schedule(execution: Execution, waiter: Waiter, ready: list[int]) -> None:
     """Call ready nodes until there are none; of several, the one that was defined first."""
     heapify(ready)
-    steps, watched = execution.plan.steps, execution.watched
+    steps, is_told = execution.plan.steps, execution.is_told_each
     while ready and not execution.stopped:
         index = heappop(ready)
         started = perf_counter()
-        if steps[index].plain is not None and not watched:
+        if steps[index].plain is not None and not is_told:
             following = _finish_plainly(execution, index, started, waiter)
         else:
             execution.note_start(index)
@@ -246,22 +246,25 @@ def _drive_by_schedule(execution: Execution, waiter: Waiter, ready: list[int]) -
 
 
 def _finish_plainly(execution: Execution, index: int, started: float, waiter: Waiter) -> list[int]:
-    """Make a plain call and finish its node, with little more than the call itself. Returns the
-    nodes that may start now."""
-    args = execution.start_plain(index)
+    """Make a plain call and finish its node, with little more than the call itself, and the commit
+    if there is a store. Returns the nodes that may start now."""
+    store, args = execution.store, None
+    if store is None or store.begin(execution, index) is None:
+        began, args = time(), execution.start_plain(index)
     if args is None:
-        outcome = _outcome_of(execution, index, waiter)
+        return execution.finish(index, _outcome_of(execution, index, waiter), started)
+    try:
+        value = execution.plan.steps[index].call(*args)
+        if type(value) is CoroutineType:
+            value = waiter.wait(value)
+    except failures() as error:
+        outcome = Outcome(False, error)
     else:
-        try:
-            value = execution.plan.steps[index].call(*args)
-            if type(value) is CoroutineType:
-                value = waiter.wait(value)
-        except failures() as error:
-            outcome = Outcome(False, error)
-        else:
-            if not ONE_SHOT[type(value)]:
-                return execution.finish_plain(index, value, started, perf_counter())
-            outcome = Outcome(True, value)
+        if store is None and not ONE_SHOT[type(value)]:
+            return execution.finish_plain(index, value, started, perf_counter())
+        outcome = Outcome(True, value)
+    if store is not None:
+        outcome = execution.committed_now(index, outcome, began)
     return execution.finish(index, outcome, started)
 
 

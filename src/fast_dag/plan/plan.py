@@ -202,6 +202,11 @@ class Plan:
         return _some(self.topology.nodes, lambda node: node.timeout)
 
     @cached_property
+    def takes_call_ids(self) -> bool:
+        """Whether some node, here or in a nested workflow, is given the id of its call."""
+        return _some(self.topology.nodes, _takes_call_id)
+
+    @cached_property
     def goes_elsewhere(self) -> bool:
         """Whether some node, here or in a nested workflow, cannot be called in the caller's thread
         without a dispatcher: it has a timeout or an async around hook, or asks for a thread or a
@@ -365,6 +370,10 @@ def _named_parameters(topology: Topology) -> set[str]:
     """The names of all parameters of the whole graph. A run input of such a name does not go into
     the `**kwargs` of a node."""
     return {name for node in topology.whole.nodes for name in node.signature.inputs}
+
+
+def _takes_call_id(node: Node[..., Any]) -> bool:
+    return node.workflow is None and node.signature.takes_call_id
 
 
 def _some(nodes: Iterable[Node[..., Any]], asks: Callable[[Node[..., Any]], Any]) -> bool:

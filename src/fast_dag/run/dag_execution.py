@@ -223,24 +223,39 @@ class DagExecution(Execution):
         before `begin`."""
         index_of, results, spans = self.plan.topology.index, self.results, self.record.spans
         shift = perf_counter() - time()
+        steps, replayed = self.plan.steps, self._replayed
         known = self._failed = {}
-        for name, outcome, began, seconds in ended:
+        for name, failed, value, choice, began, seconds in ended:
             index = index_of[name]
-            spans.append((index, began + shift, began + shift + seconds))
-            if outcome.ok:
-                value = outcome.value
+            start = began + shift
+            spans.append((index, start, start + seconds))
+            if failed is None:
                 if value is not ABSENT:  # it is known that it completed, but not with what
                     results[name] = value
-                self._replayed[index] = outcome.verdict.choice
+                replayed[index] = choice
             else:
-                known[index] = outcome
-            node = self.plan.steps[index].node
-            if node.map is not None:
-                self._replay_items(name, node.map, outcome.value if outcome.ok else ABSENT)
-            elif node.workflow is not None:
-                self._replay_child(index)
+                known[index] = failed
+            if steps[index].maps or steps[index].nests:
+                self._replay_inside(index, ABSENT if failed is not None else value)
         self.record.taken = {*self._replayed, *known}
         self.context._metrics["replayed"] = len(self.record.taken)
+
+    def keep(self, index: int, outcome: Outcome) -> None:
+        """A node is not called, because its old end, which was not replayed, still holds."""
+        taken = self.record.taken
+        assert isinstance(taken, set)
+        taken.add(index)
+        self.context._metrics["replayed"] = len(taken)
+        self._replay_inside(index, outcome.value if outcome.ok else ABSENT)
+
+    def _replay_inside(self, index: int, result: Any) -> None:
+        """Take what a node that is not called has inside, if it is a map or a workflow."""
+        step = self.plan.steps[index]
+        if step.maps:
+            assert step.node.map is not None
+            self._replay_items(step.name, step.node.map, result)
+        elif step.nests:
+            self._replay_child(index)
 
     def _replay_items(self, name: str, spec: MapSpec, result: Any) -> None:
         """Take what is known of the items of a map that has ended."""
@@ -295,7 +310,7 @@ class DagExecution(Execution):
         if self.keeping is not None:
             for index in self._replayed:
                 self._drop(self.keeping.ended(index))
-        if self.watched:
+        if self.is_told_each:
             self._note_ended(None)
         return [] if self._stopped else ready
 

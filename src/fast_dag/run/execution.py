@@ -49,9 +49,10 @@ if TYPE_CHECKING:
     from fast_dag.run.settings import Settings
     from fast_dag.watch.observers import Observers
 
-    Ended = tuple[str, Outcome, float, float]
-    """How a node ended, from a store: its name, the outcome with its verdict, when it began by the
-    wall clock, and how many seconds it took."""
+    Ended = tuple[str, Outcome | None, Any, Any, float, float]
+    """How a node ended, from a store: its name; if it failed the outcome with its verdict, else
+    None, its value and its choice; when it began by the wall clock, and how many seconds it took.
+    """
 
     class Store(Protocol):
         """Keeps how the nodes of one execution ended."""
@@ -89,9 +90,15 @@ if TYPE_CHECKING:
             that the node ends with in its place, or STOPPED."""
             ...
 
+        def commit_now(
+            self, execution: Any, index: int, outcome: Outcome, began: float, /
+        ) -> Outcome:
+            """The same, in a thread that may block."""
+            ...
+
         def settled(self) -> None:
-            """Called when the end of a node was kept, and its execution has recorded it. Raises what
-            ends the run then."""
+            """Called when the end of a node was kept, and its execution has recorded it. Raises
+            what ends the run then."""
 
 
 current: ContextVar[Execution | None] = ContextVar("fast_dag_execution", default=None)
@@ -213,7 +220,12 @@ class Execution(ABC):
     def watched(self) -> bool:
         """Whether an observer, a store or `keep="outputs"` must be told of each node. Drivers then
         take no fast path."""
-        return self.observers is not None or self.store is not None or self.keeping is not None
+        return self.store is not None or self.is_told_each
+
+    @property
+    def is_told_each(self) -> bool:
+        """Whether an observer or `keep="outputs"` must be told of each node."""
+        return self.observers is not None or self.keeping is not None
 
     @property
     def is_straight(self) -> bool:
@@ -507,6 +519,18 @@ class Execution(ABC):
             raise
         return outcome
 
+    def committed_now(self, index: int, outcome: Outcome, began: float) -> Outcome:
+        """Keep how a plain call ended, in a thread that may block."""
+        store = self.store
+        assert store is not None
+        while outcome is not STOPPED:
+            kept = self._kept(index, outcome)
+            answer = store.commit_now(self, index, kept, began)
+            if answer is kept:
+                break
+            outcome = answer
+        return outcome
+
     def _kept(self, index: int, outcome: Outcome) -> Outcome:
         """What a store keeps of how a node ended."""
         outcome.verdict = verdict = self.judge(index, outcome)
@@ -582,9 +606,8 @@ class Execution(ABC):
         assert schedule is not None
         seconds = self.record.add(index, started, outcome)
         name = self.plan.names[index]
-        child = self.children.get(name)
-        if child is not None and verdict.key is not None:
-            self.failures.adopt(name, child.failures)
+        if self.children and verdict.key is not None and name in self.children:
+            self.failures.adopt(name, self.children[name].failures)
         if name in self.items:
             for failed in self.items[name]._kept:
                 self.failures.add_item(name, failed)
@@ -604,11 +627,11 @@ class Execution(ABC):
             error = None if outcome.ok else outcome.value
             path = self.path_of(index)
             self.observers.ended(self, path, status, error, outcome.attempts, seconds)
-        if self.watched:
+        if self.observers is not None or self.keeping is not None:
             self._note_ended(index if outcome.ok else None)
-            if self.store is not None:
-                self.store.settled()
-        return [] if self.stopped else ready
+        if self.store is not None:
+            self.store.settled()
+        return [] if self._stopped or (self.parent is not None and self.stopped) else ready
 
     def _note_ended(self, completed: int | None) -> None:
         """Note the nodes that were skipped meanwhile; `completed` is one that completed."""

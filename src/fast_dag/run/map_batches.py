@@ -68,9 +68,9 @@ AT_ONCE_AWAY: Final = 5e-2
 AT_ONCE_ASYNC: Final = 1e-2
 """Seconds after which a task on a loop takes no further item."""
 
-_TINY: Final = 2e-6
-_TOGETHER: Final = 64
-"""Items that take less than `_TINY` seconds are timed together, at most so many, because reading
+TINY: Final = 2e-6
+TOGETHER: Final = 64
+"""Items that take less than `TINY` seconds are timed together, at most so many, because reading
 the clock takes as long as their calls."""
 
 _MOST: Final = 1 << 16
@@ -242,7 +242,7 @@ class Batches:
                 made += count
                 if now > until:
                     return now
-                group = min(2 * group, _TOGETHER) if now - last < group * _TINY else 1
+                group = min(2 * group, TOGETHER) if now - last < group * TINY else 1
         finally:
             self._note_rests(values, made, done)  # of those before a call that raised
 

@@ -80,7 +80,8 @@ class Record:
         """Record that a node ended now. Returns the seconds that it took."""
         ended = perf_counter()
         self.spans.append((index, started, ended))
-        self.count(self.topology.names[index], outcome)
+        if outcome.attempts > 1 or outcome.cached is not None:
+            self.count(self.topology.names[index], outcome)
         return ended - started
 
     def count(self, node: str, outcome: Outcome) -> None:

@@ -6,6 +6,7 @@ import json
 from ast import literal_eval
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import WeakSet
 
 from fast_dag.cache.fingerprint import Fingerprint, made_of, untold
 from fast_dag.errors import failures, text_of
@@ -41,8 +42,35 @@ class Code(NamedTuple):
     text: str  # the parts as JSON
 
 
-def codes_of(plan: Plan, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Code]]:
-    """The code of each node of a plan, and of the workflows nested in it, by path."""
+class Codes:
+    """The code of each node of a plan, and of the workflows nested in it: `by_path`, the `keys` by
+    dotted path, and the `texts` by key. `noted` are the databases that have them all."""
+
+    def __init__(self, plan: Plan) -> None:
+        found = list(_codes_of(plan))
+        self.by_path = {path: code for path, code, _ in found}
+        self.keys = {".".join(path): code.key for path, code, _ in found}
+        self.texts = {code.key: code.text for _, code, _ in found}
+        self.noted = WeakSet[object]()
+        fingerprints = [each for *_, each in found if each is not None]
+        self._all = Fingerprint.of_all(fingerprints) if len(fingerprints) == len(found) else None
+
+    @classmethod
+    def of(cls, plan: Plan) -> Codes:
+        """Those of a plan, which keeps them for as long as the functions are the same."""
+        kept: Codes | None = plan.__dict__.get("all_codes")
+        if kept is None or kept._all is None or not kept._all.is_current():
+            kept = plan.__dict__["all_codes"] = cls(plan)
+        return kept
+
+
+_NO_CODE: Final = Fingerprint(())
+"""That of a node whose code are the nodes in it."""
+
+
+def _codes_of(
+    plan: Plan, prefix: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Code, Fingerprint | None]]:
     # Kept by the plan, so that it is freed with what it refers to.
     known: dict[int, tuple[Fingerprint | None, Code]] = plan.__dict__.setdefault("codes", {})
     shared: dict[Any, tuple[Fingerprint | None, Mapping[str, str]]] = {}
@@ -50,9 +78,9 @@ def codes_of(plan: Plan, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
         path, workflow = (*prefix, step.name), step.node.workflow
         is_nested = workflow is not None and getattr(workflow, "kind", None) == "dag"
         if is_nested and step.node.map is None:
-            yield path, _code(_wires(step))
+            yield path, _code(_wires(step)), _NO_CODE
             if step.nested is not None:
-                yield from codes_of(step.nested, path)
+                yield from _codes_of(step.nested, path)
             continue
         found = known.get(step.index)
         if found is None or found[0] is None or not found[0].is_current():
@@ -63,7 +91,7 @@ def codes_of(plan: Plan, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
             if isinstance(key, FunctionType) and step.node.cache is None:
                 shared[key] = read
             found = known[step.index] = read[0], _code({**read[1], **_wires(step)})
-        yield path, found[1]
+        yield path, found[1], found[0]
 
 
 def _code(parts: Mapping[str, str]) -> Code:

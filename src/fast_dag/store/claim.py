@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property, partial
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fast_dag.errors import ExecutionError, add_note, names
 from fast_dag.run.failures import timed_out
-from fast_dag.store.changes import changes_of, codes_of
+from fast_dag.store.changes import Codes, changes_of
 from fast_dag.store.database import reading
-from fast_dag.store.durable import CutShortError, Durable, cancelled, error_of, in_doubt
-from fast_dag.store.errors import ChangedError, RunInUseError, RunLostError, StoreError, to_data
-from fast_dag.store.graphs import StoredGraph, text_of_graph
+from fast_dag.store.durable import CutShortError, Durable, End, cancelled, error_of, in_doubt
+from fast_dag.store.errors import ChangedError, RunLostError, StoreError, to_data
+from fast_dag.store.graphs import graph_of
 from fast_dag.store.reruns import (
     Rows,
     below_replaced,
@@ -22,10 +23,10 @@ from fast_dag.store.reruns import (
     replace_failed,
     replace_only,
 )
-from fast_dag.store.store import FINAL, owner_now, owner_text
+from fast_dag.store.store import FINAL, in_use, owner_now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
     from sqlite3 import Connection
     from typing import Protocol
 
@@ -100,46 +101,60 @@ class Claim:
         self.rerun = rerun
         self.on_change = on_change
         self.renamed = renamed
-        self.codes = dict(codes_of(execution.plan))
         self.hold: Hold | None = None
         self.is_over = False
         self.durable: Durable
         self._doubts: list[str] = []
         self._deaths = 0
 
+    @cached_property
+    def codes(self) -> Codes:
+        """The code of the nodes."""
+        return Codes.of(self.execution.plan)
+
     def _enter(self) -> None:
         """Let the execution use the store."""
         execution, durable = self.execution, self.durable
         durable.decode()
         execution.store = durable.root
-        execution.context.metadata.update(durable.kept)
-        execution.context.metadata["run_id"] = self.run_id
+        execution.context.metadata.update({**durable.kept, "run_id": self.run_id})
         self.store.database.enter()
         if self._doubts:
-            self.is_over = True
+            self._stop("in_doubt")
         elif self._deaths >= self.store.max_resumes:
             self._give_up()
 
     def _durable(self, row: int, epoch: int, generation: int) -> Durable:
-        shelf, database = self.store.shelf_of(self.workflow), self.store.database
-        made = Durable(database, shelf, self.run_id, row, epoch, generation, self.hold)
-        made.codes = {".".join(path): code.key for path, code in self.codes.items()}
+        shelf = self.store.shelf_of(self.workflow)
+        made = Durable(self.store, shelf, self.run_id, row, epoch, generation, self.hold)
+        if self.hold is not None:
+            made.codes = self.codes.keys
         return made
 
-    def _note_codes(self, connection: Connection) -> None:
+    def _note_codes(self, connection: Connection, known: Set[bytes | None] = frozenset()) -> None:
         """Store the code of the nodes, as far as it is not there."""
-        codes = {code.key: code.text for code in self.codes.values()}
-        connection.executemany("INSERT OR IGNORE INTO codes VALUES (?, ?)", codes.items())
+        codes = self.codes
+        if self.store.database not in codes.noted:
+            texts = [each for each in codes.texts.items() if each[0] not in known]
+            connection.executemany("INSERT OR IGNORE INTO codes VALUES (?, ?)", texts)
 
-    def _transact(self, function: Callable[[Connection], None]) -> None:
-        database = self.store.database
+    def _change(
+        self, function: Callable[[Connection], None], undo: Callable[[], None] = lambda: None
+    ) -> None:
         try:
-            database.transact(function)
+            database = self.store.database
+            database.change(function, undo)
+            self.codes.noted.add(database)
             self._enter()
         except BaseException:
-            if self.hold is not None:
-                database.locks.give_back(self.hold)
+            self._let_go()
             raise
+
+    def _let_go(self) -> None:
+        """Give back the lock of the run."""
+        if self.hold is not None:
+            self.store.database.locks.give_back(self.hold)
+            self.hold = None
 
     def _tag(self, connection: Connection, row: int) -> None:
         """Add the tags to those of the run."""
@@ -152,7 +167,7 @@ class Claim:
 
     def begin(self, inputs: Sequence[tuple[Any, ...]]) -> None:
         """Make the row of a new run, and own it. Raises MovedError if there is one by now."""
-        self._transact(lambda connection: self._begin(connection, inputs))
+        self._change(lambda connection: self._begin(connection, inputs), self._let_go)
 
     def _begin(self, connection: Connection, inputs: Sequence[tuple[Any, ...]]) -> None:
         now, outputs = round(time(), 6), self.execution._outputs
@@ -174,6 +189,8 @@ class Claim:
         )
         row = cursor.lastrowid
         assert row is not None
+        if self.rerun not in (None, "failed", "stale"):  # of a run that there is, this is an error
+            self._rows(connection, row).below(paths_of(self.rerun))
         connection.executemany(
             "INSERT INTO inputs (run, name, digest, codec, value, file) VALUES (?, ?, ?, ?, ?, ?)",
             [(row, *each) for each in inputs],
@@ -193,11 +210,8 @@ class Claim:
         self.hold = self.store.database.locks.take(found.id)
         if self.hold is None:
             rows = self.store.database.rows("SELECT owner FROM runs WHERE id = ?", found.id)
-            owner = owner_text(rows[0][0] if rows else None)
-            raise RunInUseError(
-                f"the run {self.run_id!r} is at work: {owner}", run_id=self.run_id, owner=owner
-            )
-        self._transact(lambda connection: self._take(connection, found))
+            raise in_use(self.run_id, rows[0][0] if rows else None)
+        self._change(lambda connection: self._take(connection, found))
 
     def _take(self, connection: Connection, found: Found) -> None:
         row = connection.execute(f"SELECT {COLUMNS} FROM runs WHERE id = ?", (found.id,)).fetchone()
@@ -217,7 +231,6 @@ class Claim:
             deaths = found.deaths + 1
         elif found.status == "running":
             deaths = 1
-        self._note_codes(connection)
         if self.renamed:
             rename(connection, self._rows(connection, found.id), self.renamed)
         generation, rerun = found.generation, found.rerun
@@ -227,10 +240,18 @@ class Claim:
                 generation += 1
                 self._replace(connection, found.id, generation)
                 deaths = 0
-        generation = self._look_at_changes(connection, found.id, generation)
+        durable = self._durable(found.id, found.epoch + 1, generation)
+        durable.read(connection)
+        self._note_codes(connection, durable.known_codes())
+        if self.on_change != "keep" and self.rerun != "stale" and durable.has_changed():
+            generation = self._look_at_changes(connection, durable)
+            if generation != durable.generation:
+                durable = self._durable(found.id, found.epoch + 1, generation)
+                durable.read(connection)
+        self.durable = durable
         connection.execute(
-            "UPDATE runs SET generation = ?, rerun = ? WHERE id = ?",
-            (generation, rerun, found.id),
+            "UPDATE runs SET generation = ?, rerun = ?, graph = ? WHERE id = ?",
+            (generation, rerun, self.store.note_graph(connection, self.execution), found.id),
         )
         self._deaths = deaths
         connection.execute(
@@ -239,9 +260,7 @@ class Claim:
             (owner_now(), last, deaths, time(), found.id),
         )
         self._tag(connection, found.id)
-        self.durable = self._durable(found.id, found.epoch + 1, generation)
-        self.durable.read(connection)
-        if _takes_call_id(step.node for step in self.execution.plan.steps):
+        if self.execution.plan.takes_call_ids:
             self.durable.count(connection)
         if rerun == '"stale"':
             rows = self._rows(connection, found.id)
@@ -254,7 +273,7 @@ class Claim:
         rows = self._rows(connection, row)
         assert self.rerun is not None
         if self.rerun == "stale":
-            stale = changes_of(connection, rows, self.codes)
+            stale = changes_of(connection, rows, self.codes.by_path)
             replace_only(connection, rows, stale, generation)
         elif self.rerun == "failed":
             replace_failed(connection, rows, generation)
@@ -262,25 +281,19 @@ class Claim:
             replace(connection, rows, paths_of(self.rerun), generation)
 
     def _rows(self, connection: Connection, row: int) -> Rows:
-        graph = StoredGraph(json.loads(text_of_graph(self.execution.plan)))
-        return Rows(connection, row, graph)
+        return Rows(connection, row, graph_of(self.execution.plan))
 
-    def _look_at_changes(self, connection: Connection, row: int, generation: int) -> int:
+    def _look_at_changes(self, connection: Connection, durable: Durable) -> int:
         """Raise ChangedError if the code of committed nodes was seen to change while something is
         left to run, or begin a new generation of them. Returns the generation."""
-        if self.on_change == "keep" or self.rerun == "stale":
-            return generation
-        rows = self._rows(connection, row)
+        generation = durable.generation
+        rows = self._rows(connection, durable.row)
         changed = {
             path: change
-            for path, change in changes_of(connection, rows, self.codes).items()
+            for path, change in changes_of(connection, rows, self.codes.by_path).items()
             if change.seen
         }
-        if not changed:
-            return generation
-        known = self._durable(row, 0, generation)
-        known.read(connection)
-        if not known.is_left(self.execution.plan.topology):
+        if not changed or not durable.is_left(self.execution.plan.topology):
             return generation
         if self.on_change == "rerun":
             there = [path for path, change in changed.items() if not change.is_gone]
@@ -300,13 +313,18 @@ class Claim:
 
     def _give_up(self) -> None:
         """End a run whose owners died one after the other."""
+        ready = self._stop("failed")
+        self.execution._exception = gave_up(self.run_id, self._deaths, ready)
+
+    def _stop(self, status: str) -> list[str]:
+        """End the run before anything is called. Returns the paths of the nodes that could be."""
         execution = self.execution
         self.is_over = True
         execution.observers = None
         execution.open()
         ready = [execution.path_of(index) for index in execution.begin(eager=True)]
-        execution.close("failed")
-        execution._exception = gave_up(self.run_id, self._deaths, ready)
+        execution.close(status)
+        return ready
 
     # After the run.
 
@@ -316,7 +334,7 @@ class Claim:
             if error is not None:
                 raise error
             return
-        durable, database = self.durable, self.store.database
+        durable, database = self.durable, self.durable.database
         execution = self.execution
         cut = error.error if isinstance(error, CutShortError) else None
         try:
@@ -324,7 +342,8 @@ class Claim:
             if durable.is_cancelled and (error is None or cut is not None):
                 status = "cancelled"
             if not isinstance(cut, RunLostError):
-                doubts = database.transact(lambda connection: self._end(connection, status))
+                left = [end for mapped in durable.mapped.values() for end in mapped.left()]
+                doubts = database.change(partial(self._end, status, left), partial(_undo, left))
                 if doubts:
                     status = "in_doubt"
                     execution._exception = in_doubt(durable.run_id, doubts)  # type: ignore[assignment]
@@ -349,15 +368,14 @@ class Claim:
         finally:  # its traceback refers to this frame: that would be a cycle
             del error, cut
 
-    def _end(self, connection: Connection, status: str) -> list[str]:
+    def _end(self, status: str, left: Sequence[End], connection: Connection) -> list[str]:
         """Write the end of the run. Returns the nodes that are in doubt."""
         durable, execution = self.durable, self.execution
         durable.check(connection)
         for call in durable.made:
             call.withdraw(connection)
-        for mapped in durable.mapped.values():
-            for end in mapped.left():
-                end.insert(connection)
+        for end in left:
+            end.insert(connection)
         durable.write_kept(connection)
         doubts = self._doubts or durable.doubts_of(connection)
         ended: dict[str, Any] = {}
@@ -398,8 +416,7 @@ class Claim:
         durable.decode()
         context, record = execution.context, execution.record
         execution.store, execution.observers = durable.root, None
-        context.metadata.update(durable.kept)
-        context.metadata["run_id"] = self.run_id
+        context.metadata.update({**durable.kept, "run_id": self.run_id})
         context._enter_run(record)
         execution._prepare_results()
         record.begin()
@@ -428,14 +445,9 @@ class Claim:
             execution._exception = gave_up(self.run_id, ended["deaths"], ended["late"])
 
 
-def _takes_call_id(nodes: Iterable[Any]) -> bool:
-    """Whether one of these, or of what is nested in them, is told the id of its call."""
-    return any(
-        node.signature.takes_call_id
-        if node.workflow is None
-        else _takes_call_id(node.workflow.graph.nodes.values())
-        for node in nodes
-    )
+def _undo(ends: Sequence[End]) -> None:
+    for end in ends:
+        end.take_back()
 
 
 def gave_up(run_id: str, deaths: int, nodes: Sequence[str]) -> ExecutionError:

@@ -19,7 +19,7 @@ from fast_dag.errors import failures, text_of
 from fast_dag.store.classes import Classes
 from fast_dag.store.errors import DamagedError, DecodeError
 from fast_dag.store.forms import Refused
-from fast_dag.store.stream import Writer, Writers, decoded
+from fast_dag.store.stream import Writers, decoded, encoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,10 +90,9 @@ class Plain:
 
     def encode(self, value: object, *, context: bytes = b"") -> bytes:
         """The bytes of a value. Raises EncodeError, which says where in the value the reason is."""
-        writer = Writer(self._writers)
         try:
-            data = writer.encoded(value)
-            if writer.is_checked:
+            data, is_checked = encoded(value, self._writers)
+            if is_checked:
                 self._check(value, data)
         except Refused as refused:
             raise refused.error() from refused.__cause__
@@ -112,7 +111,7 @@ class Plain:
             again = decoded(data, self._classes)
         except DecodeError as error:
             raise Refused(value, f"which could not be read again: {text_of(error)}") from error
-        if Writer(self._writers).encoded(again) != data:
+        if encoded(again, self._writers)[0] != data:
             raise Refused(value, "which is another when it is read again")
 
 

@@ -19,11 +19,12 @@ import sqlite3
 import sys
 from collections import deque
 from contextlib import contextmanager, suppress
+from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_dag.errors import FastDAGError, ValidationError, text_of
+from fast_dag.errors import FastDAGError, ValidationError, failures, text_of
 from fast_dag.store import schema
 from fast_dag.store.errors import StoreError
 from fast_dag.store.locks import LockFile, after_fork
@@ -56,26 +57,25 @@ class FairLock:
 
     >>> lock = FairLock()
     >>> with lock:
-    ...     lock.acquire(blocking=False)
+    ...     lock.acquire_now()
     False
     """
 
     def __init__(self) -> None:
+        self._lock = Lock()  # held for as long as somebody has this one
         self._mutex = Lock()
-        self._is_held = False
         self._waiting: deque[Lock] = deque()
+        self.acquire_now: Callable[[], bool] = partial(self._lock.acquire, False)  # if it is free
 
-    def acquire(self, blocking: bool = True) -> bool:
-        """Take the lock; returns whether it was taken."""
+    def acquire(self) -> None:
+        """Take the lock."""
+        if self.acquire_now():
+            return
+        ticket = Lock()
+        ticket.acquire()
         with self._mutex:
-            if not self._is_held:
-                self._is_held = True
-                return True
-            if not blocking:
-                return False
-            ticket = Lock()
-            ticket.acquire()
             self._waiting.append(ticket)
+        self._hand_over()  # it may have been released just before
         try:
             ticket.acquire()  # released by whoever hands the lock over
         except BaseException:  # Ctrl-C
@@ -86,15 +86,23 @@ class FairLock:
             if not waits:
                 self.release()
             raise
-        return True
 
     def release(self) -> None:
         """Hand the lock over."""
+        if self._waiting:
+            with self._mutex:
+                if self._waiting:
+                    self._waiting.popleft().release()
+                    return
+        self._lock.release()
+        if self._waiting:  # since then
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the lock, if it is free, to whoever has waited longest."""
         with self._mutex:
-            if self._waiting:
+            if self._waiting and self.acquire_now():
                 self._waiting.popleft().release()
-            else:
-                self._is_held = False
 
     def __enter__(self) -> None:
         self.acquire()
@@ -108,13 +116,11 @@ class Write:
 
     It is `Waitable`. `error` is why it could not be committed, once it `is_done`."""
 
-    __slots__ = ("_callback", "database", "error", "is_done")
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.error: BaseException | None = None
-        self.is_done = False
-        self._callback: Callable[[], None] | None = None
+    # Defaults on the class, so that making one sets fewer attributes.
+    database: Database
+    error: BaseException | None = None
+    is_done = False
+    _callback: Callable[[], None] | None = None
 
     def apply(self, connection: sqlite3.Connection) -> None:
         """Write it, inside of a transaction. What it raises but errors of SQLite is its own
@@ -143,6 +149,35 @@ class Write:
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
+
+
+class Change(Write):
+    """What a function writes, which may raise: then nothing of it is written, and `error` is what
+    it raised. `undo` is called before the function is called once more."""
+
+    result: Any = None
+
+    def __init__(
+        self,
+        database: Database,
+        function: Callable[[sqlite3.Connection], Any],
+        undo: Callable[[], None],
+    ) -> None:
+        self.database = database
+        self._function = function
+        self.take_back = undo  # type: ignore[method-assign]
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        connection.execute("SAVEPOINT change")
+        try:
+            self.result = self._function(connection)
+        except (sqlite3.OperationalError, sqlite3.InternalError):  # of the whole transaction
+            raise
+        except failures() as error:
+            connection.execute("ROLLBACK TO change")
+            is_own = isinstance(error, (sqlite3.Error, OSError))
+            self.error = self.database.broken(error) if is_own else error
+        connection.execute("RELEASE change")
 
 
 class Database:
@@ -305,7 +340,7 @@ class Database:
         connection = self._connection
         if connection is None:
             if self._is_closed:
-                raise StoreError(f"the store {self.path!r} is closed", path=self.path)
+                raise closed(self.path)
             connection = self._connection = self._connected()
         if self.is_file and _key_of(self.path) != self._key:
             raise StoreError(
@@ -358,12 +393,25 @@ class Database:
 
     # Together.
 
+    def change(self, function: Callable[[sqlite3.Connection], T], undo: Callable[[], None]) -> T:
+        """What a function returns that writes, committed together with what others write. It may
+        be called several times, and `undo` between. Raises what it raises, and StoreError."""
+        change = Change(self, function, undo)
+        self.settle(change)
+        error, change.error = change.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:  # its traceback refers to this frame: that would be a cycle
+                del error
+        result: T = change.result
+        return result
+
     def settle(self, write: Write) -> None:
         """Have something committed before this returns. Ctrl-C meanwhile is raised afterwards."""
         interrupted: BaseException | None = None
-        finished: list[Write] = []
         lock = self.lock
-        if not self._queue and lock.acquire(blocking=False):  # nobody else is there
+        if not self._queue and lock.acquire_now():  # nobody else is there
             try:
                 if not self._batch:
                     self._write([write])
@@ -371,6 +419,7 @@ class Database:
                 interrupted = error
             finally:
                 lock.release()
+        finished: list[Write] = []
         if not write.is_done:
             self._queue.append(write)
         while not write.is_done:
@@ -533,6 +582,11 @@ class Database:
         self._connection = None
         if not self.is_file:
             self._is_closed = True
+
+
+def closed(path: str) -> StoreError:
+    """The error of a store that is used after it was closed."""
+    return StoreError(f"the store {path!r} is closed; open another Store of it", path=path)
 
 
 class _Registry:

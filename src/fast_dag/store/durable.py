@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from threading import Lock
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
@@ -17,9 +18,10 @@ from fast_dag.cache.keys import is_quick
 from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ExecutionError, failures, is_a
+from fast_dag.returns import ConditionalReturn, SelectReturn
 from fast_dag.run.execution import Verdict
 from fast_dag.schedule.dag import DagSchedule
-from fast_dag.store.database import Write, reading
+from fast_dag.store.database import Write, closed, reading
 from fast_dag.store.errors import (
     EncodeError,
     InDoubtError,
@@ -30,7 +32,7 @@ from fast_dag.store.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
     from sqlite3 import Connection
     from typing import Protocol
 
@@ -42,6 +44,15 @@ if TYPE_CHECKING:
     from fast_dag.store.database import Database
     from fast_dag.store.locks import Hold
 
+    class Store(Protocol):
+        """The store of a run."""
+
+        path: str
+        is_closed: bool
+
+        @property
+        def database(self) -> Database: ...
+
     class Shelf(Protocol):
         """Where the values of a store are: its codecs and files."""
 
@@ -51,6 +62,8 @@ if TYPE_CHECKING:
         def is_large(self, placed: Placed, /) -> bool: ...
 
         def take(self, placed: Placed, identity: tuple[Any, ...], /) -> Any: ...
+        @property
+        def take_plain(self) -> Callable[[bytes], Any]: ...
         def key(self, key: object, /) -> bytes | None: ...
         def key_from(self, data: bytes, /) -> Any: ...
         def is_there(self, placed: Placed, /) -> bool: ...
@@ -83,14 +96,14 @@ class CutShortError(BaseException):
 class Durable:
     """A run that this process owns.
 
-    `hold` is its lock (None if it is only looked at), `epoch` the number of this owner. `rows` are
-    the ends of nodes that were committed before, by scope, and `ends` the same as the engine takes
-    them. `scopes` are the known attempts of nested workflows: (attempt, id) by scope and node.
+    `hold` is its lock (None if it is only looked at), `epoch` the number of this owner. `ends` are
+    the ends of nodes that were committed before, by scope, as the engine takes them. `scopes` are
+    the known attempts of nested workflows: (attempt, id) by scope and node.
     """
 
     def __init__(
         self,
-        database: Database,
+        store: Store,
         shelf: Shelf,
         run_id: str,
         row: int,
@@ -98,14 +111,18 @@ class Durable:
         generation: int,
         hold: Hold | None,
     ) -> None:
-        self.database = database
+        self.store = store
+        self.database = store.database
         self.shelf = shelf
         self.run_id = run_id
         self.row = row
         self.epoch = epoch
         self.generation = generation
         self.hold = hold
-        self.rows: dict[int, list[tuple[Any, ...]]] = {}
+        # The ends as they were read, and those with more to them than a plain value, by id.
+        self._rows: list[tuple[Any, ...]] = []
+        self._others: dict[int, tuple[Any, ...]] = {}
+        self._paths = {0: ""}  # before the names of nodes, by scope
         self._item_rows: list[tuple[Any, ...]] = []
         self.ends: dict[int, list[Ended]] = {}
         self.scopes: dict[tuple[int, str], tuple[int, int | None]] = {}
@@ -116,12 +133,14 @@ class Durable:
         self.pending: dict[int, set[str]] = {}
         self.olds: dict[tuple[int, str], tuple[Any, ...]] = {}
         self._pending_rows: dict[tuple[int, str], tuple[Any, ...]] = {}
+        self._renewed: list[tuple[Any, ...]] = []  # the ends that this generation has committed
+        self.old_ends: dict[tuple[int, str], Outcome] = {}  # of pending nodes
         self.same: dict[tuple[int, str], bool] = {}
         self.is_cancelled = False
         self.interrupt: BaseException | None = None  # which came during a commit
         self.is_over = False  # it is only looked at: nothing is committed any more
         self.codes: Mapping[str, bytes] = {}  # what tells the code of nodes, by path
-        self.times: Counter[str] = Counter()  # how often nodes have completed, by path
+        self.times: dict[str, int] = {}  # how often nodes have completed, by path
         self.kept: dict[str, Any] = {}  # what nodes kept in the context
         self._keeps: dict[str, Placed] = {}  # the same, to be committed with the next end
         # By scope and node: the known items of a map, only those that failed if the map has ended;
@@ -132,7 +151,10 @@ class Durable:
         self.made: set[Call] = set()  # calls that were announced, and not made
 
     def check(self, connection: Connection) -> None:
-        """Raise RunLostError unless this is still the owner; see whether the run is cancelled."""
+        """Raise RunLostError unless this is still the owner, StoreError if the store was closed;
+        see whether the run is cancelled."""
+        if self.store.is_closed:
+            raise closed(self.store.path)
         found = None
         if self.hold is not None and not self.hold.is_lost:
             found = connection.execute(
@@ -166,17 +188,33 @@ class Durable:
             (self.row,),
         ):
             self.scopes[parent, node] = (attempt, scope)
+        for (parent, node), (_, inner) in self.scopes.items():
+            if inner is not None and parent in self._paths:
+                self._paths[inner] = f"{self._paths[parent]}{node}."
         for row in connection.execute(_KEPT, (self.row,)):
             self.kept[row[0]] = row[1:]
-        rows, shares = self.rows, False
         self._item_rows = connection.execute(_ITEMS, (self.row,)).fetchall()
-        for row in connection.execute(_ENDS, (self.row, self.run_id)):
-            rows.setdefault(row[0], []).append(row)
-            shares = shares or row[20] is not None
-        if shares:  # values with others
-            rows.clear()
-            for row in connection.execute(_SHARED_ENDS, (self.row,)):
-                rows.setdefault(row[0], []).append(row)
+        self._rows = connection.execute(_ENDS, (self.row,)).fetchall()
+        if any(row[6] is None for row in self._rows):
+            others = connection.execute(_OTHER_ENDS, (self.row,)).fetchall()
+            self._others = {row[20]: row for row in others}
+
+    def known_codes(self) -> set[bytes | None]:
+        """The codes of the nodes that have ended."""
+        return {row[5] for row in self._rows}
+
+    def has_changed(self) -> bool:
+        """Whether the code of a node that has ended may be another by now."""
+        paths, codes = self._paths, self.codes
+        return any(
+            row[5] != codes.get(paths[row[1]] + row[2], ABSENT)
+            for row in self._rows
+            if row[1] in paths
+        ) or any(
+            row[2] != codes.get(paths[row[0]] + row[1], ABSENT)
+            for row in self._item_rows
+            if row[0] in paths
+        )
 
     def count(self, connection: Connection) -> None:
         """Count how often nodes have completed, for the ids of their calls."""
@@ -188,10 +226,11 @@ class Durable:
         self.pending = pending
         for row in connection.execute(_OLDS, (self.row, self.generation)):
             self.olds[row[0], row[1]] = row
-        for scope, names in pending.items():
-            for row in self.rows.get(scope, ()):
-                if row[1] in names:
-                    self._pending_rows[scope, row[1]] = row
+        for row in connection.execute(_IN_FORCE, (self.row,)):
+            if row[1] in pending.get(row[0], ()):
+                self._pending_rows[row[:2]] = row
+            if row[:2] in self.olds and row[19] == self.generation:
+                self._renewed.append(row)
 
     def renew(self, scope: int, node: str) -> None:
         """A node does not keep its old end: it is computed anew, too."""
@@ -218,11 +257,21 @@ class Durable:
             return self._is_left(topology)
 
     def _is_left(self, topology: Topology) -> bool:
-        rows = [row for row in self.rows.get(0, ()) if row[1] in topology.index]
-        schedule = schedule_of(topology, rows)
-        return any(
-            status not in ("completed", "failed", "skipped") for status in schedule.status
-        ) and all(row[2] or row[3] for row in rows)
+        index_of, goes_on = topology.index, True
+        ended: dict[int, Any] = {}
+        failed = []
+        for id, scope, node, *_, data in self._rows:
+            if scope or node not in index_of:
+                continue
+            other = None if data is not None else self._others[id]
+            if other is None or other[2]:
+                choice = None if other is None else other[5]
+                ended[index_of[node]] = None if choice is None else choice_from(choice)
+            else:
+                failed.append(index_of[node])
+                goes_on = goes_on and other[3]
+        status = schedule_of(topology, ended, failed).status
+        return goes_on and any(each not in _OVER for each in status)
 
     def decode(self) -> None:
         """Decode what was read."""
@@ -230,23 +279,34 @@ class Durable:
             self._decode()
 
     def _decode(self) -> None:
-        for scope, rows in self.rows.items():
-            for row in rows:
-                if (scope, row[1]) in self.olds and row[19] == self.generation:
-                    self.compare(scope, row[1], (row[2], row[5], row[12:15], row[15:20]))
+        for row in self._renewed:
+            self.compare(row[0], row[1], (row[2], row[5], row[12:15], row[15:20]))
+        self.old_ends = {at: self._outcome(row) for at, row in self._pending_rows.items()}
         self.kept = {
             key: self.shelf.take(row[:3], ("kept", *row[3:])) for key, row in self.kept.items()
         }
-        ended = {(scope, row[1]) for scope, rows in self.rows.items() for row in rows}
+        ended = {row[1:3] for row in self._rows} if self._item_rows else set()
         for row in self._item_rows:
-            if row[:2] in ended and row[3]:
+            if row[:2] in ended and row[4]:
                 self.completed_items[row[:2]] += 1
             else:
                 known = self.items.setdefault(row[:2], {})
-                known[self.shelf.key_from(row[2])] = self._item(*row[3:])
-        self._item_rows = []
-        self.ends = {scope: [self._ended(row) for row in rows] for scope, rows in self.rows.items()}
-        self.rows = {scope: [row[:12] for row in rows] for scope, rows in self.rows.items()}
+                known[self.shelf.key_from(row[3])] = self._item(*row[4:])
+        take, paths = self.shelf.take_plain, self._paths
+        ends: dict[int, list[Ended]] = {scope: [] for scope in paths}
+        for id, scope, node, began, seconds, _, data in self._rows:
+            if scope not in paths:  # of an earlier attempt
+                continue
+            try:
+                ends[scope].append(
+                    self._ended(self._others[id])
+                    if data is None
+                    else (node, None, take(data), None, float(began), float(seconds))
+                )
+            except StoreError as error:
+                raise of_node(error, paths[scope] + node) from error.__cause__
+        self.ends = ends
+        self._item_rows, self._rows, self._others = [], [], {}
 
     def _item(self, ok: int, key: str | None, place: str | None, attempts: int, *row: Any) -> Any:
         if ok:
@@ -277,8 +337,8 @@ class Durable:
             if self._keeps.get(key) is placed:
                 del self._keeps[key]
 
-    def _ended(self, row: tuple[Any, ...]) -> Ended:
-        _, node, ok, goes_on, key, choice, place, attempts, cached, began, seconds = row[:11]
+    def _outcome(self, row: tuple[Any, ...]) -> Outcome:
+        _, node, ok, goes_on, key, choice, place, attempts, cached = row[:9]
         if ok:
             value = ABSENT
             if row[11]:
@@ -289,31 +349,47 @@ class Durable:
         else:
             outcome = Outcome(False, error_of(row[13]), attempts, place)
             outcome.verdict = Verdict(outcome, key, None, bool(goes_on))
-        return node, outcome, float(began), float(seconds)
+        return outcome
+
+    def _ended(self, row: tuple[Any, ...]) -> Ended:
+        outcome, began, seconds = self._outcome(row), float(row[9]), float(row[10])
+        if not outcome.ok:
+            return row[1], outcome, None, None, began, seconds
+        return row[1], None, outcome.value, outcome.verdict.choice, began, seconds
 
     def doubts_of(self, connection: Connection) -> list[str]:
         """The paths of the nodes that are in doubt: called, and not known to have ended."""
         return [path for (path,) in connection.execute(_DOUBTS, (self.row,))]
 
 
-_OLDS: Final = """
+_WIDE: Final = """
     SELECT n.scope, n.node, n.ok, n.goes_on, n.key, n.choice, n.place, n.attempts, n.cached,
         n.began, n.seconds, n.stored, v.codec, v.value, v.file,
-        r.run_id, v.path, v.visit, v.item, v.generation
+        r.run_id, v.path, v.visit, v.item, v.generation, n.id
     FROM nodes AS n
     JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
     JOIN runs AS r ON r.id = v.run
-    WHERE n.run = ? AND n.replaced = ? AND n.item = x'' ORDER BY n.id"""
+    WHERE n.run = ? AND n.item = x''"""
 
-_SHARED_ENDS: Final = _OLDS.replace("n.replaced = ?", "n.replaced IS NULL")
+_OLDS: Final = f"{_WIDE} AND n.replaced = ? ORDER BY n.id"
 
-_ENDS: Final = """
-    SELECT scope, node, ok, goes_on, key, choice, place, attempts, cached, began, seconds, stored,
-        codec, value, file, ?2, path, visit, item, generation, source
-    FROM nodes WHERE run = ?1 AND replaced IS NULL AND item = x'' ORDER BY id"""
+_IN_FORCE: Final = f"{_WIDE} AND n.replaced IS NULL"
+
+_PLAIN: Final = """
+    (n.ok AND n.stored AND n.codec IS 'plain' AND n.value IS NOT NULL AND n.choice IS NULL
+        AND n.file IS NULL AND n.source IS NULL)"""
+
+_ENDS: Final = f"""
+    SELECT id, scope, node, began, seconds, code, CASE WHEN {_PLAIN} THEN value END
+    FROM nodes AS n WHERE id IN (
+        SELECT id FROM nodes WHERE run = ? AND replaced IS NULL AND item = x'')
+    ORDER BY id"""
+"""Most nodes complete, with a plain value: little is read of them, because columns take time."""
+
+_OTHER_ENDS: Final = f"{_IN_FORCE} AND NOT {_PLAIN}"
 
 _ITEMS: Final = """
-    SELECT n.scope, n.node, n.item, n.ok, n.key, n.place, n.attempts,
+    SELECT n.scope, n.node, n.code, n.item, n.ok, n.key, n.place, n.attempts,
         v.codec, v.value, v.file, r.run_id, v.path, v.visit, v.item, v.generation
     FROM nodes AS n
     JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
@@ -424,13 +500,11 @@ class Scope:
         pending = durable.pending.get(self.id)
         known = durable.ends.get(self.id, []) if pending else durable.ends.pop(self.id, [])
         ends = [each for each in known if each[0] in index_of]
-        rows = [row for row in durable.rows.get(self.id, ()) if row[1] in index_of]
         if pending:
             ends = [each for each in ends if each[0] not in pending]
-            rows = [row for row in rows if row[1] not in pending]
-        gone = {row[1] for row in rows if row[2] and not row[11]}
+        gone = {each[0] for each in ends if each[2] is ABSENT}
         if gone and not durable.is_over:
-            again = _needed_again(execution, rows, gone)
+            again = _needed_again(execution, ends, gone)
             ends = [each for each in ends if each[0] not in again]
         return ends
 
@@ -443,16 +517,17 @@ class Scope:
 
     def completed(self, path: str) -> int:
         """How often a node has completed before."""
-        return self.durable.times[path]
+        return self.durable.times.get(path, 0)
 
     def begin(
         self, execution: DagExecution, index: int
     ) -> Generator[Effect, Any, Outcome | None] | None:
         """Look whether a node keeps its old end; announce the call of a node that may be called
         once only."""
-        step = execution.plan.steps[index]
-        pending = None if self.id is None else self.durable.pending.get(self.id)
-        is_pending = pending is not None and step.name in pending
+        step, all_pending = execution.plan.steps[index], self.durable.pending
+        is_pending = (
+            bool(all_pending) and self.id is not None and step.name in all_pending.get(self.id, ())
+        )
         is_once = bool(step.node.options.get("once"))
         return self._begun(execution, index, is_once) if is_pending or is_once else None
 
@@ -466,7 +541,9 @@ class Scope:
                 self._is_as_before(execution, edge) for edge in execution.plan.steps[index].edges
             ):
                 pending.discard(name)
-                return next(end[1] for end in durable.ends[self.id] if end[0] == name)
+                old = durable.old_ends[self.id, name]
+                execution.keep(index, old)
+                return old
             durable.renew(self.id, name)
             durable.items.pop((self.id, name), None)
             known = durable.scopes.get((self.id, name))
@@ -482,14 +559,24 @@ class Scope:
         durable, source, scope = self.durable, edge.source, self.id
         completed = execution.record.status(execution.plan.topology.index[source]) == "completed"
         old = durable.olds.get((scope, source))
-        before = any(row[1] == source and row[2] for row in durable.rows.get(scope, ()))
+        before = any(end[0] == source and end[1] is None for end in durable.ends.get(scope, ()))
         if (scope, source) in durable.same:  # it was computed anew
             before = old is not None and bool(old[2])
         if completed != before:
             return False
         if not completed or (edge.input is None and edge.branch is None):
             return True
-        return durable.same.get((scope, source), True)
+        if not durable.same.get((scope, source), True):
+            return False
+        step = execution.plan.steps[execution.plan.topology.index[source]]
+        if (
+            edge.input is None
+            or not step.decides
+            or isinstance(execution.results.get(source), (ConditionalReturn, SelectReturn))
+        ):
+            return True
+        # It carries what it was given.
+        return all(self._is_as_before(execution, each) for each in step.edges)
 
     def _announced(
         self, execution: DagExecution, name: str
@@ -497,7 +584,7 @@ class Scope:
         durable = self.durable
         call = Call(durable, self, name, execution.prefix + name)
         durable.made.add(call)
-        if not (yield Await(call)):
+        if not (yield Await(call, timed=False)):
             return STOPPED
         durable.go_on_after(call)
         durable.made.discard(call)
@@ -507,31 +594,55 @@ class Scope:
         self, execution: DagExecution, index: int, outcome: Outcome, began: float
     ) -> Effects:
         """Commit the end of a node."""
-        durable, step = self.durable, execution.plan.steps[index]
-        path = execution.path_of(index)
-        if not outcome.ok and step.node.options.get("once") and is_unknown(outcome.value, path):
-            raise CutShortError(in_doubt(durable.run_id, [path]))
-        end = End(durable, self, step, path, outcome, began)
-        mapped = durable.mapped.pop((id(self), step.name), None)
-        if mapped is not None:
-            end.before = mapped.left(is_ended=outcome.ok)
+        end = self._end(execution, index, outcome, began)
         error = yield from end.encoded(outcome)
         if error is not None:
-            return Outcome(False, _told(error, path), outcome.attempts, "store")
-        yield Await(end, cleans_up=True)
+            return Outcome(False, _told(error, end.path), outcome.attempts, "store")
+        yield Await(end, cleans_up=True, timed=False)
+        return self._committed(end, outcome)
+
+    def commit_now(
+        self, execution: DagExecution, index: int, outcome: Outcome, began: float
+    ) -> Outcome:
+        """Commit the end of a node in this thread, which may block."""
+        end = self._end(execution, index, outcome, began)
+        error = end.encode_now()
+        if error is not None:
+            return Outcome(False, _told(error, end.path), outcome.attempts, "store")
+        end.wait()
+        return self._committed(end, outcome)
+
+    def _end(self, execution: DagExecution, index: int, outcome: Outcome, began: float) -> End:
+        """The end of a node, to be committed."""
+        durable, step = self.durable, execution.plan.steps[index]
+        path = execution.prefix + step.name
+        end = End(durable, self, step, path, outcome, began)
+        if not outcome.ok and step.node.options.get("once") and is_unknown(outcome.value, path):
+            raise CutShortError(in_doubt(durable.run_id, [path]))
+        if durable.mapped:
+            mapped = durable.mapped.pop((id(self), step.name), None)
+            if mapped is not None:
+                end.before = mapped.left(is_ended=outcome.ok)
+        return end
+
+    def _committed(self, end: End, outcome: Outcome) -> Outcome:
+        """The end of a node was committed, or could not be."""
+        durable = self.durable
         if end.error is not None:
             raise CutShortError(end.error)
         if end.kept:
             durable.has_written(end.kept)
         if outcome.ok:
-            durable.times[path] += 1
+            durable.times[end.path] = durable.times.get(end.path, 0) + 1
         if durable.olds:
             end.compare()
         return outcome
 
     def settled(self) -> None:
         """The end of a node was recorded. Raises what ends the run."""
-        self.durable.go_on()
+        durable = self.durable
+        if durable.is_cancelled or durable.interrupt is not None:
+            durable.go_on()
 
 
 def _raised_by(function: Callable[[], object]) -> Any:
@@ -568,18 +679,12 @@ def _told(error: EncodeError, path: str) -> EncodeError:
 class End(Write):
     """The end of a node, to be committed."""
 
-    __slots__ = (
-        "_durable",
-        "_identity",
-        "_item",
-        "_made",
-        "_placed",
-        "_row",
-        "_scope",
-        "_value",
-        "before",
-        "kept",
-    )
+    before: Sequence[End] = ()  # what is to be written with it
+    kept: dict[str, Placed] | None = None
+    _made: list[Scope] | None = None
+    _placed: Placed = NOTHING
+    # ok, goes_on, key, choice, place, attempts, cached: of most nodes.
+    _facts: tuple[Any, ...] = (True, True, None, None, None, 1, None)
 
     def __init__(
         self,
@@ -591,41 +696,49 @@ class End(Write):
         began: float,
         item: bytes = b"",
     ) -> None:
-        super().__init__(durable.database)
-        self.before: list[End] = []  # what is to be written with it
+        self.database = durable.database
+        self.path = path
         self._item = item
         self._durable = durable
         self._scope = scope
-        self._made: list[Scope] = []
-        self._placed: Placed = NOTHING
-        self._identity = (durable.run_id, path, 0, item, durable.generation)
+        self._name = step.name
         self._value = outcome.value
-        self.kept: dict[str, Placed] | None = None
+        self._began = began
+        self._seconds = max(time() - began, 0.0)
         verdict, ok = outcome.verdict, outcome.ok
-        is_stored = not ok or step.decides or step.node.options.get("stored", True)
-        self._row = [
-            durable.row,
-            step.name,
-            durable.generation,
-            path,
-            ok,
-            verdict.goes_on,
-            None if ok else verdict.key,
-            None if verdict.choice is None else choice_text(verdict.choice),
-            outcome.where,
-            outcome.attempts,
-            outcome.cached,
-            began,
-            max(time() - began, 0.0),
-            is_stored,
-            durable.codes.get(path),
-        ]
+        self._is_stored = not ok or step.decides or step.node.options.get("stored", True)
+        if not ok or outcome.attempts != 1 or outcome.cached is not None or step.decides:
+            choice = verdict.choice
+            self._facts = (
+                ok,
+                verdict.goes_on,
+                None if ok else verdict.key,
+                None if choice is None else choice_text(choice),
+                outcome.where,
+                outcome.attempts,
+                outcome.cached,
+            )
+
+    @property
+    def _identity(self) -> tuple[Any, ...]:
+        durable = self._durable
+        return durable.run_id, self.path, 0, self._item, durable.generation
+
+    def encode_now(self) -> EncodeError | None:
+        """Encode the value in this thread, which may block. Returns why it cannot be."""
+        try:
+            self._encode(self._durable.shelf.put)
+        except EncodeError as error:
+            return error
+        except failures() as error:
+            raise CutShortError(error) from None
+        return None
 
     def encoded(self, outcome: Outcome) -> Generator[Effect, Any, EncodeError | None]:
         """Encode the value: here if that takes no time, else in a thread that may block. Returns
         why it cannot be."""
         is_quick_ = not outcome.ok or is_quick((outcome.value,))
-        for step in (self._encode, self._write_file):
+        for step in (partial(self._encode, self._durable.shelf.encoded), self._write_file):
             if is_quick_:
                 error = _raised_by(step)
             else:
@@ -635,7 +748,7 @@ class End(Write):
                 return error
             if error is not None:
                 raise CutShortError(error)
-            if not self._durable.shelf.is_large(self._placed):
+            if not self.is_ok or not self._durable.shelf.is_large(self._placed):
                 break
             is_quick_ = False
         return None
@@ -643,31 +756,36 @@ class End(Write):
     @property
     def is_ok(self) -> bool:
         """Whether it is no failure."""
-        return bool(self._row[4])
+        return bool(self._facts[0])
 
-    def _encode(self) -> None:
-        row = self._row
-        if not row[4]:
+    def _encode(self, encoded: Callable[[object, tuple[Any, ...]], Placed]) -> None:
+        if not self._facts[0]:
             error: Any = self._value
             text = json.dumps(to_data(error))
             self._placed = ERROR, text.encode("utf-8", "surrogatepass"), None
-        elif row[13]:
-            self._placed = self._durable.shelf.encoded(self._value, self._identity)
+        elif self._is_stored:
+            self._placed = encoded(self._value, self._identity)
         self._value = None
 
     def _write_file(self) -> None:
         self._placed = self._durable.shelf.placed(self._placed)
 
     def apply_alone(self, connection: Connection) -> bool:
-        """Write it in a transaction of this statement alone, if nothing else is to be done."""
-        durable, scope, row = self._durable, self._scope.id, self._row
-        if scope is None or durable.pending or durable.has_kept or not row[13] or self._placed[2]:
+        """Write it in a transaction of one statement, if it is no more than that of most nodes."""
+        durable, scope, (codec, data, file) = self._durable, self._scope.id, self._placed
+        if scope is None or codec != "plain" or file is not None or self._facts is not End._facts:
+            return False
+        if durable.pending or durable._keeps or self.before or self._item:
+            return False
+        if durable.store.is_closed:
             return False
         if durable.hold is None or durable.hold.is_lost:
             return False
-        if self.before or self._item:
-            return False
-        values = (scope, *row, *self._placed, row[0], durable.epoch)
+        row, path = durable.row, self.path
+        values = (
+            *(row, scope, self._name, durable.generation, path),
+            *(self._began, self._seconds, durable.codes.get(path), data, durable.epoch),
+        )
         return connection.execute(_INSERT_ALONE, values).rowcount == 1
 
     def apply(self, connection: Connection) -> None:
@@ -678,7 +796,7 @@ class End(Write):
 
     def wait(self) -> None:
         try:
-            super().wait()
+            self.database.settle(self)
         except BaseException as interrupt:
             if not self.is_done or self.error is not None:
                 raise
@@ -691,33 +809,36 @@ class End(Write):
             raise StoreError(f"the file {placed[2]!r} of a value has gone before its commit")
         scope = self._scope.id
         if scope is None:
+            self._made = []
             scope = self._scope.ensure(connection, self._made)
-        row = self._row
+        row, name, generation = durable.row, self._name, durable.generation
+        times = self._began, self._seconds, self._is_stored, durable.codes.get(self.path)
+        values = scope, row, name, generation, self.path, *self._facts, *times, *placed
         if self._item:
-            item = (scope, *row, *placed, self._item)
-            connection.execute(_REPLACE_ITEM, (durable.generation, row[0], scope, row[1], item[-1]))
-            connection.execute(_INSERT_ITEM, item)
+            connection.execute(_REPLACE_ITEM, (generation, row, scope, name, self._item))
+            connection.execute(_INSERT_ITEM, (*values, self._item))
             return
         if durable.pending:  # of a node that does not keep its old end
-            connection.execute(_REPLACE, (durable.generation, row[0], scope, row[1]))
-        if not row[13] and row[4]:  # a node without stored value that was called again
-            connection.execute(_FORGET_UNSTORED, (durable.generation, row[0], scope, row[1]))
-        connection.execute(_INSERT, (scope, *row, *placed))
+            connection.execute(_REPLACE, (generation, row, scope, name))
+        if not self._is_stored:  # a node without stored value that was called again
+            connection.execute(_FORGET_UNSTORED, (generation, row, scope, name))
+        connection.execute(_INSERT, values)
         if durable.has_kept:
             self.kept = durable.write_kept(connection)
 
     def take_back(self) -> None:
-        for each in self._made:
+        for each in self._made or ():
             each.id = None
-        self._made = []
+        self._made = None
         for end in self.before:
             end.take_back()
 
     def compare(self) -> None:
         """Note whether the end is as it was in the generation before."""
-        row, scope = self._row, self._scope.id
+        scope, facts = self._scope.id, self._facts
         assert scope is not None
-        self._durable.compare(scope, row[1], (row[4], row[7], self._placed, self._identity))
+        new = facts[0], facts[3], self._placed, self._identity
+        self._durable.compare(scope, self._name, new)
 
 
 _INSERT: Final = """
@@ -731,9 +852,11 @@ _REPLACE_ITEM: Final = """
     UPDATE nodes SET replaced = ? WHERE run = ? AND scope = ? AND node = ? AND item = ?
         AND replaced IS NULL"""
 
-_INSERT_ALONE: Final = f"""
-    {_INSERT.partition("VALUES")[0]}
-    SELECT {", ".join("?" * 19)} FROM runs WHERE id = ? AND epoch = ? AND NOT cancel"""
+_INSERT_ALONE: Final = """
+    INSERT INTO nodes (run, scope, node, generation, path, ok, goes_on, attempts, began, seconds,
+        stored, code, codec, value)
+    SELECT ?1, ?2, ?3, ?4, ?5, 1, 1, 1, ?6, ?7, 1, ?8, 'plain', ?9
+    FROM runs WHERE id = ?1 AND epoch = ?10 AND NOT cancel"""
 
 _REPLACE: Final = """
     UPDATE nodes SET replaced = ?1 WHERE run = ?2 AND scope = ?3 AND node = ?4
@@ -781,7 +904,7 @@ class ItemScope:
         if ends:
             *before, last = ends
             last.before = before
-            yield Await(last, cleans_up=True)
+            yield Await(last, cleans_up=True, timed=False)
             self._durable.go_on_after(last)
         return outcome
 
@@ -814,10 +937,8 @@ _ITEMS_EVERY: Final = 0.05
 class Call(Write):
     """That a node is about to be called which may be called once only."""
 
-    __slots__ = ("_durable", "_made", "_node", "_path", "_scope")
-
     def __init__(self, durable: Durable, scope: Scope, node: str, path: str) -> None:
-        super().__init__(durable.database)
+        self.database = durable.database
         self._durable = durable
         self._scope = scope
         self._made: list[Scope] = []
@@ -872,15 +993,17 @@ def error_of(data: bytes | None) -> BaseException:
         ) from error
 
 
-def schedule_of(topology: Topology, rows: Iterable[tuple[Any, ...]]) -> DagSchedule:
-    """The schedule once these rows have been replayed."""
-    index_of, failed = topology.index, []
-    ended: dict[int, Any] = {}
-    for row in rows:
-        if row[2]:
-            ended[index_of[row[1]]] = None if row[5] is None else choice_from(row[5])
-        else:
-            failed.append(index_of[row[1]])
+def of_node(error: StoreError, path: str) -> StoreError:
+    """The error of a stored value, with its node."""
+    facts = {**vars(error), "node": path}
+    return type(error)(f"what is stored of node {path!r} cannot be used: {error}", **facts)
+
+
+_OVER: Final = frozenset({"completed", "failed", "skipped"})
+
+
+def schedule_of(topology: Topology, ended: Mapping[int, Any], failed: list[int]) -> DagSchedule:
+    """The schedule once these nodes have ended: those that completed, with their choices."""
     schedule = DagSchedule(topology, eager=False)
     schedule.begin((), ended, failed)
     return schedule
@@ -889,18 +1012,15 @@ def schedule_of(topology: Topology, rows: Iterable[tuple[Any, ...]]) -> DagSched
 # Values that are not stored.
 
 
-def _needed_again(execution: DagExecution, rows: list[tuple[Any, ...]], gone: set[str]) -> set[str]:
+def _needed_again(execution: DagExecution, ends: list[Ended], gone: set[str]) -> set[str]:
     """Of the nodes in `gone`, which completed but whose values are not stored, those that a node
     needs which is yet to run, or that is called again itself."""
     topology = execution.plan.topology
     index_of = topology.index
-    ended = {index_of[row[1]] for row in rows if row[2]}
-    schedule = schedule_of(topology, rows)
-    todo = [
-        index
-        for index, status in enumerate(schedule.status)
-        if status not in ("completed", "failed", "skipped")
-    ]
+    ended = {index_of[end[0]]: end[3] for end in ends if end[1] is None}
+    failed = [index_of[end[0]] for end in ends if end[1] is not None]
+    schedule = schedule_of(topology, ended, failed)
+    todo = [index for index, status in enumerate(schedule.status) if status not in _OVER]
     again = {name for name in execution.wanted if name in gone}
     todo += [index_of[name] for name in again]
     seen: set[int] = set()

@@ -12,6 +12,7 @@ from fast_dag.define.node import NodeType
 from fast_dag.draw.view import PlainNode, PlainWorkflow
 from fast_dag.plan.branches import choice_of
 from fast_dag.plan.topology import Topology
+from fast_dag.store.codec import digest
 from fast_dag.store.durable import choice_text
 
 if TYPE_CHECKING:
@@ -30,6 +31,25 @@ def text_of_graph(plan: Plan) -> str:
     if text is None:
         text = known["graph_text"] = json.dumps(_data_of(plan), ensure_ascii=False)
     return text
+
+
+def key_of_graph(plan: Plan) -> bytes:
+    """A digest of that text."""
+    known = plan.__dict__
+    key: bytes | None = known.get("graph_key")
+    if key is None:
+        text = text_of_graph(plan).encode("utf-8", "surrogatepass")
+        key = known["graph_key"] = bytes.fromhex(digest(text))
+    return key
+
+
+def graph_of(plan: Plan) -> StoredGraph:
+    """The graph of a plan, as it is when it was stored and read again."""
+    known = plan.__dict__
+    graph: StoredGraph | None = known.get("graph")
+    if graph is None:
+        graph = known["graph"] = StoredGraph(json.loads(text_of_graph(plan)))
+    return graph
 
 
 def _data_of(plan: Plan) -> dict[str, Any]:

@@ -53,6 +53,8 @@ _MANY: Final = 16
 """From so many elements on, floats or ints are packed."""
 _FEW: Final = 64
 """So many parts are joined once. More are joined before, so that the checksum is quick."""
+_SHORT: Final = 255
+"""Values of fewer bytes: their sizes are one byte."""
 _DIGITS: Final = 100_000
 """Digits of an int in JSON that are read at most."""
 
@@ -235,30 +237,27 @@ def _text(value: str) -> bytes:
     return b"s" + _size(len(data)) + data
 
 
-def _none(writer: Writer, value: None) -> None:
-    writer.parts.append(b"N")
-
-
-def _bool(writer: Writer, value: bool) -> None:
-    writer.parts.append(b"T" if value else b"F")
-
-
-def _int(writer: Writer, value: int) -> None:
+def _int(value: int) -> bytes:
     if -128 <= value < 128:
-        writer.parts.append(b"i" + (value & 255).to_bytes(1, "little"))
-    elif -(2**63) <= value < 2**63:
-        writer.parts.append(b"l" + _INT.pack(value))
-    else:
-        data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-        writer.parts += (b"n", _size(len(data)), data)
+        return b"i" + (value & 255).to_bytes(1, "little")
+    if -(2**63) <= value < 2**63:
+        return b"l" + _INT.pack(value)
+    data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"".join((b"n", _size(len(data)), data))
 
 
-def _float(writer: Writer, value: float) -> None:
-    writer.parts.append(b"d" + _DOUBLE.pack(value))
+_SCALARS: Final[dict[type, Callable[[Any], bytes]]] = {
+    type(None): lambda value: b"N",
+    bool: lambda value: b"T" if value else b"F",
+    int: _int,
+    float: lambda value: b"d" + _DOUBLE.pack(value),
+    str: _text,
+}
+"""The instruction for a value that is one."""
 
 
-def _str(writer: Writer, value: str) -> None:
-    writer.parts.append(_text(value))
+def _scalar_writer(instruction: Callable[[Any], bytes]) -> Callable[[Writer, Any], None]:
+    return lambda writer, value: writer.parts.append(instruction(value))
 
 
 def _bytes(writer: Writer, value: bytes) -> None:
@@ -393,11 +392,7 @@ def _refuse(writer: Writer, value: Any) -> None:
 
 
 _WRITERS: Final[dict[type, Callable[[Writer, Any], None]]] = {
-    type(None): _none,
-    bool: _bool,
-    int: _int,
-    float: _float,
-    str: _str,
+    **{kind: _scalar_writer(instruction) for kind, instruction in _SCALARS.items()},
     bytes: _bytes,
     Raw: _raw,
     Unset: _unset,
@@ -408,6 +403,17 @@ _WRITERS: Final[dict[type, Callable[[Writer, Any], None]]] = {
     frozenset: _frozenset,
     **{kind: _form_writer(form) for kind, form in FORMS.items()},
 }
+
+
+def encoded(value: Any, writers: Writers) -> tuple[bytes, bool]:
+    """The bytes of a value, and whether they are to be read before they are stored. Raises
+    Refused."""
+    scalar = _SCALARS.get(type(value))
+    if scalar is not None:
+        instruction = scalar(value)
+        return VERSION + _CHECKSUM.pack(crc32(instruction)) + instruction, False
+    writer = Writer(writers)
+    return writer.encoded(value), writer.is_checked
 
 
 # Reading. One function for each instruction. The stack is a list, so nothing recurses.
@@ -473,40 +479,44 @@ def _long_int(digits: str) -> int:
     return int(Decimal(digits))  # has no limit, unlike `int`
 
 
-def _read_json(reader: Reader) -> None:
-    text = str(reader.sized(), "utf-8")
+def _json_value(data: Any) -> Any:
+    text = str(data, "utf-8")
     try:
         value, end = _READ_JSON(text)
     except ValueError:  # perhaps an int that is longer than this process reads
         value, end = JSONDecoder(parse_int=_long_int).raw_decode(text)
     if end != len(text):
         raise ValueError("text after JSON")
-    reader.stack.append(value)
+    return value
 
 
-def _read_int(reader: Reader) -> None:
-    value = reader.take(1)[0]
-    reader.stack.append(value - 256 if value > 127 else value)
+def _int_value(data: Any) -> int:
+    return int.from_bytes(data, "little", signed=True)
 
 
-def _read_long(reader: Reader) -> None:
-    reader.stack += _INT.unpack(reader.take(8))
+_ALONE: Final[dict[int, tuple[int | None, Callable[[Any], Any]]]] = {
+    ord("N"): (0, lambda data: None),
+    ord("T"): (0, lambda data: True),
+    ord("F"): (0, lambda data: False),
+    ord("i"): (1, _int_value),
+    ord("l"): (8, _int_value),
+    ord("n"): (None, _int_value),
+    ord("d"): (8, lambda data: _DOUBLE.unpack(data)[0]),
+    ord("s"): (None, lambda data: str(data, "utf-8", "surrogatepass")),
+    ord("b"): (None, bytes),
+    ord("J"): (None, _json_value),
+}
+"""The instructions that need nothing of the stack: how many bytes their operand has, None if a size
+is before it, and the value of the operand."""
+
+_MORE: Final = -1, bytes
+"""In the place of the others."""
 
 
-def _read_big(reader: Reader) -> None:
-    reader.stack.append(int.from_bytes(reader.sized(), "little", signed=True))
-
-
-def _read_float(reader: Reader) -> None:
-    reader.stack += _DOUBLE.unpack(reader.take(8))
-
-
-def _read_str(reader: Reader) -> None:
-    reader.stack.append(str(reader.sized(), "utf-8", "surrogatepass"))
-
-
-def _read_bytes(reader: Reader) -> None:
-    reader.stack.append(bytes(reader.sized()))
+def _read_alone(size: int | None, value: Callable[[Any], Any]) -> Callable[[Reader], None]:
+    if size is None:
+        return lambda reader: reader.stack.append(value(reader.sized()))
+    return lambda reader: reader.stack.append(value(reader.take(size)))
 
 
 def _read_raw(reader: Reader) -> None:
@@ -566,8 +576,8 @@ def _read_instance(reader: Reader) -> None:
     reader.stack.append(layout.made(reader.closed()))
 
 
-def _pusher(value: Any) -> Callable[[Reader], None]:
-    return lambda reader: reader.stack.append(value)
+def _read_unset(reader: Reader) -> None:
+    reader.stack.append(UNSET)
 
 
 def _unknown(reader: Reader) -> None:
@@ -576,18 +586,10 @@ def _unknown(reader: Reader) -> None:
 
 _BY_CODE: Final = {**{form.code: form for form in FORMS.values()}, **BY_CODE}
 _READERS: Final[list[Callable[[Reader], None]]] = [_unknown] * 256
+for _code_of, _operand in _ALONE.items():
+    _READERS[_code_of] = _read_alone(*_operand)
 for _instruction, _read in {
-    b"J": _read_json,
-    b"N": _pusher(None),
-    b"T": _pusher(True),
-    b"F": _pusher(False),
-    b"u": _pusher(UNSET),
-    b"i": _read_int,
-    b"l": _read_long,
-    b"n": _read_big,
-    b"d": _read_float,
-    b"s": _read_str,
-    b"b": _read_bytes,
+    b"u": _read_unset,
     b"v": _read_raw,
     b"D": _unpacker("d"),
     b"Q": _unpacker("q"),
@@ -611,9 +613,17 @@ def decoded(data: bytes, classes: Classes) -> Any:
             "the stored value is damaged, or of a newer version of fast-dag: its format is "
             f"{data[:1]!r}, and this version reads {VERSION!r}"
         )
-    if len(data) <= _BEGIN or _CHECKSUM.pack(crc32(memoryview(data)[_BEGIN:])) != data[1:_BEGIN]:
+    size = len(data)
+    body = data[_BEGIN:] if size < _SHORT else memoryview(data)[_BEGIN:]
+    if not body or _CHECKSUM.pack(crc32(body)) != data[1:_BEGIN]:
         raise DamagedError("the stored value is damaged: its checksum is another")
     try:
+        if size < _SHORT:  # most values are one instruction
+            length, value = _ALONE.get(body[0], _MORE)
+            if length == size - _BEGIN - 1:
+                return value(body[1:])
+            if length is None and body[1] == size - _BEGIN - 2:
+                return value(body[2:])
         return Reader(data, classes).decoded()
     except DecodeError:
         raise

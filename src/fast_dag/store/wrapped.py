@@ -5,10 +5,13 @@ A row names how its value is wrapped after the name of its codec: "plain:conditi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from fast_dag.returns import ConditionalReturn, ItemError, SelectReturn
 from fast_dag.store.errors import from_data, to_data
+
+WRAPPED: Final = frozenset({ConditionalReturn, SelectReturn, list, dict})
+"""The classes of values that may be wrapped."""
 
 
 def unwrapped(value: Any) -> tuple[str, Any]:
@@ -28,6 +31,17 @@ def unwrapped(value: Any) -> tuple[str, Any]:
     if kind is dict and any(type(each) is ItemError for each in value.values()):
         return "keyed", _apart(value.items())
     return "", value
+
+
+def own_parts(how: str, value: Any) -> list[Any]:
+    """The user's own values in what `unwrapped` took apart; none if nothing was.
+
+    >>> own_parts(*unwrapped(ConditionalReturn(True, value=3)))
+    [3]
+    """
+    if how in ("condition", "select"):
+        return [value[1]]
+    return [each for _, failed, each in value if not failed] if how else []
 
 
 def _apart(items: Any) -> list[tuple[Any, bool, Any]]:
