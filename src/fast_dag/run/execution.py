@@ -663,8 +663,9 @@ class Execution(ABC):
         return self.children[self.plan.names[index]]
 
     def call_id(self, name: str) -> str:
-        """The id of a node's call, by which others know it again: the same over retries and
-        resumes, another ("~2") if it is called again after it completed."""
+        """The id of a node's call, by which others know it again: the same over retries, also of
+        the workflow that it is in, and resumes; another ("~2") where a rerun calls it again after
+        it completed."""
         return f"{self.context.metadata['run_id']}/{self._called(self.prefix + name)}"
 
     def _called(self, path: str) -> str:
@@ -681,7 +682,7 @@ class Execution(ABC):
         return self._called(inner.prefix.removesuffix("."))
 
     def _completed(self, name: str) -> int:
-        """How often a node has completed before the call that begins now."""
+        """How often a node has completed, so that the call that begins now is made on purpose."""
         return 0 if self.store is None else self.store.completed(self.prefix + name)
 
     def child(self, index: int, inputs: dict[str, Any]) -> Execution:

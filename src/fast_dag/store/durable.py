@@ -139,7 +139,7 @@ class Durable:
         self.interrupt: BaseException | None = None  # which came during a commit
         self.is_over = False  # it is only looked at: nothing is committed any more
         self.codes: Mapping[str, bytes] = {}  # what tells the code of nodes, by path
-        self.times: dict[str, int] = {}  # how often nodes have completed, by path
+        self.times: dict[str, int] = {}  # in how many generations nodes completed, by path
         self.kept: dict[str, Any] = {}  # what nodes kept in the context
         self._keeps: dict[str, Placed] = {}  # the same, to be committed with the next end
         # By scope and node: the known items of a map, only those that failed if the map has ended;
@@ -216,8 +216,9 @@ class Durable:
         )
 
     def count(self, connection: Connection) -> None:
-        """Count how often nodes have completed, for the ids of their calls."""
-        self.times.update(dict(connection.execute(_TIMES, (self.row,)).fetchall()))
+        """Count in how many earlier generations nodes completed, for the ids of their calls."""
+        rows = connection.execute(_TIMES, (self.row, self.generation))
+        self.times.update(dict(rows.fetchall()))
 
     def read_olds(self, connection: Connection, pending: dict[int, set[str]]) -> None:
         """Read what this generation computes anew, if what is below keeps its end where a value
@@ -409,7 +410,8 @@ _KEEP: Final = """
         file = excluded.file, source = NULL"""
 
 _TIMES: Final = """
-    SELECT path, COUNT(*) FROM nodes WHERE run = ? AND ok AND item = x'' GROUP BY path"""
+    SELECT path, COUNT(DISTINCT generation) FROM nodes
+    WHERE run = ? AND generation < ? AND ok AND item = x'' GROUP BY path"""
 
 _DOUBTS: Final = """
     SELECT path FROM calls AS c WHERE c.run = ? AND NOT EXISTS (
@@ -515,7 +517,7 @@ class Scope:
         return durable.completed_items[at], durable.items.pop(at, {})
 
     def completed(self, path: str) -> int:
-        """How often a node has completed before."""
+        """In how many earlier generations a node has completed."""
         return self.durable.times.get(path, 0)
 
     def begin(
@@ -621,8 +623,6 @@ class Scope:
             raise CutShortError(end.error)
         if end.kept:
             durable.has_written(end.kept)
-        if outcome.ok:
-            durable.times[end.path] = durable.times.get(end.path, 0) + 1
         if durable.olds:
             end.compare()
         return outcome
