@@ -547,7 +547,11 @@ class Execution(ABC):
         `guard` is the lock of a run that uses several threads. It is not held while user code is
         called (an error handler, `bool(value)`). An outcome is dropped if the execution was closed
         before. Drivers call `deliver` later, when they hold no lock."""
-        verdict = outcome.verdict or self.judge(index, outcome)
+        verdict = outcome.verdict
+        if verdict is None:
+            verdict = self.judge(index, outcome)
+        else:  # it refers to the outcome: a cycle would keep the value alive
+            outcome.verdict = verdict.outcome.verdict = None
         if guard is None:
             return self._settle(index, verdict, started)
         with guard:

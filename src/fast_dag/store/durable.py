@@ -125,7 +125,6 @@ class Durable:
         self._item_rows: list[tuple[Any, ...]] = []
         self.ends: dict[int, list[Ended]] = {}
         self.scopes: dict[tuple[int, str], tuple[int, int | None]] = {}
-        self.root = Scope(self, None, "", 1, 0)
         # Of rerun="stale". `pending` are the nodes by scope that keep their old end if all that
         # they take is as before; `olds` the ends that are computed anew; `same` whether the new
         # ones are the same.
@@ -148,6 +147,11 @@ class Durable:
         self.completed_items: Counter[tuple[int, str]] = Counter()
         self.mapped: dict[tuple[int, str], ItemScope] = {}  # the maps in progress
         self.made: set[Call] = set()  # calls that were announced, and not made
+
+    @property
+    def root(self) -> Scope:
+        """The store of the outermost execution. Not kept here, as it refers to this."""
+        return Scope(self, None, "", 1, 0)
 
     def check(self, connection: Connection) -> None:
         """Raise RunLostError unless this is still the owner, StoreError if the store was closed;
@@ -355,7 +359,8 @@ class Durable:
         outcome, began, seconds = self._outcome(row), float(row[9]), float(row[10])
         if not outcome.ok:
             return row[1], outcome, None, None, began, seconds
-        return row[1], None, outcome.value, outcome.verdict.choice, began, seconds
+        verdict, outcome.verdict = outcome.verdict, None  # which refer to each other
+        return row[1], None, outcome.value, verdict.choice, began, seconds
 
     def doubts_of(self, connection: Connection) -> list[str]:
         """The paths of the nodes that are in doubt: called, and not known to have ended."""
