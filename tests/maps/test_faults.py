@@ -18,6 +18,7 @@ from fast_dag import DAG, ExecutionError, ItemError, TimeoutError
 from tests.concurrency.support import wait_until
 from tests.leaks import LONG, Births, without_collector
 from tests.ways import EXECUTE, HERE, OWN, OWN_AT_ONCE, mostly
+from tests.workers import steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -219,16 +220,32 @@ def test_keep_outputs_drops_what_nobody_takes_and_not_what_follows_takes(way: st
 
 
 @here
-def test_values_are_freed_with_their_run(way: str) -> None:
+@pytest.mark.parametrize("kind", ["plain", "spread", "async", "workflow", "into"])
+def test_values_are_freed_with_their_run(way: str, kind: str) -> None:
     births = Births()
-    dag = DAG("births", remember=False).add_node("f", lambda x: births.new(), over="x")
+
+    def new(x: int, y: int = 0) -> Any:
+        return births.new()
+
+    async def new_async(x: int) -> Any:
+        return births.new()
+
+    func: Any = new_async if kind == "async" else new
+    if kind == "workflow":
+        func = DAG("inner").add_node("new", new).add_node("same", lambda new: new)
+        func.connect("new", "same")
+    dag = DAG("births", remember=False)
+    if kind == "spread":
+        dag.add_node("f", func, product=["x", "y"])
+    else:
+        dag.add_node("f", func, over="x", into=list if kind == "into" else None)
+    given = {"x": range(50), "y": [0]} if kind == "spread" else {"x": range(50)}
     EXECUTE[way](DAG("warm", remember=False).add_node("f", lambda x: x, over="x"), x=[1, 2])
     with without_collector():
-        run = EXECUTE[way](dag, x=range(50))
+        run = EXECUTE[way](dag, **given)
         assert births.alive() == 50
         del run
-        gc.collect()
-        assert births.alive() == 0
+        wait_until(lambda: births.alive() == 0)  # without the collector: nothing is in a cycle
 
 
 @here
@@ -342,6 +359,37 @@ def test_what_does_not_pickle_fails_its_item() -> None:
     run = EXECUTE["process"](mapped(f, on_error="keep"), x=[0, 1, 2, threading.Lock(), 4])
     assert [run.value[0], run.value[4]] == ["fine", "fine"]
     assert set(run.errors) == {"f[1]", "f[2]", "f[3]"}
+
+
+@process
+def test_an_item_that_does_not_unpickle_fails_and_costs_no_other() -> None:
+    items: list[Any] = list(range(60))
+    items[1] = items[40] = steps.Unpicklable()
+    run = EXECUTE["process"](mapped(lambda x: x, on_error="drop"), x=items)
+    assert run.value == [x for x in range(60) if x not in (1, 40)]
+    assert set(run.errors) == {"f[1]", "f[40]"}
+    assert "not here" in str(run.errors["f[40]"])
+
+
+@process
+def test_a_result_that_does_not_unpickle_costs_those_of_its_message() -> None:
+    def f(x: int) -> Any:
+        return steps.Unpicklable() if x == 5 else x
+
+    run = EXECUTE["process"](mapped(f, on_error="keep"), x=range(60))
+    assert run.status == "completed_with_errors"
+    assert "cannot be unpickled" in str(run.value[5].error)
+    others = [each for x, each in enumerate(run.value) if x != 5]
+    assert all("the same message" in str(each.error) for each in others if not each and each != 0)
+    assert {0, 59} <= {each for each in others if not isinstance(each, ItemError)}
+
+
+@process
+def test_what_all_items_are_given_and_does_not_unpickle_fails_the_map() -> None:
+    dag = mapped(lambda x, y: x, on_error="keep")
+    run = EXECUTE["process"](dag, x=range(5), y=steps.Unpicklable())
+    assert "not here" in str(run.errors["f"])
+    assert "source" not in str(run.exception())
 
 
 @process

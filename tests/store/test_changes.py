@@ -46,6 +46,9 @@ def item(tax):
         raise KeyboardInterrupt
     return f"{tax:.1f}"
 
+def known():
+    CALLS.append("known")
+
 FAIL = False
 """
 
@@ -355,3 +358,24 @@ def test_map_whose_function_changed_while_items_are_missing_stops_the_run(
     told = flow().explain(store=store, run_id="a")
     assert told.states == {"shown": "stale"}
     assert flow().run(store=store, run_id="a", on_change="keep") == ["1.0", "2.00"]
+
+
+def test_what_a_decider_carries_makes_a_difference_though_its_choice_is_the_same(
+    edited: Module, store: Store
+) -> None:
+    def flow() -> DAG:
+        dag = DAG("carries").add_node("tax", edited.module.tax, inputs=["load"])
+        dag.add_node("check", positive, type="condition").add_node("shown", edited.module.shown)
+        dag.add_node("known", edited.module.known)
+        dag.connect("tax", "check").connect("check", "shown", output="true")
+        return dag.connect("check", "known", output="true", input=False)
+
+    flow().run(store=store, run_id="a", load=100)
+    edited.taken()
+    edited.edit("0.19", "0.21")
+    run = flow().execute(store=store, run_id="a", rerun="stale")
+    assert (run["shown"], edited.taken()) == ("21.0", ["tax", "shown"])
+
+
+def positive(n: float) -> bool:
+    return n > 0

@@ -222,6 +222,55 @@ def test_two_processes_on_one_run_are_one_owner_and_one_that_is_refused(tmp_path
         process.communicate("x\n" if process.returncode is None else None, timeout=30)
 
 
+# Timeouts.
+
+
+@pytest.mark.parametrize(
+    ("mode", "nested"), [("sequential", False), ("parallel", True), ("async", False)]
+)
+def test_time_of_commits_counts_in_no_timeout(mode: Any, nested: bool, store: Store) -> None:
+    """The first commit waits until a run with the same timeout, which began later, is late."""
+    locked, seconds = threading.Event(), 0.75
+
+    def first() -> int:
+        store.database.lock.acquire()
+        locked.set()
+        return 1
+
+    def time_out() -> None:
+        with pytest.raises(TimeoutError):
+            DAG("late").add_node("hangs", lambda: done.wait(30)).run(timeout=seconds)
+        store.database.lock.release()
+
+    done, late = threading.Event(), DAG("inner").add_node("first", first)
+    late.add_node("second", lambda x: x + 1).connect("first", "second")
+    options: dict[str, Any] = {"timeout": seconds}
+    if nested:
+        late, options = DAG("outer").add_node("inner", late, timeout=seconds), {}
+    helper = threading.Thread(target=lambda: locked.wait(30) and time_out())
+    helper.start()
+    try:
+        assert late.run(store=store, mode=mode, **options) == 2
+    finally:
+        done.set()
+        helper.join()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_time_of_nodes_counts_after_a_commit(nested: bool, store: Store) -> None:
+    done = threading.Event()
+    dag = DAG("late").add_node("first", lambda: 1).add_node("hangs", lambda x: done.wait(30))
+    dag.connect("first", "hangs")
+    options: dict[str, Any] = {"timeout": 0.05}
+    if nested:
+        dag, options = DAG("outer").add_node("inner", dag, timeout=0.05), {}
+    try:
+        with pytest.raises(TimeoutError):
+            dag.run(store=store, **options)
+    finally:
+        done.set()
+
+
 # Forks.
 
 

@@ -310,6 +310,17 @@ def test_error_of_a_value_names_the_place_in_what_the_user_returned(store: Store
     assert error.place == "['f'][0]"
 
 
+def test_failure_with_a_long_text_can_be_read_again(store: Store) -> None:
+    def fails() -> None:
+        raise ValueError("\N{SNOWMAN}" * 100_000)
+
+    dag = DAG("tells much").add_node("one", fails)
+    for _ in range(2):
+        error = dag.execute(store=store, run_id="a").errors["one"]
+    assert str(error).startswith("ValueError: \N{SNOWMAN}")
+    assert str(store.run("a").errors["one"]) == str(error)
+
+
 def test_value_that_is_not_stored_is_computed_again_where_it_is_needed(
     store: Store, calls: Calls
 ) -> None:
@@ -332,6 +343,13 @@ def test_value_that_is_not_stored_is_computed_again_where_it_is_needed(
             ended["open"]
     with pytest.raises(UnknownNodeError, match=r"no node 'opne' \(did you mean 'open'"):
         store.run("a")["opne"]
+
+
+def test_finished_run_knows_the_items_of_its_maps(store: Store) -> None:
+    dag = DAG("squares").add_node("square", lambda x: x * x, over="x")
+    dag.run(store=store, run_id="a", x=[1, 2])
+    run = dag.execute(store=store, run_id="a")
+    assert (run.items("square").completed, run["square[1]"]) == (2, 4)
 
 
 def test_large_value_has_a_file_of_its_own(store: Store, tmp_path: Path) -> None:

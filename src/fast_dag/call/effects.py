@@ -177,13 +177,14 @@ class Sleep(Fields):
 class Await(Fields):
     """Wait until something is ready, such as a computation of another run or the token of a
     limiter; answered like Sleep. A wait that `cleans_up` goes on to its end even if the run is cut
-    short meanwhile."""
+    short meanwhile. One that is not `timed` counts in no timeout."""
 
-    __slots__ = ("cleans_up", "waitable")
+    __slots__ = ("cleans_up", "timed", "waitable")
 
-    def __init__(self, waitable: Waitable, cleans_up: bool = False) -> None:
+    def __init__(self, waitable: Waitable, cleans_up: bool = False, timed: bool = True) -> None:
         self.waitable = waitable
         self.cleans_up = cleans_up
+        self.timed = timed
 
 
 class Raised(Fields):

@@ -46,7 +46,7 @@ from fast_dag.drive.job import (
     Job,
 )
 from fast_dag.drive.slots import Slots
-from fast_dag.drive.timers import Timers
+from fast_dag.drive.timers import Stopwatch, Timer, Timers
 from fast_dag.errors import TimeoutError, failures
 from fast_dag.plan.map_plan import BATCHES
 from fast_dag.run.execution import current
@@ -124,13 +124,15 @@ class _Open:
 
 class _Wake:
     """The callback that wakes a job when its Waitable is ready. Once cancelled, it refers to
-    nothing, so that a Waitable does not keep the run alive."""
+    nothing, so that a Waitable does not keep the run alive. The time of the run stands still until
+    then, unless the wait is `timed`."""
 
-    __slots__ = ("dispatcher", "job")
+    __slots__ = ("dispatcher", "job", "timed")
 
-    def __init__(self, dispatcher: Dispatcher, job: Job) -> None:
+    def __init__(self, dispatcher: Dispatcher, job: Job, timed: bool = True) -> None:
         self.dispatcher: Dispatcher | None = dispatcher
         self.job: Job | None = job
+        self.timed = timed
 
     def __call__(self) -> None:
         """Called by the code that made the Waitable ready. That may belong to another run, so
@@ -175,7 +177,9 @@ class Dispatcher:
         self._has_priorities = execution.plan.has_priorities
         # Whether plain calls happen in this process, so that a thread can go on with the next node.
         self._follows = not self._slots.is_ordered and execution.settings.stays_here
+        self._time = Stopwatch(clock)  # for the timeouts of the run and of nested workflows
         self._deadline: float | None = None
+        self._alarms: list[tuple[float, Callable[[], None]]] = []  # due when time goes on
         self._grace_ends = 0.0
         self._open: dict[Execution, _Open] = {}
         self._running: set[Job] = set()  # the jobs that have begun; those in `_sleeping`, too
@@ -190,8 +194,8 @@ class Dispatcher:
         """Begin the execution, which is open. Returns the jobs to go on with."""
         timeout = self.execution.settings.timeout
         if timeout is not None:
-            self._deadline = self.clock() + timeout
-            self.timers.add(timeout, partial(self.abort, "timed_out"))
+            self._deadline = self._time() + timeout
+            self._alarm(self._deadline, partial(self.abort, "timed_out"))
         jobs: list[Job] = []
         self._enter(self.execution, None, 0, jobs)
         jobs.reverse()
@@ -402,7 +406,7 @@ class Dispatcher:
         if execution.cut_short:
             return "cancelled"
         if execution is self.execution and self._deadline is not None and not execution.stopped:
-            return "timed_out" if self.clock() > self._deadline else None
+            return "timed_out" if self._time() > self._deadline else None
         return None
 
     def _leave(self, opened: _Open, jobs: list[Job]) -> None:
@@ -748,7 +752,7 @@ class Dispatcher:
         execution = job.execution
         if execution.stopped:
             return False
-        if self._deadline is not None and self.clock() > self._deadline:
+        if self._deadline is not None and self._time() > self._deadline:
             self.abort("timed_out")
             return False
         job.started = perf_counter()
@@ -870,8 +874,8 @@ class Dispatcher:
         if self._held:
             self.returned(job, generation)
         deadline = job.deadline
-        if deadline is not None and job.generation == generation and self.clock() > deadline:
-            job.is_late = True
+        if deadline is not None and job.generation == generation:
+            job.is_late = job.is_late or self._clock_of(job)() > deadline
         with self.guard():
             if self.over:
                 return []
@@ -912,8 +916,32 @@ class Dispatcher:
             return
         with self.guard():
             if not self.over and job.generation == generation:
-                job.deadline = self.clock() + timeout
-                job.timer = self.timers.add(timeout, partial(self._time_out, job, generation))
+                job.deadline = self._clock_of(job)() + timeout
+                late = partial(self._time_out, job, generation)
+                if job.lane is None:
+                    job.timer = self._alarm(job.deadline, late)
+                else:
+                    job.timer = self.timers.add(timeout, late)
+
+    def _clock_of(self, job: Job) -> Callable[[], float]:
+        """The clock of a job's timeout: commits do not count in that of a nested workflow."""
+        return self._time if job.lane is None else self.clock
+
+    def _alarm(self, end: float, callback: Callable[[], None]) -> Timer:
+        """Have `callback` called once this is the time of the run."""
+        return self.timers.add(end - self._time(), partial(self._ring, end, callback))
+
+    def _ring(self, end: float, callback: Callable[[], None]) -> None:
+        with self.guard():
+            if self.over:
+                return
+            is_due = self._time() >= end
+            if not is_due and self._time.stands:
+                self._alarms.append((end, callback))
+            elif not is_due:
+                self._alarm(end, callback)
+        if is_due:
+            callback()
 
     def _time_out(self, job: Job, generation: int) -> None:
         jobs: list[Job] = []
@@ -1045,7 +1073,9 @@ class Dispatcher:
             if isinstance(effect, Sleep):
                 job.timer = self.timers.add(effect.seconds, partial(self.wake, job))
             else:
-                job.timer = wake = _Wake(self, job)
+                job.timer = wake = _Wake(self, job, effect.timed)
+                if not effect.timed:
+                    self._time.stop()
             if not self._slots.is_ordered:
                 self._slots.give_back(job)
                 execution: Any = job.execution
@@ -1067,20 +1097,27 @@ class Dispatcher:
                 jobs = [self._roused(job)]
                 job.answer = True
             else:
-                self._sleeping.discard(job)
-                job.execution.goes_on_with(job.index)
-                job.timer = None
+                self._end_wait(job)
                 self._slots.queue(job)
                 jobs = self._picked()
         self.go_on(jobs)
 
+    def _end_wait(self, job: Job) -> None:
+        self._sleeping.discard(job)
+        job.execution.goes_on_with(job.index)
+        wake, job.timer = job.timer, None
+        if isinstance(wake, _Wake) and not wake.timed:
+            self._time.go_on()
+            if self._alarms and not self._time.stands:
+                for alarm in self._alarms:
+                    self._alarm(*alarm)
+                self._alarms = []
+
     def _roused(self, job: Job) -> Job:
         """End a job's wait, even if no slot is free. Its answer is False unless the caller changes
         that: the run was stopped."""
-        self._sleeping.discard(job)
-        job.execution.goes_on_with(job.index)
         job.timer.cancel()
-        job.timer = None
+        self._end_wait(job)
         if not self._slots.is_ordered:
             self._slots.take(job)
         job.todo, job.answer = (CONCLUDE, STOPPED) if job.todo is CLAIM else (ADVANCE, False)

@@ -83,7 +83,10 @@ class _Items(Batch):
         self._parcel.took(part.values, part.seconds, failed)
 
     def _over(self, ended: Ended) -> None:
-        if ended.error is not None and not ended.begun and self._parcel.is_unsent:
+        if ended.is_unread:
+            assert ended.error is not None
+            self._outcome = Outcome(True, self._parcel.unread(ended.error))
+        elif ended.error is not None and not ended.begun and self._parcel.is_unsent:
             self._outcome = Outcome(False, ended.error)  # no process could be started, say
         else:
             self._outcome = Outcome(True, self._parcel.ended(ended.begun, ended.error))

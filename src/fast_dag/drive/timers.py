@@ -1,4 +1,5 @@
-"""Timers: a heap of callbacks by the time when they are due. Each can be cancelled."""
+"""Timers: a heap of callbacks by the time when they are due. Each can be cancelled. Stopwatch: the
+time of a run."""
 
 from __future__ import annotations
 
@@ -99,6 +100,47 @@ class Timers:
             self._heap.clear()
             self._cancelled = 0
             self.is_earlier = _nobody_waits
+
+
+class Stopwatch:
+    """The time of a run, in seconds, for its timeouts. It stands still while the run commits to a
+    store. Whoever stops it holds the lock of the run. Whoever reads it without the lock may read a
+    time that is too early, but none that is too late.
+
+    >>> seconds = [10.0]
+    >>> watch = Stopwatch(lambda: seconds[0])
+    >>> watch.stop(); seconds[0] = 15.0; watch(), watch.stands
+    (10.0, True)
+    >>> watch.go_on(); seconds[0] = 16.0; watch(), watch.stands
+    (11.0, False)
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._stops = 0
+        self._since = 0.0  # when it was stopped
+        self._lost = 0.0  # for how long it stood still before
+
+    def __call__(self) -> float:
+        """The time now."""
+        return (self._since if self._stops else self._clock()) - self._lost
+
+    @property
+    def stands(self) -> bool:
+        """Whether it stands still."""
+        return self._stops > 0
+
+    def stop(self) -> None:
+        """Stand still until `go_on` was called as often as this."""
+        if not self._stops:
+            self._since = self._clock()
+        self._stops += 1
+
+    def go_on(self) -> None:
+        """Go on, if nobody else has stopped it."""
+        if self._stops == 1:
+            self._lost += self._clock() - self._since
+        self._stops -= 1
 
 
 _FEW = 64

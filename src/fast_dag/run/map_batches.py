@@ -219,28 +219,32 @@ class Batches:
                 seconds.extend(repeat(now - begun - sum(seconds[before:]), 1))
                 seconds.extend(repeat(0.0, len(values) - len(seconds)))
                 done.is_over = calls.is_lost
-                if done.is_over or now > until:
+                if done.is_over or now > until or calls.stopped:
                     return now
 
     def _call_some(self, some: Callable[[int], Iterable[Any]], done: Batch, until: float) -> float:
         """Call some items between two looks at the clock."""
         _, values, seconds = done.parts[-1]
         call, clock, keep = self._calls.call, perf_counter, values.append
-        group, now = 1, clock()
-        while True:
-            made, last = len(values), now
-            for item in some(group):  # `map` would end at a StopIteration
-                keep(call(item))
-            now = clock()
-            count = len(values) - made
-            if not count:
-                return now
-            seconds += array("f", ((now - last) / count,)) * count
-            if CoroutineType in set(map(type, values[made:])):
-                self._note_rests(values, made, done)
-            if now > until:
-                return now
-            group = min(2 * group, TOGETHER) if now - last < group * TINY else 1
+        group, now, made = 1, clock(), len(values)
+        try:
+            while True:
+                last = now
+                for item in some(group):  # `map` would end at a StopIteration
+                    keep(call(item))
+                now = clock()
+                count = len(values) - made
+                if not count:
+                    return now
+                seconds += array("f", ((now - last) / count,)) * count
+                if CoroutineType in set(map(type, values[made:])):
+                    self._note_rests(values, made, done)
+                made += count
+                if now > until:
+                    return now
+                group = min(2 * group, TOGETHER) if now - last < group * TINY else 1
+        finally:
+            self._note_rests(values, made, done)  # of those before a call that raised
 
     def _call_one(self, iterator: Iterator[Any], done: Batch, until: float) -> float:
         """Call items one by one, and hand over each result at once."""
@@ -377,6 +381,12 @@ class Parcel:
         if made < len(self.items):
             self._calls.give_back(self._numbers[made:], self.items[made:])
         return self._done
+
+    def unread(self, error: Exception) -> Batch:
+        """The other process could not unpickle the items. The one item cannot be sent, or all are
+        given back, to be sent one by one."""
+        self._batches.size = 1
+        return self.without({0: error} if len(self.items) == 1 else {})
 
     def without(self, failed: Mapping[int, Exception]) -> Batch:
         """These items cannot be sent. The others are given back."""

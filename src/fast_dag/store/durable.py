@@ -18,6 +18,7 @@ from fast_dag.cache.keys import is_quick
 from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ExecutionError, failures, is_a
+from fast_dag.returns import ConditionalReturn, SelectReturn
 from fast_dag.run.execution import Verdict
 from fast_dag.schedule.dag import DagSchedule
 from fast_dag.store.database import Write, closed, reading
@@ -572,7 +573,17 @@ class Scope:
             return False
         if not completed or (edge.input is None and edge.branch is None):
             return True
-        return durable.same.get((scope, source), True)
+        if not durable.same.get((scope, source), True):
+            return False
+        step = execution.plan.steps[execution.plan.topology.index[source]]
+        if (
+            edge.input is None
+            or not step.decides
+            or isinstance(execution.results.get(source), (ConditionalReturn, SelectReturn))
+        ):
+            return True
+        # It carries what it was given.
+        return all(self._is_as_before(execution, each) for each in step.edges)
 
     def _announced(
         self, execution: DagExecution, name: str
@@ -580,7 +591,7 @@ class Scope:
         durable = self.durable
         call = Call(durable, self, name, execution.prefix + name)
         durable.made.add(call)
-        if not (yield Await(call)):
+        if not (yield Await(call, timed=False)):
             return STOPPED
         durable.go_on_after(call)
         durable.made.discard(call)
@@ -594,7 +605,7 @@ class Scope:
         error = yield from end.encoded(outcome)
         if error is not None:
             return Outcome(False, _told(error, end.path), outcome.attempts, "store")
-        yield Await(end, cleans_up=True)
+        yield Await(end, cleans_up=True, timed=False)
         return self._committed(end, outcome)
 
     def commit_now(
@@ -742,7 +753,7 @@ class End(Write):
                 return error
             if error is not None:
                 raise CutShortError(error)
-            if not self._durable.shelf.is_large(self._placed):
+            if not self.is_ok or not self._durable.shelf.is_large(self._placed):
                 break
             is_quick_ = False
         return None
@@ -898,7 +909,7 @@ class ItemScope:
         if ends:
             *before, last = ends
             last.before = before
-            yield Await(last, cleans_up=True)
+            yield Await(last, cleans_up=True, timed=False)
             self._durable.go_on_after(last)
         return outcome
 
