@@ -313,6 +313,32 @@ assert store.doctor()["problems"] == []
     assert forked(code) == 0
 
 
+def test_child_that_is_forked_while_others_commit_can_use_the_store() -> None:
+    code = """
+import signal, threading
+inside, forks = threading.Event(), threading.Event()
+
+def slowly(connection):
+    connection.execute("UPDATE runs SET owner = owner")
+    inside.set()
+    forks.wait(0.2)
+
+thread = threading.Thread(target=store.database.transact, args=[slowly])
+dag.run(store=store, run_id="a")
+thread.start()
+inside.wait()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    os._exit(dag.run(store=store, run_id="b") != 1)
+assert os.waitpid(pid, 0)[1] == 0
+thread.join()
+dag.run(store=store, run_id="c")
+assert store.doctor()["problems"] == []
+"""
+    assert forked(code) == 0
+
+
 def test_forked_child_does_not_own_what_its_parent_began() -> None:
     code = """
 def fork():
