@@ -126,6 +126,7 @@ class Durable:
         self._item_rows: list[tuple[Any, ...]] = []
         self.ends: dict[int, list[Ended]] = {}
         self.scopes: dict[tuple[int, str], tuple[int, int | None]] = {}
+        self.older: set[int | None] = set()  # of these, the ids of earlier generations
         self.root = Scope(self, None, "", 1, 0)
         # Of rerun="stale". `pending` are the nodes by scope that keep their old end if all that
         # they take is as before; `olds` the ends that are computed anew; `same` whether the new
@@ -182,12 +183,14 @@ class Durable:
 
     def read(self, connection: Connection) -> None:
         """Read what was committed before."""
-        for scope, parent, node, attempt in connection.execute(
-            "SELECT id, parent, node, attempt FROM scopes WHERE run = ? AND replaced IS NULL"
-            " ORDER BY id",
+        for scope, parent, node, attempt, generation in connection.execute(
+            "SELECT id, parent, node, attempt, generation FROM scopes"
+            " WHERE run = ? AND replaced IS NULL ORDER BY id",
             (self.row,),
         ):
             self.scopes[parent, node] = (attempt, scope)
+            if generation < self.generation:
+                self.older.add(scope)
         for (parent, node), (_, inner) in self.scopes.items():
             if inner is not None and parent in self._paths:
                 self._paths[inner] = f"{self._paths[parent]}{node}."
@@ -498,7 +501,8 @@ class Scope:
         if self.id is None:
             return ()
         pending = durable.pending.get(self.id)
-        known = durable.ends.get(self.id, []) if pending else durable.ends.pop(self.id, [])
+        is_compared = pending or durable.olds
+        known = durable.ends.get(self.id, []) if is_compared else durable.ends.pop(self.id, [])
         ends = [each for each in known if each[0] in index_of]
         if pending:
             ends = [each for each in ends if each[0] not in pending]
@@ -529,24 +533,29 @@ class Scope:
             bool(all_pending) and self.id is not None and step.name in all_pending.get(self.id, ())
         )
         is_once = bool(step.node.options.get("once"))
-        return self._begun(execution, index, is_once) if is_pending or is_once else None
+        if is_pending or is_once or (self.durable.olds and step.nests):
+            return self._begun(execution, index, is_once)
+        return None
 
     def _begun(
         self, execution: DagExecution, index: int, is_once: bool
     ) -> Generator[Effect, Any, Outcome | None]:
         durable, name = self.durable, execution.plan.names[index]
-        pending = set() if self.id is None else durable.pending.get(self.id, set())
-        if name in pending and self.id is not None:
-            if all(
-                self._is_as_before(execution, edge) for edge in execution.plan.steps[index].edges
-            ):
-                pending.discard(name)
-                return durable.old_ends[self.id, name]
-            durable.renew(self.id, name)
-            durable.items.pop((self.id, name), None)
-            known = durable.scopes.get((self.id, name))
-            if known is not None:  # what is nested there begins anew
-                self._attempts.setdefault(name, known[0])
+        if self.id is not None:
+            pending = durable.pending.get(self.id, set())
+            attempt, inner = durable.scopes.get((self.id, name), (0, None))
+            is_older = bool(durable.olds) and inner in durable.older
+            if name in pending or is_older:
+                edges = execution.plan.steps[index].edges
+                if not all(self._is_as_before(execution, edge) for edge in edges):
+                    if is_older:  # what is nested there begins anew
+                        self._attempts.setdefault(name, attempt)
+                elif name in pending:
+                    pending.discard(name)
+                    return durable.old_ends[self.id, name]
+            if name in pending:
+                durable.renew(self.id, name)
+                durable.items.pop((self.id, name), None)
         if not is_once:
             return None
         return (yield from self._announced(execution, name))
@@ -812,12 +821,12 @@ class End(Write):
         row, name, generation = durable.row, self._name, durable.generation
         times = self._began, self._seconds, self._is_stored, durable.codes.get(self.path)
         values = scope, row, name, generation, self.path, *self._facts, *times, *placed
+        if durable.pending:  # of a node that does not keep its old end
+            connection.execute(_REPLACE, (generation, row, scope, name))
         if self._item:
             connection.execute(_REPLACE_ITEM, (generation, row, scope, name, self._item))
             connection.execute(_INSERT_ITEM, (*values, self._item))
             return
-        if durable.pending:  # of a node that does not keep its old end
-            connection.execute(_REPLACE, (generation, row, scope, name))
         if not self._is_stored:  # a node without stored value that was called again
             connection.execute(_FORGET_UNSTORED, (generation, row, scope, name))
         connection.execute(_INSERT, values)
