@@ -339,6 +339,8 @@ def test_map_whose_function_changed_while_items_are_missing_stops_the_run(
     told = flow().explain(store=store, run_id="a")
     assert told.states == {"shown": "stale"}
     assert flow().run(store=store, run_id="a", on_change="keep") == ["1.0", "2.00"]
+    assert flow().explain(store=store, run_id="a").states == {"shown": "stale"}
+    assert flow().run(store=store, run_id="a", rerun="stale") == ["1.00", "2.00"]
 
 
 def test_what_a_decider_carries_makes_a_difference_though_its_choice_is_the_same(
@@ -414,3 +416,32 @@ def test_workflow_with_a_stale_node_begins_anew_where_its_inputs_differ(
     edited.edit("    return n", "    return 2 * n")
     assert flow().run(store=store, run_id="a", rerun="stale") == "38.0"
     assert edited.taken() == ["load", "tax", "shown"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"rerun": "failed"}, {"rerun": "last"}, {"rerun": "stale"}, {"on_change": "rerun"}, {}],
+)
+def test_stale_rerun_that_was_interrupted_is_not_forgotten_by_others(
+    asked: dict[str, Any], edited: Module, store: Store
+) -> None:
+    edited.dag().run(store=store, run_id="a", n=100)
+    edited.edit("0.19", "0.21")
+    dag = edited.dag()
+    dag.replace_node("shown", stops)
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(store=store, run_id="a", rerun="stale")
+    edited.edit('return f"{tax', 'return f"= {tax')
+    edited.edit('CALLS.append("load")\n    return n', "CALLS.append('load')\n    return 2 * n")
+    edited.taken()
+    if not asked.get("on_change") and asked.get("rerun") != "stale":
+        with pytest.raises(ChangedError):
+            edited.dag().run(store=store, run_id="a", **asked)
+        asked = {**asked, "on_change": "keep"}
+    is_kept = asked.get("on_change") == "keep"
+    assert edited.dag().run(store=store, run_id="a", **asked) == f"= {21 if is_kept else 42}.0!"
+    assert edited.taken() == ["shown", "last"] if is_kept else ["load", "tax", "shown", "last"]
+
+
+def stops(tax: float) -> str:
+    raise KeyboardInterrupt

@@ -235,17 +235,21 @@ class DagExecution(Execution):
                 replayed[index] = choice
             else:
                 known[index] = failed
-            if steps[index].maps:
-                spec = steps[index].node.map
-                assert spec is not None
-                self._replay_items(name, spec, ABSENT if failed is not None else value)
-            elif steps[index].nests:
-                self._replay_child(index)
+            if steps[index].nests:
+                self.know_inside(index, ABSENT if failed is not None else value)
         self.record.taken = {*self._replayed, *known}
         self.context._metrics["replayed"] = len(self.record.taken)
 
+    def know_inside(self, index: int, result: Any) -> None:
+        """Take what a store knows of the inside of a node that has ended: the items of a map, the
+        nodes of a nested workflow. `result` is ABSENT if it failed."""
+        node = self.plan.steps[index].node
+        if node.map is None:
+            self._replay_child(index)
+        else:
+            self._replay_items(node.name, node.map, result)
+
     def _replay_items(self, name: str, spec: MapSpec, result: Any) -> None:
-        """Take what is known of the items of a map that has ended."""
         from fast_dag.run.map_execution import known_items  # for those who map
 
         assert self.store is not None

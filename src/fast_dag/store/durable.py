@@ -148,6 +148,9 @@ class Durable:
         # then also how many completed.
         self.items: dict[tuple[int, str], dict[Any, Any]] = {}
         self.completed_items: Counter[tuple[int, str]] = Counter()
+        self.item_codes: dict[
+            tuple[int, str], bytes
+        ] = {}  # where the code of items is an older one
         self.mapped: dict[tuple[int, str], ItemScope] = {}  # the maps in progress
         self.made: set[Call] = set()  # calls that were announced, and not made
 
@@ -293,6 +296,8 @@ class Durable:
             if row[:2] in ended and row[4]:
                 self.completed_items[row[:2]] += 1
             else:
+                if row[2] != self.codes.get(f"{self._paths.get(row[0])}{row[1]}", row[2]):
+                    self.item_codes[row[:2]] = row[2]
                 known = self.items.setdefault(row[:2], {})
                 known[self.shelf.key_from(row[3])] = self._item(*row[4:])
         take, paths = self.shelf.take_plain, self._paths
@@ -490,7 +495,12 @@ class Scope:
             for each in [execution.plan.steps[execution.plan.topology.index[edge.source]]]
         ):
             known = self.durable.items.pop((self.id, step.name), {})
-        made = ItemScope(self, step, execution.path_of(index), known)
+        path = execution.path_of(index)
+        if known and self.id is not None and (self.id, step.name) in self.durable.item_codes:
+            # A map is as old as its items.
+            older = self.durable.item_codes[self.id, step.name]
+            self.durable.codes = {**self.durable.codes, path: older}
+        made = ItemScope(self, step, path, known)
         self.durable.mapped[id(self), step.name] = made
         return made
 
@@ -552,7 +562,10 @@ class Scope:
                         self._attempts.setdefault(name, attempt)
                 elif name in pending:
                     pending.discard(name)
-                    return durable.old_ends[self.id, name]
+                    known: Outcome = durable.old_ends[self.id, name]
+                    if execution.plan.steps[index].nests:
+                        execution.know_inside(index, known.value if known.ok else ABSENT)
+                    return known
             if name in pending:
                 durable.renew(self.id, name)
                 durable.items.pop((self.id, name), None)
