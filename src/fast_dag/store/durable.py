@@ -366,7 +366,7 @@ _PLAIN: Final = """
         AND n.file IS NULL AND n.source IS NULL)"""
 
 _ENDS: Final = f"""
-    SELECT id, scope, node, began, seconds, code, CASE WHEN {_PLAIN} THEN value END
+    SELECT id, scope, node, began, seconds, code, CASE WHEN {_PLAIN} THEN value END AS plain
     FROM nodes AS n WHERE id IN (
         SELECT id FROM nodes WHERE run = ? AND replaced IS NULL AND item = x'')
     ORDER BY id"""
