@@ -115,8 +115,17 @@ def dbos_step(effort: Effort) -> Iterator[Row]:
         raise Skip("dbos is not installed") from None
     nodes, rounds = effort.of((100, 8), (5, 2))
     with _turns() as (directory, turns):
-        DBOS(config={"name": "chain", "system_database_url": f"sqlite:///{directory}/dbos.db"})
-        step = DBOS.step()(turns.__call__)
+        DBOS(
+            config={
+                "name": "chain",
+                "system_database_url": f"sqlite:///{directory}/dbos.db",
+                "log_level": "ERROR",
+            }
+        )
+
+        @DBOS.step()
+        def step(x: int) -> int:
+            return turns(x)
 
         @DBOS.workflow()
         def chain() -> int:
