@@ -242,6 +242,15 @@ def test_call_can_be_called_once(way: str, style: str) -> None:
     assert "an around hook calls call() once" in str(run.errors["n"])
 
 
+@pytest.mark.parametrize("way", OWN)
+def test_async_hook_that_does_not_await_the_call_fails_the_node(way: str) -> None:
+    async def hook(node, inputs, context, call):
+        return call()
+
+    run = EXECUTE[way](of(double, hook), x=1)
+    assert "says `return await call()`" in str(run.errors["n"])
+
+
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
 
 

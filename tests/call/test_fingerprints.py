@@ -368,6 +368,49 @@ def test_a_helper_behind_a_decorator_counts(write: Callable[..., ModuleType]) ->
     assert keys_of(write(flow=source.replace("2 * func", "3 * func")).price) != before
 
 
+USES = {
+    "an implementation for a type": (
+        "import functools\n@functools.singledispatch\ndef used(x): return 1\n"
+        "@used.register\ndef _(x: int): return {}\n"
+    ),
+    "a method for a type": (
+        "import functools\nclass Used:\n    @functools.singledispatchmethod\n"
+        "    def of(self, x): return 1\n    @of.register\n    def _(self, x: int): return {}\n"
+        "def used(x): return Used().of(x)\n"
+    ),
+    "a method of a metaclass": (
+        "class Meta(type):\n    def of(cls, x): return {}\nclass Used(metaclass=Meta): pass\n"
+        "def used(x): return Used.of(x)\n"
+    ),
+    "a list that the module fills": "ALL = []\nALL.append({})\ndef used(x): return ALL[0]\n",
+    "a dict in a dict": (
+        "ALL = dict(a=dict())\nif ALL:\n    ALL['a'].update(b={})\n"
+        "def used(x): return ALL['a']['b']\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("source", USES.values(), ids=USES)
+def test_what_a_function_uses_in_another_way_than_by_a_call_counts(
+    write: Callable[..., ModuleType], source: str
+) -> None:
+    def key_with(value: int) -> set[str]:
+        return keys_of(write(flow=f"{source.format(value)}\ndef f(x):\n    return used(x)\n").f)
+
+    assert key_with(2) == key_with(2)
+    assert key_with(2) != key_with(3)
+
+
+def test_what_a_module_does_with_other_objects_does_not_count(
+    write: Callable[..., ModuleType],
+) -> None:
+    def key_with(level: int) -> set[str]:
+        source = "import logging\nlog = logging.getLogger('x')\nlog.setLevel({})\n"
+        return keys_of(write(flow=source.format(level) + "def f(x):\n    log.debug(x)\n").f)
+
+    assert key_with(10) == key_with(20)
+
+
 def test_nodes_that_a_node_calls_count(write: Callable[..., ModuleType]) -> None:
     source = (
         "from fast_dag import DAG\n"

@@ -826,6 +826,24 @@ def test_coroutines_that_a_function_returns_for_some_items(way: str) -> None:
     assert list(strict.errors) == ["f[0]"]
 
 
+@here
+def test_coroutines_of_items_before_one_that_fails_are_awaited(way: str) -> None:
+    async def later(x: int) -> int:
+        return x
+
+    def f(x: int, bad: int) -> Any:
+        if x == bad:
+            raise ValueError(x)
+        return later(x) if x % 2 else x
+
+    for bad in range(25, 50):  # wherever it is among those that are timed together
+        run = EXECUTE[way](mapped(f, on_error="drop"), x=range(50), bad=bad)
+        assert run.value == [x for x in range(50) if x != bad]
+        assert sum(count for _, count in run.items("f").histogram) == 50
+        strict = EXECUTE[way](mapped(f), x=range(50), bad=bad)
+        assert list(strict.errors) == [f"f[{bad}]"]
+
+
 # A workflow for each item.
 
 
@@ -913,7 +931,11 @@ def test_maps_nest(way: str) -> None:
     dag.map(cells, name="rows", over="x")
     run = EXECUTE[way](dag, x=[[1, 2], [], [4]])
     assert run.value == [[1, 0.5], [], [0.25]]
-    assert run["rows[2]"] == [0.25]
+    assert run["rows[2]"] == run["rows[2].cell"] == [0.25]
+    assert (run["rows[0].cell[1]"], run["rows[2].cell[0]"]) == (0.5, 0.25)
+    for missing in ("rows[1].cell[0]", "rows[3].cell[0]", "rows[0].other", "rows[0].cell[1].more"):
+        with pytest.raises(KeyError, match="no result"):
+            run[missing]
     run = EXECUTE[way](dag, x=[[1], [2, 0]])
     assert list(run.errors) == ["rows[1].cell[1]"]
     with pytest.raises(ExecutionError) as caught:

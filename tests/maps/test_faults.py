@@ -219,16 +219,32 @@ def test_keep_outputs_drops_what_nobody_takes_and_not_what_follows_takes(way: st
 
 
 @here
-def test_values_are_freed_with_their_run(way: str) -> None:
+@pytest.mark.parametrize("kind", ["plain", "spread", "async", "workflow", "into"])
+def test_values_are_freed_with_their_run(way: str, kind: str) -> None:
     births = Births()
-    dag = DAG("births", remember=False).add_node("f", lambda x: births.new(), over="x")
+
+    def new(x: int, y: int = 0) -> Any:
+        return births.new()
+
+    async def new_async(x: int) -> Any:
+        return births.new()
+
+    func: Any = new_async if kind == "async" else new
+    if kind == "workflow":
+        func = DAG("inner").add_node("new", new).add_node("same", lambda new: new)
+        func.connect("new", "same")
+    dag = DAG("births", remember=False)
+    if kind == "spread":
+        dag.add_node("f", func, product=["x", "y"])
+    else:
+        dag.add_node("f", func, over="x", into=list if kind == "into" else None)
+    given = {"x": range(50), "y": [0]} if kind == "spread" else {"x": range(50)}
     EXECUTE[way](DAG("warm", remember=False).add_node("f", lambda x: x, over="x"), x=[1, 2])
     with without_collector():
-        run = EXECUTE[way](dag, x=range(50))
+        run = EXECUTE[way](dag, **given)
         assert births.alive() == 50
         del run
-        gc.collect()
-        assert births.alive() == 0
+        wait_until(lambda: births.alive() == 0)  # without the collector: nothing is in a cycle
 
 
 @here

@@ -339,6 +339,20 @@ def test_nothing_refers_to_the_source_and_its_items_after_the_run(way: str) -> N
     assert not any(each() for each in born)
 
 
+@here
+@pytest.mark.parametrize("begun", [False, True])
+def test_results_that_into_has_kept_cannot_be_taken_afterwards(way: str, begun: bool) -> None:
+    kept: list[Iterator[Any]] = []
+
+    def into(results: Iterator[Any]) -> int:
+        kept.append(results)
+        return next(results) if begun else 0
+
+    assert EXECUTE[way](mapped(same, into=into), x=range(5)).value == 0
+    with pytest.raises(RuntimeError, match="while its into= function runs"):
+        next(kept[0])
+
+
 # Async sources.
 
 

@@ -46,6 +46,9 @@ def item(tax):
         raise KeyboardInterrupt
     return f"{tax:.1f}"
 
+def known():
+    CALLS.append("known")
+
 FAIL = False
 """
 
@@ -159,6 +162,30 @@ def test_node_that_is_gone_stops_the_run_unless_it_is_renamed(edited: Module, st
         dag.run(store=store, run_id="a")
     assert dag.run(store=store, run_id="a", renamed={"tax": "vat"}) == "19.0!"
     assert edited.taken() == ["last"]
+    record = store.run("a")
+    assert (record["vat"], record.statuses["vat"]) == (19.0, "completed")
+
+
+def test_fork_follows_the_edges_that_the_run_went_on_with(store: Store) -> None:
+    stops = [True]
+
+    def last(x: int) -> int:
+        if stops:
+            raise KeyboardInterrupt
+        return x
+
+    def dag(source: str) -> DAG:
+        made = DAG("edges").add_node("one", lambda x: x).add_node("two", lambda: 0)
+        return made.add_node("last", last).connect(source, "last")
+
+    with pytest.raises(KeyboardInterrupt):
+        dag("two").run(store=store, run_id="a", x=1)
+    stops.clear()
+    edited = dag("one").add_node("more", lambda last: last + 1).connect("last", "more")
+    assert edited.run(store=store, run_id="a") == 2
+    assert store.run("a").statuses["more"] == "completed"
+    store.fork("a", run_id="b", at="one", inputs={"x": 5})
+    assert edited.run(store=store, run_id="b") == 6
 
 
 def test_node_is_renamed_with_its_function(edited: Module, store: Store) -> None:
@@ -203,6 +230,25 @@ def test_stale_nodes_are_computed_and_those_below_only_where_a_value_differs(
     edited.edit("return RATE", "return RATE + 0")
     assert edited.dag().run(store=store, run_id="a", rerun="stale") == "19.1!"
     assert edited.taken() == ["tax"], "its value is the same"
+
+
+def test_nodes_that_a_stale_rerun_keeps_are_shown_with_what_they_have_inside(store: Store) -> None:
+    def one() -> int:
+        return 1
+
+    def same() -> int:
+        return 1 + 0
+
+    inner = DAG("inner").add_node("first", lambda x: x + 1).add_node("fails", lambda first: 1 / 0)
+    dag = DAG("outer").add_node("one", one).add_node("sub", inner.connect("first", "fails"))
+    dag.add_node("squares", lambda i, one: i * i, over="i", inputs=["i", "one"])
+    dag.connect("one", "sub", input="x").connect("one", "squares", input="one")
+    before = dag.execute(store=store, run_id="a", i=[1, 2], error_strategy="continue")
+    dag.replace_node("one", same)
+    run = dag.execute(store=store, run_id="a", rerun="stale", error_strategy="continue")
+    assert run.metrics["nodes_executed"] == 1
+    assert (run.metrics["replayed"], run["sub.first"], run["squares[1]"]) == (2, 2, 4)
+    assert run.errors.keys() == before.errors.keys() == {"sub.fails"}
 
 
 def test_stale_rerun_that_was_interrupted_is_continued(edited: Module, store: Store) -> None:
@@ -312,3 +358,24 @@ def test_map_whose_function_changed_while_items_are_missing_stops_the_run(
     told = flow().explain(store=store, run_id="a")
     assert told.states == {"shown": "stale"}
     assert flow().run(store=store, run_id="a", on_change="keep") == ["1.0", "2.00"]
+
+
+def test_what_a_decider_carries_makes_a_difference_though_its_choice_is_the_same(
+    edited: Module, store: Store
+) -> None:
+    def flow() -> DAG:
+        dag = DAG("carries").add_node("tax", edited.module.tax, inputs=["load"])
+        dag.add_node("check", positive, type="condition").add_node("shown", edited.module.shown)
+        dag.add_node("known", edited.module.known)
+        dag.connect("tax", "check").connect("check", "shown", output="true")
+        return dag.connect("check", "known", output="true", input=False)
+
+    flow().run(store=store, run_id="a", load=100)
+    edited.taken()
+    edited.edit("0.19", "0.21")
+    run = flow().execute(store=store, run_id="a", rerun="stale")
+    assert (run["shown"], edited.taken()) == ("21.0", ["tax", "shown"])
+
+
+def positive(n: float) -> bool:
+    return n > 0

@@ -242,7 +242,7 @@ def test_class_of_a_script_has_one_name(tmp_path: Path) -> None:
         "from dataclasses import dataclass\n"
         "from fast_dag.store.codec import Plain\n"
         "@dataclass\nclass Tea:\n    cups: int\n"
-        "plain = Plain([Tea])\n"
+        "plain = Plain(['__main__' if __name__ == '__main__' else 'flow:Tea'])\n"
         "if __name__ == '__main__':\n    print(plain.encode(Tea(2)).hex())\n"
     )
     told = subprocess.run(

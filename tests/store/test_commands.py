@@ -112,7 +112,7 @@ def test_run_that_a_signal_ends_is_interrupted_and_goes_on(shell: Shell) -> None
         (record,) = shell.data("runs", "list")
         assert record["status"] == "running"
         assert f"process {process.pid}" in record["owner"]
-        assert "at work: process" in shell(*run, code=2)
+        assert "at work in process" in shell(*run, code=2)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM

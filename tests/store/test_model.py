@@ -1,22 +1,30 @@
-"""Random graphs that are interrupted, run again and forked, against the model of `tests.model`."""
+"""Random graphs that are interrupted, edited, run again and forked, against the model of
+`tests.model`."""
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fast_dag.store import Store
-from tests.model import Act, Model, Shape, World, make_dag
+from fast_dag import DAG
+from fast_dag.store import ChangedError, Store
+from tests.model import Act, Model, Shape, World, act, connect, make_dag
 from tests.properties import tries
 from tests.test_properties import shaped_worlds, statuses_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fast_dag import DAG, Run
+    from fast_dag import Run
 
 pytestmark = pytest.mark.stress
 
@@ -116,3 +124,176 @@ def test_interrupted_rerun_and_forked_runs_end_as_undisturbed_ones(
         for name, act in case.world.items():
             case.world[name] = Act(False, act.choice, act.passes)
         case.check(case.finished("a", rerun="failed"), case.world)
+
+
+# Edits of functions.
+
+CASES: dict[str, Edited] = {}
+"""The cases in progress, for the functions that are written for them."""
+
+
+def called(case: str, name: str, version: int, given: dict[str, Any]) -> Any:
+    """What every written function does."""
+    owner = CASES[case]
+    owner.ran.append(name)
+    value = act(name, owner.shape.by_name[name].kind, owner.world[name], given)
+    return (name, version, given) if type(value) is tuple else value
+
+
+class Versions(Model):
+    """A model in which the values of nodes tell the versions of their functions."""
+
+    def __init__(self, shape: Shape, world: World, versions: dict[str, int]) -> None:
+        super().__init__(shape, world)
+        self.versions = versions
+
+    def _value(self, name: str) -> Any:
+        value = super()._value(name)
+        return (name, self.versions[name], value[1]) if type(value) is tuple else value
+
+    def takes_in(self, name: str) -> Any:
+        """All that a call of a node depends on, beside its code."""
+        lives = [
+            (self.is_live(edge), self.carried(edge) if self.is_live(edge) else None)
+            for edge in self.shape.into(name)
+            if edge.parameter is not None or edge.branch is not None
+        ]
+        return self.may_run(name), lives
+
+
+class Edited(Case):
+    """A graph whose functions are in a file, which is written anew for each edit. An edit may
+    change what a function returns, or not."""
+
+    numbers = count()
+
+    def __init__(self, data: st.DataObject, mode: Any, directory: Path) -> None:
+        super().__init__(data, mode)
+        self.directory = directory
+        self.name = f"edited_{next(self.numbers)}"
+        self.versions = dict.fromkeys(self.shape.by_name, 0)
+        self.silent = dict.fromkeys(self.shape.by_name, 0)
+        CASES[self.name] = self
+        self.dag = self._written()
+
+    def _written(self) -> DAG:
+        lines = ["from tests.store.test_model import called", ""]
+        for name, spec in self.shape.by_name.items():
+            ordered = sorted(self.shape.parameters(name), key=lambda p: p in spec.defaults)
+            taken = ", ".join(f"{p}='default'" if p in spec.defaults else p for p in ordered)
+            passed = ", ".join(f"{each}={each}" for each in sorted(ordered))
+            lines += [
+                f"def {name}({taken}):",
+                f"    silent = {self.silent[name]}",
+                f"    version = {self.versions[name]}",
+                f"    return called({self.name!r}, {name!r}, version, dict({passed}))",
+                "",
+            ]
+        file = self.directory / str(next(self.numbers)) / f"{self.name}.py"
+        file.parent.mkdir()
+        file.write_text("\n".join(lines))
+        module = sys.modules[self.name] = ModuleType(self.name)
+        module.__file__ = str(file)
+        exec(compile(file.read_text(), str(file), "exec"), vars(module))
+        dag = DAG("random")
+        for spec in self.shape.nodes:
+            options: dict[str, Any] = {"wait": True} if spec.wait else {}
+            options |= {"several": True} if spec.several else {}
+            options |= {} if spec.collect is None else {"collect": spec.collect}
+            dag.add_node(spec.name, getattr(module, spec.name), type=spec.kind, **options)
+        return connect(dag, self.shape)
+
+    def edit(self) -> set[str]:
+        """Edit some functions, and return their names."""
+        names = sorted(self.shape.by_name)
+        edited = self.data.draw(st.sets(st.sampled_from(names), min_size=1), "edited")
+        for name in sorted(edited):
+            which = self.versions if self.data.draw(st.booleans(), "tells") else self.silent
+            which[name] += 1
+        self.dag = self._written()
+        return edited
+
+    def close(self) -> None:
+        self.store.close()
+        del CASES[self.name]
+        sys.modules.pop(self.name, None)
+
+    def check_versions(self, run: Run, versions: dict[str, int]) -> Versions:
+        model = Versions(self.shape, self.world, versions)
+        assert statuses_of(run) == {name: model.status(name) for name in self.shape.by_name}
+        for name in self.shape.by_name:
+            if model.status(name) == "completed":
+                assert run[name] == model.value(name)
+        return model
+
+    def interrupted(self) -> set[str]:
+        """Begin a run that may be interrupted. Returns what is committed of it."""
+        options: Any = {"mode": self.mode, "error_strategy": "continue"}
+        with suppress(KeyboardInterrupt):
+            self.dag.execute(store=self.store, run_id="a", **options)
+        self.ran.clear()
+        self.ran.deadly.clear()
+        return {*self.store.run("a").nodes}
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+@given(data=st.data())
+@tries(40)
+def test_runs_go_on_after_edits_as_they_were_told_to(mode: str, data: st.DataObject) -> None:
+    with TemporaryDirectory() as directory:
+        case = Edited(data, mode, Path(directory))
+        committed = case.interrupted()
+        is_over = case.store.run("a").status != "interrupted"
+        before = dict(case.versions)
+        edited = case.edit()
+        on_change = data.draw(st.sampled_from(["keep", "rerun"]), "on_change")
+        if edited & committed and not is_over:
+            with pytest.raises(ChangedError):
+                case.finished("a")
+            assert case.ran == []
+        options: Any = {"mode": mode, "error_strategy": "continue", "on_change": on_change}
+        run = case.dag.execute(store=case.store, run_id="a", **options)
+        kept = committed
+        if on_change == "rerun" and not is_over:
+            kept = committed - {n for name in edited & committed for n in case.shape.below(name)}
+        assert not kept & {*case.ran}
+        versions = {n: before[n] if n in kept or is_over else case.versions[n] for n in before}
+        case.check_versions(run, versions)
+        case.close()
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+@given(data=st.data())
+@tries(60)
+def test_stale_runs_are_brought_up_to_date_with_no_call_too_many(
+    mode: str, data: st.DataObject
+) -> None:
+    with TemporaryDirectory() as directory:
+        case = Edited(data, mode, Path(directory))
+        case.ran.deadly.clear()
+        old = case.check_versions(case.finished("a"), dict(case.versions))
+        case.ran.clear()
+        edited = case.edit()
+        options: Any = {"mode": mode, "error_strategy": "continue", "rerun": "stale"}
+        case.ran.deadly = data.draw(st.sets(st.sampled_from(sorted(case.versions))), "deadly")
+        called: list[str] = []
+        while True:
+            try:
+                run = case.dag.execute(store=case.store, run_id="a", **options)
+            except KeyboardInterrupt:
+                called += case.ran.taken()[:-1]
+            else:
+                called += case.ran.taken()
+                break
+        new = case.check_versions(run, case.versions)
+        differ = {
+            name
+            for name in case.versions
+            if name in edited or old.takes_in(name) != new.takes_in(name)
+        }
+        assert {*called} <= differ, "nothing that was computed is computed twice"
+        if mode == "sequential":
+            assert len(called) == len({*called})
+        told = case.dag.explain(store=case.store, run_id="a")
+        assert {*told.states.values()} <= {"fresh", "open"}
+        case.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from fast_dag import (
     SelectReturn,
     ValidationError,
 )
+from fast_dag.errors import MissingResultError, UnknownNodeError
 from fast_dag.store import (
     EncodeError,
     InDoubtError,
@@ -192,7 +194,11 @@ def test_rerun_that_was_interrupted_is_continued(store: Store, calls: Calls) -> 
 
 
 def test_rerun_of_an_unknown_id_starts_it(store: Store, calls: Calls) -> None:
-    assert shop(calls).run(store=store, run_id="new", rerun="failed", n=10) == VALUE
+    dag = shop(calls)
+    with pytest.raises(UnknownNodeError, match="no node 'faild'"):
+        dag.run(store=store, run_id="new", rerun="faild", n=10)
+    assert store.runs() == []
+    assert dag.run(store=store, run_id="new", rerun="failed", n=10) == VALUE
 
 
 # What differs.
@@ -236,10 +242,14 @@ def test_options_that_do_not_go_together_are_refused(store: Store, calls: Calls)
         dag.run_until("load", store=store, n=10)
     with pytest.raises(ValidationError, match="run_id= is for runs with store="):
         dag.run(run_id="a", n=10)
+    with pytest.raises(ValidationError, match="tags= is for runs with store="):
+        dag.run(tags={}, n=10)
     with pytest.raises(ValidationError, match=r"inputs=\{'store'"):
         dag.run(store="runs.db", n=10)
     with pytest.raises(ValidationError, match="run_id 'b', but run_id= is 'a'"):
         dag.run(store=store, run_id="a", n=10, context=Context(metadata={"run_id": "b"}))
+    with pytest.raises(ValidationError, match="not given: say run_id='b'"):
+        dag.run(store=store, n=10, context=Context(metadata={"run_id": "b"}))
     assert store.runs() == []
     named = DAG("named").add_node("both", lambda store, tags: (store, tags))
     assert named.run({"store": 1, "tags": 2}, store=store) == (1, 2)
@@ -254,6 +264,15 @@ def test_machine_with_a_store_is_refused_and_as_a_node_it_is_one_row(store: Stor
     assert dag.run(store=store, run_id="a", n=1) == 2
     assert list(store.run("a").nodes) == ["count"]
     assert dag.run(store=store, run_id="a") == 2
+
+
+@pytest.mark.parametrize("name", ["ask", "pause"])
+def test_workflow_says_what_waits_in_its_place(name: str) -> None:
+    for workflow in (DAG("orders"), FSM("orders")):
+        with pytest.raises(AttributeError, match=rf"'{name}': runs do not wait.*snapshot"):
+            getattr(workflow, name)
+        with pytest.raises(AttributeError, match=f"'{type(workflow).__name__}' object has no"):
+            workflow.poll  # type: ignore[attr-defined]
 
 
 def test_mistake_in_the_inputs_leaves_no_run(store: Store, calls: Calls) -> None:
@@ -284,6 +303,27 @@ def test_value_that_cannot_be_stored_fails_its_node(store: Store) -> None:
     assert str(store.run("a").errors["one"]).startswith("fast_dag.store.errors.EncodeError")
 
 
+def test_error_of_a_value_names_the_place_in_what_the_user_returned(store: Store) -> None:
+    dag = DAG("decides").add_node(
+        "check", lambda: ConditionalReturn(True, {"f": [print]}), type="condition"
+    )
+    dag.add_node("end", lambda x: x).connect("check", "end", output="true")
+    error = dag.execute(store=store, run_id="a").errors["check"]
+    assert isinstance(error, EncodeError)
+    assert error.place == "['f'][0]"
+
+
+def test_failure_with_a_long_text_can_be_read_again(store: Store) -> None:
+    def fails() -> None:
+        raise ValueError("\N{SNOWMAN}" * 100_000)
+
+    dag = DAG("tells much").add_node("one", fails)
+    for _ in range(2):
+        error = dag.execute(store=store, run_id="a").errors["one"]
+    assert str(error).startswith("ValueError: \N{SNOWMAN}")
+    assert str(store.run("a").errors["one"]) == str(error)
+
+
 def test_value_that_is_not_stored_is_computed_again_where_it_is_needed(
     store: Store, calls: Calls
 ) -> None:
@@ -299,8 +339,20 @@ def test_value_that_is_not_stored_is_computed_again_where_it_is_needed(
     calls.fail.clear()
     assert dag.run(store=store, run_id="a", rerun="failed") == 2
     assert calls.taken() == ["open", "use"]
-    assert dag.run(store=store, run_id="a") == 2
-    assert calls.taken() == []
+    run = dag.execute(store=store, run_id="a")
+    assert (run.value, calls.taken()) == (2, [])
+    for ended in (run, store.run("a")):
+        with pytest.raises(MissingResultError, match="stored=False"):
+            ended["open"]
+    with pytest.raises(UnknownNodeError, match=r"no node 'opne' \(did you mean 'open'"):
+        store.run("a")["opne"]
+
+
+def test_finished_run_knows_the_items_of_its_maps(store: Store) -> None:
+    dag = DAG("squares").add_node("square", lambda x: x * x, over="x")
+    dag.run(store=store, run_id="a", x=[1, 2])
+    run = dag.execute(store=store, run_id="a")
+    assert (run.items("square").completed, run["square[1]"]) == (2, 4)
 
 
 def test_large_value_has_a_file_of_its_own(store: Store, tmp_path: Path) -> None:
@@ -337,6 +389,37 @@ def test_what_is_kept_in_the_context_is_there_when_the_run_goes_on(store: Store)
         dag.run(store=store, run_id="a")
     dag.run(store=store, run_id="a")
     assert seen == [([3], 4), ([3], None)]
+    assert dag.execute(store=store, run_id="a").context.metadata["page"] == [3]
+
+
+def keeps(context: Context) -> int:
+    context.keep("page", [3])
+    context.metadata["other"] = 4
+    return 1
+
+
+def keeps_a_function(context: Context) -> int:
+    context.keep("page", keeps)
+    return 1
+
+
+def dies(one: int, context: Context) -> int:
+    if context.metadata.pop("dies", None):
+        raise KeyboardInterrupt
+    return int(context.metadata["page"][0])
+
+
+def test_what_a_worker_process_keeps_is_stored_with_its_node(store: Store) -> None:
+    dag = DAG("away").add_node("one", keeps, run_in="process").add_node("two", dies)
+    dag.connect("one", "two")
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(store=store, run_id="a", context=Context(metadata={"dies": True}), mode="process")
+    run = dag.execute(store=store, run_id="a", mode="sequential")
+    assert (run.value, run.context.metadata["page"]) == (3, [3])
+    assert "other" not in run.context.metadata
+    dag.replace_node("one", keeps_a_function)
+    with pytest.raises(ExecutionError, match=r"node 'one' .* failed: EncodeError"):
+        dag.run(store=store, run_id="b", mode="process")
 
 
 # Owners.
@@ -356,12 +439,12 @@ def test_run_at_work_elsewhere_is_refused_and_named(store: Store, tmp_path: Path
     thread.start()
     assert begun.wait(20)
     try:
-        with pytest.raises(RunInUseError, match="at work: process"):
+        with pytest.raises(RunInUseError, match=r"at work in this process \(\d+ on"):
             dag.run(store=store, run_id="a")
         with Store(tmp_path / "runs.db") as other, pytest.raises(RunInUseError):
             dag.run(store=other, run_id="a")
         assert store.run("a").status == "running"
-        assert str(store.run("a").owner).startswith("process ")
+        assert str(store.run("a").owner).startswith("this process ")
     finally:
         end.set()
         thread.join()
@@ -419,6 +502,23 @@ def test_cancelled_task_leaves_the_run_interrupted(store: Store) -> None:
     assert store.run("a").status == "interrupted"
 
 
+def test_run_that_every_thread_of_the_loop_waits_for_begins_and_ends(store: Store) -> None:
+    dag = DAG("one").add_node("one", lambda: 1)
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+
+        def wait() -> int:
+            running = dag.run_async(store=store, run_id="a")
+            value: int = asyncio.run_coroutine_threadsafe(running, loop).result(20)
+            return value
+
+        return await asyncio.to_thread(wait)
+
+    assert asyncio.run(main()) == 1
+
+
 def test_timed_out_run_is_final(store: Store) -> None:
     dag, end = DAG("late"), Event()
     dag.add_node("one", lambda: 1).add_node("wait", lambda one: end.wait(20)).connect("one", "wait")
@@ -451,7 +551,7 @@ def test_node_in_doubt_is_decided(store: Store, calls: Calls) -> None:
     with pytest.raises(KeyboardInterrupt):
         dag.run(store=store, run_id="order-17")
     run = dag.execute(store=store, run_id="order-17")
-    assert run.status == "in_doubt"
+    assert (run.status, run.results, run.metrics["replayed"]) == ("in_doubt", {"order": 7}, 1)
     with pytest.raises(InDoubtError, match=r"store\.decide\('order-17', 'charge'") as caught:
         dag.run(store=store, run_id="order-17")
     assert (caught.value.node, store.run("order-17").in_doubt) == ("charge", ["charge"])
@@ -564,13 +664,25 @@ def test_fork_shares_all_but_what_it_names(store: Store, calls: Calls) -> None:
     assert list(record.nodes) == ["load", "price.net", "stock"]
     assert dag.run(store=store, run_id="b") == VALUE
     assert calls.taken() == ["gross", "total", "send"]
-    store.fork("b", run_id="c", at="send", inputs={"n": 20})
+    store.fork("b", run_id="c", at=dag.nodes["send"], inputs={"n": 20})
     assert dag.run(store=store, run_id="c") == (42.5, [20])
     assert calls.taken() == ["load", "net", "gross", "stock", "total", "send"]
     store.prune()
     assert store.run("b").is_pruned
     with pytest.raises(RunExistsError, match="pruned"):
         dag.run(store=store, run_id="a")
+
+
+def test_ids_of_calls_are_never_used_again_after_a_prune(store: Store) -> None:
+    dag, ids = DAG("pay"), list[str]()
+    dag.add_node("pay", lambda call_id: ids.append(call_id))
+    dag.run(store=store, run_id="a")
+    dag.run(store=store, run_id="a", rerun="pay")
+    assert store.prune(0, status="failed").rows == 1
+    dag.run(store=store, run_id="a", rerun="pay")
+    assert ids == ["a/pay", "a/pay~2", "a/pay~3"]
+    assert store.doctor()["problems"] == []
+    assert store.prune(0, status="failed").rows == 1
 
 
 def test_values_that_a_fork_shares_survive_their_origin(store: Store, calls: Calls) -> None:
@@ -610,6 +722,31 @@ def test_backup_is_a_store(store: Store, calls: Calls, tmp_path: Path) -> None:
         assert copy.doctor()["problems"] == []
     with pytest.raises(StoreError):
         store.backup(tmp_path / "copy.db")
+
+
+def test_closed_store_refuses_use_whatever_others_do(store: Store, calls: Calls) -> None:
+    closing = Store(store.path)
+    dag = DAG("closes").add_node("one", calls.node("one", closing.close))
+    dag.add_node("two", lambda: 2).connect("one", "two")
+    with pytest.raises(StoreError, match="is closed"):
+        dag.run(store=closing, run_id="a")
+    assert (store.run("a").status, dict(store.run("a").nodes)) == ("interrupted", {})
+    record = store.run("a")
+    for use in (
+        lambda: dag.run(store=closing, run_id="a"),
+        lambda: closing.run("a"),
+        closing.runs,
+        closing.doctor,
+        closing.prune,
+        lambda: closing.backup("copy.db"),
+        lambda: closing.cancel("a"),
+        lambda: dag.explain(store=closing, run_id="a"),
+    ):
+        with pytest.raises(StoreError, match="is closed"):
+            use()
+    closing.close()
+    assert dag.run(store=store, run_id="a") == 2
+    assert record.inputs == {}, "other Stores are as they were"
 
 
 def test_store_in_memory_keeps_runs_while_it_is_open(calls: Calls) -> None:

@@ -173,7 +173,13 @@ class DiskCache:
     # An entry as bytes.
 
     def _packed(self, key: str, entry: Any) -> bytes:
-        body = self.codec.encode((key, entry), context=_encoded(key))
+        context = _encoded(key)
+        try:
+            body = self.codec.encode((key, entry), context=context)
+        except failures():
+            if isinstance(entry, tuple) and entry:  # so that places are those in the user's value
+                self.codec.encode(entry[0], context=context)
+            raise
         return b"".join([self._magic, sha256(body).digest(), body])
 
     def _unpacked(self, data: bytes, key: str) -> Any:

@@ -29,6 +29,7 @@ from fast_dag.cache.syntax import (
     Binding,
     bindings,
     chains,
+    changes,
     class_level,
     class_of,
     imports,
@@ -283,6 +284,9 @@ class _Reader:
             return name
         if not self._is_own_function(func):  # it may have taken the name of what it wraps
             wrapped = getattr(func, "__wrapped__", None)
+            for each in getattr(func, "registry", {}).values():  # of functools.singledispatch
+                if isinstance(each, FunctionType) and self._is_own_function(each):
+                    self.told(each)
             return self._package(_home(func), name if wrapped is None else self.told(wrapped))
         code = func.__code__
         self.codes.append((func, code))
@@ -473,6 +477,8 @@ class _Reader:
     def _constant(self, namespace: dict[str, Any], name: str, value: Any) -> None:
         bound = bindings(name, namespace)
         text = self._bound(bound, namespace)
+        if isinstance(value, (list, dict, set)):
+            text += self._bound(changes(name, namespace), namespace)
         if not bound or _may_be_edited(bound[-1], value, namespace):
             self.names.append((namespace, name, value))
             text += self.told(value)
@@ -514,7 +520,7 @@ class _Reader:
             return self._package(cls.__module__, name)
         namespace = vars(sys.modules.get(cls.__module__, object))
         node = class_of(cls.__qualname__, namespace)
-        parts = [self._class(each) for each in cls.__bases__]
+        parts = [self._class(each) for each in (type(cls), *cls.__bases__)]
         functions = [
             func
             for value in vars(cls).values()
@@ -614,7 +620,7 @@ def _is_users(module: str | None, file: str | None) -> bool:
 
 def _functions_in(value: Any) -> Iterator[FunctionType]:
     """The functions of an attribute of a class."""
-    for name in ("__func__", "fget", "fset", "func", "__wrapped__"):
+    for name in ("__func__", "fget", "fset", "func", "__wrapped__", "dispatcher"):
         inner = getattr(value, name, None)
         if isinstance(inner, FunctionType):
             yield inner

@@ -216,7 +216,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
 class Binding(NamedTuple):
     """How a module binds a name: to the value of an expression, or to a name of another module.
     `varies` tells that functions of the module bind it, too, `of_part` that an attribute or an
-    element is bound: `Rates.full = 2`."""
+    element is bound: `Rates.full = 2`, `in_place` that nothing is bound: `RATES.update(full=2)`."""
 
     value: ast.expr | None
     varies: bool = False
@@ -224,6 +224,7 @@ class Binding(NamedTuple):
     name: str | None = None
     level: int = 0
     of_part: bool = False
+    in_place: bool = False
 
 
 def is_old(namespace: Mapping[str, Any]) -> bool:
@@ -234,6 +235,15 @@ def is_old(namespace: Mapping[str, Any]) -> bool:
 
 def bindings(name: str, namespace: Mapping[str, Any]) -> list[Binding]:
     """The statements of a module that bind a global name; none if its source is not there."""
+    return [each for each in _bound(name, namespace) if not each.in_place]
+
+
+def changes(name: str, namespace: Mapping[str, Any]) -> list[Binding]:
+    """The statements of a module that call a method of what a global name stands for."""
+    return [each for each in _bound(name, namespace) if each.in_place]
+
+
+def _bound(name: str, namespace: Mapping[str, Any]) -> list[Binding]:
     file = _file(namespace.get("__file__"), namespace)
     return [] if file is None else file.bindings.get(name, [])
 
@@ -256,6 +266,11 @@ def _bindings(statements: list[ast.stmt], varying: frozenset[str]) -> Iterator[t
                     name = alias.asname or alias.name
                     bound = Binding(None, name in varying, module or "", alias.name, level)
                     yield name, bound
+            case ast.Expr(value=ast.Call(func=ast.Attribute(value=value)) as call):
+                while isinstance(value, (ast.Attribute, ast.Subscript)):
+                    value = value.value
+                if isinstance(value, ast.Name):
+                    yield value.id, Binding(call, in_place=True)
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 pass
             case _:

@@ -84,6 +84,18 @@ class Workflow(Nestable):
         self._plans: Plans | None = None
         self._signature: tuple[Any, Signature] | None = None
 
+    if not TYPE_CHECKING:  # who would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what there is in place of what runs cannot do."""
+            why = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if name in ("ask", "pause"):
+                why += (
+                    ": runs do not wait for people or timers; a machine waits for events: see "
+                    "FSM.start(), send() and snapshot()"
+                )
+            raise AttributeError(why, name=name, obj=self)
+
     def _new_graph(self, name: str) -> Graph:
         return Graph(name, self._noun)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextvars import copy_context
 from queue import SimpleQueue
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_dag.call.effects import STOPPED, Outcome
@@ -193,6 +194,11 @@ class OnLoop(Surrounding):
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         try:
             value = await effect.func(*effect.args, self._call)
+            if type(value) is CoroutineType:
+                value.close()
+                raise TypeError(
+                    "an async around hook returned a coroutine; it says `return await call()`"
+                )
         except BaseException as error:
             if not self._came:
                 raise

@@ -151,6 +151,8 @@ class _Items:
 
     def results(self) -> Iterator[Any]:
         """The results, one by one."""
+        if (ended := self.execution.ended()) is not None:
+            raise ended
         stream = self.execution.stream
         assert stream is not None
         if self._is_plain:

@@ -137,9 +137,21 @@ def unpack(job: Job, answer: bytes | Message) -> Outcome:
             ),
         )
     if ok:
-        job.execution.context.metadata.update(extra)
+        try:
+            _take_home(job.execution.context, extra)
+        except failures() as error:  # a value that a store cannot keep
+            return Outcome(False, error)
         return Outcome(True, value)
     return failed(job.path, ok, value, extra)
+
+
+def _take_home(context: Context, extra: Any) -> None:
+    """Change the metadata as a call elsewhere has, and keep what it asked to keep."""
+    if extra:
+        changed, kept = extra
+        context.metadata.update(changed)
+        for key, value in kept.items():
+            context.keep(key, value)
 
 
 def failed(path: str, ok: bool | None, value: Any, extra: Any) -> Outcome:
@@ -216,7 +228,8 @@ def run_call(message: Message, begins: Callable[[], None]) -> Packed:
 
 Told = tuple["bool | None", Any, Any, float]
 """How a call ended: whether it returned, None if it could not be made or told; its value, or what
-it raised; the metadata that changed, or notes; and the seconds that it took."""
+it raised; the metadata that changed and what is to be kept of it, or notes; and the seconds that it
+took."""
 
 
 def _with_function(call: Call) -> Call:
@@ -239,7 +252,9 @@ def _made(
     """Make a call in this process."""
     contexts = [each for each in (*args, *kwargs.values()) if isinstance(each, Context)]
     context = contexts[0] if takes_context and contexts else None
-    before = {} if context is None else dict(context.metadata)
+    before, kept = dict[str, Any](), dict[str, Any]()
+    if context is not None:
+        before, context._keeper = dict(context.metadata), kept.__setitem__
     start = perf_counter()
     token = None if carrier is None else carried.set(carrier)
     try:
@@ -257,7 +272,7 @@ def _made(
         for key, new in (() if context is None else context.metadata.items())
         if key not in before or before[key] is not new
     }
-    return True, whole(value), changed, seconds
+    return True, whole(value), (changed, kept) if changed or kept else (), seconds
 
 
 class Head:

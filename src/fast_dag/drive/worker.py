@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from array import array
+from collections import deque
 from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing import process as current
@@ -35,6 +36,7 @@ from fast_dag.drive.protocol import (
     Packed,
     TooManyFilesError,
 )
+from fast_dag.run.map_batches import TINY, TOGETHER
 
 if TYPE_CHECKING:
     import logging
@@ -169,32 +171,33 @@ class _Worker:
     ) -> None:
         """Call items until the time is `until`, or the program stops the batch. Written out,
         because items may take less time than all else here."""
-        keep, stamp, clock = parts.values.append, parts.seconds.append, perf_counter
+        keep, clock = parts.values.append, perf_counter
         plain: type | None = None
-        cell = self._cell
-        words = None if cell is None else cell.words
-        now = clock()
-        for index, item in enumerate(items):
-            if words is None or not index:
-                self._begins(number, index, False)
-            else:
-                words[1] = index
-                if words[2] == number:
-                    return
-            try:
-                value = call(item)
-                if type(value) is not plain:
-                    plain = type(value)
-                    if plain in _SPECIAL:
-                        value, plain = payload.sent_value(value), None
-            except BaseException as error:  # SystemExit, too, must reach the run's caller
-                parts.failed[index] = payload.told_of(error, clock() - now)
-                value = None
-            keep(value)
-            last, now = now, clock()
-            stamp(now - last)
-            if now > until:
-                return
+        words = None if self._cell is None else self._cell.words
+        index, group, now = 0, 1, clock()
+        while index < len(items) and now <= until:
+            begun = now
+            for item in items[index : index + group]:
+                if words is None or not index:
+                    self._begins(number, index, False)
+                else:
+                    words[1] = index
+                    if words[2] == number:
+                        return
+                try:
+                    value = call(item)
+                    if type(value) is not plain:
+                        plain = type(value)
+                        if plain in _SPECIAL:
+                            value, plain = payload.sent_value(value), None
+                except BaseException as error:  # SystemExit, too, must reach the run's caller
+                    parts.failed[index] = payload.told_of(error, clock() - now)
+                    value = None
+                keep(value)
+                index += 1
+            now = clock()
+            parts.marks.append((index, now))
+            group = min(2 * group, TOGETHER) if now - begun < group * TINY else 1
 
 
 _SPECIAL = frozenset({CoroutineType, bytes, bytearray})
@@ -205,7 +208,7 @@ class _Parts:
     """Reports the items of a batch that have ended: many together, but none late. So a long item
     does not hold up those before it.
 
-    One thread appends to `values`, then to `seconds`; items count from then on."""
+    One thread appends to `values`, and to `marks` how many there were at which time."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -218,7 +221,8 @@ class _Parts:
         """A batch begins."""
         with self._change:
             self.values: list[Any] = []
-            self.seconds = array("f")
+            self.marks: deque[tuple[int, float]] = deque()
+            self._since = perf_counter()
             self.failed: dict[int, payload.Told] = {}
             self._sent = 0
             self._is_active = True
@@ -241,19 +245,33 @@ class _Parts:
         with self._change:
             while True:
                 self._change.wait(EVERY if self._is_active else None)
-                if self._is_active and len(self.seconds) > self._sent:
+                if self._is_active and len(self.values) > self._sent:
                     self._send(is_last=False)
 
     def _send(self, *, is_last: bool) -> None:
-        first, self._sent = self._sent, len(self.seconds)
+        first, self._sent = self._sent, len(self.values)
         failed = {
             at - first: self.failed.pop(at)
             for at in (list(self.failed) if self.failed else ())
             if at < self._sent
         }
+        if is_last:
+            self.marks.append((self._sent, perf_counter()))
         values = self.values[first : self._sent]
-        part = payload.packed_part(values, self.seconds[first : self._sent], failed)
+        part = payload.packed_part(values, self._seconds(first), failed)
         self._channel.send(PART, part, flag=is_last)
+
+    def _seconds(self, first: int) -> array[float]:
+        """How long the items took that are sent now: those between two marks the same time, as far
+        as anybody knows. The time since the last mark counts for the items that follow."""
+        seconds = array("f")
+        while self.marks and self.marks[0][0] <= self._sent:
+            count, now = self.marks.popleft()
+            new = count - first - len(seconds)
+            if new > 0:
+                seconds += array("f", ((now - self._since) / new,)) * new
+            self._since = now
+        return seconds + array("f", (0.0,)) * (self._sent - first - len(seconds))
 
 
 _NOTHING = Packed(b"")

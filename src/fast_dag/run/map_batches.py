@@ -68,9 +68,9 @@ AT_ONCE_AWAY: Final = 5e-2
 AT_ONCE_ASYNC: Final = 1e-2
 """Seconds after which a task on a loop takes no further item."""
 
-_TINY: Final = 2e-6
-_TOGETHER: Final = 64
-"""Items that take less than `_TINY` seconds are timed together, at most so many, because reading
+TINY: Final = 2e-6
+TOGETHER: Final = 64
+"""Items that take less than `TINY` seconds are timed together, at most so many, because reading
 the clock takes as long as their calls."""
 
 _MOST: Final = 1 << 16
@@ -219,28 +219,32 @@ class Batches:
                 seconds.extend(repeat(now - begun - sum(seconds[before:]), 1))
                 seconds.extend(repeat(0.0, len(values) - len(seconds)))
                 done.is_over = calls.is_lost
-                if done.is_over or now > until:
+                if done.is_over or now > until or calls.stopped:
                     return now
 
     def _call_some(self, some: Callable[[int], Iterable[Any]], done: Batch, until: float) -> float:
         """Call some items between two looks at the clock."""
         _, values, seconds = done.parts[-1]
         call, clock, keep = self._calls.call, perf_counter, values.append
-        group, now = 1, clock()
-        while True:
-            made, last = len(values), now
-            for item in some(group):  # `map` would end at a StopIteration
-                keep(call(item))
-            now = clock()
-            count = len(values) - made
-            if not count:
-                return now
-            seconds += array("f", ((now - last) / count,)) * count
-            if CoroutineType in set(map(type, values[made:])):
-                self._note_rests(values, made, done)
-            if now > until:
-                return now
-            group = min(2 * group, _TOGETHER) if now - last < group * _TINY else 1
+        group, now, made = 1, clock(), len(values)
+        try:
+            while True:
+                last = now
+                for item in some(group):  # `map` would end at a StopIteration
+                    keep(call(item))
+                now = clock()
+                count = len(values) - made
+                if not count:
+                    return now
+                seconds += array("f", ((now - last) / count,)) * count
+                if CoroutineType in set(map(type, values[made:])):
+                    self._note_rests(values, made, done)
+                made += count
+                if now > until:
+                    return now
+                group = min(2 * group, TOGETHER) if now - last < group * TINY else 1
+        finally:
+            self._note_rests(values, made, done)  # of those before a call that raised
 
     def _call_one(self, iterator: Iterator[Any], done: Batch, until: float) -> float:
         """Call items one by one, and hand over each result at once."""

@@ -256,11 +256,14 @@ class MapExecution(Execution):
             rests, self._rests = self._rests, {}
         for coroutine in rests.values():
             coroutine.close()
-        if self.stream is not None:
-            self.stream.clear()
         self.call_soon = _nothing
         self._stopped = True  # for a thread that was abandoned as it pulled
         self.outer = self.parent = None
+        if self.stream is not None:
+            self.stream.clear()
+        # These refer to this execution, and would keep all results until garbage is collected.
+        del self.batching
+        self.call, self.stream, self._lines = _nothing, None, None
 
     def _value(self) -> Any:
         if self.spec.into is not None:
@@ -753,7 +756,14 @@ class MapExecution(Execution):
                     given.pop(number, None)
             if keeps:
                 self._put(numbers, values, keys)
-            tally._add(numbers, keys, seconds)
+            if rests:  # they are counted when they have been awaited
+                names = numbers if keys is None else keys
+                ended = [at for at in range(len(values)) if numbers[at] not in rests]
+                tally._add(
+                    [names[at] for at in ended], None, array("f", [seconds[at] for at in ended])
+                )
+            else:
+                tally._add(numbers, keys, seconds)
             tally.completed += len(values)
             if not failed and not rests:
                 continue

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from contextvars import copy_context
 from functools import partial
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.call.effects import ONE_SHOT
 from fast_dag.define.node import name_of
+from fast_dag.drive.slots import cpu_count
 from fast_dag.errors import ValidationError, failures, names
 from fast_dag.store.changes import Codes, changes_of
 from fast_dag.store.claim import COLUMNS, Claim, Found, MovedError
@@ -21,6 +24,7 @@ from fast_dag.store.store import FINAL, INPUTS, Store, checked_id, input_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
     from sqlite3 import Connection
     from typing import Protocol
 
@@ -56,7 +60,8 @@ class Asked:
                 "on_change": on_change,
                 "renamed": renamed,
             }
-            given = "store" if store is not None else next(k for k, v in options.items() if v)
+            given = next((k for k, v in options.items() if v is not None), "store")
+            given = "store" if store is not None else given
             problem = (
                 f"store= is a fast_dag.store.Store, not a {type(store).__name__}"
                 if store is not None
@@ -66,6 +71,7 @@ class Asked:
                 f"{problem}; to give an input of that name: inputs={{{given!r}: ...}}"
             )
         self.store = store
+        self._has_new_id = run_id is None
         self.run_id = os.urandom(16).hex() if run_id is None else checked_id(run_id)
         self.rerun = checked_rerun(rerun)
         self.tags = checked_tags(tags)
@@ -136,10 +142,10 @@ class Asked:
         metadata = execution.context.metadata
         own = metadata.get("run_id")
         if own is not None and own not in (self.run_id, execution.context._own_run_id):
-            raise ValidationError(
-                f"the context's metadata has the run_id {own!r}, but run_id= is {self.run_id!r}; "
-                "drop one of them"
-            )
+            asked = f"but run_id= is {self.run_id!r}; drop one of them"
+            if self._has_new_id:
+                asked = f"which is not given: say run_id={own!r}, or drop it from the metadata"
+            raise ValidationError(f"the context's metadata has the run_id {own!r}, {asked}")
         claim = Claim(
             self.store,
             workflow,
@@ -373,11 +379,66 @@ async def _in_thread(function: Callable[[], Any]) -> tuple[Any, BaseException | 
     import asyncio
 
     interrupted: BaseException | None = None
-    loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(None, copy_context().run, function)
+    future = asyncio.wrap_future(_helpers.submit(partial(copy_context().run, function)))
     while not future.done():
         try:
             await asyncio.wait([future])
         except asyncio.CancelledError as error:
             interrupted = error
     return future.result(), interrupted
+
+
+class _Helpers:
+    """Threads that wait for stores, while event loops go on: so many at most, which end when they
+    find nothing to do.
+
+    They are not those of the loop's own executor: these may all wait for a run that needs one."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = Lock()
+        self._todo: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._busy = 0
+
+    def submit(self, function: Callable[[], Any]) -> Future[Any]:
+        """Have a function called in one of the threads."""
+        from concurrent.futures import Future
+
+        future: Future[Any] = Future()
+        with self._lock:
+            self._todo.append((future, function))
+            starts = self._busy < self._most
+            self._busy += starts
+        if starts:
+            Thread(target=self._work, name="fast_dag store", daemon=True).start()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._todo:
+                    self._busy -= 1
+                    return
+                future, function = self._todo.popleft()
+            try:
+                result = function()
+            except BaseException as error:
+                future.set_exception(error)
+                del error  # whose traceback refers to this frame
+            else:
+                future.set_result(result)
+                del result
+            del future, function
+
+
+_helpers = _Helpers(min(32, cpu_count() + 4))
+
+
+def _forget() -> None:
+    """A forked child has none of these threads."""
+    global _helpers  # noqa: PLW0603  a process has one
+    _helpers = _Helpers(min(32, cpu_count() + 4))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -12,7 +12,7 @@ from fast_dag.run.failures import timed_out
 from fast_dag.store.changes import Codes, changes_of
 from fast_dag.store.database import reading
 from fast_dag.store.durable import CutShortError, Durable, End, cancelled, error_of, in_doubt
-from fast_dag.store.errors import ChangedError, RunInUseError, RunLostError, StoreError, to_data
+from fast_dag.store.errors import ChangedError, RunLostError, StoreError, to_data
 from fast_dag.store.graphs import graph_of
 from fast_dag.store.reruns import (
     Rows,
@@ -23,7 +23,7 @@ from fast_dag.store.reruns import (
     replace_failed,
     replace_only,
 )
-from fast_dag.store.store import FINAL, owner_now, owner_text
+from fast_dag.store.store import FINAL, in_use, owner_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
@@ -117,17 +117,16 @@ class Claim:
         execution, durable = self.execution, self.durable
         durable.decode()
         execution.store = durable.root
-        execution.context.metadata.update(durable.kept)
-        execution.context.metadata["run_id"] = self.run_id
+        execution.context.metadata.update({**durable.kept, "run_id": self.run_id})
         self.store.database.enter()
         if self._doubts:
-            self.is_over = True
+            self._stop("in_doubt")
         elif self._deaths >= self.store.max_resumes:
             self._give_up()
 
     def _durable(self, row: int, epoch: int, generation: int) -> Durable:
-        shelf, database = self.store.shelf_of(self.workflow), self.store.database
-        made = Durable(database, shelf, self.run_id, row, epoch, generation, self.hold)
+        shelf = self.store.shelf_of(self.workflow)
+        made = Durable(self.store, shelf, self.run_id, row, epoch, generation, self.hold)
         if self.hold is not None:
             made.codes = self.codes.keys
         return made
@@ -190,6 +189,8 @@ class Claim:
         )
         row = cursor.lastrowid
         assert row is not None
+        if self.rerun not in (None, "failed", "stale"):  # of a run that there is, this is an error
+            self._rows(connection, row).below(paths_of(self.rerun))
         connection.executemany(
             "INSERT INTO inputs (run, name, digest, codec, value, file) VALUES (?, ?, ?, ?, ?, ?)",
             [(row, *each) for each in inputs],
@@ -209,10 +210,7 @@ class Claim:
         self.hold = self.store.database.locks.take(found.id)
         if self.hold is None:
             rows = self.store.database.rows("SELECT owner FROM runs WHERE id = ?", found.id)
-            owner = owner_text(rows[0][0] if rows else None)
-            raise RunInUseError(
-                f"the run {self.run_id!r} is at work: {owner}", run_id=self.run_id, owner=owner
-            )
+            raise in_use(self.run_id, rows[0][0] if rows else None)
         self._change(lambda connection: self._take(connection, found))
 
     def _take(self, connection: Connection, found: Found) -> None:
@@ -252,8 +250,8 @@ class Claim:
                 durable.read(connection)
         self.durable = durable
         connection.execute(
-            "UPDATE runs SET generation = ?, rerun = ? WHERE id = ?",
-            (generation, rerun, found.id),
+            "UPDATE runs SET generation = ?, rerun = ?, graph = ? WHERE id = ?",
+            (generation, rerun, self.store.note_graph(connection, self.execution), found.id),
         )
         self._deaths = deaths
         connection.execute(
@@ -315,13 +313,18 @@ class Claim:
 
     def _give_up(self) -> None:
         """End a run whose owners died one after the other."""
+        ready = self._stop("failed")
+        self.execution._exception = gave_up(self.run_id, self._deaths, ready)
+
+    def _stop(self, status: str) -> list[str]:
+        """End the run before anything is called. Returns the paths of the nodes that could be."""
         execution = self.execution
         self.is_over = True
         execution.observers = None
         execution.open()
         ready = [execution.path_of(index) for index in execution.begin(eager=True)]
-        execution.close("failed")
-        execution._exception = gave_up(self.run_id, self._deaths, ready)
+        execution.close(status)
+        return ready
 
     # After the run.
 
@@ -331,7 +334,7 @@ class Claim:
             if error is not None:
                 raise error
             return
-        durable, database = self.durable, self.store.database
+        durable, database = self.durable, self.durable.database
         execution = self.execution
         cut = error.error if isinstance(error, CutShortError) else None
         try:
@@ -413,8 +416,7 @@ class Claim:
         durable.decode()
         context, record = execution.context, execution.record
         execution.store, execution.observers = durable.root, None
-        context.metadata.update(durable.kept)
-        context.metadata["run_id"] = self.run_id
+        context.metadata.update({**durable.kept, "run_id": self.run_id})
         context._enter_run(record)
         execution._prepare_results()
         record.begin()

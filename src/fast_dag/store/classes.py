@@ -181,7 +181,7 @@ class Classes:
                 raise TypeError(
                     f"allow= names classes and modules, like ['shop:Order'], not {each!r}"
                 )
-        self._texts = frozenset(each for each in given if isinstance(each, str))
+        self._texts = frozenset(_lasting(each) for each in given if isinstance(each, str))
         self._given = [*(each for each in given if isinstance(each, type)), *annotations]
         self._named: dict[str, Any] | None = None
 
@@ -226,6 +226,13 @@ class Classes:
         above = module.split(".")
         homes = {".".join(above[: count + 1]) for count in range(len(above))}
         return name in self._texts or not homes.isdisjoint(self._texts)
+
+
+def _lasting(text: str) -> str:
+    """A text of `allow=` with the name that its module has in every process: a script says
+    "__main__"."""
+    module, colon, qualname = text.partition(":")
+    return f"{module_name(module)}{colon}{qualname}"
 
 
 def _imported(name: str) -> Any:

@@ -340,7 +340,7 @@ class Database:
         connection = self._connection
         if connection is None:
             if self._is_closed:
-                raise StoreError(f"the store {self.path!r} is closed", path=self.path)
+                raise closed(self.path)
             connection = self._connection = self._connected()
         if self.is_file and _key_of(self.path) != self._key:
             raise StoreError(
@@ -582,6 +582,11 @@ class Database:
         self._connection = None
         if not self.is_file:
             self._is_closed = True
+
+
+def closed(path: str) -> StoreError:
+    """The error of a store that is used after it was closed."""
+    return StoreError(f"the store {path!r} is closed; open another Store of it", path=path)
 
 
 class _Registry:

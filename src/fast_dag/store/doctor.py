@@ -23,9 +23,10 @@ if TYPE_CHECKING:
         """What is looked at."""
 
         path: str
-        database: Database
         values: Values | None
 
+        @property
+        def database(self) -> Database: ...
         def runs(self, *, limit: int | None = None) -> Iterable[Any]: ...
 
 

@@ -18,9 +18,10 @@ from fast_dag.cache.keys import is_quick
 from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ExecutionError, failures, is_a
+from fast_dag.returns import ConditionalReturn, SelectReturn
 from fast_dag.run.execution import Verdict
 from fast_dag.schedule.dag import DagSchedule
-from fast_dag.store.database import Write, reading
+from fast_dag.store.database import Write, closed, reading
 from fast_dag.store.errors import (
     EncodeError,
     InDoubtError,
@@ -42,6 +43,15 @@ if TYPE_CHECKING:
     from fast_dag.run.execution import Ended
     from fast_dag.store.database import Database
     from fast_dag.store.locks import Hold
+
+    class Store(Protocol):
+        """The store of a run."""
+
+        path: str
+        is_closed: bool
+
+        @property
+        def database(self) -> Database: ...
 
     class Shelf(Protocol):
         """Where the values of a store are: its codecs and files."""
@@ -93,7 +103,7 @@ class Durable:
 
     def __init__(
         self,
-        database: Database,
+        store: Store,
         shelf: Shelf,
         run_id: str,
         row: int,
@@ -101,7 +111,8 @@ class Durable:
         generation: int,
         hold: Hold | None,
     ) -> None:
-        self.database = database
+        self.store = store
+        self.database = store.database
         self.shelf = shelf
         self.run_id = run_id
         self.row = row
@@ -140,7 +151,10 @@ class Durable:
         self.made: set[Call] = set()  # calls that were announced, and not made
 
     def check(self, connection: Connection) -> None:
-        """Raise RunLostError unless this is still the owner; see whether the run is cancelled."""
+        """Raise RunLostError unless this is still the owner, StoreError if the store was closed;
+        see whether the run is cancelled."""
+        if self.store.is_closed:
+            raise closed(self.store.path)
         found = None
         if self.hold is not None and not self.hold.is_lost:
             found = connection.execute(
@@ -527,7 +541,9 @@ class Scope:
                 self._is_as_before(execution, edge) for edge in execution.plan.steps[index].edges
             ):
                 pending.discard(name)
-                return durable.old_ends[self.id, name]
+                old = durable.old_ends[self.id, name]
+                execution.keep(index, old)
+                return old
             durable.renew(self.id, name)
             durable.items.pop((self.id, name), None)
             known = durable.scopes.get((self.id, name))
@@ -550,7 +566,17 @@ class Scope:
             return False
         if not completed or (edge.input is None and edge.branch is None):
             return True
-        return durable.same.get((scope, source), True)
+        if not durable.same.get((scope, source), True):
+            return False
+        step = execution.plan.steps[execution.plan.topology.index[source]]
+        if (
+            edge.input is None
+            or not step.decides
+            or isinstance(execution.results.get(source), (ConditionalReturn, SelectReturn))
+        ):
+            return True
+        # It carries what it was given.
+        return all(self._is_as_before(execution, each) for each in step.edges)
 
     def _announced(
         self, execution: DagExecution, name: str
@@ -722,7 +748,7 @@ class End(Write):
                 return error
             if error is not None:
                 raise CutShortError(error)
-            if not self._durable.shelf.is_large(self._placed):
+            if not self.is_ok or not self._durable.shelf.is_large(self._placed):
                 break
             is_quick_ = False
         return None
@@ -750,6 +776,8 @@ class End(Write):
         if scope is None or codec != "plain" or file is not None or self._facts is not End._facts:
             return False
         if durable.pending or durable._keeps or self.before or self._item:
+            return False
+        if durable.store.is_closed:
             return False
         if durable.hold is None or durable.hold.is_lost:
             return False

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag.draw.view import RunView, Span, WorkflowView
-from fast_dag.errors import ExecutionError, MissingResultError
+from fast_dag.errors import ExecutionError, MissingResultError, UnknownNodeError
 from fast_dag.schedule.base import NodeStatus
 from fast_dag.schedule.dag import DagSchedule
 from fast_dag.store.database import reading
@@ -128,6 +128,10 @@ class RunRecord:
                         reason="dropped",
                     )
                 return self._store.value_of(row)
+        graph = StoredGraph.of(self._store.graph_text(self._row.graph))
+        if graph is not None and not graph.has(path.split(".")):
+            known = map(".".join, graph.paths())
+            raise UnknownNodeError.named(path, known, f"the run {self.run_id!r}")
         failed = path in self.errors
         raise MissingResultError(
             f"the run {self.run_id!r} has no value of {path!r}: it "

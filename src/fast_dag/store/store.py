@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from fast_dag.cache.keys import UnkeyableError, digest_of, key_of, stable_text
+from fast_dag.define.node import Node, name_of
 from fast_dag.define.options import WRONG, seconds
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ValidationError, closest, failures, names
 from fast_dag.store.codec import CloudPickle, Pickle, Plain
-from fast_dag.store.database import Database, placeholders, reading
+from fast_dag.store.database import Database, closed, placeholders, reading
 from fast_dag.store.doctor import examined
 from fast_dag.store.errors import (
     DecodeError,
@@ -31,7 +32,7 @@ from fast_dag.store.graphs import StoredGraph, key_of_graph, text_of_graph
 from fast_dag.store.records import RunRecord
 from fast_dag.store.reruns import Rows, paths_of
 from fast_dag.store.values import LARGE, Values
-from fast_dag.store.wrapped import WRAPPED, unwrapped, wrapped
+from fast_dag.store.wrapped import WRAPPED, own_parts, unwrapped, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -91,7 +92,7 @@ class Store:
         retention: Any = None,
     ) -> None:
         self.path = os.fspath(path)
-        self.allow = tuple(allow)
+        self.allow = (allow,) if isinstance(allow, (str, type)) else tuple(allow)
         self.max_resumes = max_resumes
         if codec not in ("plain", "pickle", "cloudpickle"):
             raise ValidationError(f"codec is 'plain', 'pickle' or 'cloudpickle', not {codec!r}")
@@ -102,9 +103,9 @@ class Store:
             )
         self.codec = codec
         self.key = key
-        self.database = Database.of(self.path, durability, check_filesystem)
+        self._database = Database.of(self.path, durability, check_filesystem)
         self.is_closed = False
-        self.values = Values(f"{self.path}-values") if self.database.is_file else None
+        self.values = Values(f"{self.path}-values") if self._database.is_file else None
         self.shelf = Shelf(self, [])
         self._shelves: WeakKeyDictionary[Any, tuple[object, Shelf]] = WeakKeyDictionary()
         if retention is not None:
@@ -114,7 +115,15 @@ class Store:
         """Close the store. Runs that are at work with it are interrupted."""
         if not self.is_closed:
             self.is_closed = True
-            self.database.leave()
+            self._database.leave()
+
+    @property
+    def database(self) -> Database:
+        """Where its rows are. Raises StoreError if the store is closed, also if other Stores of the
+        same file are open."""
+        if self.is_closed:
+            raise closed(self.path)
+        return self._database
 
     def __enter__(self) -> Self:
         return self
@@ -234,11 +243,12 @@ class Store:
             last[parent, node] = scope
         for row in self.database.rows(_NODES, run):
             made = NodeRow(*row)
-            scope = made.scope
+            scope, path = made.scope, made.node
             while scope and last.get(parents.get(scope, (-1, ""))) == scope:
-                scope = parents[scope][0]
-            if not scope:
-                yield made
+                scope, node = parents[scope]
+                path = f"{node}.{path}"
+            if not scope:  # a node that was renamed was written with another path
+                yield made if path == made.path else made._replace(path=path)
 
     def scopes_of(self, run: int, scope: int, node: str) -> list[int]:
         """The attempts of a nested workflow, in order."""
@@ -366,10 +376,7 @@ class Store:
         """Own a run that nobody is at work on. Raises RunInUseError."""
         hold = self.database.locks.take(row.id)
         if hold is None:
-            owner = self.owner_of(self._row(row.run_id))
-            raise RunInUseError(
-                f"the run {row.run_id!r} is at work: {owner}", run_id=row.run_id, owner=owner
-            )
+            raise in_use(row.run_id, self._row(row.run_id).owner)
         try:
             yield
         finally:
@@ -380,14 +387,14 @@ class Store:
         source: str,
         *,
         run_id: str | None = None,
-        at: str | Iterable[str],
+        at: str | Node[..., Any] | Iterable[str | Node[..., Any]],
         inputs: Mapping[str, Any] | None = None,
     ) -> str:
         """Begin a run that shares with another what that has computed, but for the nodes `at` and
         what is below them. Returns its id. It goes on when it is executed with that id.
 
-        `inputs` are those that differ; what takes them is computed anew, too. Values are shared,
-        not copied. The other run may be at work.
+        `at` is a node or several, by name or themselves. `inputs` are those that differ; what takes
+        them is computed anew, too. Values are shared, not copied. The other run may be at work.
 
         >>> from fast_dag import DAG
         >>> dag = DAG("shop").add_node("price", lambda: 21).add_node("total", lambda x: 2 * x)
@@ -408,7 +415,7 @@ class Store:
             name: (input_digest(value), *self.shelf.put(value, ("input", made, name)))
             for name, value in (inputs or {}).items()
         }
-        nodes = [at] if isinstance(at, str) else list(at)
+        nodes = [name_of(each) for each in ([at] if isinstance(at, (str, Node)) else at)]
         self.database.transact(lambda connection: self._forked(connection, row, made, nodes, given))
         return made
 
@@ -486,7 +493,7 @@ class Store:
         dry_run: bool = False,
     ) -> Pruned:
         """Delete what ended longer ago than that: "30 days", a timedelta, or seconds. Of runs that
-        have ended nothing stays but the record; of others, the rows that a rerun replaced go.
+        have ended nothing stays but the record; of others, the values that a rerun replaced go.
 
         The ids stay taken, so that a late repetition of a call does not start its run anew, unless
         `forget`. Values that a fork shares stay.
@@ -520,9 +527,7 @@ class Store:
                 for run in runs
             )
             return Pruned(len(runs), rows, 0, 0)
-        rows = connection.execute(
-            f"DELETE FROM nodes WHERE replaced IS NOT NULL AND began < ? AND {_UNSHARED}", (end,)
-        ).rowcount
+        rows = sum(connection.execute(each, (end,)).rowcount for each in _PRUNE_REPLACED)
         connection.execute("CREATE TEMP TABLE chosen (run INTEGER PRIMARY KEY)")
         connection.executemany("INSERT INTO chosen VALUES (?)", [(run,) for run in runs])
         for table in ("nodes", "inputs", "kept"):
@@ -564,12 +569,12 @@ class Store:
 
         Raises StoreError if the file exists or cannot be written.
         """
-        target = os.fspath(path)
+        database, target = self.database, os.fspath(path)
         try:
             os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             copy = sqlite3.connect(target)
             try:
-                self.database.call(lambda connection: connection.backup(copy))
+                database.call(lambda connection: connection.backup(copy))
             finally:
                 copy.close()
             if self.values is not None:
@@ -685,7 +690,17 @@ _SHARE: Final = """
         inputs, code
     FROM nodes WHERE id = ?"""
 
-_UNSHARED: Final = "NOT EXISTS (SELECT 1 FROM nodes AS o WHERE o.source = nodes.id)"
+_REPLACED: Final = """
+    replaced IS NOT NULL AND began < ?
+    AND NOT EXISTS (SELECT 1 FROM nodes AS o WHERE o.source = nodes.id)"""
+
+_PRUNE_REPLACED: Final = (
+    # How often a node has completed counts in the ids of its calls, so the row stays.
+    f"""
+    UPDATE nodes SET stored = 0, codec = NULL, value = NULL, file = NULL, source = NULL
+    WHERE ok AND stored AND item = x'' AND {_REPLACED}""",
+    f"DELETE FROM nodes WHERE NOT (ok AND item = x'') AND {_REPLACED}",
+)
 
 
 class Pruned(NamedTuple):
@@ -767,8 +782,16 @@ def owner_text(owner: str | None) -> str:
     """
     with suppress(ValueError, KeyError, TypeError):
         known = json.loads(owner or "")
-        return f"process {known['pid']} on {known['host']}"
-    return "somebody"
+        pid, host = known["pid"], known["host"]
+        is_here = (pid, host) == (os.getpid(), socket.gethostname())
+        return f"this process ({pid} on {host})" if is_here else f"process {pid} on {host}"
+    return "a process"
+
+
+def in_use(run_id: str, owner: str | None) -> RunInUseError:
+    """The error of a run that somebody else is at work on."""
+    text = owner_text(owner)
+    return RunInUseError(f"the run {run_id!r} is at work in {text}", run_id=run_id, owner=text)
 
 
 class Shelf:
@@ -791,15 +814,19 @@ class Shelf:
 
     def encoded(self, value: object, identity: tuple[Any, ...]) -> Placed:
         """Encode a value, and write no file. Raises EncodeError."""
-        codec = self._codec
-        name = codec.name
+        codec, how = self._codec, ""
+        name, context = codec.name, b""
         if type(value) in WRAPPED:
             how, value = unwrapped(value)
             name = f"{name}:{how}" if how else name
-        if codec is self._plain:
-            data = codec.encode(value)
-        else:
-            data = codec.encode(value, context=repr(identity).encode("utf-8", "surrogatepass"))
+        if codec is not self._plain:
+            context = repr(identity).encode("utf-8", "surrogatepass")
+        try:
+            data = codec.encode(value, context=context)
+        except EncodeError:
+            for each in own_parts(how, value):  # so that places are those in the user's value
+                codec.encode(each, context=context)
+            raise
         return name, data, None
 
     def is_large(self, placed: Placed) -> bool:

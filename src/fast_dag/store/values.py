@@ -38,22 +38,10 @@ class Values:
         """Write a value, unless it is there. Returns its name once it is on the disk."""
         name = digest(data)
         path = self._path(name)
-        if self._is_there(path, len(data)):
-            return name
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = path.with_name(f"{name}.{os.getpid()}.{os.urandom(4).hex()}")
-            try:
-                fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with open(fd, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(fd)
-                os.replace(draft, path)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(draft)
-                raise
+            if not self._is_there(path, len(data)):
+                self._make(path, data)
+            # Also if it was there: whoever made it may have died, or be about to do this.
             for each in (path.parent, self.directory, self.directory.parent):
                 _sync_directory(each)
         except OSError as error:
@@ -62,6 +50,22 @@ class Values:
                 path=str(path),
             ) from error
         return name
+
+    @staticmethod
+    def _make(path: Path, data: bytes) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        try:
+            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(fd)
+            os.replace(draft, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(draft)
+            raise
 
     def read(self, name: str) -> bytes:
         """The value of a file. Raises StoreError if it is gone, DamagedError if it is another."""

@@ -33,6 +33,17 @@ def unwrapped(value: Any) -> tuple[str, Any]:
     return "", value
 
 
+def own_parts(how: str, value: Any) -> list[Any]:
+    """The user's own values in what `unwrapped` took apart; none if nothing was.
+
+    >>> own_parts(*unwrapped(ConditionalReturn(True, value=3)))
+    [3]
+    """
+    if how in ("condition", "select"):
+        return [value[1]]
+    return [each for _, failed, each in value if not failed] if how else []
+
+
 def _apart(items: Any) -> list[tuple[Any, bool, Any]]:
     """Items as (key, whether it failed, the value or the error and its key)."""
     return [
