@@ -307,11 +307,14 @@ class Durable:
                 known[self.shelf.key_from(row[3])] = self._item(*row[4:])
         take, paths = self.shelf.take_plain, self._paths
         ends: dict[int, list[Ended]] = {scope: [] for scope in paths}
+        at, inside = 0, ends[0]
         for id, scope, node, began, seconds, _, data in self._rows:
-            if scope not in paths:  # of an earlier attempt
-                continue
+            if scope != at:
+                if scope not in paths:  # of an earlier attempt
+                    continue
+                at, inside = scope, ends[scope]
             try:
-                ends[scope].append(
+                inside.append(
                     self._ended(self._others[id])
                     if data is None
                     else (node, None, take(data), None, float(began), float(seconds))
@@ -394,7 +397,7 @@ _PLAIN: Final = """
         AND n.file IS NULL AND n.source IS NULL)"""
 
 _ENDS: Final = f"""
-    SELECT id, scope, node, began, seconds, code, CASE WHEN {_PLAIN} THEN value END
+    SELECT id, scope, node, began, seconds, code, CASE WHEN {_PLAIN} THEN value END AS plain
     FROM nodes AS n WHERE id IN (
         SELECT id FROM nodes WHERE run = ? AND replaced IS NULL AND item = x'')
     ORDER BY id"""
