@@ -706,7 +706,8 @@ class Broken(Write):
 
 
 def test_write_that_raises_what_nobody_expects_ends_with_an_error(store: Store) -> None:
-    write = Broken(store.database)
+    write = Broken()
+    write.database = store.database
     store.database.settle(write)
     assert isinstance(write.error, StoreError)
     assert isinstance(write.error.__cause__, RuntimeError)
