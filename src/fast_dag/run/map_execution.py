@@ -791,7 +791,11 @@ class MapExecution(Execution):
 
     def settle(self, number: int, outcome: Outcome, seconds: float) -> None:
         """An item ended: keep its result, or find what its failure means."""
-        verdict = outcome.verdict or self.judge(number, outcome)
+        verdict = outcome.verdict
+        if verdict is None:
+            verdict = self.judge(number, outcome)
+        else:  # as in `finish`
+            outcome.verdict = verdict.outcome.verdict = None
         key, _ = self._given.pop(number)
         self._inner.pop(number, None)
         self.record.count(self.plan.name, outcome)
