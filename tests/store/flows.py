@@ -66,26 +66,29 @@ def numbers(load: int) -> list[int]:
 
 
 def item(number: int) -> int:
-    return int(called(f"items[{number}]", number * number))
+    called(f"items[{number}]", None)
+    if number == 3:
+        raise ValueError("not this one")
+    return number * number
 
 
 def last(sub: list[int], cached: dict[str, int], items: list[int], name: str = "last") -> list[Any]:
     return list(called("last", [*sub, cached["left"], cached["right"], *items, name]))
 
 
-VALUE = [5, 1, 2, 10, 15, 0, 1, 4, 9, 16, "last"]
+VALUE = [5, 1, 2, 10, 15, 0, 1, 4, 16, "last"]
 
 
 def pipeline() -> DAG:
     """load -> check -> big | small -> sub (first -> second) -> last; beside that left and right ->
-    cached -> last, a map, and a node that fails."""
+    cached -> last, a map with an item that fails, and a node that fails."""
     inner = DAG("inner").add_node("first", first).add_node("second", second)
     inner.connect("first", "second")
     dag = DAG("pipeline").add_node("load", load).add_node("check", check, type="condition")
     dag.add_node("big", big).add_node("small", small).add_node("sub", inner)
     dag.add_node("left", left, retry=1).add_node("right", right).add_node("broken", broken)
     dag.add_node("cached", cached, cache={}).add_node("last", last)
-    dag.map(name="items")(item)
+    dag.map(name="items", on_error="drop")(item)
     dag.add_node("numbers", numbers)
     dag.connect("load", "numbers").connect("numbers", "items")
     dag.connect("load", "check").connect("check", "big", output="true")

@@ -358,6 +358,8 @@ def test_map_whose_function_changed_while_items_are_missing_stops_the_run(
     told = flow().explain(store=store, run_id="a")
     assert told.states == {"shown": "stale"}
     assert flow().run(store=store, run_id="a", on_change="keep") == ["1.0", "2.00"]
+    assert flow().explain(store=store, run_id="a").states == {"shown": "stale"}
+    assert flow().run(store=store, run_id="a", rerun="stale") == ["1.00", "2.00"]
 
 
 def test_what_a_decider_carries_makes_a_difference_though_its_choice_is_the_same(
@@ -379,3 +381,86 @@ def test_what_a_decider_carries_makes_a_difference_though_its_choice_is_the_same
 
 def positive(n: float) -> bool:
     return n > 0
+
+
+@pytest.mark.parametrize("is_map", [True, False])
+def test_stale_rerun_goes_on_inside_of_a_map_or_workflow(
+    is_map: bool, edited: Module, store: Store
+) -> None:
+    calls: list[float] = []
+    deadly: set[float] = set()
+
+    def called(n: float) -> float:
+        calls.append(n)
+        if n in deadly:
+            deadly.discard(n)
+            raise KeyboardInterrupt
+        return n
+
+    def flow() -> DAG:
+        dag = DAG("inside").add_node("tax", edited.module.tax, inputs=["load"])
+        if is_map:
+            dag.add_node("several", lambda tax: [tax, tax + 1])
+            dag.map(name="sub", over="n", inputs=["n"])(called)
+            return dag.connect("tax", "several").connect("several", "sub")
+        inner = DAG("inner").add_node("one", called, inputs=["n"])
+        inner.add_node("two", lambda one: called(one + 1)).connect("one", "two")
+        return dag.add_node("sub", inner).connect("tax", "sub", input="n")
+
+    flow().run(store=store, run_id="a", load=100)
+    edited.edit("0.19", "0.21")
+    calls.clear()
+    deadly.add(22.0)
+    with pytest.raises(KeyboardInterrupt):
+        flow().run(store=store, run_id="a", rerun="stale")
+    assert flow().run(store=store, run_id="a", rerun="stale") == ([21, 22] if is_map else 22)
+    assert calls == [21, 22, 22]
+
+
+def test_workflow_with_a_stale_node_begins_anew_where_its_inputs_differ(
+    edited: Module, store: Store
+) -> None:
+    def flow() -> DAG:
+        inner = DAG("inner").add_node("tax", edited.module.tax, inputs=["load"])
+        inner.add_node("shown", edited.module.shown).connect("tax", "shown")
+        dag = DAG("outer").add_node("load", edited.module.load)
+        return dag.add_node("sub", inner).connect("load", "sub", input="load")
+
+    flow().run(store=store, run_id="a", n=100)
+    edited.taken()
+    edited.edit('return f"{tax', 'return f"= {tax')
+    assert flow().run(store=store, run_id="a", rerun="stale") == "= 19.0"
+    assert edited.taken() == ["shown"]
+    edited.edit('return f"= {tax', 'return f"{tax')
+    edited.edit("    return n", "    return 2 * n")
+    assert flow().run(store=store, run_id="a", rerun="stale") == "38.0"
+    assert edited.taken() == ["load", "tax", "shown"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"rerun": "failed"}, {"rerun": "last"}, {"rerun": "stale"}, {"on_change": "rerun"}, {}],
+)
+def test_stale_rerun_that_was_interrupted_is_not_forgotten_by_others(
+    asked: dict[str, Any], edited: Module, store: Store
+) -> None:
+    edited.dag().run(store=store, run_id="a", n=100)
+    edited.edit("0.19", "0.21")
+    dag = edited.dag()
+    dag.replace_node("shown", stops)
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(store=store, run_id="a", rerun="stale")
+    edited.edit('return f"{tax', 'return f"= {tax')
+    edited.edit('CALLS.append("load")\n    return n', "CALLS.append('load')\n    return 2 * n")
+    edited.taken()
+    if not asked.get("on_change") and asked.get("rerun") != "stale":
+        with pytest.raises(ChangedError):
+            edited.dag().run(store=store, run_id="a", **asked)
+        asked = {**asked, "on_change": "keep"}
+    is_kept = asked.get("on_change") == "keep"
+    assert edited.dag().run(store=store, run_id="a", **asked) == f"= {21 if is_kept else 42}.0!"
+    assert edited.taken() == ["shown", "last"] if is_kept else ["load", "tax", "shown", "last"]
+
+
+def stops(tax: float) -> str:
+    raise KeyboardInterrupt

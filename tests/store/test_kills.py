@@ -75,6 +75,7 @@ def killed_twice(zygote: Zygote, path: Path, mode: str, first: int, second: int)
     assert found["status"] == "completed_with_errors"
     assert found["statuses"] == STATUSES
     assert found["errors"]["broken"].endswith("always")
+    assert found["errors"]["items[3]"].endswith("not this one")
     assert done - ITEMS == NODES
     assert max(counted.values()) <= 1 + kills
     assert set(counted) == (NODES | ITEMS) - {"sub", "items"}

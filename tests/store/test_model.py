@@ -297,3 +297,128 @@ def test_stale_runs_are_brought_up_to_date_with_no_call_too_many(
         told = case.dag.explain(store=case.store, run_id="a")
         assert {*told.states.values()} <= {"fresh", "open"}
         case.close()
+
+
+# Nested workflows and maps.
+
+SOURCE = """
+def load(n):
+    return [n + VERSION, 0, n + 1]
+
+def item(n):
+    if n == 0:
+        raise ValueError("no")
+    return 2 * n + VERSION
+
+def check(items):
+    return sum(items) + VERSION > 10
+
+def most(items):
+    return max(items) + VERSION
+
+def least(items):
+    return min(items) + VERSION
+
+def one(items):
+    return [*items, VERSION]
+
+def part(n):
+    return n + VERSION
+
+def two(parts):
+    return sum(parts) + VERSION
+
+def last(sub, most=0, least=0):
+    return [sub, most, least, VERSION]
+"""
+NAMES = ("load", "item", "check", "most", "least", "one", "part", "two", "last")
+
+
+class Pipeline:
+    """load -> items, a map; items -> check -> most | least, and items -> sub, where one -> parts, a
+    map -> two; all that -> last."""
+
+    numbers = count()
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.name = f"pipeline_{next(self.numbers)}"
+        self.versions = dict.fromkeys(NAMES, 0)
+        self.silent = dict.fromkeys(NAMES, 0)
+        self.ran = PIPELINES[self.name] = Ran(())
+
+    def dag(self) -> DAG:
+        lines = ["from tests.store.test_model import PIPELINES", ""]
+        for each in SOURCE.strip().split("\n\n"):
+            head, _, rest = each.partition("\n")
+            name = head[4 : head.index("(")]
+            lines += [
+                head,
+                f"    silent = {self.silent[name]}",
+                f"    PIPELINES[{self.name!r}].append({name!r})",
+                rest.replace("VERSION", str(self.versions[name])),
+                "",
+            ]
+        file = self.directory / str(next(self.numbers)) / f"{self.name}.py"
+        file.parent.mkdir()
+        file.write_text("\n".join(lines))
+        module: Any = ModuleType(self.name)
+        sys.modules[self.name] = module
+        module.__file__ = str(file)
+        exec(compile(file.read_text(), str(file), "exec"), vars(module))
+        inner = DAG("inner").add_node("one", module.one)
+        inner.map(name="parts", over="n")(module.part)
+        inner.add_node("two", module.two).connect("one", "parts").connect("parts", "two")
+        dag = DAG("pipeline").add_node("load", module.load)
+        dag.map(name="items", over="n", on_error="drop", inputs=["n"])(module.item)
+        dag.add_node("check", module.check, type="condition").add_node("sub", inner)
+        dag.add_node("most", module.most).add_node("least", module.least)
+        dag.add_node("last", module.last, type="any", wait=True)
+        dag.connect("load", "items").connect("items", "check").connect("items", "sub")
+        dag.connect("check", "most", output="true").connect("check", "least", output="false")
+        for name in ("sub", "most", "least"):
+            dag.connect(name, "last", input=name)
+        return dag
+
+
+PIPELINES: dict[str, Ran] = {}
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+@given(data=st.data())
+@tries(60)
+def test_pipeline_that_is_edited_and_interrupted_again_and_again_ends_up_to_date(
+    mode: str, data: st.DataObject
+) -> None:
+    with TemporaryDirectory() as directory, Store(":memory:") as store:
+        made = Pipeline(Path(directory))
+        dag = made.dag()
+        options: Any = {"store": store, "run_id": "a", "mode": mode}
+        named = ["load", "items", "check", "sub", "sub.one", "sub.parts", "sub.two", "last"]
+        for _ in range(data.draw(st.integers(1, 4), "steps")):
+            made.ran.deadly = data.draw(st.sets(st.sampled_from(NAMES), max_size=2), "deadly")
+            asked = data.draw(
+                st.sampled_from(
+                    [{"rerun": "stale"}, {"rerun": "failed"}, {"on_change": "keep"}]
+                    + [{"on_change": "rerun"}]
+                    + [{"rerun": name, "on_change": "keep"} for name in named]
+                ),
+                "asked",
+            )
+            with suppress(KeyboardInterrupt, ChangedError):
+                dag.execute(**options, n=data.draw(st.just(3)), **asked)
+            for name in data.draw(st.sets(st.sampled_from(NAMES), max_size=2), "edited"):
+                (made.versions if data.draw(st.booleans(), "tells") else made.silent)[name] += 1
+            dag = made.dag()
+        made.ran.deadly.clear()
+        fresh = dag.execute(n=3, mode=mode)
+        made.ran.clear()
+        run = dag.execute(**options, rerun="stale", n=3)
+        assert (run.value, run.status) == (fresh.value, fresh.status)
+        assert (run["sub.parts"], run.statuses) == (fresh["sub.parts"], fresh.statuses)
+        assert run.errors.keys() == fresh.errors.keys() == {"items[1]"}
+        assert {*dag.explain(store=store, run_id="a").states.values()} <= {"fresh", "open"}
+        made.ran.clear()
+        dag.execute(**options, rerun="stale")
+        assert made.ran == [], "nothing is stale"
+        del PIPELINES[made.name], sys.modules[made.name]

@@ -22,6 +22,7 @@ from fast_dag.store.reruns import (
     replace,
     replace_failed,
     replace_only,
+    replace_pending,
 )
 from fast_dag.store.store import FINAL, in_use, owner_now
 
@@ -189,6 +190,9 @@ class Claim:
         )
         row = cursor.lastrowid
         assert row is not None
+        shelf = self.store.shelf
+        if not all(each[-1] is None or shelf.is_there(each[-3:]) for each in inputs):
+            raise MovedError  # a prune took the file of an input, which is written again
         if self.rerun not in (None, "failed", "stale"):  # of a run that there is, this is an error
             self._rows(connection, row).below(paths_of(self.rerun))
         connection.executemany(
@@ -238,8 +242,12 @@ class Claim:
             rerun = json.dumps(self.rerun)
             if found.status in FINAL or found.rerun != rerun:
                 generation += 1
+                if found.status not in FINAL:
+                    replace_pending(connection, self._rows(connection, found.id), generation)
                 self._replace(connection, found.id, generation)
                 deaths = 0
+            elif self.rerun == "stale":
+                self._replace_edited(connection, found.id, generation)
         durable = self._durable(found.id, found.epoch + 1, generation)
         durable.read(connection)
         self._note_codes(connection, durable.known_codes())
@@ -280,6 +288,18 @@ class Claim:
         else:
             replace(connection, rows, paths_of(self.rerun), generation)
 
+    def _replace_edited(self, connection: Connection, row: int, generation: int) -> None:
+        """Let what has changed since this generation began be computed anew in it, and what is
+        below."""
+        rows, codes = self._rows(connection, row), self.codes.by_path
+        edited = [
+            path
+            for path, scope, name in rows.committed()
+            if path in codes and {codes[path].key} != rows.codes[scope, name]
+        ]
+        changed = changes_of(connection, rows, codes)
+        replace(connection, rows, [path for path in edited if path in changed], generation)
+
     def _rows(self, connection: Connection, row: int) -> Rows:
         return Rows(connection, row, graph_of(self.execution.plan))
 
@@ -297,6 +317,7 @@ class Claim:
             return generation
         if self.on_change == "rerun":
             there = [path for path, change in changed.items() if not change.is_gone]
+            replace_pending(connection, rows, generation + 1)
             replace(connection, rows, there, generation + 1)
             return generation + 1
         reasons = tuple(

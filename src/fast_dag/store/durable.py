@@ -126,7 +126,7 @@ class Durable:
         self._item_rows: list[tuple[Any, ...]] = []
         self.ends: dict[int, list[Ended]] = {}
         self.scopes: dict[tuple[int, str], tuple[int, int | None]] = {}
-        self.root = Scope(self, None, "", 1, 0)
+        self.older: set[int | None] = set()  # of these, the ids of earlier generations
         # Of rerun="stale". `pending` are the nodes by scope that keep their old end if all that
         # they take is as before; `olds` the ends that are computed anew; `same` whether the new
         # ones are the same.
@@ -140,15 +140,23 @@ class Durable:
         self.interrupt: BaseException | None = None  # which came during a commit
         self.is_over = False  # it is only looked at: nothing is committed any more
         self.codes: Mapping[str, bytes] = {}  # what tells the code of nodes, by path
-        self.times: dict[str, int] = {}  # how often nodes have completed, by path
+        self.times: dict[str, int] = {}  # in how many generations nodes completed, by path
         self.kept: dict[str, Any] = {}  # what nodes kept in the context
         self._keeps: dict[str, Placed] = {}  # the same, to be committed with the next end
         # By scope and node: the known items of a map, only those that failed if the map has ended;
         # then also how many completed.
         self.items: dict[tuple[int, str], dict[Any, Any]] = {}
         self.completed_items: Counter[tuple[int, str]] = Counter()
+        self.item_codes: dict[
+            tuple[int, str], bytes
+        ] = {}  # where the code of items is an older one
         self.mapped: dict[tuple[int, str], ItemScope] = {}  # the maps in progress
         self.made: set[Call] = set()  # calls that were announced, and not made
+
+    @property
+    def root(self) -> Scope:
+        """The store of the outermost execution. Not kept here, as it refers to this."""
+        return Scope(self, None, "", 1, 0)
 
     def check(self, connection: Connection) -> None:
         """Raise RunLostError unless this is still the owner, StoreError if the store was closed;
@@ -182,12 +190,14 @@ class Durable:
 
     def read(self, connection: Connection) -> None:
         """Read what was committed before."""
-        for scope, parent, node, attempt in connection.execute(
-            "SELECT id, parent, node, attempt FROM scopes WHERE run = ? AND replaced IS NULL"
-            " ORDER BY id",
-            (self.row,),
+        for scope, parent, node, attempt, is_older in connection.execute(
+            "SELECT id, parent, node, attempt, generation < ?1 FROM scopes"
+            " WHERE run = ?2 AND replaced IS NULL ORDER BY id",
+            (self.generation, self.row),
         ):
             self.scopes[parent, node] = (attempt, scope)
+            if is_older:
+                self.older.add(scope)
         for (parent, node), (_, inner) in self.scopes.items():
             if inner is not None and parent in self._paths:
                 self._paths[inner] = f"{self._paths[parent]}{node}."
@@ -217,8 +227,9 @@ class Durable:
         )
 
     def count(self, connection: Connection) -> None:
-        """Count how often nodes have completed, for the ids of their calls."""
-        self.times.update(dict(connection.execute(_TIMES, (self.row,)).fetchall()))
+        """Count in how many earlier generations nodes completed, for the ids of their calls."""
+        rows = connection.execute(_TIMES, (self.row, self.generation))
+        self.times.update(dict(rows.fetchall()))
 
     def read_olds(self, connection: Connection, pending: dict[int, set[str]]) -> None:
         """Read what this generation computes anew, if what is below keeps its end where a value
@@ -290,6 +301,8 @@ class Durable:
             if row[:2] in ended and row[4]:
                 self.completed_items[row[:2]] += 1
             else:
+                if row[2] != self.codes.get(f"{self._paths.get(row[0])}{row[1]}", row[2]):
+                    self.item_codes[row[:2]] = row[2]
                 known = self.items.setdefault(row[:2], {})
                 known[self.shelf.key_from(row[3])] = self._item(*row[4:])
         take, paths = self.shelf.take_plain, self._paths
@@ -358,7 +371,8 @@ class Durable:
         outcome, began, seconds = self._outcome(row), float(row[9]), float(row[10])
         if not outcome.ok:
             return row[1], outcome, None, None, began, seconds
-        return row[1], None, outcome.value, outcome.verdict.choice, began, seconds
+        verdict, outcome.verdict = outcome.verdict, None  # which refer to each other
+        return row[1], None, outcome.value, verdict.choice, began, seconds
 
     def doubts_of(self, connection: Connection) -> list[str]:
         """The paths of the nodes that are in doubt: called, and not known to have ended."""
@@ -413,7 +427,8 @@ _KEEP: Final = """
         file = excluded.file, source = NULL"""
 
 _TIMES: Final = """
-    SELECT path, COUNT(*) FROM nodes WHERE run = ? AND ok AND item = x'' GROUP BY path"""
+    SELECT path, COUNT(DISTINCT generation) FROM nodes
+    WHERE run = ? AND generation < ? AND ok AND item = x'' GROUP BY path"""
 
 _DOUBTS: Final = """
     SELECT path FROM calls AS c WHERE c.run = ? AND NOT EXISTS (
@@ -490,7 +505,12 @@ class Scope:
             for each in [execution.plan.steps[execution.plan.topology.index[edge.source]]]
         ):
             known = self.durable.items.pop((self.id, step.name), {})
-        made = ItemScope(self, step, execution.path_of(index), known)
+        path = execution.path_of(index)
+        if known and self.id is not None and (self.id, step.name) in self.durable.item_codes:
+            # A map is as old as its items.
+            older = self.durable.item_codes[self.id, step.name]
+            self.durable.codes = {**self.durable.codes, path: older}
+        made = ItemScope(self, step, path, known)
         self.durable.mapped[id(self), step.name] = made
         return made
 
@@ -501,7 +521,8 @@ class Scope:
         if self.id is None:
             return ()
         pending = durable.pending.get(self.id)
-        known = durable.ends.get(self.id, []) if pending else durable.ends.pop(self.id, [])
+        is_compared = pending or durable.olds
+        known = durable.ends.get(self.id, []) if is_compared else durable.ends.pop(self.id, [])
         ends = [each for each in known if each[0] in index_of]
         if pending:
             ends = [each for each in ends if each[0] not in pending]
@@ -519,7 +540,7 @@ class Scope:
         return durable.completed_items[at], durable.items.pop(at, {})
 
     def completed(self, path: str) -> int:
-        """How often a node has completed before."""
+        """In how many earlier generations a node has completed."""
         return self.durable.times.get(path, 0)
 
     def begin(
@@ -532,26 +553,31 @@ class Scope:
             bool(all_pending) and self.id is not None and step.name in all_pending.get(self.id, ())
         )
         is_once = bool(step.node.options.get("once"))
-        return self._begun(execution, index, is_once) if is_pending or is_once else None
+        if is_pending or is_once or (self.durable.olds and step.nests):
+            return self._begun(execution, index, is_once)
+        return None
 
     def _begun(
         self, execution: DagExecution, index: int, is_once: bool
     ) -> Generator[Effect, Any, Outcome | None]:
         durable, name = self.durable, execution.plan.names[index]
-        pending = set() if self.id is None else durable.pending.get(self.id, set())
-        if name in pending and self.id is not None:
-            if all(
-                self._is_as_before(execution, edge) for edge in execution.plan.steps[index].edges
-            ):
-                pending.discard(name)
-                old = durable.old_ends[self.id, name]
-                execution.keep(index, old)
-                return old
-            durable.renew(self.id, name)
-            durable.items.pop((self.id, name), None)
-            known = durable.scopes.get((self.id, name))
-            if known is not None:  # what is nested there begins anew
-                self._attempts.setdefault(name, known[0])
+        if self.id is not None:
+            pending = durable.pending.get(self.id, set())
+            attempt, inner = durable.scopes.get((self.id, name), (0, None))
+            is_older = bool(durable.olds) and inner in durable.older
+            if name in pending or is_older:
+                edges = execution.plan.steps[index].edges
+                if not all(self._is_as_before(execution, edge) for edge in edges):
+                    if is_older:  # what is nested there begins anew
+                        self._attempts.setdefault(name, attempt)
+                elif name in pending:
+                    pending.discard(name)
+                    old = durable.old_ends[self.id, name]
+                    execution.keep(index, old)
+                    return old
+            if name in pending:
+                durable.renew(self.id, name)
+                durable.items.pop((self.id, name), None)
         if not is_once:
             return None
         return (yield from self._announced(execution, name))
@@ -635,8 +661,6 @@ class Scope:
             raise CutShortError(end.error)
         if end.kept:
             durable.has_written(end.kept)
-        if outcome.ok:
-            durable.times[end.path] = durable.times.get(end.path, 0) + 1
         if durable.olds:
             end.compare()
         return outcome
@@ -817,12 +841,12 @@ class End(Write):
         row, name, generation = durable.row, self._name, durable.generation
         times = self._began, self._seconds, self._is_stored, durable.codes.get(self.path)
         values = scope, row, name, generation, self.path, *self._facts, *times, *placed
+        if durable.pending:  # of a node that does not keep its old end
+            connection.execute(_REPLACE, (generation, row, scope, name))
         if self._item:
             connection.execute(_REPLACE_ITEM, (generation, row, scope, name, self._item))
             connection.execute(_INSERT_ITEM, (*values, self._item))
             return
-        if durable.pending:  # of a node that does not keep its old end
-            connection.execute(_REPLACE, (generation, row, scope, name))
         if not self._is_stored:  # a node without stored value that was called again
             connection.execute(_FORGET_UNSTORED, (generation, row, scope, name))
         connection.execute(_INSERT, values)

@@ -207,6 +207,18 @@ def replace_only(
     _replace(connection, rows, {}, gone, generation)
 
 
+def replace_pending(connection: Connection, rows: Rows, generation: int) -> None:
+    """Let what the generation before has not decided yet be computed anew, too."""
+    pending = below_replaced(connection, rows, generation - 1)
+    inside = (
+        rows._inside(inner)
+        for scope, names in pending.items()
+        for name in names
+        for inner in rows.scopes.get((scope, name), ())
+    )
+    _replace(connection, rows, pending, set[int]().union(*inside), generation)
+
+
 def below_replaced(connection: Connection, rows: Rows, generation: int) -> dict[int, set[str]]:
     """The nodes that are below one that this generation computes anew, and have ended in an earlier
     one, by scope."""
