@@ -20,7 +20,7 @@ from threading import Thread
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from timing import Row, Side, Skip, in_turn, ratios
+from timing import Row, Side, Skip, added, in_turn, per_node, ratios
 
 from fast_dag import DAG
 from fast_dag.store import Store
@@ -169,20 +169,22 @@ def langgraph_node(effort: Effort) -> Iterator[Row]:
 
 
 def durable_node(effort: Effort) -> Iterator[Row]:
-    """A node of a chain, in a database in memory."""
-    nodes, rounds = effort.of((1000, 30), (50, 2))
-    dag = _chain(nodes)
+    """What each further node of a chain takes, in a database in memory. Runs are short, so that
+    others on the processor interrupt few of them."""
+    nodes, rounds = effort.of((100, 300), (5, 2))
+    dag, one = _chain(nodes + 1), _chain(1)
     with Store(":memory:") as store:
         connection = _raw(":memory:")
-        ours, theirs, plain = in_turn(
+        ours, begun, theirs, plain = in_turn(
             Side(lambda run: dag.run(store=store, run_id=run), lambda: next(_ids)),
+            Side(lambda run: one.run(store=store, run_id=run), lambda: next(_ids)),
             Side(lambda run: _commit(connection, run, nodes), lambda: next(_ids)),
             dag.run,
             rounds=rounds,
         )
         connection.close()
-    own = [1e6 * (a - b) / nodes for a, b in zip(ours, theirs, strict=True)]
-    note = f"a plain node takes {1e6 * sorted(plain)[len(plain) // 2] / nodes:.2f} us"
+    own = [1e6 * (a - b - c) / nodes for a, b, c in zip(ours, begun, theirs, strict=True)]
+    note = f"{per_node('a plain node', plain, nodes + 1)}, {per_node('a run of one', begun, 1)}"
     yield Row("durable node: the engine's own time", own, "us", 10, note)
 
 
@@ -191,24 +193,29 @@ def _interrupt(x: int) -> None:
 
 
 def replayed_node(effort: Effort) -> Iterator[Row]:
-    """A committed node of a run that has finished, or goes on."""
-    nodes, rounds = effort.of((2000, 30), (50, 2))
+    """What each further committed node takes, of a run that has finished, or goes on."""
+    nodes, rounds = effort.of((200, 300), (50, 2))
+    for name in ("finished", "goes on"):
+        with Store(":memory:", max_resumes=sys.maxsize) as store:
+            short, long = (partial(_run, _replayed(n, name), store, n) for n in (1, nodes + 1))
+            short()
+            long()
+            few, many = in_turn(short, long, rounds=rounds)
+        values = added(many, few, nodes)
+        note = per_node("a run of one", few, 1)
+        yield Row(f"durable: replay of a node, run {name}", values, "us", 3, note)
+
+
+def _replayed(nodes: int, name: str) -> DAG:
     dag = _chain(nodes)
-    open_dag = _chain(nodes).add_node("last", _interrupt).connect(f"n{nodes - 1}", "last")
+    if name == "goes on":
+        dag.add_node("last", _interrupt).connect(f"n{nodes - 1}", "last")
+    return dag
 
-    def go_on() -> None:
-        with suppress(KeyboardInterrupt):
-            open_dag.run(store=store, run_id="goes on")
 
-    with Store(":memory:", max_resumes=sys.maxsize) as store:
-        dag.run(store=store, run_id="finished")
-        go_on()
-        finished, goes_on = in_turn(
-            lambda: dag.run(store=store, run_id="finished"), go_on, rounds=rounds
-        )
-    for name, seconds in (("finished", finished), ("goes on", goes_on)):
-        values = [1e6 * each / nodes for each in seconds]
-        yield Row(f"durable: replay of a node, run {name}", values, "us", 3)
+def _run(dag: DAG, store: Store, nodes: int) -> None:
+    with suppress(KeyboardInterrupt):
+        dag.run(store=store, run_id=str(nodes))
 
 
 def _in_threads(function: Callable[[int], object], threads: int) -> None:

@@ -208,33 +208,57 @@ def replace_only(
 
 
 def replace_pending(connection: Connection, rows: Rows, generation: int) -> None:
-    """Let what the generation before has not decided yet be computed anew, too."""
-    pending = below_replaced(connection, rows, generation - 1)
-    inside = (
-        rows._inside(inner)
-        for scope, names in pending.items()
-        for name in names
-        for inner in rows.scopes.get((scope, name), ())
-    )
-    _replace(connection, rows, pending, set[int]().union(*inside), generation)
+    """Let what the generation before has not decided yet be computed anew in this one."""
+    before = rows.run, generation - 1
+    starts = _replaced(connection, *before)
+    paths = {path for path, _, _ in rows._paths(lambda scope: starts[scope])}
+    inner = {path[:end] for path in paths for end in range(1, len(path))}
+    found, gone = rows.below([path for path in paths - inner if rows.graph.has(path)])
+    known = defaultdict[int, set[str]](set)
+    for scope, node in connection.execute(
+        "SELECT DISTINCT scope, node FROM nodes"
+        " WHERE run = ? AND replaced IS NULL AND generation = ?",
+        before,
+    ):
+        known[scope].add(node)
+    found = {scope: names - known[scope] for scope, names in found.items()}
+    for (scope,) in connection.execute(
+        "SELECT id FROM scopes WHERE run = ? AND generation = ?", before
+    ):
+        gone.discard(scope)
+    _replace(connection, rows, found, gone, generation)
+
+
+def _replaced(connection: Connection, run: int, generation: int) -> Mapping[int, set[str]]:
+    """The nodes by scope that a generation computes anew."""
+    starts: dict[int, set[str]] = defaultdict(set)
+    for scope, node in connection.execute(
+        "SELECT scope, node FROM nodes WHERE run = ? AND replaced = ?", (run, generation)
+    ):
+        starts[scope].add(node)
+    return starts
 
 
 def below_replaced(connection: Connection, rows: Rows, generation: int) -> dict[int, set[str]]:
     """The nodes that are below one that this generation computes anew, and have ended in an earlier
     one, by scope."""
-    starts: dict[int, set[str]] = defaultdict(set)
-    for scope, node in connection.execute(
-        "SELECT scope, node FROM nodes WHERE run = ? AND replaced = ?", (rows.run, generation)
-    ):
-        starts[scope].add(node)
+    starts = _replaced(connection, rows.run, generation)
     old: dict[int, set[str]] = defaultdict(set)
     for scope, node in connection.execute(
         "SELECT scope, node FROM nodes WHERE run = ? AND replaced IS NULL AND generation < ?",
         (rows.run, generation),
     ):
         old[scope].add(node)
+    decided = {
+        inner
+        for (scope, node), inners in rows.scopes.items()
+        if node in rows.ok[scope]  # all inside of it is
+        for inner in inners
+    }
     found = {}
     for scope, graph in rows.graphs():
+        if scope in decided:
+            continue
         known = {name for name in starts[scope] if name in graph.names}
         found[scope] = graph.below(known).difference(known) & old[scope]
     return found
