@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fast_dag import DAG, FSM, Context, FSMReturn
+from fast_dag.store import Store
 from tests.concurrency.support import wait_until
 from tests.leaks import Births, Value, timers, without_collector
 from tests.ways import EXECUTE, HERE
@@ -111,6 +112,19 @@ def test_values_of_a_finished_run_are_freed_without_the_collector(
             EXECUTE[mode](workflow, **options).raise_for_error()
         # The run that finished last is that of `dag["x"]`.
         # A shared thread may still be on its way back from its last call.
+        wait_until(lambda: births.alive() <= 1)
+
+
+@pytest.mark.parametrize("mode", HERE)
+@pytest.mark.parametrize("shape", ["chain", "hooked", "nested"])
+def test_values_of_a_finished_durable_run_are_freed_without_the_collector(
+    shape: str, mode: str
+) -> None:
+    births = Births()
+    workflow = SHAPES[shape](births)
+    with Store(":memory:", codec="pickle", key=bytes(16)) as store, without_collector():
+        for _ in range(RUNS):
+            EXECUTE[mode](workflow, store=store).raise_for_error()
         wait_until(lambda: births.alive() <= 1)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import threading
 from collections import OrderedDict, deque
+from itertools import count
 from time import sleep
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -318,6 +319,41 @@ def test_of_a_product_the_last_one_is_fastest(way: str) -> None:
     assert EXECUTE[way](dag, x=[1], y=[]).value == []
     assert EXECUTE[way](dag, x=[], y=[1]).value == []
     assert EXECUTE[way](dag, x={"k": 1}, y={"l": 2}).value == [(1, 2)]
+
+
+@here
+def test_a_product_with_nothing_has_no_items_though_its_first_is_endless(way: str) -> None:
+    async def endless() -> AsyncIterator[int]:
+        for each in count():
+            await asyncio.sleep(0)
+            yield each
+
+    dag = mapped(lambda x, y: (x, y), product=["x", "y"], over=None)
+    for first in (count(), endless()):
+        run = EXECUTE[way](dag, x=first, y=[])
+        assert (run.value, run.items("f").total) == ([], 0)
+
+
+@here
+def test_nobody_needs_the_lengths_of_a_product(way: str) -> None:
+    class Odd(list[int]):
+        def __len__(self) -> int:
+            raise LookupError
+
+    dag = mapped(lambda x, y: (x, y), product=["x", "y"], over=None)
+    assert EXECUTE[way](dag, x=Odd([1]), y=Odd([2, 3])).value == [(1, 2), (1, 3)]
+
+
+@everywhere
+def test_parameters_are_walked_in_any_order(way: str) -> None:
+    def f(a: int, b: str, *, c: str, d: str = "whole") -> str:
+        return f"{a}{b}{c}{d}"
+
+    dag = mapped(f, over=["c", "b", "a"])
+    assert EXECUTE[way](dag, a=[1, 2], b=["x", "y"], c=["p", "q"]).value == ["1xpwhole", "2yqwhole"]
+    dag = mapped(f, over=None, product=["c", "a"])
+    run = EXECUTE[way](dag, a=[1, 2], b="x", c=["p", "q"], d="!")
+    assert run.value == ["1xp!", "2xp!", "1xq!", "2xq!"]
 
 
 @here
@@ -931,7 +967,11 @@ def test_maps_nest(way: str) -> None:
     dag.map(cells, name="rows", over="x")
     run = EXECUTE[way](dag, x=[[1, 2], [], [4]])
     assert run.value == [[1, 0.5], [], [0.25]]
-    assert run["rows[2]"] == [0.25]
+    assert run["rows[2]"] == run["rows[2].cell"] == [0.25]
+    assert (run["rows[0].cell[1]"], run["rows[2].cell[0]"]) == (0.5, 0.25)
+    for missing in ("rows[1].cell[0]", "rows[3].cell[0]", "rows[0].other", "rows[0].cell[1].more"):
+        with pytest.raises(KeyError, match="no result"):
+            run[missing]
     run = EXECUTE[way](dag, x=[[1], [2, 0]])
     assert list(run.errors) == ["rows[1].cell[1]"]
     with pytest.raises(ExecutionError) as caught:

@@ -18,6 +18,7 @@ from fast_dag import DAG, ExecutionError, ItemError, TimeoutError
 from tests.concurrency.support import wait_until
 from tests.leaks import LONG, Births, without_collector
 from tests.ways import EXECUTE, HERE, OWN, OWN_AT_ONCE, mostly
+from tests.workers import steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -358,6 +359,48 @@ def test_what_does_not_pickle_fails_its_item() -> None:
     run = EXECUTE["process"](mapped(f, on_error="keep"), x=[0, 1, 2, threading.Lock(), 4])
     assert [run.value[0], run.value[4]] == ["fine", "fine"]
     assert set(run.errors) == {"f[1]", "f[2]", "f[3]"}
+
+
+@process
+def test_an_item_that_does_not_unpickle_fails_and_costs_no_other() -> None:
+    items: list[Any] = list(range(60))
+    items[1] = items[40] = steps.Unpicklable()
+    run = EXECUTE["process"](mapped(lambda x: x, on_error="drop"), x=items)
+    assert run.value == [x for x in range(60) if x not in (1, 40)]
+    assert set(run.errors) == {"f[1]", "f[40]"}
+    assert "not here" in str(run.errors["f[40]"])
+
+
+@process
+def test_a_result_that_does_not_unpickle_costs_those_of_its_message() -> None:
+    def f(x: int) -> Any:
+        return steps.Unpicklable() if x == 5 else x
+
+    run = EXECUTE["process"](mapped(f, on_error="keep"), x=range(60))
+    assert run.status == "completed_with_errors"
+    assert "cannot be unpickled" in str(run.value[5].error)
+    others = [each for x, each in enumerate(run.value) if x != 5]
+    assert all("the same message" in str(each.error) for each in others if not each and each != 0)
+    assert {0, 59} <= {each for each in others if not isinstance(each, ItemError)}
+
+
+@process
+def test_what_all_items_are_given_and_does_not_unpickle_fails_the_map() -> None:
+    dag = mapped(lambda x, y: x, on_error="keep")
+    run = EXECUTE["process"](dag, x=range(5), y=steps.Unpicklable())
+    assert "not here" in str(run.errors["f"])
+    assert "source" not in str(run.exception())
+
+
+@process
+def test_a_coroutine_that_fails_in_a_process_costs_no_other() -> None:
+    async def later(x: int) -> float:
+        return 1 / x
+
+    items = [x % 10 for x in range(100)]
+    run = EXECUTE["process"](mapped(lambda x: later(x), on_error="drop"), x=items)
+    assert run.value == [1 / x for x in items if x]
+    assert set(run.errors) == {f"f[{x}]" for x in range(0, 100, 10)}
 
 
 @process

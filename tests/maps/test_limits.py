@@ -226,3 +226,19 @@ def test_an_item_that_waits_for_its_next_attempt_keeps_no_other_from_starting() 
         return has_begun
 
     assert asyncio.run(main())
+
+
+@pytest.mark.parametrize("way", ["parallel", "run_async", "one thread"])
+def test_items_that_are_workflows_of_fewer_nodes_have_their_priority(way: str) -> None:
+    """Their number is none of a node inside."""
+    order: list[str] = []
+    inner = DAG("inner").add_node("first", lambda x: x)
+    inner.add_node("last", lambda first: order.append(f"item {first}"), timeout=LONG)
+    inner.connect("first", "last")
+    dag = DAG("priorities")
+    dag.map(inner, name="items", over="x", priority=3, max_concurrency=5)
+    dag.add_node("gate", lambda: None, priority=9)
+    dag.add_node("late", lambda gate: order.append("late"), priority=2).connect("gate", "late")
+    run = EXECUTE[way](dag, x=range(10), max_workers=1)
+    assert run.status == "completed"
+    assert order == [*(f"item {x}" for x in range(10)), "late"]

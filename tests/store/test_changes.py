@@ -232,6 +232,25 @@ def test_stale_nodes_are_computed_and_those_below_only_where_a_value_differs(
     assert edited.taken() == ["tax"], "its value is the same"
 
 
+def test_nodes_that_a_stale_rerun_keeps_are_shown_with_what_they_have_inside(store: Store) -> None:
+    def one() -> int:
+        return 1
+
+    def same() -> int:
+        return 1 + 0
+
+    inner = DAG("inner").add_node("first", lambda x: x + 1).add_node("fails", lambda first: 1 / 0)
+    dag = DAG("outer").add_node("one", one).add_node("sub", inner.connect("first", "fails"))
+    dag.add_node("squares", lambda i, one: i * i, over="i", inputs=["i", "one"])
+    dag.connect("one", "sub", input="x").connect("one", "squares", input="one")
+    before = dag.execute(store=store, run_id="a", i=[1, 2], error_strategy="continue")
+    dag.replace_node("one", same)
+    run = dag.execute(store=store, run_id="a", rerun="stale", error_strategy="continue")
+    assert run.metrics["nodes_executed"] == 1
+    assert (run.metrics["replayed"], run["sub.first"], run["squares[1]"]) == (2, 2, 4)
+    assert run.errors.keys() == before.errors.keys() == {"sub.fails"}
+
+
 def test_stale_rerun_that_was_interrupted_is_continued(edited: Module, store: Store) -> None:
     assert edited.dag().run(store=store, run_id="a", n=100) == "19.0!"
     edited.edit("0.19", "0.21")

@@ -132,6 +132,18 @@ def test_node_in_doubt_is_decided_from_the_shell(shell: Shell) -> None:
     assert "by hand" in shell(*run)
 
 
+def test_value_with_a_class_is_shown_if_that_is_allowed(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "teas.py").write_text(
+        "from dataclasses import dataclass\nfrom fast_dag import DAG\n"
+        "@dataclass\nclass Tea:\n    cups: int\n"
+        "dag = DAG('teas')\n@dag.node\ndef tea() -> Tea:\n    return Tea(2)\n"
+    )
+    shell("run", "teas.py", "--store", "runs.db", "--id", "a")
+    show = ("runs", "show", "a", "--node", "tea")
+    assert "allow=['teas:Tea']" in shell(*show, code=2)
+    assert "Tea(cups=2)" in shell(*show, "--allow", "teas:Tea")
+
+
 def test_mistakes_are_told(shell: Shell) -> None:
     assert "no file" in shell("runs", "list", code=2)
     assert "--id is for runs with --store" in shell("run", "flow.py", "--id", "a", code=2)

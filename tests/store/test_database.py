@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sqlite3
 import stat
@@ -11,6 +12,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +21,7 @@ from fast_dag import DAG
 from fast_dag.store import RunInUseError, Store, StoreError
 from fast_dag.store.database import Database, filesystem_of, refuse_network
 from fast_dag.store.locks import LockFile
+from fast_dag.store.values import Values
 from tests.leaks import nothing_left
 
 if TYPE_CHECKING:
@@ -310,6 +313,32 @@ assert store.doctor()["problems"] == []
     assert forked(code) == 0
 
 
+def test_child_that_is_forked_while_others_commit_can_use_the_store() -> None:
+    code = """
+import signal, threading
+inside, forks = threading.Event(), threading.Event()
+
+def slowly(connection):
+    connection.execute("UPDATE runs SET owner = owner")
+    inside.set()
+    forks.wait(0.2)
+
+thread = threading.Thread(target=store.database.transact, args=[slowly])
+dag.run(store=store, run_id="a")
+thread.start()
+inside.wait()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    os._exit(dag.run(store=store, run_id="b") != 1)
+assert os.waitpid(pid, 0)[1] == 0
+thread.join()
+dag.run(store=store, run_id="c")
+assert store.doctor()["problems"] == []
+"""
+    assert forked(code) == 0
+
+
 def test_forked_child_does_not_own_what_its_parent_began() -> None:
     code = """
 def fork():
@@ -586,3 +615,51 @@ def test_two_hundred_runs_at_once_are_all_kept(tmp_path: Path) -> None:
     with nothing_left(), Store(tmp_path / "runs.db", durability="process") as store:
         assert asyncio.run(main(store)) == [str(2 * n) for n in range(200)]
         assert len(store.runs(status="completed", limit=None)) == 200
+
+
+def test_prune_leaves_the_files_of_values_that_somebody_is_about_to_commit(tmp_path: Path) -> None:
+    values = Values(str(tmp_path / "values"))
+    name = values.write(b"value")
+    (file,) = (tmp_path / "values").rglob(name)
+    os.utime(file, (0, 0))
+    assert values.write(b"value") == name, "another run has it, too"
+    assert values.drop(name, before=time() - 60) is None
+    os.utime(file, (0, 0))
+    assert values.drop(name, before=time() - 60) == len(b"value")
+    assert not values.has(name)
+
+
+def test_prune_deletes_what_a_killed_process_had_begun_to_write(tmp_path: Path) -> None:
+    with Store(tmp_path / "runs.db") as store:
+        assert store.values is not None
+        (file,) = store.values.directory.rglob(store.values.write(b"value"))
+        old, new = (file.with_name(f"{file.name}.{end}") for end in ("1.ab", "2.cd"))
+        for each in (old, new):
+            each.write_bytes(b"val")
+        os.utime(old, (0, 0))
+        store.prune("1 day")
+        assert (old.exists(), new.exists(), file.exists()) == (False, True, True)
+
+
+class Prunes:
+    """Takes what is in files away when it is pickled, once, as a prune might."""
+
+    def __init__(self, files: Path) -> None:
+        self.files = files
+        self.taken = list[str]()
+
+    def __reduce__(self) -> Any:
+        found = [] if self.taken else [each for each in self.files.rglob("*") if each.is_file()]
+        for each in found:
+            self.taken.append(each.name)
+            each.unlink()
+        return str, ()
+
+
+def test_file_of_an_input_that_a_prune_took_is_written_again(tmp_path: Path) -> None:
+    dag = DAG("large").add_node("size", lambda text, prunes: len(text))
+    prunes = Prunes(tmp_path / "runs.db-values")
+    with Store(tmp_path / "runs.db", codec="pickle", key=bytes(16)) as store:
+        value = dag.run(store=store, run_id="a", text="x" * 300_000, prunes=prunes)
+        assert value == len(store.run("a").inputs["text"]) == 300_000
+        assert len(prunes.taken) == 1

@@ -670,6 +670,17 @@ def test_fork_shares_all_but_what_it_names(store: Store, calls: Calls) -> None:
         dag.run(store=store, run_id="a")
 
 
+def test_ids_of_calls_are_the_same_if_their_workflow_is_tried_again(store: Store) -> None:
+    ids, fails = list[str](), [True, True]
+    inner = DAG("inner").add_node("pay", lambda call_id: ids.append(call_id))
+    inner.add_node("tell", lambda pay: 1 / (not fails or not fails.pop())).connect("pay", "tell")
+    dag = DAG("outer").add_node("sub", inner, retry=2, retry_delay=0)
+    dag.run(store=store, run_id="a")
+    assert ids == ["a/sub.pay"] * 3
+    dag.run(store=store, run_id="a", rerun="sub.pay")
+    assert ids[3:] == ["a/sub.pay~2"]
+
+
 def test_ids_of_calls_are_never_used_again_after_a_prune(store: Store) -> None:
     dag, ids = DAG("pay"), list[str]()
     dag.add_node("pay", lambda call_id: ids.append(call_id))

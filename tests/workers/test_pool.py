@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import threading
+from collections import Counter
 from concurrent.futures import CancelledError, wait
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,14 @@ def test_a_process_makes_so_many_calls_only() -> None:
     with Workers(1, max_calls=2) as workers:
         pids = [workers.submit(steps.pid).result() for _ in range(4)]
     assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+def test_the_items_of_a_map_are_calls_of_their_processes() -> None:
+    dag = DAG("pids").add_node("pid", lambda x: (os.getpid(), x), over="x")
+    with Workers(1, max_calls=4) as workers:
+        made = dag.run(x=range(10), executor=workers)
+    assert [x for _, x in made] == list(range(10))
+    assert list(Counter(pid for pid, _ in made).values()) == [4, 4, 2]
 
 
 def test_restart_replaces_all_processes(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from fast_dag.cli.command import (
     target_argument,
 )
 from fast_dag.cli.output import as_json, as_text, say
-from fast_dag.cli.target import found
+from fast_dag.cli.target import found, search_first
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ValidationError
 from fast_dag.serial.texts import from_json
@@ -108,11 +108,21 @@ def _brief(record: RunRecord) -> dict[str, Any]:
 @store_option
 @id_argument
 @click.option("--node", help="Print the value of this node.")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="MODULE",
+    help="A module, or MODULE:CLASS, whose classes the value may have. It is imported. Repeatable.",
+)
 @json_option
 @command
-def show(file: Path, run_id: str, node: str | None, as_data: bool) -> Answer:
+def show(
+    file: Path, run_id: str, node: str | None, allow: tuple[str, ...], as_data: bool
+) -> Answer:
     """Show a run: its status, inputs, nodes and errors; or the value of one node."""
-    with opened(file) as store:
+    if allow:
+        search_first(Path.cwd())
+    with opened(file, allow=allow) as store:
         record = store.run(run_id)
         if node is not None:
             value = record[node]

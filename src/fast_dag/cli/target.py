@@ -90,7 +90,7 @@ def _from_data(target: Target, allow: Sequence[str]) -> dict[str, Workflow]:
         text = path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from None
-    _search_first(Path.cwd())
+    search_first(Path.cwd())
     workflow: Workflow = getattr(Workflow, _DATA[path.suffix])(text, allow=allow)
     return {workflow.name: workflow}
 
@@ -133,7 +133,7 @@ def _loaded(target: Target) -> ModuleType:
         ) from error
 
 
-def _search_first(directory: Path) -> None:
+def search_first(directory: Path) -> None:
     """Make imports look in a directory first, as Python does for that of a script."""
     if str(directory) in sys.path:
         sys.path.remove(str(directory))
@@ -143,7 +143,7 @@ def _search_first(directory: Path) -> None:
 def _of_module(name: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
         raise ValidationError(f"{name!r} is neither a file nor the name of a module")
-    _search_first(Path.cwd())
+    search_first(Path.cwd())
     parents = [name.rsplit(".", count)[0] for count in range(name.count(".") + 1)]
     try:
         return import_module(name)
@@ -170,7 +170,7 @@ def _of_file(path: Path) -> ModuleType:
         top = top.parent
     if parts[-1] == "__init__" and len(parts) > 1:
         parts.pop()
-    _search_first(top)
+    search_first(top)
     name = ".".join(parts)
     if _leads_to(name, path):
         return import_module(name)

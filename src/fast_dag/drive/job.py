@@ -137,6 +137,7 @@ class Job:
         """The job with its place among those that wait, more for those that go first: by priority,
         then by the way to the end of the run, the longest first, then by definition."""
         execution, index, job = self.execution, self.index, self.parent
+        priority = execution.priority_of(index) if has_priorities else 0
         way = (execution.ways or execution.find_ways()).to_end[index]
         while job is not None:
             outer = job.execution
@@ -144,7 +145,6 @@ class Job:
                 way, index = 0.0, job.index
             way += (outer.ways or outer.find_ways()).after[job.index]
             job = job.parent
-        priority = execution.priority_of(index) if has_priorities else 0
         return priority, way, -index, -number, self
 
     @property

@@ -361,13 +361,29 @@ def packed_part(values: list[Any], seconds: array[float], failed: dict[int, Told
         return packed(([None] * len(values), times, each))
 
 
+def told_home(told: Told) -> Packed:
+    """How a call ended, packed; if that cannot be pickled, what can be told of it."""
+    return _sent_back(told, perf_counter(), packed)
+
+
 def unpacked_part(message: Message) -> Part:
-    """What `packed_part` packed."""
-    values, times, told = unpacked(message)
+    """What `packed_part` packed. What cannot be unpickled costs the items that it is about."""
+    count = message.number
+    try:
+        values, times, told = unpacked(message)
+    except Exception as error:
+        others = "" if count == 1 else f" with the {count - 1} that came in the same message"
+        lost = None, f"its outcome cannot be unpickled{others}: {text_of(error)}", error, 0.0
+        return Part([None] * count, array("f", bytes(4 * count)), dict.fromkeys(range(count), lost))
     seconds, failed = array("f"), {}
     seconds.frombytes(times)
     for at, packed_told in told.items():
-        each: Told = unpacked(packed_told) if type(packed_told) is bytes else packed_told
+        each: Told = packed_told
+        if type(packed_told) is bytes:
+            try:
+                each = unpacked(packed_told)
+            except Exception as error:
+                each = None, f"its outcome cannot be unpickled: {text_of(error)}", error, 0.0
         if each[0]:
             values[at] = each[1]
         else:

@@ -55,6 +55,9 @@ class Task(ABC):
     def packed(self, names: payload.Names) -> Packed:
         """The call for a worker that knows these names of the main script."""
 
+    def fit(self, most: int) -> None:  # noqa: B027  most are one call
+        """Keep so many calls at most: its process may make no more."""
+
     def told(self, message: Message) -> None:  # noqa: B027  most have nothing to do
         """Called with what the process says before it answers, and with each PART."""
 
@@ -328,6 +331,7 @@ class Pool:
                 is_new = not process.is_started
                 if is_new:
                     self._prepare(task, process)
+                task.fit(self._max_calls - process.calls)
                 try:
                     return self._asked(task, process, task.packed(process.names)), process
                 except LostError as death:

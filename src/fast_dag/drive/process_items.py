@@ -33,8 +33,9 @@ class ItemsLane(Lane):
         func: Any = mapping.plan.item.call
         where = importable(node) if func is node.func else None
         args, kwargs = mapping.constants
-        places = [*mapping.plan.positions, *mapping.plan.keywords]
-        self.head = Head(payload.Head(func if where is None else where, args, kwargs, places))
+        self.head = Head(
+            payload.Head(func if where is None else where, args, kwargs, mapping.plan.places)
+        )
         self._batches: dict[Job, _Items] = {}
 
     def launch(self, job: Job) -> None:
@@ -83,7 +84,10 @@ class _Items(Batch):
         self._parcel.took(part.values, part.seconds, failed)
 
     def _over(self, ended: Ended) -> None:
-        if ended.error is not None and not ended.begun and self._parcel.is_unsent:
+        if ended.is_unread:
+            assert ended.error is not None
+            self._outcome = Outcome(True, self._parcel.unread(ended.error))
+        elif ended.error is not None and not ended.begun and self._parcel.is_unsent:
             self._outcome = Outcome(False, ended.error)  # no process could be started, say
         else:
             self._outcome = Outcome(True, self._parcel.ended(ended.begun, ended.error))

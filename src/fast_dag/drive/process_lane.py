@@ -13,7 +13,7 @@ from fast_dag.call.effects import STOPPED, Outcome
 from fast_dag.drive import payload, reloads
 from fast_dag.drive.job import Lane
 from fast_dag.drive.pool import Pool, Task
-from fast_dag.drive.protocol import BATCH, BEGINS, PART
+from fast_dag.drive.protocol import BATCH, BEGINS, NO_HEAD, NO_ITEMS, PART
 from fast_dag.errors import ExecutionError
 
 if TYPE_CHECKING:
@@ -186,6 +186,8 @@ class Ended(NamedTuple):
 
     begun: int
     error: ExecutionError | None
+    is_unread: bool = False
+    """Whether the process could not unpickle the items."""
 
 
 class Batch(Task):
@@ -239,6 +241,7 @@ class Batch(Task):
         self._left = left
         self._count = 0  # of the outcomes that have come
         self._problem: ExecutionError | None = None  # that kept it from beginning
+        self._is_unread = False
 
     @property
     def line(self) -> ProcessLane:
@@ -247,15 +250,21 @@ class Batch(Task):
     def error(self, text: str) -> ExecutionError:
         return _error(self.node_name, text)
 
+    def fit(self, most: int) -> None:
+        if most < len(self.items):
+            self.items = self.items[:most]
+            self._left(most)
+
     def packed(self, names: payload.Names) -> Packed:
         return payload.packed((self._number, self.items, self.budget, self.is_sole), names)
 
     def told(self, message: Message) -> None:
         if message.kind == BEGINS:
             self.at = message.number
-        elif message.kind == PART and message.number:  # it could not be begun
+        elif message.kind == PART and message.number in (NO_HEAD, NO_ITEMS):
             _, text, cause, _ = payload.unpacked(message)
             self._problem = payload.failed(self.node_name, None, text, cause).value
+            self._is_unread = message.number == NO_ITEMS
         elif message.kind == PART:
             part = payload.unpacked_part(message)
             first, self._count = self._count, self._count + len(part.values)
@@ -292,4 +301,5 @@ class Batch(Task):
             except ExecutionError as problem:
                 error = problem
         at = -1 if self.at is None else self.at
-        self._ended(Ended(self._count if error is None else max(self._count, at + 1), error))
+        begun = self._count if error is None else max(self._count, at + 1)
+        self._ended(Ended(begun, error, self._is_unread))

@@ -29,6 +29,7 @@ from fast_dag.drive.protocol import (
     FORGET,
     HEAD,
     LOG,
+    NO_ITEMS,
     PART,
     RESULT,
     VERSION,
@@ -165,7 +166,7 @@ class Process:
         returns True."""
         if head is not None and head.number in self.heads:
             head = None
-        self.calls += 1
+        self.calls += kind == CALL
         self._number += 1
         self._has_begun = False
         with _as_lost():
@@ -186,8 +187,10 @@ class Process:
             if message.kind == RESULT:
                 return message
             told(message)
-            if message.kind == PART and message.flag:
-                return message
+            if message.kind == PART:
+                self.calls += message.number if message.number < NO_ITEMS else 0
+                if message.flag:
+                    return message
 
     def forget(self, head: Head) -> None:
         """Have an idle process free a head."""

@@ -26,7 +26,8 @@ A **batch** has the number of its HEAD, the values of its items, and a time in s
 begins no item any more once that has passed. It is answered by PARTs, each with the outcomes of the
 items that have ended since the one before it, at least every `EVERY` seconds; the last one has the
 flag. The items without an outcome then were not begun: they are given back. The number of a PART
-is 1 if the batch could not be begun at all; then its only outcome says why.
+says how many outcomes it has. It is `NO_HEAD` or `NO_ITEMS` if the batch could not be begun,
+because its HEAD or its items could not be unpickled; then its only outcome says why.
 
 A worker also has a **cell** of memory that it shares with the program, if there are descriptors:
 the number of the call that it has begun, the item of the batch that it is at, and a batch of which
@@ -72,6 +73,10 @@ EMITTED: Final = 18
 LOG: Final = 19
 PART: Final = 20
 RESULT: Final = 21
+
+# Numbers of a PART that are no counts.
+NO_ITEMS: Final = (1 << 64) - 2
+NO_HEAD: Final = (1 << 64) - 1
 
 EVERY: Final = 0.05
 """Seconds after which the items of a batch that have ended are reported."""

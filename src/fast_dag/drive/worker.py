@@ -27,6 +27,8 @@ from fast_dag.drive.protocol import (
     FORGET,
     HEAD,
     LOG,
+    NO_HEAD,
+    NO_ITEMS,
     PART,
     READY,
     RESULT,
@@ -154,14 +156,16 @@ class _Worker:
     def _batch(self, message: Message) -> None:
         parts = self._parts = self._parts or _Parts(self.channel)
         parts.begin()
+        lacking = NO_ITEMS
         try:
             head_number, items, budget, is_sole = payload.unpacked(message)
+            lacking = NO_HEAD
             head = self._heads[head_number]
             if not isinstance(head, payload.Head):
                 head = self._heads[head_number] = payload.unpacked(head)
             call = head.call_for(is_sole)
         except BaseException as error:
-            parts.fail(payload.not_unpickled(error))
+            parts.fail(payload.not_unpickled(error), lacking)
             return
         self._call_items(message.number, call, items, perf_counter() + budget, parts)
         parts.end()
@@ -187,9 +191,10 @@ class _Worker:
                 try:
                     value = call(item)
                     if type(value) is not plain:
-                        plain = type(value)
-                        if plain in _SPECIAL:
-                            value, plain = payload.sent_value(value), None
+                        if type(value) in _SPECIAL:
+                            value = payload.sent_value(value)
+                        else:
+                            plain = type(value)
                 except BaseException as error:  # SystemExit, too, must reach the run's caller
                     parts.failed[index] = payload.told_of(error, clock() - now)
                     value = None
@@ -235,11 +240,11 @@ class _Parts:
             self._send(is_last=True)
             self.values = []
 
-    def fail(self, told: payload.Told) -> None:
-        """The batch could not be begun."""
+    def fail(self, told: payload.Told, lacking: int) -> None:
+        """The batch could not be begun: `NO_HEAD` or `NO_ITEMS`."""
         with self._change:
             self._is_active = False
-            self._channel.send(PART, payload.packed(told), 1, flag=True)
+            self._channel.send(PART, payload.told_home(told), lacking, flag=True)
 
     def _watch(self) -> None:
         with self._change:
@@ -259,7 +264,7 @@ class _Parts:
             self.marks.append((self._sent, perf_counter()))
         values = self.values[first : self._sent]
         part = payload.packed_part(values, self._seconds(first), failed)
-        self._channel.send(PART, part, flag=is_last)
+        self._channel.send(PART, part, len(values), flag=is_last)
 
     def _seconds(self, first: int) -> array[float]:
         """How long the items took that are sent now: those between two marks the same time, as far

@@ -72,9 +72,9 @@ class _Same:
 class MapPlan:
     """What the execution of a map needs to know.
 
-    `item` is the step of each item: its call, its policy, its timeout. `positions` are the places
-    of the walked parameters among the positional arguments, `keywords` their names among the
-    others. `call_id` is the place, or the name, of the parameter that gets the id of a call.
+    `item` is the step of each item: its call, its policy, its timeout. `places` are where a call
+    takes the values of an item: a position each, or a keyword. `call_id` is the place of the
+    parameter that gets the id of a call.
     """
 
     resources: Mapping[str, Any] = MappingProxyType({})  # those of the workflow are shared
@@ -100,14 +100,9 @@ class MapPlan:
         positional = [
             each.name for each in node.signature.parameters if each.kind != Kind.KEYWORD_ONLY
         ]
-        self.positions = [positional.index(name) for name in spec.walked if name in positional]
-        self.keywords = [
-            node.signature.keyword_of(name) for name in spec.walked if name not in positional
-        ]
-        # The walked parameters in the order in which their values are given to a call.
-        self.order = [
-            *(spec.walked.index(name) for name in spec.walked if name in positional),
-            *(spec.walked.index(name) for name in spec.walked if name not in positional),
+        self.places: list[int | str] = [
+            positional.index(name) if name in positional else node.signature.keyword_of(name)
+            for name in spec.walked
         ]
         self.call_id: int | str | None = None
         if node.signature.takes_call_id:

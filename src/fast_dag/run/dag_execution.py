@@ -235,19 +235,27 @@ class DagExecution(Execution):
                 replayed[index] = choice
             else:
                 known[index] = failed
-            if steps[index].nests:
-                self.know_inside(index, ABSENT if failed is not None else value)
+            if steps[index].maps or steps[index].nests:
+                self._replay_inside(index, ABSENT if failed is not None else value)
         self.record.taken = {*self._replayed, *known}
         self.context._metrics["replayed"] = len(self.record.taken)
 
-    def know_inside(self, index: int, result: Any) -> None:
-        """Take what a store knows of the inside of a node that has ended: the items of a map, the
-        nodes of a nested workflow. `result` is ABSENT if it failed."""
-        node = self.plan.steps[index].node
-        if node.map is None:
+    def keep(self, index: int, outcome: Outcome) -> None:
+        """A node is not called, because its old end, which was not replayed, still holds."""
+        taken = self.record.taken
+        assert isinstance(taken, set)
+        taken.add(index)
+        self.context._metrics["replayed"] = len(taken)
+        self._replay_inside(index, outcome.value if outcome.ok else ABSENT)
+
+    def _replay_inside(self, index: int, result: Any) -> None:
+        """Take what a node that is not called has inside, if it is a map or a workflow."""
+        step = self.plan.steps[index]
+        if step.maps:
+            assert step.node.map is not None
+            self._replay_items(step.name, step.node.map, result)
+        elif step.nests:
             self._replay_child(index)
-        else:
-            self._replay_items(node.name, node.map, result)
 
     def _replay_items(self, name: str, spec: MapSpec, result: Any) -> None:
         from fast_dag.run.map_execution import known_items  # for those who map

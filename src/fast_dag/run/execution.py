@@ -547,7 +547,11 @@ class Execution(ABC):
         `guard` is the lock of a run that uses several threads. It is not held while user code is
         called (an error handler, `bool(value)`). An outcome is dropped if the execution was closed
         before. Drivers call `deliver` later, when they hold no lock."""
-        verdict = outcome.verdict or self.judge(index, outcome)
+        verdict = outcome.verdict
+        if verdict is None:
+            verdict = self.judge(index, outcome)
+        else:  # it refers to the outcome: a cycle would keep the value alive
+            outcome.verdict = verdict.outcome.verdict = None
         if guard is None:
             return self._settle(index, verdict, started)
         with guard:
@@ -663,8 +667,9 @@ class Execution(ABC):
         return self.children[self.plan.names[index]]
 
     def call_id(self, name: str) -> str:
-        """The id of a node's call, by which others know it again: the same over retries and
-        resumes, another ("~2") if it is called again after it completed."""
+        """The id of a node's call, by which others know it again: the same over retries, also of
+        the workflow that it is in, and resumes; another ("~2") where a rerun calls it again after
+        it completed."""
         return f"{self.context.metadata['run_id']}/{self._called(self.prefix + name)}"
 
     def _called(self, path: str) -> str:
@@ -681,7 +686,7 @@ class Execution(ABC):
         return self._called(inner.prefix.removesuffix("."))
 
     def _completed(self, name: str) -> int:
-        """How often a node has completed before the call that begins now."""
+        """How often a node has completed, so that the call that begins now is made on purpose."""
         return 0 if self.store is None else self.store.completed(self.prefix + name)
 
     def child(self, index: int, inputs: dict[str, Any]) -> Execution:

@@ -89,7 +89,10 @@ class Walk:
         plan, values = self._plan, self._values
         lengths = [_length(each) for each in values]
         if plan.spec.is_product:
-            self._rest = [list(_elements(each)) for each in values[1:]]
+            self._rest = [list(iter(_elements(each))) for each in values[1:]]  # not by their len()
+            if not all(self._rest):
+                self._values = ((),)  # no combinations, even of an endless first one
+                return 0
             total = lengths[0]
             for each in self._rest:
                 total = None if total is None else total * len(each)

@@ -382,6 +382,12 @@ class Parcel:
             self._calls.give_back(self._numbers[made:], self.items[made:])
         return self._done
 
+    def unread(self, error: Exception) -> Batch:
+        """The other process could not unpickle the items. The one item cannot be sent, or all are
+        given back, to be sent one by one."""
+        self._batches.size = 1
+        return self.without({0: error} if len(self.items) == 1 else {})
+
     def without(self, failed: Mapping[int, Exception]) -> Batch:
         """These items cannot be sent. The others are given back."""
         numbers, items = self._numbers, self.items

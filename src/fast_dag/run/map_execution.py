@@ -186,14 +186,14 @@ class MapExecution(Execution):
     def open(self) -> None:
         """Look at the collections. Raises TypeError or ValueError if they cannot be mapped over."""
         plan = self.plan
-        args = list(self._args)
-        values: list[Any] = [None] * len(self.spec.walked)
-        for order, position in zip(plan.order, plan.positions, strict=False):
-            values[order] = args[position]
-            args[position] = None
-        kwargs = dict(self._kwargs)
-        for order, name in zip(plan.order[len(plan.positions) :], plan.keywords, strict=True):
-            values[order] = kwargs.pop(name)
+        args, kwargs = list(self._args), dict(self._kwargs)
+        values: list[Any] = []
+        for place in plan.places:
+            if isinstance(place, int):
+                values.append(args[place])
+                args[place] = None
+            else:
+                values.append(kwargs.pop(place))
         self._args, self._kwargs = args, kwargs
         for value in (*args, *kwargs.values()):
             if ONE_SHOT[type(value)]:
@@ -510,17 +510,12 @@ class MapExecution(Execution):
 
     def arguments(self, values: tuple[Any, ...]) -> Attempt:
         """The arguments of the call for an item."""
-        plan, args, kwargs = self.plan, list(self._args), self._kwargs
-        order = plan.order
-        at = 0
-        for position in plan.positions:
-            args[position] = values[order[at]]
-            at += 1
-        if plan.keywords:
-            kwargs = dict(kwargs)
-            for name in plan.keywords:
-                kwargs[name] = values[order[at]]
-                at += 1
+        args, kwargs = list(self._args), dict(self._kwargs)
+        for place, value in zip(self.plan.places, values, strict=True):
+            if isinstance(place, int):
+                args[place] = value
+            else:
+                kwargs[place] = value
         return args, kwargs
 
     def _known_by(self, index: int, args: Sequence[Any], kwargs: dict[str, Any]) -> Attempt:
@@ -578,8 +573,8 @@ class MapExecution(Execution):
                 self.settle(number_of(index), outcome, perf_counter() - started)
             elif outcome.ok:
                 self._settle_batch(outcome.value)
-            else:
-                self._source_failed(outcome.value)
+            else:  # none of its items is to blame
+                self._fail(Failed("", None, outcome.value, outcome.attempts, outcome.where))
             self._tell()
             if self.is_done:
                 self._check_success()
@@ -796,7 +791,11 @@ class MapExecution(Execution):
 
     def settle(self, number: int, outcome: Outcome, seconds: float) -> None:
         """An item ended: keep its result, or find what its failure means."""
-        verdict = outcome.verdict or self.judge(number, outcome)
+        verdict = outcome.verdict
+        if verdict is None:
+            verdict = self.judge(number, outcome)
+        else:  # as in `finish`
+            outcome.verdict = verdict.outcome.verdict = None
         key, _ = self._given.pop(number)
         self._inner.pop(number, None)
         self.record.count(self.plan.name, outcome)

@@ -36,7 +36,7 @@ class LineCalls:
         self._plan = plan
         self._line = line
         self._new_run = new_run
-        self._slots = [line.inputs.index(name) for name in plan.keywords]
+        self._slots = [line.inputs.index(name) for name in plan.places]
         self._before = [constants.get(name) for name in line.inputs] + line.constants
         self.is_sole = len(self._slots) == 1
         self._values: dict[int, list[Any]] = {}  # by thread: of the item that it calls
@@ -49,8 +49,8 @@ class LineCalls:
         if self.is_sole:
             values[slots[0]] = given
         else:
-            for slot, place in zip(slots, self._plan.order, strict=True):
-                values[slot] = given[place]
+            for slot, value in zip(slots, given, strict=True):
+                values[slot] = value
         keep, plain = values.append, None
         for call, places in line.calls:
             if len(places) == 1:

@@ -224,26 +224,43 @@ class Run:
         items = self._execution.items.get(mapped)
         if items is None or items._left_out is None:
             result = None
-        if isinstance(result, dict):
-            found = [value for each, value in result.items() if text_of_key(each) == key]
-            if len(found) > 1:
-                raise MissingResultError(
-                    f"several keys of map {mapped!r} are {key!r} as text; ask for "
-                    f"run[{mapped!r}][key]",
-                    node=name,
-                    reason="ambiguous",
-                )
-            if found:
-                return found[0]
-        elif items is not None and isinstance(result, list) and key.isdecimal():
-            position = items._place_of(int(key))
-            if position is not None and position < len(result):
-                return result[position]
+        found = _items_named(result, key, items)
+        if not found and "]." in key:
+            found = self._inside(mapped, key, result, items)
+        if len(found) > 1:
+            raise MissingResultError(
+                f"several keys of map {mapped!r} are {key!r} as text; ask for run[{mapped!r}][key]",
+                node=name,
+                reason="ambiguous",
+            )
+        if found:
+            return found[0]
         raise MissingResultError(
             f"{self.name!r} has no result of {name!r}: {_why_no_item(items, mapped, key, result)}",
             node=name,
             reason="no such item",
         )
+
+    def _inside(self, mapped: str, key: str, result: Any, items: Items | None) -> list[Any]:
+        """What is inside of an item that is a workflow, as far as its value has that: the last node
+        of the workflow, and the items of that."""
+        whole = self._execution.topology.whole
+        workflow: Any = whole.nodes[whole.index[mapped]].workflow
+        if getattr(workflow, "kind", None) != "dag":
+            return []
+        graph = workflow.graph
+        sinks = [each for each in graph.nodes if not graph.outgoing(each)]
+        if len(sinks) != 1:
+            return []
+        (last,) = sinks
+        outer, _, inner = key.partition("].")
+        values = _items_named(result, outer, items)
+        if inner == last:
+            return values
+        spec = graph.nodes[last].map
+        if not values or not spec or spec.on_error == "drop" or not inner.startswith(f"{last}["):
+            return []
+        return _items_named(values[0], inner.removeprefix(f"{last}["), None)
 
     def items(self, name: str | Node[..., Any]) -> Items:
         """What became of the items of a map: how many completed and failed, their errors, the
@@ -270,8 +287,6 @@ class Run:
         if at is None:
             raise UnknownNodeError.named(asked, whole.index, repr(self.name), self._execution.noun)
         why = "it has not begun" if whole.nodes[at].map else "it is no map"
-        if whole.nodes[at].map and asked in self.results:
-            why = "it was not walked in this run, which took its result from an earlier one"
         raise MissingResultError(
             f"{self.name!r} has no items of {asked!r}: {why}", node=asked, reason="not run"
         )
@@ -374,13 +389,25 @@ class Run:
         return [name for name in super().__dir__() if name != "_execution"]
 
 
+def _items_named(result: Any, key: str, items: Items | None) -> list[Any]:
+    """The items of a map's result whose key has that text, or whose position it is."""
+    if isinstance(result, dict):
+        return [value for each, value in result.items() if text_of_key(each) == key]
+    if not isinstance(result, list) or not key.isdecimal():
+        return []
+    position = int(key) if items is None else items._place_of(int(key))
+    return [] if position is None else result[position : position + 1]
+
+
 def _why_no_item(items: Items | None, mapped: str, key: str, result: Any) -> str:
     if items is None:
         return f"map {mapped!r} was not walked in this run"
     if not isinstance(result, (list, dict)):
         return f"map {mapped!r} keeps no items, but what into= made of them"
     if "]." in key:
-        return f"map {mapped!r} keeps the value of each item, not what is inside of it"
+        return (
+            f"map {mapped!r} keeps the value of each item, and nothing else of what is inside of it"
+        )
     if items.dropped:
         return (
             f"map {mapped!r} has dropped {items.dropped} of its items; run[{mapped!r}] has the "

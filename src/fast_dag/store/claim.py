@@ -190,6 +190,9 @@ class Claim:
         )
         row = cursor.lastrowid
         assert row is not None
+        shelf = self.store.shelf
+        if not all(each[-1] is None or shelf.is_there(each[-3:]) for each in inputs):
+            raise MovedError  # a prune took the file of an input, which is written again
         if self.rerun not in (None, "failed", "stale"):  # of a run that there is, this is an error
             self._rows(connection, row).below(paths_of(self.rerun))
         connection.executemany(

@@ -21,13 +21,13 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from functools import partial
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import Lock, Thread, get_ident
 from typing import TYPE_CHECKING, Any, Final
 
 from fast_dag.errors import FastDAGError, ValidationError, failures, text_of
 from fast_dag.store import schema
 from fast_dag.store.errors import StoreError
-from fast_dag.store.locks import LockFile, after_fork
+from fast_dag.store.locks import LockFile, at_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +40,10 @@ DURABILITY: Final = {"disk": "FULL", "process": "NORMAL"}
 
 _PATIENCE: Final = 60.0
 """Seconds to wait for other processes that write."""
+
+_FORK_PATIENCE: Final = 5.0
+"""Seconds that a fork waits for a commit in progress. One that is made by a signal handler in the
+middle of a commit would wait for itself."""
 
 _WAL_BYTES: Final = 4 * 2**20
 """The size of the log from which a checkpoint is made."""
@@ -67,25 +71,29 @@ class FairLock:
         self._waiting: deque[Lock] = deque()
         self.acquire_now: Callable[[], bool] = partial(self._lock.acquire, False)  # if it is free
 
-    def acquire(self) -> None:
-        """Take the lock."""
+    def acquire(self, timeout: float = -1) -> bool:
+        """Take the lock. Returns whether that was done within so many seconds."""
         if self.acquire_now():
-            return
+            return True
         ticket = Lock()
         ticket.acquire()
         with self._mutex:
             self._waiting.append(ticket)
         self._hand_over()  # it may have been released just before
-        try:
-            ticket.acquire()  # released by whoever hands the lock over
+        try:  # released by whoever hands the lock over
+            return ticket.acquire(timeout=timeout) or not self._gave_up(ticket)
         except BaseException:  # Ctrl-C
-            with self._mutex:
-                waits = ticket in self._waiting
-                if waits:
-                    self._waiting.remove(ticket)
-            if not waits:
+            if not self._gave_up(ticket):
                 self.release()
             raise
+
+    def _gave_up(self, ticket: Lock) -> bool:
+        """Wait no longer. False if the lock was handed over just before."""
+        with self._mutex:
+            waits = ticket in self._waiting
+            if waits:
+                self._waiting.remove(ticket)
+        return waits
 
     def release(self) -> None:
         """Hand the lock over."""
@@ -596,16 +604,30 @@ class _Registry:
         self.guard = Lock()
         self.files: dict[tuple[int, int], Database] = {}
         self.inherited: list[sqlite3.Connection] = []  # which only the parent may close
+        self._paused: dict[int, list[FairLock]] = {}  # the locks that a thread has while it forks
+
+    def pause(self) -> None:
+        """Before a fork: no other thread is inside of SQLite meanwhile, whose own locks would be
+        taken for ever in the child."""
+        databases = list(self.files.values())
+        locks = [each.lock for each in databases if each.lock.acquire(_FORK_PATIENCE)]
+        self._paused[get_ident()] = locks
+
+    def go_on(self) -> None:
+        """After a fork, in the parent."""
+        for lock in self._paused.pop(get_ident(), ()):
+            lock.release()
 
     def forget(self) -> None:
         """In a forked child, whose only thread this is."""
         self.guard = Lock()
+        self._paused = {}
         for each in self.files.values():
             each.forget()
 
 
 _registry: Final = _Registry()
-after_fork(_registry.forget)
+at_fork(before=_registry.pause, in_parent=_registry.go_on, in_child=_registry.forget)
 
 
 def _key_of(path: str) -> tuple[int, int] | None:

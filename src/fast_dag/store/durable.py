@@ -127,7 +127,6 @@ class Durable:
         self.ends: dict[int, list[Ended]] = {}
         self.scopes: dict[tuple[int, str], tuple[int, int | None]] = {}
         self.older: set[int | None] = set()  # of these, the ids of earlier generations
-        self.root = Scope(self, None, "", 1, 0)
         # Of rerun="stale". `pending` are the nodes by scope that keep their old end if all that
         # they take is as before; `olds` the ends that are computed anew; `same` whether the new
         # ones are the same.
@@ -141,18 +140,21 @@ class Durable:
         self.interrupt: BaseException | None = None  # which came during a commit
         self.is_over = False  # it is only looked at: nothing is committed any more
         self.codes: Mapping[str, bytes] = {}  # what tells the code of nodes, by path
-        self.times: dict[str, int] = {}  # how often nodes have completed, by path
+        self.times: dict[str, int] = {}  # in how many generations nodes completed, by path
         self.kept: dict[str, Any] = {}  # what nodes kept in the context
         self._keeps: dict[str, Placed] = {}  # the same, to be committed with the next end
         # By scope and node: the known items of a map, only those that failed if the map has ended;
         # then also how many completed.
         self.items: dict[tuple[int, str], dict[Any, Any]] = {}
         self.completed_items: Counter[tuple[int, str]] = Counter()
-        self.item_codes: dict[
-            tuple[int, str], bytes
-        ] = {}  # where the code of items is an older one
+        self.item_codes: dict[tuple[int, str], bytes] = {}  # of items whose code is an older one
         self.mapped: dict[tuple[int, str], ItemScope] = {}  # the maps in progress
         self.made: set[Call] = set()  # calls that were announced, and not made
+
+    @property
+    def root(self) -> Scope:
+        """The store of the outermost execution. Not kept here, as it refers to this."""
+        return Scope(self, None, "", 1, 0)
 
     def check(self, connection: Connection) -> None:
         """Raise RunLostError unless this is still the owner, StoreError if the store was closed;
@@ -186,13 +188,13 @@ class Durable:
 
     def read(self, connection: Connection) -> None:
         """Read what was committed before."""
-        for scope, parent, node, attempt, generation in connection.execute(
-            "SELECT id, parent, node, attempt, generation FROM scopes"
+        for scope, parent, node, attempt, is_older in connection.execute(
+            "SELECT id, parent, node, attempt, generation < ? FROM scopes"
             " WHERE run = ? AND replaced IS NULL ORDER BY id",
-            (self.row,),
+            (self.generation, self.row),
         ):
             self.scopes[parent, node] = (attempt, scope)
-            if generation < self.generation:
+            if is_older:
                 self.older.add(scope)
         for (parent, node), (_, inner) in self.scopes.items():
             if inner is not None and parent in self._paths:
@@ -223,8 +225,9 @@ class Durable:
         )
 
     def count(self, connection: Connection) -> None:
-        """Count how often nodes have completed, for the ids of their calls."""
-        self.times.update(dict(connection.execute(_TIMES, (self.row,)).fetchall()))
+        """Count in how many earlier generations nodes completed, for the ids of their calls."""
+        rows = connection.execute(_TIMES, (self.row, self.generation))
+        self.times.update(dict(rows.fetchall()))
 
     def read_olds(self, connection: Connection, pending: dict[int, set[str]]) -> None:
         """Read what this generation computes anew, if what is below keeps its end where a value
@@ -363,7 +366,8 @@ class Durable:
         outcome, began, seconds = self._outcome(row), float(row[9]), float(row[10])
         if not outcome.ok:
             return row[1], outcome, None, None, began, seconds
-        return row[1], None, outcome.value, outcome.verdict.choice, began, seconds
+        verdict, outcome.verdict = outcome.verdict, None  # which refer to each other
+        return row[1], None, outcome.value, verdict.choice, began, seconds
 
     def doubts_of(self, connection: Connection) -> list[str]:
         """The paths of the nodes that are in doubt: called, and not known to have ended."""
@@ -418,7 +422,8 @@ _KEEP: Final = """
         file = excluded.file, source = NULL"""
 
 _TIMES: Final = """
-    SELECT path, COUNT(*) FROM nodes WHERE run = ? AND ok AND item = x'' GROUP BY path"""
+    SELECT path, COUNT(DISTINCT generation) FROM nodes
+    WHERE run = ? AND generation < ? AND ok AND item = x'' GROUP BY path"""
 
 _DOUBTS: Final = """
     SELECT path FROM calls AS c WHERE c.run = ? AND NOT EXISTS (
@@ -530,7 +535,7 @@ class Scope:
         return durable.completed_items[at], durable.items.pop(at, {})
 
     def completed(self, path: str) -> int:
-        """How often a node has completed before."""
+        """In how many earlier generations a node has completed."""
         return self.durable.times.get(path, 0)
 
     def begin(
@@ -562,10 +567,9 @@ class Scope:
                         self._attempts.setdefault(name, attempt)
                 elif name in pending:
                     pending.discard(name)
-                    known: Outcome = durable.old_ends[self.id, name]
-                    if execution.plan.steps[index].nests:
-                        execution.know_inside(index, known.value if known.ok else ABSENT)
-                    return known
+                    old = durable.old_ends[self.id, name]
+                    execution.keep(index, old)
+                    return old
             if name in pending:
                 durable.renew(self.id, name)
                 durable.items.pop((self.id, name), None)
@@ -652,8 +656,6 @@ class Scope:
             raise CutShortError(end.error)
         if end.kept:
             durable.has_written(end.kept)
-        if outcome.ok:
-            durable.times[end.path] = durable.times.get(end.path, 0) + 1
         if durable.olds:
             end.compare()
         return outcome

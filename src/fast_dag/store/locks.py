@@ -191,11 +191,18 @@ def _key_of(path: str) -> tuple[int, int] | None:
 _registry: Final = _Registry()
 
 
-def after_fork(function: Callable[[], None]) -> None:
-    """Have a function called in each forked child; nothing where there are none."""
+def _nothing() -> None: ...
+
+
+def at_fork(
+    in_child: Callable[[], None],
+    before: Callable[[], None] = _nothing,
+    in_parent: Callable[[], None] = _nothing,
+) -> None:
+    """Have functions called whenever the process forks; nothing where it never does."""
     register = getattr(os, "register_at_fork", None)
     if register is not None:
-        register(after_in_child=function)
+        register(before=before, after_in_parent=in_parent, after_in_child=in_child)
 
 
-after_fork(_registry.forget)
+at_fork(_registry.forget)

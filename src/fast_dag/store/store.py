@@ -557,10 +557,15 @@ class Store:
                     f"SELECT DISTINCT file FROM {table} WHERE file IS NOT NULL"
                 )
             }
-            # Nobody commits meanwhile, and whoever does looks whether the file is still there.
+            # Values that were written of late may belong to commits that are under way. A prune of
+            # everything takes these, too: who commits looks whether the file is still there.
+            hour_ago = time() - 3600
             for name in [each for each in self.values.names() if each not in used]:
-                size += self.values.drop(name)
-                files += 1
+                dropped = self.values.drop(name, max(end, hour_ago))
+                if dropped is not None:
+                    size += dropped
+                    files += 1
+            self.values.drop_drafts(hour_ago)
         return Pruned(len(runs), rows, files, size)
 
     def backup(self, path: str | os.PathLike[str]) -> None:

@@ -90,15 +90,27 @@ class Values:
             for group in self.directory.iterdir():
                 yield from (each.name for each in group.iterdir() if "." not in each.name)
 
-    def drop(self, name: str) -> int:
-        """Delete a file. Returns how many bytes it had."""
+    def drop(self, name: str, before: float) -> int | None:
+        """Delete a file that nobody has written since. Returns how many bytes it had; None if it
+        was not deleted."""
         path = self._path(name)
         try:
-            size = path.stat().st_size
+            found = path.stat()
+            if found.st_mtime > before:
+                return None
             path.unlink()
         except FileNotFoundError:
-            return 0
-        return size
+            return None
+        return found.st_size
+
+    def drop_drafts(self, before: float) -> None:
+        """Delete what processes had begun to write that were killed before then."""
+        if self.directory.is_dir():
+            for group in self.directory.iterdir():
+                for each in group.iterdir():
+                    with suppress(FileNotFoundError):
+                        if "." in each.name and each.stat().st_mtime < before:
+                            each.unlink()
 
     def _path(self, name: str) -> Path:
         return self.directory / name[:2] / name
@@ -106,6 +118,7 @@ class Values:
     @staticmethod
     def _is_there(path: Path, size: int) -> bool:
         try:
+            os.utime(path)  # a prune must not delete it before it is committed
             return path.stat().st_size == size
         except OSError:
             return False
