@@ -19,7 +19,7 @@ import pytest
 
 from fast_dag import DAG
 from fast_dag.store import RunInUseError, Store, StoreError
-from fast_dag.store.database import Database, filesystem_of, refuse_network
+from fast_dag.store.database import Change, Database, filesystem_of, refuse_network
 from fast_dag.store.locks import LockFile
 from fast_dag.store.values import Values
 from tests.leaks import nothing_left
@@ -95,6 +95,38 @@ def test_nodes_that_end_together_share_a_commit(counting: type[Counting], tmp_pa
         counting.commits = 0
         asyncio.run(dag.run_async(store=store, run_id="a", delay=0, result=1))
     assert counting.commits < 100
+
+
+def test_runs_that_begin_together_share_a_commit(counting: type[Counting], tmp_path: Path) -> None:
+    """They do so while another commit lasts, for which this test stands."""
+    dag = DAG("one").add_node("one", lambda: 1)
+    with Store(tmp_path / "runs.db") as store:
+        dag.run(store=store)
+        database, begun = store.database, threading.Semaphore(0)
+        first = Change(database, lambda _: None, lambda: None)
+        others = [Change(database, _noted(begun, number), lambda: None) for number in range(5)]
+        counting.commits = 0
+        with database.lock:
+            for each in (first, *others):
+                each.when_ready(begun.release)
+        for _ in range(11):  # each was written, and each but the first noted that
+            assert begun.acquire(timeout=30)
+        assert counting.commits == 1
+        assert [type(each.error) for each in others] == [type(None), ValueError] * 2 + [type(None)]
+        found = database.rows("SELECT value FROM about WHERE key LIKE 'test%' ORDER BY key")
+        assert found == [(0,), (2,), (4,)]
+
+
+def _noted(called: threading.Semaphore, number: int) -> Any:
+    """Writes a number, and then raises if it is odd."""
+
+    def write(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO about VALUES (?, ?)", (f"test {number}", number))
+        called.release()
+        if number % 2:
+            raise ValueError(number)
+
+    return write
 
 
 @pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])

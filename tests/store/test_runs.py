@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,7 @@ from fast_dag.store import (
     StoreError,
     UnknownRunError,
 )
+from fast_dag.store.errors import DamagedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -934,3 +937,35 @@ def test_run_whose_processes_die_again_and_again_has_failed(tmp_path: Path) -> N
         with pytest.raises(ExecutionError, match=r"3 processes died.*'two'"):
             dag.run(store=store, run_id="b")
         assert dag.run(store=store, run_id="b", rerun="failed") == 1
+
+
+def test_damaged_value_names_its_node_before_anything_runs(tmp_path: Path) -> None:
+    calls = Calls()
+    inner = DAG("inner").add_node("b", calls.node("b", lambda x: x + 1), inputs=["x"])
+    dag = DAG("outer").add_node("a", calls.node("a", lambda: 1000)).add_node("sub", inner)
+    dag.add_node("c", calls.node("c", lambda x: x), inputs=["x"])
+    dag.connect("a", "sub", input="x").connect("sub", "c", input="x")
+    calls.fail = {"c"}
+    with Store(tmp_path / "runs.db") as store:
+        dag.execute(store=store, run_id="a")
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as connection, connection:
+        connection.execute(
+            "UPDATE nodes SET value = CAST(value || x'00' AS BLOB) WHERE path = 'sub.b'"
+        )
+    calls.taken()
+    with Store(tmp_path / "runs.db") as store:
+        with pytest.raises(DamagedError, match=r"node 'sub\.b'.*checksum") as caught:
+            dag.execute(store=store, run_id="a", rerun="failed")
+        assert (caught.value.node, calls.taken()) == ("sub.b", [])
+
+
+def test_value_of_one_instruction_comes_back_as_it_was(store: Store) -> None:
+    """One call of each of the short ways, and of values next to them."""
+    values: list[Any] = [None, True, False, 0, -1, 127, 128, -129, 2**62, 2**63, -(2**200), 1.5]
+    values += [float("-inf"), "", "a", "\udcff", "a" * 240, "a" * 247, "a" * 248, "a" * 300, b""]
+    values += [b"x" * 250, {}, [], {"a": [1, {"b": None}]}, {"a": "b" * 260}, (1,), {1: 2}]
+    dag = DAG("values").add_node("value", lambda value: value)
+    for number, value in enumerate(values):
+        dag.run(store=store, run_id=f"r{number}", value=value)
+        again = dag.run(store=store, run_id=f"r{number}")
+        assert (again, type(again)) == (value, type(value))

@@ -248,8 +248,10 @@ def _drive_by_schedule(execution: Execution, waiter: Waiter, ready: list[int]) -
 def _finish_plainly(execution: Execution, index: int, started: float, waiter: Waiter) -> list[int]:
     """Make a plain call and finish its node, with little more than the call itself, and the commit
     if there is a store. Returns the nodes that may start now."""
-    store, args = execution.store, None
-    if store is None or store.begin(execution, index) is None:
+    store, args, began = execution.store, None, 0.0
+    if store is None:
+        args = execution.start_plain(index)
+    elif store.begin(execution, index) is None:
         began, args = time(), execution.start_plain(index)
     if args is None:
         return execution.finish(index, _outcome_of(execution, index, waiter), started)

@@ -258,6 +258,7 @@ class DagExecution(Execution):
             self._replay_child(index)
 
     def _replay_items(self, name: str, spec: MapSpec, result: Any) -> None:
+        """Take what is known of the items of a map that has ended."""
         from fast_dag.run.map_execution import known_items  # for those who map
 
         assert self.store is not None

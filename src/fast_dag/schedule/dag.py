@@ -118,7 +118,8 @@ class DagSchedule(Schedule):
             self._end_edge(target, live, ready)
         for node, choice in ended.items():
             for target, branch, optional in self._successors[node]:
-                self._end_edge(target, optional or is_taken(choice, branch), ready)
+                if status[target] is NOT_RUN:
+                    self._end_edge(target, optional or is_taken(choice, branch), ready)
         for node in failed or ():
             for target, _, optional in self._successors[node]:
                 self._end_edge(target, optional, ready)

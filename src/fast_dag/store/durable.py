@@ -189,8 +189,8 @@ class Durable:
     def read(self, connection: Connection) -> None:
         """Read what was committed before."""
         for scope, parent, node, attempt, is_older in connection.execute(
-            "SELECT id, parent, node, attempt, generation < ? FROM scopes"
-            " WHERE run = ? AND replaced IS NULL ORDER BY id",
+            "SELECT id, parent, node, attempt, generation < ?1 FROM scopes"
+            " WHERE run = ?2 AND replaced IS NULL ORDER BY id",
             (self.generation, self.row),
         ):
             self.scopes[parent, node] = (attempt, scope)
@@ -305,11 +305,14 @@ class Durable:
                 known[self.shelf.key_from(row[3])] = self._item(*row[4:])
         take, paths = self.shelf.take_plain, self._paths
         ends: dict[int, list[Ended]] = {scope: [] for scope in paths}
+        at, inside = 0, ends[0]
         for id, scope, node, began, seconds, _, data in self._rows:
-            if scope not in paths:  # of an earlier attempt
-                continue
+            if scope != at:
+                if scope not in paths:  # of an earlier attempt
+                    continue
+                at, inside = scope, ends[scope]
             try:
-                ends[scope].append(
+                inside.append(
                     self._ended(self._others[id])
                     if data is None
                     else (node, None, take(data), None, float(began), float(seconds))
@@ -392,7 +395,7 @@ _PLAIN: Final = """
         AND n.file IS NULL AND n.source IS NULL)"""
 
 _ENDS: Final = f"""
-    SELECT id, scope, node, began, seconds, code, CASE WHEN {_PLAIN} THEN value END
+    SELECT id, scope, node, began, seconds, code, CASE WHEN {_PLAIN} THEN value END AS plain
     FROM nodes AS n WHERE id IN (
         SELECT id FROM nodes WHERE run = ? AND replaced IS NULL AND item = x'')
     ORDER BY id"""

@@ -69,7 +69,8 @@ _JSON: Final = JSONEncoder(
 _READ_JSON: Final = JSONDecoder().raw_decode
 _DOUBLE: Final = Struct("<d")
 _INT: Final = Struct("<q")
-_CHECKSUM: Final = Struct("<I")
+_BYTE: Final = Struct("<b")
+_HEAD: Final = Struct("<cI")
 
 
 def _size(count: int) -> bytes:
@@ -136,7 +137,7 @@ class Writer:
         checksum = 0
         for each in parts:
             checksum = crc32(each, checksum)
-        return b"".join((VERSION, _CHECKSUM.pack(checksum), *parts))
+        return b"".join((_HEAD.pack(VERSION, checksum), *parts))
 
     def _definitions(self) -> list[bytes]:
         """The classes in the value, in an order that does not depend on the order of sets."""
@@ -411,7 +412,7 @@ def encoded(value: Any, writers: Writers) -> tuple[bytes, bool]:
     scalar = _SCALARS.get(type(value))
     if scalar is not None:
         instruction = scalar(value)
-        return VERSION + _CHECKSUM.pack(crc32(instruction)) + instruction, False
+        return _HEAD.pack(VERSION, crc32(instruction)) + instruction, False
     writer = Writer(writers)
     return writer.encoded(value), writer.is_checked
 
@@ -490,17 +491,13 @@ def _json_value(data: Any) -> Any:
     return value
 
 
-def _int_value(data: Any) -> int:
-    return int.from_bytes(data, "little", signed=True)
-
-
 _ALONE: Final[dict[int, tuple[int | None, Callable[[Any], Any]]]] = {
     ord("N"): (0, lambda data: None),
     ord("T"): (0, lambda data: True),
     ord("F"): (0, lambda data: False),
-    ord("i"): (1, _int_value),
-    ord("l"): (8, _int_value),
-    ord("n"): (None, _int_value),
+    ord("i"): (1, lambda data: _BYTE.unpack(data)[0]),
+    ord("l"): (8, lambda data: _INT.unpack(data)[0]),
+    ord("n"): (None, lambda data: int.from_bytes(data, "little", signed=True)),
     ord("d"): (8, lambda data: _DOUBLE.unpack(data)[0]),
     ord("s"): (None, lambda data: str(data, "utf-8", "surrogatepass")),
     ord("b"): (None, bytes),
@@ -608,16 +605,17 @@ for _instruction, _read in {
 
 def decoded(data: bytes, classes: Classes) -> Any:
     """The value that these bytes hold. Raises DecodeError, and nothing else."""
-    if data[:1] != VERSION:
-        raise DamagedError(
-            "the stored value is damaged, or of a newer version of fast-dag: its format is "
-            f"{data[:1]!r}, and this version reads {VERSION!r}"
-        )
-    size = len(data)
-    body = data[_BEGIN:] if size < _SHORT else memoryview(data)[_BEGIN:]
-    if not body or _CHECKSUM.pack(crc32(body)) != data[1:_BEGIN]:
-        raise DamagedError("the stored value is damaged: its checksum is another")
     try:
+        version, checksum = _HEAD.unpack_from(data)
+        if version != VERSION:
+            raise DamagedError(
+                "the stored value is damaged, or of a newer version of fast-dag: its format is "
+                f"{version!r}, and this version reads {VERSION!r}"
+            )
+        size = len(data)
+        body = data[_BEGIN:] if size < _SHORT else memoryview(data)[_BEGIN:]
+        if crc32(body) != checksum or not body:
+            raise DamagedError("the stored value is damaged: its checksum is another")
         if size < _SHORT:  # most values are one instruction
             length, value = _ALONE.get(body[0], _MORE)
             if length == size - _BEGIN - 1:
