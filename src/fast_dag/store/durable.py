@@ -147,9 +147,7 @@ class Durable:
         # then also how many completed.
         self.items: dict[tuple[int, str], dict[Any, Any]] = {}
         self.completed_items: Counter[tuple[int, str]] = Counter()
-        self.item_codes: dict[
-            tuple[int, str], bytes
-        ] = {}  # where the code of items is an older one
+        self.item_codes: dict[tuple[int, str], bytes] = {}  # of items whose code is an older one
         self.mapped: dict[tuple[int, str], ItemScope] = {}  # the maps in progress
         self.made: set[Call] = set()  # calls that were announced, and not made
 
