@@ -32,6 +32,8 @@ SLOW_OR_OPTIONAL = (
     "re",
     "tracemalloc",
     "importlib",
+    # Not on Windows.
+    "resource",
     # Runs that survive.
     "fast_dag.store",
     # Limits, for workflows that have some.
