@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sqlite3
 import stat
@@ -19,7 +20,7 @@ import pytest
 
 from fast_dag import DAG
 from fast_dag.store import RunInUseError, Store, StoreError
-from fast_dag.store.database import Change, Database, filesystem_of, refuse_network
+from fast_dag.store.database import Change, Database, Write, filesystem_of, refuse_network
 from fast_dag.store.locks import LockFile
 from fast_dag.store.values import Values
 from tests.leaks import nothing_left
@@ -695,3 +696,25 @@ def test_file_of_an_input_that_a_prune_took_is_written_again(tmp_path: Path) -> 
         value = dag.run(store=store, run_id="a", text="x" * 300_000, prunes=prunes)
         assert value == len(store.run("a").inputs["text"]) == 300_000
         assert len(prunes.taken) == 1
+
+
+class Broken(Write):
+    """Raises what nobody expects."""
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        raise RuntimeError("no")
+
+
+def test_write_that_raises_what_nobody_expects_ends_with_an_error(store: Store) -> None:
+    write = Broken()
+    write.database = store.database
+    store.database.settle(write)
+    assert isinstance(write.error, StoreError)
+    assert isinstance(write.error.__cause__, RuntimeError)
+    assert DAG("one").add_node("one", lambda: 1).run(store=store) == 1
+
+
+def test_no_statement_numbers_its_placeholders() -> None:
+    # From Python 3.12 on SQLite warns of that where values are given in order; 3.14 refuses it.
+    for file in (ROOT / "src/fast_dag/store").glob("*.py"):
+        assert re.findall(r"\?[0-9]", file.read_text(encoding="utf-8")) == [], file.name

@@ -421,4 +421,8 @@ def test_pipeline_that_is_edited_and_interrupted_again_and_again_ends_up_to_date
         made.ran.clear()
         dag.execute(**options, rerun="stale")
         assert made.ran == [], "nothing is stale"
+        at = data.draw(st.sampled_from(named), "forked at")
+        fork = dag.execute(**{**options, "run_id": store.fork("a", at=at)})
+        assert (fork.value, fork.status, fork.statuses) == (run.value, run.status, run.statuses)
+        assert fork.errors.keys() == {"items[1]"}
         del PIPELINES[made.name], sys.modules[made.name]

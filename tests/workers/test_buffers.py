@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -13,7 +14,8 @@ import pytest
 
 from fast_dag import DAG, Workers
 from fast_dag.drive import buffers, payload, protocol
-from tests.leaks import open_files
+from tests.concurrency.support import wait_until
+from tests.leaks import open_files, without_collector
 from tests.workers import arrays, steps
 
 LARGE = 400_000  # numbers: 3.2 MB
@@ -170,6 +172,37 @@ def test_many_large_values_at_once_use_few_descriptors() -> None:
         del values
         gc.collect()
         assert len(open_files()) - before <= 2
+
+
+def test_of_few_descriptors_large_values_leave_most() -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        assert buffers._most() == 32
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_what_cannot_be_mapped_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_descriptor(*args: Any, **options: Any) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with Workers(1) as workers:
+        workers.submit(steps.pid).result()
+        monkeypatch.setattr(buffers, "_Mapping", no_descriptor)
+        assert workers.submit(arrays.ones, LARGE).result().sum() == LARGE
+
+
+def test_the_results_of_a_map_are_freed_without_the_collector() -> None:
+    dag = DAG("freed", remember=False).add_node("ones", arrays.ones, over="n")
+    with without_collector(), Workers(1) as workers:
+        workers.submit(steps.pid).result()
+        before = len(open_files())
+        made = dag.run(n=[LARGE] * 3, executor=workers)
+        assert len(open_files()) > before
+        del made
+        wait_until(lambda: len(open_files()) <= before)
 
 
 def test_a_process_that_dies_with_large_values_leaves_nothing() -> None:

@@ -130,7 +130,7 @@ class _Mapping(mmap.mmap):
     """A private mapping of a Memory that came from another process."""
 
     memory: Memory
-    address: int
+    address = 0
 
     def __del__(self) -> None:
         _mappings.pop(self.address, None)
@@ -147,14 +147,25 @@ def arrived(memories: Sequence[Memory], spans: Iterable[tuple[int, int, int]]) -
 
 
 def _mapped(memory: Memory) -> memoryview:
-    if len(_mappings) >= _MOST:
+    if len(_mappings) >= _most():
         return _copied(memory)
-    mapping = _Mapping(memory.fd, memory.size, flags=mmap.MAP_PRIVATE, **_UNTRACKED)
+    try:
+        mapping = _Mapping(memory.fd, memory.size, flags=mmap.MAP_PRIVATE, **_UNTRACKED)
+    except OSError:  # no descriptor is left, though there was one to receive it with
+        return _copied(memory)
     view = memoryview(mapping)
     mapping.memory, mapping.address = memory, _address(view)
     if mapping.address:
         _mappings[mapping.address] = ref(mapping)
     return view
+
+
+def _most() -> int:
+    """How many mappings there may be: with two descriptors each, a quarter of all at most."""
+    import resource  # which Windows, where nothing is mapped, does not have
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST if soft == resource.RLIM_INFINITY else min(_MOST, soft // 8)
 
 
 # Before Python 3.13 each mmap has a descriptor of its own.

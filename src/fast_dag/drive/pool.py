@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, ref
 
 from fast_dag.drive.processes import Head, LostError, Process
-from fast_dag.drive.protocol import CALL
+from fast_dag.drive.protocol import CALL, TooManyFilesError
 from fast_dag.errors import text_of
 
 if TYPE_CHECKING:
@@ -355,6 +355,9 @@ class Pool:
             )
         except LostError:
             raise
+        except TooManyFilesError as error:
+            self._cut_off(task, process)
+            raise task.error(f"sent what cannot be received: {error}") from error
         except BaseException:
             process.kill()  # what it says next would be taken for the answer to another call
             raise
@@ -370,10 +373,13 @@ class Pool:
             raise task.error(f"could not be started: {reason}") from error.__cause__
 
     def _death(self, task: Task, process: Process) -> ExecutionError:
+        return task.error(f"died before the call ended (exit code {self._cut_off(task, process)})")
+
+    def _cut_off(self, task: Task, process: Process) -> int | None:
+        """End a process in its call. Returns its exit code."""
         if process.has_begun and process.at is not None:
             task.at = process.at
-        code = self._lost(process)
-        return task.error(f"died before the call ended (exit code {code})")
+        return self._lost(process)
 
     def _replaced(self, task: Task, process: Process) -> Process:
         """A new process, which makes a task in the place of another, which ends."""

@@ -287,6 +287,9 @@ class Batch(Task):
             lane.dispatcher.fail(error)
         finally:
             lane.left(self)
+            # These may be methods of this object, which would keep all results until garbage is
+            # collected.
+            del self._took, self._ended, self._left
 
     def _serve(self, pool: Pool, process: Process | None) -> None:
         """Have the batch made. Raises what keeps it from being pickled."""

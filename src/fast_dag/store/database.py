@@ -515,7 +515,7 @@ class Database:
                 except (StoreError, ValueError) as error:
                     each.error = error
             connection.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
+        except failures() as error:  # a Ctrl-C is not one: then the batch is written again
             self._batch = []
             self._undo(connection, batch)
             if len(batch) > 1 and isinstance(error, sqlite3.IntegrityError):

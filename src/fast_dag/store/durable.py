@@ -148,9 +148,7 @@ class Durable:
         # then also how many completed.
         self.items: dict[tuple[int, str], dict[Any, Any]] = {}
         self.completed_items: Counter[tuple[int, str]] = Counter()
-        self.item_codes: dict[
-            tuple[int, str], bytes
-        ] = {}  # where the code of items is an older one
+        self.item_codes: dict[tuple[int, str], bytes] = {}  # of items whose code is an older one
         self.mapped: dict[tuple[int, str], ItemScope] = {}  # the maps in progress
         self.made: set[Call] = set()  # calls that were announced, and not made
 
@@ -192,8 +190,8 @@ class Durable:
     def read(self, connection: Connection) -> None:
         """Read what was committed before."""
         for scope, parent, node, attempt, is_older in connection.execute(
-            "SELECT id, parent, node, attempt, generation < ?1 FROM scopes"
-            " WHERE run = ?2 AND replaced IS NULL ORDER BY id",
+            "SELECT id, parent, node, attempt, generation < ? FROM scopes"
+            " WHERE run = ? AND replaced IS NULL ORDER BY id",
             (self.generation, self.row),
         ):
             self.scopes[parent, node] = (attempt, scope)
@@ -816,7 +814,7 @@ class End(Write):
         row, path = durable.row, self.path
         values = (
             *(row, scope, self._name, durable.generation, path),
-            *(self._began, self._seconds, durable.codes.get(path), data, durable.epoch),
+            *(self._began, self._seconds, durable.codes.get(path), data, row, durable.epoch),
         )
         return connection.execute(_INSERT_ALONE, values).rowcount == 1
 
@@ -847,7 +845,7 @@ class End(Write):
         times = self._began, self._seconds, self._is_stored, durable.codes.get(self.path)
         values = scope, row, name, generation, self.path, *self._facts, *times, *placed
         if durable.pending:  # of a node that does not keep its old end
-            connection.execute(_REPLACE, (generation, row, scope, name))
+            connection.execute(_REPLACE, (generation, row, scope, name, generation))
         if self._item:
             connection.execute(_REPLACE_ITEM, (generation, row, scope, name, self._item))
             connection.execute(_INSERT_ITEM, (*values, self._item))
@@ -887,12 +885,12 @@ _REPLACE_ITEM: Final = """
 _INSERT_ALONE: Final = """
     INSERT INTO nodes (run, scope, node, generation, path, ok, goes_on, attempts, began, seconds,
         stored, code, codec, value)
-    SELECT ?1, ?2, ?3, ?4, ?5, 1, 1, 1, ?6, ?7, 1, ?8, 'plain', ?9
-    FROM runs WHERE id = ?1 AND epoch = ?10 AND NOT cancel"""
+    SELECT ?, ?, ?, ?, ?, 1, 1, 1, ?, ?, 1, ?, 'plain', ?
+    FROM runs WHERE id = ? AND epoch = ? AND NOT cancel"""
 
 _REPLACE: Final = """
-    UPDATE nodes SET replaced = ?1 WHERE run = ?2 AND scope = ?3 AND node = ?4
-        AND replaced IS NULL AND generation < ?1"""
+    UPDATE nodes SET replaced = ? WHERE run = ? AND scope = ? AND node = ?
+        AND replaced IS NULL AND generation < ?"""
 
 _FORGET_UNSTORED: Final = """
     UPDATE nodes SET replaced = ? WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL

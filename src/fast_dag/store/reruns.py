@@ -209,7 +209,15 @@ def replace_only(
 
 def replace_pending(connection: Connection, rows: Rows, generation: int) -> None:
     """Let what the generation before has not decided yet be computed anew in this one."""
-    before = rows.run, generation - 1
+    _replace(connection, rows, *undecided(connection, rows, generation - 1), generation)
+
+
+def undecided(
+    connection: Connection, rows: Rows, generation: int
+) -> tuple[dict[int, set[str]], set[int]]:
+    """What is below nodes that a generation computes anew, if it has not ended, and was not
+    computed anew itself: the names of nodes by scope, and scopes of which nothing counts."""
+    before = rows.run, generation
     starts = _replaced(connection, *before)
     paths = {path for path, _, _ in rows._paths(lambda scope: starts[scope])}
     inner = {path[:end] for path in paths for end in range(1, len(path))}
@@ -226,7 +234,7 @@ def replace_pending(connection: Connection, rows: Rows, generation: int) -> None
         "SELECT id FROM scopes WHERE run = ? AND generation = ?", before
     ):
         gone.discard(scope)
-    _replace(connection, rows, found, gone, generation)
+    return found, gone
 
 
 def _replaced(connection: Connection, run: int, generation: int) -> Mapping[int, set[str]]:

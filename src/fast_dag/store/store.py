@@ -30,7 +30,7 @@ from fast_dag.store.errors import (
 )
 from fast_dag.store.graphs import StoredGraph, key_of_graph, text_of_graph
 from fast_dag.store.records import RunRecord
-from fast_dag.store.reruns import Rows, paths_of
+from fast_dag.store.reruns import Rows, paths_of, undecided
 from fast_dag.store.values import LARGE, Values
 from fast_dag.store.wrapped import WRAPPED, own_parts, unwrapped, wrapped
 
@@ -440,6 +440,11 @@ class Store:
         taken = [name for name, takes in graph.takes.items() if not inputs.keys().isdisjoint(takes)]
         rows = Rows(connection, row.id, graph)
         left_out, gone = rows.below(paths_of([*nodes, *taken]))
+        if row.status not in FINAL:  # a rerun may not have decided yet what it leaves as it was
+            more, more_gone = undecided(connection, rows, row.generation)
+            for scope, undone in more.items():
+                left_out[scope] = left_out.get(scope, set()) | undone
+            gone |= more_gone
         cursor = connection.execute(
             "INSERT INTO runs (run_id, workflow, kind, status, outputs, graph, origin, created)"
             " SELECT ?, workflow, kind, 'interrupted', outputs, graph, id, ? FROM runs"
