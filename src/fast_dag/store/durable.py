@@ -138,6 +138,7 @@ class Durable:
         self.same: dict[tuple[int, str], bool] = {}
         self.is_cancelled = False
         self.interrupt: BaseException | None = None  # which came during a commit
+        self.lacks_values = False  # of some nodes that completed
         self.is_over = False  # it is only looked at: nothing is committed any more
         self.codes: Mapping[str, bytes] = {}  # what tells the code of nodes, by path
         self.times: dict[str, int] = {}  # in how many generations nodes completed, by path
@@ -203,7 +204,7 @@ class Durable:
             self.kept[row[0]] = row[1:]
         self._item_rows = connection.execute(_ITEMS, (self.row,)).fetchall()
         self._rows = connection.execute(_ENDS, (self.row,)).fetchall()
-        if any(row[6] is None for row in self._rows):
+        if None in [row[6] for row in self._rows]:
             others = connection.execute(_OTHER_ENDS, (self.row,)).fetchall()
             self._others = {row[20]: row for row in others}
 
@@ -357,6 +358,8 @@ class Durable:
             value = ABSENT
             if row[11]:
                 value = self.shelf.take(row[12:15], row[15:20])
+            else:
+                self.lacks_values = True
             outcome = Outcome(True, value, attempts, None, cached)
             chosen = None if choice is None else choice_from(choice)
             outcome.verdict = Verdict(outcome, node, chosen)
@@ -524,8 +527,10 @@ class Scope:
         ends = [each for each in known if each[0] in index_of]
         if pending:
             ends = [each for each in ends if each[0] not in pending]
-        gone = {each[0] for each in ends if each[2] is ABSENT}
-        if gone and not durable.is_over:
+        gone = set[str]()
+        if durable.lacks_values and not durable.is_over:
+            gone = {each[0] for each in ends if each[2] is ABSENT}
+        if gone:
             again = _needed_again(execution, ends, gone)
             ends = [each for each in ends if each[0] not in again]
         return ends
