@@ -33,12 +33,16 @@ class ToyStore(dict[str, Any]):
     def load(self, execution: Execution) -> Iterator[Ended]:
         for name in execution.plan.names:
             if execution.prefix + name in self:
-                yield name, self[execution.prefix + name], 0.0, 0.0
+                value, choice = self[execution.prefix + name]
+                yield name, None, value, choice, 0.0, 0.0
 
     def nested(self, execution: Execution, index: int) -> ToyStore:
         return self
 
     def items(self, execution: Execution, index: int) -> None: ...
+
+    def ended_items(self, name: str) -> tuple[int, dict[Any, Outcome]]:
+        return 0, {}
 
     def completed(self, path: str) -> int:
         return 0
@@ -51,9 +55,20 @@ class ToyStore(dict[str, Any]):
             return Outcome(False, answer.error, outcome.attempts, "store")
         return outcome
 
+    def commit_now(
+        self, execution: Execution, index: int, outcome: Outcome, began: float
+    ) -> Outcome:
+        try:
+            self.keep(execution.path_of(index), outcome)
+        except OSError as error:
+            return Outcome(False, error, outcome.attempts, "store")
+        return outcome
+
+    def settled(self) -> None: ...
+
     def keep(self, path: str, outcome: Outcome) -> None:
         if outcome.ok:
-            self[path] = outcome
+            self[path] = outcome.value, outcome.verdict.choice
 
 
 class ToySpan:
