@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -150,6 +150,23 @@ def test_log_is_kept_short_by_checkpoints(tmp_path: Path) -> None:
         dag.add_node(f"n{number}", lambda: "x" * 20_000)
     with Store(tmp_path / "runs.db", durability="process") as store:
         dag.run(store=store, run_id="a")
+        assert (tmp_path / "runs.db-wal").stat().st_size < 10 * 2**20
+
+
+@pytest.mark.timeout(50)  # a checkpoint that waited for the reader would take a minute
+def test_somebody_who_reads_for_long_holds_up_no_commit(tmp_path: Path) -> None:
+    dag = DAG("wide")
+    for number in range(600):
+        dag.add_node(f"n{number}", lambda: "x" * 20_000)
+    path = tmp_path / "runs.db"
+    with Store(path, durability="process") as store, closing(sqlite3.connect(path)) as reader:
+        dag.run(store=store, run_id="a")
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM nodes").fetchone() == (600,)
+        dag.run(store=store, run_id="b")
+        assert reader.execute("SELECT count(*) FROM nodes").fetchone() == (600,)
+        reader.rollback()
+        dag.run(store=store, run_id="c")
         assert (tmp_path / "runs.db-wal").stat().st_size < 10 * 2**20
 
 

@@ -574,12 +574,24 @@ class Database:
         try:
             with self.lock, suppress(sqlite3.Error):
                 if self._connection is not None and not self._connection.in_transaction:
-                    # It takes the place of whoever writes, so that nobody does meanwhile. The next
-                    # one begins the log anew and cuts it to its limit. What is written there again
-                    # costs half of what it costs to make the file longer.
-                    self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+                    self._checkpoint(self._connection)
         finally:
             self.locks.give_back(hold)
+
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        """Copy the log to the database. This waits for whoever writes, and nobody can write
+        meanwhile. It does not wait for those who read: what they need stays in the log. The next
+        commit begins the log anew, if nobody needs it, and cuts it to its limit. To write over
+        what was there takes half of the time that it takes to make a file longer."""
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            other = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+            try:
+                other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            finally:
+                other.close()
+        finally:
+            connection.rollback()
 
     # Forks.
 
