@@ -760,6 +760,15 @@ def test_closed_store_refuses_use_whatever_others_do(store: Store, calls: Calls)
     assert record.inputs == {}, "other Stores are as they were"
 
 
+def test_runs_are_asked_for_by_what_they_can_be(store: Store) -> None:
+    with pytest.raises(ValidationError, match="did you mean 'failed'"):
+        store.runs(status="faild")
+    with pytest.raises(ValidationError, match="a mapping such as"):
+        store.runs(tag="ada")  # type: ignore[arg-type]
+    with pytest.raises(UnknownRunError, match="has no run"):
+        store.run("\udcfc")  # as a shell gives it whose locale has no such letter
+
+
 def test_store_in_memory_keeps_runs_while_it_is_open(calls: Calls) -> None:
     with Store(":memory:") as store:
         dag = shop(calls)

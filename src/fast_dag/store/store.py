@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sqlite3
+from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from time import time
@@ -35,7 +36,7 @@ from fast_dag.store.values import LARGE, Values
 from fast_dag.store.wrapped import WRAPPED, own_parts, unwrapped, wrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from sqlite3 import Connection
     from typing import Self
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 FINAL: Final = frozenset({"completed", "completed_with_errors", "failed", "timed_out", "cancelled"})
 """The statuses of runs that are over."""
+
+_STATUSES: Final = FINAL | {"running", "interrupted", "in_doubt", "waiting"}
 
 
 class Store:
@@ -162,7 +165,7 @@ class Store:
         """The records of the runs that are all of this, the newest first.
 
         `before` and `after` are compared with the time when a run was begun. `tag` are tags that
-        it has.
+        it has. Raises ValidationError for a status that there is not.
 
         >>> from fast_dag import DAG
         >>> dag = DAG("shop").add_node("price", lambda: 21)
@@ -171,6 +174,8 @@ class Store:
         ...     [record.run_id for record in store.runs(workflow="shop")]
         ['b', 'a']
         """
+        if not isinstance(tag, Mapping | None):
+            raise ValidationError(f"tag is a mapping such as {{'customer': 'ada'}}, not {tag!r}")
         conditions, values = [], list[Any]()
         kept = _kept_as(status)
         if workflow is not None:
@@ -202,7 +207,9 @@ class Store:
         return found
 
     def _row(self, run_id: str) -> RunRow:
-        rows = self.database.rows(f"SELECT {_RUN} FROM runs AS r WHERE run_id = ?", run_id)
+        rows = []
+        with suppress(UnicodeEncodeError):  # no run is called so: see `checked_id`
+            rows = self.database.rows(f"SELECT {_RUN} FROM runs AS r WHERE run_id = ?", run_id)
         if not rows:
             known = [row[0] for row in self.database.rows("SELECT run_id FROM runs")]
             raise UnknownRunError(
@@ -726,6 +733,11 @@ def _kept_as(status: str | None) -> list[str]:
     """The statuses that the row may have: who died could not write that the run is interrupted."""
     if status in ("interrupted", "running"):
         return ["interrupted", "running"]
+    if status is not None and status not in _STATUSES:
+        raise ValidationError(
+            f"status is one of {names(sorted(_STATUSES))}, not {status!r}"
+            f"{closest(status, _STATUSES)[1]}"
+        )
     return [] if status is None else [status]
 
 
