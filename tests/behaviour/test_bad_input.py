@@ -10,6 +10,7 @@ import pytest
 
 from fast_dag import (
     DAG,
+    FSM,
     Context,
     CycleError,
     ExecutionError,
@@ -385,3 +386,11 @@ def test_a_nested_workflow_takes_no_other_names_for_its_parameters() -> None:
     inner = DAG("inner").add_node("double", lambda x: 2 * x)
     with pytest.raises(InvalidNodeError, match="inputs= is for functions"):
         DAG("outer").add_node("sub", inner, inputs=["y"])
+
+
+def test_values_by_position_are_an_error_that_names_the_method() -> None:
+    dag, fsm = DAG("sum").add_node("add", lambda a, b: a + b), FSM("m")
+    with pytest.raises(TypeError, match=r"^DAG\.run\(\) takes from 1 to 2 positional"):
+        dag.run(1, 2)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^FSM\.run\(\) takes from 1 to 2 positional"):
+        fsm.run(1, 2)  # type: ignore[call-arg]

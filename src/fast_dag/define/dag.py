@@ -503,6 +503,8 @@ class DAG(Workflow):
             durable=durable,
         )
 
+    _request.__qualname__ = "DAG.run"  # a TypeError about its arguments says that
+
     @takes_what(_request)
     def execute(self, /, *args: Any, **options: Any) -> Run:
         """Run the workflow; returns the `Run`, also if nodes failed.

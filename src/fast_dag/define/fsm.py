@@ -558,6 +558,8 @@ class FSM(Workflow):
             _refuse_store(self.name, more_inputs["store"])
         return Request(self.name, inputs, more_inputs, context, settings, bounds=bounds)
 
+    _request.__qualname__ = "FSM.run"  # a TypeError about its arguments says that
+
     @takes_what(_request)
     def execute(self, /, *args: Any, **options: Any) -> MachineRun:
         """Run the machine from its initial state; returns the `Run`, also if it failed.
