@@ -45,6 +45,7 @@ def test_each_item_is_called_once_in_threads(workers: int, seed: int) -> None:
 
 
 @pytest.mark.stress
+@pytest.mark.needs("cloudpickle")
 @pytest.mark.parametrize("seed", range(0, 100, 50))
 def test_each_item_is_called_once_in_processes(seed: int) -> None:
     with Workers(3) as workers:

@@ -409,6 +409,7 @@ def dies(one: int, context: Context) -> int:
     return int(context.metadata["page"][0])
 
 
+@pytest.mark.needs("cloudpickle")
 def test_what_a_worker_process_keeps_is_stored_with_its_node(store: Store) -> None:
     dag = DAG("away").add_node("one", keeps, run_in="process").add_node("two", dies)
     dag.connect("one", "two")
