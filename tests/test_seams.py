@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG, FSM, FSMReturn, Run
-from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised
+from fast_dag.call.effects import STOPPED, Await, Outcome
+from fast_dag.run.execution import Store
 from fast_dag.watch.observers import Observers
 from tests.ways import OWN_AT_ONCE
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from fast_dag.run.execution import Ended, Execution
 
 
-class ToyStore(dict[str, Any]):
+class ToyStore(dict[str, Any], Store):
     """Keeps how nodes ended; a run that is given it goes on behind these."""
 
     def load(self, execution: Execution) -> Iterator[Ended]:
@@ -39,32 +40,11 @@ class ToyStore(dict[str, Any]):
     def nested(self, execution: Execution, index: int) -> ToyStore:
         return self
 
-    def items(self, execution: Execution, index: int) -> None: ...
-
-    def ended_items(self, name: str) -> tuple[int, dict[Any, Outcome]]:
-        return 0, {}
-
-    def completed(self, path: str) -> int:
-        return 0
-
-    def begin(self, execution: Execution, index: int) -> None: ...
-
-    def commit(self, execution: Execution, index: int, outcome: Outcome, began: float) -> Effects:
-        answer = yield Invoke(self.keep, (execution.path_of(index), outcome), False)
-        if isinstance(answer, Raised):
-            return Outcome(False, answer.error, outcome.attempts, "store")
-        return outcome
-
     def commit_now(
         self, execution: Execution, index: int, outcome: Outcome, began: float
     ) -> Outcome:
-        try:
-            self.keep(execution.path_of(index), outcome)
-        except OSError as error:
-            return Outcome(False, error, outcome.attempts, "store")
+        self.keep(execution.path_of(index), outcome)
         return outcome
-
-    def settled(self) -> None: ...
 
     def keep(self, path: str, outcome: Outcome) -> None:
         if outcome.ok:

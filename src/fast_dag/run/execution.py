@@ -9,7 +9,7 @@ from time import perf_counter, time
 from types import MappingProxyType
 from weakref import ref
 
-from fast_dag.call.effects import ONE_SHOT, STOPPED, Outcome, bare_effects, ended
+from fast_dag.call.effects import ONE_SHOT, STOPPED, Invoke, Outcome, bare_effects, ended
 from fast_dag.call.resources import Resources
 from fast_dag.errors import ExecutionError, add_note, failures, text_of
 from fast_dag.run.failures import (
@@ -30,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterable, Mapping
     from threading import Lock
-    from typing import Any, Protocol
+    from typing import Any
 
     from fast_dag.call.effects import Attempt, Effect, Effects
     from fast_dag.call.host import Host
@@ -54,51 +54,58 @@ if TYPE_CHECKING:
     None, its value and its choice; when it began by the wall clock, and how many seconds it took.
     """
 
-    class Store(Protocol):
-        """Keeps how the nodes of one execution ended."""
 
-        def load(self, execution: Any, /) -> Iterable[Ended]:
-            """How its nodes ended before, in the order in which they did."""
-            ...
+class Store:
+    """Keeps how the nodes of one execution ended. It says what is different from how it is without
+    a store."""
 
-        def nested(self, execution: Any, index: int, /) -> Store | None:
-            """Keeps how the nodes of a nested workflow end, in one attempt of its node; None if it
-            keeps the end of that node only."""
+    __slots__ = ()
 
-        def items(self, execution: Any, index: int, /) -> Any:
-            """Keeps the items of a map, and has those that are `known` by key; None if it keeps the
-            end of the map only."""
-            ...
+    def load(self, execution: Any, /) -> Iterable[Ended]:
+        """How its nodes ended before, in the order in which they did."""
+        return ()
 
-        def ended_items(self, name: str, /) -> tuple[int, Mapping[Any, Outcome]]:
-            """Of a map that has ended: how many of its items are known to have completed, and those
-            that failed, by key."""
-            ...
+    def nested(self, execution: Any, index: int, /) -> Store | None:
+        """Keeps how the nodes of a nested workflow end, in one attempt of its node; None if it
+        keeps the end of that node only."""
+        return None
 
-        def completed(self, path: str, /) -> int:
-            """How often a node has completed before this call."""
-            ...
+    def items(self, execution: Any, index: int, /) -> Any:
+        """Keeps the items of a map, and has those that are `known` by key; None if it keeps the end
+        of the map only."""
+        return None
 
-        def begin(
-            self, execution: Any, index: int, /
-        ) -> Generator[Effect, Any, Outcome | None] | None:
-            """Called before the call of a node; None if there is nothing to do. If it returns an
-            Outcome, with its verdict or STOPPED, the call is not made."""
+    def ended_items(self, name: str, /) -> tuple[int, Mapping[Any, Outcome]]:
+        """Of a map that has ended: how many of its items are known to have completed, and those
+        that failed, by key."""
+        return 0, {}
 
-        def commit(self, execution: Any, index: int, outcome: Outcome, began: float, /) -> Effects:
-            """Keep how a node ended. Returns the same outcome once that is done, else the failure
-            that the node ends with in its place, or STOPPED."""
-            ...
+    def completed(self, path: str, /) -> int:
+        """How often a node has completed before this call."""
+        return 0
 
-        def commit_now(
-            self, execution: Any, index: int, outcome: Outcome, began: float, /
-        ) -> Outcome:
-            """The same, in a thread that may block."""
-            ...
+    def begin(self, execution: Any, index: int, /) -> Generator[Effect, Any, Outcome | None] | None:
+        """Called before the call of a node; None if there is nothing to do. If it returns an
+        Outcome, with its verdict or STOPPED, the call is not made."""
+        return None
 
-        def settled(self) -> None:
-            """Called when the end of a node was kept, and its execution has recorded it. Raises
-            what ends the run then."""
+    def commit(self, execution: Any, index: int, outcome: Outcome, began: float, /) -> Effects:
+        """Keep how a node ended. Returns the same outcome once that is done, else the failure that
+        the node ends with in its place, or STOPPED."""
+        answer = yield Invoke(self.commit_now, (execution, index, outcome, began), False)
+        return answer if isinstance(answer, Outcome) else _not_kept(outcome, answer.error)
+
+    def commit_now(self, execution: Any, index: int, outcome: Outcome, began: float, /) -> Outcome:
+        """The same, in a thread that may block. An exception fails the node."""
+        raise NotImplementedError
+
+    def settled(self) -> None:
+        """Called when the end of a node was kept, and its execution has recorded it. Raises what
+        ends the run then."""
+
+
+def _not_kept(outcome: Outcome, error: BaseException) -> Outcome:
+    return Outcome(False, error, outcome.attempts, "store")
 
 
 current: ContextVar[Execution | None] = ContextVar("fast_dag_execution", default=None)
@@ -525,7 +532,10 @@ class Execution(ABC):
         assert store is not None
         while outcome is not STOPPED:
             kept = self._kept(index, outcome)
-            answer = store.commit_now(self, index, kept, began)
+            try:
+                answer = store.commit_now(self, index, kept, began)
+            except failures() as error:
+                answer = _not_kept(outcome, error)
             if answer is kept:
                 break
             outcome = answer

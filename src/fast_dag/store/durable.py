@@ -19,6 +19,7 @@ from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ExecutionError, failures, is_a
 from fast_dag.returns import ConditionalReturn, SelectReturn
+from fast_dag.run.execution import Store as ExecutionStore
 from fast_dag.run.execution import Verdict
 from fast_dag.schedule.dag import DagSchedule
 from fast_dag.store.database import Write, closed, reading
@@ -448,7 +449,7 @@ def lost(run_id: str, hold: Hold | None) -> RunLostError:
     return RunLostError(f"the run {run_id!r} is not this one's any more: {why}", run_id=run_id)
 
 
-class Scope:
+class Scope(ExecutionStore):
     """The store of one execution: the outermost (`parent` None), or one attempt of the workflow
     that is nested in `node`. `id` is None until something of it is committed."""
 
@@ -897,7 +898,7 @@ _FORGET_UNSTORED: Final = """
         AND ok AND NOT stored"""
 
 
-class ItemScope:
+class ItemScope(ExecutionStore):
     """The store of the items of a map. They are committed many at a time, so that a kill loses the
     last of them.
 
@@ -913,13 +914,6 @@ class ItemScope:
         self._ends: list[End] = []  # that are not committed yet
         self._since = 0.0  # when the first of them ended
         self._lock = Lock()
-
-    def begin(self, execution: Any, index: int) -> None:
-        """Nothing: items have no old ends, once they are called."""
-
-    def completed(self, path: str) -> int:
-        """Never asked: items are called again when the map is."""
-        return 0
 
     def commit(self, execution: Any, index: int, outcome: Outcome, began: float) -> Effects:
         """Commit the end of an item, now or with later ones."""
