@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from fast_dag.store.codec import Plain
 from fast_dag.store.errors import DecodeError, EncodeError
+from fast_dag.store.frames import _polars_parts
 from tests.properties import TIMES
 from tests.store.support import BERLIN, again, sealed
 from tests.store.test_codec_damage import mutated
@@ -398,6 +400,14 @@ def test_table_of_arrow_is_the_same_when_it_is_read_again(place: int) -> None:
     if hasattr(table, "schema"):
         assert copy.schema.metadata == table.schema.metadata
     copy.validate(full=True)
+
+
+def test_parts_of_a_frame_are_freed_in_any_order() -> None:
+    pl = pytest.importorskip("polars")
+    parts: list[Any] = [_polars_parts(pl.DataFrame({"a": [1, 2]}))]
+    parts.append(parts)
+    del parts
+    gc.collect()  # Python 3.13 tells of a view that is freed after what it is of
 
 
 @pytest.mark.filterwarnings("ignore")

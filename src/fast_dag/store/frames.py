@@ -338,7 +338,7 @@ def _polars_parts(value: Any) -> tuple[object, ...]:
         raise Refused(value, "with a column of Python objects")
     file = BytesIO()
     value.write_ipc_stream(file)
-    return (Raw(file.getbuffer()),)
+    return (Raw(file.getvalue()),)  # no copy is made; a view could not be freed in any order
 
 
 def _polars(data: Any) -> Any:
