@@ -40,6 +40,7 @@ SLOW_OR_OPTIONAL = (
     "fast_dag.run.limits",
     # Maps, for workflows that have some.
     "fast_dag.plan.map_plan",
+    "fast_dag.run.items",
     "fast_dag.run.map_execution",
     "fast_dag.drive.apart",
     "fast_dag.drive.inline_map",

@@ -259,10 +259,11 @@ class DagExecution(Execution):
 
     def _replay_items(self, name: str, spec: MapSpec, result: Any) -> None:
         """Take what is known of the items of a map that has ended."""
-        from fast_dag.run.map_execution import known_items  # for those who map
+        from fast_dag.run.items import Items  # for those who map
 
         assert self.store is not None
-        tally = known_items(self.prefix + name, result, *self.store.ended_items(name), spec)
+        known = self.store.ended_items(name)
+        tally = Items._restored(self.prefix + name, spec, result, *known)
         self.items = {**self.items, name: tally}
         for failed in tally._kept:
             self.failures.add_item(name, failed)

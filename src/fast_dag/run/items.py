@@ -17,7 +17,7 @@ from fast_dag.errors import names, text_of_key
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from typing import Any, Final
+    from typing import Any, Final, Self
 
     from fast_dag.call.effects import Outcome
     from fast_dag.define.mapspec import MapSpec
@@ -389,11 +389,13 @@ class Items:
         # The positions of dropped items, if items have no keys; None if no results are kept.
         self._left_out: Sequence[int] | None = None
 
-    def _restore(
-        self, result: Any, completed: int, failed: Mapping[Any, Outcome], spec: MapSpec
-    ) -> None:
-        """Take what a store has of a map that has ended: its result, ABSENT if it failed, how many
-        items are known to have completed, and those that failed."""
+    @classmethod
+    def _restored(
+        cls, name: str, spec: MapSpec, result: Any, completed: int, failed: Mapping[Any, Outcome]
+    ) -> Self:
+        """What a store has of a map that has ended: its result, ABSENT if it failed, how many items
+        are known to have completed, and those that failed."""
+        self = cls(name, None)
         is_kept = isinstance(result, (list, dict)) and spec.into is None
         self.failed = len(failed)
         self.dropped = self.failed if spec.on_error == "drop" else 0
@@ -407,6 +409,7 @@ class Items:
         if is_kept:
             is_short = self.dropped and isinstance(result, list)
             self._left_out = array("q", sorted(failed)) if is_short else ()
+        return self
 
     def _place_of(self, position: int) -> int | None:
         """Where in the list of results that of an item is; None if the item was dropped."""

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from fast_dag.call.effects import Attempt, Effects
     from fast_dag.define.graph import Graph
-    from fast_dag.define.mapspec import MapSpec
     from fast_dag.plan.map_plan import MapPlan
     from fast_dag.plan.step import Step
     from fast_dag.run.map_batches import Batch
@@ -262,6 +261,7 @@ class MapExecution(Execution):
         if self.stream is not None:
             self.stream.clear()
         # These refer to this execution, and would keep all results until garbage is collected.
+        self.is_batched = False
         del self.batching
         self.call, self.stream, self._lines = _nothing, None, None
 
@@ -1015,15 +1015,6 @@ class _Closed:
         self.is_async, self.is_keyed, self.pulled = walk.is_async, walk.is_keyed, walk.pulled
         self.place = walk.place
         self.let_go: Callable[[], None] = walk.let_go
-
-
-def known_items(
-    name: str, result: Any, completed: int, failed: Mapping[Any, Outcome], spec: MapSpec
-) -> Items:
-    """The items of a map that ended in an earlier process; see `Items._restore`."""
-    items = Items(name, None)
-    items._restore(result, completed, failed, spec)
-    return items
 
 
 def _is_less(completed: int, least: float, total: int) -> bool:
