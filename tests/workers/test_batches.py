@@ -97,7 +97,8 @@ def test_a_killed_process_tells_which_item_it_was_at(crowd: Crowd, tmp_path: Pat
     how = made.ended()
     assert how.begun == 4
     assert "'n' died before the call ended" in str(how.error)
-    assert made.values() == [1]  # 100 and 2 had ended, but their outcomes were lost with it
+    told = made.values()  # what had ended, but was not told yet, is lost with it
+    assert told in ([1], [1, 10_000], [1, 10_000, 4])
     assert len(log.read_text(encoding="utf-8").splitlines()) == 4
     assert crowd.make(steps.item, [5, 6]).ended().begun == 2
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fast_dag import DAG, ExecutionError, Workers
+from fast_dag.drive.processes import LostError, Process
 from tests.concurrency.support import is_alive, wait_until
 from tests.workers import steps
 
@@ -134,6 +137,30 @@ def test_while_it_starts_fails_the_node_that_needed_it(log: Path) -> None:
         error = dag.execute(log=str(log), executor=workers).errors["n"]
     assert "could not be started" in str(error)
     assert calls(log) == 0
+
+
+def test_before_it_is_told_anything_leaves_nothing_that_the_collector_complains_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Stillborn(Process):
+        def _begin(self) -> None:
+            super()._begin()
+            self.kill()
+            assert self._popen is not None
+            self._popen.wait()
+
+    complaints: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    process = Stillborn()
+    try:
+        process.start()
+    except LostError as lost:
+        kept: list[object] = [lost]
+        kept.append(kept)  # from here, only the collector can free it
+    del kept
+    process.end()
+    gc.collect()
+    assert not complaints
 
 
 @pytest.mark.stress

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -112,7 +113,7 @@ class Process:
         if self.is_killed:  # `kill` was called while there was no process
             self.kill()
         with _as_lost():
-            self.pipe.send({**preparation(), "logging": level})
+            self.pipe.send_bytes(pickle.dumps({**preparation(), "logging": level}))
             ok, value, cause, _ = payload.unpacked(self._channel.receive())
         if ok is None:
             raise ExecutionError(value) from cause
@@ -359,14 +360,14 @@ def _no_interrupt() -> Iterator[None]:
 
 
 _PROGRAM = """\
-import os, sys
+import os, pickle, sys
 sys.path = [each for each in sys.path if each]
 import multiprocessing.connection as connection
 Pipe = getattr(connection, "PipeConnection", connection.Connection)
 numbers = list(map(int, sys.argv[1:]))
 pipe, alive = Pipe(numbers[0]), Pipe(numbers[1], writable=False)
 try:
-    home = pipe.recv()
+    home = pickle.loads(pipe.recv_bytes())
 except (EOFError, OSError):
     os._exit(1)
 sys.path = home["path"]
