@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from sys import maxsize
 from time import perf_counter
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from fast_dag.call.effects import Invoke, Outcome, Raised
@@ -650,17 +651,14 @@ class MachineExecution(Execution):
         """The first transition that holds."""
         value, context = self.machine_state.value, self.context
         for each in ways:
-            if each.condition is None:
+            condition = each.condition
+            if condition is None:
                 return each
             try:
-                if each.is_async:
-                    holds = bool((yield from self._ask(each.condition, value, context, data)))
+                if condition.is_async:
+                    holds = bool((yield from self._ask(condition, value, context, data)))
                 else:
-                    token = current.set(self)
-                    try:
-                        holds = each.holds(value, context, data)
-                    finally:
-                        current.reset(token)
+                    holds = _as_bool(self._asked_now(condition, value, context, data))
             except failures():
                 self._fault_in = f"condition of {each}"
                 raise
@@ -691,6 +689,9 @@ class MachineExecution(Execution):
             if isinstance(answer, Raised):
                 raise answer.error
             return answer
+        return self._asked_now(hook, *offered)
+
+    def _asked_now(self, hook: Hook, *offered: Any) -> Any:
         token = current.set(self)
         try:
             return hook.func(*hook.offered(*offered))
@@ -775,6 +776,14 @@ def _at_once(asking: Asking[T]) -> T:
         answer: T = end.value
         return answer
     raise AssertionError("something async is asked, and `MachineStep.awaits` does not tell")
+
+
+def _as_bool(answer: Any) -> bool:
+    """What a sync condition returned. Raises TypeError if that is a coroutine."""
+    if type(answer) is CoroutineType:
+        answer.close()
+        raise TypeError("it returned a coroutine, but cannot be async: make it an `async def`")
+    return bool(answer)
 
 
 def too_many(machine: str, state: str, most: int | None) -> MaxCyclesError:
