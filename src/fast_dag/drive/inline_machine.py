@@ -40,7 +40,7 @@ def drive_straight_machine(
     clock, plain, call_id = perf_counter, set(_PLAIN), execution.call_id
     while ready and not execution.stopped:
         state, value, started, outcome = ready[0], now.value, clock(), None
-        visited = now.visits.append
+        visited, before = now.visits.append, len(now.visits)
         try:
             for _ in repeat(None, execution.free_steps):
                 now.running = state
@@ -75,9 +75,10 @@ def drive_straight_machine(
         except failures() as error:
             outcome = Outcome(False, error, attempts=int(not raised_in(_GATHERING, error)))
         finally:
-            now.move_to(state, value)
+            if len(now.visits) > before:
+                now.move_to(state, value)
         if outcome is None:
-            if execution.free_steps:
+            if execution.free_steps > 0:
                 ready = [state]
                 continue
             started = clock()

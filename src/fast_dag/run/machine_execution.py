@@ -446,11 +446,12 @@ class MachineExecution(Execution):
 
     @property
     def free_steps(self) -> int:
-        """How many states may be executed with no look at bounds, events and the history."""
+        """How many states may be executed with no look at bounds, events and the history; none if
+        that is negative."""
         now = self.machine_state
         if now.data or now.error is not None:
             return 0
-        left = max(self._visited_at_most - now.visited - 1, 0)
+        left = self._visited_at_most - now.visited - 1
         return left if now.room is None else min(left, now.room - len(now.visits))
 
     def _completed(self, name: str) -> int:
