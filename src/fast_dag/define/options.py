@@ -273,6 +273,18 @@ class Option(Fields):
         return True
 
 
+def _switch(name: str, doc: str, *, default: bool = False, type: str = "") -> Option:
+    return Option(
+        name,
+        "True or False",
+        lambda value: _only(value, isinstance(value, bool)),
+        doc,
+        default=default,
+        label="" if default else name,
+        type=type,
+    )
+
+
 def _table(*options: Option) -> dict[str, Option]:
     return {each.name: each for each in options}
 
@@ -387,39 +399,17 @@ OPTIONS: Final = _table(
         default=0,
         label="priority {}",
     ),
-    Option(
+    _switch(
         "stored",
-        "True or False",
-        lambda value: _only(value, isinstance(value, bool)),
         "whether stores keep the value; if not, a run that goes on computes it again if it must",
         default=True,
     ),
-    Option(
+    _switch(
         "once",
-        "True or False",
-        lambda value: _only(value, isinstance(value, bool)),
         "a run with a store calls it at most once, and is in doubt if nobody knows how that ended",
-        default=False,
-        label="once",
     ),
-    Option(
-        "wait",
-        "True or False",
-        lambda value: _only(value, isinstance(value, bool)),
-        "wait for all edges in every mode",
-        default=False,
-        label="wait",
-        type="any",
-    ),
-    Option(
-        "several",
-        "True or False",
-        lambda value: _only(value, isinstance(value, bool)),
-        "it may return a list of branches, which are all taken",
-        default=False,
-        label="several",
-        type="select",
-    ),
+    _switch("wait", "wait for all edges in every mode", type="any"),
+    _switch("several", "it may return a list of branches, which are all taken", type="select"),
     Option(
         "collect",
         "the name of a parameter",
@@ -463,10 +453,8 @@ OPTIONS: Final = _table(
         label=lambda value: f"into {name_of_function(value)}",
         type="map",
     ),
-    Option(
+    _switch(
         "ordered",
-        "True or False",
-        lambda value: _only(value, isinstance(value, bool)),
         "whether `into` gets the results in the order of the items",
         default=True,
         type="map",

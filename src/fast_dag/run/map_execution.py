@@ -301,10 +301,6 @@ class MapExecution(Execution):
         super().stop()
         self._notify()
 
-    @property
-    def stopped(self) -> bool:
-        return self._stopped or (self.parent is not None and self.parent.stopped)
-
     def release(self, status: str | None = None) -> Effects | None:
         walk = self._walk
         if walk is None or not walk.needs_close:
