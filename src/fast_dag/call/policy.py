@@ -121,6 +121,11 @@ class CallPolicy:
             or any(hook.is_async for hook in hooks.values())
         )
 
+    @property
+    def awaits_around(self) -> bool:
+        """Whether an async hook is around the call."""
+        return self.around is not None and self.around.is_async
+
     def effects_of(self, host: Host, attempt: Attempt) -> Effects:
         """One call of the node, as effects; `attempt` are the arguments."""
         effects = self._effects_of(host, attempt)

@@ -6,10 +6,10 @@ from collections import Counter
 from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from fast_dag.define.mapspec import MAP_OPTIONS
 from fast_dag.define.node import NodeType
 from fast_dag.define.options import name_of_function, told
 from fast_dag.draw.picture import Box, Cluster, Form, Link, Picture
+from fast_dag.draw.view import TOLD
 from fast_dag.draw.words import brief, counted, duration, shown
 from fast_dag.errors import ValidationError, closest, names, text_of
 
@@ -319,8 +319,7 @@ def _about(node: Node[..., Any]) -> list[str]:
         options.append("cached")
     if node.run_in:
         options.append(f"runs in {node.run_in}")
-    shown_options = ("several", "wait", "uses", "priority", *MAP_OPTIONS)
-    options += told(node.options, [name for name in shown_options if name not in _WALKS])
+    options += told(node.options, [name for name in TOLD if name not in _WALKS])
     return [*lines, ", ".join(options)] if options else lines
 
 
