@@ -183,10 +183,6 @@ def _function(value: Any) -> Any:
     return _only(value, callable(value))
 
 
-def _share(value: Any) -> float:
-    return number(value, 1)
-
-
 def _errors(value: Any) -> Any:
     kinds = value if isinstance(value, tuple) else (value,)
     are_types = all(isinstance(each, type) and issubclass(each, BaseException) for each in kinds)
@@ -472,7 +468,7 @@ OPTIONS: Final = _table(
     Option(
         "min_success",
         "a fraction from 0 to 1",
-        _share,
+        lambda value: number(value, 1),
         "the least share of items that must complete; else the map fails",
         label="min_success {:g}",
         type="map",

@@ -236,7 +236,7 @@ class _Sketcher:
             dot = Box(next(self._ids), "", "", Form.DOT)
             items.insert(0, dot)
             links.append(Link(dot.id, id_of(state), taken=None if run is None else True))
-        counts = Counter() if run is None else _transitions_taken(run)
+        counts = _moves(run, failed=False)
         already: set[tuple[str, str]] = set()
         for each in machine.transitions:
             ends = each.source, each.target
@@ -251,7 +251,7 @@ class _Sketcher:
         for ends, times in counts.items():  # a return led there, no declared transition
             source, target = map(id_of, ends)
             links.append(Link(source, target, _times(times), is_dashed=True, taken=True))
-        failures = Counter() if run is None else _failures(run)
+        failures = _moves(run, failed=True)
         for ends in machine.on_error.items():
             times = failures[ends]
             source, target = map(id_of, ends)
@@ -288,19 +288,12 @@ def _times(times: int) -> str:
     return f"{times:,}x" if times else ""
 
 
-def _transitions_taken(run: RunView) -> Counter[tuple[str, str]]:
-    """How often a machine went from one state to another, as far as it keeps its history, where
-    the state did not fail."""
+def _moves(run: RunView | None, *, failed: bool) -> Counter[tuple[str, str]]:
+    """How often a machine went from one state to another, as far as it keeps its history: from
+    states that failed, or from those that did not."""
+    spans = () if run is None else run.spans
     return Counter(
-        (before.node, after.node) for before, after in pairwise(run.spans) if not before.failed
-    )
-
-
-def _failures(run: RunView) -> Counter[tuple[str, str]]:
-    """How often the failure of one state led to another, as far as the machine keeps its
-    history."""
-    return Counter(
-        (before.node, after.node) for before, after in pairwise(run.spans) if before.failed
+        (before.node, after.node) for before, after in pairwise(spans) if before.failed is failed
     )
 
 

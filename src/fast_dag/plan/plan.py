@@ -103,7 +103,7 @@ class Plan:
         self.told: Record | None = None  # of the last execution that completed
         self._ways: tuple[Any, Ways] | None = None
 
-    def refuse_unknown(self, options: Iterable[str] = ()) -> None:
+    def refuse_unknown(self, options: Iterable[str]) -> None:
         """Raise ValidationError for run inputs that fill no parameter of the graph; `options` are
         further names that the message may suggest."""
         used: set[str] = set().union(
