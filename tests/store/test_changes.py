@@ -266,6 +266,72 @@ def test_stale_rerun_that_was_interrupted_is_continued(edited: Module, store: St
     assert edited.taken() == ["last"]
 
 
+def test_stale_rerun_computes_a_value_that_is_not_stored_only_where_it_is_needed(
+    edited: Module, store: Store
+) -> None:
+    def dag() -> DAG:
+        made, module = DAG("handles"), edited.module
+        made.add_node("tax", module.tax, inputs=["load"]).add_node("last", module.last)
+        made.add_node("open", module.load, inputs=["n"], stored=False)
+        made.add_node("shown", lambda open, tax=0: f"{open} {tax:.0f}")
+        made.connect("tax", "open").connect("open", "shown", input="open")
+        return made.connect("shown", "last")
+
+    assert dag().run(store=store, run_id="a", load=100) == "19.0 0!"
+    edited.taken()
+    edited.edit("return rate() * load", "return load * rate()")
+    run = dag().execute(store=store, run_id="a", rerun="stale")
+    assert (run.value, edited.taken()) == ("19.0 0!", ["tax"])
+    assert "open" not in run.results
+    assert run.statuses["open"] == "completed"
+    edited.edit('return shown + "!"', 'return shown + "?"')
+    edited.module.FAIL = True
+    with pytest.raises(KeyboardInterrupt):
+        dag().run(store=store, run_id="a", rerun="stale")
+    edited.module.FAIL = False
+    edited.taken()
+    assert dag().run(store=store, run_id="a", rerun="stale") == "19.0 0?"
+    assert edited.taken() == ["last"]
+    edited.edit("return load * rate()", "return rate() * load + 0")
+    dag_ = dag().connect("tax", "shown", input="tax")
+    assert dag_.run(store=store, run_id="a", rerun="stale") == "19.0 19?"
+    assert edited.taken() == ["tax", "load", "last"], "shown is fed anew, and takes both"
+
+
+@pytest.mark.parametrize("is_interrupted", [True, False])
+def test_stale_rerun_that_takes_another_branch_computes_what_joins_them(
+    store: Store, is_interrupted: bool
+) -> None:
+    stops: list[int] = []
+
+    def most() -> int:
+        return 1
+
+    def more() -> int:
+        return 1 + 0
+
+    def joined(way: int) -> int:
+        if stops:
+            raise KeyboardInterrupt
+        return way
+
+    def flow(is_much: Any, most: Any) -> DAG:
+        dag = DAG("ways").add_node("check", is_much, type="condition")
+        dag.add_node("most", most).add_node("least", lambda: 2)
+        dag.add_node("joined", joined, type="any")
+        dag.connect("check", "most", output="true").connect("check", "least", output="false")
+        return dag.connect("most", "joined").connect("least", "joined")
+
+    assert flow(lambda: True, most).run(store=store, run_id="a") == 1
+    edited = flow(lambda: False, more)
+    if is_interrupted:
+        stops.append(1)
+        with pytest.raises(KeyboardInterrupt):
+            edited.run(store=store, run_id="a", rerun="stale")
+        stops.clear()
+    assert edited.run(store=store, run_id="a", rerun="stale") == 2
+
+
 CALLS: list[str] = []
 
 

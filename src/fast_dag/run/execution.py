@@ -99,7 +99,7 @@ class Store:
         """The same, in a thread that may block. An exception fails the node."""
         raise NotImplementedError
 
-    def settled(self) -> None:
+    def settled(self, execution: Any, index: int, /) -> None:
         """Called when the end of a node was kept, and its execution has recorded it. Raises what
         ends the run then."""
 
@@ -644,7 +644,7 @@ class Execution(ABC):
         if self.observers is not None or self.keeping is not None:
             self._note_ended(index if outcome.ok else None)
         if self.store is not None:
-            self.store.settled()
+            self.store.settled(self, index)
         return [] if self._stopped or (self.parent is not None and self.stopped) else ready
 
     def _note_ended(self, completed: int | None) -> None:
