@@ -399,8 +399,8 @@ class Execution(ABC):
         self._stopped = True
 
     def let_go(self) -> object:
-        """Drop all results of a nested execution, which nobody takes any more: what is to be freed
-        when no lock is held."""
+        """Drop all results of a nested execution, which nobody takes any more. Returns them, to be
+        freed when no lock is held."""
         freed = (dict(self.results), self.value)
         self.results.clear()
         self.value = None
@@ -483,7 +483,7 @@ class Execution(ABC):
         return step.policy is not None or self.store is not None
 
     def sole_policy(self, step: Step) -> CallPolicy | None:
-        """What surrounds the call of a node, where that is its policy alone."""
+        """The policy of a node, if nothing else surrounds its call; else None."""
         return step.policy if self.store is None else None
 
     def effects_of(self, index: int, attempt: Attempt) -> Effects:
