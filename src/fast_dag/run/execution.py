@@ -11,11 +11,10 @@ from weakref import ref
 
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Invoke, Outcome, bare_effects, ended
 from fast_dag.call.resources import Resources
-from fast_dag.errors import ExecutionError, add_note, failures, text_of
+from fast_dag.errors import ExecutionError, add_note, brief_of, failures, text_of
 from fast_dag.run.failures import (
     CLOSING,
     Failures,
-    brief,
     cut_traceback,
     exception_of,
     missing_inputs,
@@ -431,7 +430,7 @@ class Execution(ABC):
         known = self.failures
         if known.fatal is not None:
             what = "could not be closed" if where == CLOSING else "broke"
-            add_note(known.errors[known.fatal], f"resource {resource!r} {what}: {brief(error)}")
+            add_note(known.errors[known.fatal], f"resource {resource!r} {what}: {brief_of(error)}")
             return
         known.add(resource, error, where=where, is_resource=True)
         if self.parent is None:
@@ -773,7 +772,7 @@ class Execution(ABC):
             # The error may be a CancelledError.
             answer = handler(path, error, self.context)  # type: ignore[arg-type]
         except failures() as raised:
-            add_note(error, f"error_handler raised for it: {brief(raised)}")
+            add_note(error, f"error_handler raised for it: {brief_of(raised)}")
             return False
         finally:
             current.reset(token)
