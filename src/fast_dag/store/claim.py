@@ -11,7 +11,15 @@ from fast_dag.errors import ExecutionError, add_note, names
 from fast_dag.run.failures import timed_out
 from fast_dag.store.changes import Codes, changes_of
 from fast_dag.store.database import reading
-from fast_dag.store.durable import CutShortError, Durable, End, cancelled, error_of, in_doubt
+from fast_dag.store.durable import (
+    REPLACE,
+    CutShortError,
+    Durable,
+    End,
+    cancelled,
+    error_of,
+    in_doubt,
+)
 from fast_dag.store.errors import ChangedError, RunLostError, StoreError, to_data
 from fast_dag.store.graphs import graph_of
 from fast_dag.store.reruns import (
@@ -405,8 +413,7 @@ class Claim:
         elif status != "interrupted":
             ended = ending_of(execution)
             connection.executemany(  # what was not reached this time
-                "UPDATE nodes SET replaced = ?"
-                " WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL",
+                REPLACE,
                 [
                     (durable.generation, durable.row, scope, name)
                     for scope, pending in durable.pending.items()

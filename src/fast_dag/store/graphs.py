@@ -16,8 +16,9 @@ from fast_dag.store.codec import digest
 from fast_dag.store.durable import choice_text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+    from fast_dag._typing import T
     from fast_dag.plan.plan import Plan
 
 _OPTIONS: Final = ("wait", "several", "once", "stored", "retry", "timeout", "run_in")
@@ -26,30 +27,29 @@ _EDGE: Final = ("source", "target", "output", "input", "branch", "optional")
 
 def text_of_graph(plan: Plan) -> str:
     """The graph of a plan, and of the workflows nested in it, as JSON."""
-    known = plan.__dict__  # which is freed with the plan
-    text: str | None = known.get("graph_text")
-    if text is None:
-        text = known["graph_text"] = json.dumps(_data_of(plan), ensure_ascii=False)
-    return text
+    return _once(plan, "graph_text", lambda: json.dumps(_data_of(plan), ensure_ascii=False))
 
 
 def key_of_graph(plan: Plan) -> bytes:
     """A digest of that text."""
-    known = plan.__dict__
-    key: bytes | None = known.get("graph_key")
-    if key is None:
-        text = text_of_graph(plan).encode("utf-8", "surrogatepass")
-        key = known["graph_key"] = bytes.fromhex(digest(text))
-    return key
+    text = text_of_graph(plan)
+    return _once(
+        plan, "graph_key", lambda: bytes.fromhex(digest(text.encode("utf-8", "surrogatepass")))
+    )
 
 
 def graph_of(plan: Plan) -> StoredGraph:
     """The graph of a plan, as it is when it was stored and read again."""
+    return _once(plan, "graph", lambda: StoredGraph(json.loads(text_of_graph(plan))))
+
+
+def _once(plan: Plan, name: str, make: Callable[[], T]) -> T:
+    """What is made of a plan, once. It is freed with the plan."""
     known = plan.__dict__
-    graph: StoredGraph | None = known.get("graph")
-    if graph is None:
-        graph = known["graph"] = StoredGraph(json.loads(text_of_graph(plan)))
-    return graph
+    if name not in known:
+        known[name] = make()
+    made: T = known[name]
+    return made
 
 
 def _data_of(plan: Plan) -> dict[str, Any]:
