@@ -183,8 +183,5 @@ class _Coordinator(Lane):
             if job is not None:
                 generation = job.generation
 
-    def close(self, *, abandon: bool) -> None:
-        """Nothing: the caller's thread goes on."""
-
 
 def _look_again() -> None: ...

@@ -59,8 +59,7 @@ class Lane(ABC):
         """Called when nobody waits for the job's call any more. If `ends_calls`, the lane makes it
         end soon."""
 
-    @abstractmethod
-    def close(self, *, abandon: bool) -> None:
+    def close(self, *, abandon: bool) -> None:  # noqa: B027  some lanes have started nothing
         """End what was started for this lane. With `abandon`, calls may still be running, and are
         not waited for."""
 
