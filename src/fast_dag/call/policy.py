@@ -482,7 +482,7 @@ class CallPolicy:
         try:
             answer = yield cleanup.invoke(self.node, host.context, cleans_up=True)
         except GeneratorExit:
-            host.cut_off += (self.node.name,)
+            host.home.cut_off += (self.node.name,)
             raise
         if not isinstance(answer, Raised):
             return outcome

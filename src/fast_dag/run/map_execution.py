@@ -74,15 +74,6 @@ class _Item:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.home, name)
 
-    @property
-    def cut_off(self) -> tuple[str, ...]:
-        """Those of the execution."""
-        return self.home.cut_off
-
-    @cut_off.setter
-    def cut_off(self, names: tuple[str, ...]) -> None:
-        self.home.cut_off = names
-
     def retries(self, name: str, error: Exception, attempt: int, delay: float) -> None:
         """Log that an attempt failed, and another follows."""
         log.retried(self.home, self.home.path_of(self._index), error, attempt)
