@@ -135,12 +135,8 @@ class DagExecution(Execution):
             self._refuse_shared_inputs()
         if self._resumes is not None:
             earlier, changed = self._resumes
-            wanted = () if self._outputs is None else self._outputs
             topology = self.plan.topology
-            needed = [topology.index[name] for name in wanted]
-            if self.parent is not None:
-                needed.extend(topology.sinks)
-            self._resumption = Resumption(self, earlier, changed, needed)
+            self._resumption = Resumption(self, earlier, changed, self._outputs)
             self._refuse_consumed_inputs(self._resumption)
             for index in self._resumption.taken:
                 name = topology.names[index]
