@@ -324,28 +324,6 @@ class FSM(Workflow):
         self._on_error.pop(name, None)
         return self
 
-    def clone(self, name: str | None = None) -> FSM:
-        """An independent copy with the same states, options and transitions."""
-        twin = FSM(
-            name or self.name,
-            max_cycles=self.max_cycles,
-            on_max_cycles=self.on_max_cycles,
-            description=self.description,
-            metadata=self.metadata,
-            keep_history=self.keep_history,
-            replace=self.replace,
-            remember=self.remember,
-            on_error=self.on_error,
-            limits=self.limits,
-        )
-        self._copy_into(twin)
-        twin._on_error = dict(self._on_error)
-        twin._initial = dict(self._initial)
-        twin._terminal = dict(self._terminal)
-        twin._transitions = list(self._transitions)
-        twin._state_hooks = list(self._state_hooks)
-        return twin
-
     def __repr__(self) -> str:
         return f"<FSM {self.name!r}: {len(self)} states, {len(self.transitions)} transitions>"
 
