@@ -22,7 +22,7 @@ from fast_dag.errors import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Collection, Container, Sequence
     from typing import Any, Final
 
     from fast_dag.define.graph import Edge
@@ -188,10 +188,12 @@ def missing_inputs(
     outside: Sequence[Edge],
     advice: str,
     nodes: Container[str] = (),
+    deciders: Collection[str] = (),
 ) -> MissingInputError:
     """The error of a run that lacks values: for the parameters `unfed`, as (node, parameter), and
     for the edges that enter the part that is run from outside. `nodes` are the names of nodes that
-    could feed a parameter of their name."""
+    could feed a parameter of their name. `deciders` are not in that part, but pass on what they
+    were given."""
     lacking = [f"{parameter!r} of {node!r}" for node, parameter in unfed]
     advices = [advice] if unfed else []
     named = [f"{source} >> {node}" for node, source in unfed if source in nodes and source != node]
@@ -206,6 +208,8 @@ def missing_inputs(
         advices.append(
             "for results from outside of this part run the whole, or pass run= or context="
         )
+    if deciders:
+        advices.append(f"nodes of this part get what {names(sorted(deciders))} was given")
     where = ", ".join(lacking)
     return MissingInputError(
         f"{name!r} lacks values for required parameters: {where}; {'; '.join(advices)}",
