@@ -904,7 +904,7 @@ class MapExecution(Execution):
     def ended(self) -> Exception | None:
         if self._error is not None:
             return self._error
-        if self._is_satisfied or self.status != "running":
+        if self._is_satisfied:
             return RuntimeError(
                 f"the results of map {self.plan.name!r} can be taken while its into= function "
                 "runs, and not afterwards"
