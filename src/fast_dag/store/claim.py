@@ -24,7 +24,7 @@ from fast_dag.store.reruns import (
     replace_only,
     replace_pending,
 )
-from fast_dag.store.store import FINAL, in_use, owner_now
+from fast_dag.store.store import FINAL, in_use, owner_now, prunes_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
@@ -107,6 +107,7 @@ class Claim:
         self.durable: Durable
         self._doubts: list[str] = []
         self._deaths = 0
+        self._prunes: object = None  # how many there have been, by this transaction
 
     @cached_property
     def codes(self) -> Codes:
@@ -132,11 +133,12 @@ class Claim:
             made.codes = self.codes.keys
         return made
 
-    def _note_codes(self, connection: Connection, known: Set[bytes | None] = frozenset()) -> None:
-        """Store the code of the nodes, as far as it is not there."""
-        codes = self.codes
-        if self.store.database not in codes.noted:
-            texts = [each for each in codes.texts.items() if each[0] not in known]
+    def _note(self, connection: Connection, known: Set[bytes | None] = frozenset()) -> None:
+        """Store the graph and the code of the nodes, as far as they are not there. This process
+        remembers that they are, until somebody prunes."""
+        self._prunes = prunes_in(connection)
+        if self.codes.noted.get(self.store.database, self) != self._prunes:
+            texts = [each for each in self.codes.texts.items() if each[0] not in known]
             connection.executemany("INSERT OR IGNORE INTO codes VALUES (?, ?)", texts)
 
     def _change(
@@ -145,7 +147,7 @@ class Claim:
         try:
             database = self.store.database
             database.change(function, undo)
-            self.codes.noted.add(database)
+            self.codes.noted[database] = self._prunes
             self._enter()
         except BaseException:
             self._let_go()
@@ -183,7 +185,7 @@ class Claim:
                 self.workflow.kind,
                 owner_now(),
                 None if outputs is None else json.dumps(outputs),
-                self.store.note_graph(connection, self.execution),
+                self.codes.graph,
                 now,
                 now,
             ),
@@ -200,7 +202,7 @@ class Claim:
             [(row, *each) for each in inputs],
         )
         self._tag(connection, row)
-        self._note_codes(connection)
+        self._note(connection)
         self.hold = self.store.database.locks.take(row)
         if self.hold is None:
             raise StoreError(f"the lock of the new run {self.run_id!r} is taken by somebody else")
@@ -250,7 +252,7 @@ class Claim:
                 self._replace_edited(connection, found.id, generation)
         durable = self._durable(found.id, found.epoch + 1, generation)
         durable.read(connection)
-        self._note_codes(connection, durable.known_codes())
+        self._note(connection, durable.known_codes())
         if self.on_change != "keep" and self.rerun != "stale" and durable.has_changed():
             generation = self._look_at_changes(connection, durable)
             if generation != durable.generation:
@@ -259,7 +261,7 @@ class Claim:
         self.durable = durable
         connection.execute(
             "UPDATE runs SET generation = ?, rerun = ?, graph = ? WHERE id = ?",
-            (generation, rerun, self.store.note_graph(connection, self.execution), found.id),
+            (generation, rerun, self.codes.graph, found.id),
         )
         self._deaths = deaths
         connection.execute(

@@ -135,7 +135,7 @@ class RunRecord:
         failed = path in self.errors
         raise MissingResultError(
             f"the run {self.run_id!r} has no value of {path!r}: it "
-            f"{'failed' if failed else 'has not completed'}",
+            f"{'failed' if failed else 'was pruned' if self.is_pruned else 'has not completed'}",
             node=path,
             reason="failed" if failed else "not run",
         )

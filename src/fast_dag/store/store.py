@@ -29,7 +29,7 @@ from fast_dag.store.errors import (
     StoreError,
     UnknownRunError,
 )
-from fast_dag.store.graphs import StoredGraph, key_of_graph, text_of_graph
+from fast_dag.store.graphs import StoredGraph, codes_in
 from fast_dag.store.records import RunRecord
 from fast_dag.store.reruns import Rows, paths_of, undecided
 from fast_dag.store.values import LARGE, Values
@@ -558,8 +558,9 @@ class Store:
                 f"DELETE FROM runs WHERE id IN (SELECT run FROM chosen WHERE {unshared})"
             )
             connection.execute("DELETE FROM tags WHERE run NOT IN (SELECT id FROM runs)")
-        connection.execute("UPDATE runs SET pruned = ? WHERE id IN chosen", (time(),))
+        connection.execute("UPDATE runs SET pruned = ?, graph = NULL WHERE id IN chosen", (time(),))
         connection.execute("DROP TABLE chosen")
+        _prune_codes(connection)
         files = size = 0
         if self.values is not None:
             used = {
@@ -619,14 +620,6 @@ class Store:
             known = version, Shelf(self, list(annotations_of(workflow)))
             self._shelves[workflow] = known
         return known[1]
-
-    def note_graph(self, connection: Connection, execution: Any) -> bytes:
-        """Store the graph of an execution, unless it is there: its key."""
-        key = key_of_graph(execution.plan)
-        if not connection.execute("SELECT 1 FROM codes WHERE digest = ?", (key,)).fetchone():
-            text = text_of_graph(execution.plan)
-            connection.execute("INSERT INTO codes VALUES (?, ?)", (key, text))
-        return key
 
 
 class RunRow(NamedTuple):
@@ -718,6 +711,34 @@ _PRUNE_REPLACED: Final = (
     WHERE ok AND stored AND item = x'' AND {_REPLACED}""",
     f"DELETE FROM nodes WHERE NOT (ok AND item = x'') AND {_REPLACED}",
 )
+
+
+def _prune_codes(connection: Connection) -> None:
+    """Delete the graphs and the code that nothing refers to any more. A run that is not over may
+    still commit nodes with the code that its graph lists."""
+    over = sorted(FINAL)
+    unused = {
+        key
+        for (key,) in connection.execute(
+            "SELECT digest FROM codes EXCEPT SELECT code FROM nodes EXCEPT SELECT graph FROM runs"
+        )
+    }
+    for (text,) in connection.execute(
+        "SELECT parts FROM codes WHERE digest IN (SELECT graph FROM runs"
+        f" WHERE status NOT IN ({placeholders(over)}))",
+        over,
+    ):
+        unused.difference_update(codes_in(text))
+    if unused:
+        connection.executemany("DELETE FROM codes WHERE digest = ?", [(key,) for key in unused])
+        connection.execute(
+            "INSERT INTO about VALUES ('prunes', 1) ON CONFLICT DO UPDATE SET value = value + 1"
+        )
+
+
+def prunes_in(connection: Connection) -> object:
+    """How often code was deleted: what a process remembers to be there may be gone since."""
+    return connection.execute("SELECT value FROM about WHERE key = 'prunes'").fetchone()
 
 
 class Pruned(NamedTuple):
