@@ -735,3 +735,28 @@ def test_no_statement_numbers_its_placeholders() -> None:
     # From Python 3.12 on SQLite warns of that where values are given in order; 3.14 refuses it.
     for file in (ROOT / "src/fast_dag/store").glob("*.py"):
         assert re.findall(r"\?[0-9]", file.read_text(encoding="utf-8")) == [], file.name
+
+
+def test_doctor_tells_what_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    dag = DAG("two").add_node("one", lambda n: [n] * 1000).add_node("two", lambda one: one)
+    dag.connect("one", "two")
+    with Store(path, durability="process") as store:
+        for number in range(50):
+            dag.run(store=store, run_id=f"run {number}", n=number)
+        assert store.doctor()["problems"] == []
+        store.database.transact(
+            lambda connection: connection.execute(
+                "UPDATE nodes SET value = CAST(substr(value, 1, 50) AS BLOB) WHERE id = 3"
+            )
+        )
+        (problem,) = store.doctor()["problems"]
+        assert problem == "what run 'run 1' has of 'one' is damaged"
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 4096] = b"\xff" * 4096
+    path.write_bytes(data)
+    with Store(path, durability="process") as store:
+        told = store.doctor()
+    assert len(told["problems"]) > 1
+    assert any("malformed" in each for each in told["problems"])

@@ -265,6 +265,8 @@ def doctor(file: Path, as_data: bool) -> Answer:
                 say(f"{key}: {value}")
         for problem in told["problems"]:
             say(f"problem: {problem}")
+        if not told["problems"]:
+            say("problems: none")
     return Answer(FAILED if told["problems"] else OK, told)
 
 
