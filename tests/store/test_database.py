@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fast_dag import DAG
+from fast_dag import DAG, ValidationError
 from fast_dag.store import RunInUseError, Store, StoreError
 from fast_dag.store.database import Change, Database, Write, filesystem_of, refuse_network
 from fast_dag.store.locks import LockFile
@@ -760,3 +760,42 @@ def test_doctor_tells_what_is_damaged(tmp_path: Path) -> None:
         told = store.doctor()
     assert len(told["problems"]) > 1
     assert any("malformed" in each for each in told["problems"])
+
+
+def test_large_values_stay_beside_the_file_whatever_it_is_reached_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dag = DAG("large").add_node("one", lambda n: b"x" * n)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link.db").symlink_to(tmp_path / "runs.db")
+    monkeypatch.chdir(tmp_path)
+    with Store("runs.db", durability="process") as store:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        dag.run(store=store, run_id="a", n=300_000)
+    with Store(tmp_path / "link.db", durability="process") as store:
+        assert len(dag.run(store=store, run_id="a")) == 300_000
+        dag.run(store=store, run_id="b", n=400_000)
+    with Store(tmp_path / "runs.db", durability="process") as store:
+        assert len(dag.run(store=store, run_id="b")) == 400_000
+        assert store.doctor()["problems"] == []
+    assert [*(tmp_path / "elsewhere").iterdir()] == []
+    assert stat.S_IMODE((tmp_path / "runs.db-values").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"max_resumes": 0}, "max_resumes is a count of at least 1"),
+        ({"retention": "soon"}, "an age is a text"),
+        ({"codec": "pickle", "key": b"short"}, "at least 16 bytes"),
+    ],
+)
+def test_store_that_cannot_be_is_not_left_open(
+    tmp_path: Path, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ValidationError, match=told):
+        Store(tmp_path / "runs.db", **options)
+    with Store(tmp_path / "runs.db") as store:
+        assert store.database._users == 1
+        with pytest.raises(ValidationError, match="before and after are datetimes"):
+            store.runs(before="yesterday")  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 from fast_dag.cache.keys import UnkeyableError, digest_of, key_of, stable_text
 from fast_dag.define.node import Node, name_of
-from fast_dag.define.options import WRONG, seconds
+from fast_dag.define.options import WRONG, asked_count, seconds
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ValidationError, closest, failures, names
 from fast_dag.store.codec import CloudPickle, Pickle, Plain
@@ -94,9 +94,10 @@ class Store:
         max_resumes: int = 10,
         retention: Any = None,
     ) -> None:
-        self.path = os.fspath(path)
+        self.path = os.fsdecode(path)
         self.allow = (allow,) if isinstance(allow, (str, type)) else tuple(allow)
-        self.max_resumes = max_resumes
+        self.max_resumes = asked_count("max_resumes", max_resumes) or 10
+        keeps = None if retention is None else age(retention)
         if codec not in ("plain", "pickle", "cloudpickle"):
             raise ValidationError(f"codec is 'plain', 'pickle' or 'cloudpickle', not {codec!r}")
         if codec != "plain" and key is None:
@@ -106,13 +107,18 @@ class Store:
             )
         self.codec = codec
         self.key = key
-        self._database = Database.of(self.path, durability, check_filesystem)
+        self._database = database = Database.of(self.path, durability, check_filesystem)
         self.is_closed = False
-        self.values = Values(f"{self.path}-values") if self._database.is_file else None
-        self.shelf = Shelf(self, [])
-        self._shelves: WeakKeyDictionary[Any, tuple[object, Shelf]] = WeakKeyDictionary()
-        if retention is not None:
-            self.prune(retention)
+        try:
+            # Beside the file itself, whatever the current directory and links become.
+            self.values = Values(f"{database.path}-values") if database.is_file else None
+            self.shelf = Shelf(self, [])
+            self._shelves: WeakKeyDictionary[Any, tuple[object, Shelf]] = WeakKeyDictionary()
+            if keeps is not None:
+                self.prune(keeps)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the store. Runs that are at work with it are interrupted."""
@@ -187,7 +193,7 @@ class Store:
         for sign, at in (("<", before), (">", after)):
             if at is not None:
                 conditions.append(f"created {sign} ?")
-                values.append(at.timestamp() if isinstance(at, datetime) else float(at))
+                values.append(_moment(at))
         for key, each in (tag or {}).items():
             conditions.append("id IN (SELECT run FROM tags WHERE key = ? AND value = ?)")
             values += [key, json.dumps(each)]
@@ -760,6 +766,15 @@ def _kept_as(status: str | None) -> list[str]:
             f"{closest(status, _STATUSES)[1]}"
         )
     return [] if status is None else [status]
+
+
+def _moment(at: Any) -> float:
+    """A time as seconds since 1970; raises ValidationError."""
+    if isinstance(at, datetime):
+        return at.timestamp()
+    if isinstance(at, (int, float)) and not isinstance(at, bool):
+        return float(at)
+    raise ValidationError(f"before and after are datetimes, or seconds since 1970, not {at!r}")
 
 
 def age(value: Any) -> float:
