@@ -188,13 +188,15 @@ class RunRecord:
         """A report for a terminal, as `Run.summary` makes it."""
         from fast_dag.report.text import summary
 
-        return summary(self)
+        with reading(self._store.path):
+            return summary(self)
 
     def to_html(self) -> str:
         """The report as one HTML page, as `Run.to_html` makes it."""
         from fast_dag.report.page import page
 
-        return page(self)
+        with reading(self._store.path):
+            return page(self)
 
     def visualize(
         self,
