@@ -104,6 +104,15 @@ class Store:
         ends the run then."""
 
 
+def _quoted(name: str) -> str:
+    """The name of a node as ids of calls have it: "pay~2" and "pay[0]" are further calls of "pay".
+
+    >>> _quoted("pay"), _quoted("pay~2")
+    ('pay', "'pay~2'")
+    """
+    return repr(name) if "~" in name or "[" in name else name
+
+
 def _not_kept(outcome: Outcome, error: BaseException) -> Outcome:
     return Outcome(False, error, outcome.attempts, "store")
 
@@ -689,8 +698,10 @@ class Execution(ABC):
         that is stored as one is called again when that is."""
         name, parent = path.removeprefix(self.prefix), self.parent
         before = self._completed(name)
+        if "~" in path or "[" in path:
+            path = ".".join([_quoted(each) for each in path.split(".")])
         if self.store is None and parent is not None:
-            path = f"{parent._called_inner(self)}.{name}"
+            path = f"{parent._called_inner(self)}.{_quoted(name)}"
         return f"{path}~{before + 1}" if before else path
 
     def _called_inner(self, inner: Execution) -> str:
