@@ -27,7 +27,7 @@ from fast_dag.define.signature import (
     gives_coroutine,
     read_signature,
 )
-from fast_dag.errors import InvalidNodeError, ValidationError, closest, failures, text_of
+from fast_dag.errors import InvalidNodeError, ValidationError, brief_of, closest, failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
@@ -170,7 +170,7 @@ class NodeCache:
         try:
             return (yield from effects)
         except failures() as error:
-            told = f"{type(error).__name__}: {text_of(error)}"
+            told = brief_of(error)
         self._warn(
             "backend",
             f"could not {purpose} its cache's backend: {told}; what cannot be read is computed, "
@@ -480,9 +480,7 @@ class _KeyFunction:
         try:
             value = self._func(**given)
         except failures() as error:
-            raise UnkeyableError(
-                f"cache_key raised {type(error).__name__}: {text_of(error)}"
-            ) from None
+            raise UnkeyableError(f"cache_key raised {brief_of(error)}") from None
         return inputs_key({_BY_FUNCTION: value})
 
 

@@ -11,7 +11,7 @@ from fast_dag.define.options import name_of_function, told
 from fast_dag.draw.picture import Box, Cluster, Form, Link, Picture
 from fast_dag.draw.view import TOLD
 from fast_dag.draw.words import brief, counted, duration, shown
-from fast_dag.errors import ValidationError, closest, names, text_of
+from fast_dag.errors import ValidationError, brief_of, closest, names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -208,7 +208,7 @@ class _Sketcher:
         if error is None and items is not None and items.fatal is not None:
             error = run.errors.get(name + items.fatal)
         if error is not None:
-            lines.insert(0, shown(f"{type(error).__name__}: {text_of(error)}"))
+            lines.insert(0, shown(brief_of(error)))
         if self.results and name in run.results:
             lines.append("= " + brief(run.results[name], 40))
         return lines

@@ -11,11 +11,10 @@ from weakref import ref
 
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Invoke, Outcome, bare_effects, ended
 from fast_dag.call.resources import Resources
-from fast_dag.errors import ExecutionError, add_note, failures, text_of
+from fast_dag.errors import ExecutionError, add_note, brief_of, failures, text_of
 from fast_dag.run.failures import (
     CLOSING,
     Failures,
-    brief,
     cut_traceback,
     exception_of,
     missing_inputs,
@@ -408,8 +407,8 @@ class Execution(ABC):
         self._stopped = True
 
     def let_go(self) -> object:
-        """Drop all results of a nested execution, which nobody takes any more: what is to be freed
-        when no lock is held."""
+        """Drop all results of a nested execution, which nobody takes any more. Returns them, to be
+        freed when no lock is held."""
         freed = (dict(self.results), self.value)
         self.results.clear()
         self.value = None
@@ -440,7 +439,7 @@ class Execution(ABC):
         known = self.failures
         if known.fatal is not None:
             what = "could not be closed" if where == CLOSING else "broke"
-            add_note(known.errors[known.fatal], f"resource {resource!r} {what}: {brief(error)}")
+            add_note(known.errors[known.fatal], f"resource {resource!r} {what}: {brief_of(error)}")
             return
         known.add(resource, error, where=where, is_resource=True)
         if self.parent is None:
@@ -492,7 +491,7 @@ class Execution(ABC):
         return step.policy is not None or self.store is not None
 
     def sole_policy(self, step: Step) -> CallPolicy | None:
-        """What surrounds the call of a node, where that is its policy alone."""
+        """The policy of a node, if nothing else surrounds its call; else None."""
         return step.policy if self.store is None else None
 
     def effects_of(self, index: int, attempt: Attempt) -> Effects:
@@ -788,7 +787,7 @@ class Execution(ABC):
             # The error may be a CancelledError.
             answer = handler(path, error, self.context)  # type: ignore[arg-type]
         except failures() as raised:
-            add_note(error, f"error_handler raised for it: {brief(raised)}")
+            add_note(error, f"error_handler raised for it: {brief_of(raised)}")
             return False
         finally:
             current.reset(token)

@@ -13,10 +13,10 @@ from fast_dag.errors import (
     TimeoutError,
     ValidationError,
     add_note,
+    brief_of,
     is_a,
     names,
     notes_of,
-    text_of,
     trace_of,
 )
 
@@ -37,11 +37,6 @@ _MOST_NOTES: Final = 20
 
 _OWN: Final = (TimeoutError, InvalidTransitionError, MaxCyclesError)
 """Errors of the engine. They are raised as they are, not as the cause of an ExecutionError."""
-
-
-def brief(error: BaseException) -> str:
-    """An error in one line: its class and its text."""
-    return f"{type(error).__name__}: {text_of(error)}"
 
 
 class Failures:
@@ -131,7 +126,7 @@ class Failures:
             tries += f" (in its {where})"
         kind = "resource" if is_resource else noun
         error = ExecutionError(
-            f"{kind} {path!r} of {name!r} failed{tries}: {brief(cause)}",
+            f"{kind} {path!r} of {name!r} failed{tries}: {brief_of(cause)}",
             node_name=path,
             attempts=attempts,
             run=run,
@@ -148,7 +143,7 @@ class Failures:
         others = [other for other in self.errors if other != key]
         for other in others[:_MOST_NOTES]:
             kind = "resource" if self.facts(other)[2] else noun
-            add_note(error, f"{kind} {prefix + other!r} failed too: {brief(self.errors[other])}")
+            add_note(error, f"{kind} {prefix + other!r} failed too: {brief_of(self.errors[other])}")
         if len(others) > _MOST_NOTES:
             add_note(error, f"{len(others) - _MOST_NOTES} more failed too: see `run.errors`")
 

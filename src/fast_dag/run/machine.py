@@ -497,7 +497,8 @@ class Machine:
         return refusal is None
 
     def _see_off(self, sent: Sent, execution: MachineExecution) -> None:
-        """What becomes of an event that the call it was sent with did not take."""
+        """Queue an event that was not taken by the call it was sent with, or raise why it is
+        refused."""
         if execution.event is None:
             return
         if execution.is_halted:
