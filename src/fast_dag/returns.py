@@ -54,6 +54,35 @@ class SelectReturn(Fields):
         self.value = value
 
 
+def to_data(value: Any) -> Any:
+    """A return of a condition or select as data that JSON can write if it can write the value in
+    it; anything else as it is.
+
+    >>> to_data(SelectReturn("email", value=3)), to_data("email")
+    ({'SelectReturn': {'branch': 'email', 'value': 3}}, 'email')
+    """
+    kind = type(value)
+    if kind is ConditionalReturn:
+        return {"ConditionalReturn": {"condition": bool(value.condition), "value": value.value}}
+    if kind is SelectReturn:
+        return {"SelectReturn": {"branch": value.branch, "value": value.value}}
+    return value
+
+
+def from_data(value: Any) -> Any:
+    """What `to_data` described.
+
+    >>> from_data({"SelectReturn": {"branch": "email", "value": 3}}), from_data("email")
+    (SelectReturn(branch='email', value=3), 'email')
+    """
+    if type(value) is dict and len(value) == 1:
+        for kind in (ConditionalReturn, SelectReturn):
+            fields = value.get(kind.__name__)
+            if type(fields) is dict and fields.keys() == set(kind.__match_args__):
+                return kind(**fields)
+    return value
+
+
 class FSMReturn(Fields):
     """Returned by a state to choose the next state of its machine.
 

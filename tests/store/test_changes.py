@@ -298,6 +298,26 @@ def test_stale_rerun_computes_a_value_that_is_not_stored_only_where_it_is_needed
     assert edited.taken() == ["tax", "load", "last"], "shown is fed anew, and takes both"
 
 
+def test_finished_run_returns_what_it_has_returned_whatever_became_of_its_graph(
+    store: Store,
+) -> None:
+    def flow(*added: str, last: str = "two") -> DAG:
+        dag = DAG("flow").add_node("one", lambda: 1).add_node(last, lambda one: one + 1)
+        dag.connect("one", last)
+        for name in added:
+            dag.add_node(name, lambda x: x + 1).connect(last, name)
+        return dag
+
+    assert flow().run(store=store, run_id="a") == 2
+    assert flow("three").run(store=store, run_id="a") == 2
+    assert flow("three", "four").run(store=store, run_id="a") == 2
+    assert flow(last="other").run(store=store, run_id="a") == 2
+    assert flow("three").run(store=store, run_id="b") == 3
+    assert flow().run(store=store, run_id="b") == 3
+    assert flow("three").run(store=store, run_id="a", rerun="stale") == 3
+    assert flow().run(store=store, run_id="a") == 3
+
+
 @pytest.mark.parametrize("is_interrupted", [True, False])
 def test_stale_rerun_that_takes_another_branch_computes_what_joins_them(
     store: Store, is_interrupted: bool

@@ -556,7 +556,7 @@ def _pickler() -> Any:
                 except ValueError:  # it has a constant that marshal does not know
                     return NotImplemented
             if issubclass(kind, Context):  # whose values may be such as only this pickler sends
-                return again, (kind, obj.to_dict())
+                return again, (kind, obj._state_now())
             if issubclass(kind, BaseException):
                 return self.of_exception(obj)
             if issubclass(kind, (FunctionType, type, _LRU_CACHED)):

@@ -307,7 +307,7 @@ class Plan:
         whole = self.topology.whole
         named = _named_parameters(whole)
         return {
-            node.name: Binding(node, edges, whole, self.input_names, named)
+            node.name: Binding(node, edges, whole, self.input_names, named, self.resources)
             for node, edges in zip(whole.nodes, whole.incoming, strict=True)
             if node.type.decides
         }

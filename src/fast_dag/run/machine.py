@@ -404,7 +404,7 @@ class Machine:
 
     @property
     def _has_failed(self) -> bool:
-        return self._last is not None and bool(self._last.failures.errors)
+        return self._last is not None and not self._last.failures.are_items
 
     def _exclusively(self) -> _Exclusively:
         return _Exclusively(self)
@@ -432,7 +432,7 @@ class Machine:
             record=self._record,
             event=event,
             continues=self._begun,
-            children={name: each for name, each in children.items() if not each.failures.errors},
+            children={name: each for name, each in children.items() if each.failures.are_items},
         )
         execution.machine, execution.on_step = self, self._on_step
         return execution

@@ -115,9 +115,9 @@ class Plain:
             raise Refused(value, "which is another when it is read again")
 
 
-def _unencodable(value: object, error: BaseException) -> Exception:
+def _unencodable(value: object, error: BaseException, codec: str = "plain") -> Exception:
     raised = brief_of(error)
-    return Refused(value, f"which cannot be written ({raised})").error()
+    return Refused(value, f"which cannot be written ({raised})").error(codec)
 
 
 _DIGEST: Final = 32  # bytes
@@ -153,9 +153,9 @@ class _Keyed:
             body = self._dumps(value)
             pickle.loads(body)  # so that what is stored can be read
         except Refused as refused:
-            raise refused.error() from None
+            raise refused.error(self.name) from None
         except failures() as error:
-            raise _unencodable(value, error) from error
+            raise _unencodable(value, error, self.name) from error
         return b"".join((_VERSION, self._digest(body, context), body))
 
     def decode(self, data: bytes, *, context: bytes = b"") -> Any:

@@ -12,11 +12,10 @@ from fast_dag.define.node import NodeType
 from fast_dag.draw.view import PlainNode, PlainWorkflow
 from fast_dag.plan.branches import choice_of
 from fast_dag.plan.topology import Topology
-from fast_dag.store.codec import digest
 from fast_dag.store.durable import choice_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from fast_dag._typing import T
     from fast_dag.plan.plan import Plan
@@ -25,17 +24,20 @@ _OPTIONS: Final = ("wait", "several", "once", "stored", "retry", "timeout", "run
 _EDGE: Final = ("source", "target", "output", "input", "branch", "optional")
 
 
-def text_of_graph(plan: Plan) -> str:
-    """The graph of a plan, and of the workflows nested in it, as JSON."""
-    return _once(plan, "graph_text", lambda: json.dumps(_data_of(plan), ensure_ascii=False))
-
-
-def key_of_graph(plan: Plan) -> bytes:
-    """A digest of that text."""
-    text = text_of_graph(plan)
-    return _once(
-        plan, "graph_key", lambda: bytes.fromhex(digest(text.encode("utf-8", "surrogatepass")))
+def text_of_graph(plan: Plan, codes: Iterable[bytes] = ()) -> str:
+    """The graph of a plan, and of the workflows nested in it, as JSON; `codes` are the keys of the
+    code of its nodes, which must not be deleted as long as a run of it may commit nodes."""
+    return json.dumps(
+        {**_data_of(plan), "codes": [each.hex() for each in codes]}, ensure_ascii=False
     )
+
+
+def codes_in(text: str) -> list[bytes]:
+    """The keys of code that the text of a graph lists; none if it cannot be read."""
+    try:
+        return [bytes.fromhex(each) for each in json.loads(text)["codes"]]
+    except (ValueError, KeyError, TypeError):
+        return []
 
 
 def graph_of(plan: Plan) -> StoredGraph:

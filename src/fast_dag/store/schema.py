@@ -104,7 +104,9 @@ TABLES: Final = (
         codec TEXT NOT NULL, value BLOB, file TEXT, source INTEGER,
         UNIQUE (run, key)
     )""",
-    # What code nodes had: the parts of their fingerprints.
+    # What code nodes had: the parts of their fingerprints. Also the graphs of runs, each of which
+    # lists the `codes` of its nodes. Pruned when nothing refers to them, which `prunes` in `about`
+    # counts.
     "CREATE TABLE codes (digest BLOB PRIMARY KEY, parts TEXT NOT NULL) WITHOUT ROWID",
 )
 

@@ -417,6 +417,11 @@ def encoded(value: Any, writers: Writers) -> tuple[bytes, bool]:
     return writer.encoded(value), writer.is_checked
 
 
+def is_intact(data: bytes) -> bool:
+    """Whether the bytes of a value are as they were written, by their checksum."""
+    return len(data) > _BEGIN and crc32(data[_BEGIN:]) == _HEAD.unpack_from(data)[1]
+
+
 # Reading. One function for each instruction. The stack is a list, so nothing recurses.
 
 
