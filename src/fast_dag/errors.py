@@ -23,12 +23,12 @@ from __future__ import annotations
 import builtins
 from sys import modules
 
-from fast_dag._frames import rendered
+from fast_dag._frames import rendered, trace_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
-    from types import CodeType, TracebackType
+    from types import CodeType
     from typing import Any, TypeGuard, TypeVar
 
     E = TypeVar("E", bound=BaseException)
@@ -324,12 +324,6 @@ def cause_of(error: BaseException) -> BaseException | None:
     """The `__cause__` of an exception, even if its class has a property of this name."""
     cause: BaseException | None = BaseException.__dict__["__cause__"].__get__(error)
     return cause
-
-
-def trace_of(error: BaseException) -> TracebackType | None:
-    """The `__traceback__` of an exception, even if its class has a property of this name."""
-    trace: TracebackType | None = BaseException.__dict__["__traceback__"].__get__(error)
-    return trace
 
 
 def traceback_of(error: BaseException) -> str:

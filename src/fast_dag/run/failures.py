@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from fast_dag._frames import PACKAGE
+from fast_dag._frames import PACKAGE, trace_of
 from fast_dag.errors import (
     ExecutionError,
     InvalidTransitionError,
@@ -17,7 +17,6 @@ from fast_dag.errors import (
     is_a,
     names,
     notes_of,
-    trace_of,
 )
 
 TYPE_CHECKING = False
