@@ -16,6 +16,7 @@ from fast_dag import (
     DisconnectedNodeError,
     FSMReturn,
     InvalidNodeError,
+    InvalidTransitionError,
     Node,
     ValidationError,
 )
@@ -312,6 +313,17 @@ def test_return_of_a_member_goes_to_the_state_that_its_value_names() -> None:
     fsm.add_state("left", closed).add_state("right", opened)
     fsm.run()
     assert fsm.current_state == "right"
+
+
+class Unshown:
+    def __repr__(self) -> str:
+        raise ValueError("not to be shown")
+
+
+def test_a_next_state_that_is_no_name_and_cannot_be_shown_leads_nowhere() -> None:
+    fsm = FSM("m", initial_state="a").add_state("a", lambda: FSMReturn(Unshown()))  # type: ignore
+    with pytest.raises(InvalidTransitionError, match=r"leads to <.*Unshown.*, which is no state"):
+        fsm.run()
 
 
 def test_defined_again_a_state_takes_the_place_of_the_first() -> None:

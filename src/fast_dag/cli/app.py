@@ -490,9 +490,8 @@ def _told(
 def _refuse(asked: Mapping[str, Any], kind: str, workflow: Workflow) -> None:
     for option, value in asked.items():
         if value:
-            raise ValidationError(
-                f"{option} is for {kind}; {workflow.name!r} is a {type(workflow).__name__}"
-            )
+            other = "an FSM" if kind == "a DAG" else "a DAG"
+            raise ValidationError(f"{option} is for {kind}; {workflow.name!r} is {other}")
 
 
 def _listed(outputs: Iterable[str], dag: Workflow) -> list[str]:

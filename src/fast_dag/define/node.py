@@ -580,10 +580,10 @@ def _checked_type(name: str | None, type: str) -> NodeType:
 
 
 def _checked_name(name: Any, func: Any) -> str:
-    if not isinstance(name, str):
-        raise InvalidNodeError(f"a node's name is a string, not {name!r}", node=None)
+    if not isinstance(name, str) or not name:
+        raise InvalidNodeError(f"a node's name is a non-empty string, not {name!r}", node=None)
     plain: str = str.__str__(name)  # of a member of a string enum, its value
-    if name == "<lambda>" or not name:
+    if name == "<lambda>":
         raise InvalidNodeError(
             f"{func!r} has no name of its own; give the node one with name=", node=name
         )

@@ -77,7 +77,7 @@ def sketch(
     options = {} if options is None else options
     depth, details = options.get("depth"), options.get("details")
     if details is None:
-        details = _count(view, depth) <= _MOST_DETAILED
+        details = count_boxes(view, depth) <= _MOST_DETAILED
     sketcher = _Sketcher(results=results, details=details)
     root = Box("root", "", shown(view.name), Form.FRAMED)
     return Picture(
@@ -86,12 +86,12 @@ def sketch(
     )
 
 
-def _count(view: WorkflowView, depth: int | None) -> int:
+def count_boxes(view: WorkflowView, depth: int | None) -> int:
     """The number of boxes, those in opened workflows included."""
     count = len(view.topology.nodes)
     if depth != 0:
         deeper = None if depth is None else depth - 1
-        count += sum(max(_count(inner, deeper), 1) - 1 for inner in view.nested.values())
+        count += sum(max(count_boxes(inner, deeper), 1) - 1 for inner in view.nested.values())
     return count
 
 

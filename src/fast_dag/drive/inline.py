@@ -413,5 +413,5 @@ def refuse_running_loop(name: str, why: str) -> None:
     if in_running_loop():
         raise ValidationError(
             f"{name!r} {why}, and running it here would block the running event loop; "
-            "use `await dag.run_async(...)`"
+            "use `await dag.run_async(...)`; every method that waits has such a twin (step_async)"
         )

@@ -411,7 +411,7 @@ def part_of(value: Any, edge: Edge, producer: Node[..., Any]) -> Any:
     if isinstance(value, Mapping):
         if output in value:
             return value[output]
-        there = f"it has the keys {names(value)}"
+        there = f"it has the keys {names(value)}" if value else "it has no keys"
     elif isinstance(value, tuple) and producer.outputs:
         declared = producer.outputs
         if len(declared) == len(value) and output in declared:

@@ -51,6 +51,7 @@ class DagExecution(Execution):
 
     _failed: dict[int, Outcome] | None = None  # the nodes that failed before
     _garbage: list[Any] | None = None  # what is to be freed when no lock is held
+    _is_resumed = False
     _resumes: tuple[Any, set[str]] | None = None
     _resumption: Resumption | None = None
     _inner: dict[str, Any] | None = None  # what nested workflows go on from
@@ -94,7 +95,7 @@ class DagExecution(Execution):
 
     @property
     def is_straight(self) -> bool:
-        return self._resumes is None and super().is_straight
+        return not self._is_resumed and super().is_straight
 
     @property
     def wanted(self) -> Sequence[str]:
@@ -115,7 +116,7 @@ class DagExecution(Execution):
     def resume(self, earlier: Any, changed: set[str]) -> None:
         """Go on from an earlier execution; must be called before `open`. `changed` are the inputs
         that are not what they were there."""
-        self._resumes = earlier, changed
+        self._is_resumed, self._resumes = True, (earlier, changed)
 
     def _check(self) -> None:
         if self.plan.missing or self.plan.topology.external:
@@ -152,6 +153,9 @@ class DagExecution(Execution):
             self._take_results(self._earlier)
         if resumption is not None and known is not None:
             self._take_up(resumption, known)
+        # All is taken. What is left of the earlier execution, and of those that it went on from,
+        # is freed.
+        self._earlier = self._resumes = self._resumption = None
 
     def _take_up(self, resumption: Resumption, known: Mapping[str, Any]) -> None:
         """Take what completed in an earlier execution, of which these are the results."""
@@ -385,6 +389,7 @@ class DagExecution(Execution):
         if self.status in _TELLS:  # its record has times, and no values
             self.plan.told = self.record
         self._carried.clear()
+        self._inner = self._items = None
 
     def _final_value(self) -> Any:
         results, names = self.results, self.plan.names

@@ -791,11 +791,11 @@ class Execution(ABC):
             return False
         finally:
             current.reset(token)
-        if answer not in ("stop", "continue"):
-            add_note(
-                error,
-                f"error_handler returned {answer!r} for it; it must return 'stop' or 'continue'",
-            )
+        if not isinstance(answer, str) or answer not in ("stop", "continue"):
+            from fast_dag.draw.words import brief as shown
+
+            told = f"error_handler returned {shown(answer)} for it"
+            add_note(error, f"{told}; it must return 'stop' or 'continue'")
             return False
         return answer == "continue"
 

@@ -795,8 +795,9 @@ def _at_once(asking: Asking[T]) -> T:
 
 def too_many(machine: str, state: str, most: int | None) -> MaxCyclesError:
     """The error of a machine that wants to execute more states than it may."""
+    states = "1 state" if most == 1 else f"{most} states"
     return MaxCyclesError(
-        f"{machine!r} executed {most} states in one run, which is its max_cycles, and did not end; "
+        f"{machine!r} executed {states} in one run, which is its max_cycles, and did not end; "
         f"the last was {state!r}; raise max_cycles of the FSM or of this run, or return what there "
         "is with on_max_cycles='stop'",
         node_name=state,
