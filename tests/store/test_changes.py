@@ -298,6 +298,32 @@ def test_stale_rerun_computes_a_value_that_is_not_stored_only_where_it_is_needed
     assert edited.taken() == ["tax", "load", "last"], "shown is fed anew, and takes both"
 
 
+def test_stale_rerun_that_keeps_only_outputs_goes_on_where_values_are_not_stored(
+    store: Store,
+) -> None:
+    stops = [1]
+
+    def last(shown: int) -> int:
+        if stops and shown > 3:
+            raise KeyboardInterrupt
+        return shown
+
+    def flow(one: Any, two: Any) -> DAG:
+        dag = DAG("kept").add_node("one", one).add_node("two", two).add_node("last", last)
+        dag.add_node("open", lambda one: one, stored=False)
+        dag.add_node("shown", lambda open, two: open + two).connect("one", "open")
+        dag.connect("open", "shown").connect("two", "shown").connect("shown", "last")
+        return dag
+
+    options: Any = {"store": store, "run_id": "a"}
+    assert flow(lambda: 1, lambda: 2).run(**options) == 3
+    edited = flow(lambda: 1 * 1, lambda: 3)
+    with pytest.raises(KeyboardInterrupt):
+        edited.run(**options, rerun="stale")
+    stops.clear()
+    assert edited.run(**options, rerun="stale", keep="outputs") == 4
+
+
 def test_stale_rerun_looks_through_a_long_chain_of_values_that_are_not_stored(
     store: Store,
 ) -> None:

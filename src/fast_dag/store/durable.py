@@ -748,7 +748,7 @@ class Scope(ExecutionStore):
         """The end of a node was recorded. Raises what ends the run."""
         durable = self.durable
         if self._valueless and index in self._valueless:
-            del execution.results[execution.plan.names[index]]
+            execution.results.pop(execution.plan.names[index], None)  # it may be dropped already
         if durable.is_cancelled or durable.interrupt is not None:
             durable.go_on()
 
