@@ -630,6 +630,21 @@ def test_parts_of_a_dag_are_run(cli: Cli, tmp_path: Path) -> None:
     assert "the result of 'prices'" in missing.err
 
 
+def test_results_have_what_a_decider_returned(cli_in: Any, tmp_path: Path) -> None:
+    (tmp_path / "flow.py").write_text(
+        "from fast_dag import DAG, SelectReturn\n"
+        "dag = DAG('flow').add_node('mail', lambda x: f'mailed {x}')\n"
+        "dag.add_node('route', lambda: SelectReturn('mail', value=[3]), type='select')\n"
+        "dag.connect(dag.nodes['route'].branches['mail'], 'mail')\n"
+    )
+    cli = cli_in(tmp_path)
+    earlier = cli("run", "flow.py", "--json")
+    assert (earlier.json["value"], earlier.json["not_json"]) == ("mailed [3]", {})
+    (tmp_path / "run.json").write_text(earlier.out)
+    done = cli("run", "flow.py", "--from", "mail", "--results", "run.json", "-q")
+    assert done.out == "mailed [3]\n"
+
+
 def test_machine_is_run(cli: Cli) -> None:
     assert cli("run", "game.py").out == "won by 3\n"
     data = cli("run", "game.py", "--json", "--max-cycles", "9", "-i", "n=2").json

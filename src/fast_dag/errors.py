@@ -279,6 +279,15 @@ def text_of(error: BaseException) -> str:
         return "<its message cannot be shown>"
 
 
+def brief_of(error: BaseException) -> str:
+    """An exception in one line: its class and its message.
+
+    >>> brief_of(ValueError("too small"))
+    'ValueError: too small'
+    """
+    return f"{type(error).__name__}: {text_of(error)}"
+
+
 def add_note(error: BaseException, *notes: object) -> None:
     """Add notes to a user's exception, whatever its class does.
 
@@ -342,7 +351,7 @@ def traceback_of(error: BaseException) -> str:
             seen.add(id(at))
             lines = "".join(traceback.format_tb(trace_of(at)))
             head = "Traceback (most recent call last):\n" if lines else ""
-            parts.append(f"{head}{lines}{type(at).__name__}: {text_of(at)}\n")
+            parts.append(f"{head}{lines}{brief_of(at)}\n")
             at = cause_of(at)
         between = "\nThe above exception was the direct cause of the following exception:\n\n"
         return between.join(reversed(parts))

@@ -323,6 +323,19 @@ def test_defined_again_a_state_takes_the_place_of_the_first() -> None:
     assert pickle.loads(pickle.dumps(FSM("m", replace=True))).replace
 
 
+def test_defined_again_a_state_is_what_its_new_declaration_says() -> None:
+    fsm = FSM("m", terminal_states=["end"], replace=True)
+    fsm.add_state("a", lambda: 1 / 0, initial=True, terminal=True, on_error="end")
+    fsm.add_state("end", lambda error: "handled", terminal=True)
+    assert fsm.run() == "handled"
+    for each in (fsm.clone(), fsm):
+        each.add_state("a", lambda n: n).add_state("b", lambda n: n + 1, initial=True)
+        each.add_state("end", lambda n: n, terminal=False).add_transition("b", "end")
+        declared = each.initial_states, each.terminal_states, each.error_states
+        assert declared == (["b"], ["end"], {})
+        assert each.run(n=1) == 2
+
+
 @pytest.mark.parametrize("given", [{"max_cycles": 0}, {"keep_history": "3"}, {"max_cycles": 2.0}])
 def test_limits_are_counts(given: Any) -> None:
     with pytest.raises(ValidationError, match="is a count of at least 1"):

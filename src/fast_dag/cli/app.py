@@ -315,7 +315,7 @@ def run(
         results, as_text_only = _results(results_file)
         if from_ is None:
             raise ValidationError("--results are for --from, which names the node to go on with")
-        options["context"] = Context(results=results)
+        options["context"] = Context.from_dict({"results": results})
     if resumed is not None:
         if until is not None or from_ is not None:
             raise ValidationError(

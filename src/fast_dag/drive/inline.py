@@ -357,7 +357,7 @@ def _nested_value(
         drive_map(child, waiter, _outcome_of)  # type: ignore[arg-type]
     else:
         _drive(child, waiter)
-    error = child.exception()
+    error = child.failure()
     if error is not None:
         raise error
     return child.value

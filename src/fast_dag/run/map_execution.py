@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fast_dag.define.graph import Graph
     from fast_dag.plan.map_plan import MapPlan
     from fast_dag.plan.step import Step
+    from fast_dag.run.failures import Failures
     from fast_dag.run.map_batches import Batch
 
     Given = tuple[Any, tuple[Any, ...]]
@@ -282,7 +283,7 @@ class MapExecution(Execution):
     def _final_value(self) -> Any:
         return self.value
 
-    def exception(self) -> Any:
+    def failure(self) -> Exception | None:
         return self._error
 
     @property
@@ -300,10 +301,6 @@ class MapExecution(Execution):
     def stop(self) -> None:
         super().stop()
         self._notify()
-
-    @property
-    def stopped(self) -> bool:
-        return self._stopped or (self.parent is not None and self.parent.stopped)
 
     def release(self, status: str | None = None) -> Effects | None:
         walk = self._walk
@@ -797,14 +794,25 @@ class MapExecution(Execution):
         else:  # as in `finish`
             outcome.verdict = verdict.outcome.verdict = None
         key, _ = self._given.pop(number)
-        self._inner.pop(number, None)
+        inner = self._inner.pop(number, None)
         self.record.count(self.plan.name, outcome)
         self.tally._add((number,), (key,), array("f", (seconds,)))
         if outcome.ok:
             self.tally.completed += 1
+            if inner is not None and inner.failures.are_items:
+                self._adopt(self._label(number, key), inner.failures)
             self._keep(number, key, outcome.value)
         else:
             self._item_failed(number, key, verdict)
+
+    def _adopt(self, label: str, inner: Failures) -> None:
+        """Keep the errors of items of the maps that are in an item, which completed."""
+        kept = self.tally._kept
+        for name, error in inner.errors.items():
+            if len(kept) < MOST_ERRORS:
+                attempts, where, _ = inner.facts(name)
+                failed = Failed(f"{label}.{name}", inner.key_of(name), error, attempts, where)
+                kept.append(failed)
 
     def _keep(self, number: int, key: Any, value: Any) -> None:
         if self.stream is not None:
@@ -892,7 +900,7 @@ class MapExecution(Execution):
     def ended(self) -> Exception | None:
         if self._error is not None:
             return self._error
-        if self._is_satisfied or self.status != "running":
+        if self._is_satisfied:
             return RuntimeError(
                 f"the results of map {self.plan.name!r} can be taken while its into= function "
                 "runs, and not afterwards"
@@ -919,7 +927,7 @@ class MapExecution(Execution):
     def judge(self, index: int, outcome: Outcome) -> Verdict:
         inner = None if outcome.ok else self._inner.pop(index, None)
         key = None
-        if inner is not None and outcome.value is inner.exception():
+        if inner is not None and outcome.value is inner.failure():
             key = inner.failures.first
             attempts, where, _ = inner.failures.facts(key)
             outcome = Outcome(False, inner.failures.errors[key], attempts, where)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from fast_dag.cache.fingerprint import Fingerprint, made_of, untold
-from fast_dag.errors import failures, text_of
+from fast_dag.errors import brief_of, failures
 from fast_dag.store.codec import digest
 from fast_dag.store.graphs import text_of_graph
 
@@ -142,7 +142,7 @@ def _read(node: Node[..., Any]) -> tuple[Fingerprint | None, Mapping[str, str]]:
         fingerprint = Fingerprint(things, True)
         parts |= fingerprint.parts
     except failures() as error:  # of objects that a module has
-        parts[_UNTOLD] = f"reading it raised {type(error).__name__}: {text_of(error)}"
+        parts[_UNTOLD] = f"reading it raised {brief_of(error)}"
     if version is not None:
         parts[_VERSION] = str(version)
     return fingerprint, parts

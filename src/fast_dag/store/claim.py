@@ -13,6 +13,7 @@ from fast_dag.run.failures import timed_out
 from fast_dag.store.changes import Codes, changes_of
 from fast_dag.store.database import reading
 from fast_dag.store.durable import (
+    REPLACE,
     CutShortError,
     Durable,
     End,
@@ -418,8 +419,7 @@ class Claim:
         elif status != "interrupted":
             ended = ending_of(execution)
             connection.executemany(  # what was not reached this time
-                "UPDATE nodes SET replaced = ?"
-                " WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL",
+                REPLACE,
                 [
                     (durable.generation, durable.row, scope, name)
                     for scope, pending in durable.pending.items()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from fast_dag._extras import needed
 from fast_dag.cache.origins import Pickler
 from fast_dag.call.effects import ONE_SHOT
-from fast_dag.errors import failures, text_of
+from fast_dag.errors import brief_of, failures, text_of
 from fast_dag.store.classes import Classes
 from fast_dag.store.errors import DamagedError, DecodeError
 from fast_dag.store.forms import Refused
@@ -116,7 +116,7 @@ class Plain:
 
 
 def _unencodable(value: object, error: BaseException, codec: str = "plain") -> Exception:
-    raised = f"{type(error).__name__}: {text_of(error)}"
+    raised = brief_of(error)
     return Refused(value, f"which cannot be written ({raised})").error(codec)
 
 
@@ -172,7 +172,7 @@ class _Keyed:
         try:
             return pickle.loads(body)
         except failures() as error:
-            raised = f"{type(error).__name__}: {text_of(error)}"
+            raised = brief_of(error)
             raise DecodeError(f"the stored value cannot be loaded: {raised}") from error
 
     def _digest(self, body: bytes | memoryview, context: bytes) -> bytes:

@@ -383,17 +383,21 @@ class Durable:
 
     def doubts_of(self, connection: Connection) -> list[str]:
         """The paths of the nodes that are in doubt: called, and not known to have ended."""
-        return [path for (path,) in connection.execute(_DOUBTS, (self.row,))]
+        return [path for (path,) in connection.execute(DOUBTS, (self.row,))]
 
 
-_WIDE: Final = """
-    SELECT n.scope, n.node, n.ok, n.goes_on, n.key, n.choice, n.place, n.attempts, n.cached,
-        n.began, n.seconds, n.stored, v.codec, v.value, v.file,
-        r.run_id, v.path, v.visit, v.item, v.generation, n.id, n.generation
+WITH_VALUES: Final = """
     FROM nodes AS n
     JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
     JOIN runs AS r ON r.id = v.run
-    WHERE n.run = ? AND n.item = x''"""
+    WHERE n.run = ?"""
+"""The rows of nodes of a run, each with the row that has its value, which runs may share."""
+
+_WIDE: Final = f"""
+    SELECT n.scope, n.node, n.ok, n.goes_on, n.key, n.choice, n.place, n.attempts, n.cached,
+        n.began, n.seconds, n.stored, v.codec, v.value, v.file,
+        r.run_id, v.path, v.visit, v.item, v.generation, n.id, n.generation
+    {WITH_VALUES} AND n.item = x''"""
 
 _OLDS: Final = f"{_WIDE} AND n.replaced = ? ORDER BY n.id"
 
@@ -412,13 +416,10 @@ _ENDS: Final = f"""
 
 _OTHER_ENDS: Final = f"{_IN_FORCE} AND NOT {_PLAIN}"
 
-_ITEMS: Final = """
+_ITEMS: Final = f"""
     SELECT n.scope, n.node, n.code, n.item, n.ok, n.key, n.place, n.attempts,
         v.codec, v.value, v.file, r.run_id, v.path, v.visit, v.item, v.generation
-    FROM nodes AS n
-    JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
-    JOIN runs AS r ON r.id = v.run
-    WHERE n.run = ? AND n.replaced IS NULL AND n.item != x'' AND NOT (n.ok AND EXISTS (
+    {WITH_VALUES} AND n.replaced IS NULL AND n.item != x'' AND NOT (n.ok AND EXISTS (
         SELECT 1 FROM nodes AS m WHERE m.run = n.run AND m.scope = n.scope AND m.node = n.node
             AND m.visit = n.visit AND m.item = x'' AND m.replaced IS NULL AND m.ok))
     ORDER BY n.id"""
@@ -437,11 +438,13 @@ _TIMES: Final = """
     SELECT path, COUNT(DISTINCT generation) FROM nodes
     WHERE run = ? AND generation < ? AND ok AND item = x'' GROUP BY path"""
 
-_DOUBTS: Final = """
-    SELECT path FROM calls AS c WHERE c.run = ? AND NOT EXISTS (
+IN_DOUBT: Final = """
+    FROM calls AS c WHERE c.run = ? AND NOT EXISTS (
         SELECT 1 FROM nodes AS n WHERE n.run = c.run AND n.scope = c.scope AND n.node = c.node
-            AND n.visit = c.visit AND n.item = c.item AND n.generation >= c.generation)
-    ORDER BY began"""
+            AND n.visit = c.visit AND n.item = c.item AND n.generation >= c.generation)"""
+"""The calls of a run that are not known to have ended."""
+
+DOUBTS: Final = f"SELECT path {IN_DOUBT} ORDER BY began"
 
 
 def lost(run_id: str, hold: Hold | None) -> RunLostError:
@@ -925,7 +928,7 @@ class End(Write):
         if not self.is_stored and not self.is_ok:  # it had completed, and was called again
             connection.execute(_FORGET_UNSTORED, (row, scope, name))
         if durable.pending:  # of a node that does not keep its old end
-            connection.execute(_REPLACE, (generation, row, scope, name, generation))
+            connection.execute(_REPLACE_OLDER, (generation, row, scope, name, generation))
         if self._item:
             connection.execute(_REPLACE_ITEM, (generation, row, scope, name, self._item))
             connection.execute(_INSERT_ITEM, (*values, self._item))
@@ -956,9 +959,12 @@ _INSERT: Final = """
 
 _INSERT_ITEM: Final = _INSERT.replace("file)", "file, item)").replace("?)", "?, ?)")
 
-_REPLACE_ITEM: Final = """
-    UPDATE nodes SET replaced = ? WHERE run = ? AND scope = ? AND node = ? AND item = ?
-        AND replaced IS NULL"""
+REPLACE: Final = """
+    UPDATE nodes SET replaced = ?
+    WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL"""
+"""The rows of a node, and of the items of a map, count no longer."""
+
+_REPLACE_ITEM: Final = f"{REPLACE} AND item = ?"
 
 _INSERT_ALONE: Final = """
     INSERT INTO nodes (run, scope, node, generation, path, ok, goes_on, attempts, began, seconds,
@@ -966,9 +972,7 @@ _INSERT_ALONE: Final = """
     SELECT ?, ?, ?, ?, ?, 1, 1, 1, ?, ?, 1, ?, 'plain', ?
     FROM runs WHERE id = ? AND epoch = ? AND NOT cancel"""
 
-_REPLACE: Final = """
-    UPDATE nodes SET replaced = ? WHERE run = ? AND scope = ? AND node = ?
-        AND replaced IS NULL AND generation < ?"""
+_REPLACE_OLDER: Final = f"{REPLACE} AND generation < ?"
 
 _FORGET_UNSTORED: Final = """
     UPDATE nodes SET replaced = 0 WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL

@@ -15,8 +15,9 @@ from fast_dag.plan.topology import Topology
 from fast_dag.store.durable import choice_text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
+    from fast_dag._typing import T
     from fast_dag.plan.plan import Plan
 
 _OPTIONS: Final = ("wait", "several", "once", "stored", "retry", "timeout", "run_in")
@@ -41,11 +42,16 @@ def codes_in(text: str) -> list[bytes]:
 
 def graph_of(plan: Plan) -> StoredGraph:
     """The graph of a plan, as it is when it was stored and read again."""
+    return _once(plan, "graph", lambda: StoredGraph(json.loads(text_of_graph(plan))))
+
+
+def _once(plan: Plan, name: str, make: Callable[[], T]) -> T:
+    """What is made of a plan, once. It is freed with the plan."""
     known = plan.__dict__
-    graph: StoredGraph | None = known.get("graph")
-    if graph is None:
-        graph = known["graph"] = StoredGraph(json.loads(text_of_graph(plan)))
-    return graph
+    if name not in known:
+        known[name] = make()
+    made: T = known[name]
+    return made
 
 
 def _data_of(plan: Plan) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from fast_dag.errors import UnknownNodeError, ValidationError
+from fast_dag.store.durable import REPLACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -204,11 +205,8 @@ def _replace(
     generation: int,
 ) -> None:
     for scope, names in found.items():
-        connection.executemany(
-            "UPDATE nodes SET replaced = ?"
-            " WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL",
-            [(generation, rows.run, scope, name) for name in names],
-        )
+        values = [(generation, rows.run, scope, name) for name in names]
+        connection.executemany(REPLACE, values)
     for scope in gone:
         connection.execute("UPDATE scopes SET replaced = ? WHERE id = ?", (generation, scope))
         connection.execute(
@@ -230,11 +228,7 @@ def replace_only(
     for path in paths:
         scope = 0
         for name in path:
-            connection.execute(
-                "UPDATE nodes SET replaced = ?"
-                f" WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL{which}",
-                (generation, rows.run, scope, name),
-            )
+            connection.execute(REPLACE + which, (generation, rows.run, scope, name))
             scopes = rows.scopes.get((scope, name))
             scope = scopes[-1] if scopes else -1
         if not keeps_inside and scope > 0:

@@ -21,6 +21,7 @@ from fast_dag.errors import ValidationError, closest, failures, names
 from fast_dag.store.codec import CloudPickle, Pickle, Plain
 from fast_dag.store.database import Database, closed, placeholders, reading
 from fast_dag.store.doctor import examined
+from fast_dag.store.durable import DOUBTS, IN_DOUBT, WITH_VALUES
 from fast_dag.store.errors import (
     DecodeError,
     EncodeError,
@@ -683,21 +684,13 @@ class NodeRow(NamedTuple):
     source_generation: int
 
 
-_NODES: Final = """
+_NODES: Final = f"""
     SELECT n.scope, n.node, n.path, n.ok, n.choice, n.attempts, n.cached, n.began, n.seconds,
         n.stored, n.generation, v.codec, v.value, v.file,
         r.run_id, v.path, v.visit, v.item, v.generation
-    FROM nodes AS n
-    JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
-    JOIN runs AS r ON r.id = v.run
-    WHERE n.run = ? AND n.replaced IS NULL AND n.item = x'' ORDER BY n.id"""
+    {WITH_VALUES} AND n.replaced IS NULL AND n.item = x'' ORDER BY n.id"""
 
-_CALLS: Final = """
-    SELECT scope, node, generation, began FROM calls AS c WHERE c.run = ? AND NOT EXISTS (
-        SELECT 1 FROM nodes AS n WHERE n.run = c.run AND n.scope = c.scope AND n.node = c.node
-            AND n.visit = c.visit AND n.item = c.item AND n.generation >= c.generation)"""
-
-DOUBTS: Final = _CALLS.replace("scope, node, generation, began", "path") + " ORDER BY began"
+_CALLS: Final = f"SELECT scope, node, generation, began {IN_DOUBT}"
 
 INPUTS: Final = """
     SELECT i.name, i.digest, v.codec, v.value, v.file, r.run_id, v.name FROM inputs AS i

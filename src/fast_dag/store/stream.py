@@ -33,7 +33,7 @@ from struct import Struct, error, pack
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
-from fast_dag.errors import failures, text_of
+from fast_dag.errors import brief_of, failures
 from fast_dag.store.classes import UNSET, Classes, Layout, Unset, class_name, id_of, layout_of
 from fast_dag.store.errors import DamagedError, DecodeError, StoreError
 from fast_dag.store.forms import FORMS, Form, Raw, Refused
@@ -339,7 +339,7 @@ def _form_writer(form: Form) -> Callable[[Writer, Any], None]:
         except (Refused, StoreError):
             raise
         except failures() as error:
-            raised = f"{type(error).__name__}: {text_of(error)}"
+            raised = brief_of(error)
             raise Refused(value, f"which raised {raised} when it was read") from error
         writers = writer.writers
         try:
@@ -631,5 +631,5 @@ def decoded(data: bytes, classes: Classes) -> Any:
     except DecodeError:
         raise
     except failures() as error:  # of constructors and of users' `__hash__`, too
-        raised = f"{type(error).__name__}: {text_of(error)}"
+        raised = brief_of(error)
         raise DamagedError(f"the stored value cannot be read: {raised}") from error
