@@ -298,6 +298,51 @@ def test_stale_rerun_computes_a_value_that_is_not_stored_only_where_it_is_needed
     assert edited.taken() == ["tax", "load", "last"], "shown is fed anew, and takes both"
 
 
+def test_stale_rerun_that_keeps_only_outputs_goes_on_where_values_are_not_stored(
+    store: Store,
+) -> None:
+    stops = [1]
+
+    def last(shown: int) -> int:
+        if stops and shown > 3:
+            raise KeyboardInterrupt
+        return shown
+
+    def flow(one: Any, two: Any) -> DAG:
+        dag = DAG("kept").add_node("one", one).add_node("two", two).add_node("last", last)
+        dag.add_node("open", lambda one: one, stored=False)
+        dag.add_node("shown", lambda open, two: open + two).connect("one", "open")
+        dag.connect("open", "shown").connect("two", "shown").connect("shown", "last")
+        return dag
+
+    options: Any = {"store": store, "run_id": "a"}
+    assert flow(lambda: 1, lambda: 2).run(**options) == 3
+    edited = flow(lambda: 1 * 1, lambda: 3)
+    with pytest.raises(KeyboardInterrupt):
+        edited.run(**options, rerun="stale")
+    stops.clear()
+    assert edited.run(**options, rerun="stale", keep="outputs") == 4
+
+
+def test_stale_rerun_looks_through_a_long_chain_of_values_that_are_not_stored(
+    store: Store,
+) -> None:
+    def flow(root: Any, last: Any) -> DAG:
+        dag = DAG("long").add_node("root", root)
+        for number in range(1000):
+            dag.add_node(f"n{number}", lambda x: x, stored=False)
+            dag.connect(f"n{number - 1}" if number else "root", f"n{number}")
+        return dag.add_node("last", last).connect("n999", "last")
+
+    assert flow(lambda: 1, lambda x: x).run(store=store, run_id="a") == 1
+    edited = flow(lambda: 1 * 1, lambda x: x)
+    run = edited.execute(store=store, run_id="a", rerun="stale")
+    assert (run.value, run.metrics["nodes_executed"]) == (1, 1), "nobody takes the values"
+    edited = flow(lambda: 2 - 1, lambda x: x + 1)
+    run = edited.execute(store=store, run_id="a", rerun="stale")
+    assert (run.value, run.metrics["nodes_executed"]) == (2, 1002)
+
+
 def test_finished_run_returns_what_it_has_returned_whatever_became_of_its_graph(
     store: Store,
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -380,6 +382,14 @@ def test_value_that_cannot_be_computed_again_fails_its_node_and_undoes_nothing(
     assert dag.run(**options, rerun="mail") == "sent"
     assert calls.taken() == ["open", "mail", "late"]
     assert store.doctor()["problems"] == []
+
+
+def test_stores_and_their_records_are_not_copied(store: Store, calls: Calls) -> None:
+    shop(calls).run(store=store, run_id="a", n=10)
+    for each in (store, store.run("a")):
+        for copied in (pickle.dumps, copy.deepcopy):
+            with pytest.raises(TypeError, match="open a Store of the same path"):
+                copied(each)
 
 
 def test_finished_run_knows_the_items_of_its_maps(store: Store) -> None:

@@ -461,7 +461,17 @@ class Scope(ExecutionStore):
     """The store of one execution: the outermost (`parent` None), or one attempt of the workflow
     that is nested in `node`. `id` is None until something of it is committed."""
 
-    __slots__ = ("_again", "_attempts", "_valueless", "attempt", "durable", "id", "node", "parent")
+    __slots__ = (
+        "_again",
+        "_attempts",
+        "_needs",
+        "_valueless",
+        "attempt",
+        "durable",
+        "id",
+        "node",
+        "parent",
+    )
 
     def __init__(
         self, durable: Durable, parent: Scope | None, node: str, attempt: int, id: int | None
@@ -474,6 +484,7 @@ class Scope(ExecutionStore):
         self._attempts: dict[str, int] = {}  # of nested workflows, as far as they have begun here
         self._again = set[str]()  # the nodes that have completed, and are called for their values
         self._valueless = set[int]()  # those that keep an end without a value
+        self._needs: dict[int, bool] = {}  # of some of these, whether it is needed
 
     def ensure(self, connection: Connection, made: list[Scope]) -> int:
         """The row of this scope, which is made if there is none."""
@@ -583,7 +594,7 @@ class Scope(ExecutionStore):
                 elif name in pending:
                     pending.discard(name)
                     old = durable.old_ends[self.id, name]
-                    if old.value is not ABSENT or not self._may_be_needed(execution, index):
+                    if old.value is not ABSENT or not self._is_needed(execution, index):
                         execution.keep(index, old)
                         if old.value is ABSENT:
                             self._valueless.add(index)
@@ -618,34 +629,53 @@ class Scope(ExecutionStore):
         # It carries what it was given.
         return all(self._is_as_before(execution, each) for each in step.edges)
 
-    def _may_be_needed(self, execution: DagExecution, index: int) -> bool:
-        """Whether a node that is yet to be called may take the value of this one, which keeps its
-        end."""
-        topology = execution.plan.topology
-        name = topology.names[index]
+    def _is_needed(self, execution: DagExecution, index: int) -> bool:
+        """Whether a node that may be called takes the value of this one, which keeps its end."""
+        came: dict[int, int] = {index: index}
+        todo = [index]
+        while todo:
+            at = todo.pop()
+            known = self._needs.get(at)
+            takers = [] if known is False else self._takers(execution, at)
+            if known or takers is None:
+                while not self._needs.get(at):
+                    self._needs[at] = True
+                    at = came[at]
+                return True
+            for each in takers:
+                if each not in came:
+                    came[each] = at
+                    todo.append(each)
+        self._needs.update(dict.fromkeys(came, False))
+        return False
+
+    def _takers(self, execution: DagExecution, index: int) -> list[int] | None:
+        """The nodes that take the value of a node that keeps its end, and are not called unless
+        their own values are needed; None if another node may take it."""
+        topology, status = execution.plan.topology, execution.record.status
+        name, takers = topology.names[index], list[int]()
         if name in execution.wanted:
-            return True
+            return None
         for target, *_ in topology.successors[index]:
-            edges = topology.incoming[target]
+            node, edges = topology.nodes[target], topology.incoming[target]
             if all(edge.source != name or edge.input is None for edge in edges):
                 continue
-            if execution.record.status(target) not in _OVER:
-                is_kept = self._is_pending(topology.names[target]) and all(
+            is_kept = status(target) in _OVER or (
+                self._is_pending(node.name)
+                and all(
                     edge.source == name
                     or (
-                        execution.record.status(topology.index[edge.source]) in _OVER
+                        status(topology.index[edge.source]) in _OVER
                         and self._is_as_before(execution, edge)
                     )
                     for edge in edges
                 )
-                if not is_kept:
-                    return True
-            # It carries what it was given, or its value may have to be computed again, too.
-            is_carrier = topology.nodes[target].type.decides
-            is_stored = topology.nodes[target].options.get("stored", True)
-            if (is_carrier or not is_stored) and self._may_be_needed(execution, target):
-                return True
-        return False
+            )
+            if not is_kept:
+                return None
+            if node.type.decides or not node.options.get("stored", True):
+                takers.append(target)  # a decider passes on what it was given
+        return takers
 
     def _is_pending(self, name: str) -> bool:
         return self.id is not None and name in self.durable.pending.get(self.id, ())
@@ -721,7 +751,7 @@ class Scope(ExecutionStore):
         """The end of a node was recorded. Raises what ends the run."""
         durable = self.durable
         if self._valueless and index in self._valueless:
-            del execution.results[execution.plan.names[index]]
+            execution.results.pop(execution.plan.names[index], None)  # it may be dropped already
         if durable.is_cancelled or durable.interrupt is not None:
             durable.go_on()
 

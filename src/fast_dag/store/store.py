@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from time import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 from weakref import WeakKeyDictionary
 
 from fast_dag.cache.keys import UnkeyableError, digest_of, key_of, stable_text
@@ -140,6 +140,12 @@ class Store:
 
     def __exit__(self, *ended_by: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Store, and a record that reads from one, cannot be copied or pickled: open a Store "
+            "of the same path where it is needed"
+        )
 
     def __repr__(self) -> str:
         return f"<Store {self.path!r}>"

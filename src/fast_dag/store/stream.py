@@ -388,7 +388,7 @@ def _refuse(writer: Writer, value: Any) -> None:
         )
     base = next((each for each in kind.__mro__[1:] if each in _WRITERS), None)
     if base is not None:
-        raise Refused(value, f"a subclass of {base.__name__}", f"make it a {base.__name__} itself")
+        raise Refused(value, f"a subclass of {base.__name__}", f"make it {base.__name__} itself")
     raise Refused(value, "which is none of the data that this codec knows")
 
 
