@@ -103,9 +103,9 @@ class _Coordinator(Lane):
         self._done = asyncio.Event()
         self._waits = True
         dispatcher.lanes = self.lanes
-        dispatcher.finish = lambda: self.loop.soon(self._done.set)
+        dispatcher.finish = lambda: self._wakes(self._done.set)
         dispatcher.soon = lambda function: self._later(self._guarded, function)
-        dispatcher.timers.is_earlier = lambda: self.loop.soon(self._arm)
+        dispatcher.timers.is_earlier = lambda: self._wakes(self._arm)
 
     async def drive(self) -> None:
         """Execute the run. A cancellation cuts it short, and is raised when the run has ended. A
@@ -166,6 +166,11 @@ class _Coordinator(Lane):
 
             threading.Thread(target=close, name="fast_dag closing", daemon=True).start()
             await self._until(closed)
+
+    def _wakes(self, function: Callable[[], object]) -> None:
+        """Call what wakes the loop; nothing, if that was closed under the run."""
+        if not self.loop.loop.is_closed():
+            self.loop.soon(function)
 
     # Time.
 

@@ -82,9 +82,9 @@ class Tasks:
         """Cut the run short: nothing more starts, and outcomes that come now are dropped."""
         if self._ending is None:
             self._stopped, self._ending = True, status
-            self._done.set()
             if self._loop.is_closed():  # its tasks end when they are collected
                 return
+            self._done.set()
             for task in self._tasks.values():
                 if task.cancelling():
                     # Somebody else has cancelled it, as `asyncio.run` does at its end. A second
@@ -123,7 +123,7 @@ class Tasks:
                 self._cut("cancelled")
         self._tasks.pop(first, None)
         self._open -= 1
-        if not self._open:
+        if not self._open and not self._loop.is_closed():
             self._done.set()
 
     async def _follow(self, index: int) -> None:
