@@ -1023,3 +1023,26 @@ def test_value_of_one_instruction_comes_back_as_it_was(store: Store) -> None:
         dag.run(store=store, run_id=f"r{number}", value=value)
         again = dag.run(store=store, run_id=f"r{number}")
         assert (again, type(again)) == (value, type(value))
+
+
+def test_run_whose_loop_was_closed_is_interrupted(store: Store) -> None:
+    waits, begun = [True], []
+
+    async def work() -> int:
+        begun.append(1)
+        while waits:
+            await asyncio.Event().wait()
+        return 1
+
+    dag = DAG("closed").add_node("work", work)
+    loop = asyncio.new_event_loop()
+    coroutine = dag.run_async(store=store, run_id="a")
+    task = loop.create_task(coroutine)
+    while not begun:
+        loop.run_until_complete(asyncio.sleep(0.001))
+    loop.close()
+    coroutine.close()
+    del task
+    assert store.run("a").status == "interrupted"
+    waits.clear()
+    assert dag.run(store=store, run_id="a") == 1

@@ -112,7 +112,10 @@ class Asked:
         except BaseException as raised:
             error = raised
         try:
-            _, interrupted = await _in_thread(partial(claim.leave, error))
+            if isinstance(error, GeneratorExit):  # the loop was closed, so nothing can be awaited
+                claim.leave(error)
+            else:
+                _, interrupted = await _in_thread(partial(claim.leave, error))
         finally:
             del error
             workflow._remember(claim.execution)
