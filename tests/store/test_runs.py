@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import pickle
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -1042,7 +1043,8 @@ def test_run_whose_loop_was_closed_is_interrupted(store: Store) -> None:
         loop.run_until_complete(asyncio.sleep(0.001))
     loop.close()
     coroutine.close()
-    del task
+    del task, coroutine, loop
+    gc.collect()
     assert store.run("a").status == "interrupted"
     waits.clear()
     assert dag.run(store=store, run_id="a") == 1
