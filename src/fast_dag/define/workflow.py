@@ -517,7 +517,7 @@ class Workflow(Nestable):
         """
         twin = type(self).__new__(type(self))
         for key, value in self.__getstate__().items():
-            twin.__dict__[key] = value.copy() if type(value) in (dict, list) else value
+            vars(twin)[key] = value.copy() if type(value) in (dict, list) else value
         twin._graph = twin._new_graph(_checked(name or self.name))
         self._graph.copy_into(twin._graph)
         return twin
