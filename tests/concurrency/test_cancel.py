@@ -468,6 +468,47 @@ def test_keyboard_interrupt_ends_a_run_promptly(mode: str, holds: str, tmp_path:
     assert done.returncode == 0
 
 
+INTERRUPTED_BETWEEN = """
+import itertools, signal, threading
+from time import monotonic
+from fast_dag import DAG
+
+told = []
+
+def into(results):
+    try:
+        for number in results:  # to take a result wakes the caller's thread, which waits
+            if number == 300:
+                sent.append(monotonic())
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    except RuntimeError as error:
+        told.append(str(error))
+        raise
+
+dag = DAG("numbers").add_node("f", lambda x: x, over="x", into=into)
+for _ in range(10):
+    sent = []
+    try:
+        dag.run(x=itertools.count(), mode="parallel", max_workers=2)
+    except KeyboardInterrupt:
+        print(dag.context.metadata["execution_status"], monotonic() - sent[0] < 4)
+print(set(told))
+"""
+
+
+def test_an_interruption_loses_nothing_that_its_thread_was_just_given() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", INTERRUPTED_BETWEEN],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    expected = "cancelled True\n" * 10 + "{\"map 'f' was cut short\"}\n"
+    assert done.stdout == expected, done.stderr
+    assert done.stderr == ""
+
+
 # SystemExit and KeyboardInterrupt that nodes raise.
 
 

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -510,6 +511,49 @@ def test_sync_nodes_never_block_the_loop_of_run_async(options: dict[str, Any]) -
         return value
 
     assert asyncio.run(main()) == "done"
+
+
+async def busy(x: int = 0) -> int:
+    """Never waits."""
+    until = perf_counter() + 5e-5
+    while perf_counter() < until:
+        pass
+    return x
+
+
+def chains(width: int, length: int) -> DAG:
+    dag = DAG("chains")
+    for chain in range(width):
+        for at in range(length):
+            dag.add_node(f"{chain}_{at}", busy)
+            if at:
+                dag.connect(f"{chain}_{at - 1}", f"{chain}_{at}", input="x")
+    return dag
+
+
+@pytest.mark.parametrize("options", [{}, {"max_workers": 50}], ids=["tasks", "dispatcher"])
+@pytest.mark.parametrize("kind", ["map", "chains", "runs"])
+def test_async_functions_that_never_wait_leave_time_to_others_on_the_loop(
+    kind: str, options: dict[str, Any]
+) -> None:
+    async def main() -> int:
+        if kind == "map":
+            runs = [DAG("map").add_node("busy", busy, over="x").run_async(x=range(4000), **options)]
+        elif kind == "chains":
+            runs = [chains(40, 100).run_async(**options)]
+        else:
+            dag = chains(1, 100)
+            runs = [dag.run_async(**options) for _ in range(40)]
+        working = asyncio.gather(*runs)
+        steps = 0
+        while not working.done():
+            await asyncio.sleep(0)
+            steps += 1
+        await working
+        return steps
+
+    # 0.2 seconds of work, in turns of little more than 0.01 seconds, which all tasks share.
+    assert asyncio.run(main()) > 8
 
 
 @pytest.mark.needs("cloudpickle")

@@ -409,9 +409,10 @@ def test_keys_of_a_mapping_may_be_made_anew(way: str) -> None:
     [
         (lambda x: x % 2, ["0", "item 0", "item 2"]),
         (lambda x: [x], ["[0]", "item 0", "not hashable"]),
+        (lambda x: float("nan"), ["nan", "item 0", "not equal to itself"]),
         (lambda x: 1 / (x - 1), ["item 1", "division by zero"]),
     ],
-    ids=["twice", "unhashable", "raises"],
+    ids=["twice", "unhashable", "nan", "raises"],
 )
 @pytest.mark.parametrize("into", [None, list])
 def test_a_bad_key_fails_the_map_whatever_on_error_says(
@@ -1018,6 +1019,59 @@ def test_a_map_inside_of_a_nested_workflow(way: str) -> None:
     assert list(run.errors) == ["sub.f[1]"]
     assert run["sub.f[0]"] == 1
     assert run.items("sub.f").failed == 1
+    assert run.value == run["sub.f"]
+
+
+def counting(on_error: str) -> DAG:
+    """A workflow with a map, and a node that counts what it came to."""
+    inner = mapped(on_error=on_error).add_node("count", len)
+    return inner.connect("f", "count")
+
+
+@everywhere
+@pytest.mark.parametrize(("on_error", "counted"), [("keep", 3), ("drop", 2)])
+def test_an_item_that_is_kept_inside_fails_neither_the_workflow_around_it_nor_its_item(
+    way: str, on_error: str, counted: int
+) -> None:
+    dag = DAG("outer").add_node("sub", counting(on_error)).add_node("after", lambda sub: sub)
+    run = EXECUTE[way](dag.connect("sub", "after"), x=[1, 0, 2])
+    assert (run.status, run.value, list(run.errors)) == (
+        "completed_with_errors",
+        counted,
+        ["sub.f[1]"],
+    )
+    dag = DAG("rows")
+    dag.map(counting(on_error), name="row", over="x", keys=str)
+    run = EXECUTE[way](dag, x=[[4], [1, 0, 2]])
+    assert run.status == "completed_with_errors"
+    assert run.value == {"[4]": 1, "[1, 0, 2]": counted}
+    assert list(run.errors) == ["row[[1, 0, 2]].f[1]"]
+    assert (run.items("row").completed, run.items("row").failed) == (2, 0)
+
+
+@here
+@pytest.mark.parametrize("strategy", ["fail_fast", "continue"])
+def test_what_fails_besides_a_kept_item_is_the_error_of_the_workflow(
+    way: str, strategy: Any
+) -> None:
+    inner = mapped(on_error="keep").add_node("total", sum).connect("f", "total")
+    dag = DAG("outer").add_node("sub", inner).add_node("after", lambda sub: sub)
+    run = EXECUTE[way](dag.connect("sub", "after"), x=[0], error_strategy=strategy)
+    assert list(run.errors) == ["sub.f[0]", "sub.total"]
+    assert run.statuses == {"sub": "failed", "after": "skipped"}
+    with pytest.raises(ExecutionError) as caught:
+        run.raise_for_error()
+    assert caught.value.node_name == "sub.total"
+
+
+@here
+def test_a_state_goes_on_though_a_map_in_it_kept_an_item(way: str) -> None:
+    machine = FSM("machine", initial_state="work", terminal_states=["end"])
+    machine.add_state("work", counting("keep"))
+    machine.add_state("end", lambda n: n)
+    machine.add_transition("work", "end")
+    run = EXECUTE[way](machine, x=[0, 1])
+    assert (run.status, run.value, list(run.errors)) == ("completed_with_errors", 2, ["work.f[0]"])
 
 
 # Looking.

@@ -22,7 +22,7 @@ from sys import modules
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, ref
 
-from fast_dag.errors import failures, text_of
+from fast_dag.errors import brief_of, failures, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -107,11 +107,7 @@ def key_of(value: Any) -> Key:
     except RecursionError:
         raise UnkeyableError("it contains itself, or is nested too deeply") from None
     except failures() as error:
-        raise UnkeyableError(f"looking at it raised {_told(error)}") from None
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {text_of(error)}"
+        raise UnkeyableError(f"looking at it raised {brief_of(error)}") from None
 
 
 _FEW: Final = 1000

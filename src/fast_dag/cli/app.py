@@ -323,6 +323,7 @@ def run(
             )
         options["resume"] = saved(resumed)
     with ExitStack() as closing:
+        told = None
         if store_file is None:
             _refuse_without_store(run_id=run_id, rerun=rerun, tag=tags, on_change=on_change)
         else:
@@ -330,8 +331,6 @@ def run(
                 _refuse({"--store": store_file}, "a DAG", workflow)
             store = closing.enter_context(opened(store_file, makes=True))
             told = None if run_id is None or rerun else finished(store, run_id)
-            if told is not None:
-                say(told, err=True)
             options |= {
                 "store": store,
                 "run_id": run_id,
@@ -339,9 +338,12 @@ def run(
                 "tags": tags_of(tags) or None,
                 "on_change": on_change,
             }
-        return _ran(
+        answer = _ran(
             workflow, inputs_, until, from_, options, as_text_only, quiet, saves_to, report, as_data
         )
+        if told is not None:  # it was not refused
+            say(told, err=True)
+        return answer
 
 
 def _refuse_without_store(**asked: Any) -> None:

@@ -543,6 +543,14 @@ class FunctionOfNode:
         return found.func if isinstance(found, Node) else found
 
 
+def found_in(module: str, qualname: str) -> Any:
+    """What a module that is loaded has under a name; None if it has nothing there."""
+    there: Any = modules.get(module)
+    for part in qualname.split("."):
+        there = getattr(there, part, None)
+    return there
+
+
 def importable(node: Node[..., Any]) -> FunctionOfNode | None:
     """Where another process finds a node's function: in the module attribute that is now the node;
     None where there is no such attribute."""
@@ -550,9 +558,7 @@ def importable(node: Node[..., Any]) -> FunctionOfNode | None:
     module, qualname = getattr(origin, "__module__", None), getattr(origin, "__qualname__", None)
     if module is None or qualname is None or module not in modules:
         return None
-    there: Any = modules[module]
-    for part in qualname.split("."):
-        there = getattr(there, part, None)
+    there = found_in(module, qualname)
     is_there = isinstance(there, Node) and there.func is node.func
     return FunctionOfNode(module, qualname) if is_there else None
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 class Workflow(Nestable):
-    """A named graph with views of its runs; the base of `DAG`."""
+    """A named graph with views of its runs; the base of `DAG` and `FSM`."""
 
     kind: ClassVar[str] = ""
     """What it is, as files and the command line call it: "dag" or "fsm"."""

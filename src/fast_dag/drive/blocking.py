@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
@@ -25,6 +26,27 @@ _RESPONSE = 1.0
 """Seconds in which the loop of a run that is cut short must respond; else it is abandoned."""
 
 
+class _Inbox:
+    """What a thread is to call, in order. What is put there is not lost if Ctrl-C interrupts the
+    thread as it waits: a queue would have given it away by then."""
+
+    def __init__(self) -> None:
+        self._functions: deque[Callable[[], None]] = deque()
+        self._bell: SimpleQueue[None] = SimpleQueue()
+
+    def put(self, function: Callable[[], None]) -> None:
+        self._functions.append(function)
+        self._bell.put(None)
+
+    def next(self, timeout: float) -> Callable[[], None]:
+        """What to call next, for which the thread waits; a function that does nothing if it waited
+        in vain."""
+        functions = self._functions
+        with suppress(Empty):
+            self._bell.get(not functions, timeout)
+        return functions.popleft() if functions else _look_again
+
+
 def drive(execution: Execution) -> None:
     """Execute a run, in copies of the caller's contextvars."""
     copy_context().run(_Coordinator(execution).drive)
@@ -32,7 +54,7 @@ def drive(execution: Execution) -> None:
 
 class _Coordinator(Lane):
     """Keeps the time and runs inline nodes. If there is no time to keep, it also works as one of
-    the worker threads."""
+    the worker threads, or as one of those that wait for worker processes."""
 
     def __init__(self, execution: Execution) -> None:
         from fast_dag.drive.loops import ThreadedLoopLane  # asyncio is slow to import
@@ -45,11 +67,11 @@ class _Coordinator(Lane):
         self.lanes = Lanes(
             dispatcher, execution.settings, self.threads, loop=self.loop, inline=self
         )
-        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._inbox = _Inbox()
         # Inline nodes may keep the caller's thread busy, so another thread keeps the time then,
         # unless nodes run one at a time.
         self._is_apart = execution.plan.has_inline and not execution.settings.ordered
-        self._inline = SimpleQueue() if self._is_apart else self._inbox
+        self._inline = _Inbox() if self._is_apart else self._inbox
         self._finished = False
         self._cut_short: float | None = None  # when this thread saw that the run was cut short
         self._helps = execution.settings.timeout is None and not execution.plan.needs_coordinator
@@ -91,6 +113,9 @@ class _Coordinator(Lane):
         if not self._helps:
             self.dispatcher.go_on(jobs)
             return
+        if jobs and jobs[0].lane in self.lanes.elsewhere:
+            self._make_first(jobs)
+            return
         job = self.dispatcher.go_on(jobs, self.threads)
         call = None if job is None else self.threads.new_call(job)
         if call is not None:
@@ -114,10 +139,7 @@ class _Coordinator(Lane):
                 ends.append(due)
             if self.dispatcher.ending is not None:
                 ends.append(self._lose_patience(now))
-            try:
-                self._inbox.get(timeout=max(min(ends) - now, 0.0))()
-            except Empty:
-                continue
+            self._inbox.next(max(min(ends) - now, 0.0))()
 
     def _serve_apart(self) -> None:
         while not self._finished:
@@ -129,8 +151,7 @@ class _Coordinator(Lane):
     def _serve_inline(self) -> None:
         """Run inline nodes until the run has ended."""
         while not self._finished:
-            with suppress(Empty):
-                self._inline.get(timeout=SIGNALS_SEEN)()
+            self._inline.next(SIGNALS_SEEN)()
 
     def _lose_patience(self, now: float) -> float:
         """Kill a run that was cut short if it has not ended by itself in time. Returns when to look
@@ -145,6 +166,17 @@ class _Coordinator(Lane):
         return end
 
     # As a worker.
+
+    def _make_first(self, jobs: list[Job]) -> None:
+        """Have the first call made in another process, and wait for it here instead of in a thread
+        of the lane, if the lane allows that."""
+        lane = jobs[0].lane
+        assert lane is not None
+        job = self.dispatcher.go_on(jobs[:1], lane)
+        make = None if job is None else lane.claim(job)
+        self.dispatcher.go_on(jobs[1:])
+        if make is not None:
+            make()
 
     def _work(self, call: Call | None) -> None:
         if call is None:
@@ -168,9 +200,6 @@ class _Coordinator(Lane):
             job = self.dispatcher.run_here(job, generation, self)
             if job is not None:
                 generation = job.generation
-
-    def close(self, *, abandon: bool) -> None:
-        """Nothing: the caller's thread goes on."""
 
 
 def _look_again() -> None: ...

@@ -422,7 +422,7 @@ class Dispatcher:
         try:
             execution.close(status)
             if parent is not None and status is None:
-                error = execution.exception()
+                error = execution.failure()
                 outcome = Outcome(error is None, execution.value if error is None else error)
         except BaseException as problem:  # raised by, say, a mapping of the user's as metadata
             self.crash = problem

@@ -9,8 +9,9 @@ from sys import modules
 from time import perf_counter, sleep, time
 from types import CoroutineType
 
+from fast_dag._frames import trace_of
 from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
-from fast_dag.errors import ValidationError, failures, is_a, raised_in, trace_of
+from fast_dag.errors import ValidationError, failures, is_a, raised_in
 from fast_dag.plan.binding import Binding
 from fast_dag.plan.plan import LIMITED, MANY, PARTED, SURROUNDED
 from fast_dag.plan.step import Step
@@ -357,7 +358,7 @@ def _nested_value(
         drive_map(child, waiter, _outcome_of)  # type: ignore[arg-type]
     else:
         _drive(child, waiter)
-    error = child.exception()
+    error = child.failure()
     if error is not None:
         raise error
     return child.value

@@ -12,16 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Outcome
 from fast_dag.drive.job import CANCELLED, Lane
 from fast_dag.run.execution import current
+from fast_dag.run.turns import turn_ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
     from fast_dag.drive.dispatcher import Dispatcher
     from fast_dag.drive.job import Job
-
-AT_ONCE = 0.01
-"""Seconds after which a task that calls one node after another yields to the loop."""
-
 
 UNWINDING = 1.0
 """Seconds that a call cancelled by somebody else has to unwind before it is cancelled again."""
@@ -104,7 +101,7 @@ class LoopLane(Lane):
         dispatcher = self.dispatcher
         task = asyncio.current_task()
         assert task is not None
-        since = perf_counter()
+        until = turn_ends()
         following: Job | None = job
         while following is not None:
             job = following
@@ -137,8 +134,8 @@ class LoopLane(Lane):
             if following.variables is not None or following.execution is not job.execution:
                 self.launch(following)  # in its own contextvars
                 return
-            if perf_counter() - since > AT_ONCE:
-                since = await let_others_go()
+            if perf_counter() > until:
+                until = await let_others_go()
 
     def _ended(self, job: Job, generation: int, outcome: Outcome) -> None:
         try:
@@ -156,7 +153,7 @@ class LoopLane(Lane):
         the jobs to go on with."""
         dispatcher, guard, inside = self.dispatcher, self.dispatcher.guard(), self._inside
         current.set(job.execution)
-        until = job.started + AT_ONCE
+        until = turn_ends()
         inside[job] = task
         try:
             while True:
@@ -175,7 +172,7 @@ class LoopLane(Lane):
                     dispatcher.go_on(jobs)
                 if job.started > until:
                     del inside[job]
-                    until = await let_others_go() + AT_ONCE
+                    until = await let_others_go()
                     if not dispatcher.begins(job, generation):
                         return dispatcher.ended(job, generation, STOPPED)
                     inside[job] = task
@@ -251,12 +248,9 @@ class LoopLane(Lane):
         for task in list(self._tasks):
             task.cancel()
 
-    def close(self, *, abandon: bool) -> None:
-        """Nothing: the owner of the loop closes it."""
-
 
 async def let_others_go() -> float:
-    """Yield to the loop once. Returns the time afterwards. A cancellation that arrives here is
+    """Yield to the loop once. Returns when to do so again. A cancellation that arrives here is
     dropped: no user code is interrupted, and a stopped run is noticed after this returns."""
     try:
         await asyncio.sleep(0)
@@ -264,7 +258,7 @@ async def let_others_go() -> float:
         task = asyncio.current_task()
         assert task is not None
         task.uncancel()
-    return perf_counter()
+    return turn_ends()
 
 
 class _Deadline:

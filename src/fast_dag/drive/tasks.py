@@ -9,9 +9,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from fast_dag.call.effects import ONE_SHOT, Outcome
-from fast_dag.drive.loops import AT_ONCE, UNWINDING, let_others_go
+from fast_dag.drive.loops import UNWINDING, let_others_go
 from fast_dag.errors import failures
 from fast_dag.run.execution import current
+from fast_dag.run.turns import turn_ends
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,13 +129,9 @@ class Tasks:
         of their own."""
         execution, steps = self.execution, self.execution.plan.steps
         ended = perf_counter()
-        until = ended + AT_ONCE
+        until = turn_ends()
         value: Any = None
         while not self._stopped:
-            if ended > until:
-                until = await let_others_go() + AT_ONCE
-                if self._stopped:
-                    return
             started, attempts = ended, 0
             try:
                 args: Sequence[Any] | None = execution.start_plain(index)
@@ -160,6 +157,8 @@ class Tasks:
             index = ready[0]
             if len(ready) > 1:
                 self._launch(ready[1:])
+            if ended > until:
+                until = await let_others_go()
 
 
 _NO_KEYWORDS: dict[str, Any] = {}

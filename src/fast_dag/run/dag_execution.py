@@ -287,6 +287,8 @@ class DagExecution(Execution):
         child.begin(eager=True)
         child.close()
         child.inputs = {}
+        if child.failures.are_items:
+            self.failures.adopt(self.plan.names[index], child.failures)
 
     def _fail_again(self, failed: Mapping[int, Outcome]) -> None:
         """Record failures that were committed. They stand, and nobody is asked about them."""

@@ -11,11 +11,10 @@ from weakref import ref
 
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Invoke, Outcome, bare_effects, ended
 from fast_dag.call.resources import Resources
-from fast_dag.errors import ExecutionError, add_note, failures, text_of
+from fast_dag.errors import ExecutionError, add_note, brief_of, failures, text_of
 from fast_dag.run.failures import (
     CLOSING,
     Failures,
-    brief,
     cut_traceback,
     exception_of,
     missing_inputs,
@@ -99,9 +98,18 @@ class Store:
         """The same, in a thread that may block. An exception fails the node."""
         raise NotImplementedError
 
-    def settled(self) -> None:
+    def settled(self, execution: Any, index: int, /) -> None:
         """Called when the end of a node was kept, and its execution has recorded it. Raises what
         ends the run then."""
+
+
+def _quoted(name: str) -> str:
+    """The name of a node as ids of calls have it: "pay~2" and "pay[0]" are further calls of "pay".
+
+    >>> _quoted("pay"), _quoted("pay~2")
+    ('pay', "'pay~2'")
+    """
+    return repr(name) if "~" in name or "[" in name else name
 
 
 def _not_kept(outcome: Outcome, error: BaseException) -> Outcome:
@@ -399,8 +407,8 @@ class Execution(ABC):
         self._stopped = True
 
     def let_go(self) -> object:
-        """Drop all results of a nested execution, which nobody takes any more: what is to be freed
-        when no lock is held."""
+        """Drop all results of a nested execution, which nobody takes any more. Returns them, to be
+        freed when no lock is held."""
         freed = (dict(self.results), self.value)
         self.results.clear()
         self.value = None
@@ -431,7 +439,7 @@ class Execution(ABC):
         known = self.failures
         if known.fatal is not None:
             what = "could not be closed" if where == CLOSING else "broke"
-            add_note(known.errors[known.fatal], f"resource {resource!r} {what}: {brief(error)}")
+            add_note(known.errors[known.fatal], f"resource {resource!r} {what}: {brief_of(error)}")
             return
         known.add(resource, error, where=where, is_resource=True)
         if self.parent is None:
@@ -483,7 +491,7 @@ class Execution(ABC):
         return step.policy is not None or self.store is not None
 
     def sole_policy(self, step: Step) -> CallPolicy | None:
-        """What surrounds the call of a node, where that is its policy alone."""
+        """The policy of a node, if nothing else surrounds its call; else None."""
         return step.policy if self.store is None else None
 
     def effects_of(self, index: int, attempt: Attempt) -> Effects:
@@ -596,7 +604,7 @@ class Execution(ABC):
                 outcome = Outcome(False, problem, outcome.attempts)
         error = outcome.value
         inner = self.children.get(name)
-        if inner is not None and error is inner.exception():
+        if inner is not None and error is inner.failure():
             # The nested execution has recorded its errors, and decided whether to go on.
             key = f"{name}.{inner.failures.first}"
             return Verdict(outcome, key, goes_on=inner.failures.fatal is None)
@@ -620,8 +628,10 @@ class Execution(ABC):
         assert schedule is not None
         seconds = self.record.add(index, started, outcome)
         name = self.plan.names[index]
-        if self.children and verdict.key is not None and name in self.children:
-            self.failures.adopt(name, self.children[name].failures)
+        if self.children and name in self.children:
+            inner = self.children[name].failures
+            if verdict.key is not None or inner.are_items:
+                self.failures.adopt(name, inner)
         if name in self.items:
             for failed in self.items[name]._kept:
                 self.failures.add_item(name, failed)
@@ -632,7 +642,7 @@ class Execution(ABC):
             if verdict.key == name:
                 self.failures.add(name, outcome.value, outcome.attempts, outcome.where)
             elif name in self.items:
-                self.failures.add_item(name, self.items[name]._fatal)
+                self.failures.add_item(name, self.items[name]._fatal, is_fatal=True)
             ready = schedule.fail(index)
             if not verdict.goes_on and not self._stopped:
                 self._stopped, self.failures.fatal = True, verdict.key
@@ -644,7 +654,7 @@ class Execution(ABC):
         if self.observers is not None or self.keeping is not None:
             self._note_ended(index if outcome.ok else None)
         if self.store is not None:
-            self.store.settled()
+            self.store.settled(self, index)
         return [] if self._stopped or (self.parent is not None and self.stopped) else ready
 
     def _note_ended(self, completed: int | None) -> None:
@@ -687,8 +697,10 @@ class Execution(ABC):
         that is stored as one is called again when that is."""
         name, parent = path.removeprefix(self.prefix), self.parent
         before = self._completed(name)
+        if "~" in path or "[" in path:
+            path = ".".join([_quoted(each) for each in path.split(".")])
         if self.store is None and parent is not None:
-            path = f"{parent._called_inner(self)}.{name}"
+            path = f"{parent._called_inner(self)}.{_quoted(name)}"
         return f"{path}~{before + 1}" if before else path
 
     def _called_inner(self, inner: Execution) -> str:
@@ -722,16 +734,18 @@ class Execution(ABC):
         if name in self.items:
             for each in self.items[name]._kept:
                 log.failed(self, name + each.label, each.error, each.attempts)
-        if verdict.key is None:
-            return
         child = self.children.get(name)
-        if child is not None:
+        if child is not None and (verdict.key is not None or child.failures.are_items):
             for key, error in child.failures.errors.items():
                 path = f"{name}.{key}"
                 # Those of an earlier visit of this state were logged then.
                 if self.failures.errors.get(path) is not error:
                     log.failed(self, path, error, child.failures.attempts(key))
-        if not outcome.ok and (verdict.key == name or name in self.items):
+        if (
+            not outcome.ok
+            and verdict.key is not None
+            and (verdict.key == name or name in self.items)
+        ):
             log.failed(self, verdict.key, outcome.value, outcome.attempts)
 
     def retries(self, name: str, error: Exception, attempt: int, delay: float) -> None:
@@ -773,7 +787,7 @@ class Execution(ABC):
             # The error may be a CancelledError.
             answer = handler(path, error, self.context)  # type: ignore[arg-type]
         except failures() as raised:
-            add_note(error, f"error_handler raised for it: {brief(raised)}")
+            add_note(error, f"error_handler raised for it: {brief_of(raised)}")
             return False
         finally:
             current.reset(token)
@@ -791,6 +805,11 @@ class Execution(ABC):
         if self._exception is None:
             self._exception = exception_of(self, self.settings.timeout)
         return self._exception
+
+    def failure(self) -> Exception | None:
+        """The error of the node that this execution is nested in; None if it completes. Items that
+        a map kept or dropped fail nothing."""
+        return None if self.failures.are_items else self.exception()
 
     # Plain data for pictures and reports.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from fast_dag._frames import PACKAGE
+from fast_dag._frames import PACKAGE, trace_of
 from fast_dag.errors import (
     ExecutionError,
     InvalidTransitionError,
@@ -13,11 +13,10 @@ from fast_dag.errors import (
     TimeoutError,
     ValidationError,
     add_note,
+    brief_of,
     is_a,
     names,
     notes_of,
-    text_of,
-    trace_of,
 )
 
 TYPE_CHECKING = False
@@ -39,18 +38,13 @@ _OWN: Final = (TimeoutError, InvalidTransitionError, MaxCyclesError)
 """Errors of the engine. They are raised as they are, not as the cause of an ExecutionError."""
 
 
-def brief(error: BaseException) -> str:
-    """An error in one line: its class and its text."""
-    return f"{type(error).__name__}: {text_of(error)}"
-
-
 class Failures:
     """The errors of one execution by the name of the node (`"sub.inner"` for nested ones) or
     resource, in the order in which they occurred. `fatal` is the name of the error that ended the
     execution, None if none did. `crashed` is the path of the node that raised what is no failure,
     SystemExit say, where several were running."""
 
-    __slots__ = ("_facts", "_keys", "crashed", "errors", "fatal")
+    __slots__ = ("_facts", "_keys", "_of_items", "crashed", "errors", "fatal")
 
     def __init__(self) -> None:
         self.errors: dict[str, Exception] = {}
@@ -58,6 +52,7 @@ class Failures:
         self.crashed: str | None = None
         self._facts: dict[str, tuple[int, str | None, bool]] = {}
         self._keys: dict[str, Any] = {}  # of items of maps
+        self._of_items: set[str] = set()  # the errors of items that maps kept or dropped
 
     def add(
         self,
@@ -71,21 +66,33 @@ class Failures:
         it, such as "cleanup hook", None for the node's own function."""
         self.errors[key] = error  # type: ignore[assignment]  # may be a CancelledError
         self._facts[key] = attempts, where, is_resource
+        self._of_items.discard(key)
 
-    def add_item(self, name: str, failed: Any) -> None:
-        """Keep the error of an item of map `name`."""
+    def add_item(self, name: str, failed: Any, *, is_fatal: bool = False) -> None:
+        """Keep the error of an item of map `name`. It fails the map if it `is_fatal`."""
         key = name + failed.label
         self.add(key, failed.error, failed.attempts, failed.where)
+        if not is_fatal:
+            self._of_items.add(key)
         if failed.key is not None:
             self._keys[key] = failed.key
 
     def adopt(self, name: str, inner: Failures) -> None:
         """Keep the errors of the workflow that is nested in node `name`."""
         for key, error in inner.errors.items():
-            self.errors[f"{name}.{key}"] = error
-            self._facts[f"{name}.{key}"] = inner.facts(key)
+            self.add(f"{name}.{key}", error, *inner.facts(key))
         for key, item in inner._keys.items():
             self._keys[f"{name}.{key}"] = item
+        self._of_items.update(f"{name}.{key}" for key in inner._of_items)
+
+    @property
+    def are_items(self) -> bool:
+        """Whether nothing failed but items that their maps kept or dropped."""
+        return len(self.errors) == len(self._of_items)
+
+    def key_of(self, name: str) -> Any:
+        """The key of the item whose error that is; None if it is none."""
+        return self._keys.get(name)
 
     def facts(self, key: str) -> tuple[int, str | None, bool]:
         """The number of attempts before an error, what raised it (see `add`), and whether it is
@@ -98,8 +105,10 @@ class Failures:
 
     @property
     def first(self) -> str:
-        """The name of the error that ended the execution, else of the first error."""
-        return self.fatal or next(iter(self.errors))
+        """The name of the error that ended the execution, else of the first error; those of items
+        come last."""
+        own = (key for key in self.errors if key not in self._of_items)
+        return self.fatal or next(own, None) or next(iter(self.errors))
 
     def exception(self, name: str, noun: str, prefix: str, run: Any) -> ExecutionError:
         """The error to raise for workflow `name`, with the user's exception as its cause."""
@@ -116,7 +125,7 @@ class Failures:
             tries += f" (in its {where})"
         kind = "resource" if is_resource else noun
         error = ExecutionError(
-            f"{kind} {path!r} of {name!r} failed{tries}: {brief(cause)}",
+            f"{kind} {path!r} of {name!r} failed{tries}: {brief_of(cause)}",
             node_name=path,
             attempts=attempts,
             run=run,
@@ -133,7 +142,7 @@ class Failures:
         others = [other for other in self.errors if other != key]
         for other in others[:_MOST_NOTES]:
             kind = "resource" if self.facts(other)[2] else noun
-            add_note(error, f"{kind} {prefix + other!r} failed too: {brief(self.errors[other])}")
+            add_note(error, f"{kind} {prefix + other!r} failed too: {brief_of(self.errors[other])}")
         if len(others) > _MOST_NOTES:
             add_note(error, f"{len(others) - _MOST_NOTES} more failed too: see `run.errors`")
 

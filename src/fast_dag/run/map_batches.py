@@ -12,6 +12,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
 from fast_dag.errors import failures
+from fast_dag.run.turns import turn_ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -64,9 +65,6 @@ AT_ONCE: Final = 1e-3
 
 AT_ONCE_AWAY: Final = 5e-2
 """Seconds that a batch takes in another process."""
-
-AT_ONCE_ASYNC: Final = 1e-2
-"""Seconds after which a task on a loop takes no further item."""
 
 TINY: Final = 2e-6
 TOGETHER: Final = 64
@@ -269,8 +267,7 @@ class Batches:
         """The same for an async function."""
         calls, clock, done = self._calls, perf_counter, Batch()
         call, results = calls.call, calls.stream
-        now = clock()
-        until = now + AT_ONCE_ASYNC
+        until, now = turn_ends(), 0.0
         while now < until and not done.is_over:
             taken = self._taken(1)
             if taken is None:

@@ -70,7 +70,6 @@ class Past:
         self._tracebacks = {key: traceback_of(each) for key, each in self.failures.errors.items()}
         # Of a machine.
         self.machine_state: Any = getattr(execution, "machine_state", None)
-        self.deciding: Any = None
         self.graph = None
         self._run_class = execution.run_class
         whole = plain_topology(execution.topology.whole)
