@@ -612,6 +612,46 @@ def test_an_interrupt_reaches_the_main_thread_of_pytest_as_of_any_program() -> N
     assert dag.context.metadata["execution_status"] == "cancelled"
 
 
+def test_the_cleanup_of_a_call_that_ended_as_it_was_given_up_is_not_cancelled() -> None:
+    """By another thread, which tells the loop late."""
+    ready, stopped, cleaning = threading.Event(), threading.Event(), threading.Event()
+    over = asyncio.Event()
+    log: list[str] = []
+
+    class Loop(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(self, *args: Any, **options: Any) -> Any:
+            if not ready.is_set() or stopped.is_set():
+                return super().call_soon_threadsafe(*args, **options)
+            stopped.set()
+            wait_for(cleaning)
+            handle = super().call_soon_threadsafe(*args, **options)
+            super().call_soon_threadsafe(over.set)
+            return handle
+
+    async def work() -> None:
+        ready.set()
+        wait_for(stopped)
+
+    def leaves() -> None:
+        wait_for(ready)
+        sys.exit(3)
+
+    async def clean(node: Any) -> None:
+        cleaning.set()
+        await over.wait()
+        log.append(node.name)
+
+    async def main() -> None:
+        with pytest.raises(SystemExit):
+            await dag.run_async()
+
+    dag = DAG("late").add_node("leaves", leaves).add_node("work", work)
+    dag.set_node_hooks("work", cleanup=clean)
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
+    assert log == ["work"]
+
+
 @pytest.mark.parametrize("kind", ["node", "map"])
 def test_ctrl_c_as_a_coroutine_of_a_sequential_run_ends_leaves_its_loop_in_order(kind: str) -> None:
     log: list[str] = []
