@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from graphs import chain, straight_line
-from timing import Row, in_turn, per_node, ratios, same_results
+from timing import Row, added, in_turn, per_node, ratios, same_results
 
 from fast_dag import FSM, FSMReturn
 
@@ -59,6 +60,36 @@ def fsm_ring(effort: Effort) -> Iterator[Row]:
     yield Row(work, ratios(engine, by_hand), "x while-loop", 2.5, f"us each: {noted}")
 
 
+def fsm_general(effort: Effort) -> Iterator[Row]:
+    """The same ring, with something at each state that the fast loop leaves to the general path."""
+    visits = effort.of(20_000, 1_000)
+    states = _ring(visits)
+
+    def machine(**options: Any) -> FSM:
+        made = FSM("ring", initial_state="red", max_cycles=visits + 1, **options)
+        for name, func in states.items():
+            made.add_state(name, func)
+        return made
+
+    conditions = FSM("ring", initial_state="red", terminal_states=["end"], max_cycles=visits + 2)
+    conditions.add_state("end", lambda count: count)
+    for name, after in (("red", "green"), ("green", "yellow"), ("yellow", "red")):
+        conditions.add_state(name, lambda count: count + 1)
+        conditions.add_transition(name, "end", lambda count: count > visits)
+        conditions.add_transition(name, after, lambda count: count <= visits)
+    hooks, state_hooks = machine(), machine()
+    hooks.set_default_hooks(post_execute=lambda node, inputs, result: None)
+    state_hooks.add_state_hook(lambda fsm, before, after, result: None)
+    works = {"two conditions": conditions, "a hook": hooks, "a state hook": state_hooks}
+    same_results(*(partial(each.run, count=0) for each in works.values()))
+    plain, *others = in_turn(
+        *(partial(each.run, count=0) for each in (machine(), *works.values())),
+        rounds=effort.of(15, 2),
+    )
+    for work, taken in zip(works, others, strict=True):
+        yield Row(f"FSM, {work} at each state: added", added(taken, plain, visits), "us a state")
+
+
 def fsm_return(effort: Effort) -> Iterator[Row]:
     """Making an FSMReturn, with keywords and without, next to a call of L; and an object of a class
     that does nothing else."""
@@ -97,4 +128,4 @@ class _Bare:
         self.stop = stop
 
 
-BENCHMARKS = (fsm_ring, fsm_return)
+BENCHMARKS = (fsm_ring, fsm_general, fsm_return)

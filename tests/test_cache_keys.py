@@ -77,6 +77,29 @@ def attributed(unit):
     return frame
 
 
+class Words(list):
+    unit = None
+
+
+class Text(str):
+    __slots__ = ("unit", "whole")
+
+
+class Length(float):
+    @functools.cached_property
+    def half(self):
+        return self / 2
+
+
+class Table(dict):
+    pass
+
+
+def in_unit(value, unit):
+    value.unit = unit
+    return value
+
+
 UTC, BERLIN = datetime.UTC, zoneinfo.ZoneInfo("Europe/Berlin")
 NOON = datetime.datetime(2026, 7, 1, 12, tzinfo=UTC)
 TOLD_APART = {
@@ -161,6 +184,14 @@ TOLD_APART = {
         pd.DataFrame({"columns": [1], "index": [3]}),
     ],
     "what users hang on a frame": [attributed(unit) for unit in ("m", "km")],
+    "flags of a frame": [
+        pd.DataFrame({"a": [1]}).set_flags(allows_duplicate_labels=allowed)
+        for allowed in (True, False)
+    ],
+    "attributes of texts": [in_unit(Text("a"), "m"), in_unit(Text("a"), "km"), Text("a"), "a"],
+    "attributes of numbers": [in_unit(Length(1), "m"), in_unit(Length(1), "km"), Length(1), 1.0],
+    "attributes of lists": [in_unit(Words("a"), "m"), in_unit(Words("a"), ["m"]), Words("a")],
+    "attributes of dicts": [in_unit(Table(), "m"), in_unit(Table(), "km"), Table(), {}],
     "indexes": [
         pd.RangeIndex(3),
         pd.RangeIndex(3, name="a"),
@@ -226,6 +257,13 @@ def test_attributes_of_arrays_are_told_apart():
 
     assert key_of(in_unit("m")) == key_of(in_unit("m"))
     assert key_of(in_unit("m")) != key_of(in_unit("km"))
+
+
+def test_what_a_cached_property_has_found_is_no_input():
+    length = Length(3)
+    before = key_of(length)
+    assert length.half == 1.5
+    assert key_of(length) == before
 
 
 def test_many_nans_are_one_input():

@@ -630,6 +630,21 @@ def test_parts_of_a_dag_are_run(cli: Cli, tmp_path: Path) -> None:
     assert "the result of 'prices'" in missing.err
 
 
+def test_results_have_what_a_decider_returned(cli_in: Any, tmp_path: Path) -> None:
+    (tmp_path / "flow.py").write_text(
+        "from fast_dag import DAG, SelectReturn\n"
+        "dag = DAG('flow').add_node('mail', lambda x: f'mailed {x}')\n"
+        "dag.add_node('route', lambda: SelectReturn('mail', value=[3]), type='select')\n"
+        "dag.connect(dag.nodes['route'].branches['mail'], 'mail')\n"
+    )
+    cli = cli_in(tmp_path)
+    earlier = cli("run", "flow.py", "--json")
+    assert (earlier.json["value"], earlier.json["not_json"]) == ("mailed [3]", {})
+    (tmp_path / "run.json").write_text(earlier.out)
+    done = cli("run", "flow.py", "--from", "mail", "--results", "run.json", "-q")
+    assert done.out == "mailed [3]\n"
+
+
 def test_machine_is_run(cli: Cli) -> None:
     assert cli("run", "game.py").out == "won by 3\n"
     data = cli("run", "game.py", "--json", "--max-cycles", "9", "-i", "n=2").json
@@ -712,7 +727,7 @@ WRONG = [
     (["run", "shop.py", "--save", "/dev/null"], "--save: '/dev/null' is no regular file"),
     (["run", "shop.py", "--resume", "none.pickle"], "No such file or directory"),
     (["run", "shop.py", "--resume", "shop.py"], "'shop.py' has no run that can be read (Unpickl"),
-    (["run", "game.py", "--resume", "shop.py"], "--resume is for a DAG; 'game' is a FSM"),
+    (["run", "game.py", "--resume", "shop.py"], "--resume is for a DAG; 'game' is an FSM"),
     (["run", "shop.py", "--until", "totl"], "did you mean 'total'?"),
     (["run", "shop.py", "--outputs", "totl"], "did you mean 'total'?"),
     (["run", "shop.py", "--max-cycles", "3"], "--max-cycles is for an FSM"),
@@ -720,7 +735,7 @@ WRONG = [
     (["run", "game.py", "--max-cycles", "-1"], "max_cycles is a count of at least 1"),
     (["run", "broken"], "failed: ZeroDivisionError: division by zero (broken.py, line 3)"),
     (["completion", "tcsh"], "is not one of"),
-    (["run", "game.py", "--until", "won"], "--until is for a DAG; 'game' is a FSM"),
+    (["run", "game.py", "--until", "won"], "--until is for a DAG; 'game' is an FSM"),
     (["new", "shop.py"], "is there already; --force writes over it"),
     (["new", "shop.txt"], "is no name for a Python file"),
     (["new", "nowhere/shop.py"], "cannot be written"),

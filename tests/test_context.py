@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from fast_dag import DAG, Context, ValidationError
+from fast_dag import DAG, ConditionalReturn, Context, SelectReturn, ValidationError
 
 
 def test_new_context_is_empty() -> None:
@@ -69,6 +69,25 @@ def test_to_dict_of_a_run_is_plain_data() -> None:
     assert data["results"] == {"a": [1]}
     assert data["metadata"]["execution_status"] == "completed"
     assert data["metrics"]["nodes_executed"] == 1
+
+
+@pytest.mark.parametrize(
+    "returned", [ConditionalReturn(0, value={"a": 1}), SelectReturn(["a", "b"], value=None)]
+)
+def test_to_dict_and_back_with_what_deciders_returned(returned: object) -> None:
+    data = json.loads(json.dumps(Context({"decider": returned}).to_dict()))
+    assert Context.from_dict(data).results == {"decider": returned}
+
+
+def test_a_decision_that_was_kept_as_json_is_the_same_one() -> None:
+    dag = DAG("d").add_node("then", lambda x: ("then", x)).add_node("other", lambda x: ("other", x))
+    dag.add_node("check", lambda n: ConditionalReturn(n > 0, value=10 * n), type="condition")
+    check = dag.nodes["check"]
+    dag.connect(check.on_true, "then").connect(check.on_false, "other")
+    assert dag.run(n=-1) == ("other", -10)
+    kept = json.dumps(dag.context.to_dict(), default=str)
+    context = Context.from_dict(json.loads(kept))
+    assert dag.run_from(["then", "other"], context=context) == ("other", -10)
 
 
 def test_to_dict_inside_of_a_node_can_be_saved() -> None:

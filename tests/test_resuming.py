@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.model import Model, Shape, World, make_dag
+from tests.model import Model, Shape, World, definition_order, make_dag
 from tests.properties import tries
 from tests.test_properties import EXAMPLES, in_every_way, shaped_worlds, statuses_of, worlds
 from tests.ways import EXECUTE
@@ -26,12 +26,16 @@ class Resumed:
         self.first = Model(shape, before)
         self.gone = gone
         self.stands: dict[str, str] = {}
+        sources = {edge.source for edge in shape.edges}
+        sinks = [name for name in definition_order(shape) if name not in sources]
         self.forced: set[str] = set()
         while True:
             self.stands = {}
             for name in self.first.shape.by_name:
                 self.stand(name)
             lost = {each for name in self.stands for each in self.lost(name)} - self.forced
+            if not self.forced:  # what the run returns
+                lost |= gone & set([n for n in sinks if self.stands[n] == "taken"][-1:])
             if not lost:
                 break
             self.forced |= lost

@@ -8,20 +8,24 @@ if TYPE_CHECKING:
 
 
 class Fields:  # noqa: PLW1641  most are mutable, so they have no hash
-    """Base of classes whose `==` and `repr` use their slots.
+    """Base of classes whose `==` and `repr` use their slots, in the order of `__match_args__` if
+    they have that.
 
     A NamedTuple would do. But its instances take twice as long to make, and its class ten times as
     long, which would slow down the import of this package.
     """
 
     __slots__: tuple[str, ...] = ()
+    __match_args__: tuple[str, ...] = ()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Fields) and self._shown() == other._shown()
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._fields() == other._fields()
 
     def __repr__(self) -> str:
-        name, fields = self._shown()
-        return f"{name}({', '.join(f'{key}={value!r}' for key, value in fields.items())})"
+        shown = (f"{name}={value!r}" for name, value in self._fields().items())
+        return f"{type(self).__name__}({', '.join(shown)})"
 
-    def _shown(self) -> tuple[str, dict[str, Any]]:
-        return type(self).__name__, {key: getattr(self, key) for key in self.__slots__}
+    def _fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__match_args__ or self.__slots__}

@@ -30,13 +30,13 @@ def rendered(error: BaseException, kind: type[BaseException]) -> list[str]:
         import traceback
 
         return traceback.format_exception(error)
-    chain = [(each, _trace(each)) for each in _chain(error)]
+    chain = [(each, trace_of(each)) for each in _chain(error)]
     try:
         if shell.InteractiveTB.mode != "Verbose":
             for each, trace in chain:
                 BaseException.with_traceback(each, _shown(trace, isinstance(each, kind)))
         parts: list[str] = shell.InteractiveTB.structured_traceback(
-            type(error), error, _trace(error)
+            type(error), error, trace_of(error)
         )
         return parts
     finally:
@@ -44,8 +44,8 @@ def rendered(error: BaseException, kind: type[BaseException]) -> list[str]:
             BaseException.with_traceback(each, trace)
 
 
-def _trace(error: BaseException) -> TracebackType | None:
-    # Not `error.__traceback__`: a user's class may have a property of this name.
+def trace_of(error: BaseException) -> TracebackType | None:
+    """The `__traceback__` of an exception, even if its class has a property of this name."""
     trace: TracebackType | None = BaseException.__dict__["__traceback__"].__get__(error)
     return trace
 

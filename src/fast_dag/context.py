@@ -5,6 +5,7 @@ from __future__ import annotations
 from threading import Lock
 
 from fast_dag.errors import ValidationError
+from fast_dag.returns import from_data, to_data
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,16 +97,15 @@ class Context:
         self.results[name] = value
 
     def to_dict(self) -> dict[str, Any]:
-        """Copies of the three dictionaries; JSON can write them if it can write the values.
+        """Copies of the three dictionaries; JSON can write them if it can write the values. A
+        `ConditionalReturn` or `SelectReturn` is a dict there. An FSMContext has its history, too.
 
         >>> Context(results={"a": 1}).to_dict()
         {'results': {'a': 1}, 'metadata': {}, 'metrics': {}}
         """
-        return {
-            "results": dict(self.results),
-            "metadata": dict(self.metadata),
-            "metrics": dict(self.metrics),
-        }
+        state = self._state_now()
+        state["results"] = {name: to_data(value) for name, value in state["results"].items()}
+        return state
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -119,26 +119,37 @@ class Context:
             raise ValidationError(
                 f"Context.from_dict takes results, metadata and metrics, not {sorted(unknown)}"
             )
-        return cls(**{key: dict(value) for key, value in data.items()})
+        copies = {key: dict(value) for key, value in data.items()}
+        for name, value in copies.get("results", {}).items():
+            copies["results"][name] = from_data(value)
+        return cls(**copies)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(results={list(self.results)!r}, metadata={self.metadata!r})"
 
     # Pickles, which name the value that does not pickle; copies share the values.
 
+    def _state_now(self) -> dict[str, Any]:
+        """Copies of its dictionaries, with which `again` makes another one."""
+        return {
+            "results": dict(self.results),
+            "metadata": dict(self.metadata),
+            "metrics": dict(self.metrics),
+        }
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         from fast_dag._pickling import packed
 
-        state = self.to_dict()
+        state = self._state_now()
         return _unpickled, (type(self), packed(state, "this Context", lambda: parts_of(state)))
 
     def __copy__(self) -> Self:
-        return again(type(self), self.to_dict())
+        return again(type(self), self._state_now())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         from copy import deepcopy
 
-        return again(type(self), deepcopy(self.to_dict(), memo))
+        return again(type(self), deepcopy(self._state_now(), memo))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -210,9 +221,8 @@ class FSMContext(Context):
         """How many states have been executed, the running one included."""
         return len(self._history) if self._state is None else self._state.cycle_count
 
-    def to_dict(self) -> dict[str, Any]:
-        """The three dictionaries and the history."""
-        return {**super().to_dict(), "state_history": list(self.state_history)}
+    def _state_now(self) -> dict[str, Any]:
+        return {**super()._state_now(), "state_history": list(self.state_history)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -225,7 +235,7 @@ class FSMContext(Context):
 
 
 def again(kind: type[K], state: dict[str, Any]) -> K:
-    """The Context of this class with what `to_dict` gave."""
+    """The Context of this class with what `_state_now` gave."""
     context = kind.__new__(kind)
     context.__setstate__(state)
     return context

@@ -23,12 +23,12 @@ from __future__ import annotations
 import builtins
 from sys import modules
 
-from fast_dag._frames import rendered
+from fast_dag._frames import rendered, trace_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
-    from types import CodeType, TracebackType
+    from types import CodeType
     from typing import Any, TypeGuard, TypeVar
 
     E = TypeVar("E", bound=BaseException)
@@ -279,6 +279,15 @@ def text_of(error: BaseException) -> str:
         return "<its message cannot be shown>"
 
 
+def brief_of(error: BaseException) -> str:
+    """An exception in one line: its class and its message.
+
+    >>> brief_of(ValueError("too small"))
+    'ValueError: too small'
+    """
+    return f"{type(error).__name__}: {text_of(error)}"
+
+
 def add_note(error: BaseException, *notes: object) -> None:
     """Add notes to a user's exception, whatever its class does.
 
@@ -317,12 +326,6 @@ def cause_of(error: BaseException) -> BaseException | None:
     return cause
 
 
-def trace_of(error: BaseException) -> TracebackType | None:
-    """The `__traceback__` of an exception, even if its class has a property of this name."""
-    trace: TracebackType | None = BaseException.__dict__["__traceback__"].__get__(error)
-    return trace
-
-
 def traceback_of(error: BaseException) -> str:
     """The whole traceback of an exception, as Python prints it. If the exception's own class makes
     that fail, a simpler one: the lines and messages of the exception and of its causes.
@@ -342,7 +345,7 @@ def traceback_of(error: BaseException) -> str:
             seen.add(id(at))
             lines = "".join(traceback.format_tb(trace_of(at)))
             head = "Traceback (most recent call last):\n" if lines else ""
-            parts.append(f"{head}{lines}{type(at).__name__}: {text_of(at)}\n")
+            parts.append(f"{head}{lines}{brief_of(at)}\n")
             at = cause_of(at)
         between = "\nThe above exception was the direct cause of the following exception:\n\n"
         return between.join(reversed(parts))

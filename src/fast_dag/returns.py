@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
+from fast_dag._fields import Fields
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
 
-# No dataclasses: importing `dataclasses` takes longer than importing the rest of the package.
-
-
-class _Return:
-    __slots__ = ()
-    __match_args__: tuple[str, ...] = ()
-
-    def _fields(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in self.__match_args__)
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        return self._fields() == other._fields()
-
-    __hash__ = None  # type: ignore[assignment]  # a value may be unhashable
-
-    def __repr__(self) -> str:
-        fields = zip(self.__match_args__, self._fields(), strict=True)
-        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in fields)})"
-
-
-class ConditionalReturn(_Return):
+class ConditionalReturn(Fields):
     """Returned by a condition to give its branches another value than its own input.
 
     Parameters
@@ -52,7 +32,7 @@ class ConditionalReturn(_Return):
         self.value = value
 
 
-class SelectReturn(_Return):
+class SelectReturn(Fields):
     """Returned by a select to give its branches another value than its own input.
 
     Parameters
@@ -74,7 +54,36 @@ class SelectReturn(_Return):
         self.value = value
 
 
-class FSMReturn(_Return):
+def to_data(value: Any) -> Any:
+    """A return of a condition or select as data that JSON can write if it can write the value in
+    it; anything else as it is.
+
+    >>> to_data(SelectReturn("email", value=3)), to_data("email")
+    ({'SelectReturn': {'branch': 'email', 'value': 3}}, 'email')
+    """
+    kind = type(value)
+    if kind is ConditionalReturn:
+        return {"ConditionalReturn": {"condition": bool(value.condition), "value": value.value}}
+    if kind is SelectReturn:
+        return {"SelectReturn": {"branch": value.branch, "value": value.value}}
+    return value
+
+
+def from_data(value: Any) -> Any:
+    """What `to_data` described.
+
+    >>> from_data({"SelectReturn": {"branch": "email", "value": 3}}), from_data("email")
+    (SelectReturn(branch='email', value=3), 'email')
+    """
+    if type(value) is dict and len(value) == 1:
+        for kind in (ConditionalReturn, SelectReturn):
+            fields = value.get(kind.__name__)
+            if type(fields) is dict and fields.keys() == set(kind.__match_args__):
+                return kind(**fields)
+    return value
+
+
+class FSMReturn(Fields):
     """Returned by a state to choose the next state of its machine.
 
     Parameters
@@ -101,7 +110,7 @@ class FSMReturn(_Return):
         self.stop = stop
 
 
-class ItemError(_Return):
+class ItemError(Fields):
     """Stands in the place of an item of a map that failed, with `on_error="keep"`. It is false in a
     truth test.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from fast_dag import (
     DAG,
+    FSM,
     InvalidNodeError,
     MissingConnectionError,
     Node,
@@ -586,6 +588,34 @@ def test_clone_keeps_branches_and_joins(run: Any) -> None:
     twin = dag.clone()
     assert twin.name == "d"
     assert (run(twin, x=2), run(twin, x=1)) == ("yes", "no")
+
+
+class Pipeline(DAG):
+    def __init__(self, name: str, source: str) -> None:
+        super().__init__(name)
+        self.source = source
+
+
+class Game(FSM):
+    rounds = 0
+
+
+@pytest.mark.parametrize("copied", [lambda workflow: workflow.clone(), copy.copy])
+def test_clone_is_of_the_same_class_and_has_its_attributes(copied: Any) -> None:
+    pipeline, game = Pipeline("d", source="a.csv"), Game("f")
+    game.rounds = 3
+    twin, again = copied(pipeline), copied(game)
+    assert (type(twin), twin.source) == (Pipeline, "a.csv")
+    assert (type(again), again.rounds) == (Game, 3)
+
+
+def test_a_copy_is_a_clone() -> None:
+    dag = sums("a")
+    twin = copy.copy(dag)
+    twin.add_node("b", lambda: 1).set_default_hooks(cleanup=lambda: None)
+    assert (list(dag), dag.default_hooks) == (["a"], {})
+    with pytest.raises(ValidationError, match="name is a non-empty string"):
+        dag.clone(5)  # type: ignore[arg-type]
 
 
 def test_clone_has_no_run_behind_it() -> None:

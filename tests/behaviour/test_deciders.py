@@ -297,6 +297,20 @@ def test_select_that_returns_no_name_fails(run: Any, answer: Any) -> None:
     assert why(caught).node == "route"
 
 
+class Unshown:
+    def __repr__(self) -> str:
+        raise ValueError("not to be shown")
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [(Unshown(), "<Unshown"), (["text"] * 1_000, r"returned \['text', .{,60}; a")],
+)
+def test_select_that_returns_no_name_is_told_in_short(run: Any, answer: Any, told: str) -> None:
+    with pytest.raises(ExecutionError, match=told):
+        run(select(lambda: answer, "email", "default"))
+
+
 def test_branches_meet_in_an_any(run: Any) -> None:
     dag = select(lambda x: x, "email", "sms", "default")
     dag.add_node("end", lambda value: value, type="any")

@@ -225,7 +225,19 @@ def test_handler_is_asked_once_for_each_failed_node(execute: Any) -> None:
     assert sorted(asked) == ["bad", "worse"]
 
 
-@pytest.mark.parametrize("answer", [None, "go on", True, 3], ids=repr)
+class Unlike:
+    """It can be compared with nothing."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("of several elements")
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return "unlike"
+
+
+@pytest.mark.parametrize("answer", [None, "go on", True, 3, Unlike()], ids=repr)
 def test_handler_that_answers_nonsense_is_told_so(run: Any, answer: Any) -> None:
     with pytest.raises(ExecutionError) as caught:
         run(failing(), error_handler=lambda *asked: answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from fast_dag import DAG, FSM, InvalidNodeError, MissingInputError, Node, Run, ValidationError
+from fast_dag import (
+    DAG,
+    FSM,
+    ExecutionError,
+    InvalidNodeError,
+    MissingInputError,
+    Node,
+    Run,
+    ValidationError,
+)
 from fast_dag.define.graph import Edge
 from tests.behaviour.support import Index
 
@@ -241,3 +251,30 @@ def test_parts_of_a_run_take_several_nodes() -> None:
     assert sorted(calls) == ["b", "d"]
     with pytest.raises(ValidationError, match="name at least one"):
         dag.run_from([])
+
+
+# Words that fit.
+
+
+def test_a_node_without_a_name_is_told_what_a_name_is() -> None:
+    with pytest.raises(InvalidNodeError, match="name is a non-empty string, not ''"):
+        DAG("demo").add_node("", give)
+
+
+def test_a_part_of_an_empty_mapping_is_told() -> None:
+    dag = dag_of(load=lambda: {}, show=two).connect("load", "show", output="x")
+    with pytest.raises(ExecutionError, match="which is not there: it has no keys"):
+        dag.run()
+
+
+def test_a_machine_on_a_running_loop_names_the_twins_of_its_methods() -> None:
+    async def state() -> int:
+        return 1
+
+    fsm = FSM("demo", initial_state="state").add_state("state", state, terminal=True)
+
+    async def main() -> None:
+        with pytest.raises(ValidationError, match="step_async"):
+            fsm.start().step()
+
+    asyncio.run(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -409,3 +410,65 @@ def test_run_from_below_a_result_that_was_deleted_lacks_it(run: Any, run_from: A
     del dag.results["a"]
     with pytest.raises(MissingInputError, match="the result of 'a'"):
         run_from(dag, "b")
+
+
+# What a decider outside of the part was given, which its edges carry.
+
+
+def passing_on() -> DAG:
+    """load -> check -> on_true -> then, and `check` takes an input."""
+    dag = DAG("d").add_node("load", lambda: 5).add_node("then", lambda value: ("then", value))
+    dag.add_node("check", lambda load, least: load > least, type="condition")
+    dag.connect("load", "check").connect(dag.nodes["check"].on_true, "then")
+    return dag
+
+
+def test_run_from_below_a_decider_needs_what_that_was_given(run_from: Any) -> None:
+    with pytest.raises(MissingInputError, match="nodes of this part get what 'check'") as caught:
+        run_from(passing_on(), "then", context=Context(results={"check": True}))
+    assert caught.value.missing == (("check", "least"), ("check", "load"))
+    assert caught.value.sources == ("load",)
+
+
+def test_run_from_below_a_decider_that_was_given_all(run_from: Any) -> None:
+    context = Context(results={"check": True, "load": 7})
+    assert run_from(passing_on(), "then", {"least": 6}, context=context) == (
+        "then",
+        {"load": 7, "least": 6},
+    )
+
+
+def test_run_from_below_a_decider_that_returned_a_value(run_from: Any) -> None:
+    context = Context(results={"check": ConditionalReturn(True, 3)})
+    assert run_from(passing_on(), "then", context=context) == ("then", 3)
+
+
+def test_run_from_below_a_decider_that_chose_otherwise(run_from: Any) -> None:
+    assert run_from(passing_on(), "then", context=Context(results={"check": False})) is None
+
+
+def test_run_from_below_several_deciders_needs_what_the_first_was_given(run_from: Any) -> None:
+    dag = passing_on().add_node("again", lambda value: True, type="condition")
+    dag.disconnect("check", "then").connect(dag.nodes["check"].on_true, "again")
+    dag.connect(dag.nodes["again"].on_true, "then")
+    results = {"check": True, "again": True, "load": 7}
+    with pytest.raises(MissingInputError) as caught:
+        run_from(dag, "then", context=Context(results=results))
+    assert caught.value.missing == (("check", "least"),)
+    given = {"load": 7, "least": 1}
+    assert run_from(dag, "then", least=1, context=Context(results=results)) == ("then", given)
+
+
+def test_an_any_node_needs_nothing_of_edges_that_are_not_its_first(run_from: Any) -> None:
+    dag = passing_on().add_node("either", lambda value: value, type="any")
+    dag.connect("load", "either").connect(dag.nodes["check"].on_true, "either")
+    context = Context(results={"check": True, "load": 7})
+    assert run_from(dag, "either", context=context) == 7
+
+
+def test_a_resource_is_nothing_that_a_decider_passes_on(run_from: Any) -> None:
+    dag = DAG("d").add_node("then", lambda value: ("then", value))
+    dag.add_node("check", lambda db: True, type="condition")
+    dag.resource("db", contextlib.nullcontext)
+    dag.connect(dag.nodes["check"].on_true, "then")
+    assert run_from(dag, "then", context=Context(results={"check": True})) == ("then", None)

@@ -205,6 +205,24 @@ def test_deleted_value_is_computed_again_where_it_is_needed(
 
 
 @pytest.mark.same_process
+def test_deleted_value_of_the_last_sink_is_computed_again(
+    execute: Any, calls: Calls, kept: Any
+) -> None:
+    dag = DAG("d").add_node("load", lambda: 1)
+    dag.add_node("first", lambda load: calls("first", "first"))
+    dag.add_node("broken", lambda load: calls("broken", "mended"))
+    dag.add_node("last", lambda load: calls("last", "last"))
+    dag.connect("load", "first").connect("load", "broken").connect("load", "last")
+    run = failed(execute, dag, calls, "broken")
+    assert (run.value, calls.taken()) == ("last", [])
+    del run.results["first"], run.results["last"]
+    assert execute(dag, resume=kept(run)).value == "last"
+    assert calls.taken() == ["broken", "last"]
+    assert execute(dag, resume=kept(run), outputs=["broken"]).value == {"broken": "mended"}
+    assert calls.taken() == ["broken"]
+
+
+@pytest.mark.same_process
 def test_outputs_that_are_gone_are_computed_again(execute: Any, calls: Calls) -> None:
     dag = pipeline(calls)
     first = failed(execute, dag, calls, path="a.csv")

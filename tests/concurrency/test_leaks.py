@@ -128,6 +128,36 @@ def test_values_of_a_finished_durable_run_are_freed_without_the_collector(
         wait_until(lambda: births.alive() <= 1)
 
 
+def numbered(births: Births) -> DAG:
+    dag = DAG("numbered").add_node("load", lambda: None).add_node("last", same)
+    dag.add_node("first", lambda load, number=0: births.new())
+    return dag.connect("load", "first").connect("first", "last")
+
+
+@pytest.mark.parametrize("is_nested", [False, True], ids=["", "nested"])
+@pytest.mark.parametrize("way", ["run_from", "resume"])
+@pytest.mark.parametrize("mode", HERE)
+def test_runs_that_go_on_keep_no_values_of_the_runs_before(
+    mode: str, way: str, is_nested: bool
+) -> None:
+    births = Births()
+    dag = numbered(births)
+    if is_nested:
+        dag = DAG("outer").add_node("first", dag)
+    with without_collector():
+        run = EXECUTE[mode](dag)
+        for number in range(1, RUNS):
+            if way == "run_from":
+                run = dag.run_from(
+                    "first", mode=mode if mode in ("parallel", "async") else "sequential"
+                )
+            else:
+                run = EXECUTE[mode](dag, resume=run, number=number)
+        run = None
+        assert births.count() == RUNS
+        wait_until(lambda: births.alive() <= 1)
+
+
 @pytest.mark.parametrize("options", [{}, {"timeout": FOR_EVER}], ids=["", "timeout"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_loop_keeps_neither_timers_nor_values_of_the_runs_that_it_had(

@@ -390,11 +390,25 @@ def test_notebook_gets_mermaid_where_graphviz_fails(failing_dot: None, orders: D
     assert "image/svg+xml" not in bundle
 
 
+class Shown(str):
+    """A description that counts how often it is shown."""
+
+    times = 0
+
+    def isprintable(self) -> bool:
+        Shown.times += 1
+        return True
+
+
 def test_notebook_gets_no_picture_of_thousands() -> None:
-    dag = DAG("large")
-    for number in range(1_001):
+    dag = DAG("large").add_node("first", lambda: 1, description=Shown("one"))
+    dag.visualize()
+    assert Shown.times
+    for number in range(1_000):
         dag.add_node(f"n{number}", lambda: 1)
+    Shown.times = 0
     assert dag._repr_mimebundle_() == {"text/plain": repr(dag)}
+    assert not Shown.times  # no box was made
 
 
 def dense(count: int) -> FSM:

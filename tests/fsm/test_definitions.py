@@ -16,6 +16,7 @@ from fast_dag import (
     DisconnectedNodeError,
     FSMReturn,
     InvalidNodeError,
+    InvalidTransitionError,
     Node,
     ValidationError,
 )
@@ -314,6 +315,17 @@ def test_return_of_a_member_goes_to_the_state_that_its_value_names() -> None:
     assert fsm.current_state == "right"
 
 
+class Unshown:
+    def __repr__(self) -> str:
+        raise ValueError("not to be shown")
+
+
+def test_a_next_state_that_is_no_name_and_cannot_be_shown_leads_nowhere() -> None:
+    fsm = FSM("m", initial_state="a").add_state("a", lambda: FSMReturn(Unshown()))  # type: ignore
+    with pytest.raises(InvalidTransitionError, match=r"leads to <.*Unshown.*, which is no state"):
+        fsm.run()
+
+
 def test_defined_again_a_state_takes_the_place_of_the_first() -> None:
     fsm = FSM("m", initial_state="a", terminal_states=["a"], replace=True)
     for value in (1, 2):
@@ -321,6 +333,19 @@ def test_defined_again_a_state_takes_the_place_of_the_first() -> None:
         assert fsm.run() == value
     assert fsm.clone().replace
     assert pickle.loads(pickle.dumps(FSM("m", replace=True))).replace
+
+
+def test_defined_again_a_state_is_what_its_new_declaration_says() -> None:
+    fsm = FSM("m", terminal_states=["end"], replace=True)
+    fsm.add_state("a", lambda: 1 / 0, initial=True, terminal=True, on_error="end")
+    fsm.add_state("end", lambda error: "handled", terminal=True)
+    assert fsm.run() == "handled"
+    for each in (fsm.clone(), fsm):
+        each.add_state("a", lambda n: n).add_state("b", lambda n: n + 1, initial=True)
+        each.add_state("end", lambda n: n, terminal=False).add_transition("b", "end")
+        declared = each.initial_states, each.terminal_states, each.error_states
+        assert declared == (["b"], ["end"], {})
+        assert each.run(n=1) == 2
 
 
 @pytest.mark.parametrize("given", [{"max_cycles": 0}, {"keep_history": "3"}, {"max_cycles": 2.0}])

@@ -199,29 +199,6 @@ def test_a_snapshot_of_another_machine_is_refused(waits: dict[str, Any]) -> None
     assert other.restore(waits, check_name=False).send("approve") == 5
 
 
-def test_snapshots_of_format_1_are_read() -> None:
-    old = {
-        "format": 1,
-        "machine": "approval",
-        "at": "draft",
-        "next": None,
-        "waits": True,
-        "ended": False,
-        "value": 5,
-        "data": {},
-        "history": [{"state": "draft", "seconds": 0.1, "value": 5}],
-        "forgotten": {},
-        "inputs": {},
-        "results": {"draft": 5},
-        "metadata": {"run_id": "x"},
-        "metrics": {"execution_time": 0.1, "retries": 0, "cache_hits": 0, "cache_misses": 0},
-    }
-    again = v1().restore(old)
-    assert (again.waiting, again.queue, again.send("approve")) == (True, [], 5)
-    old |= {"next": "done", "waits": False}
-    assert v1().restore(old).run() == 5
-
-
 # What they have, and what they share.
 
 

@@ -257,7 +257,7 @@ def test_as_many_states_as_max_cycles_may_be_executed(run: Any, most: int) -> No
     with pytest.raises(MaxCyclesError) as caught:
         run(fsm, max_cycles=most)
     assert caught.value.max_cycles == most
-    assert f"executed {most} states" in str(caught.value)
+    assert f"executed {most} state{'s' if most > 1 else ''} in" in str(caught.value)
     assert caught.value.node_name == fsm.state_history[-1]
     assert (fsm.cycle_count, len(fsm.state_history)) == (most, most)
     assert not fsm.is_terminated

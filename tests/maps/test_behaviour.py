@@ -409,9 +409,10 @@ def test_keys_of_a_mapping_may_be_made_anew(way: str) -> None:
     [
         (lambda x: x % 2, ["0", "item 0", "item 2"]),
         (lambda x: [x], ["[0]", "item 0", "not hashable"]),
+        (lambda x: float("nan"), ["nan", "item 0", "not equal to itself"]),
         (lambda x: 1 / (x - 1), ["item 1", "division by zero"]),
     ],
-    ids=["twice", "unhashable", "raises"],
+    ids=["twice", "unhashable", "nan", "raises"],
 )
 @pytest.mark.parametrize("into", [None, list])
 def test_a_bad_key_fails_the_map_whatever_on_error_says(

@@ -76,9 +76,14 @@ class Source:
             self.was_in_context &= self.number.get() == self.pulled - 1
             self.is_closed = True
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was closed, also if a busy machine left no time to pull from it."""
+        return self.generator.gi_frame is None  # type: ignore[attr-defined,no-any-return]
+
     def check(self) -> None:
         assert self.is_closed
-        assert self.generator.gi_frame is None  # type: ignore[attr-defined]
+        assert self.has_ended
         assert len(self.threads) == 1
         assert self.was_in_context
         assert not self.on_loop
@@ -237,7 +242,7 @@ def test_a_source_is_closed_when_the_run_is_late(way: str) -> None:
         assert EXECUTE[way](dag, x=source.generator, timeout=0.1).status == "timed_out"
     finally:
         hangs.set()
-    wait_until(lambda: source.is_closed)
+    wait_until(lambda: source.has_ended)
 
 
 @pytest.mark.parametrize("way", OWN)
@@ -256,8 +261,9 @@ def test_a_source_that_hangs_is_abandoned_when_the_run_is_late_and_closed_when_i
     assert run.status == "timed_out"
     assert not source.is_closed
     hangs.set()
-    wait_until(lambda: source.is_closed)
-    source.check()
+    wait_until(lambda: source.has_ended)
+    if source.pulled:
+        source.check()
 
 
 @pytest.mark.parametrize("mode", ["parallel", "async"])

@@ -266,6 +266,137 @@ def test_stale_rerun_that_was_interrupted_is_continued(edited: Module, store: St
     assert edited.taken() == ["last"]
 
 
+def test_stale_rerun_computes_a_value_that_is_not_stored_only_where_it_is_needed(
+    edited: Module, store: Store
+) -> None:
+    def dag() -> DAG:
+        made, module = DAG("handles"), edited.module
+        made.add_node("tax", module.tax, inputs=["load"]).add_node("last", module.last)
+        made.add_node("open", module.load, inputs=["n"], stored=False)
+        made.add_node("shown", lambda open, tax=0: f"{open} {tax:.0f}")
+        made.connect("tax", "open").connect("open", "shown", input="open")
+        return made.connect("shown", "last")
+
+    assert dag().run(store=store, run_id="a", load=100) == "19.0 0!"
+    edited.taken()
+    edited.edit("return rate() * load", "return load * rate()")
+    run = dag().execute(store=store, run_id="a", rerun="stale")
+    assert (run.value, edited.taken()) == ("19.0 0!", ["tax"])
+    assert "open" not in run.results
+    assert run.statuses["open"] == "completed"
+    edited.edit('return shown + "!"', 'return shown + "?"')
+    edited.module.FAIL = True
+    with pytest.raises(KeyboardInterrupt):
+        dag().run(store=store, run_id="a", rerun="stale")
+    edited.module.FAIL = False
+    edited.taken()
+    assert dag().run(store=store, run_id="a", rerun="stale") == "19.0 0?"
+    assert edited.taken() == ["last"]
+    edited.edit("return load * rate()", "return rate() * load + 0")
+    dag_ = dag().connect("tax", "shown", input="tax")
+    assert dag_.run(store=store, run_id="a", rerun="stale") == "19.0 19?"
+    assert edited.taken() == ["tax", "load", "last"], "shown is fed anew, and takes both"
+
+
+def test_stale_rerun_that_keeps_only_outputs_goes_on_where_values_are_not_stored(
+    store: Store,
+) -> None:
+    stops = [1]
+
+    def last(shown: int) -> int:
+        if stops and shown > 3:
+            raise KeyboardInterrupt
+        return shown
+
+    def flow(one: Any, two: Any) -> DAG:
+        dag = DAG("kept").add_node("one", one).add_node("two", two).add_node("last", last)
+        dag.add_node("open", lambda one: one, stored=False)
+        dag.add_node("shown", lambda open, two: open + two).connect("one", "open")
+        dag.connect("open", "shown").connect("two", "shown").connect("shown", "last")
+        return dag
+
+    options: Any = {"store": store, "run_id": "a"}
+    assert flow(lambda: 1, lambda: 2).run(**options) == 3
+    edited = flow(lambda: 1 * 1, lambda: 3)
+    with pytest.raises(KeyboardInterrupt):
+        edited.run(**options, rerun="stale")
+    stops.clear()
+    assert edited.run(**options, rerun="stale", keep="outputs") == 4
+
+
+def test_stale_rerun_looks_through_a_long_chain_of_values_that_are_not_stored(
+    store: Store,
+) -> None:
+    def flow(root: Any, last: Any) -> DAG:
+        dag = DAG("long").add_node("root", root)
+        for number in range(1000):
+            dag.add_node(f"n{number}", lambda x: x, stored=False)
+            dag.connect(f"n{number - 1}" if number else "root", f"n{number}")
+        return dag.add_node("last", last).connect("n999", "last")
+
+    assert flow(lambda: 1, lambda x: x).run(store=store, run_id="a") == 1
+    edited = flow(lambda: 1 * 1, lambda x: x)
+    run = edited.execute(store=store, run_id="a", rerun="stale")
+    assert (run.value, run.metrics["nodes_executed"]) == (1, 1), "nobody takes the values"
+    edited = flow(lambda: 2 - 1, lambda x: x + 1)
+    run = edited.execute(store=store, run_id="a", rerun="stale")
+    assert (run.value, run.metrics["nodes_executed"]) == (2, 1002)
+
+
+def test_finished_run_returns_what_it_has_returned_whatever_became_of_its_graph(
+    store: Store,
+) -> None:
+    def flow(*added: str, last: str = "two") -> DAG:
+        dag = DAG("flow").add_node("one", lambda: 1).add_node(last, lambda one: one + 1)
+        dag.connect("one", last)
+        for name in added:
+            dag.add_node(name, lambda x: x + 1).connect(last, name)
+        return dag
+
+    assert flow().run(store=store, run_id="a") == 2
+    assert flow("three").run(store=store, run_id="a") == 2
+    assert flow("three", "four").run(store=store, run_id="a") == 2
+    assert flow(last="other").run(store=store, run_id="a") == 2
+    assert flow("three").run(store=store, run_id="b") == 3
+    assert flow().run(store=store, run_id="b") == 3
+    assert flow("three").run(store=store, run_id="a", rerun="stale") == 3
+    assert flow().run(store=store, run_id="a") == 3
+
+
+@pytest.mark.parametrize("is_interrupted", [True, False])
+def test_stale_rerun_that_takes_another_branch_computes_what_joins_them(
+    store: Store, is_interrupted: bool
+) -> None:
+    stops: list[int] = []
+
+    def most() -> int:
+        return 1
+
+    def more() -> int:
+        return 1 + 0
+
+    def joined(way: int) -> int:
+        if stops:
+            raise KeyboardInterrupt
+        return way
+
+    def flow(is_much: Any, most: Any) -> DAG:
+        dag = DAG("ways").add_node("check", is_much, type="condition")
+        dag.add_node("most", most).add_node("least", lambda: 2)
+        dag.add_node("joined", joined, type="any")
+        dag.connect("check", "most", output="true").connect("check", "least", output="false")
+        return dag.connect("most", "joined").connect("least", "joined")
+
+    assert flow(lambda: True, most).run(store=store, run_id="a") == 1
+    edited = flow(lambda: False, more)
+    if is_interrupted:
+        stops.append(1)
+        with pytest.raises(KeyboardInterrupt):
+            edited.run(store=store, run_id="a", rerun="stale")
+        stops.clear()
+    assert edited.run(store=store, run_id="a", rerun="stale") == 2
+
+
 CALLS: list[str] = []
 
 

@@ -89,6 +89,12 @@ def test_run_of_an_id_goes_on_and_says_when_nothing_is_to_do(shell: Shell) -> No
     assert "nightly: finished on" in last
     assert "nothing to do" in last
     assert "double" not in last
+    refused = shell(*run, "-i", "n=6", code=2)
+    assert "the input 'n' is another" in refused
+    assert "nothing to do" not in refused
+    assert "--value '{' is no JSON" in shell(
+        "runs", "decide", "nightly", "pay", "--value", "{", code=2
+    )
     (record,) = shell.data("runs", "list", "--tag", "team=a")
     assert (record["run_id"], record["status"]) == ("nightly", "completed")
     assert shell.data("runs", "show", "nightly")["nodes"][0]["path"] == "load"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fast_dag import DAG
+from fast_dag import DAG, ValidationError
 from fast_dag.store import RunInUseError, Store, StoreError
 from fast_dag.store.database import Change, Database, Write, filesystem_of, refuse_network
 from fast_dag.store.locks import LockFile
@@ -735,3 +735,67 @@ def test_no_statement_numbers_its_placeholders() -> None:
     # From Python 3.12 on SQLite warns of that where values are given in order; 3.14 refuses it.
     for file in (ROOT / "src/fast_dag/store").glob("*.py"):
         assert re.findall(r"\?[0-9]", file.read_text(encoding="utf-8")) == [], file.name
+
+
+def test_doctor_tells_what_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    dag = DAG("two").add_node("one", lambda n: [n] * 1000).add_node("two", lambda one: one)
+    dag.connect("one", "two")
+    with Store(path, durability="process") as store:
+        for number in range(50):
+            dag.run(store=store, run_id=f"run {number}", n=number)
+        assert store.doctor()["problems"] == []
+        store.database.transact(
+            lambda connection: connection.execute(
+                "UPDATE nodes SET value = CAST(substr(value, 1, 50) AS BLOB) WHERE id = 3"
+            )
+        )
+        (problem,) = store.doctor()["problems"]
+        assert problem == "what run 'run 1' has of 'one' is damaged"
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 4096] = b"\xff" * 4096
+    path.write_bytes(data)
+    with Store(path, durability="process") as store:
+        told = store.doctor()
+    assert len(told["problems"]) > 1
+    assert any("malformed" in each for each in told["problems"])
+
+
+def test_large_values_stay_beside_the_file_whatever_it_is_reached_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dag = DAG("large").add_node("one", lambda n: b"x" * n)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link.db").symlink_to(tmp_path / "runs.db")
+    monkeypatch.chdir(tmp_path)
+    with Store("runs.db", durability="process") as store:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        dag.run(store=store, run_id="a", n=300_000)
+    with Store(tmp_path / "link.db", durability="process") as store:
+        assert len(dag.run(store=store, run_id="a")) == 300_000
+        dag.run(store=store, run_id="b", n=400_000)
+    with Store(tmp_path / "runs.db", durability="process") as store:
+        assert len(dag.run(store=store, run_id="b")) == 400_000
+        assert store.doctor()["problems"] == []
+    assert [*(tmp_path / "elsewhere").iterdir()] == []
+    assert stat.S_IMODE((tmp_path / "runs.db-values").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"max_resumes": 0}, "max_resumes is a count of at least 1"),
+        ({"retention": "soon"}, "an age is a text"),
+        ({"codec": "pickle", "key": b"short"}, "at least 16 bytes"),
+    ],
+)
+def test_store_that_cannot_be_is_not_left_open(
+    tmp_path: Path, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ValidationError, match=told):
+        Store(tmp_path / "runs.db", **options)
+    with Store(tmp_path / "runs.db") as store:
+        assert store.database._users == 1
+        with pytest.raises(ValidationError, match="before and after are datetimes"):
+            store.runs(before="yesterday")  # type: ignore[arg-type]

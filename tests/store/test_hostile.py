@@ -50,7 +50,7 @@ def columns() -> list[tuple[str, str]]:
     return found
 
 
-WRONG: tuple[Any, ...] = (b"\x00\xff\x80", "text", 2**62)
+WRONG: tuple[Any, ...] = (b"\x00\xff\x80", "text", 2**62, -1)
 
 
 @pytest.mark.parametrize(("table", "column"), columns(), ids=lambda name: str(name))
@@ -93,13 +93,18 @@ def looked_at(path: Path) -> None:
     except FastDAGError:
         return
     with store:
-        for action in (store.doctor, store.runs, store.prune):
+        records = []
+        with suppress(FastDAGError):
+            records = store.runs()
+        for record in records:
+            for look in (record.to_dict, record.summary, record.to_html):
+                with suppress(FastDAGError):
+                    look()
             with suppress(FastDAGError):
-                for record in action() if action is store.runs else [action()]:
-                    if action is store.runs:
-                        record.to_dict()
-                        record.summary()
-                        [record.get(each) for each in record.nodes]
+                [record.get(each) for each in record.nodes]
+        for action in (store.doctor, store.prune):
+            with suppress(FastDAGError):
+                action()
         for run_id in ("finished", "failed", "interrupted"):
             with suppress(FastDAGError):
                 golden.pipeline().execute(store=store, run_id=run_id, on_change="keep")

@@ -95,6 +95,21 @@ def test_each_item_of_a_map_has_a_call_id_of_its_own(mode: Any) -> None:
         assert again["nested"] == [(5, "a/nested~2[0].pay"), (6, "a/nested~2[1].pay")]
 
 
+def test_names_of_nodes_are_not_mistaken_for_further_calls_or_items() -> None:
+    seen: list[str] = []
+    inner = DAG("inner").add_node("pay~2", lambda call_id: seen.append(call_id))
+    dag = DAG("shop").add_node("pay", lambda call_id: seen.append(call_id))
+    dag.add_node("pay~2", lambda call_id: seen.append(call_id)).add_node("sub", inner)
+    dag.map(lambda price, call_id: seen.append(call_id), name="items")
+    dag.add_node("items[0]", lambda call_id: seen.append(call_id))
+    with Store(":memory:") as store:
+        dag.run(store=store, run_id="a", price=[1])
+        dag.run(store=store, run_id="a", rerun=["pay", "items"])
+        dag.run(store=store, run_id="a", rerun=["pay~2", "sub"])
+    assert len({*seen}) == len(seen) == 9
+    assert {"a/pay~2", "a/'pay~2'", "a/'pay~2'~2", "a/sub.'pay~2'", "a/items[0]"} <= {*seen}
+
+
 def test_call_ids_of_items_are_the_same_over_retries_and_after_hooks() -> None:
     dag, seen = DAG("shop"), list[str]()
 

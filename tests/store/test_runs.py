@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -346,6 +348,48 @@ def test_value_that_is_not_stored_is_computed_again_where_it_is_needed(
             ended["open"]
     with pytest.raises(UnknownNodeError, match=r"no node 'opne' \(did you mean 'open'"):
         store.run("a")["opne"]
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+def test_value_that_cannot_be_computed_again_fails_its_node_and_undoes_nothing(
+    store: Store, calls: Calls, mode: Any
+) -> None:
+    def late(mail: str = "not sent") -> str:
+        calls.append("late")
+        return mail
+
+    dag = DAG("mails")
+    dag.add_node("open", calls.node("open", object), stored=False)
+    dag.add_node("charge", calls.node("charge", lambda handle: 1), inputs=["handle"])
+    dag.add_node("mail", calls.node("mail", lambda handle, paid: "sent"), inputs=["handle", "paid"])
+    dag.add_node("late", late).connect("open", "charge").connect("open", "mail", input="handle")
+    dag.connect("charge", "mail", input="paid").connect("mail", "late", optional=True)
+    options: Any = {"store": store, "run_id": "a", "mode": mode, "error_strategy": "continue"}
+    calls.fail.add("mail")
+    assert dag.execute(**options).value == "not sent"
+    calls.fail.add("open")
+    run = dag.execute(**options, rerun="failed")
+    assert (run.status, str(run.errors["open"])) == (
+        "completed_with_errors",
+        "open fails",
+    )
+    assert store.run("a").nodes["open"].status == "failed"
+    assert store.run("a").nodes["charge"].status == "completed"
+    calls.fail.clear()
+    calls.clear()
+    assert dag.run(**options, rerun="failed") == "sent"
+    assert calls.taken() == ["open", "mail", "late"], "nobody is charged again"
+    assert dag.run(**options, rerun="mail") == "sent"
+    assert calls.taken() == ["open", "mail", "late"]
+    assert store.doctor()["problems"] == []
+
+
+def test_stores_and_their_records_are_not_copied(store: Store, calls: Calls) -> None:
+    shop(calls).run(store=store, run_id="a", n=10)
+    for each in (store, store.run("a")):
+        for copied in (pickle.dumps, copy.deepcopy):
+            with pytest.raises(TypeError, match="open a Store of the same path"):
+                copied(each)
 
 
 def test_finished_run_knows_the_items_of_its_maps(store: Store) -> None:

@@ -39,7 +39,7 @@ from fast_dag.cache.syntax import (
     syntax,
     syntax_of,
 )
-from fast_dag.errors import InvalidNodeError, failures, text_of
+from fast_dag.errors import InvalidNodeError, brief_of, failures
 
 if TYPE_CHECKING:
     from ast import AST
@@ -118,7 +118,7 @@ class Base:
             except UnkeyableError:
                 raise
             except failures() as error:  # of objects that a module has
-                why = f"{type(error).__name__}: {text_of(error)}"
+                why = brief_of(error)
                 raise UnkeyableError(f"reading its code raised {why}") from None
         return made[2]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from contextlib import suppress
 from enum import Enum
+from functools import cached_property
 from marshal import dumps
 from math import copysign
 from operator import itemgetter
@@ -21,7 +22,7 @@ from sys import modules
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, ref
 
-from fast_dag.errors import failures, text_of
+from fast_dag.errors import brief_of, failures, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -106,11 +107,7 @@ def key_of(value: Any) -> Key:
     except RecursionError:
         raise UnkeyableError("it contains itself, or is nested too deeply") from None
     except failures() as error:
-        raise UnkeyableError(f"looking at it raised {_told(error)}") from None
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {text_of(error)}"
+        raise UnkeyableError(f"looking at it raised {brief_of(error)}") from None
 
 
 _FEW: Final = 1000
@@ -153,6 +150,34 @@ def _key(value: Any) -> Hashable:
     kind = type(value)
     if kind in _PLAIN:
         return (kind, value)
+    if kind not in _BUILTIN and issubclass(kind, _EXTENDED):
+        own = _attributes(kind, value)
+        if own:
+            return (_content_key(kind, value), _items_key(own))
+    return _content_key(kind, value)
+
+
+_BUILTIN: Final = frozenset({float, complex, list, tuple, dict, set, frozenset})
+_EXTENDED: Final = (str, bytes, int, *_BUILTIN)
+"""Subclasses of these compare by their content, although they may have attributes, too."""
+
+
+def _attributes(kind: type, value: Any) -> dict[str, Any]:
+    """What an instance of such a subclass has beside its content."""
+    if issubclass(kind, Enum):
+        return {}
+    state: Any = object.__getstate__(value)  # its own would say what to pickle
+    parts = state if type(state) is tuple else (state,)  # the second are those in slots
+    return {
+        name: each
+        for part in parts
+        if part is not None
+        for name, each in part.items()
+        if type(getattr(kind, name, None)) is not cached_property  # what it has found so far
+    }
+
+
+def _content_key(kind: type, value: Any) -> Hashable:
     if isinstance(value, float):
         return (kind, _float_key(value))
     if isinstance(value, complex):
@@ -325,7 +350,9 @@ def _series_key(value: Any) -> Hashable:
 
 def _extras_key(value: Any) -> Hashable:
     """What users and subclasses hang on a data frame or series."""
-    return (_key(value.attrs), tuple([_key(getattr(value, each)) for each in value._metadata]))
+    flags = value.flags.allows_duplicate_labels
+    metadata = tuple([_key(getattr(value, each)) for each in value._metadata])
+    return (_key(value.attrs), flags, metadata)
 
 
 def _index_key(value: Any) -> Hashable:

@@ -15,7 +15,7 @@ from importlib import import_module
 from types import FunctionType
 from typing import Any
 
-_MAIN = ("__main__", "__mp_main__")
+MAIN = ("__main__", "__mp_main__")
 """The script in its own process, and in a worker process."""
 
 
@@ -30,10 +30,10 @@ def module_name(name: str) -> str:
     if not file:
         return name
     spec = getattr(module, "__spec__", None)
-    if name in _MAIN and spec is not None:  # python -m
+    if name in MAIN and spec is not None:  # python -m
         return str(spec.name)
     stem, suffix = os.path.splitext(os.path.basename(file))
-    if stem in ("__init__", name.rpartition(".")[2]) or (suffix != ".py" and name not in _MAIN):
+    if stem in ("__init__", name.rpartition(".")[2]) or (suffix != ".py" and name not in MAIN):
         return name
     parts, directory = [stem], os.path.dirname(os.path.abspath(file))
     while os.path.isfile(os.path.join(directory, "__init__.py")):
@@ -59,7 +59,7 @@ def find(module: str, qualname: str) -> Any:
 
 def loaded(name: str) -> Any:
     """The module of this name, if this process has it, under this or another name; else None."""
-    for each in _MAIN:
+    for each in MAIN:
         if module_name(each) == name:
             return sys.modules[each]
     if name not in sys.modules:

@@ -27,7 +27,7 @@ from fast_dag.define.signature import (
     gives_coroutine,
     read_signature,
 )
-from fast_dag.errors import InvalidNodeError, ValidationError, closest, failures, text_of
+from fast_dag.errors import InvalidNodeError, ValidationError, brief_of, closest, failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
@@ -89,16 +89,13 @@ class NodeCache:
         self._warned: set[str] = set()
 
     def _check(self, node: CachedNode) -> None:
-        def refuse(problem: str) -> InvalidNodeError:
-            return InvalidNodeError(f"cached node {node.name!r}: {problem}", node=node.name)
-
         for name in self.cache_key or ():
             if name not in node.inputs and not node.signature.var_keyword:
                 hint = closest(name, node.inputs)[1]
-                raise refuse(f"cache_key names {name!r}, which is no parameter of it{hint}")
+                raise _refused(node, f"cache_key names {name!r}, which is no parameter of it{hint}")
         for method in _METHODS:
             if not callable(getattr(self.backend, method, None)):
-                raise refuse(f"the backend {self.backend!r} has no method {method}()")
+                raise _refused(node, f"the backend {self.backend!r} has no method {method}()")
 
     # Keys.
 
@@ -173,7 +170,7 @@ class NodeCache:
         try:
             return (yield from effects)
         except failures() as error:
-            told = f"{type(error).__name__}: {text_of(error)}"
+            told = brief_of(error)
         self._warn(
             "backend",
             f"could not {purpose} its cache's backend: {told}; what cannot be read is computed, "
@@ -443,16 +440,17 @@ def _unwrapped(answer: Any) -> Any:
         del answer, error  # whose traceback has this frame
 
 
+def _refused(node: CachedNode, problem: str) -> InvalidNodeError:
+    return InvalidNodeError(f"cached node {node.name!r}: {problem}", node=node.name)
+
+
 class _KeyFunction:
     """A function given as `cache_key=`. It is called with those inputs that it takes, as keywords.
     Inputs that were left out have the node's defaults."""
 
     def __init__(self, node: CachedNode, func: Callable[..., Any]) -> None:
-        def refuse(problem: str) -> InvalidNodeError:
-            return InvalidNodeError(f"cached node {node.name!r}: {problem}", node=node.name)
-
         if gives_coroutine(func):
-            raise refuse(f"cache_key is a sync function or a list of names, not {func!r}")
+            raise _refused(node, f"cache_key is a sync function or a list of names, not {func!r}")
         self._func = func
         self._takes: frozenset[str] | None = None  # all
         try:
@@ -464,8 +462,8 @@ class _KeyFunction:
                 known = each.optional or each.name in node.inputs or node.signature.var_keyword
                 if not known:
                     hint = closest(each.name, node.inputs)[1]
-                    raise refuse(
-                        f"cache_key takes {each.name!r}, which is no parameter of it{hint}"
+                    raise _refused(
+                        node, f"cache_key takes {each.name!r}, which is no parameter of it{hint}"
                     )
             self._takes = frozenset(each.name for each in signature.parameters)
         self._defaults = {
@@ -482,9 +480,7 @@ class _KeyFunction:
         try:
             value = self._func(**given)
         except failures() as error:
-            raise UnkeyableError(
-                f"cache_key raised {type(error).__name__}: {text_of(error)}"
-            ) from None
+            raise UnkeyableError(f"cache_key raised {brief_of(error)}") from None
         return inputs_key({_BY_FUNCTION: value})
 
 

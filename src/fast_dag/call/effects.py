@@ -283,7 +283,7 @@ class _Inside:
         sleep: Callable[[float], None],
     ) -> None:
         self.effect = effect
-        self._interpreted = func, _called, lambda it: wait(it, True), sleep
+        self._interpreted = func, bare_call, lambda it: wait(it, True), sleep
         self._interrupted: BaseException | None = None
         self._is_called = False
 
@@ -307,6 +307,6 @@ class _Inside:
             raise self._interrupted
 
 
-def _called(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Called in the contextvars that the hook is in already."""
+def bare_call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function in the contextvars that the thread is in."""
     return func(*args, **kwargs)

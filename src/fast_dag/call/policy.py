@@ -22,7 +22,7 @@ from fast_dag.call.arguments import named, unnamed
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Await, Outcome, Raised, Sleep, Surround
 from fast_dag.call.retry import is_retried, wait_after
 from fast_dag.define.signature import ABSENT
-from fast_dag.errors import add_note, failures, text_of
+from fast_dag.errors import add_note, brief_of, failures
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,6 +120,11 @@ class CallPolicy:
             or (self.cache is not None and self.cache.shared)
             or any(hook.is_async for hook in hooks.values())
         )
+
+    @property
+    def awaits_around(self) -> bool:
+        """Whether an async hook is around the call."""
+        return self.around is not None and self.around.is_async
 
     def effects_of(self, host: Host, attempt: Attempt) -> Effects:
         """One call of the node, as effects; `attempt` are the arguments."""
@@ -477,14 +482,14 @@ class CallPolicy:
         try:
             answer = yield cleanup.invoke(self.node, host.context, cleans_up=True)
         except GeneratorExit:
-            host.cut_off += (self.node.name,)
+            host.home.cut_off += (self.node.name,)
             raise
         if not isinstance(answer, Raised):
             return outcome
         if outcome.ok:
             return _failed(answer.error, "cleanup hook", outcome.attempts)
         if outcome.value is not None:
-            raised = f"{type(answer.error).__name__}: {text_of(answer.error)}"
+            raised = brief_of(answer.error)
             add_note(outcome.value, f"its cleanup hook raised, too: {raised}")
         return outcome
 

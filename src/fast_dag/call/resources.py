@@ -14,10 +14,11 @@ from functools import wraps
 from threading import Lock
 from types import CoroutineType, MethodType
 
+from fast_dag._frames import trace_of
 from fast_dag.cache.single_flight import SingleFlight
 from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised
 from fast_dag.call.hooks import Hook
-from fast_dag.errors import InvalidNodeError, trace_of
+from fast_dag.errors import InvalidNodeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fast_dag.call.effects import LONGEST, waitable
 from fast_dag.define.options import OPTIONS
-from fast_dag.errors import add_note, failures, text_of
+from fast_dag.errors import add_note, brief_of, failures
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,5 +55,5 @@ def is_retried(error: BaseException, options: Mapping[str, Any]) -> bool:
     try:
         return bool(wanted(error))
     except failures() as raised:
-        add_note(error, f"retry_on raised for it: {type(raised).__name__}: {text_of(raised)}")
+        add_note(error, f"retry_on raised for it: {brief_of(raised)}")
         return False

@@ -315,7 +315,7 @@ def run(
         results, as_text_only = _results(results_file)
         if from_ is None:
             raise ValidationError("--results are for --from, which names the node to go on with")
-        options["context"] = Context(results=results)
+        options["context"] = Context.from_dict({"results": results})
     if resumed is not None:
         if until is not None or from_ is not None:
             raise ValidationError(
@@ -323,6 +323,7 @@ def run(
             )
         options["resume"] = saved(resumed)
     with ExitStack() as closing:
+        told = None
         if store_file is None:
             _refuse_without_store(run_id=run_id, rerun=rerun, tag=tags, on_change=on_change)
         else:
@@ -330,8 +331,6 @@ def run(
                 _refuse({"--store": store_file}, "a DAG", workflow)
             store = closing.enter_context(opened(store_file, makes=True))
             told = None if run_id is None or rerun else finished(store, run_id)
-            if told is not None:
-                say(told, err=True)
             options |= {
                 "store": store,
                 "run_id": run_id,
@@ -339,9 +338,12 @@ def run(
                 "tags": tags_of(tags) or None,
                 "on_change": on_change,
             }
-        return _ran(
+        answer = _ran(
             workflow, inputs_, until, from_, options, as_text_only, quiet, saves_to, report, as_data
         )
+        if told is not None:  # it was not refused
+            say(told, err=True)
+        return answer
 
 
 def _refuse_without_store(**asked: Any) -> None:
@@ -490,9 +492,8 @@ def _told(
 def _refuse(asked: Mapping[str, Any], kind: str, workflow: Workflow) -> None:
     for option, value in asked.items():
         if value:
-            raise ValidationError(
-                f"{option} is for {kind}; {workflow.name!r} is a {type(workflow).__name__}"
-            )
+            other = "an FSM" if kind == "a DAG" else "a DAG"
+            raise ValidationError(f"{option} is for {kind}; {workflow.name!r} is {other}")
 
 
 def _listed(outputs: Iterable[str], dag: Workflow) -> list[str]:

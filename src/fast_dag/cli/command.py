@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 from fast_dag.cli.output import as_error, keep_stdout, say, tell_error
 from fast_dag.cli.signals import Signals
 from fast_dag.cli.target import place_of
-from fast_dag.errors import FastDAGError, ValidationError, text_of
+from fast_dag.errors import FastDAGError, ValidationError, brief_of
 from fast_dag.serial.texts import from_json
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _answer(call: Callable[[], Answer]) -> Answer:
     except FastDAGError as error:
         return Answer(WRONG, {"error": as_error(error)}, error)
     except (Exception, SystemExit) as error:
-        told = FastDAGError(f"{type(error).__name__}: {text_of(error)}{place_of(error)}")
+        told = FastDAGError(f"{brief_of(error)}{place_of(error)}")
         told.__cause__ = error
         return Answer(WRONG, {"error": as_error(error)}, told)
 

@@ -24,7 +24,7 @@ from fast_dag.errors import (
     text_of,
     traceback_of,
 )
-from fast_dag.returns import ItemError
+from fast_dag.returns import ItemError, to_data
 from fast_dag.run.machine_execution import MachineRun
 from fast_dag.serial.plain import plain
 
@@ -204,7 +204,7 @@ def as_document(run: Run) -> dict[str, Any]:
     error = run.exception()
     results, not_json = {}, {}
     for name, value in run.results.items():
-        copy = _plain_copy(value)
+        copy = _plain_copy(to_data(value))
         if copy is None and value is not None:
             not_json[name] = _repr(value)
         else:

@@ -226,7 +226,7 @@ def cancel(file: Path, run_id: str, as_data: bool) -> Answer:
 @command
 def decide(file: Path, run_id: str, node: str, text: str | None, again: bool) -> Answer:
     """Say how a node ended that is in doubt."""
-    value = ABSENT if text is None else from_json(text)
+    value = ABSENT if text is None else from_json(text, f"--value {text!r}")
     with opened(file) as store:
         store.decide(run_id, node, value=value, again=again)
     return Answer()
@@ -265,6 +265,8 @@ def doctor(file: Path, as_data: bool) -> Answer:
                 say(f"{key}: {value}")
         for problem in told["problems"]:
             say(f"problem: {problem}")
+        if not told["problems"]:
+            say("problems: none")
     return Answer(FAILED if told["problems"] else OK, told)
 
 

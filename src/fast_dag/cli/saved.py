@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from fast_dag.errors import ValidationError, names, text_of
+from fast_dag.errors import ValidationError, brief_of, names
 from fast_dag.run.past import Past
 from fast_dag.run.run import Run
 
@@ -68,7 +68,7 @@ def saved(file: IO[bytes]) -> Run:
     except Exception as error:
         raise ValidationError(
             f"--resume: {file.name!r} has no run that can be read "
-            f"({type(error).__name__}: {text_of(error)}); --save writes such a file"
+            f"({brief_of(error)}); --save writes such a file"
         ) from error
     if not isinstance(run, Run):
         raise ValidationError(

@@ -9,10 +9,10 @@ from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fast_dag._frames import PACKAGE
+from fast_dag._frames import PACKAGE, trace_of
 from fast_dag.define.workflow import Workflow
 from fast_dag.drive.scripts import import_file
-from fast_dag.errors import ValidationError, closest, is_a, names, text_of, trace_of
+from fast_dag.errors import ValidationError, closest, is_a, names, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

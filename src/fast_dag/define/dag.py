@@ -368,20 +368,6 @@ class DAG(Workflow):
         self._graph.disconnect(source, target, output, input)
         return self
 
-    def clone(self, name: str | None = None) -> DAG:
-        """An independent copy with the same functions, options and edges."""
-        twin = DAG(
-            name or self.name,
-            self.description,
-            self.metadata,
-            self.autowire,
-            self.replace,
-            self.remember,
-            self.limits,
-        )
-        self._copy_into(twin)
-        return twin
-
     def __repr__(self) -> str:
         edges = sum(1 for _ in self._graph.edges())
         return f"<DAG {self.name!r}: {len(self)} nodes, {edges} edges>"

@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     class ForProduct(ItemOptions, Named, total=False):
         product: Required[Sequence[str]]
 
-    class ForDecider(CommonOptions, Named, total=False): ...
-
     class ForAny(AnyOptions, Named, total=False): ...
 
     class ForAll(AllOptions, Named, total=False): ...
@@ -107,10 +105,10 @@ if TYPE_CHECKING:
     class ConditionDecorator(Protocol):
         @overload
         def __call__(
-            self, f: Callable[P, R_co], /, **options: Unpack[ForDecider]
+            self, f: Callable[P, R_co], /, **options: Unpack[ForNode]
         ) -> Node[P, R_co]: ...
         @overload
-        def __call__(self, **options: Unpack[ForDecider]) -> Later: ...
+        def __call__(self, **options: Unpack[ForNode]) -> Later: ...
 
     class AnyDecorator(Protocol):
         @overload

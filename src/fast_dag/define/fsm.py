@@ -160,6 +160,7 @@ class FSM(Workflow):
         self._transitions: list[Transition] = []
         self._state_hooks: list[Hook] = []
         self._on_error: dict[str, str] = {}  # of single states
+        self._said: dict[str, list[str]] = {}  # where the declaration of a state put it, above
         self._default_on_error = _checked_on_error(on_error)
 
     # Building.
@@ -229,11 +230,18 @@ class FSM(Workflow):
         if node.name == "*":
             raise InvalidNodeError("a state cannot be called '*': that means every state", node="*")
         super()._add(node, replace=replace)
-        for flag, marked in ((initial, self._initial), (terminal, self._terminal)):
-            if flag:
-                marked[node.name] = None
+        name = node.name
+        for place in self._said.pop(name, ()):  # its earlier declaration counts no more
+            getattr(self, place).pop(name, None)
+        said = []
+        for flag, place in ((initial, "_initial"), (terminal, "_terminal")):
+            if flag and name not in getattr(self, place):
+                getattr(self, place)[name] = None
+                said.append(place)
         if on_error is not None:
             self.set_error_state(node, on_error)
+            said.append("_on_error")
+        self._said[name] = said
         return node
 
     def add_transition(
@@ -322,29 +330,8 @@ class FSM(Workflow):
         self._initial.pop(name, None)
         self._terminal.pop(name, None)
         self._on_error.pop(name, None)
+        self._said.pop(name, None)
         return self
-
-    def clone(self, name: str | None = None) -> FSM:
-        """An independent copy with the same states, options and transitions."""
-        twin = FSM(
-            name or self.name,
-            max_cycles=self.max_cycles,
-            on_max_cycles=self.on_max_cycles,
-            description=self.description,
-            metadata=self.metadata,
-            keep_history=self.keep_history,
-            replace=self.replace,
-            remember=self.remember,
-            on_error=self.on_error,
-            limits=self.limits,
-        )
-        self._copy_into(twin)
-        twin._on_error = dict(self._on_error)
-        twin._initial = dict(self._initial)
-        twin._terminal = dict(self._terminal)
-        twin._transitions = list(self._transitions)
-        twin._state_hooks = list(self._state_hooks)
-        return twin
 
     def __repr__(self) -> str:
         return f"<FSM {self.name!r}: {len(self)} states, {len(self.transitions)} transitions>"

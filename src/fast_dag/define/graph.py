@@ -542,8 +542,8 @@ class Graph:
 
     def copy_into(self, other: Graph) -> None:
         """Give an empty graph copies of all nodes and edges."""
-        for name, node in self.nodes.items():
-            other.add(Node(node, name, type=node.type))
+        for node in self.nodes.values():
+            other.add(node)
         other._incoming = {key: list(edges) for key, edges in self._incoming.items()}
         other._outgoing = {key: list(edges) for key, edges in self._outgoing.items()}
 

@@ -543,6 +543,14 @@ class FunctionOfNode:
         return found.func if isinstance(found, Node) else found
 
 
+def found_in(module: str, qualname: str) -> Any:
+    """What a module that is loaded has under a name; None if it has nothing there."""
+    there: Any = modules.get(module)
+    for part in qualname.split("."):
+        there = getattr(there, part, None)
+    return there
+
+
 def importable(node: Node[..., Any]) -> FunctionOfNode | None:
     """Where another process finds a node's function: in the module attribute that is now the node;
     None where there is no such attribute."""
@@ -550,9 +558,7 @@ def importable(node: Node[..., Any]) -> FunctionOfNode | None:
     module, qualname = getattr(origin, "__module__", None), getattr(origin, "__qualname__", None)
     if module is None or qualname is None or module not in modules:
         return None
-    there: Any = modules[module]
-    for part in qualname.split("."):
-        there = getattr(there, part, None)
+    there = found_in(module, qualname)
     is_there = isinstance(there, Node) and there.func is node.func
     return FunctionOfNode(module, qualname) if is_there else None
 
@@ -574,10 +580,10 @@ def _checked_type(name: str | None, type: str) -> NodeType:
 
 
 def _checked_name(name: Any, func: Any) -> str:
-    if not isinstance(name, str):
-        raise InvalidNodeError(f"a node's name is a string, not {name!r}", node=None)
+    if not isinstance(name, str) or not name:
+        raise InvalidNodeError(f"a node's name is a non-empty string, not {name!r}", node=None)
     plain: str = str.__str__(name)  # of a member of a string enum, its value
-    if name == "<lambda>" or not name:
+    if name == "<lambda>":
         raise InvalidNodeError(
             f"{func!r} has no name of its own; give the node one with name=", node=name
         )

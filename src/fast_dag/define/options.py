@@ -183,10 +183,6 @@ def _function(value: Any) -> Any:
     return _only(value, callable(value))
 
 
-def _share(value: Any) -> float:
-    return number(value, 1)
-
-
 def _errors(value: Any) -> Any:
     kinds = value if isinstance(value, tuple) else (value,)
     are_types = all(isinstance(each, type) and issubclass(each, BaseException) for each in kinds)
@@ -271,6 +267,18 @@ class Option(Fields):
         except WRONG:
             return False
         return True
+
+
+def _switch(name: str, doc: str, *, default: bool = False, type: str = "") -> Option:
+    return Option(
+        name,
+        "True or False",
+        lambda value: _only(value, isinstance(value, bool)),
+        doc,
+        default=default,
+        label="" if default else name,
+        type=type,
+    )
 
 
 def _table(*options: Option) -> dict[str, Option]:
@@ -387,39 +395,17 @@ OPTIONS: Final = _table(
         default=0,
         label="priority {}",
     ),
-    Option(
+    _switch(
         "stored",
-        "True or False",
-        lambda value: _only(value, isinstance(value, bool)),
         "whether stores keep the value; if not, a run that goes on computes it again if it must",
         default=True,
     ),
-    Option(
+    _switch(
         "once",
-        "True or False",
-        lambda value: _only(value, isinstance(value, bool)),
         "a run with a store calls it at most once, and is in doubt if nobody knows how that ended",
-        default=False,
-        label="once",
     ),
-    Option(
-        "wait",
-        "True or False",
-        lambda value: _only(value, isinstance(value, bool)),
-        "wait for all edges in every mode",
-        default=False,
-        label="wait",
-        type="any",
-    ),
-    Option(
-        "several",
-        "True or False",
-        lambda value: _only(value, isinstance(value, bool)),
-        "it may return a list of branches, which are all taken",
-        default=False,
-        label="several",
-        type="select",
-    ),
+    _switch("wait", "wait for all edges in every mode", type="any"),
+    _switch("several", "it may return a list of branches, which are all taken", type="select"),
     Option(
         "collect",
         "the name of a parameter",
@@ -463,10 +449,8 @@ OPTIONS: Final = _table(
         label=lambda value: f"into {name_of_function(value)}",
         type="map",
     ),
-    Option(
+    _switch(
         "ordered",
-        "True or False",
-        lambda value: _only(value, isinstance(value, bool)),
         "whether `into` gets the results in the order of the items",
         default=True,
         type="map",
@@ -484,7 +468,7 @@ OPTIONS: Final = _table(
     Option(
         "min_success",
         "a fraction from 0 to 1",
-        _share,
+        lambda value: number(value, 1),
         "the least share of items that must complete; else the map fails",
         label="min_success {:g}",
         type="map",

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from types import CoroutineType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from fast_dag.call.hooks import Hook
 from fast_dag.define.node import name_of
 from fast_dag.define.signature import UnreadableSignatureError, read_signature
 from fast_dag.errors import ValidationError
-
-if TYPE_CHECKING:
-    from fast_dag.context import Context
 
 
 class Transition(NamedTuple):
@@ -36,17 +32,6 @@ class Transition(NamedTuple):
     def is_async(self) -> bool:
         """Whether the condition is asked by awaiting it."""
         return self.condition is not None and self.condition.is_async
-
-    def holds(self, value: Any, context: Context, data: Any) -> bool:
-        """Whether the condition is true, or there is none. Raises TypeError if a sync condition
-        returns a coroutine."""
-        if self.condition is None:
-            return True
-        answer = self.condition.func(*self.condition.offered(value, context, data))
-        if type(answer) is CoroutineType:
-            answer.close()
-            raise TypeError("it returned a coroutine, but cannot be async: make it an `async def`")
-        return bool(answer)
 
     def __str__(self) -> str:
         event = "" if self.event is None else f" on {self.event!r}"

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 class Workflow(Nestable):
-    """A named graph with views of its runs; the base of `DAG`."""
+    """A named graph with views of its runs; the base of `DAG` and `FSM`."""
 
     kind: ClassVar[str] = ""
     """What it is, as files and the command line call it: "dag" or "fsm"."""
@@ -67,14 +67,12 @@ class Workflow(Nestable):
         remember: bool = True,
         limits: Limits | None = None,
     ) -> None:
-        if not isinstance(name, str) or not name:
-            raise ValidationError(f"a workflow's name is a non-empty string, not {name!r}")
         self.description = description or ""
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.replace = replace
         self.remember = remember
         self._limits = checked_limits(limits)
-        self._graph = self._new_graph(name)
+        self._graph = self._new_graph(_checked(name))
         self._default_hooks: dict[str, Hook] = {}
         self._node_hooks: dict[str, dict[str, Hook]] = {}
         self._handlers: dict[str, Hook] = {}
@@ -509,13 +507,23 @@ class Workflow(Nestable):
         except KeyError:
             return default
 
-    def _copy_into(self, twin: Workflow) -> None:
-        """Copy nodes, edges, hooks, error handlers and resources into a new workflow."""
+    def clone(self, name: str | None = None) -> Self:
+        """An independent copy with the same functions, options, edges and transitions.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo").add_node("a", lambda: 1)
+        >>> list(dag.clone().add_node("b", lambda: 2)), list(dag)
+        (['a', 'b'], ['a'])
+        """
+        twin = type(self).__new__(type(self))
+        for key, value in self.__getstate__().items():
+            vars(twin)[key] = value.copy() if type(value) in (dict, list) else value
+        twin._graph = twin._new_graph(_checked(name or self.name))
         self._graph.copy_into(twin._graph)
-        twin._default_hooks = dict(self._default_hooks)
-        twin._node_hooks = dict(self._node_hooks)
-        twin._handlers = dict(self._handlers)
-        twin._resources = self._resources
+        return twin
+
+    def __copy__(self) -> Self:
+        return self.clone()
 
     # Pictures.
 
@@ -731,6 +739,12 @@ class Workflow(Nestable):
             "_signature": None,
         }
         return {**self.__dict__, **without}
+
+
+def _checked(name: str) -> str:
+    if not isinstance(name, str) or not name:
+        raise ValidationError(f"a workflow's name is a non-empty string, not {name!r}")
+    return name
 
 
 def value_of(execution: Execution) -> Any:

@@ -6,12 +6,12 @@ from collections import Counter
 from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from fast_dag.define.mapspec import MAP_OPTIONS
 from fast_dag.define.node import NodeType
 from fast_dag.define.options import name_of_function, told
 from fast_dag.draw.picture import Box, Cluster, Form, Link, Picture
+from fast_dag.draw.view import TOLD
 from fast_dag.draw.words import brief, counted, duration, shown
-from fast_dag.errors import ValidationError, closest, names, text_of
+from fast_dag.errors import ValidationError, brief_of, closest, names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +77,7 @@ def sketch(
     options = {} if options is None else options
     depth, details = options.get("depth"), options.get("details")
     if details is None:
-        details = _count(view, depth) <= _MOST_DETAILED
+        details = count_boxes(view, depth) <= _MOST_DETAILED
     sketcher = _Sketcher(results=results, details=details)
     root = Box("root", "", shown(view.name), Form.FRAMED)
     return Picture(
@@ -86,12 +86,12 @@ def sketch(
     )
 
 
-def _count(view: WorkflowView, depth: int | None) -> int:
+def count_boxes(view: WorkflowView, depth: int | None) -> int:
     """The number of boxes, those in opened workflows included."""
     count = len(view.topology.nodes)
     if depth != 0:
         deeper = None if depth is None else depth - 1
-        count += sum(max(_count(inner, deeper), 1) - 1 for inner in view.nested.values())
+        count += sum(max(count_boxes(inner, deeper), 1) - 1 for inner in view.nested.values())
     return count
 
 
@@ -208,7 +208,7 @@ class _Sketcher:
         if error is None and items is not None and items.fatal is not None:
             error = run.errors.get(name + items.fatal)
         if error is not None:
-            lines.insert(0, shown(f"{type(error).__name__}: {text_of(error)}"))
+            lines.insert(0, shown(brief_of(error)))
         if self.results and name in run.results:
             lines.append("= " + brief(run.results[name], 40))
         return lines
@@ -236,7 +236,7 @@ class _Sketcher:
             dot = Box(next(self._ids), "", "", Form.DOT)
             items.insert(0, dot)
             links.append(Link(dot.id, id_of(state), taken=None if run is None else True))
-        counts = Counter() if run is None else _transitions_taken(run)
+        counts = _moves(run, failed=False)
         already: set[tuple[str, str]] = set()
         for each in machine.transitions:
             ends = each.source, each.target
@@ -251,7 +251,7 @@ class _Sketcher:
         for ends, times in counts.items():  # a return led there, no declared transition
             source, target = map(id_of, ends)
             links.append(Link(source, target, _times(times), is_dashed=True, taken=True))
-        failures = Counter() if run is None else _failures(run)
+        failures = _moves(run, failed=True)
         for ends in machine.on_error.items():
             times = failures[ends]
             source, target = map(id_of, ends)
@@ -288,19 +288,12 @@ def _times(times: int) -> str:
     return f"{times:,}x" if times else ""
 
 
-def _transitions_taken(run: RunView) -> Counter[tuple[str, str]]:
-    """How often a machine went from one state to another, as far as it keeps its history, where
-    the state did not fail."""
+def _moves(run: RunView | None, *, failed: bool) -> Counter[tuple[str, str]]:
+    """How often a machine went from one state to another, as far as it keeps its history: from
+    states that failed, or from those that did not."""
+    spans = () if run is None else run.spans
     return Counter(
-        (before.node, after.node) for before, after in pairwise(run.spans) if not before.failed
-    )
-
-
-def _failures(run: RunView) -> Counter[tuple[str, str]]:
-    """How often the failure of one state led to another, as far as the machine keeps its
-    history."""
-    return Counter(
-        (before.node, after.node) for before, after in pairwise(run.spans) if before.failed
+        (before.node, after.node) for before, after in pairwise(spans) if before.failed is failed
     )
 
 
@@ -319,8 +312,7 @@ def _about(node: Node[..., Any]) -> list[str]:
         options.append("cached")
     if node.run_in:
         options.append(f"runs in {node.run_in}")
-    shown_options = ("several", "wait", "uses", "priority", *MAP_OPTIONS)
-    options += told(node.options, [name for name in shown_options if name not in _WALKS])
+    options += told(node.options, [name for name in TOLD if name not in _WALKS])
     return [*lines, ", ".join(options)] if options else lines
 
 

@@ -182,8 +182,8 @@ class Span(NamedTuple):
 # The same without functions, so that it pickles.
 
 
-_TOLD = ("wait", "several", "uses", "priority", *MAP_OPTIONS)
-"""The options of nodes that a plain node has besides those below."""
+TOLD = ("wait", "several", "uses", "priority", *MAP_OPTIONS)
+"""The options of nodes that a plain node has besides those below, for tips."""
 
 
 class PlainNode(NamedTuple):
@@ -212,7 +212,7 @@ class PlainNode(NamedTuple):
             node.type,
             node.description,
             tuple(node.inputs),
-            {name: _plain_option(node.options[name]) for name in _TOLD if name in node.options},
+            {name: _plain_option(node.options[name]) for name in TOLD if name in node.options},
             node.retry,
             node.timeout,
             node.run_in,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_dag.draw.dot import FORMATS, dot, render
 from fast_dag.draw.mermaid import mermaid
-from fast_dag.draw.sketch import read_options, sketch
+from fast_dag.draw.sketch import count_boxes, read_options, sketch
 from fast_dag.draw.svg import svg
 from fast_dag.draw.view import view_of
 from fast_dag.errors import ValidationError, closest
@@ -73,7 +73,10 @@ def mimebundle(owner: Viewable) -> dict[str, str]:
     bundle = {"text/plain": object.__repr__(owner)}
     try:
         bundle["text/plain"] = repr(owner)
-        picture = sketch(view_of(owner))
+        view = view_of(owner)
+        if count_boxes(view, None) > _MOST_BOXES:  # to sketch many takes seconds
+            return bundle
+        picture = sketch(view)
         if picture.has_more_than(_MOST_BOXES, _MOST_LINKS):
             return bundle
         bundle["text/vnd.mermaid"] = mermaid(picture)

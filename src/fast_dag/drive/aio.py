@@ -210,6 +210,3 @@ class _Coordinator(Lane):
                         generation = job.generation
         except BaseException as error:
             self.dispatcher.break_off(error)
-
-    def close(self, *, abandon: bool) -> None:
-        """Nothing: the caller's loop goes on."""

@@ -78,9 +78,6 @@ class Surrounding(Lane):
         """Let it end: nobody waits any more for what it does."""
         raise NotImplementedError
 
-    def close(self, *, abandon: bool) -> None:
-        """It ends by itself."""
-
     def _come(self) -> None:
         """It calls `call()`: the job goes on inside of it."""
         if self._came:

@@ -17,7 +17,7 @@ from fast_dag.call.effects import STOPPED, Outcome
 from fast_dag.drive import payload
 from fast_dag.drive.dispatcher import call_here
 from fast_dag.drive.job import Lane
-from fast_dag.errors import ExecutionError, failures, text_of
+from fast_dag.errors import ExecutionError, brief_of, failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,7 +187,7 @@ class ExecutorLane(RemoteLane):
             if not isinstance(error, Exception):
                 self.dispatcher.fail(error, job)
             lost = ExecutionError(
-                f"the executor lost node {job.path!r}: {type(error).__name__}: {text_of(error)}",
+                f"the executor lost node {job.path!r}: {brief_of(error)}",
                 node_name=job.path,
             )
             lost.__cause__ = error

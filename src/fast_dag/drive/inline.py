@@ -10,8 +10,9 @@ from sys import modules
 from time import perf_counter, sleep, time
 from types import CoroutineType
 
+from fast_dag._frames import trace_of
 from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
-from fast_dag.errors import ValidationError, failures, is_a, raised_in, trace_of
+from fast_dag.errors import ValidationError, failures, is_a, raised_in
 from fast_dag.plan.binding import Binding
 from fast_dag.plan.plan import LIMITED, MANY, PARTED, SURROUNDED
 from fast_dag.plan.step import Step
@@ -443,5 +444,5 @@ def refuse_running_loop(name: str, why: str) -> None:
     if in_running_loop():
         raise ValidationError(
             f"{name!r} {why}, and running it here would block the running event loop; "
-            "use `await dag.run_async(...)`"
+            "use `await dag.run_async(...)`; every method that waits has such a twin (step_async)"
         )

@@ -37,10 +37,10 @@ def drive_straight_machine(
     ready = execution.begin(eager=False)
     now, inputs, context = execution.machine_state, execution.inputs, execution.context
     steps, find, results = execution.plan.steps, execution.plan.topology.index.get, context.results
-    clock, plain, call_id = perf_counter, set(_PLAIN), execution.call_id
+    clock, plain, call_id, visits = perf_counter, set(_PLAIN), execution.call_id, now.visits
     while ready and not execution.stopped:
         state, value, started, outcome = ready[0], now.value, clock(), None
-        visited = now.visits.append
+        visited, before = visits.append, len(visits)
         try:
             for _ in repeat(None, execution.free_steps):
                 now.running = state
@@ -59,9 +59,7 @@ def drive_straight_machine(
                     result = waiter.wait(result)
                 if type(result) is FSMReturn:
                     target, passed_on = result.next_state, result.value
-                    following = None
-                    if type(target) is str and not result.stop:
-                        following = find(target)
+                    following = find(target) if type(target) is str and not result.stop else None
                 else:
                     following = None if isinstance(result, FSMReturn) else step.onward
                     passed_on = result
@@ -75,9 +73,10 @@ def drive_straight_machine(
         except failures() as error:
             outcome = Outcome(False, error, attempts=int(not raised_in(_GATHERING, error)))
         finally:
-            now.move_to(state, value)
+            if len(visits) > before:
+                now.move_to(state, value)
         if outcome is None:
-            if execution.free_steps:
+            if execution.free_steps > 0:
                 ready = [state]
                 continue
             started = clock()

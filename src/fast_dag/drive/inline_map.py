@@ -10,7 +10,7 @@ from time import perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_dag.call.effects import Outcome, interpret
+from fast_dag.call.effects import Outcome, bare_call, interpret
 from fast_dag.errors import failures
 from fast_dag.plan.map_plan import INTO, PULL
 from fast_dag.run.execution import current
@@ -206,17 +206,10 @@ class _Items:
             self.execution.take_back(index)
         effects = self.execution.release()
         if effects is not None:
-            interpret(effects, _no_function, _called, self.waiter.wait, _no_sleep)
+            interpret(effects, _unused, bare_call, self.waiter.wait, _unused)
 
 
-def _called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return function(*args, **kwargs)
-
-
-def _no_function() -> None: ...
-
-
-def _no_sleep(seconds: float) -> None: ...
+def _unused(*args: object) -> None: ...  # closing calls no node, and does not sleep
 
 
 class _Turns:

@@ -253,9 +253,6 @@ class LoopLane(Lane):
         for task in list(self._tasks):
             task.cancel()
 
-    def close(self, *, abandon: bool) -> None:
-        """Nothing: the owner of the loop closes it."""
-
 
 async def let_others_go() -> float:
     """Yield to the loop once. Returns when to do so again. A cancellation that arrives here is

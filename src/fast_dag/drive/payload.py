@@ -20,10 +20,11 @@ from types import CodeType, CoroutineType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag._extras import needed
+from fast_dag.cache.origins import MAIN
 from fast_dag.call.arguments import named
 from fast_dag.call.effects import Outcome
 from fast_dag.context import Context, FSMContext, again
-from fast_dag.define.node import FunctionOfNode, Node, importable
+from fast_dag.define.node import FunctionOfNode, Node, found_in, importable
 from fast_dag.drive import faults, scripts
 from fast_dag.drive.buffers import Outgoing, whole
 from fast_dag.drive.faults import words_of
@@ -439,7 +440,7 @@ def _notes_on(error: BaseException) -> list[str]:
         lines = traceback.format_exception(type(error), error, at and at.tb_next)
     except Exception:  # raised by a method of the exception's own class
         lines = [*traceback.format_tb(at), f"{type(error).__qualname__}: {words_of(error)}"]
-    notes = ["In the worker process:\n" + _OF_MAIN.sub(r"\1__main__.", "".join(lines))]
+    notes = ["In the worker process:\n" + _OFMAIN.sub(r"\1__main__.", "".join(lines))]
     if isinstance(error, NameError) and main_name() == "__mp_main__":
         notes.append(
             "Worker processes import the main script: what it sets under "
@@ -449,7 +450,7 @@ def _notes_on(error: BaseException) -> list[str]:
 
 
 # A class of the main script in a traceback; lines of exception groups begin with bars.
-_OF_MAIN = re.compile(r"^([ |]*)__mp_main__\.", re.MULTILINE)
+_OFMAIN = re.compile(r"^([ |]*)__mp_main__\.", re.MULTILINE)
 
 
 def _ring(path: str, token: bytes) -> None:
@@ -512,9 +513,13 @@ def _dumps(
     return buffer.getvalue()
 
 
+def _cloudpickle() -> Any:
+    return needed("cloudpickle", extra="process", purpose="other processes")
+
+
 @cache
 def _pickler() -> Any:
-    cloudpickle = needed("cloudpickle", extra="process", purpose="other processes")
+    cloudpickle = _cloudpickle()
 
     class Pickler(cloudpickle.Pickler, faults.Travelling):  # type: ignore[misc, name-defined]
         """cloudpickle's pickler, which here pickles some objects differently:
@@ -551,7 +556,7 @@ def _pickler() -> Any:
                 except ValueError:  # it has a constant that marshal does not know
                     return NotImplemented
             if issubclass(kind, Context):  # whose values may be such as only this pickler sends
-                return again, (kind, obj.to_dict())
+                return again, (kind, obj._state_now())
             if issubclass(kind, BaseException):
                 return self.of_exception(obj)
             if issubclass(kind, (FunctionType, type, _LRU_CACHED)):
@@ -567,7 +572,6 @@ def _pickler() -> Any:
 
 
 _LRU_CACHED = type(cache(lambda: None))
-_MAIN = ("__main__", "__mp_main__")
 
 
 def _found_again(thing: Any) -> FunctionOfNode | None:
@@ -576,12 +580,10 @@ def _found_again(thing: Any) -> FunctionOfNode | None:
     module, qualname = thing.__module__, getattr(thing, "__qualname__", "<unknown>")
     if not isinstance(module, str) or "<" in qualname:
         return None
-    there: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        there = getattr(there, part, None)
+    there = found_in(module, qualname)
     if isinstance(there, Node):
         return FunctionOfNode(module, qualname) if there.func is thing else None
-    is_local = module in _MAIN or module in scripts.FILES
+    is_local = module in MAIN or module in scripts.FILES
     return FunctionOfNode(module, qualname) if is_local and there is thing else None
 
 
@@ -595,8 +597,7 @@ def _place_of(func: FunctionType) -> FunctionOfNode | None:
 
 def _sent_by_value() -> set[str]:
     """The modules of which the user has asked cloudpickle to send all by value."""
-    cloudpickle = needed("cloudpickle", extra="process", purpose="other processes")
-    found: set[str] = cloudpickle.list_registry_pickle_by_value()
+    found: set[str] = _cloudpickle().list_registry_pickle_by_value()
     return found
 
 
@@ -610,7 +611,7 @@ def _move_to_main(thing: Any) -> None:
 
 def _reachable(where: FunctionOfNode, names: Names | None) -> bool:
     """Whether the receiver finds the same thing in that place."""
-    if where.module in _MAIN:
+    if where.module in MAIN:
         top = where.qualname.partition(".")[0]
         here = vars(sys.modules[where.module]).get(top)
         return names is not None and top in names and names[top] == _mark(here)
@@ -672,6 +673,4 @@ def _send_files_by_value() -> None:
     import."""
     for name in scripts.FILES:
         if name in sys.modules:
-            needed(
-                "cloudpickle", extra="process", purpose="other processes"
-            ).register_pickle_by_value(import_module(name))
+            _cloudpickle().register_pickle_by_value(import_module(name))

@@ -95,19 +95,17 @@ class _Items(Batch):
     def _serve(self, pool: Any, process: Process | None) -> None:
         job, generation = self._job, self._generation
         dispatcher = self._items.lane.dispatcher
-        self._outcome = STOPPED
-        if not dispatcher.begins(job, generation):
-            if process is not None:
-                pool.release(self, process)
-        elif not self.items:
-            if process is not None:
-                pool.release(self, process)
-            self._outcome = Outcome(True, self._parcel.ended(0, None))
-        else:
+        begins, self._outcome = dispatcher.begins(job, generation), STOPPED
+        if begins and self.items:
             try:
                 super()._serve(pool, process)
             except Exception as error:
                 self._outcome = self._not_sent(error)
+        else:
+            if process is not None:
+                pool.release(self, process)
+            if begins:
+                self._outcome = Outcome(True, self._parcel.ended(0, None))
         self._items.left(job)
         dispatcher.go_on(dispatcher.ended(job, generation, self._outcome))
 

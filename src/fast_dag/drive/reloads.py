@@ -13,6 +13,9 @@ from pathlib import PurePath
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from fast_dag.cache.origins import MAIN
+from fast_dag.define.node import found_in
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -54,7 +57,7 @@ def last(func: Any) -> int:
     """Which reload was the last that changed a function; 0 if none did."""
     func = getattr(func, "__func__", func)
     module = getattr(func, "__module__", None)
-    if not isinstance(module, str) or module not in sys.modules or module in _MAIN:
+    if not isinstance(module, str) or module not in sys.modules or module in MAIN:
         return 0
     if _noticed.changed(module, func):
         _noticed.count += 1
@@ -62,16 +65,11 @@ def last(func: Any) -> int:
     return _noticed.last.get(module, 0)
 
 
-_MAIN = ("__main__", "__mp_main__")
-
-
 def _is_found(module: str, func: Any) -> bool:
     """Whether a function is found by its name, so that it goes by name."""
     if type(func) is not FunctionType:
         return False
-    there: Any = sys.modules[module]
-    for part in func.__qualname__.split("."):
-        there = getattr(there, part, None)
+    there = found_in(module, func.__qualname__)
     return there is func or getattr(there, "func", None) is func
 
 
@@ -103,7 +101,7 @@ def _home(value: Any) -> str | None:
 
 
 def _is_users(name: str) -> bool:
-    if name not in sys.modules or name.partition(".")[0] in _OTHERS or name in _MAIN:
+    if name not in sys.modules or name.partition(".")[0] in _OTHERS or name in MAIN:
         return False
     file = getattr(sys.modules[name], "__file__", None)
     return file is not None and not _INSTALLED & {*PurePath(file).parts}

@@ -14,7 +14,7 @@ from fast_dag.returns import ConditionalReturn, SelectReturn
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from typing import Any, Protocol
+    from typing import Any, Final, Protocol
 
     from fast_dag.context import Context
     from fast_dag.define.graph import Edge
@@ -113,17 +113,8 @@ class TheCallId(Source):
         return values.call_id(self.name)
 
 
-class TheResource(Source):
-    """A resource of the run, which is opened later, when the function is about to be called."""
-
-    __slots__ = ()
-
-    def fetch(self, values: Values) -> Any:
-        return ABSENT
-
-
 class Constant(Source):
-    """A parameter's default."""
+    """A value that is known when the plan is compiled, such as a parameter's default."""
 
     __slots__ = ("value",)
 
@@ -134,35 +125,26 @@ class Constant(Source):
         return self.value
 
 
+_LATER: Final = Constant(ABSENT)
+"""The place of a resource, which is opened later, when the function is about to be called."""
+
+
 class FirstLive(Source):
-    """For an `any` node: the value of the first edge that is live when the node starts, else the
-    default, else None."""
+    """Of the edges of an `any` node, or of an optional edge: the value of the first that is live
+    when the node starts, else the default. If the default is known to a nested workflow only,
+    ABSENT leaves it to that."""
 
     __slots__ = ("default", "edges")
 
     def __init__(self, edges: Sequence[FromEdge], default: Any) -> None:
         self.edges = edges
-        self.default = None if default is ABSENT else default
+        self.default = default
 
     def fetch(self, values: Values) -> Any:
         for each in self.edges:
             if values.is_live(each.edge):
                 return each.fetch(values)
         return self.default
-
-
-class IfLive(Source):
-    """Of an optional edge: its value, else the parameter's default, else None. If the default is
-    known to a nested workflow only, ABSENT leaves it to that."""
-
-    __slots__ = ("default", "edge")
-
-    def __init__(self, edge: FromEdge, default: Any) -> None:
-        self.edge = edge
-        self.default = default
-
-    def fetch(self, values: Values) -> Any:
-        return self.edge.fetch(values) if values.is_live(self.edge.edge) else self.default
 
 
 class Collected(Source):
@@ -306,7 +288,7 @@ class Binding:
                 self.used.add(name)
                 self.given.append((name, source))
             elif name in resources:
-                source = TheResource()
+                source = _LATER
                 self.resources.append(name)
             elif not parameter.optional:
                 self.missing.append(name)
@@ -380,12 +362,12 @@ def _joined(
     node: Node[..., Any], name: str | None, edges: Sequence[FromEdge], default: Any
 ) -> Source:
     if node.type is NodeType.ANY:
-        return FirstLive(edges, default)
+        return FirstLive(edges, None if default is ABSENT else default)
     if node.type is NodeType.ALL and (
         len(edges) > 1 or (name is not None and node.options.get("collect") == name)
     ):
         return Collected(edges)
-    return IfLive(edges[0], default) if edges[0].edge.optional else edges[0]
+    return FirstLive(edges[:1], default) if edges[0].edge.optional else edges[0]
 
 
 def _is_plain(source: Source) -> bool:
@@ -429,7 +411,7 @@ def part_of(value: Any, edge: Edge, producer: Node[..., Any]) -> Any:
     if isinstance(value, Mapping):
         if output in value:
             return value[output]
-        there = f"it has the keys {names(value)}"
+        there = f"it has the keys {names(value)}" if value else "it has no keys"
     elif isinstance(value, tuple) and producer.outputs:
         declared = producer.outputs
         if len(declared) == len(value) and output in declared:

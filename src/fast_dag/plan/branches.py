@@ -79,10 +79,12 @@ def _named(name: str, branch: Any, known: Sequence[bool | str]) -> str:
         )
     if isinstance(branch, str):
         return branch
+    from fast_dag.draw.words import brief
+
     several = "; to choose several branches make it with several=True"
     hint = several if isinstance(branch, (list, tuple)) else ""
     raise ValidationError(
-        f"select {name!r} returned {branch!r}; a branch is named by a string: one of "
+        f"select {name!r} returned {brief(branch)}; a branch is named by a string: one of "
         f"{names(known) or 'those you connect'}{hint}",
         node=name,
     )

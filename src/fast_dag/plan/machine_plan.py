@@ -191,9 +191,13 @@ class MachinePlan(Plan):
         target = name_of(target)
         found = self.topology.index.get(target) if isinstance(target, str) else None
         if found is None:
+            from fast_dag.draw.words import brief
+
+            told = brief(target)
+            hint = closest(target if isinstance(target, str) else told, self.names)[1]
             raise InvalidTransitionError(
-                f"state {self.names[source]!r} of {self.name!r} leads to {target!r}, which is no "
-                f"state{closest(target, self.names)[1]}; there are {names(self.names)}",
+                f"state {self.names[source]!r} of {self.name!r} leads to {told}, which is "
+                f"no state{hint}; there are {names(self.names)}",
                 node_name=self.names[source],
                 state=self.names[source],
                 target=target,

@@ -132,9 +132,8 @@ class MapPlan:
     @cached_property
     def awaits_around(self) -> bool:
         """Whether an async hook is around the call of an item or of a node inside of it."""
-        policy = self.item.policy
-        own = policy is not None and policy.around is not None and policy.around.is_async
-        return own or bool(self.nested and self.nested.awaits_around)
+        policy, nested = self.item.policy, self.nested
+        return bool((policy and policy.awaits_around) or (nested and nested.awaits_around))
 
     @property
     def ways(self) -> Any:

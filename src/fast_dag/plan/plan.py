@@ -103,7 +103,7 @@ class Plan:
         self.told: Record | None = None  # of the last execution that completed
         self._ways: tuple[Any, Ways] | None = None
 
-    def refuse_unknown(self, options: Iterable[str] = ()) -> None:
+    def refuse_unknown(self, options: Iterable[str]) -> None:
         """Raise ValidationError for run inputs that fill no parameter of the graph; `options` are
         further names that the message may suggest."""
         used: set[str] = set().union(
@@ -219,7 +219,7 @@ class Plan:
     def awaits_around(self) -> bool:
         """Whether some node, here or in a nested workflow, has an async hook around its call."""
         return any(
-            (step.policy is not None and step.policy.around and step.policy.around.is_async)
+            (step.policy is not None and step.policy.awaits_around)
             or (step.nested and step.nested.awaits_around)
             for step in self.steps
         )
@@ -307,7 +307,7 @@ class Plan:
         whole = self.topology.whole
         named = _named_parameters(whole)
         return {
-            node.name: Binding(node, edges, whole, self.input_names, named)
+            node.name: Binding(node, edges, whole, self.input_names, named, self.resources)
             for node, edges in zip(whole.nodes, whole.incoming, strict=True)
             if node.type.decides
         }

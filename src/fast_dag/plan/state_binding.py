@@ -40,9 +40,11 @@ class StateBinding:
     __slots__ = (
         "_inputs",
         "_node",
+        "_required",
         "_resources",
         "_signature",
         "_sole",
+        "_takes_call_id",
         "missing",
         "takes_none",
         "takes_one",
@@ -59,6 +61,12 @@ class StateBinding:
         self._resources = frozenset(() if binding is None else binding.resources)
         self._inputs = frozenset(() if binding is None else binding.used)
         self.missing = () if binding is None else tuple(binding.missing)
+        self._takes_call_id = signature.takes_call_id
+        self._required = [
+            each.name
+            for each in signature.parameters
+            if not (each.optional or each.by_engine or each.name in self._resources)
+        ]
         self._sole = self._find_sole(inputs)
         plain = not (
             len(signature.inputs) < len(signature.parameters)
@@ -98,27 +106,27 @@ class StateBinding:
         brought; `call_id` tells the id of a state's call. Raises MissingInputError if a required
         argument is missing."""
         signature, sole = self._signature, self._sole
+        if self.takes_none:
+            return [], {}
+        is_mapping = isinstance(value, Mapping)
+        if self.takes_one is not None and value is not None and not (data or is_mapping):
+            return [value], {}
         if data:
             sole = self._find_sole({*inputs, *data})
         given: dict[str, Any] = {key: inputs[key] for key in self._inputs}
         taken = False
-        if isinstance(value, Mapping):
+        if is_mapping:
             keys = self._keys(value)
             given.update((key, value[key]) for key in keys)
             taken = bool(keys)
         if not taken and value is not None and sole is not None:
             given[sole] = value if sole != signature.var_positional else (value,)
-        given.update((key, data[key]) for key in self._keys(data))
-        missing = [
-            each.name
-            for each in signature.parameters
-            if not (each.optional or each.by_engine)
-            and each.name not in given
-            and each.name not in self._resources
-        ]
+        if data:
+            given.update((key, data[key]) for key in self._keys(data))
+        missing = [name for name in self._required if name not in given]
         if missing:
             self._refuse(missing, value)
-        own = call_id(self._node.name) if signature.takes_call_id else ""
+        own = call_id(self._node.name) if self._takes_call_id else ""
         if not self._resources:
             return unnamed(signature, given, context, own)
         later = self._resources.difference(given)

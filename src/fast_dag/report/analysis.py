@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag.define.node import NodeType
 from fast_dag.draw.words import brief, counted, duration, lines_shown, shown
-from fast_dag.errors import text_of, traceback_of
+from fast_dag.errors import brief_of, text_of, traceback_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -393,7 +393,7 @@ def _bounds(run: RunView, analysis: Analysis) -> list[str]:
 
 
 def _failure(run: RunView, path: str, error: BaseException) -> Failure:
-    message = shown(f"{type(error).__name__}: {text_of(error)}", 200)
+    message = shown(brief_of(error), 200)
     traceback = run.tracebacks.get(path) or traceback_of(error)
     return Failure(path, message, run.attempts.get(path, 1), lines_shown(traceback))
 

@@ -21,7 +21,7 @@ from fast_dag.schedule.dag import DagSchedule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from fast_dag.call.effects import Attempt, Outcome
@@ -51,6 +51,7 @@ class DagExecution(Execution):
 
     _failed: dict[int, Outcome] | None = None  # the nodes that failed before
     _garbage: list[Any] | None = None  # what is to be freed when no lock is held
+    _is_resumed = False
     _resumes: tuple[Any, set[str]] | None = None
     _resumption: Resumption | None = None
     _inner: dict[str, Any] | None = None  # what nested workflows go on from
@@ -94,7 +95,7 @@ class DagExecution(Execution):
 
     @property
     def is_straight(self) -> bool:
-        return self._resumes is None and super().is_straight
+        return not self._is_resumed and super().is_straight
 
     @property
     def wanted(self) -> Sequence[str]:
@@ -115,25 +116,28 @@ class DagExecution(Execution):
     def resume(self, earlier: Any, changed: set[str]) -> None:
         """Go on from an earlier execution; must be called before `open`. `changed` are the inputs
         that are not what they were there."""
-        self._resumes = earlier, changed
+        self._is_resumed, self._resumes = True, (earlier, changed)
 
     def _check(self) -> None:
         if self.plan.missing or self.plan.topology.external:
             missing = self._end_outside()
-            if missing or self.plan.missing:
-                known = self.plan.topology.whole.index
-                raise told.missing_inputs(self.name, self.plan.missing, missing, self.advice, known)
+            unfed, lost = self._not_passed_on()
+            if missing or lost or unfed or self.plan.missing:
+                raise told.missing_inputs(
+                    self.name,
+                    [*self.plan.missing, *unfed],
+                    [*missing, *lost],
+                    self.advice,
+                    self.plan.topology.whole.index,
+                    {*(node for node, _ in unfed), *(edge.target for edge in lost)},
+                )
             self._refuse_consumed()
         if self.inputs:
             self._refuse_shared_inputs()
         if self._resumes is not None:
             earlier, changed = self._resumes
-            wanted = () if self._outputs is None else self._outputs
             topology = self.plan.topology
-            needed = [topology.index[name] for name in wanted]
-            if self.parent is not None:
-                needed.extend(topology.sinks)
-            self._resumption = Resumption(self, earlier, changed, needed)
+            self._resumption = Resumption(self, earlier, changed, self._outputs)
             self._refuse_consumed_inputs(self._resumption)
             for index in self._resumption.taken:
                 name = topology.names[index]
@@ -149,6 +153,9 @@ class DagExecution(Execution):
             self._take_results(self._earlier)
         if resumption is not None and known is not None:
             self._take_up(resumption, known)
+        # All is taken. What is left of the earlier execution, and of those that it went on from,
+        # is freed.
+        self._earlier = self._resumes = self._resumption = None
 
     def _take_up(self, resumption: Resumption, known: Mapping[str, Any]) -> None:
         """Take what completed in an earlier execution, of which these are the results."""
@@ -382,6 +389,7 @@ class DagExecution(Execution):
         if self.status in _TELLS:  # its record has times, and no values
             self.plan.told = self.record
         self._carried.clear()
+        self._inner = self._items = None
 
     def _final_value(self) -> Any:
         results, names = self.results, self.plan.names
@@ -520,19 +528,33 @@ class DagExecution(Execution):
         self._refuse_shared_results(results)
         if not consumed:
             return
-        bindings, whole = self.plan.decider_bindings, self.plan.topology.whole
+        whole = self.plan.topology.whole
         for target, external in self._external:
-            todo = [external] if self._outside[id(external)] and external.input is not None else []
-            while todo:
-                edge = todo.pop()
+            if not self._outside[id(external)] or external.input is None:
+                continue
+            for edge in self._carriers(external):
                 node, value = whole.nodes[whole.index[edge.source]], results.get(edge.source)
                 if edge.source in consumed and gives_one_shot(edge, node, value):
                     name = self.plan.names[target]
                     raise told.consumed(f"the stored result of {edge.source!r}", value, name)
-                if edge.source in bindings and not isinstance(value, _RETURNS):
-                    todo += [
-                        each for each in whole.incoming[whole.index[edge.source]] if each.input
-                    ]
+
+    def _carriers(self, external: Edge) -> Iterator[Edge]:
+        """The edges that the value of an edge from outside comes by: itself, and those into the
+        deciders above that pass on what they were given."""
+        bindings, whole = self.plan.decider_bindings, self.plan.topology.whole
+        todo, seen = [external], set[str]()
+        while todo:
+            edge = todo.pop()
+            yield edge
+            name = edge.source
+            if name in bindings and name not in seen and self._passes_on(name):
+                seen.add(name)
+                todo += [each for each in whole.incoming[whole.index[name]] if each.input]
+
+    def _passes_on(self, name: str) -> bool:
+        """Whether the edges of a decider outside of this part carry what it was given."""
+        earlier = {} if self._earlier is None else self._earlier.results
+        return not isinstance(self.results.get(name, earlier.get(name)), _RETURNS)
 
     def _refuse_shared_results(self, results: Mapping[str, Any]) -> None:
         """Raise ValidationError where several nodes would share a one-shot result from outside."""
@@ -593,6 +615,28 @@ class DagExecution(Execution):
                 lost = []
             missing.extend(lost)
         return missing
+
+    def _not_passed_on(self) -> tuple[list[tuple[str, str]], list[Edge]]:
+        """What the edges from outside would carry that deciders were given, and that is not there:
+        as (decider, parameter) for what no edge feeds, and as edges."""
+        topology, known = self.plan.topology, self._known
+        unfed: dict[tuple[str, str], None] = {}
+        lost: dict[int, Edge] = {}
+        for target, external in self._external:
+            first = next(edge for edge in topology.incoming[target] if edge.input == external.input)
+            is_taken = first is external or topology.nodes[target].type is not NodeType.ANY
+            if external.input is None or not self._outside[id(external)] or not is_taken:
+                continue
+            assert known is not None
+            for edge in self._carriers(external):
+                source = topology.whole.index[edge.source]
+                is_there = known.status[source] is NodeStatus.COMPLETED
+                if edge is not external and not (edge.optional or is_there):
+                    lost[id(edge)] = edge
+                if topology.whole.nodes[source].type.decides and self._passes_on(edge.source):
+                    missing = self.plan.decider_bindings[edge.source].missing
+                    unfed.update(dict.fromkeys((edge.source, name) for name in missing))
+        return list(unfed), list(lost.values())
 
     def _known_outside(self) -> DagSchedule:
         """The schedule of the whole graph once all nodes outside have ended whose results are

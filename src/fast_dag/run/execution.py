@@ -11,11 +11,10 @@ from weakref import ref
 
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Invoke, Outcome, bare_effects, ended
 from fast_dag.call.resources import Resources
-from fast_dag.errors import ExecutionError, add_note, failures, text_of
+from fast_dag.errors import ExecutionError, add_note, brief_of, failures, text_of
 from fast_dag.run.failures import (
     CLOSING,
     Failures,
-    brief,
     cut_traceback,
     exception_of,
     missing_inputs,
@@ -99,9 +98,18 @@ class Store:
         """The same, in a thread that may block. An exception fails the node."""
         raise NotImplementedError
 
-    def settled(self) -> None:
+    def settled(self, execution: Any, index: int, /) -> None:
         """Called when the end of a node was kept, and its execution has recorded it. Raises what
         ends the run then."""
+
+
+def _quoted(name: str) -> str:
+    """The name of a node as ids of calls have it: "pay~2" and "pay[0]" are further calls of "pay".
+
+    >>> _quoted("pay"), _quoted("pay~2")
+    ('pay', "'pay~2'")
+    """
+    return repr(name) if "~" in name or "[" in name else name
 
 
 def _not_kept(outcome: Outcome, error: BaseException) -> Outcome:
@@ -399,8 +407,8 @@ class Execution(ABC):
         self._stopped = True
 
     def let_go(self) -> object:
-        """Drop all results of a nested execution, which nobody takes any more: what is to be freed
-        when no lock is held."""
+        """Drop all results of a nested execution, which nobody takes any more. Returns them, to be
+        freed when no lock is held."""
         freed = (dict(self.results), self.value)
         self.results.clear()
         self.value = None
@@ -431,7 +439,7 @@ class Execution(ABC):
         known = self.failures
         if known.fatal is not None:
             what = "could not be closed" if where == CLOSING else "broke"
-            add_note(known.errors[known.fatal], f"resource {resource!r} {what}: {brief(error)}")
+            add_note(known.errors[known.fatal], f"resource {resource!r} {what}: {brief_of(error)}")
             return
         known.add(resource, error, where=where, is_resource=True)
         if self.parent is None:
@@ -483,7 +491,7 @@ class Execution(ABC):
         return step.policy is not None or self.store is not None
 
     def sole_policy(self, step: Step) -> CallPolicy | None:
-        """What surrounds the call of a node, where that is its policy alone."""
+        """The policy of a node, if nothing else surrounds its call; else None."""
         return step.policy if self.store is None else None
 
     def effects_of(self, index: int, attempt: Attempt) -> Effects:
@@ -646,7 +654,7 @@ class Execution(ABC):
         if self.observers is not None or self.keeping is not None:
             self._note_ended(index if outcome.ok else None)
         if self.store is not None:
-            self.store.settled()
+            self.store.settled(self, index)
         return [] if self._stopped or (self.parent is not None and self.stopped) else ready
 
     def _note_ended(self, completed: int | None) -> None:
@@ -689,8 +697,10 @@ class Execution(ABC):
         that is stored as one is called again when that is."""
         name, parent = path.removeprefix(self.prefix), self.parent
         before = self._completed(name)
+        if "~" in path or "[" in path:
+            path = ".".join([_quoted(each) for each in path.split(".")])
         if self.store is None and parent is not None:
-            path = f"{parent._called_inner(self)}.{name}"
+            path = f"{parent._called_inner(self)}.{_quoted(name)}"
         return f"{path}~{before + 1}" if before else path
 
     def _called_inner(self, inner: Execution) -> str:
@@ -777,15 +787,15 @@ class Execution(ABC):
             # The error may be a CancelledError.
             answer = handler(path, error, self.context)  # type: ignore[arg-type]
         except failures() as raised:
-            add_note(error, f"error_handler raised for it: {brief(raised)}")
+            add_note(error, f"error_handler raised for it: {brief_of(raised)}")
             return False
         finally:
             current.reset(token)
-        if answer not in ("stop", "continue"):
-            add_note(
-                error,
-                f"error_handler returned {answer!r} for it; it must return 'stop' or 'continue'",
-            )
+        if not isinstance(answer, str) or answer not in ("stop", "continue"):
+            from fast_dag.draw.words import brief as shown
+
+            told = f"error_handler returned {shown(answer)} for it"
+            add_note(error, f"{told}; it must return 'stop' or 'continue'")
             return False
         return answer == "continue"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from fast_dag._frames import PACKAGE
+from fast_dag._frames import PACKAGE, trace_of
 from fast_dag.errors import (
     ExecutionError,
     InvalidTransitionError,
@@ -13,16 +13,15 @@ from fast_dag.errors import (
     TimeoutError,
     ValidationError,
     add_note,
+    brief_of,
     is_a,
     names,
     notes_of,
-    text_of,
-    trace_of,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Collection, Container, Sequence
     from typing import Any, Final
 
     from fast_dag.define.graph import Edge
@@ -37,11 +36,6 @@ _MOST_NOTES: Final = 20
 
 _OWN: Final = (TimeoutError, InvalidTransitionError, MaxCyclesError)
 """Errors of the engine. They are raised as they are, not as the cause of an ExecutionError."""
-
-
-def brief(error: BaseException) -> str:
-    """An error in one line: its class and its text."""
-    return f"{type(error).__name__}: {text_of(error)}"
 
 
 class Failures:
@@ -131,7 +125,7 @@ class Failures:
             tries += f" (in its {where})"
         kind = "resource" if is_resource else noun
         error = ExecutionError(
-            f"{kind} {path!r} of {name!r} failed{tries}: {brief(cause)}",
+            f"{kind} {path!r} of {name!r} failed{tries}: {brief_of(cause)}",
             node_name=path,
             attempts=attempts,
             run=run,
@@ -148,7 +142,7 @@ class Failures:
         others = [other for other in self.errors if other != key]
         for other in others[:_MOST_NOTES]:
             kind = "resource" if self.facts(other)[2] else noun
-            add_note(error, f"{kind} {prefix + other!r} failed too: {brief(self.errors[other])}")
+            add_note(error, f"{kind} {prefix + other!r} failed too: {brief_of(self.errors[other])}")
         if len(others) > _MOST_NOTES:
             add_note(error, f"{len(others) - _MOST_NOTES} more failed too: see `run.errors`")
 
@@ -203,10 +197,12 @@ def missing_inputs(
     outside: Sequence[Edge],
     advice: str,
     nodes: Container[str] = (),
+    deciders: Collection[str] = (),
 ) -> MissingInputError:
     """The error of a run that lacks values: for the parameters `unfed`, as (node, parameter), and
     for the edges that enter the part that is run from outside. `nodes` are the names of nodes that
-    could feed a parameter of their name."""
+    could feed a parameter of their name. `deciders` are not in that part, but pass on what they
+    were given."""
     lacking = [f"{parameter!r} of {node!r}" for node, parameter in unfed]
     advices = [advice] if unfed else []
     named = [f"{source} >> {node}" for node, source in unfed if source in nodes and source != node]
@@ -221,6 +217,8 @@ def missing_inputs(
         advices.append(
             "for results from outside of this part run the whole, or pass run= or context="
         )
+    if deciders:
+        advices.append(f"nodes of this part get what {names(sorted(deciders))} was given")
     where = ", ".join(lacking)
     return MissingInputError(
         f"{name!r} lacks values for required parameters: {where}; {'; '.join(advices)}",

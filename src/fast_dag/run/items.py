@@ -183,11 +183,17 @@ class Walk:
         key = keys(*values)
         try:
             hash(key)
+            is_itself = bool(key == key)  # noqa: PLR0124  NaN is not: nobody could find its item
         except Exception as error:
             raise TypeError(
                 f"the keys function of map {self._plan.name!r} gave {key!r} to item "
                 f"{self.pulled - 1}, which is not hashable: {error}"
             ) from error
+        if not is_itself:
+            raise ValueError(
+                f"the keys function of map {self._plan.name!r} gave {key!r} to item "
+                f"{self.pulled - 1}, which is not equal to itself, so it is no key"
+            )
         self.place = "source"
         return key
 

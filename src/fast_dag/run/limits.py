@@ -20,6 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
+from fast_dag._fields import Fields
 from fast_dag.define.options import WRONG, count, deadline
 from fast_dag.errors import ValidationError, closest, names
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
         def priority_of(self, index: int, /) -> int: ...
 
 
-class Rate:
+class Rate(Fields):
     """How many may begin in a time: a limit whose units are not given back, but come back by
     themselves, evenly.
 
@@ -81,12 +82,6 @@ class Rate:
     def __repr__(self) -> str:
         burst = "" if self.burst == self.count else f", burst={self.burst}"
         return f"Rate({self.count}, per={self.per:g}{burst})"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Rate):
-            return NotImplemented
-        mine, theirs = (self.count, self.per, self.burst), (other.count, other.per, other.burst)
-        return mine == theirs
 
     def __hash__(self) -> int:
         return hash((self.count, self.per, self.burst))

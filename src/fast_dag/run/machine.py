@@ -497,7 +497,8 @@ class Machine:
         return refusal is None
 
     def _see_off(self, sent: Sent, execution: MachineExecution) -> None:
-        """What becomes of an event that the call it was sent with did not take."""
+        """Queue an event that was not taken by the call it was sent with, or raise why it is
+        refused."""
         if execution.event is None:
             return
         if execution.is_halted:
@@ -686,19 +687,17 @@ def _copied(data: Any) -> Any:
 
 
 def read_snapshot(snapshot: Any, machine: str | None) -> dict[str, Any]:
-    """A snapshot, of that machine unless None, in the present format. Raises ValidationError for
-    what no machine's `snapshot()` returned."""
+    """A snapshot, of that machine unless None. Raises ValidationError for what no machine's
+    `snapshot()` returned."""
     if not isinstance(snapshot, Mapping) or "format" not in snapshot:
         raise ValidationError(
             f"a snapshot is what machine.snapshot() returns, not {snapshot!r:.80}"
         )
-    if snapshot["format"] not in (1, _FORMAT):
+    if snapshot["format"] != _FORMAT:
         raise ValidationError(
             f"this snapshot has the format {snapshot['format']!r}; this version of fast_dag reads "
-            f"1 to {_FORMAT}"
+            f"{_FORMAT}"
         )
-    if snapshot["format"] == 1:
-        snapshot = _since_format_1(snapshot)
     _check(snapshot)
     if machine is not None and snapshot["machine"] != machine:
         raise ValidationError(
@@ -707,23 +706,6 @@ def read_snapshot(snapshot: Any, machine: str | None) -> dict[str, Any]:
             machine=snapshot["machine"],
         )
     return _copied(dict(snapshot))  # type: ignore[no-any-return]
-
-
-def _since_format_1(snapshot: Mapping[str, Any]) -> dict[str, Any]:
-    """What that did not tell: who chose the next state, so that it stands."""
-    following, ended = snapshot.get("next"), snapshot.get("ended")
-    visits = snapshot.get("history")
-    last = visits[-1] if isinstance(visits, (list, tuple)) and visits else None
-    return {
-        "open": False,
-        "stands": following is not None or ended is True,
-        "asked": following,
-        "choice": None,
-        "error": None,
-        "failed": isinstance(last, Mapping) and "failed" in last,
-        "queue": [],
-        **snapshot,
-    }
 
 
 def _check(snapshot: Mapping[str, Any]) -> None:

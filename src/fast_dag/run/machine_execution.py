@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from sys import maxsize
 from time import perf_counter
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from fast_dag.call.effects import Invoke, Outcome, Raised
@@ -113,8 +114,11 @@ class MachineRecord(Record):
 
 
 class Bounds(NamedTuple):
-    """How far one run of a machine goes: the most states (any number where None), and whether it is
-    an error to want more; how many states it is to execute; whether it may wait for events."""
+    """How far one run of a machine goes.
+
+    It executes at most `max_cycles` states, any number if that is None; `raises`: wanting more is
+    an error. It ends after `steps` states, unless that is None. `may_wait`: it may wait for events.
+    """
 
     max_cycles: int | None
     raises: bool
@@ -123,10 +127,10 @@ class Bounds(NamedTuple):
 
 
 class Move(NamedTuple):
-    """Where a visit leads: to `next`, or to a wait for events, or to the end; where it `is_open`
-    that is still to be found. `halts` ends the run, though there is more to do. The others are as
-    in `MachineState`, but for the `event` which is taken, and its `data`; `taken`, how many events
-    leave the queue; and `is_sent`: the event is the one that this run was sent."""
+    """Where a visit leads: to `next`, to a wait for events, or to the end. `is_open`: that is not
+    known yet. `halts`: the run ends, although there is more to do. `event` and `data` are the event
+    that is taken; `taken` events leave the queue; `is_sent`: it is the event that this run was
+    sent. `stands` and `asked` are as in `MachineState`."""
 
     next: int | None = None
     waits: bool = False
@@ -209,9 +213,9 @@ class MachineExecution(Execution):
     on_step: Hook | None = None
     broken_by: BaseException | None = None  # what `on_step` raised
 
-    # Until it is otherwise.
     is_halted = False  # there is more to do than it may
-    _rest = _OPEN  # where the visit stands if what decides about it raises now
+    _is_spent = False  # it has executed as many states as it may
+    _rest = _OPEN  # what the visit leads to if a condition or state hook raises now
     _fault_in: str | None = None  # the condition or state hook that raised last
     _errand: Callable[[], Effects] | None = None
     _status_at_errand = NodeStatus.NOT_RUN
@@ -257,7 +261,7 @@ class MachineExecution(Execution):
 
     @property
     def is_told(self) -> bool:
-        """Whether the log is told of its end: that of a machine which goes on is none."""
+        """Whether the end is logged: a machine that goes on has not ended."""
         return not self.bounds.may_wait or self.machine_state.ended or self.status != "completed"
 
     @property
@@ -292,7 +296,7 @@ class MachineExecution(Execution):
         super().close(status)
         if self._is_refused and self._status_before is not None:
             self.context.metadata["execution_status"] = self._status_before
-        # What drives this execution holds it, which is not to hold that in turn.
+        # The machine refers to this execution; without a cycle both are freed at once.
         self.machine = self.on_step = None
 
     def _status_by_errors(self) -> str:
@@ -321,7 +325,7 @@ class MachineExecution(Execution):
 
     @property
     def _is_undecided(self) -> bool:
-        """Whether it must be found where the machine goes, before anything else."""
+        """Whether the first thing to do is to find where the machine goes."""
         now = self.machine_state
         if now.waits:
             return bool(now.queue) or self.event is not None
@@ -366,8 +370,9 @@ class MachineExecution(Execution):
             return self._settle(index, verdict, started) if self.status == "running" else []
 
     def _note_visit(self, index: int, outcome: Outcome, started: float) -> None:
-        """A visit stands from now on, whatever comes of looking for the way on."""
+        """Record a visit. It stands, whatever is decided after it."""
         now, ended = self.machine_state, perf_counter()
+        self._is_spent = now.visited + 1 >= self._visited_at_most
         if outcome.ok:
             outcome.value = now.completed(index, outcome.value, started, ended)
             self.results[self.plan.names[index]] = outcome.value
@@ -395,8 +400,7 @@ class MachineExecution(Execution):
     def _settle(self, index: int, verdict: Verdict, started: float) -> list[int]:
         decision: Decision | None = verdict.choice
         move = _NOWHERE if decision is None else decision[0]
-        is_spent = self.machine_state.visited >= self._visited_at_most
-        verdict.choice = None if is_spent else move.next
+        verdict.choice = None if self._is_spent else move.next
         was_stopped = self._stopped
         ready = super()._settle(index, verdict, started)
         if decision is not None:
@@ -411,11 +415,10 @@ class MachineExecution(Execution):
         """What may start after a move."""
         schedule = self.record.schedule
         assert isinstance(schedule, FsmSchedule)
-        is_spent = self.machine_state.visited >= self._visited_at_most
-        return [] if self.stopped or is_spent else schedule.begin(move.next)
+        return [] if self.stopped or self._is_spent else schedule.begin(move.next)
 
     def _conclude(self, index: int, decision: Decision) -> None:
-        """It has been found where a visit leads, or that something keeps that from being found."""
+        """Record where a visit leads, and the error if one kept that from being found."""
         move, fault, goes_on = decision
         now = self.machine_state
         if fault is not None:
@@ -430,7 +433,7 @@ class MachineExecution(Execution):
             self.event = None
 
     def _keep_fault(self, index: int, fault: BaseException, goes_on: bool) -> None:
-        """A state ran, but not what follows it."""
+        """Record an error that was raised after a state had ended."""
         name, where = self.plan.names[index], self._fault_in
         self.failures.add(name, fault, where=where)
         if isinstance(fault, (InvalidTransitionError, MaxCyclesError)) and where is None:
@@ -445,11 +448,12 @@ class MachineExecution(Execution):
 
     @property
     def free_steps(self) -> int:
-        """How many states may be executed with no look at bounds, events and the history."""
+        """How many states may be executed without a look at bounds, events and the history; none
+        if negative."""
         now = self.machine_state
         if now.data or now.error is not None:
             return 0
-        left = max(self._visited_at_most - now.visited - 1, 0)
+        left = self._visited_at_most - now.visited - 1
         return left if now.room is None else min(left, now.room - len(now.visits))
 
     def _completed(self, name: str) -> int:
@@ -513,7 +517,7 @@ class MachineExecution(Execution):
         return Outcome(True, (yield from self._decided()))
 
     def _tell(self, index: int, ready: list[int], *, was_stopped: bool) -> list[int]:
-        """Tell of a visit before anything else, also where its failure ends the run."""
+        """Have `on_step` called before anything else, also if the visit's failure ends the run."""
         if self.on_step is None or was_stopped:
             return ready
         self._stops_later, self._stopped, self._ready = self._stopped, False, ready
@@ -556,7 +560,8 @@ class MachineExecution(Execution):
                 elif plan.state_hooks:
                     chosen = yield from self._hooked(move)
                     stands = move.stands or chosen != move.next
-                    move = move._replace(next=chosen, asked=chosen, stands=stands)
+                    # Not by `_replace`, which takes three times as long.
+                    move = Move(chosen, False, False, False, stands, chosen, False, *move[7:])
             elif move.halts and bounds.raises:
                 raise too_many(self.name, step.name, bounds.max_cycles)
             return move, None, True
@@ -570,7 +575,7 @@ class MachineExecution(Execution):
 
     @property
     def _is_at_limit(self) -> bool:
-        return self.bounds.steps is None and self.machine_state.visited >= self._visited_at_most
+        return self._is_spent and self.bounds.steps is None
 
     def declared(self) -> tuple[int | None, bool, bool]:
         """Where declarations lead from a visit, as `next`, `waits` and `ended` of `MachineState`;
@@ -588,7 +593,7 @@ class MachineExecution(Execution):
         return move[:3]
 
     def _found(self, step: MachineStep) -> Move | None:
-        """Where a return or a failure leads; None where the transitions are to be asked."""
+        """Where a return or a failure leads; None if the transitions must be asked."""
         now = self.machine_state
         if now.error is not None:
             return Move(step.on_error, stands=True)
@@ -650,17 +655,20 @@ class MachineExecution(Execution):
         """The first transition that holds."""
         value, context = self.machine_state.value, self.context
         for each in ways:
-            if each.condition is None:
+            condition = each.condition
+            if condition is None:
                 return each
             try:
-                if each.is_async:
-                    holds = bool((yield from self._ask(each.condition, value, context, data)))
+                if condition.is_async:
+                    answer = yield from self._ask(condition, value, context, data)
                 else:
-                    token = current.set(self)
-                    try:
-                        holds = each.holds(value, context, data)
-                    finally:
-                        current.reset(token)
+                    answer = self._asked_now(condition, value, context, data)
+                    if type(answer) is CoroutineType:
+                        answer.close()
+                        raise TypeError(
+                            "it returned a coroutine, but cannot be async: make it an `async def`"
+                        )
+                holds = bool(answer)
             except failures():
                 self._fault_in = f"condition of {each}"
                 raise
@@ -676,7 +684,11 @@ class MachineExecution(Execution):
         name, result = plan.names[now.at], None if now.error is not None else now.value
         for hook in plan.state_hooks:
             try:
-                other = yield from self._ask(hook, self.fsm, name, plan.names[chosen], result)
+                offered = self.fsm, name, plan.names[chosen], result
+                if hook.is_async:
+                    other = yield from self._ask(hook, *offered)
+                else:
+                    other = self._asked_now(hook, *offered)
             except failures():
                 self._fault_in = f"state hook of {name!r} -> {plan.names[chosen]!r}"
                 raise
@@ -685,12 +697,16 @@ class MachineExecution(Execution):
         return chosen
 
     def _ask(self, hook: Hook, *offered: Any) -> Asking[Any]:
-        """What a condition or hook returns."""
-        if hook.is_async:
-            answer = yield hook.invoke(*offered)
-            if isinstance(answer, Raised):
-                raise answer.error
-            return answer
+        """What an async condition or hook returns."""
+        answer = yield hook.invoke(*offered)
+        if isinstance(answer, Raised):
+            raise answer.error
+        return answer
+
+    def _asked_now(self, hook: Hook, *offered: Any) -> Any:
+        """What a sync condition or hook returns."""
+        if current.get() is self:  # as in sequential mode
+            return hook.func(*hook.offered(*offered))
         token = current.set(self)
         try:
             return hook.func(*hook.offered(*offered))
@@ -779,8 +795,9 @@ def _at_once(asking: Asking[T]) -> T:
 
 def too_many(machine: str, state: str, most: int | None) -> MaxCyclesError:
     """The error of a machine that wants to execute more states than it may."""
+    states = "1 state" if most == 1 else f"{most} states"
     return MaxCyclesError(
-        f"{machine!r} executed {most} states in one run, which is its max_cycles, and did not end; "
+        f"{machine!r} executed {states} in one run, which is its max_cycles, and did not end; "
         f"the last was {state!r}; raise max_cycles of the FSM or of this run, or return what there "
         "is with on_max_cycles='stop'",
         node_name=state,

@@ -83,14 +83,15 @@ class MachineState:
         return None if self.keep is None else self.keep + _AT_ONCE
 
     def move_to(self, state: int, value: Any) -> None:
-        """States were visited, and recorded in `visits` only: this one is next, given `value`."""
+        """Called after states were visited that are recorded in `visits` only: `state` is next, and
+        is given `value`."""
         self.value, self.next, self.asked, self.stands = value, state, state, True
         if self.visits:
             self.at, self.has_failed = self.visits[-1][0], self.visits[-1][1] is FAILED
         self.forget()
 
     def completed(self, state: int, result: Any, started: float, ended: float) -> Any:
-        """A state was visited, and that stands, whatever becomes of the way on; the value."""
+        """Record a visit of a state that completed. Returns its value."""
         self.choice, self.ended = None, False
         if isinstance(result, FSMReturn):
             self.choice, self.ended, result = result.next_state, bool(result.stop), result.value
@@ -102,7 +103,7 @@ class MachineState:
     def failed(
         self, state: int, error: BaseException, started: float, ended: float, *, leads_on: bool
     ) -> None:
-        """A visit failed: the same state is next, unless the failure leads on."""
+        """Record a visit that failed. The same state is next, unless the failure leads on."""
         self.visits.append((state, FAILED, started, ended))
         self._visited(state, is_open=leads_on)
         self.has_failed = True

@@ -75,15 +75,6 @@ class _Item:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.home, name)
 
-    @property
-    def cut_off(self) -> tuple[str, ...]:
-        """Those of the execution."""
-        return self.home.cut_off
-
-    @cut_off.setter
-    def cut_off(self, names: tuple[str, ...]) -> None:
-        self.home.cut_off = names
-
     def retries(self, name: str, error: Exception, attempt: int, delay: float) -> None:
         """Log that an attempt failed, and another follows."""
         log.retried(self.home, self.home.path_of(self._index), error, attempt)
@@ -156,7 +147,7 @@ class MapExecution(Execution):
         self.call_soon: Callable[[], None] = _nothing
         self.result: list[Any] | dict[Any, Any] = []
         self._known = known
-        self._walk: Any = None
+        self.walk: Any = None
         self._pulled: deque[int] = deque()  # the items that wait for a place
         self._given: dict[int, Given] = {}  # these, and the items in progress
         self._noted = 0  # the failures of items in batches, also of those that go on
@@ -201,8 +192,8 @@ class MapExecution(Execution):
                     f"map {plan.name!r} would give a {type(value).__name__} to each item, which "
                     "can be gone through once only; make it a list"
                 )
-        self._walk = Walk(plan, values)
-        if not self._walk.has_lasting_keys:  # nobody could tell later which items these were
+        self.walk = Walk(plan, values)
+        if not self.walk.has_lasting_keys:  # nobody could tell later which items these were
             self._known, self.store = {}, None
         line = plan.line
         if line is not None and not (line.is_chain or self.settings.ordered):
@@ -220,8 +211,8 @@ class MapExecution(Execution):
         elif not self.is_sole:
             self.call = self._spread
         self.batching = Batches(self)
-        self.tally.total = self._walk.total
-        if self._walk.is_keyed:
+        self.tally.total = self.walk.total
+        if self.walk.is_keyed:
             self.result = {}
         self.record.begin()
 
@@ -249,7 +240,7 @@ class MapExecution(Execution):
         parent.cut_off += self.cut_off
         self._args, self._kwargs = (), {}
         self.result = []
-        self._walk.let_go()
+        self.walk.let_go()
         self._given.clear()
         self._inner.clear()
         with self._lock:
@@ -302,16 +293,12 @@ class MapExecution(Execution):
         super().stop()
         self._notify()
 
-    @property
-    def stopped(self) -> bool:
-        return self._stopped or (self.parent is not None and self.parent.stopped)
-
     def release(self, status: str | None = None) -> Effects | None:
-        walk = self._walk
+        walk = self.walk
         if walk is None or not walk.needs_close:
             return None
         walk.place = "source, as it was closed"
-        self._walk = closed = _Closed(walk)
+        self.walk = closed = _Closed(walk)
         with self._lock:
             if self._is_in_pull:  # an abandoned thread, which closes it as soon as it can
                 closed.let_go = _nothing
@@ -334,7 +321,7 @@ class MapExecution(Execution):
         """What may start now: items, batches of items, or the call that pulls more. Must be called
         under the lock of a run that has several threads."""
         ready: list[int] = []
-        quick = self._walk.is_quick
+        quick = self.walk.is_quick
         while self._running < self._most and not self.stopped:
             if self._begun:
                 ready.append(rest_index(self._begun.popleft()))
@@ -343,7 +330,7 @@ class MapExecution(Execution):
             if not self._pulled:
                 has_more = quick and not self._is_exhausted and self._has_room
                 if has_more and self.is_batched and not self._is_left(len(ready)):
-                    if self._walk.total == self._walk.pulled:
+                    if self.walk.total == self.walk.pulled:
                         self._end_of_items()
                     has_more = False
                 if not has_more and not (self.is_batched and self.batching.spare() > len(ready)):
@@ -380,7 +367,7 @@ class MapExecution(Execution):
 
     def _is_left(self, batches: int) -> bool:
         """Whether there are items for one more batch than these."""
-        left = self._walk.left
+        left = self.walk.left
         return left is None or left > batches
 
     @property
@@ -395,7 +382,7 @@ class MapExecution(Execution):
         """Whether `into` has taken so many results that there is room for more."""
         if self.stream is None:
             return True
-        waiting = self._walk.pulled - self.stream.taken
+        waiting = self.walk.pulled - self.stream.taken
         return bool(waiting < 2 * self.places * self.batching.size)
 
     def _pull(self) -> bool:
@@ -405,7 +392,7 @@ class MapExecution(Execution):
             if self.stopped:
                 return False
             try:
-                pulled = self._walk.pull()
+                pulled = self.walk.pull()
             except failures() as error:  # a set that was changed meanwhile, for example
                 self._source_failed(error)
                 return False
@@ -418,7 +405,7 @@ class MapExecution(Execution):
     def _pull_items(self) -> bool:
         """Pull items as long as there is room for them. Returns whether there are no more."""
         with self._lock:
-            walk, self._is_in_pull = self._walk, True
+            walk, self._is_in_pull = self.walk, True
         try:
             while self._wants_items:
                 pulled = walk.pull()
@@ -429,14 +416,14 @@ class MapExecution(Execution):
         finally:
             with self._lock:
                 self._is_in_pull = False
-                is_abandoned = self._walk is not walk
+                is_abandoned = self.walk is not walk
             if is_abandoned:
                 walk.close()
                 walk.let_go()
 
     async def _step_items(self) -> bool:
         """The same of an async source."""
-        step = self._walk.step
+        step = self.walk.step
         while self._wants_items:
             pulled = await step()
             if pulled is None:
@@ -452,12 +439,12 @@ class MapExecution(Execution):
 
     def _take_in(self, pulled: Given) -> None:
         """An item was pulled."""
-        number, key = self._walk.pulled - 1, pulled[0]
+        number, key = self.walk.pulled - 1, pulled[0]
         if self.stream is None or self.spec.keys is not None:  # which must be told apart
             result = self.result
             if isinstance(result, dict):
                 if key in result:
-                    self._walk.place = "keys function"
+                    self.walk.place = "keys function"
                     raise ValueError(
                         f"the keys function of map {self.plan.name!r} gave {key!r} to item "
                         f"{list(result).index(key)} and to item {number}; each item needs a key of "
@@ -480,7 +467,7 @@ class MapExecution(Execution):
 
     def _end_of_items(self) -> None:
         self._is_exhausted = True
-        self.tally.total = self._walk.pulled
+        self.tally.total = self.walk.pulled
         self._check_success()
         self._notify()
 
@@ -494,7 +481,7 @@ class MapExecution(Execution):
                 (args, kwargs) if self.plan.call_id is None else self._known_by(index, args, kwargs)
             )
         if index == PULL:
-            return [self._step_items if self._walk.is_async else self._pull_items], {}
+            return [self._step_items if self.walk.is_async else self._pull_items], {}
         if index == INTO:
             return [self.spec.into, self.stream], {}
         if index % 2:
@@ -583,7 +570,7 @@ class MapExecution(Execution):
         return ready + self.more()
 
     def _source_failed(self, error: BaseException) -> None:
-        walk = self._walk
+        walk = self.walk
         where = walk.place
         if where == "source" and walk.pulled:
             where = f"source, after item {walk.pulled - 1}"
@@ -599,14 +586,14 @@ class MapExecution(Execution):
         return (
             self.is_batched
             and not self.plan.is_async
-            and not self._walk.is_async
-            and not self._walk.is_keyed
+            and not self.walk.is_async
+            and not self.walk.is_keyed
         )
 
     def begin_plainly(self) -> Iterator[Any]:
         """All items, for `call_each`."""
         self._is_exhausted = True  # nobody else pulls
-        items: Iterator[Any] = self._walk.unkeyed(self.is_sole)
+        items: Iterator[Any] = self.walk.unkeyed(self.is_sole)
         return items
 
     @property
@@ -620,7 +607,7 @@ class MapExecution(Execution):
         """Some items have been called. `pulled` is how it ended to go through them, if it has."""
         numbers, values, _ = done.parts[0]
         self._settle_batch(done)
-        self._walk.pulled = numbers.start + len(values)  # type: ignore[attr-defined]
+        self.walk.pulled = numbers.start + len(values)  # type: ignore[attr-defined]
         if pulled is not None and pulled.ok:
             self._end_of_items()
         elif pulled is not None:
@@ -633,7 +620,7 @@ class MapExecution(Execution):
         first = number - len(seconds)
         self.tally.completed += len(seconds)
         self.tally._add(range(first, number), None, seconds)
-        walk = self._walk
+        walk = self.walk
         if outcome is not None and outcome.ok:
             walk.pulled = number
             self._end_of_items()
@@ -648,12 +635,6 @@ class MapExecution(Execution):
         self._tell()
 
     # Batches of plain items.
-
-    @property
-    def walk(self) -> Walk:
-        """What it goes through."""
-        walk: Walk = self._walk
-        return walk
 
     def failed(self, number: int, error: BaseException) -> BaseException:
         """The error to note for an item whose call raised: that of the run of a workflow."""
@@ -670,7 +651,7 @@ class MapExecution(Execution):
         """Whether the failures that batches have noted end the map."""
         if self.spec.on_error == "fail":
             return self._noted > 0
-        least, total = self.spec.min_success, self._walk.total
+        least, total = self.spec.min_success, self.walk.total
         return (
             least is not None and total is not None and _is_less(total - self._noted, least, total)
         )
@@ -691,7 +672,7 @@ class MapExecution(Execution):
 
     def taken(self, most: int) -> tuple[Sequence[int], list[Any]]:
         """Items to call, at most so many, and their numbers; empty if there are none now."""
-        walk, is_sole = self._walk, self.is_sole
+        walk, is_sole = self.walk, self.is_sole
         with self._lock:
             if self.stopped:
                 return (), []
@@ -745,7 +726,7 @@ class MapExecution(Execution):
         rests = done.rests
         for numbers, values, seconds in done.parts:
             keys: list[Any] | None = None
-            if self._walk.is_keyed:
+            if self.walk.is_keyed:
                 keys = [given.pop(number)[0] for number in numbers[: len(values)]]
             elif given:
                 for number in numbers[: len(values)]:
@@ -856,7 +837,7 @@ class MapExecution(Execution):
         least, items = self.spec.min_success, self.tally
         if least is None or not items.failed or items.total is None:
             return
-        if self._walk.total is None and not self.is_done:  # nobody knew how many there are
+        if self.walk.total is None and not self.is_done:  # nobody knew how many there are
             return
         if not _is_less(items.total - items.failed, least, items.total):
             return
@@ -877,7 +858,7 @@ class MapExecution(Execution):
         self._notify()
 
     def _label(self, number: int, key: Any) -> str:
-        if not self._walk.is_keyed:
+        if not self.walk.is_keyed:
             return f"[{number}]"
         try:
             return f"[{key}]"
@@ -996,7 +977,7 @@ class MapExecution(Execution):
         """Whether what a map calls besides its items belongs on an event loop."""
         if role == "into":
             return self.spec.is_into_async
-        return bool(self._walk.is_async)
+        return bool(self.walk.is_async)
 
     # Progress.
 

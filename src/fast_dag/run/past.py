@@ -70,7 +70,6 @@ class Past:
         self._tracebacks = {key: traceback_of(each) for key, each in self.failures.errors.items()}
         # Of a machine.
         self.machine_state: Any = getattr(execution, "machine_state", None)
-        self.deciding: Any = None
         self.graph = None
         self._run_class = execution.run_class
         whole = plain_topology(execution.topology.whole)
@@ -112,7 +111,7 @@ class Past:
     # Pickling. The context goes as its dictionaries, so that what is in several places stays one.
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "context": (type(self.context), self.context.to_dict())}
+        return {**self.__dict__, "context": (type(self.context), self.context._state_now())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -121,7 +120,7 @@ class Past:
     def without(self, nodes: Collection[str]) -> Past:
         """This, without the results of these nodes, which are named by their paths, and without the
         values that are made of them."""
-        state = self.context.to_dict()
+        state = self.context._state_now()
         lost = {name for name in state["results"] if f"{self.prefix}{name}" in nodes}
         gone = {id(state["results"].pop(name)) for name in lost}
         self.context = again(type(self.context), state)
@@ -142,7 +141,7 @@ class Past:
         if not prefix:
             for name, value in self.inputs.items():
                 yield "", f"the input {name!r}", value
-        yield from parts_of(self.context.to_dict(), prefix)
+        yield from parts_of(self.context._state_now(), prefix)
         for name, items in self.items.items():
             for key, value in items._results.items():
                 yield prefix + name, f"the result of item {key!r} of {prefix + name!r}", value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import perf_counter, time
 
 from fast_dag._fields import Fields
-from fast_dag.errors import text_of
+from fast_dag.errors import brief_of
 from fast_dag.plan.binding import gives_one_shot
 from fast_dag.schedule.base import NodeStatus
 
@@ -112,7 +112,7 @@ class Record:
 
     def note_retry(self, node: str, error: Exception, delay: float) -> None:
         """Record that an attempt failed now, and another follows."""
-        text = f"{type(error).__name__}: {text_of(error)}"
+        text = brief_of(error)
         # `setdefault` is atomic: several threads may call this at once.
         own: list[Retry] = vars(self).setdefault("retried", [])
         own.append(Retry(node, perf_counter(), delay, text))

@@ -11,7 +11,7 @@ from fast_dag.schedule.dag import is_skipped, is_taken
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from typing import Any, Final, Protocol
 
     from fast_dag.define.graph import Edge
@@ -58,8 +58,8 @@ class Resumption:
     runs.
 
     A node that completed is taken, unless a source of one of its edges runs or is new, it took an
-    input that has `changed`, or its value is gone and a node that runs, or the caller (`wanted`, by
-    index), needs it.
+    input that has `changed`, or its value is gone and a node that runs, or the value of the run
+    (made of the nodes `outputs`, else of the last sink that completes), needs it.
 
     `choices` has the branches that the taken deciders chose.
     """
@@ -69,7 +69,7 @@ class Resumption:
         execution: Later,
         earlier: Earlier,
         changed: Collection[str],
-        wanted: Collection[int],
+        outputs: Collection[str] | None,
     ) -> None:
         self.earlier = earlier
         self._execution = execution
@@ -88,7 +88,7 @@ class Resumption:
         self._stand: list[str] = [_RUNS] * len(topology.names)
         for index in topology.order:
             self._stand[index] = self._found(index)
-        self._run_what_is_needed(wanted)
+        self._run_what_is_needed(self._wanted(outputs))
 
     @property
     def taken(self) -> list[int]:
@@ -164,10 +164,17 @@ class Resumption:
 
     # What is needed and gone, from those below to those above.
 
-    def _run_what_is_needed(self, wanted: Collection[int]) -> None:
+    def _wanted(self, outputs: Collection[str] | None) -> Sequence[int]:
+        """The taken nodes that may make the value of the run."""
+        topology = self._topology
+        named = topology.sinks if outputs is None else [topology.index[name] for name in outputs]
+        taken = [index for index in named if self._stand[index] is _TAKEN]
+        return taken[-1:] if outputs is None else taken
+
+    def _run_what_is_needed(self, wanted: Iterable[int]) -> None:
         todo = [index for index, stand in enumerate(self._stand) if stand is _RUNS]
         for index in wanted:
-            if self._stand[index] is _TAKEN and self._is_gone(index):
+            if self._is_gone(index):
                 self._run(index, todo)
         while todo:
             for source in self._lost(todo.pop()):

@@ -136,16 +136,5 @@ def checked_limits(value: Any) -> Limits | None:
     return asked_limits(value)
 
 
-_NOTHING_ASKED: Final = (
-    "sequential",
-    None,
-    None,
-    None,
-    "fail_fast",
-    None,
-    None,
-    False,
-    "all",
-    None,
-)
-_DEFAULTS: Final = Settings(*_NOTHING_ASKED)
+_NOTHING_ASKED: Final = Settings.__init__.__defaults__
+_DEFAULTS: Final = Settings()

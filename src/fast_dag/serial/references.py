@@ -6,11 +6,10 @@ import builtins
 import functools
 from collections.abc import Mapping
 from importlib import import_module
-from sys import modules
 from types import FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.define.node import Node
+from fast_dag.define.node import Node, found_in
 from fast_dag.errors import ValidationError, closest, names
 
 if TYPE_CHECKING:
@@ -100,9 +99,7 @@ def _path_of(func: Any) -> str | None:
         return None
     if any(map(_is_dunder, [*module.split("."), *qualname.split(".")])):
         return None
-    there: Any = modules.get(module)
-    for part in qualname.split("."):
-        there = getattr(there, part, None)
+    there = found_in(module, qualname)
     return f"{module}:{qualname}" if _identity(_bare(there)) == _identity(func) else None
 
 

@@ -21,7 +21,7 @@ def to_json(data: dict[str, Any], indent: int | None) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def from_json(text: str | bytes) -> Any:
+def from_json(text: str | bytes, where: str = "the file") -> Any:
     """The data of a JSON text; raises ValidationError if the text is not valid JSON.
 
     >>> from_json('{"a": 1, "a": 2}')
@@ -33,7 +33,7 @@ def from_json(text: str | bytes) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
     except ValueError as error:
-        raise ValidationError(f"the file is no JSON: {error}") from None
+        raise ValidationError(f"{where} is no JSON: {error}") from None
     except RecursionError:
         raise ValidationError(_DEEP) from None
 

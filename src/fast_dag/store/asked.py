@@ -346,6 +346,7 @@ def explained(workflow: Workflow, store: Store, run_id: str) -> Explanation:
     plan = asked._made(workflow, workflow._request(), found).plan
     codes = Codes.of(plan).by_path
     graph = graph_of(plan)
+    not_ended = "the run ended without it" if found.status in FINAL else "it has not ended"
 
     def explain(connection: Connection) -> Explanation:
         told = Explanation(run_id)
@@ -360,7 +361,7 @@ def explained(workflow: Workflow, store: Store, run_id: str) -> Explanation:
                 change = changed[path]
                 told.note(path, "stale", [*change.seen, *change.may])
             elif at is None:
-                told.note(path, "open", ["it has not ended"])
+                told.note(path, "open", [not_ended])
             elif at[0] in gone or at[1] in scopes.get(at[0], ()):
                 told.note(path, "maybe", ["something above it is stale"])
             else:

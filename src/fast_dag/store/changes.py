@@ -6,11 +6,12 @@ import json
 from ast import literal_eval
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from fast_dag.cache.fingerprint import Fingerprint, made_of, untold
-from fast_dag.errors import failures, text_of
+from fast_dag.errors import brief_of, failures
 from fast_dag.store.codec import digest
+from fast_dag.store.graphs import text_of_graph
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,14 +45,19 @@ class Code(NamedTuple):
 
 class Codes:
     """The code of each node of a plan, and of the workflows nested in it: `by_path`, the `keys` by
-    dotted path, and the `texts` by key. `noted` are the databases that have them all."""
+    dotted path, and the `texts` by key, of which the one of the `graph` lists the others. `noted`
+    are the databases that have them all, unless something was pruned there since; see
+    `Claim._note`."""
 
     def __init__(self, plan: Plan) -> None:
         found = list(_codes_of(plan))
         self.by_path = {path: code for path, code, _ in found}
         self.keys = {".".join(path): code.key for path, code, _ in found}
         self.texts = {code.key: code.text for _, code, _ in found}
-        self.noted = WeakSet[object]()
+        text = text_of_graph(plan, self.texts)
+        self.graph = _key_of(text)
+        self.texts[self.graph] = text
+        self.noted = WeakKeyDictionary[object, object]()
         fingerprints = [each for *_, each in found if each is not None]
         self._all = Fingerprint.of_all(fingerprints) if len(fingerprints) == len(found) else None
 
@@ -96,7 +102,11 @@ def _codes_of(
 
 def _code(parts: Mapping[str, str]) -> Code:
     text = json.dumps(parts, sort_keys=True)
-    return Code(bytes.fromhex(digest(text.encode("utf-8", "surrogatepass"))), parts, text)
+    return Code(_key_of(text), parts, text)
+
+
+def _key_of(text: str) -> bytes:
+    return bytes.fromhex(digest(text.encode("utf-8", "surrogatepass")))
 
 
 def _wires(step: Step) -> dict[str, str]:
@@ -132,7 +142,7 @@ def _read(node: Node[..., Any]) -> tuple[Fingerprint | None, Mapping[str, str]]:
         fingerprint = Fingerprint(things, True)
         parts |= fingerprint.parts
     except failures() as error:  # of objects that a module has
-        parts[_UNTOLD] = f"reading it raised {type(error).__name__}: {text_of(error)}"
+        parts[_UNTOLD] = f"reading it raised {brief_of(error)}"
     if version is not None:
         parts[_VERSION] = str(version)
     return fingerprint, parts

@@ -7,13 +7,23 @@ from functools import cached_property, partial
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ExecutionError, add_note, names
 from fast_dag.run.failures import timed_out
 from fast_dag.store.changes import Codes, changes_of
 from fast_dag.store.database import reading
-from fast_dag.store.durable import CutShortError, Durable, End, cancelled, error_of, in_doubt
+from fast_dag.store.durable import (
+    REPLACE,
+    CutShortError,
+    Durable,
+    End,
+    cancelled,
+    error_of,
+    in_doubt,
+    schedule_of,
+)
 from fast_dag.store.errors import ChangedError, RunLostError, StoreError, to_data
-from fast_dag.store.graphs import graph_of
+from fast_dag.store.graphs import StoredGraph, graph_of
 from fast_dag.store.reruns import (
     Rows,
     below_replaced,
@@ -24,7 +34,7 @@ from fast_dag.store.reruns import (
     replace_only,
     replace_pending,
 )
-from fast_dag.store.store import FINAL, in_use, owner_now
+from fast_dag.store.store import FINAL, in_use, owner_now, prunes_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
@@ -32,6 +42,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from fast_dag.run.dag_execution import DagExecution
+    from fast_dag.run.execution import Ended
     from fast_dag.store.locks import Hold
     from fast_dag.store.store import Store
 
@@ -65,6 +76,7 @@ class Found(NamedTuple):
     before: int
     deaths: int
     outputs: str | None
+    graph: bytes | None
     created: float
     began: float | None
     ended: float | None
@@ -107,6 +119,7 @@ class Claim:
         self.durable: Durable
         self._doubts: list[str] = []
         self._deaths = 0
+        self._prunes: object = None  # how many there have been, by this transaction
 
     @cached_property
     def codes(self) -> Codes:
@@ -132,11 +145,12 @@ class Claim:
             made.codes = self.codes.keys
         return made
 
-    def _note_codes(self, connection: Connection, known: Set[bytes | None] = frozenset()) -> None:
-        """Store the code of the nodes, as far as it is not there."""
-        codes = self.codes
-        if self.store.database not in codes.noted:
-            texts = [each for each in codes.texts.items() if each[0] not in known]
+    def _note(self, connection: Connection, known: Set[bytes | None] = frozenset()) -> None:
+        """Store the graph and the code of the nodes, as far as they are not there. This process
+        remembers that they are, until somebody prunes."""
+        self._prunes = prunes_in(connection)
+        if self.codes.noted.get(self.store.database, self) != self._prunes:
+            texts = [each for each in self.codes.texts.items() if each[0] not in known]
             connection.executemany("INSERT OR IGNORE INTO codes VALUES (?, ?)", texts)
 
     def _change(
@@ -145,7 +159,7 @@ class Claim:
         try:
             database = self.store.database
             database.change(function, undo)
-            self.codes.noted.add(database)
+            self.codes.noted[database] = self._prunes
             self._enter()
         except BaseException:
             self._let_go()
@@ -183,7 +197,7 @@ class Claim:
                 self.workflow.kind,
                 owner_now(),
                 None if outputs is None else json.dumps(outputs),
-                self.store.note_graph(connection, self.execution),
+                self.codes.graph,
                 now,
                 now,
             ),
@@ -200,7 +214,7 @@ class Claim:
             [(row, *each) for each in inputs],
         )
         self._tag(connection, row)
-        self._note_codes(connection)
+        self._note(connection)
         self.hold = self.store.database.locks.take(row)
         if self.hold is None:
             raise StoreError(f"the lock of the new run {self.run_id!r} is taken by somebody else")
@@ -250,7 +264,7 @@ class Claim:
                 self._replace_edited(connection, found.id, generation)
         durable = self._durable(found.id, found.epoch + 1, generation)
         durable.read(connection)
-        self._note_codes(connection, durable.known_codes())
+        self._note(connection, durable.known_codes())
         if self.on_change != "keep" and self.rerun != "stale" and durable.has_changed():
             generation = self._look_at_changes(connection, durable)
             if generation != durable.generation:
@@ -259,7 +273,7 @@ class Claim:
         self.durable = durable
         connection.execute(
             "UPDATE runs SET generation = ?, rerun = ?, graph = ? WHERE id = ?",
-            (generation, rerun, self.store.note_graph(connection, self.execution), found.id),
+            (generation, rerun, self.codes.graph, found.id),
         )
         self._deaths = deaths
         connection.execute(
@@ -405,8 +419,7 @@ class Claim:
         elif status != "interrupted":
             ended = ending_of(execution)
             connection.executemany(  # what was not reached this time
-                "UPDATE nodes SET replaced = ?"
-                " WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL",
+                REPLACE,
                 [
                     (durable.generation, durable.row, scope, name)
                     for scope, pending in durable.pending.items()
@@ -435,6 +448,7 @@ class Claim:
         durable.is_over = True
         self.store.database.call(durable.read)
         durable.decode()
+        ends = durable.ends[0]
         context, record = execution.context, execution.record
         execution.store, execution.observers = durable.root, None
         context.metadata.update({**durable.kept, "run_id": self.run_id})
@@ -455,6 +469,8 @@ class Claim:
                 execution._stopped, execution.failures.fatal = True, ended["fatal"]
         finally:
             execution.close(found.status)
+        if execution._outputs is None:
+            execution.value = self._value_of(found, ends)
         record.ended = ended_at
         if found.status == "timed_out":
             execution._exception = timed_out(
@@ -464,6 +480,28 @@ class Claim:
             execution._exception = cancelled(self.run_id)
         elif "deaths" in ended:
             execution._exception = gave_up(self.run_id, ended["deaths"], ended["late"])
+
+    def _value_of(self, found: Found, ends: Sequence[Ended]) -> Any:
+        """What the run has returned, also if nodes were added below its last one since, or that is
+        gone."""
+        topology = self.execution.plan.topology
+        sinks, names_ = {topology.names[index] for index in topology.sinks}, topology.index.keys()
+        ended = {end[0]: end for end in ends}
+        if sinks <= ended.keys() <= names_:
+            return self.execution.value
+        graph = StoredGraph.of(self.store.graph_text(found.graph))
+        if (
+            graph is None
+            or {graph.topology.names[index] for index in graph.topology.sinks} == sinks
+        ):
+            return self.execution.value
+        topology, known = graph.topology, graph.topology.index
+        completed = {known[each[0]]: each for each in ends if each[1] is None and each[0] in known}
+        failed = [known[each[0]] for each in ends if each[1] is not None and each[0] in known]
+        schedule = schedule_of(topology, {at: end[3] for at, end in completed.items()}, failed)
+        done = schedule.in_order([index for index in topology.sinks if index in completed])
+        value = completed[done[-1]][2] if done else ABSENT
+        return None if value is ABSENT else value
 
 
 def _undo(ends: Sequence[End]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from fast_dag._extras import needed
 from fast_dag.cache.origins import Pickler
 from fast_dag.call.effects import ONE_SHOT
-from fast_dag.errors import failures, text_of
+from fast_dag.errors import brief_of, failures, text_of
 from fast_dag.store.classes import Classes
 from fast_dag.store.errors import DamagedError, DecodeError
 from fast_dag.store.forms import Refused
@@ -115,9 +115,9 @@ class Plain:
             raise Refused(value, "which is another when it is read again")
 
 
-def _unencodable(value: object, error: BaseException) -> Exception:
-    raised = f"{type(error).__name__}: {text_of(error)}"
-    return Refused(value, f"which cannot be written ({raised})").error()
+def _unencodable(value: object, error: BaseException, codec: str = "plain") -> Exception:
+    raised = brief_of(error)
+    return Refused(value, f"which cannot be written ({raised})").error(codec)
 
 
 _DIGEST: Final = 32  # bytes
@@ -153,9 +153,9 @@ class _Keyed:
             body = self._dumps(value)
             pickle.loads(body)  # so that what is stored can be read
         except Refused as refused:
-            raise refused.error() from None
+            raise refused.error(self.name) from None
         except failures() as error:
-            raise _unencodable(value, error) from error
+            raise _unencodable(value, error, self.name) from error
         return b"".join((_VERSION, self._digest(body, context), body))
 
     def decode(self, data: bytes, *, context: bytes = b"") -> Any:
@@ -172,7 +172,7 @@ class _Keyed:
         try:
             return pickle.loads(body)
         except failures() as error:
-            raised = f"{type(error).__name__}: {text_of(error)}"
+            raised = brief_of(error)
             raise DecodeError(f"the stored value cannot be loaded: {raised}") from error
 
     def _digest(self, body: bytes | memoryview, context: bytes) -> bytes:

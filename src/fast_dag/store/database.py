@@ -24,7 +24,7 @@ from queue import SimpleQueue
 from threading import Lock, Thread, get_ident
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_dag.errors import FastDAGError, ValidationError, failures, text_of
+from fast_dag.errors import FastDAGError, ValidationError, brief_of, failures
 from fast_dag.store import schema
 from fast_dag.store.errors import StoreError
 from fast_dag.store.locks import LockFile, at_fork
@@ -675,9 +675,7 @@ def reading(path: str) -> Iterator[None]:
     except FastDAGError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
-        raise StoreError(
-            f"the store {path!r} is damaged: {type(error).__name__}: {text_of(error)}", path=path
-        ) from error
+        raise StoreError(f"the store {path!r} is damaged: {brief_of(error)}", path=path) from error
 
 
 # File systems.

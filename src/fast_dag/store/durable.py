@@ -130,9 +130,10 @@ class Durable:
         self.older: set[int | None] = set()  # of these, the ids of earlier generations
         # Of rerun="stale". `pending` are the nodes by scope that keep their old end if all that
         # they take is as before; `olds` the ends that are computed anew; `same` whether the new
-        # ones are the same.
+        # ones are the same; `left` the nodes that completed before, and are not computed anew.
         self.pending: dict[int, set[str]] = {}
         self.olds: dict[tuple[int, str], tuple[Any, ...]] = {}
+        self.left: set[tuple[int, str]] = set()
         self._pending_rows: dict[tuple[int, str], tuple[Any, ...]] = {}
         self._renewed: list[tuple[Any, ...]] = []  # the ends that this generation has committed
         self.old_ends: dict[tuple[int, str], Outcome] = {}  # of pending nodes
@@ -240,12 +241,16 @@ class Durable:
         for row in connection.execute(_IN_FORCE, (self.row,)):
             if row[1] in pending.get(row[0], ()):
                 self._pending_rows[row[:2]] = row
-            if row[:2] in self.olds and row[19] == self.generation:
+            if row[21] < self.generation:
+                if row[2]:
+                    self.left.add(row[:2])
+            elif row[:2] in self.olds:
                 self._renewed.append(row)
 
     def renew(self, scope: int, node: str) -> None:
         """A node does not keep its old end: it is computed anew, too."""
         self.pending[scope].discard(node)
+        self.left.discard((scope, node))
         self.olds[scope, node] = self._pending_rows[scope, node]
 
     def compare(self, scope: int, node: str, new: tuple[Any, ...]) -> None:
@@ -378,17 +383,21 @@ class Durable:
 
     def doubts_of(self, connection: Connection) -> list[str]:
         """The paths of the nodes that are in doubt: called, and not known to have ended."""
-        return [path for (path,) in connection.execute(_DOUBTS, (self.row,))]
+        return [path for (path,) in connection.execute(DOUBTS, (self.row,))]
 
 
-_WIDE: Final = """
-    SELECT n.scope, n.node, n.ok, n.goes_on, n.key, n.choice, n.place, n.attempts, n.cached,
-        n.began, n.seconds, n.stored, v.codec, v.value, v.file,
-        r.run_id, v.path, v.visit, v.item, v.generation, n.id
+WITH_VALUES: Final = """
     FROM nodes AS n
     JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
     JOIN runs AS r ON r.id = v.run
-    WHERE n.run = ? AND n.item = x''"""
+    WHERE n.run = ?"""
+"""The rows of nodes of a run, each with the row that has its value, which runs may share."""
+
+_WIDE: Final = f"""
+    SELECT n.scope, n.node, n.ok, n.goes_on, n.key, n.choice, n.place, n.attempts, n.cached,
+        n.began, n.seconds, n.stored, v.codec, v.value, v.file,
+        r.run_id, v.path, v.visit, v.item, v.generation, n.id, n.generation
+    {WITH_VALUES} AND n.item = x''"""
 
 _OLDS: Final = f"{_WIDE} AND n.replaced = ? ORDER BY n.id"
 
@@ -407,13 +416,10 @@ _ENDS: Final = f"""
 
 _OTHER_ENDS: Final = f"{_IN_FORCE} AND NOT {_PLAIN}"
 
-_ITEMS: Final = """
+_ITEMS: Final = f"""
     SELECT n.scope, n.node, n.code, n.item, n.ok, n.key, n.place, n.attempts,
         v.codec, v.value, v.file, r.run_id, v.path, v.visit, v.item, v.generation
-    FROM nodes AS n
-    JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
-    JOIN runs AS r ON r.id = v.run
-    WHERE n.run = ? AND n.replaced IS NULL AND n.item != x'' AND NOT (n.ok AND EXISTS (
+    {WITH_VALUES} AND n.replaced IS NULL AND n.item != x'' AND NOT (n.ok AND EXISTS (
         SELECT 1 FROM nodes AS m WHERE m.run = n.run AND m.scope = n.scope AND m.node = n.node
             AND m.visit = n.visit AND m.item = x'' AND m.replaced IS NULL AND m.ok))
     ORDER BY n.id"""
@@ -432,11 +438,13 @@ _TIMES: Final = """
     SELECT path, COUNT(DISTINCT generation) FROM nodes
     WHERE run = ? AND generation < ? AND ok AND item = x'' GROUP BY path"""
 
-_DOUBTS: Final = """
-    SELECT path FROM calls AS c WHERE c.run = ? AND NOT EXISTS (
+IN_DOUBT: Final = """
+    FROM calls AS c WHERE c.run = ? AND NOT EXISTS (
         SELECT 1 FROM nodes AS n WHERE n.run = c.run AND n.scope = c.scope AND n.node = c.node
-            AND n.visit = c.visit AND n.item = c.item AND n.generation >= c.generation)
-    ORDER BY began"""
+            AND n.visit = c.visit AND n.item = c.item AND n.generation >= c.generation)"""
+"""The calls of a run that are not known to have ended."""
+
+DOUBTS: Final = f"SELECT path {IN_DOUBT} ORDER BY began"
 
 
 def lost(run_id: str, hold: Hold | None) -> RunLostError:
@@ -453,7 +461,17 @@ class Scope(ExecutionStore):
     """The store of one execution: the outermost (`parent` None), or one attempt of the workflow
     that is nested in `node`. `id` is None until something of it is committed."""
 
-    __slots__ = ("_attempts", "attempt", "durable", "id", "node", "parent")
+    __slots__ = (
+        "_again",
+        "_attempts",
+        "_needs",
+        "_valueless",
+        "attempt",
+        "durable",
+        "id",
+        "node",
+        "parent",
+    )
 
     def __init__(
         self, durable: Durable, parent: Scope | None, node: str, attempt: int, id: int | None
@@ -464,6 +482,9 @@ class Scope(ExecutionStore):
         self.attempt = attempt
         self.id = id
         self._attempts: dict[str, int] = {}  # of nested workflows, as far as they have begun here
+        self._again = set[str]()  # the nodes that have completed, and are called for their values
+        self._valueless = set[int]()  # those that keep an end without a value
+        self._needs: dict[int, bool] = {}  # of some of these, whether it is needed
 
     def ensure(self, connection: Connection, made: list[Scope]) -> int:
         """The row of this scope, which is made if there is none."""
@@ -523,17 +544,15 @@ class Scope(ExecutionStore):
         if self.id is None:
             return ()
         pending = durable.pending.get(self.id)
-        is_compared = pending or durable.olds
-        known = durable.ends.get(self.id, []) if is_compared else durable.ends.pop(self.id, [])
-        ends = [each for each in known if each[0] in index_of]
+        ends = [each for each in durable.ends.pop(self.id, []) if each[0] in index_of]
         if pending:
             ends = [each for each in ends if each[0] not in pending]
         gone = set[str]()
         if durable.lacks_values and not durable.is_over:
             gone = {each[0] for each in ends if each[2] is ABSENT}
         if gone:
-            again = _needed_again(execution, ends, gone)
-            ends = [each for each in ends if each[0] not in again]
+            self._again = _needed_again(execution, ends, gone)
+            ends = [each for each in ends if each[0] not in self._again]
         return ends
 
     def ended_items(self, name: str) -> tuple[int, dict[Any, Outcome]]:
@@ -552,12 +571,10 @@ class Scope(ExecutionStore):
     ) -> Generator[Effect, Any, Outcome | None] | None:
         """Look whether a node keeps its old end; announce the call of a node that may be called
         once only."""
-        step, all_pending = execution.plan.steps[index], self.durable.pending
-        is_pending = (
-            bool(all_pending) and self.id is not None and step.name in all_pending.get(self.id, ())
-        )
+        step, durable = execution.plan.steps[index], self.durable
+        is_pending = bool(durable.pending) and self._is_pending(step.name)
         is_once = bool(step.node.options.get("once"))
-        if is_pending or is_once or (self.durable.olds and step.nests):
+        if is_pending or is_once or (durable.olds and step.nests):
             return self._begun(execution, index, is_once)
         return None
 
@@ -577,8 +594,12 @@ class Scope(ExecutionStore):
                 elif name in pending:
                     pending.discard(name)
                     old = durable.old_ends[self.id, name]
-                    execution.keep(index, old)
-                    return old
+                    if old.value is not ABSENT or not self._is_needed(execution, index):
+                        execution.keep(index, old)
+                        if old.value is ABSENT:
+                            self._valueless.add(index)
+                        return old
+                    self._again.add(name)
             if name in pending:
                 durable.renew(self.id, name)
                 durable.items.pop((self.id, name), None)
@@ -592,10 +613,7 @@ class Scope(ExecutionStore):
         durable, source, scope = self.durable, edge.source, self.id
         completed = execution.record.status(execution.plan.topology.index[source]) == "completed"
         old = durable.olds.get((scope, source))
-        before = any(end[0] == source and end[1] is None for end in durable.ends.get(scope, ()))
-        if (scope, source) in durable.same:  # it was computed anew
-            before = old is not None and bool(old[2])
-        if completed != before:
+        if completed != (bool(old[2]) if old is not None else (scope, source) in durable.left):
             return False
         if not completed or (edge.input is None and edge.branch is None):
             return True
@@ -610,6 +628,57 @@ class Scope(ExecutionStore):
             return True
         # It carries what it was given.
         return all(self._is_as_before(execution, each) for each in step.edges)
+
+    def _is_needed(self, execution: DagExecution, index: int) -> bool:
+        """Whether a node that may be called takes the value of this one, which keeps its end."""
+        came: dict[int, int] = {index: index}
+        todo = [index]
+        while todo:
+            at = todo.pop()
+            known = self._needs.get(at)
+            takers = [] if known is False else self._takers(execution, at)
+            if known or takers is None:
+                while not self._needs.get(at):
+                    self._needs[at] = True
+                    at = came[at]
+                return True
+            for each in takers:
+                if each not in came:
+                    came[each] = at
+                    todo.append(each)
+        self._needs.update(dict.fromkeys(came, False))
+        return False
+
+    def _takers(self, execution: DagExecution, index: int) -> list[int] | None:
+        """The nodes that take the value of a node that keeps its end, and are not called unless
+        their own values are needed; None if another node may take it."""
+        topology, status = execution.plan.topology, execution.record.status
+        name, takers = topology.names[index], list[int]()
+        if name in execution.wanted:
+            return None
+        for target, *_ in topology.successors[index]:
+            node, edges = topology.nodes[target], topology.incoming[target]
+            if all(edge.source != name or edge.input is None for edge in edges):
+                continue
+            is_kept = status(target) in _OVER or (
+                self._is_pending(node.name)
+                and all(
+                    edge.source == name
+                    or (
+                        status(topology.index[edge.source]) in _OVER
+                        and self._is_as_before(execution, edge)
+                    )
+                    for edge in edges
+                )
+            )
+            if not is_kept:
+                return None
+            if node.type.decides or not node.options.get("stored", True):
+                takers.append(target)  # a decider passes on what it was given
+        return takers
+
+    def _is_pending(self, name: str) -> bool:
+        return self.id is not None and name in self.durable.pending.get(self.id, ())
 
     def _announced(
         self, execution: DagExecution, name: str
@@ -627,6 +696,8 @@ class Scope(ExecutionStore):
         self, execution: DagExecution, index: int, outcome: Outcome, began: float
     ) -> Effects:
         """Commit the end of a node."""
+        if outcome.ok and self._is_again(execution, index):
+            return outcome
         end = self._end(execution, index, outcome, began)
         error = yield from end.encoded(outcome)
         if error is not None:
@@ -638,6 +709,8 @@ class Scope(ExecutionStore):
         self, execution: DagExecution, index: int, outcome: Outcome, began: float
     ) -> Outcome:
         """Commit the end of a node in this thread, which may block."""
+        if outcome.ok and self._is_again(execution, index):
+            return outcome
         end = self._end(execution, index, outcome, began)
         error = end.encode_now()
         if error is not None:
@@ -645,11 +718,16 @@ class Scope(ExecutionStore):
         end.wait()
         return self._committed(end, outcome)
 
+    def _is_again(self, execution: DagExecution, index: int) -> bool:
+        """Whether the end of a node is committed, and it was called for its value only."""
+        return bool(self._again) and execution.plan.names[index] in self._again
+
     def _end(self, execution: DagExecution, index: int, outcome: Outcome, began: float) -> End:
         """The end of a node, to be committed."""
         durable, step = self.durable, execution.plan.steps[index]
         path = execution.prefix + step.name
         end = End(durable, self, step, path, outcome, began)
+        end.is_stored = end.is_stored and not self._is_again(execution, index)
         if not outcome.ok and step.node.options.get("once") and is_unknown(outcome.value, path):
             raise CutShortError(in_doubt(durable.run_id, [path]))
         if durable.mapped:
@@ -669,9 +747,11 @@ class Scope(ExecutionStore):
             end.compare()
         return outcome
 
-    def settled(self) -> None:
+    def settled(self, execution: DagExecution, index: int) -> None:
         """The end of a node was recorded. Raises what ends the run."""
         durable = self.durable
+        if self._valueless and index in self._valueless:
+            execution.results.pop(execution.plan.names[index], None)  # it may be dropped already
         if durable.is_cancelled or durable.interrupt is not None:
             durable.go_on()
 
@@ -737,7 +817,7 @@ class End(Write):
         self._began = began
         self._seconds = max(time() - began, 0.0)
         verdict, ok = outcome.verdict, outcome.ok
-        self._is_stored = not ok or step.decides or step.node.options.get("stored", True)
+        self.is_stored = not ok or step.decides or step.node.options.get("stored", True)
         if not ok or outcome.attempts != 1 or outcome.cached is not None or step.decides:
             choice = verdict.choice
             self._facts = (
@@ -794,7 +874,7 @@ class End(Write):
             error: Any = self._value
             text = json.dumps(to_data(error))
             self._placed = ERROR, text.encode("utf-8", "surrogatepass"), None
-        elif self._is_stored:
+        elif self.is_stored:
             self._placed = encoded(self._value, self._identity)
         self._value = None
 
@@ -843,16 +923,16 @@ class End(Write):
             self._made = []
             scope = self._scope.ensure(connection, self._made)
         row, name, generation = durable.row, self._name, durable.generation
-        times = self._began, self._seconds, self._is_stored, durable.codes.get(self.path)
+        times = self._began, self._seconds, self.is_stored, durable.codes.get(self.path)
         values = scope, row, name, generation, self.path, *self._facts, *times, *placed
+        if not self.is_stored and not self.is_ok:  # it had completed, and was called again
+            connection.execute(_FORGET_UNSTORED, (row, scope, name))
         if durable.pending:  # of a node that does not keep its old end
-            connection.execute(_REPLACE, (generation, row, scope, name, generation))
+            connection.execute(_REPLACE_OLDER, (generation, row, scope, name, generation))
         if self._item:
             connection.execute(_REPLACE_ITEM, (generation, row, scope, name, self._item))
             connection.execute(_INSERT_ITEM, (*values, self._item))
             return
-        if not self._is_stored:  # a node without stored value that was called again
-            connection.execute(_FORGET_UNSTORED, (generation, row, scope, name))
         connection.execute(_INSERT, values)
         if durable.has_kept:
             self.kept = durable.write_kept(connection)
@@ -879,9 +959,12 @@ _INSERT: Final = """
 
 _INSERT_ITEM: Final = _INSERT.replace("file)", "file, item)").replace("?)", "?, ?)")
 
-_REPLACE_ITEM: Final = """
-    UPDATE nodes SET replaced = ? WHERE run = ? AND scope = ? AND node = ? AND item = ?
-        AND replaced IS NULL"""
+REPLACE: Final = """
+    UPDATE nodes SET replaced = ?
+    WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL"""
+"""The rows of a node, and of the items of a map, count no longer."""
+
+_REPLACE_ITEM: Final = f"{REPLACE} AND item = ?"
 
 _INSERT_ALONE: Final = """
     INSERT INTO nodes (run, scope, node, generation, path, ok, goes_on, attempts, began, seconds,
@@ -889,12 +972,10 @@ _INSERT_ALONE: Final = """
     SELECT ?, ?, ?, ?, ?, 1, 1, 1, ?, ?, 1, ?, 'plain', ?
     FROM runs WHERE id = ? AND epoch = ? AND NOT cancel"""
 
-_REPLACE: Final = """
-    UPDATE nodes SET replaced = ? WHERE run = ? AND scope = ? AND node = ?
-        AND replaced IS NULL AND generation < ?"""
+_REPLACE_OLDER: Final = f"{REPLACE} AND generation < ?"
 
 _FORGET_UNSTORED: Final = """
-    UPDATE nodes SET replaced = ? WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL
+    UPDATE nodes SET replaced = 0 WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL
         AND ok AND NOT stored"""
 
 

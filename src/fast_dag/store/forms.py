@@ -46,8 +46,8 @@ class Refused(Exception):  # noqa: N818  it becomes an EncodeError
         self._labels.append(next(shown, ""))
         self._owners.append(owner)
 
-    def error(self) -> EncodeError:
-        """The error that users see."""
+    def error(self, codec: str = "plain") -> EncodeError:
+        """The error that users of that codec see."""
         owners, labels = self._owners[::-1], self._labels[::-1]
         above: set[int] = set()
         words, remedy, kind = self.words, self.remedy, self.kind
@@ -63,12 +63,18 @@ class Refused(Exception):  # noqa: N818  it becomes an EncodeError
         where = f"what is at {shown} in the value" if shown else "the value"
         remedy = f"{remedy[:1].upper()}{remedy[1:]}; or take" if remedy else "Take"
         return EncodeError(
-            f"{where} cannot be stored: it is of class {kind}, {words}. {remedy} another "
-            "codec, such as codec='pickle', or stored=False, which computes the value again where "
-            "it is needed",
+            f"{where} cannot be stored: it is of class {kind}, {words}. {remedy} {_OTHERS[codec]}"
+            "stored=False for a node, which computes its value again where it is needed",
             place=place,
             type=kind,
         )
+
+
+_OTHERS: Final = {
+    "plain": "another codec, such as codec='pickle', or ",
+    "pickle": "codec='cloudpickle', or ",
+    "cloudpickle": "",
+}
 
 
 class Raw:

@@ -12,44 +12,46 @@ from fast_dag.define.node import NodeType
 from fast_dag.draw.view import PlainNode, PlainWorkflow
 from fast_dag.plan.branches import choice_of
 from fast_dag.plan.topology import Topology
-from fast_dag.store.codec import digest
 from fast_dag.store.durable import choice_text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
+    from fast_dag._typing import T
     from fast_dag.plan.plan import Plan
 
 _OPTIONS: Final = ("wait", "several", "once", "stored", "retry", "timeout", "run_in")
 _EDGE: Final = ("source", "target", "output", "input", "branch", "optional")
 
 
-def text_of_graph(plan: Plan) -> str:
-    """The graph of a plan, and of the workflows nested in it, as JSON."""
-    known = plan.__dict__  # which is freed with the plan
-    text: str | None = known.get("graph_text")
-    if text is None:
-        text = known["graph_text"] = json.dumps(_data_of(plan), ensure_ascii=False)
-    return text
+def text_of_graph(plan: Plan, codes: Iterable[bytes] = ()) -> str:
+    """The graph of a plan, and of the workflows nested in it, as JSON; `codes` are the keys of the
+    code of its nodes, which must not be deleted as long as a run of it may commit nodes."""
+    return json.dumps(
+        {**_data_of(plan), "codes": [each.hex() for each in codes]}, ensure_ascii=False
+    )
 
 
-def key_of_graph(plan: Plan) -> bytes:
-    """A digest of that text."""
-    known = plan.__dict__
-    key: bytes | None = known.get("graph_key")
-    if key is None:
-        text = text_of_graph(plan).encode("utf-8", "surrogatepass")
-        key = known["graph_key"] = bytes.fromhex(digest(text))
-    return key
+def codes_in(text: str) -> list[bytes]:
+    """The keys of code that the text of a graph lists; none if it cannot be read."""
+    try:
+        return [bytes.fromhex(each) for each in json.loads(text)["codes"]]
+    except (ValueError, KeyError, TypeError):
+        return []
 
 
 def graph_of(plan: Plan) -> StoredGraph:
     """The graph of a plan, as it is when it was stored and read again."""
+    return _once(plan, "graph", lambda: StoredGraph(json.loads(text_of_graph(plan))))
+
+
+def _once(plan: Plan, name: str, make: Callable[[], T]) -> T:
+    """What is made of a plan, once. It is freed with the plan."""
     known = plan.__dict__
-    graph: StoredGraph | None = known.get("graph")
-    if graph is None:
-        graph = known["graph"] = StoredGraph(json.loads(text_of_graph(plan)))
-    return graph
+    if name not in known:
+        known[name] = make()
+    made: T = known[name]
+    return made
 
 
 def _data_of(plan: Plan) -> dict[str, Any]:

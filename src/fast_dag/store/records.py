@@ -135,7 +135,7 @@ class RunRecord:
         failed = path in self.errors
         raise MissingResultError(
             f"the run {self.run_id!r} has no value of {path!r}: it "
-            f"{'failed' if failed else 'has not completed'}",
+            f"{'failed' if failed else 'was pruned' if self.is_pruned else 'has not completed'}",
             node=path,
             reason="failed" if failed else "not run",
         )
@@ -188,13 +188,15 @@ class RunRecord:
         """A report for a terminal, as `Run.summary` makes it."""
         from fast_dag.report.text import summary
 
-        return summary(self)
+        with reading(self._store.path):
+            return summary(self)
 
     def to_html(self) -> str:
         """The report as one HTML page, as `Run.to_html` makes it."""
         from fast_dag.report.page import page
 
-        return page(self)
+        with reading(self._store.path):
+            return page(self)
 
     def visualize(
         self,

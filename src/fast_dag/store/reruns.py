@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from fast_dag.errors import UnknownNodeError, ValidationError
+from fast_dag.store.durable import REPLACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -26,13 +27,20 @@ class Rows:
         self.ok: dict[int, dict[str, bool]] = defaultdict(dict)
         self.begun: dict[int, set[str]] = defaultdict(set)  # maps that have not ended
         self.codes: dict[tuple[int, str], set[bytes | None]] = {}
-        for scope, node, ok, code in connection.execute(
-            "SELECT scope, node, ok, code FROM nodes"
-            " WHERE run = ? AND replaced IS NULL AND item = x''",
+        # Nodes that failed when they were called again for values that are not stored: each with
+        # what has ended since.
+        self.since: dict[tuple[int, str], set[tuple[int, str]]] = {}
+        for scope, node, ok, code, stored in connection.execute(
+            "SELECT scope, node, ok, code, stored FROM nodes"
+            " WHERE run = ? AND replaced IS NULL AND item = x'' ORDER BY id",
             (run,),
         ):
             self.ok[scope][node] = bool(ok)
             self.codes[scope, node] = {code}
+            for later in self.since.values():
+                later.add((scope, node))
+            if not ok and not stored:
+                self.since[scope, node] = set()
         for scope, node, code in connection.execute(
             "SELECT DISTINCT scope, node, code FROM nodes"
             " WHERE run = ? AND replaced IS NULL AND item != x''",
@@ -124,6 +132,24 @@ class Rows:
                 gone |= more_gone
         return found, gone
 
+    def below_since(self, path: Path, scope: int, name: str) -> Iterator[Path]:
+        """What is below a node, or below the nested workflows that it is in, and has ended since
+        that node failed."""
+        since = self.since[scope, name]
+        for other, at, node in self.ended():
+            outer = other[:-1]
+            if (
+                path[: len(outer)] != outer
+                or other == path[: len(other)]
+                or (at, node) not in since
+            ):
+                continue
+            graph = self.graph
+            for each in outer:
+                graph = graph.nested[each]
+            if node in graph.below({path[len(outer)]}):
+                yield other
+
     def _inside(self, scope: int) -> set[int]:
         """A scope, and those inside of it."""
         found = {scope}
@@ -136,11 +162,21 @@ class Rows:
 
 def replace_failed(connection: Connection, rows: Rows, generation: int) -> None:
     """Let the nodes that failed, and all below them, be computed anew. Of a map that has not
-    completed only the items that failed are."""
+    completed only the items that failed are; of what is below a node that had completed before it
+    failed, what has ended since."""
     paths = list(rows.failed())
     replace_only(connection, rows, paths, generation, keeps_inside=True)
     connection.execute(_REPLACE_FAILED_ITEMS, (generation, rows.run))
-    found, gone = rows.below(paths)
+    again = [
+        (path, scope, name) for path, scope, name in rows.ended() if (scope, name) in rows.since
+    ]
+    early = {path for path, _, _ in again}
+    found, gone = rows.below(
+        [
+            *(path for path in paths if path not in early),
+            *(each for path, scope, name in again for each in rows.below_since(path, scope, name)),
+        ]
+    )
     starts = {(scope, name) for path, scope, name in rows.ended() if path in set(paths)}
     found = {
         scope: {name for name in names if (scope, name) not in starts}
@@ -169,11 +205,8 @@ def _replace(
     generation: int,
 ) -> None:
     for scope, names in found.items():
-        connection.executemany(
-            "UPDATE nodes SET replaced = ?"
-            " WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL",
-            [(generation, rows.run, scope, name) for name in names],
-        )
+        values = [(generation, rows.run, scope, name) for name in names]
+        connection.executemany(REPLACE, values)
     for scope in gone:
         connection.execute("UPDATE scopes SET replaced = ? WHERE id = ?", (generation, scope))
         connection.execute(
@@ -195,11 +228,7 @@ def replace_only(
     for path in paths:
         scope = 0
         for name in path:
-            connection.execute(
-                "UPDATE nodes SET replaced = ?"
-                f" WHERE run = ? AND scope = ? AND node = ? AND replaced IS NULL{which}",
-                (generation, rows.run, scope, name),
-            )
+            connection.execute(REPLACE + which, (generation, rows.run, scope, name))
             scopes = rows.scopes.get((scope, name))
             scope = scopes[-1] if scopes else -1
         if not keeps_inside and scope > 0:

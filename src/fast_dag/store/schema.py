@@ -72,7 +72,9 @@ TABLES: Final = (
     )""",
     "CREATE INDEX scopes_of_run ON scopes (run, parent, node)",
     # The end of a node, in the order of the commits. `replaced` is the generation that has another
-    # one in its place. `source` is the row that has the value, where runs share it.
+    # one in its place, 0 if the node has failed when it was called again for a value that is not
+    # stored; the row of that failure is not `stored`, either. `source` is the row that has the
+    # value, where runs share it.
     """CREATE TABLE nodes (
         id INTEGER PRIMARY KEY,
         run INTEGER NOT NULL, scope INTEGER NOT NULL, node TEXT NOT NULL,
@@ -102,7 +104,9 @@ TABLES: Final = (
         codec TEXT NOT NULL, value BLOB, file TEXT, source INTEGER,
         UNIQUE (run, key)
     )""",
-    # What code nodes had: the parts of their fingerprints.
+    # What code nodes had: the parts of their fingerprints. Also the graphs of runs, each of which
+    # lists the `codes` of its nodes. Pruned when nothing refers to them, which `prunes` in `about`
+    # counts.
     "CREATE TABLE codes (digest BLOB PRIMARY KEY, parts TEXT NOT NULL) WITHOUT ROWID",
 )
 

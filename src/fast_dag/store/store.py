@@ -10,17 +10,18 @@ from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from time import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 from weakref import WeakKeyDictionary
 
 from fast_dag.cache.keys import UnkeyableError, digest_of, key_of, stable_text
 from fast_dag.define.node import Node, name_of
-from fast_dag.define.options import WRONG, seconds
+from fast_dag.define.options import WRONG, asked_count, seconds
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ValidationError, closest, failures, names
 from fast_dag.store.codec import CloudPickle, Pickle, Plain
 from fast_dag.store.database import Database, closed, placeholders, reading
 from fast_dag.store.doctor import examined
+from fast_dag.store.durable import DOUBTS, IN_DOUBT, WITH_VALUES
 from fast_dag.store.errors import (
     DecodeError,
     EncodeError,
@@ -29,7 +30,7 @@ from fast_dag.store.errors import (
     StoreError,
     UnknownRunError,
 )
-from fast_dag.store.graphs import StoredGraph, key_of_graph, text_of_graph
+from fast_dag.store.graphs import StoredGraph, codes_in
 from fast_dag.store.records import RunRecord
 from fast_dag.store.reruns import Rows, paths_of, undecided
 from fast_dag.store.values import LARGE, Values
@@ -94,9 +95,10 @@ class Store:
         max_resumes: int = 10,
         retention: Any = None,
     ) -> None:
-        self.path = os.fspath(path)
+        self.path = os.fsdecode(path)
         self.allow = (allow,) if isinstance(allow, (str, type)) else tuple(allow)
-        self.max_resumes = max_resumes
+        self.max_resumes = asked_count("max_resumes", max_resumes) or 10
+        keeps = None if retention is None else age(retention)
         if codec not in ("plain", "pickle", "cloudpickle"):
             raise ValidationError(f"codec is 'plain', 'pickle' or 'cloudpickle', not {codec!r}")
         if codec != "plain" and key is None:
@@ -106,13 +108,18 @@ class Store:
             )
         self.codec = codec
         self.key = key
-        self._database = Database.of(self.path, durability, check_filesystem)
+        self._database = database = Database.of(self.path, durability, check_filesystem)
         self.is_closed = False
-        self.values = Values(f"{self.path}-values") if self._database.is_file else None
-        self.shelf = Shelf(self, [])
-        self._shelves: WeakKeyDictionary[Any, tuple[object, Shelf]] = WeakKeyDictionary()
-        if retention is not None:
-            self.prune(retention)
+        try:
+            # Beside the file itself, whatever the current directory and links become.
+            self.values = Values(f"{database.path}-values") if database.is_file else None
+            self.shelf = Shelf(self, [])
+            self._shelves: WeakKeyDictionary[Any, tuple[object, Shelf]] = WeakKeyDictionary()
+            if keeps is not None:
+                self.prune(keeps)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the store. Runs that are at work with it are interrupted."""
@@ -133,6 +140,12 @@ class Store:
 
     def __exit__(self, *ended_by: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Store, and a record that reads from one, cannot be copied or pickled: open a Store "
+            "of the same path where it is needed"
+        )
 
     def __repr__(self) -> str:
         return f"<Store {self.path!r}>"
@@ -187,7 +200,7 @@ class Store:
         for sign, at in (("<", before), (">", after)):
             if at is not None:
                 conditions.append(f"created {sign} ?")
-                values.append(at.timestamp() if isinstance(at, datetime) else float(at))
+                values.append(_moment(at))
         for key, each in (tag or {}).items():
             conditions.append("id IN (SELECT run FROM tags WHERE key = ? AND value = ?)")
             values += [key, json.dumps(each)]
@@ -558,8 +571,9 @@ class Store:
                 f"DELETE FROM runs WHERE id IN (SELECT run FROM chosen WHERE {unshared})"
             )
             connection.execute("DELETE FROM tags WHERE run NOT IN (SELECT id FROM runs)")
-        connection.execute("UPDATE runs SET pruned = ? WHERE id IN chosen", (time(),))
+        connection.execute("UPDATE runs SET pruned = ?, graph = NULL WHERE id IN chosen", (time(),))
         connection.execute("DROP TABLE chosen")
+        _prune_codes(connection)
         files = size = 0
         if self.values is not None:
             used = {
@@ -620,14 +634,6 @@ class Store:
             self._shelves[workflow] = known
         return known[1]
 
-    def note_graph(self, connection: Connection, execution: Any) -> bytes:
-        """Store the graph of an execution, unless it is there: its key."""
-        key = key_of_graph(execution.plan)
-        if not connection.execute("SELECT 1 FROM codes WHERE digest = ?", (key,)).fetchone():
-            text = text_of_graph(execution.plan)
-            connection.execute("INSERT INTO codes VALUES (?, ?)", (key, text))
-        return key
-
 
 class RunRow(NamedTuple):
     """The row of a run."""
@@ -678,21 +684,13 @@ class NodeRow(NamedTuple):
     source_generation: int
 
 
-_NODES: Final = """
+_NODES: Final = f"""
     SELECT n.scope, n.node, n.path, n.ok, n.choice, n.attempts, n.cached, n.began, n.seconds,
         n.stored, n.generation, v.codec, v.value, v.file,
         r.run_id, v.path, v.visit, v.item, v.generation
-    FROM nodes AS n
-    JOIN nodes AS v ON v.id = COALESCE(n.source, n.id)
-    JOIN runs AS r ON r.id = v.run
-    WHERE n.run = ? AND n.replaced IS NULL AND n.item = x'' ORDER BY n.id"""
+    {WITH_VALUES} AND n.replaced IS NULL AND n.item = x'' ORDER BY n.id"""
 
-_CALLS: Final = """
-    SELECT scope, node, generation, began FROM calls AS c WHERE c.run = ? AND NOT EXISTS (
-        SELECT 1 FROM nodes AS n WHERE n.run = c.run AND n.scope = c.scope AND n.node = c.node
-            AND n.visit = c.visit AND n.item = c.item AND n.generation >= c.generation)"""
-
-DOUBTS: Final = _CALLS.replace("scope, node, generation, began", "path") + " ORDER BY began"
+_CALLS: Final = f"SELECT scope, node, generation, began {IN_DOUBT}"
 
 INPUTS: Final = """
     SELECT i.name, i.digest, v.codec, v.value, v.file, r.run_id, v.name FROM inputs AS i
@@ -720,6 +718,34 @@ _PRUNE_REPLACED: Final = (
 )
 
 
+def _prune_codes(connection: Connection) -> None:
+    """Delete the graphs and the code that nothing refers to any more. A run that is not over may
+    still commit nodes with the code that its graph lists."""
+    over = sorted(FINAL)
+    unused = {
+        key
+        for (key,) in connection.execute(
+            "SELECT digest FROM codes EXCEPT SELECT code FROM nodes EXCEPT SELECT graph FROM runs"
+        )
+    }
+    for (text,) in connection.execute(
+        "SELECT parts FROM codes WHERE digest IN (SELECT graph FROM runs"
+        f" WHERE status NOT IN ({placeholders(over)}))",
+        over,
+    ):
+        unused.difference_update(codes_in(text))
+    if unused:
+        connection.executemany("DELETE FROM codes WHERE digest = ?", [(key,) for key in unused])
+        connection.execute(
+            "INSERT INTO about VALUES ('prunes', 1) ON CONFLICT DO UPDATE SET value = value + 1"
+        )
+
+
+def prunes_in(connection: Connection) -> object:
+    """How often code was deleted: what a process remembers to be there may be gone since."""
+    return connection.execute("SELECT value FROM about WHERE key = 'prunes'").fetchone()
+
+
 class Pruned(NamedTuple):
     """What `Store.prune` has deleted."""
 
@@ -739,6 +765,15 @@ def _kept_as(status: str | None) -> list[str]:
             f"{closest(status, _STATUSES)[1]}"
         )
     return [] if status is None else [status]
+
+
+def _moment(at: Any) -> float:
+    """A time as seconds since 1970; raises ValidationError."""
+    if isinstance(at, datetime):
+        return at.timestamp()
+    if isinstance(at, (int, float)) and not isinstance(at, bool):
+        return float(at)
+    raise ValidationError(f"before and after are datetimes, or seconds since 1970, not {at!r}")
 
 
 def age(value: Any) -> float:

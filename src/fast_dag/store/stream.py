@@ -33,7 +33,7 @@ from struct import Struct, error, pack
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
-from fast_dag.errors import failures, text_of
+from fast_dag.errors import brief_of, failures
 from fast_dag.store.classes import UNSET, Classes, Layout, Unset, class_name, id_of, layout_of
 from fast_dag.store.errors import DamagedError, DecodeError, StoreError
 from fast_dag.store.forms import FORMS, Form, Raw, Refused
@@ -339,7 +339,7 @@ def _form_writer(form: Form) -> Callable[[Writer, Any], None]:
         except (Refused, StoreError):
             raise
         except failures() as error:
-            raised = f"{type(error).__name__}: {text_of(error)}"
+            raised = brief_of(error)
             raise Refused(value, f"which raised {raised} when it was read") from error
         writers = writer.writers
         try:
@@ -388,7 +388,7 @@ def _refuse(writer: Writer, value: Any) -> None:
         )
     base = next((each for each in kind.__mro__[1:] if each in _WRITERS), None)
     if base is not None:
-        raise Refused(value, f"a subclass of {base.__name__}", f"make it a {base.__name__} itself")
+        raise Refused(value, f"a subclass of {base.__name__}", f"make it {base.__name__} itself")
     raise Refused(value, "which is none of the data that this codec knows")
 
 
@@ -415,6 +415,11 @@ def encoded(value: Any, writers: Writers) -> tuple[bytes, bool]:
         return _HEAD.pack(VERSION, crc32(instruction)) + instruction, False
     writer = Writer(writers)
     return writer.encoded(value), writer.is_checked
+
+
+def is_intact(data: bytes) -> bool:
+    """Whether the bytes of a value are as they were written, by their checksum."""
+    return len(data) > _BEGIN and crc32(data[_BEGIN:]) == _HEAD.unpack_from(data)[1]
 
 
 # Reading. One function for each instruction. The stack is a list, so nothing recurses.
@@ -626,5 +631,5 @@ def decoded(data: bytes, classes: Classes) -> Any:
     except DecodeError:
         raise
     except failures() as error:  # of constructors and of users' `__hash__`, too
-        raised = f"{type(error).__name__}: {text_of(error)}"
+        raised = brief_of(error)
         raise DamagedError(f"the stored value cannot be read: {raised}") from error

@@ -51,9 +51,9 @@ class Values:
             ) from error
         return name
 
-    @staticmethod
-    def _make(path: Path, data: bytes) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def _make(self, path: Path, data: bytes) -> None:
+        for each in (self.directory, path.parent):
+            each.mkdir(mode=0o700, exist_ok=True)
         draft = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
         try:
             fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from functools import cache
 
-from fast_dag.errors import text_of
+from fast_dag.errors import brief_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _write(
             message, args = "%s %r of %r: %s", [execution.noun, path, outermost.name, status]
         if error is not None:
             message += ": %r"
-            args.append(f"{type(error).__name__}: {text_of(error)}")
+            args.append(brief_of(error))
     facts = {
         "run_id": outermost.context.metadata.get("run_id"),
         "workflow": outermost.name,
