@@ -267,6 +267,25 @@ def test_failed_items_hold_no_frames_of_the_engine(way: str) -> None:
     wait_until(lambda: gc.collect() >= 0 and not any(each() for each in born))
 
 
+@here
+def test_items_whose_errors_are_not_kept_are_freed_at_once(way: str) -> None:
+    births = Births()
+
+    def source() -> Iterator[Any]:
+        for _ in range(4000):
+            yield births.new()
+
+    def f(x: object) -> None:
+        raise ValueError
+
+    dag = DAG("errors", remember=False).add_node("f", f, over="x", on_error="drop")
+    with without_collector():
+        run = EXECUTE[way](dag, x=source())
+        assert len(run.errors) == 1000
+        assert births.alive() < 3000  # 1,000 by the errors, some by the last batches
+    del run
+
+
 @pytest.mark.parametrize("way", ["sequential", "parallel"])
 def test_an_item_takes_few_bytes(way: str) -> None:
     dag = DAG("bytes", remember=False).add_node("f", lambda x: None, over="x")

@@ -605,8 +605,8 @@ class MapExecution(Execution):
 
     def finish_plainly(self, done: Batch, pulled: Outcome | None) -> None:
         """Some items have been called. `pulled` is how it ended to go through them, if it has."""
-        self._settle_batch(done)
         numbers, values, _ = done.parts[0]
+        self._settle_batch(done)
         self.walk.pulled = numbers.start + len(values)  # type: ignore[attr-defined]
         if pulled is not None and pulled.ok:
             self._end_of_items()
@@ -757,6 +757,8 @@ class MapExecution(Execution):
                 else:
                     given[number] = (key, ())
                     self._begun.append(number)
+        # The frames of the errors refer to the batch: that would be a cycle.
+        done.failed, done.parts = [], []
 
     def _put(self, numbers: Sequence[int], values: list[Any], keys: list[Any] | None) -> None:
         """Keep results where they belong."""
