@@ -382,8 +382,7 @@ class MapExecution(Execution):
         """Whether `into` has taken so many results that there is room for more."""
         if self.stream is None:
             return True
-        waiting = self.walk.pulled - self.stream.taken
-        return bool(waiting < 2 * self.places * self.batching.size)
+        return self.stream.has_room(self.walk.pulled, 2 * self.places * self.batching.size)
 
     def _pull(self) -> bool:
         """Pull one item, in any thread, because that calls nobody's code. Returns False if there is
