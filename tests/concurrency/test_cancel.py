@@ -468,6 +468,65 @@ def test_keyboard_interrupt_ends_a_run_promptly(mode: str, holds: str, tmp_path:
     assert done.returncode == 0
 
 
+INTERRUPTED_TWICE = """
+import asyncio, contextlib, signal, sys, threading
+from fast_dag import DAG
+
+began, unwinds, seen = threading.Event(), threading.Event(), []
+dag = DAG("twice")
+
+@dag.resource("yielded")
+async def yielded():
+    yield 1
+    seen.append("resumed")
+
+@dag.resource("managed")
+@contextlib.asynccontextmanager
+async def managed():
+    try:
+        yield 2
+    except BaseException:
+        seen.append("rolled back")
+        raise
+
+def interrupt():
+    for each in (began, unwinds):
+        each.wait()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+@dag.node
+async def held(yielded, managed):
+    began.set()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        unwinds.set()
+        await asyncio.Event().wait()
+
+threading.Thread(target=interrupt).start()
+try:
+    dag.run(mode=sys.argv[1])
+except KeyboardInterrupt:
+    print(dag.context.metadata["execution_status"])
+for thread in threading.enumerate():
+    if thread.name == "fast_dag loop":
+        thread.join()
+print(sorted(seen))
+"""
+
+
+@pytest.mark.parametrize("mode", ["async", "parallel"])
+def test_a_second_ctrl_c_ends_the_tasks_of_resources_too(mode: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", INTERRUPTED_TWICE, mode],
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("cancelled\n['resumed', 'rolled back']\n", "")
+
+
 INTERRUPTED_BETWEEN = """
 import itertools, signal, threading
 from time import monotonic

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
         """An execution, as policies, caches and resources see it."""
 
         context: Context
+        status: str
+        """How it ended; "running" before that."""
         resources: Any
         """The resources that its nodes share, None if there are none."""
         record: Any

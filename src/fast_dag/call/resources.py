@@ -339,6 +339,8 @@ class _Opening:
         is_kept = self._resources.keep(self._name, this)
         opened.set_result(this)
         cancelled = await self._cancellation(asked) if is_kept else None
+        if self._is_given_up:
+            this.ended_by, cancelled = cancelled, None
         is_lost = cancelled is not None and self._resources.forget(self._name)
         broken = cancelled if is_lost else None
         arguments = _exit_arguments(broken or this.ended_by)
@@ -359,7 +361,8 @@ class _Opening:
 
     async def _cancellation(self, asked: asyncio.Event) -> BaseException | None:
         """Wait until the resource must be closed. Returns the CancelledError if the resource itself
-        cancelled this task before that, else None."""
+        cancelled this task before that, or the loop that ends did so after the run was given up,
+        else None."""
         import asyncio
 
         while not asked.is_set():
@@ -370,9 +373,14 @@ class _Opening:
                 # sets `asked` or stops the run during this pause.
                 with suppress(asyncio.CancelledError):
                     await asyncio.sleep(0)
-                if not self._host.stopped:
+                if self._is_given_up or not self._host.stopped:
                     return cancelled
         return None
+
+    @property
+    def _is_given_up(self) -> bool:
+        """Whether the run ended while this was open, as by a second Ctrl-C: nobody will ask."""
+        return self._host.home.status != "running"
 
 
 async def _finished(task: Task[None]) -> None:
