@@ -545,3 +545,40 @@ def test_a_nested_workflow_that_is_late_has_cleaned_up_before_its_node_ends(mode
     assert "held cleaned up" in log
     if mode != "sequential":
         assert log.index("unwound") < log.index("unwinds cleaned up")
+
+
+# A loop that is closed under runs.
+
+
+@pytest.mark.parametrize("node", [{}, {"uses": "db"}, {"timeout": 60}])
+def test_a_run_whose_loop_was_closed_gives_back_what_others_wait_for(
+    node: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    log: list[str] = []
+
+    async def work(wait: bool) -> bool:
+        try:
+            while wait:
+                await asyncio.Event().wait()
+        finally:
+            log.append("unwound")
+        return wait
+
+    dag = DAG("shared", limits=fast_dag.Limits(db=2))
+    dag.add_node("one", work, **node).add_node("other", work, **node)
+    loop = asyncio.new_event_loop()
+    run = loop.create_task(dag.run_async(wait=True))
+    for _ in range(10):
+        loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    del run, loop
+    gc.collect()  # what raises here is a warning, and therefore an error
+    assert log == ["unwound", "unwound"]
+    assert {each.levelname for each in caplog.records} == {"ERROR"}  # of asyncio: tasks that pended
+    assert {each.name for each in caplog.records} == {"asyncio"}
+
+    async def again() -> bool:
+        async with asyncio.timeout(LONG):
+            return await dag.run_async(wait=False)
+
+    assert asyncio.run(again()) is False

@@ -112,9 +112,10 @@ class LoopLane(Lane):
             else:
                 outcome = STOPPED
                 if begins:
-                    outcome = await self._outcome(job, generation, coroutine, task)
-                    # Now, because the loop may be closed, so that what follows never happens.
-                    dispatcher.returned(job, generation)
+                    try:
+                        outcome = await self._outcome(job, generation, coroutine, task)
+                    finally:  # also if the loop was closed, so that nothing else follows
+                        dispatcher.returned(job, generation)
                 if job.variables is not None:
                     # The job goes on outside of this task. The task has entered the job's
                     # contextvars, and another thread could not enter them for the next call.
@@ -249,8 +250,9 @@ class LoopLane(Lane):
         self.soon(cancel)
 
     def cancel_all(self) -> None:
-        """Cancel the tasks that are left of a run that was given up."""
-        for task in list(self._tasks):
+        """Cancel the tasks that are left of a run that was given up. Those of a closed loop end
+        when they are collected."""
+        for task in [] if self.loop.is_closed() else list(self._tasks):
             task.cancel()
 
 

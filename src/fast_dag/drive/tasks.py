@@ -83,6 +83,8 @@ class Tasks:
         if self._ending is None:
             self._stopped, self._ending = True, status
             self._done.set()
+            if self._loop.is_closed():  # its tasks end when they are collected
+                return
             for task in self._tasks.values():
                 if task.cancelling():
                     # Somebody else has cancelled it, as `asyncio.run` does at its end. A second
