@@ -225,6 +225,41 @@ def test_several_sources_are_closed_whichever_ends_first(way: str) -> None:
     short.check()
 
 
+class Endless:
+    """An async iterator that is no generator, so nobody but its owner closes it."""
+
+    def __aiter__(self) -> Endless:
+        return self
+
+    async def __anext__(self) -> int:
+        await asyncio.sleep(0)
+        return 1
+
+
+async def first_of(results: AsyncIterator[Any]) -> Any:
+    return await anext(results)
+
+
+async def counting() -> AsyncIterator[int]:
+    for number in itertools.count():
+        yield number
+
+
+@functions
+@pytest.mark.parametrize("source", [Endless, counting])
+def test_no_task_outlives_a_map_that_leaves_its_async_source(
+    source: Callable[[], Any], kind: str
+) -> None:
+    dag = mapped(FUNCTIONS[kind], into=first_of)
+
+    async def main() -> tuple[Any, set[asyncio.Task[Any]]]:
+        before = asyncio.all_tasks()
+        return await dag.run_async(x=source()), asyncio.all_tasks() - before
+
+    value, left = asyncio.run(main())
+    assert (value in {0, 1}, left) == (True, set())
+
+
 @here
 def test_a_source_that_was_never_pulled_is_closed(way: str) -> None:
     source = Source()

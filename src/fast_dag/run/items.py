@@ -84,6 +84,8 @@ class Walk:
         self._rest: list[list[Any]] = []
         self.total = self._total()
         self._items: Any = None
+        self._sources: list[Callable[[], Any]] = []  # of a walk that is async
+        self._row: list[Any] = []  # what they gave last
 
     def _total(self) -> int | None:
         plan, values = self._plan, self._values
@@ -160,10 +162,21 @@ class Walk:
             yield item
 
     async def step(self) -> Item | None:
-        """The same of a walk that is async."""
+        """The same of a walk that is async. (An async generator would do this in a few lines. But
+        the loop closes one that is left in a task of its own, which would outlive the run.)"""
         if self._items is None:
-            self._items = self._steps()
-        return await anext(self._items, None)
+            pulled = self._values[: 1 if self._plan.spec.is_product else None]
+            self._sources, self._items = [_anext(each) for each in pulled], iter(())
+        while (rest := next(self._items, None)) is None:
+            self._row = [await source() for source in self._sources]
+            if any(each is ABSENT for each in self._row):
+                if not self._plan.spec.is_product:
+                    self._refuse_rest(self._row)
+                return None
+            self._items = product(*self._rest)
+        number, self.pulled, keys = self.pulled, self.pulled + 1, self._keys
+        values = (*self._row, *rest)
+        return (number if keys is None else self._key(keys, values)), values
 
     def _walk(self) -> Iterator[Item]:
         keys = self._keys
@@ -226,21 +239,6 @@ class Walk:
                 f"after {self.pulled} items, before the others"
             )
 
-    async def _steps(self) -> AsyncIterator[Item]:
-        keys = self._keys
-        is_product = self._plan.spec.is_product
-        iterators = [_anext(each) for each in self._values[: 1 if is_product else None]]
-        while True:
-            row = [await step() for step in iterators]
-            if any(each is ABSENT for each in row):
-                if not is_product:
-                    self._refuse_rest(row)
-                return
-            for rest in product(*self._rest):
-                number, self.pulled = self.pulled, self.pulled + 1
-                values = (*row, *rest)
-                yield (number if keys is None else self._key(keys, values)), values
-
     @property
     def has_lasting_keys(self) -> bool:
         """Whether another walk of the same collections gives the same keys to the same items. Sets
@@ -272,6 +270,7 @@ class Walk:
         """Refer to no collection any more."""
         self._values, self._rest, self._own, self._mappings = (), [], [], []
         self._items = None
+        self._sources, self._row = [], []
 
 
 def _check(plan: MapPlan, name: str, value: Any) -> None:
