@@ -243,6 +243,9 @@ def test_repr_tells_what_things_are() -> None:
     assert "is_big" in repr(dag.nodes["is_big"].on_true)
     assert "True" in repr(dag.nodes["is_big"].on_true)
     assert "shop" in repr(dag.execute())
+    dag.add_node("told", lambda amount, text="": text)
+    assert repr(dag.signature) == "<signature (amount, text)>"
+    assert repr(dag.graph) == "<graph of 'shop': 3 nodes>"
 
 
 # Edges by operators.

@@ -671,6 +671,94 @@ def test_an_interrupt_reaches_the_main_thread_of_pytest_as_of_any_program() -> N
     assert dag.context.metadata["execution_status"] == "cancelled"
 
 
+def test_the_cleanup_of_a_call_that_ended_as_it_was_given_up_is_not_cancelled() -> None:
+    """By another thread, which tells the loop late."""
+    ready, stopped, cleaning = threading.Event(), threading.Event(), threading.Event()
+    over = asyncio.Event()
+    log: list[str] = []
+
+    class Loop(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(self, *args: Any, **options: Any) -> Any:
+            if not ready.is_set() or stopped.is_set():
+                return super().call_soon_threadsafe(*args, **options)
+            stopped.set()
+            wait_for(cleaning)
+            handle = super().call_soon_threadsafe(*args, **options)
+            super().call_soon_threadsafe(over.set)
+            return handle
+
+    async def work() -> None:
+        ready.set()
+        wait_for(stopped)
+
+    def leaves() -> None:
+        wait_for(ready)
+        sys.exit(3)
+
+    async def clean(node: Any) -> None:
+        cleaning.set()
+        await over.wait()
+        log.append(node.name)
+
+    async def main() -> None:
+        with pytest.raises(SystemExit):
+            await dag.run_async()
+
+    dag = DAG("late").add_node("leaves", leaves).add_node("work", work)
+    dag.set_node_hooks("work", cleanup=clean)
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
+    assert log == ["work"]
+
+
+@pytest.mark.parametrize("kind", ["node", "map"])
+def test_ctrl_c_as_a_coroutine_of_a_sequential_run_ends_leaves_its_loop_in_order(kind: str) -> None:
+    log: list[str] = []
+
+    async def work(x: int) -> int:
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
+        return x
+
+    async def clean(node: Any) -> None:
+        await asyncio.sleep(0)
+        log.append("cleaned up")
+
+    async def into(results: Any) -> list[int]:
+        try:
+            return [each async for each in results]
+        finally:
+            log.append("into")
+
+    dag = DAG("end")
+    if kind == "map":
+        dag.add_node("work", work, over="x", into=into)
+    else:
+        dag.add_node("work", work)
+    dag.set_node_hooks("work", cleanup=clean)
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(x=[1] if kind == "map" else 1)
+    assert log == (["cleaned up", "into"] if kind == "map" else ["cleaned up"])
+
+
+def test_ctrl_c_as_a_coroutine_of_a_sequential_run_begins_is_no_failure_of_its_node() -> None:
+    async def work() -> None: ...
+
+    def strike(frame: Any, event: str, arg: Any) -> None:
+        if event == "return" and frame.f_code is signal.signal.__code__:  # by `Runner.run`
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGINT)
+
+    dag = DAG("begin").add_node("work", work)
+    sys.setprofile(strike)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            dag.run()
+    finally:
+        sys.setprofile(None)
+    assert dag.last_run is not None
+    assert dag.last_run.status == "cancelled"
+
+
 def test_ctrl_c_that_strikes_the_loop_itself_as_the_run_ends_does_not_hang() -> None:
     """In the callback that sets an event, which nobody would hear of."""
     code = """

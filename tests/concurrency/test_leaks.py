@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -156,6 +157,22 @@ def test_runs_that_go_on_keep_no_values_of_the_runs_before(
         run = None
         assert births.count() == RUNS
         wait_until(lambda: births.alive() <= 1)
+
+
+@pytest.mark.parametrize("way", ["run_from", "resume"])
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+def test_a_failure_keeps_no_values_of_the_run_that_it_went_on_from(mode: str, way: str) -> None:
+    """Its traceback has the frames of the call, which was given that run."""
+    births = Births()
+    dag = numbered(births).add_node("broken", lambda last: 1 / 0).connect("last", "broken")
+    dag.execute()
+    for number in range(1, RUNS):
+        if way == "run_from":
+            dag.run_from("first", run=dag.last_run, mode=mode, error_strategy="continue")
+        else:
+            dag.execute(resume=dag.last_run, mode=mode, number=number)
+    assert births.count() == RUNS
+    wait_until(lambda: gc.collect() >= 0 and births.alive() <= 1)
 
 
 @pytest.mark.parametrize("options", [{}, {"timeout": FOR_EVER}], ids=["", "timeout"])

@@ -1218,6 +1218,25 @@ def test_a_resumed_run_shows_the_items_of_maps_that_had_completed(way: str) -> N
 
 
 @here
+@pytest.mark.parametrize("travels", [False, True])
+def test_a_resumed_run_tells_what_maps_that_had_completed_kept_or_dropped(
+    way: str, travels: bool
+) -> None:
+    inner = DAG("inner").add_node("g", lambda x: 1 // x, over="x", on_error="drop")
+    dag = mapped(on_error="keep").add_node("sub", inner)
+    bad = [1]
+    dag.add_node("after", lambda f, sub: f[bad[0]] + len(sub) // (1 - bad[0]))
+    dag.connect("f", "after").connect("sub", "after")
+    first = EXECUTE[way](dag, x=[1, 0], error_strategy="continue")
+    assert set(first.errors) == {"f[1]", "sub.g[1]", "after"}
+    bad[0] = 0
+    earlier = pickle.loads(pickle.dumps(first)) if travels else first
+    second = EXECUTE[way](dag, resume=earlier)
+    assert (second.status, second.value) == ("completed_with_errors", 2)
+    assert set(second.errors) == {"f[1]", "sub.g[1]"}
+
+
+@here
 def test_a_resumed_run_with_other_items_calls_all(way: str) -> None:
     called: list[float] = []
 

@@ -267,6 +267,25 @@ def test_failed_items_hold_no_frames_of_the_engine(way: str) -> None:
     wait_until(lambda: gc.collect() >= 0 and not any(each() for each in born))
 
 
+@here
+def test_items_whose_errors_are_not_kept_are_freed_at_once(way: str) -> None:
+    births = Births()
+
+    def source() -> Iterator[Any]:
+        for _ in range(4000):
+            yield births.new()
+
+    def f(x: object) -> None:
+        raise ValueError
+
+    dag = DAG("errors", remember=False).add_node("f", f, over="x", on_error="drop")
+    with without_collector():
+        run = EXECUTE[way](dag, x=source())
+        assert len(run.errors) == 1000
+        assert births.alive() < 3000  # 1,000 by the errors, some by the last batches
+    del run
+
+
 @pytest.mark.parametrize("way", ["sequential", "parallel"])
 def test_an_item_takes_few_bytes(way: str) -> None:
     dag = DAG("bytes", remember=False).add_node("f", lambda x: None, over="x")
@@ -282,12 +301,13 @@ def test_an_item_takes_few_bytes(way: str) -> None:
     assert peak < 40 * count
 
 
-def test_results_that_are_not_kept_take_no_memory() -> None:
+@pytest.mark.parametrize("way", ["sequential", "parallel"])
+def test_results_that_are_not_kept_take_no_memory(way: str) -> None:
     dag = DAG("bytes", remember=False).add_node("f", lambda x: x, over="x", into=sum)
-    EXECUTE["sequential"](dag, x=iter(range(1000)))
+    EXECUTE[way](dag, x=iter(range(1000)))
     tracemalloc.start()
     try:
-        assert EXECUTE["sequential"](dag, x=iter(range(50_000))).value == sum(range(50_000))
+        assert EXECUTE[way](dag, x=iter(range(50_000))).value == sum(range(50_000))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -345,6 +365,27 @@ def test_a_worker_that_dies_costs_the_item_it_was_at() -> None:
     assert set(done) <= set(range(12)) - {5}
     assert {7, 8, 9, 10, 11} & set(done)
     assert all("process" in str(error) for error in run.errors.values())
+
+
+@process
+def test_few_items_of_a_lazy_source_are_on_their_way_at_once_if_they_are_large() -> None:
+    """They would fit in one message by their time, which takes no account of what travels."""
+    ever: set[int] = set()
+
+    def source() -> Iterator[bytes]:
+        for number in range(400):
+            ever.add(number - taken[0])
+            yield bytes(500_000)
+
+    def each(results: Iterator[int]) -> int:
+        for _ in results:
+            taken[0] += 1
+        return taken[0]
+
+    taken = [0]
+    dag = DAG("heavy", remember=False).add_node("f", lambda x: len(x), over="x", into=each)
+    assert EXECUTE["process"](dag, x=source(), max_workers=1).value == 400
+    assert max(ever) <= 40  # 2 batches of 8 MiB each, and a bit
 
 
 @process

@@ -90,6 +90,10 @@ def test_decorated_function_keeps_its_parameters_and_result() -> None:
     asyncio.run(main())
 
 
+async def hook_later(fsm: FSM, source: str, target: str, result: Any) -> str | None:
+    return None
+
+
 def test_building_returns_the_machine() -> None:
     made = FSM("built")
     assert_type(made.add_state("a", lambda: 1, initial=True, retry=1), FSM)
@@ -100,6 +104,7 @@ def test_building_returns_the_machine() -> None:
     assert_type(made.remove_state("b"), FSM)
     made.add_state_hook(lambda fsm, source, target, result: None)
     made.add_state_hook(lambda fsm, source, target, result: "a")
+    made.add_state_hook(hook_later)
 
 
 def test_run_takes_its_options_and_returns_any() -> None:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, assert_type
 
-from fast_dag import DAG, ConditionalReturn, Context, Node, NodeType, SelectReturn
+from fast_dag import DAG, FSM, ConditionalReturn, Context, Node, NodeType, SelectReturn
 
 dag = DAG("typed", description="types", metadata={"owner": "tests"}, autowire=False)
 
@@ -135,6 +135,16 @@ def test_function_may_stand_before_the_options() -> None:
     assert graph.nodes["cached"].cache is not None
     assert_type(graph.add_node("join", double, type="any", wait=True), DAG)
     assert_type(graph.add_node("collector", double, type="all", collect="number"), DAG)
+
+
+def test_a_workflow_may_stand_in_the_place_of_a_function() -> None:
+    graph, inner = DAG("outer"), DAG("inner").add_node("double", lambda x: 2 * x)
+    assert_type(graph.node(inner), Node[..., Any])
+    assert_type(graph.cached_node(inner, name="cached", ttl=60), Node[..., Any])
+    assert_type(graph.cached_node(ttl=60, name="later")(inner), Node[..., Any])
+    assert_type(FSM("machine").state(inner, initial=True), Node[..., Any])
+    assert_type(FSM("machine").cached_state(ttl=60)(inner), Node[..., Any])
+    assert graph.run(x=2) == 4
 
 
 def test_decorated_function_is_a_node_of_its_parameters_and_result() -> None:

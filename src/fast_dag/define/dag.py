@@ -548,7 +548,9 @@ class DAG(Workflow):
         >>> run.status, run.errors
         ('failed', {'inverse': ZeroDivisionError('division by zero')})
         """
-        return self._executed(self._request(*args, **options)).run
+        request = self._request(*args, **options)
+        del options  # an error keeps this frame, and would keep the run to resume
+        return self._executed(request).run
 
     @takes_what(_request)
     def run(self, /, *args: Any, **options: Any) -> Any:
@@ -560,13 +562,16 @@ class DAG(Workflow):
         >>> DAG("demo").add_node("double", lambda x: 2 * x).run(x=2)
         4
         """
-        return value_of(self._executed(self._request(*args, **options)))
+        request = self._request(*args, **options)
+        del options
+        return value_of(self._executed(request))
 
     @takes_what(_request, mode="async")
     async def execute_async(self, /, *args: Any, **options: Any) -> Run:
         """`execute` for code in an event loop. It does not block the loop: sync nodes run in worker
         threads."""
         request = self._request(*args, **{"mode": "async", **options})
+        del options
         return (await self._executed_async(request)).run
 
     @takes_what(_request, mode="async")
@@ -582,6 +587,7 @@ class DAG(Workflow):
         4
         """
         request = self._request(*args, **{"mode": "async", **options})
+        del options
         return value_of(await self._executed_async(request))
 
     def explain(self, *, store: Store, run_id: str) -> Explanation:
@@ -632,7 +638,9 @@ class DAG(Workflow):
         >>> dag.connect("load", "add").run(y=1), dag.run_from("add", y=2)
         (21, 22)
         """
-        return value_of(self._drive(self._part(node, None, inputs, run, options)))
+        made = self._part(node, None, inputs, run, options)
+        del run
+        return value_of(self._drive(made))
 
     async def run_from_async(
         self,
@@ -645,6 +653,7 @@ class DAG(Workflow):
     ) -> Any:
         """`run_from` for code in an event loop."""
         made = self._part(node, None, inputs, run, {"mode": "async", **options})
+        del run
         return value_of(await self._drive_async(made))
 
     def run_until(
@@ -689,7 +698,9 @@ class DAG(Workflow):
         Results of other nodes come from earlier runs, as in `run_from`. Raises
         MissingConnectionError if there is no path.
         """
-        return value_of(self._drive(self._part(start, end, inputs, run, options)))
+        made = self._part(start, end, inputs, run, options)
+        del run
+        return value_of(self._drive(made))
 
     async def run_between_async(
         self,
@@ -703,6 +714,7 @@ class DAG(Workflow):
     ) -> Any:
         """`run_between` for code in an event loop."""
         made = self._part(start, end, inputs, run, {"mode": "async", **options})
+        del run
         return value_of(await self._drive_async(made))
 
     def _part(
@@ -734,12 +746,13 @@ class DAG(Workflow):
         self, request: Request, part: Part = WHOLE, stored: Run | None = None
     ) -> DagExecution:
         inputs, context = request.inputs, request.context
+        resume, request.resume = request.resume, None
         if part.start is not None and context is None:
             stored = stored or (None if self._last is None else self._last.run)
         earlier: Earlier | None = None
         changed = None
-        if request.resume is not None:
-            stored = self._resumable(request.resume, part, stored)
+        if resume is not None:
+            stored = self._resumable(resume, part, stored)
             changed = changed_inputs(
                 inputs, {key: stored.inputs.get(key, ABSENT) for key in inputs}
             )
@@ -763,8 +776,8 @@ class DAG(Workflow):
         execution = DagExecution(
             self._graph, plan, inputs, context, request.settings, outputs=outputs, earlier=earlier
         )
-        if changed is not None and request.resume is not None:
-            execution.resume(request.resume._execution, changed)
+        if changed is not None and resume is not None:
+            execution.resume(resume._execution, changed)
         execution.observers = self._observers(execution)
         return execution
 

@@ -31,7 +31,7 @@ from fast_dag.run.machine_execution import Bounds, MachineExecution, MachineRun
 from fast_dag.run.settings import ExecutionMode, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Executor
 
     from fast_dag.define.decorators import CachedStateDecorator, StateDecorator
@@ -302,7 +302,9 @@ class FSM(Workflow):
             self._on_error[name] = leads_to
         self._graph.version += 1
 
-    def add_state_hook(self, hook: Callable[[FSM, str, str, Any], str | None]) -> None:
+    def add_state_hook(
+        self, hook: Callable[[FSM, str, str, Any], str | Awaitable[str | None] | None]
+    ) -> None:
         """Call `hook(fsm, from_state, to_state, result)` at each transition, in order of adding.
 
         `result` is the value of `from_state`. A hook may return the name of another state to go to

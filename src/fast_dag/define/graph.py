@@ -113,6 +113,9 @@ class Graph:
         # takes no longer than the first.
         self._many: dict[str, tuple[set[str | None], dict[str, list[Edge]]]] = {}
 
+    def __repr__(self) -> str:
+        return f"<graph of {self.name!r}: {len(self.nodes)} {self.noun}s>"
+
     # Nodes.
 
     def node(self, node: str | Node[..., Any]) -> Node[..., Any]:

@@ -581,7 +581,8 @@ def _checked_type(name: str | None, type: str) -> NodeType:
 
 def _checked_name(name: Any, func: Any) -> str:
     if not isinstance(name, str) or not name:
-        raise InvalidNodeError(f"a node's name is a non-empty string, not {name!r}", node=None)
+        node = name if isinstance(name, str) else None
+        raise InvalidNodeError(f"a node's name is a non-empty string, not {name!r}", node=node)
     plain: str = str.__str__(name)  # of a member of a string enum, its value
     if name == "<lambda>":
         raise InvalidNodeError(

@@ -147,6 +147,9 @@ class Signature:
         self.var_keyword = var_keyword
         self.is_async = is_async
 
+    def __repr__(self) -> str:
+        return f"<signature ({', '.join(self.inputs)})>"
+
     @property
     def positional(self) -> tuple[str, ...]:
         """The inputs that can be passed by position."""

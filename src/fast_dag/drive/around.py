@@ -226,6 +226,7 @@ class OnLoop(Surrounding):
         try:
             await self._waits
         except asyncio.CancelledError:
+            self.job.given_up = self.job.generation
             self.dispatcher.lanes.loop.give_up(self.job)
             raise
         return self._ended()

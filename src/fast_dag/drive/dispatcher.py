@@ -288,6 +288,7 @@ class Dispatcher:
                 jobs.append(self._roused(job))
             elif job.is_out and job.lane is not None:
                 given_up.append(job)
+                job.given_up = job.generation
                 if not job.lane.ends_calls:
                     self._take_in(job)
                     job.todo = UNWIND
@@ -707,7 +708,7 @@ class Dispatcher:
         with self.guard():
             if self.over or job.generation != generation or not job.is_out:
                 return
-            job.phase = CANCELLED
+            job.phase, job.given_up = CANCELLED, generation
             if job.lane is not None and not job.lane.ends_calls:
                 self._take_in(job)
                 job.todo = UNWIND
@@ -949,7 +950,7 @@ class Dispatcher:
         with self.guard():
             if self.over or job.generation != generation or not job.is_out:
                 return
-            job.timer, job.is_late = None, True
+            job.timer, job.is_late, job.given_up = None, True, generation
             if job.lane is None:  # its nested workflow is stopped, and the job ends with that
                 jobs, given_up = self._stopped(job.execution.child_of(job.index))
             elif not job.lane.ends_calls:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from heapq import heapify, heappop, heappush
@@ -364,6 +365,14 @@ def _nested_value(
     return child.value
 
 
+async def _noted(coroutine: Coroutine[Any, Any, Any], known: list[str]) -> Any:
+    """Await the coroutine, and note that it has begun, unless it was given up before."""
+    if not known:
+        known.append("begun")
+        return await coroutine
+    return None
+
+
 class Waiter:
     """Runs coroutines in a thread that has no event loop. It makes one loop, when first needed."""
 
@@ -388,7 +397,29 @@ class Waiter:
                 coroutine.close()
                 raise
             self._runner = asyncio.Runner()
-        return self._runner.run(coroutine, context=variables or copy_context())
+        known: list[str] = []
+        try:
+            return self._runner.run(_noted(coroutine, known), context=variables or copy_context())
+        except BaseException as error:
+            is_begun = bool(known)
+            if not is_begun:
+                known.append("given up")
+                coroutine.close()
+            if is_a(error, KeyboardInterrupt):
+                self._settle()
+            elif not is_begun and not is_a(error, Exception):
+                # Of Ctrl-C just before the coroutine begins, the Runner makes a CancelledError.
+                raise KeyboardInterrupt from None
+            raise
+
+    def _settle(self) -> None:
+        """Have the loop forget that it was to stop, which an interruption may have left in it. The
+        coroutines that clean up would be stopped instead."""
+        from asyncio import sleep  # it goes round once, and so ends after the loop has stopped
+
+        assert self._runner is not None
+        with suppress(RuntimeError):
+            self._runner.run(sleep(0))
 
     def carry_out(
         self, effects: Effects, func: Callable[..., Any], variables: Variables

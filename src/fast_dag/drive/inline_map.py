@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from contextlib import suppress
 from sys import maxsize
 from time import perf_counter
 from types import CoroutineType
@@ -145,7 +146,8 @@ class _Items:
                     answer = False, error
                 wait(turns.go_on(*answer))
         except BaseException:
-            wait(turns.cancel())
+            with suppress(*failures()):  # what ended it is raised
+                wait(turns.cancel())
             raise
         return turns.task.result()
 

@@ -69,7 +69,8 @@ class Job:
 
     `func(*args, **kwargs)` is the next call, made on `lane`; the lane is None if the node is a
     nested workflow. `generation` changes whenever a call begins or ends. A report of the end of a
-    call is dropped if it has an older number.
+    call is dropped if it has an older number. `given_up` is that of the last call that was given
+    up: it may have ended when its lane hears of that, and another one must not suffer for it.
     """
 
     __slots__ = (
@@ -82,6 +83,7 @@ class Job:
         "execution",
         "func",
         "generation",
+        "given_up",
         "hook",
         "index",
         "is_late",
@@ -122,7 +124,7 @@ class Job:
         self.todo = BEGIN
         self.answer: Any = None
         self.phase = RUNS
-        self.generation = 0
+        self.generation = self.given_up = 0
         self.started = self.entered = 0.0
         self.takes_slot = False
 

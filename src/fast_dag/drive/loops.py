@@ -41,7 +41,8 @@ class LoopLane(Lane):
         self.loop = loop
         self._thread = thread
         self._tasks: set[asyncio.Task[None]] = set()  # kept, because a loop refers to them weakly
-        self._inside: dict[Job, asyncio.Task[Any]] = {}  # the tasks that are inside of a call
+        # The tasks that are inside of a call, with its generation; None if one follows the other.
+        self._inside: dict[Job, tuple[int | None, asyncio.Task[Any]]] = {}
 
     def launch(self, job: Job) -> None:
         self.soon(self._start, job, job.generation, None)
@@ -112,7 +113,7 @@ class LoopLane(Lane):
                 outcome = STOPPED
                 if begins:
                     try:
-                        outcome = await self._outcome(job, coroutine, task)
+                        outcome = await self._outcome(job, generation, coroutine, task)
                     finally:  # also if the loop was closed, so that nothing else follows
                         dispatcher.returned(job, generation)
                 if job.variables is not None:
@@ -155,7 +156,7 @@ class LoopLane(Lane):
         dispatcher, guard, inside = self.dispatcher, self.dispatcher.guard(), self._inside
         current.set(job.execution)
         until = turn_ends()
-        inside[job] = task
+        inside[job] = None, task
         try:
             while True:
                 try:
@@ -176,16 +177,20 @@ class LoopLane(Lane):
                     until = await let_others_go()
                     if not dispatcher.begins(job, generation):
                         return dispatcher.ended(job, generation, STOPPED)
-                    inside[job] = task
+                    inside[job] = None, task
         finally:
             inside.pop(job, None)
 
     async def _outcome(
-        self, job: Job, coroutine: Coroutine[Any, Any, Any] | None, task: asyncio.Task[Any]
+        self,
+        job: Job,
+        generation: int,
+        coroutine: Coroutine[Any, Any, Any] | None,
+        task: asyncio.Task[Any],
     ) -> Outcome:
         """Make an async call, or await `coroutine`. Returns the outcome."""
         current.set(job.execution)
-        self._inside[job] = task
+        self._inside[job] = generation, task
         scope: _Deadline | None = None
         try:
             if coroutine is None:
@@ -227,8 +232,8 @@ class LoopLane(Lane):
         self._inside.pop(job, None)
 
     def _cancel(self, job: Job) -> None:
-        task = self._inside.get(job)
-        if task is None:
+        generation, task = self._inside.get(job, (None, None))
+        if task is None or generation not in (None, job.given_up):
             return
         if task.cancelling() and job.phase is CANCELLED:
             # Somebody else has cancelled it, as `asyncio.run` does at its end. A second
@@ -239,7 +244,7 @@ class LoopLane(Lane):
 
     def _cancel_again(self, job: Job, task: asyncio.Task[Any]) -> None:
         def cancel() -> None:
-            if self._inside.get(job) is task:
+            if self._inside.get(job, (None, None))[1] is task:
                 task.cancel()
 
         self.soon(cancel)

@@ -10,6 +10,7 @@ from fast_dag.drive import payload
 from fast_dag.drive.job import Lane
 from fast_dag.drive.process_lane import Batch, Ended, ProcessLane
 from fast_dag.drive.processes import Head
+from fast_dag.drive.protocol import PART
 from fast_dag.errors import ExecutionError, text_of
 from fast_dag.run.map_batches import AT_ONCE_AWAY, Parcel
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from fast_dag.drive.job import Job
     from fast_dag.drive.processes import Process
+    from fast_dag.drive.protocol import Message, Packed
 
 
 class ItemsLane(Lane):
@@ -74,6 +76,18 @@ class _Items(Batch):
             parcel.keep,
             is_sole=parcel.is_sole,
         )
+
+    def packed(self, names: payload.Names) -> Packed:
+        packed = super().packed(names)
+        size = len(packed.data) + sum(each.length for each in packed.spans)
+        self._parcel.weigh(size, len(self.items))
+        return packed
+
+    def told(self, message: Message) -> None:
+        if message.kind == PART and message.number:
+            size = len(message.data) + sum(map(len, message.buffers))
+            self._parcel.weigh(size, message.number)
+        super().told(message)
 
     def _took(self, first: int, part: payload.Part) -> None:
         path = self._job.path

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fast_dag.draw.view import RunView
     from fast_dag.plan.plan import Plan
     from fast_dag.run.execution import Ended
+    from fast_dag.run.items import Items
     from fast_dag.run.resumption import Earlier
     from fast_dag.run.settings import Settings
     from fast_dag.schedule.dag import Choice
@@ -172,10 +173,13 @@ class DagExecution(Execution):
                 results[name] = known[name]
             elif name in earlier.dropped:
                 dropped.append(name)
-            if name in earlier.children:
-                self.children[name] = earlier.children[name]
+            child = earlier.children.get(name)
+            if child is not None:
+                self.children[name] = child
+                if child.failures.are_items:
+                    self.failures.adopt(name, child.failures)
             if name in earlier.items:
-                self.items = {**self.items, name: earlier.items[name]}
+                self._take_items(name, earlier.items[name])
         if self.keeping is None:
             self.dropped = dropped
         else:
@@ -270,7 +274,10 @@ class DagExecution(Execution):
 
         assert self.store is not None
         known = self.store.ended_items(name)
-        tally = Items._restored(self.prefix + name, spec, result, *known)
+        self._take_items(name, Items._restored(self.prefix + name, spec, result, *known))
+
+    def _take_items(self, name: str, tally: Items) -> None:
+        """Take the items of a map that is not called, and the errors of those that failed."""
         self.items = {**self.items, name: tally}
         for failed in tally._kept:
             self.failures.add_item(name, failed)

@@ -74,6 +74,12 @@ the clock takes as long as their calls."""
 _MOST: Final = 1 << 16
 """Items that are taken together, at most."""
 
+_MOST_STREAMED: Final = 2048
+"""The same for `into`: all that was pulled and all results that it has not taken stay alive."""
+
+_HEAVY: Final = 1 << 23
+"""Bytes of items, or of results, that travel in one message, unless one alone has more."""
+
 _SHARES: Final = 32
 """Into how many parts a batch for another process is divided at most, so that all end together."""
 
@@ -148,6 +154,8 @@ class Batches:
         self.size = 1
         self.is_sole = calls.is_sole
         self._calls = calls
+        self._most = _MOST if calls.stream is None else _MOST_STREAMED
+        self._weight = 1.0  # bytes of an item, or of a result, in messages
         self._chunks: set[Chunk] = set()  # that threads are at
         self._left: list[Chunk] = []  # that threads had no time for
         self._lock = Lock()
@@ -309,7 +317,8 @@ class Batches:
         """Find how many items take so long together, from how long some took."""
         if items:
             fitting = int(at_once / max(seconds / items, 1e-8))
-            self.size = max(1, min(fitting, growth * self.size, _MOST))
+            light = int(_HEAVY / self._weight)
+            self.size = max(1, min(fitting, light, growth * self.size, self._most))
 
     def parcel(self) -> Parcel:
         """Items to be called in another process. Of the last ones each process takes a share."""
@@ -319,8 +328,10 @@ class Batches:
             size = max(min(size, left // (2 * calls.places)), size // _SHARES, 1)
         return Parcel(calls, self, *calls.taken(size))
 
-    def timed(self, items: int, seconds: float) -> None:
-        """So many items took so long in another process."""
+    def timed(self, items: int, seconds: float, weight: float) -> None:
+        """So many items took so long in another process, and each took so many bytes of a message,
+        there or back."""
+        self._weight = weight
         self._adapt(items, seconds, AT_ONCE_AWAY, 16)
 
 
@@ -338,6 +349,7 @@ class Parcel:
         self._done = Batch()
         self._values: list[Any] = []
         self._seconds = array("f")
+        self._weight = 1.0
         self._done.parts.append((numbers, self._values, self._seconds))
 
     @property
@@ -360,6 +372,10 @@ class Parcel:
                 if value is not FAILED:
                     stream.put(numbers[at], value)
 
+    def weigh(self, size: int, count: int) -> None:
+        """A message has so many bytes, for so many items or results."""
+        self._weight = max(self._weight, size / count)
+
     def keep(self, count: int) -> None:
         """Give back all but the first so many items, while these are being called."""
         numbers, items = self._numbers[count:], self.items[count:]
@@ -370,7 +386,7 @@ class Parcel:
     def ended(self, begun: int, error: Exception | None) -> Batch:
         """Nothing more comes: `begun` items were begun, and those without an outcome are lost,
         because of `error`. The rest is given back."""
-        self._batches.timed(len(self._values), sum(self._seconds))
+        self._batches.timed(len(self._values), sum(self._seconds), self._weight)
         if error is not None:
             lost = max(min(begun, len(self.items)) - len(self._values), 0)
             self.took([None] * lost, array("f", [0.0] * lost), dict.fromkeys(range(lost), error))

@@ -382,8 +382,7 @@ class MapExecution(Execution):
         """Whether `into` has taken so many results that there is room for more."""
         if self.stream is None:
             return True
-        waiting = self.walk.pulled - self.stream.taken
-        return bool(waiting < 2 * self.places * self.batching.size)
+        return self.stream.has_room(self.walk.pulled, 2 * self.places * self.batching.size)
 
     def _pull(self) -> bool:
         """Pull one item, in any thread, because that calls nobody's code. Returns False if there is
@@ -605,8 +604,8 @@ class MapExecution(Execution):
 
     def finish_plainly(self, done: Batch, pulled: Outcome | None) -> None:
         """Some items have been called. `pulled` is how it ended to go through them, if it has."""
-        self._settle_batch(done)
         numbers, values, _ = done.parts[0]
+        self._settle_batch(done)
         self.walk.pulled = numbers.start + len(values)  # type: ignore[attr-defined]
         if pulled is not None and pulled.ok:
             self._end_of_items()
@@ -757,6 +756,8 @@ class MapExecution(Execution):
                 else:
                     given[number] = (key, ())
                     self._begun.append(number)
+        # The frames of the errors refer to the batch: that would be a cycle.
+        done.failed, done.parts = [], []
 
     def _put(self, numbers: Sequence[int], values: list[Any], keys: list[Any] | None) -> None:
         """Keep results where they belong."""

@@ -37,6 +37,7 @@ class Results:
 
     def __init__(self, making: Making, *, ordered: bool) -> None:
         self.taken = 0  # or left out: they wait for nobody
+        self._is_full = False  # whether the map is to be told when one is taken
         self.next_number = 0  # that is next in order
         self._making = making
         self._ordered = ordered
@@ -50,8 +51,24 @@ class Results:
         with self._changed:
             self.taken += value is END
             self._there[number] = value
-            self._in_turn.append(number)
+            if not self._ordered:
+                self._in_turn.append(number)
         self.notify()
+
+    def has_room(self, pulled: int, most: int) -> bool:
+        """Whether fewer than `most` of the items that were `pulled` wait to be taken. If not, the
+        map is told when one is."""
+        if pulled - self.taken < most:
+            return True
+        with self._changed:
+            self._is_full = pulled - self.taken >= most
+            return not self._is_full
+
+    def _made_room(self) -> None:
+        """Tell the map that a result was taken, if it waits for that."""
+        if self._is_full:
+            self._is_full = False
+            self._making.call_soon()
 
     def notify(self) -> None:
         """Wake whoever waits for a result, because something has changed."""
@@ -66,6 +83,7 @@ class Results:
         """Drop what nobody has taken."""
         with self._changed:
             self._there.clear()
+            self._in_turn.clear()
         self.notify()
 
     def next(self, *, wait: bool) -> Any:
@@ -126,7 +144,7 @@ class Results:
         result = self.next(wait=True)
         if result is END:
             raise StopIteration
-        self._making.call_soon()
+        self._made_room()
         return result
 
     def __aiter__(self) -> AsyncIterator[Any]:
@@ -136,5 +154,5 @@ class Results:
         result = await self.next_async()
         if result is END:
             raise StopAsyncIteration
-        self._making.call_soon()
+        self._made_room()
         return result
