@@ -460,7 +460,7 @@ def test_cleanup_after_a_deadline_is_inside_of_its_run(mode: str, is_nested: boo
     dag = DAG("late").add_node("held", lambda: let_go.wait(LONG) and None)
     outer, context = nested_in(dag) if is_nested else dag, Context()
     dag.set_default_hooks(cleanup=lambda node: seen.append((outer.context is context, node.name)))
-    run = EXECUTE[mode](outer, context=context, timeout=0.1)
+    run = EXECUTE[mode](outer, context=context, timeout=0.5)
     let_go.set()
     assert run.status == "timed_out"
     assert seen == [(True, "held")]
@@ -478,7 +478,7 @@ def test_cleanup_after_a_deadline_sees_the_contextvars_of_its_call(mode: str) ->
         pre_execute=lambda node: name.set("set") and None,
         cleanup=lambda node: seen.append(name.get()),
     )
-    EXECUTE[mode](dag, timeout=0.1)
+    EXECUTE[mode](dag, timeout=0.5)
     let_go.set()
     assert seen == ["set"]
 
@@ -536,7 +536,7 @@ def test_a_nested_workflow_that_is_late_has_cleaned_up_before_its_node_ends(mode
     inner.add_node("held", lambda resource: let_go.wait(LONG) and None)
     inner.add_node("unwinds", unwinds)
     inner.set_default_hooks(cleanup=lambda node: log.append(f"{node.name} cleaned up"))
-    outer = DAG("outer").add_node("sub", inner, timeout=0.2)
+    outer = DAG("outer").add_node("sub", inner, timeout=0.5)
     outer.set_node_hooks("sub", cleanup=lambda node: log.append("sub cleaned up"))
     run = EXECUTE[mode](outer)
     let_go.set()
