@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 RUN = Path(__file__).parents[1] / "benchmarks" / "run.py"
 
 
@@ -32,6 +34,7 @@ def test_unknown_benchmark_is_named() -> None:
     assert "no such benchmark: chane" in done.stderr
 
 
+@pytest.mark.stress
 def test_quick_guard_has_a_verdict_for_every_hot_path(tmp_path: Path) -> None:
     """Which it is depends on what else the machine does: `.ci/run` prints those of a full run."""
     saved = tmp_path / "rows.json"

@@ -289,7 +289,7 @@ def test_items_whose_errors_are_not_kept_are_freed_at_once(way: str) -> None:
 @pytest.mark.parametrize("way", ["sequential", "parallel"])
 def test_an_item_takes_few_bytes(way: str) -> None:
     dag = DAG("bytes", remember=False).add_node("f", lambda x: None, over="x")
-    count = 100_000
+    count = 30_000
     EXECUTE[way](dag, x=range(1000))
     tracemalloc.start()
     try:

@@ -53,6 +53,7 @@ def columns() -> list[tuple[str, str]]:
 WRONG: tuple[Any, ...] = (b"\x00\xff\x80", "text", 2**62, -1)
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(("table", "column"), columns(), ids=lambda name: str(name))
 def test_changed_column_ends_in_an_error_of_ours(table: str, column: str, path: Path) -> None:
     clean = path.read_bytes()
@@ -69,6 +70,7 @@ def test_changed_column_ends_in_an_error_of_ours(table: str, column: str, path: 
         looked_at(path)
 
 
+@pytest.mark.stress
 def test_changed_bytes_of_values_end_in_an_error_of_ours(path: Path) -> None:
     connection = sqlite3.connect(path)
     values = connection.execute("SELECT id, value FROM nodes WHERE value IS NOT NULL").fetchall()
