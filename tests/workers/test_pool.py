@@ -97,19 +97,6 @@ def test_an_observer_that_starts_a_run_does_not_wait_for_its_own_process() -> No
     assert seen == [10]
 
 
-def test_what_waits_for_a_run_also_waits_for_the_first_call_of_its_processes() -> None:
-    """A hand-over to another thread and back takes longer than a small call."""
-    seen: set[int] = set()
-
-    def watch(name: str, status: str, fraction: float) -> None:
-        if name and status == "completed":
-            seen.add(threading.get_ident())
-
-    with Workers(1) as workers:
-        chain().run(x=1, executor=workers, progress=watch)
-    assert seen == {threading.get_ident()}
-
-
 def test_runs_take_turns(tmp_path: Path) -> None:
     """A short run does not wait for all that a long one has queued."""
     ready, go, log = tmp_path / "ready", tmp_path / "go", tmp_path / "log"

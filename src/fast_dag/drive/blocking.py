@@ -54,7 +54,7 @@ def drive(execution: Execution) -> None:
 
 class _Coordinator(Lane):
     """Keeps the time and runs inline nodes. If there is no time to keep, it also works as one of
-    the worker threads, or as one of those that wait for worker processes."""
+    the worker threads."""
 
     def __init__(self, execution: Execution) -> None:
         from fast_dag.drive.loops import ThreadedLoopLane  # asyncio is slow to import
@@ -113,9 +113,6 @@ class _Coordinator(Lane):
         if not self._helps:
             self.dispatcher.go_on(jobs)
             return
-        if jobs and jobs[0].lane in self.lanes.elsewhere:
-            self._make_first(jobs)
-            return
         job = self.dispatcher.go_on(jobs, self.threads)
         call = None if job is None else self.threads.new_call(job)
         if call is not None:
@@ -166,17 +163,6 @@ class _Coordinator(Lane):
         return end
 
     # As a worker.
-
-    def _make_first(self, jobs: list[Job]) -> None:
-        """Have the first call made in another process, and wait for it here instead of in a thread
-        of the lane, if the lane allows that."""
-        lane = jobs[0].lane
-        assert lane is not None
-        job = self.dispatcher.go_on(jobs[:1], lane)
-        make = None if job is None else lane.claim(job)
-        self.dispatcher.go_on(jobs[1:])
-        if make is not None:
-            make()
 
     def _work(self, call: Call | None) -> None:
         if call is None:

@@ -45,11 +45,6 @@ class Lane(ABC):
         """Have the job's call made soon, without blocking. The outcome is reported to
         `Dispatcher.ended`."""
 
-    def claim(self, job: Job) -> Callable[[], None] | None:
-        """Like `launch`, for a thread that has nothing else to do. If something is returned, the
-        thread must call it: it makes the call and what follows from it."""
-        return self.launch(job)
-
     def withdraw(self, job: Job) -> bool:
         """Take back a call that was launched but has not begun. If this returns True, the job
         belongs to the caller; False if it was not possible."""

@@ -192,8 +192,8 @@ class Pool:
         self._start(ready)
 
     def follow(self, task: Task) -> tuple[Task, Process] | None:
-        """`submit` for a thread that has nothing else to do. If the task's turn has come, it is
-        returned with its process, and that thread makes it."""
+        """`submit` for a thread of the pool that has nothing else to do. If the task's turn has
+        come, it is returned with its process, and that thread makes it."""
         with self._lock:
             self._lines.setdefault(task.line, deque()).append(task)
             ready = self._matched()
@@ -263,43 +263,24 @@ class Pool:
                 continue
             inbox = SimpleQueue()
             inbox.put(given)  # not an argument: the thread would refer to that as long as it lives
-            self._start_thread(inbox)
-
-    def _start_thread(self, inbox: SimpleQueue[_Given | None]) -> None:
-        thread = threading.Thread(
-            target=self._work, args=(inbox,), name="fast_dag workers", daemon=True
-        )
-        with self._lock:
-            self._threads.add(thread)
-        thread.start()
+            thread = threading.Thread(
+                target=self._work, args=(inbox,), name="fast_dag workers", daemon=True
+            )
+            with self._lock:
+                self._threads.add(thread)
+            thread.start()
 
     def _work(self, inbox: SimpleQueue[_Given | None]) -> None:
-        given = self._rest(inbox) if inbox.empty() else inbox.get()
+        given = inbox.get()
         while given is not None:
-            due = [given]
-            given = None
-            self.serve(due)
+            while given is not None:
+                task, process = given
+                given = None
+                given = task.serve(self, process)
+                task = process = None  # type: ignore[assignment]  # an idle thread keeps nothing
             given = self._rest(inbox)
         with self._lock:
             self._threads.discard(threading.current_thread())
-
-    def serve(self, due: list[_Given]) -> None:
-        """Make the task that is in `due`, and those that follow it, in this thread. It is taken out
-        of there: while a task is made, nothing refers to those before it."""
-        while due:
-            task, process = due.pop()
-            following = task.serve(self, process)
-            task = process = None  # type: ignore[assignment]
-            if following is not None:
-                due.append(following)
-
-    def help(self, due: list[_Given]) -> None:
-        """`serve` for a thread that is none of the pool's."""
-        self.serve(due)
-        with self._lock:
-            is_watched = self._idle_seconds is None or not self._idle or self._resting
-        if not is_watched:  # nobody would end the process once it has been idle for too long
-            self._start_thread(SimpleQueue())
 
     def _rest(self, inbox: SimpleQueue[_Given | None]) -> _Given | None:
         """Wait for a task; None if the thread must end. Meanwhile, end processes that have been

@@ -7,7 +7,6 @@ what all items are given, and hands `Batch`es to `ProcessLane.launch_batch`. See
 from __future__ import annotations
 
 import threading
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_dag.call.effects import STOPPED, Outcome
@@ -50,11 +49,6 @@ class ProcessLane(Lane):
         task = self.task_of(job)
         if task is not None:
             self.pool.submit(task)
-
-    def claim(self, job: Job) -> Callable[[], None] | None:
-        task = self.task_of(job)
-        given = None if task is None else self.pool.follow(task)
-        return None if given is None else partial(self.pool.help, [given])
 
     def task_of(self, job: Job) -> _Call | None:
         """The task of a job's next call; None if the run has ended."""
