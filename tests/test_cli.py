@@ -140,7 +140,8 @@ def first():
 @dag.node
 def wait(first):
     print("waiting", flush=True)
-    threading.Event().wait()
+    while not threading.Event().wait(0.05):  # a signal just before a wait is seen after it
+        pass
 @dag.node
 def never(wait):
     print("never")
@@ -229,7 +230,8 @@ def first(db):
 @dag.node
 def wait(first):
     told("waiting")
-    threading.Event().wait(60)
+    while not threading.Event().wait(0.05):
+        pass
 @dag.node
 async def wait_on_loop(first):
     import asyncio
@@ -327,7 +329,8 @@ def end(load, opened, how="well"):
         case "leaving":
             sys.exit(0)
         case "never":
-            threading.Event().wait(60)
+            while not threading.Event().wait(0.05):
+                pass
     return opened() + load.number
 load >> opened >> end
 load >> end
@@ -974,7 +977,7 @@ def test_interrupted_run_ends_cleanly(cli: Cli, args: list[str]) -> None:
 
 def test_interrupted_import_ends_cleanly(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "slow_import.py"
-    file.write_text("import threading\nprint('here', flush=True)\nthreading.Event().wait()\n")
+    file.write_text("import time\nprint('here', flush=True)\nwhile True: time.sleep(0.05)\n")
     process = cli.start("run", str(file))
     assert process.stdout is not None
     assert process.stdout.readline() == "here\n"
