@@ -15,7 +15,7 @@ import pytest
 from fast_dag import DAG, FSM, InvalidNodeError
 from fast_dag.cache import DiskCache
 from fast_dag.cache.fingerprint import Fingerprint
-from tests.concurrency.support import LONG
+from tests.patience import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

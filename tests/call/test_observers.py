@@ -31,8 +31,9 @@ from fast_dag import (
     TimeoutError,
     ValidationError,
 )
-from tests.concurrency.support import LONG, Tally, wait_for, wait_until
+from tests.concurrency.support import Tally, wait_for, wait_until
 from tests.counting import steps_of
+from tests.patience import LONG
 from tests.ways import AT_ONCE_EVERYWHERE, EVERYWHERE, EXECUTE, OWN, OWN_AT_ONCE
 
 Execute = Callable[..., Run]

@@ -15,7 +15,6 @@ import pytest
 
 from fast_dag import DAG, Context, ExecutionError
 from tests.concurrency.support import (
-    LONG,
     Way,
     end_of,
     is_alive,
@@ -23,6 +22,7 @@ from tests.concurrency.support import (
     wait_for,
     wait_until,
 )
+from tests.patience import LONG
 from tests.ways import EVERYWHERE, EXECUTE, OWN
 
 

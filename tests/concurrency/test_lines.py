@@ -15,6 +15,7 @@ from fast_dag import DAG, Context, ExecutionError, TimeoutError, ValidationError
 from fast_dag.define.graph import Graph
 from fast_dag.define.node import Node
 from fast_dag.plan.topology import Topology
+from tests.patience import timeouts
 
 
 def line(*functions: Any) -> DAG:
@@ -147,11 +148,17 @@ def test_awaited_line_refuses_a_generator_that_two_would_share() -> None:
 
 def test_timeout_of_an_awaited_line_names_the_node_that_ran() -> None:
     async def never(x: int) -> None:
+        begun.append(x)
         await asyncio.Event().wait()
 
     async def main() -> Any:
-        return await line(one, never, increment).execute_async(timeout=0.3)
+        for timeout in timeouts():
+            run = await line(one, never, increment).execute_async(timeout=timeout)
+            if begun:
+                break
+        return run
 
+    begun: list[int] = []
     run = asyncio.run(main())
     assert list(run.statuses.values()) == ["completed", "cancelled", "not_run"]
     with pytest.raises(TimeoutError, match=r"still running: 'b'"):

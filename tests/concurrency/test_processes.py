@@ -21,7 +21,8 @@ import pytest
 
 from fast_dag import DAG, Context, ExecutionError, TimeoutError
 from tests.concurrency import functions
-from tests.concurrency.support import LONG, children, is_alive, wait_for, wait_until
+from tests.concurrency.support import children, is_alive, wait_for, wait_until
+from tests.patience import LONG
 
 pytestmark = pytest.mark.needs("cloudpickle")
 

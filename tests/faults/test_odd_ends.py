@@ -18,7 +18,7 @@ import pytest
 
 from fast_dag import DAG, FSM, Context, ExecutionError
 from fast_dag.cache.keys import key_of, stable_text
-from tests.concurrency.support import LONG
+from tests.patience import LONG
 from tests.ways import EXECUTE, OWN
 
 if TYPE_CHECKING:

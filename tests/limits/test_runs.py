@@ -26,7 +26,7 @@ from fast_dag import (
 )
 from fast_dag.run import limits as module
 from tests.concurrency.support import Tally, wait_for
-from tests.leaks import LONG
+from tests.patience import LONG, timeouts
 from tests.ways import EXECUTE, HERE
 
 if TYPE_CHECKING:
@@ -325,15 +325,18 @@ def test_failure_of_another_node_ends_waiting() -> None:
 def test_abandoned_thread_keeps_its_units_until_it_returns(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    limits, release = Limits(db=1), threading.Event()
-    dag = DAG("late", limits=limits)
+    limits, begun, release = Limits(db=1), threading.Event(), threading.Event()
 
-    @dag.node(uses="db", timeout=0.05)
     def late() -> None:
+        begun.set()
         release.wait(6 * LONG)
 
     with caplog.at_level(logging.WARNING, "fast_dag"):
-        assert dag.execute().status == "failed"
+        for timeout in timeouts(0.05):
+            dag = DAG("late", limits=limits).add_node("late", late, uses="db", timeout=timeout)
+            assert dag.execute().status == "failed"
+            if begun.is_set():
+                break
     assert free(limits) == {"db": 0}
     assert any("keeps 'db'" in record.getMessage() for record in caplog.records)
     release.set()

@@ -14,7 +14,7 @@ import pytest
 
 from fast_dag import DAG
 from tests.concurrency.support import wait_for, wait_until
-from tests.leaks import LONG
+from tests.patience import LONG
 from tests.ways import AT_ONCE, EXECUTE, HERE, OWN, OWN_AT_ONCE, mostly
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 
 from fast_dag import DAG, Limits
 from tests.concurrency.support import wait_for
-from tests.leaks import LONG
+from tests.patience import LONG
 from tests.ways import AT_ONCE, EXECUTE, HERE, mostly
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from fast_dag.store.database import Change, Database, Write, filesystem_of, refu
 from fast_dag.store.locks import LockFile
 from fast_dag.store.values import Values
 from tests.leaks import nothing_left
+from tests.patience import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -309,7 +310,7 @@ def test_time_of_commits_counts_in_no_timeout(mode: Any, nested: bool, store: St
 @pytest.mark.parametrize("nested", [False, True])
 def test_time_of_nodes_counts_after_a_commit(nested: bool, store: Store) -> None:
     done = threading.Event()
-    dag = DAG("late").add_node("first", lambda: 1).add_node("hangs", lambda x: done.wait(30))
+    dag = DAG("late").add_node("first", lambda: 1).add_node("hangs", lambda x: done.wait(LONG))
     dag.connect("first", "hangs")
     options: dict[str, Any] = {"timeout": 0.05}
     if nested:

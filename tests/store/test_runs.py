@@ -35,6 +35,7 @@ from fast_dag.store import (
     UnknownRunError,
 )
 from fast_dag.store.errors import DamagedError
+from tests.patience import LONG, timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -566,16 +567,21 @@ def test_run_that_every_thread_of_the_loop_waits_for_begins_and_ends(store: Stor
 
 
 def test_timed_out_run_is_final(store: Store) -> None:
-    dag, end = DAG("late"), Event()
-    dag.add_node("one", lambda: 1).add_node("wait", lambda one: end.wait(20)).connect("one", "wait")
+    dag, begun, end = DAG("late"), Event(), Event()
+    dag.add_node("one", lambda: 1).add_node("wait", lambda one: begun.set() or end.wait(LONG))
+    dag.connect("one", "wait")
     try:
-        first = dag.execute(store=store, run_id="a", mode="parallel", timeout=0.05)
-        again = dag.execute(store=store, run_id="a")
+        for timeout in timeouts(0.05):
+            run_id = f"late {timeout}"
+            first = dag.execute(store=store, run_id=run_id, mode="parallel", timeout=timeout)
+            again = dag.execute(store=store, run_id=run_id)
+            if begun.is_set():
+                break
     finally:
         end.set()
     assert (first.status, again.status) == ("timed_out", "timed_out")
     assert str(again.exception()) == str(first.exception())
-    assert dag.run(store=store, run_id="a", rerun="failed") is True
+    assert dag.run(store=store, run_id=run_id, rerun="failed") is True
 
 
 # At most once.
@@ -626,14 +632,20 @@ def test_node_in_doubt_may_be_given_its_value(store: Store) -> None:
 
 
 def test_late_call_of_a_node_that_is_called_once_is_in_doubt(store: Store) -> None:
-    dag, end = DAG("pay"), Event()
-    dag.add_node("charge", lambda: end.wait(20), once=True, timeout=0.05)
+    begun, end = Event(), Event()
     try:
-        run = dag.execute(store=store, run_id="a")
+        for timeout in timeouts(0.05):
+            dag, run_id = DAG("pay"), f"late {timeout}"
+            dag.add_node(
+                "charge", lambda: begun.set() or end.wait(LONG), once=True, timeout=timeout
+            )
+            run = dag.execute(store=store, run_id=run_id)
+            if begun.is_set():
+                break
     finally:
         end.set()
-    assert (run.status, store.run("a").status) == ("in_doubt", "in_doubt")
-    assert store.run("a").nodes == {}
+    assert (run.status, store.run(run_id).status) == ("in_doubt", "in_doubt")
+    assert store.run(run_id).nodes == {}
 
 
 def test_failure_of_a_node_that_is_called_once_is_known(store: Store) -> None:

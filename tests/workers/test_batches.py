@@ -15,7 +15,7 @@ from fast_dag.drive import payload
 from fast_dag.drive.dispatcher import Dispatcher
 from fast_dag.drive.process_lane import Batch, Ended, ProcessLane
 from fast_dag.drive.processes import Head
-from tests.concurrency.support import LONG
+from tests.patience import LONG
 from tests.workers import steps
 
 if TYPE_CHECKING:

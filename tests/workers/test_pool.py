@@ -18,7 +18,8 @@ import fast_dag
 from fast_dag import DAG, Context, ExecutionError, TimeoutError, ValidationError, Workers
 from fast_dag.drive import payload, protocol
 from fast_dag.drive.workers import _Submitted
-from tests.concurrency.support import LONG, children, is_alive, wait_until
+from tests.concurrency.support import children, is_alive, wait_until
+from tests.patience import LONG
 from tests.workers import steps
 
 
