@@ -428,7 +428,7 @@ def test_swallowing_a_cancellation_changes_nothing(style: str, swallows: bool) -
 
     running: Any = None
     asyncio.run(main())
-    unwound.result(30)
+    unwound.result(LONG)
     assert sorted(story) == ["CancelledError", "cleanup"]
     assert dag.last_run is not None
     assert dag.last_run.status == "cancelled"

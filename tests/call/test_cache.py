@@ -1331,7 +1331,7 @@ def test_two_that_need_each_others_results_do_not_wait_for_each_other_for_ever()
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(3)
+        thread.join(LONG)
     assert len(results) == 2, "they wait for each other"
 
 

@@ -292,7 +292,7 @@ def test_two_nodes_that_start_at_once_open_it_once() -> None:
     def slow() -> Iterator[str]:
         opened.append(1)
         opening.set()
-        assert go_on.wait(20)
+        assert go_on.wait(LONG)
         yield "it"
 
     dag = DAG("d")
@@ -301,7 +301,7 @@ def test_two_nodes_that_start_at_once_open_it_once() -> None:
 
     @dag.node
     def release() -> None:
-        assert opening.wait(20)
+        assert opening.wait(LONG)
         go_on.set()
 
     assert dag.execute(mode="parallel", max_workers=3).results == {

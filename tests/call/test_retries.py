@@ -381,7 +381,7 @@ for name, thread in threads.items():
 
 def test_the_longest_wait_is_one_that_every_kind_of_wait_takes() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WAITS], capture_output=True, text=True, timeout=50, check=True
+        [sys.executable, "-c", WAITS], capture_output=True, text=True, timeout=LONG, check=True
     )
     assert done.stdout.split() == [
         "sleep",

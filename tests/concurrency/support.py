@@ -41,7 +41,7 @@ def run(
         [sys.executable, "-W", "error", *(command or (str(path),))],
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=LONG,
         check=False,
         cwd=folder,
         env=ENVIRONMENT,

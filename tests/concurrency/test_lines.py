@@ -15,7 +15,7 @@ from fast_dag import DAG, Context, ExecutionError, TimeoutError, ValidationError
 from fast_dag.define.graph import Graph
 from fast_dag.define.node import Node
 from fast_dag.plan.topology import Topology
-from tests.patience import timeouts
+from tests.patience import LONG, timeouts
 
 
 def line(*functions: Any) -> DAG:
@@ -55,8 +55,8 @@ def test_threads_leave_a_line_to_the_caller() -> None:
 
 def test_threads_take_what_is_beside_a_line() -> None:
     meet = threading.Barrier(2)
-    dag = line(lambda: meet.wait(10) >= 0, lambda x: x)
-    dag.add_node("beside", lambda: meet.wait(10) >= 0)
+    dag = line(lambda: meet.wait(LONG) >= 0, lambda x: x)
+    dag.add_node("beside", lambda: meet.wait(LONG) >= 0)
     run = dag.execute(mode="parallel", max_workers=2)
     assert run.results == {"a": True, "b": True, "beside": True}
 

@@ -39,7 +39,7 @@ def test_independent_regions_run_in_threads_and_meet_in_an_all_node(
     dag = DAG("regions")
     sales = {"region_a": [1, 2], "region_b": [3], "region_c": [4, 5]}
     # With three workers all regions are in progress at once, or this would break.
-    meet = threading.Barrier(3 if options else 1, timeout=30)
+    meet = threading.Barrier(3 if options else 1, timeout=LONG)
 
     def total(of: list[int]) -> dict[str, int]:
         meet.wait()
@@ -98,7 +98,7 @@ def test_sync_and_async_nodes_mix_and_the_loop_goes_on() -> None:
 
     @dag.node
     def prepare_data(raw: dict) -> dict:
-        assert ticked.wait(30), "the loop is blocked"
+        assert ticked.wait(LONG), "the loop is blocked"
         return {key: value * 2 for key, value in raw.items()}
 
     @dag.node

@@ -130,7 +130,7 @@ def test_two_items_of_a_rendezvous_are_inside_at_once_where_there_are_two_places
         pytest.skip("one after the other")
     barrier = threading.Barrier(2)
     options: dict[str, Any] = {"max_concurrency": 2, "timeout": 60}  # so that they travel alone
-    dag = DAG("pairs").add_node("f", lambda x: barrier.wait(10) >= 0, over="x", **options)
+    dag = DAG("pairs").add_node("f", lambda x: barrier.wait(LONG) >= 0, over="x", **options)
     assert EXECUTE[way](dag, x=range(8)).value == [True] * 8
 
 

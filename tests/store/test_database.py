@@ -112,7 +112,7 @@ def test_runs_that_begin_together_share_a_commit(counting: type[Counting], tmp_p
             for each in (first, *others):
                 each.when_ready(begun.release)
         for _ in range(11):  # each was written, and each but the first noted that
-            assert begun.acquire(timeout=30)
+            assert begun.acquire(timeout=LONG)
         assert counting.commits == 1
         assert [type(each.error) for each in others] == [type(None), ValueError] * 2 + [type(None)]
         found = database.rows("SELECT value FROM about WHERE key LIKE 'test%' ORDER BY key")
@@ -270,7 +270,7 @@ def test_two_processes_on_one_run_are_one_owner_and_one_that_is_refused(tmp_path
     answers = [told(process) for process in processes]
     assert sorted(answers) == ["RunInUseError"] * 3 + ["begun"]
     for process in processes:
-        process.communicate("x\n" if process.returncode is None else None, timeout=30)
+        process.communicate("x\n" if process.returncode is None else None, timeout=LONG)
 
 
 # Timeouts.
@@ -290,7 +290,7 @@ def test_time_of_commits_counts_in_no_timeout(mode: Any, nested: bool, store: St
 
     def time_out() -> None:
         with pytest.raises(TimeoutError):
-            DAG("late").add_node("hangs", lambda: done.wait(30)).run(timeout=seconds)
+            DAG("late").add_node("hangs", lambda: done.wait(LONG)).run(timeout=seconds)
         store.database.lock.release()
 
     done, late = threading.Event(), DAG("inner").add_node("first", first)
@@ -298,7 +298,7 @@ def test_time_of_commits_counts_in_no_timeout(mode: Any, nested: bool, store: St
     options: dict[str, Any] = {"timeout": seconds}
     if nested:
         late, options = DAG("outer").add_node("inner", late, timeout=seconds), {}
-    helper = threading.Thread(target=lambda: locked.wait(30) and time_out())
+    helper = threading.Thread(target=lambda: locked.wait(LONG) and time_out())
     helper.start()
     try:
         assert late.run(store=store, mode=mode, **options) == 2
@@ -341,7 +341,7 @@ dag = DAG("one").add_node("one", lambda: 1)
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LONG,
     )
     print(done.stderr)
     return done.returncode
@@ -615,7 +615,7 @@ class Held(sqlite3.Connection):
 
     def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:  # type: ignore[override]
         if "INSERT INTO nodes" in sql or sql == "COMMIT":
-            assert Held.can_go_on.wait(30), "the event loop is blocked"
+            assert Held.can_go_on.wait(LONG), "the event loop is blocked"
             Held.can_go_on.clear()
         return super().execute(sql, *values)
 

@@ -479,12 +479,12 @@ def test_run_at_work_elsewhere_is_refused_and_named(store: Store, tmp_path: Path
     @dag.node
     def wait() -> int:
         begun.set()
-        assert end.wait(20)
+        assert end.wait(LONG)
         return 1
 
     thread = Thread(target=dag.run, kwargs={"store": store, "run_id": "a"})
     thread.start()
-    assert begun.wait(20)
+    assert begun.wait(LONG)
     try:
         with pytest.raises(RunInUseError, match=r"at work in this process \(\d+ on"):
             dag.run(store=store, run_id="a")
@@ -558,7 +558,7 @@ def test_run_that_every_thread_of_the_loop_waits_for_begins_and_ends(store: Stor
 
         def wait() -> int:
             running = dag.run_async(store=store, run_id="a")
-            value: int = asyncio.run_coroutine_threadsafe(running, loop).result(20)
+            value: int = asyncio.run_coroutine_threadsafe(running, loop).result(LONG)
             return value
 
         return await asyncio.to_thread(wait)

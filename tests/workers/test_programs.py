@@ -170,7 +170,7 @@ with Workers(1) as workers:
         [sys.executable, "-W", "error", "-c", program],
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=LONG,
         check=False,
     )
     assert done.stderr == ""
