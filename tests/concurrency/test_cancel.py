@@ -23,7 +23,7 @@ from tests.concurrency.support import (
     wait_until,
 )
 from tests.patience import LONG
-from tests.ways import EVERYWHERE, EXECUTE, OWN
+from tests.ways import EVERYWHERE, EXECUTE, MODES, OWN
 
 
 class Watched:
@@ -568,6 +568,75 @@ def test_an_interruption_loses_nothing_that_its_thread_was_just_given() -> None:
     expected = "cancelled True\n" * 10 + "{\"map 'f' was cut short\"}\n"
     assert done.stdout == expected, done.stderr
     assert done.stderr == ""
+
+
+HEARD = """
+import asyncio, signal, sys, threading, time
+from fast_dag import DAG, Limits
+
+begun, inside, never = threading.Event(), threading.Event(), threading.Event()
+limits = Limits(db=1)
+
+def held(first):
+    inside.set()
+    never.wait()
+
+def elsewhere(dag):
+    inside.clear()
+    threading.Thread(target=dag.run, daemon=True).start()
+    inside.wait()
+
+def chain(last, **options):
+    dag = DAG("waits", limits=limits).add_node("first", lambda: begun.set())
+    return dag.add_node("last", last, **options).connect("first", "last")
+
+async def waits(first):
+    await asyncio.Event().wait()
+
+def on_a_loop():
+    return chain(waits)
+
+def for_an_attempt():
+    return chain(lambda first: 1 / 0, retry=1, retry_delay=3600)
+
+def for_units():
+    elsewhere(chain(held, uses="db"))
+    return chain(lambda first: 1, uses="db")
+
+def for_a_computation():
+    dag = DAG("waits").add_node("first", lambda: begun.set())
+    dag.cached_node(held)
+    dag.connect("first", "held")
+    elsewhere(dag)
+    return dag
+
+def interrupt():
+    begun.wait()
+    time.sleep(0.1)  # whoever is deaf does not hear it then
+    signal.raise_signal(signal.SIGINT)  # in this thread, so that it ends no wait of the main one
+
+for each in (on_a_loop, for_an_attempt, for_units, for_a_computation):
+    dag = each()
+    begun.clear()
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        dag.run(mode=sys.argv[1])
+    except KeyboardInterrupt:
+        print(each.__name__, dag.context.metadata["execution_status"], flush=True)
+"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_signal_that_does_not_end_the_wait_of_the_caller_is_heard_soon(mode: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", HEARD, mode],
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        check=False,
+    )
+    waits = ("on_a_loop", "for_an_attempt", "for_units", "for_a_computation")
+    assert done.stdout.splitlines() == [f"{each} cancelled" for each in waits], done.stderr
 
 
 # SystemExit and KeyboardInterrupt that nodes raise.

@@ -10,7 +10,8 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from fast_dag.drive.dispatcher import GRACE, SIGNALS_SEEN, Dispatcher
+from fast_dag._waits import SIGNALS_SEEN
+from fast_dag.drive.dispatcher import GRACE, Dispatcher
 from fast_dag.drive.job import Lane
 from fast_dag.drive.lanes import Lanes
 from fast_dag.drive.threads import Pool, ThreadLane, pool_size

@@ -103,11 +103,6 @@ _SHORT = 200e-6
 """Seconds: whoever made a plain call in less goes on with one that this call made ready, though
 others may have a longer way to the end."""
 
-SIGNALS_SEEN = 0.5
-"""Seconds after which a waiting caller wakes up to see signals. A signal that arrives just before a
-thread blocks does not end its wait (no wait in Python is safe from that), but Ctrl-C should end a
-run promptly."""
-
 
 class _Open:
     """An execution that has not ended. `jobs` counts its jobs that have not ended. `parent` is the
