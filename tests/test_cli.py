@@ -20,7 +20,7 @@ import pytest
 from fast_dag.cli.target import Target
 from fast_dag.cli.tree import tree
 from fast_dag.define.dag import DAG
-from tests.patience import LONG
+from tests.patience import LONG, timeouts
 from tests.ways import MODES_EVERYWHERE
 
 if TYPE_CHECKING:
@@ -257,6 +257,7 @@ def named(x="\xe4"):
 late = DAG("late")
 @late.node
 def wait():
+    print("begun", flush=True)
     printed.clear()
     let_go.wait(60)
     print("late", flush=True)
@@ -1183,7 +1184,10 @@ def test_what_a_module_prints_is_not_part_of_what_commands_print(cli: Cli) -> No
 
 
 def test_thread_that_prints_after_the_run_does_not_print_into_the_json(cli: Cli) -> None:
-    done = cli("run", "loud.py:late", "--json", "--timeout", "0.1")
+    for timeout in timeouts():
+        done = cli("run", "loud.py:late", "--json", "--timeout", str(timeout))
+        if "begun\n" in done.err:
+            break
     assert (done.code, done.json["status"]) == (124, "timed_out")
     assert "late\n" in done.err
     assert "left\n" in done.err
@@ -1576,14 +1580,18 @@ def test_tree_of_many_nodes_takes_no_recursion() -> None:
     [
         ("badly", [], 1),
         ("leaving", [], 1),
-        ("never", ["--timeout", "0.2", "--mode", "parallel"], 124),
+        ("never", ["--mode", "parallel", "--timeout"], 124),
     ],
 )
 def test_saved_run_goes_on_where_it_ended(
     cli: Cli, tmp_path: Path, how: str, options: list[str], code: int
 ) -> None:
     file = str(tmp_path / "run.pickle")
-    done = cli("run", "stored.py:dag", "-i", f"how={how}", *options, "--save", file)
+    for timeout in timeouts(0.2):
+        limit = [str(timeout)] if "--timeout" in options else []
+        done = cli("run", "stored.py:dag", "-i", f"how={how}", *options, *limit, "--save", file)
+        if "ending\n" in done.err:
+            break
     assert done.code == code, done
     assert os.stat(file).st_mode & 0o777 == 0o600
     assert f"--save: {file!r} is without the results of 'opened'" in done.err
