@@ -49,7 +49,7 @@ def test_an_item_that_hangs_is_late_and_others_are_not(way: str, kind: str) -> N
             await asyncio.Event().wait()
         return x
 
-    dag = mapped(f if kind == "sync" else f_async, timeout=0.3, on_error="keep")
+    dag = mapped(f if kind == "sync" else f_async, timeout=0.5, on_error="keep")
     try:
         run = EXECUTE[way](dag, x=range(5))
     finally:
