@@ -615,7 +615,10 @@ if __name__ == "__main__":
         assert dag.execute(**options).results == expected
         options["executor"].shutdown()
     assert dag.execute(**KINDS[kind]).results == expected
-    print([thread.name for thread in threading.enumerate() if "fast_dag" in thread.name])
+    for thread in threading.enumerate():
+        if "fast_dag" in thread.name:
+            thread.join()
+    print("over")
 """
 
 
@@ -645,7 +648,40 @@ def test_ctrl_c_at_any_moment_ends_a_run_of_short_nodes_promptly(
         timeout=100,
         check=False,
     )
-    assert (done.stdout, done.stderr) == ("[]\n", "")
+    assert (done.stdout, done.stderr) == ("over\n", "")
+
+
+def test_ctrl_c_after_a_while_is_raised_in_an_observer_that_hangs() -> None:
+    """The first ones have cut the run short, and do not reach what hangs."""
+    main = threading.main_thread().ident
+    assert main is not None
+    raised, hangs, never = [], threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        if threading.get_ident() != main or raised:
+            return
+        hangs.set()
+        try:
+            while True:
+                never.wait(0.01)
+        except KeyboardInterrupt:
+            raised.append(1)
+            raise
+
+    def press() -> None:
+        wait_for(hangs)
+        while not raised:
+            signal.pthread_kill(main, signal.SIGINT)
+            never.wait(0.3)
+
+    pressing = threading.Thread(target=press)
+    pressing.start()
+    dag = DAG("hangs").add_node("a", lambda: 1).add_node("b", lambda: 1)
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(mode="parallel", progress=hang)
+    pressing.join()
+    assert raised
+    assert dag.context.metadata["execution_status"] == "cancelled"
 
 
 # SystemExit and KeyboardInterrupt that nodes raise.

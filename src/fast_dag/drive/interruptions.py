@@ -12,6 +12,7 @@ import signal
 import threading
 from _thread import start_new_thread
 from queue import SimpleQueue
+from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 
 _MOST = 2
 """How many interruptions are left to another thread: the first cuts the run short, the second ends
-it at once. Those after them are raised wherever the main thread is."""
+it at once."""
 
 _PATIENCE = 1.0
-"""Seconds that a run which has ended waits for a thread that cut it short."""
+"""Seconds after the first interruption in which others do no more than that. Those that come later
+are raised wherever the main thread is: it hangs in an observer, say. A run that has ended waits as
+long for a thread that cut it short."""
 
 
 class Interruptions:
@@ -46,7 +49,8 @@ class Interruptions:
     ) -> None:
         self._is_call = is_call
         self._cut_short = cut_short
-        self._count = 0
+        self._count = 0  # how many were left to another thread
+        self._first = 0.0  # when the first of them came
         self._threads: SimpleQueue[threading.Thread] = SimpleQueue()
         self._before: Any = None  # the handler that this one stands in for
 
@@ -70,12 +74,14 @@ class Interruptions:
             raise KeyboardInterrupt
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._count < _MOST and not self._is_call(frame):
+        is_last = self._count >= _MOST and monotonic() > self._first + _PATIENCE
+        if is_last or self._is_call(frame):
+            raise KeyboardInterrupt
+        self._first = self._first or monotonic()
+        if self._count < _MOST:
             # A thread of `threading` cannot be started here: this thread may hold its lock.
             start_new_thread(self._start, ())
             self._count += 1
-        else:
-            raise KeyboardInterrupt
 
     def _start(self) -> None:
         thread = threading.Thread(
