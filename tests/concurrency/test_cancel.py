@@ -639,6 +639,122 @@ def test_a_signal_that_does_not_end_the_wait_of_the_caller_is_heard_soon(mode: s
     assert done.stdout.splitlines() == [f"{each} cancelled" for each in waits], done.stderr
 
 
+STORM = """
+import random, signal, sys, threading
+from fast_dag import DAG, Workers
+
+def one(x=1):
+    return x + 1
+
+def strike():
+    for _ in range(int(sys.argv[2])):
+        signal.pthread_kill(main, signal.SIGINT)
+
+KINDS = {
+    "threads": {"mode": "parallel"},
+    "timed": {"mode": "parallel", "timeout": 1000},
+    "inline": {"mode": "parallel"},
+    "map": {"mode": "parallel", "x": range(3000)},
+    "workers": {"mode": "process"},
+}
+
+if __name__ == "__main__":
+    kind, main = sys.argv[1], threading.main_thread().ident
+    dag = DAG("storm")
+    for name in "abcdef":
+        dag.add_node(name, one, over="x" if kind == "map" else None)
+    dag.connect("a", "d", input="x").connect("b", "e", input="x")
+    if kind == "inline":
+        dag.add_node("here", one, run_in="inline")
+    options, chance = KINDS[kind], random.Random(1)
+    if kind == "workers":
+        options = {"executor": Workers(2)}
+    expected = dag.execute(**options).results  # everything is imported now
+    for _ in range(30):
+        armed = threading.Timer(chance.random() * 0.01, strike)
+        armed.daemon = True
+        try:
+            try:
+                armed.start()
+                while True:
+                    dag.run(**options)
+            except KeyboardInterrupt:
+                armed.join()
+        except KeyboardInterrupt:
+            pass
+    if kind == "workers":
+        assert dag.execute(**options).results == expected
+        options["executor"].shutdown()
+    assert dag.execute(**KINDS[kind]).results == expected
+    for thread in threading.enumerate():
+        if "fast_dag" in thread.name:
+            thread.join()
+    print("over")
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "presses"),
+    [
+        ("threads", "1"),
+        pytest.param("workers", "2", marks=pytest.mark.needs("cloudpickle")),
+        *(
+            pytest.param(kind, presses, marks=pytest.mark.stress)
+            for kind in ("threads", "timed", "inline", "map")
+            for presses in ("2", "3")
+        ),
+    ],
+)
+def test_ctrl_c_at_any_moment_ends_a_run_of_short_nodes_promptly(
+    kind: str, presses: str, tmp_path: Any
+) -> None:
+    """A run that had lost a call, because its hand-over was cut in half, would take seconds to end,
+    each time, or never end."""
+    program = tmp_path / "program.py"
+    program.write_text(STORM, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", program, kind, presses],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("over\n", "")
+
+
+def test_ctrl_c_after_a_while_is_raised_in_an_observer_that_hangs() -> None:
+    """The first ones have cut the run short, and do not reach what hangs."""
+    main = threading.main_thread().ident
+    assert main is not None
+    raised, hangs, never = [], threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        if threading.get_ident() != main or raised:
+            return
+        hangs.set()
+        try:
+            while True:
+                never.wait(0.01)
+        except KeyboardInterrupt:
+            raised.append(1)
+            raise
+
+    def press() -> None:
+        wait_for(hangs)
+        while not raised:
+            signal.pthread_kill(main, signal.SIGINT)
+            never.wait(0.3)
+
+    pressing = threading.Thread(target=press)
+    pressing.start()
+    dag = DAG("hangs").add_node("a", lambda: 1).add_node("b", lambda: 1)
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(mode="parallel", progress=hang)
+    pressing.join()
+    assert raised
+    assert dag.context.metadata["execution_status"] == "cancelled"
+
+
 # SystemExit and KeyboardInterrupt that nodes raise.
 
 
