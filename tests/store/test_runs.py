@@ -35,6 +35,7 @@ from fast_dag.store import (
     UnknownRunError,
 )
 from fast_dag.store.errors import DamagedError
+from tests.store.shop import Item, Order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -1048,3 +1049,18 @@ def test_run_whose_loop_was_closed_is_interrupted(store: Store) -> None:
     assert store.run("a").status == "interrupted"
     waits.clear()
     assert dag.run(store=store, run_id="a") == 1
+
+
+def test_inputs_may_be_of_classes_that_annotations_of_parameters_name(store: Store) -> None:
+    dag = DAG("orders")
+
+    def count(order: Order, items: list[Item]) -> int:
+        return len(order.items) + len(items)
+
+    dag.add_node("count", count)
+    given = {"order": Order([Item("tea")]), "items": [Item("cup")]}
+    assert dag.run(given, store=store, run_id="r") == 2
+    assert dag.run(given, store=store, run_id="r") == 2
+    assert dag.run(store=store, run_id="r", rerun="count") == 2
+    with pytest.raises(RunExistsError, match="'order' is another"):
+        dag.run({**given, "order": Order([])}, store=store, run_id="r")

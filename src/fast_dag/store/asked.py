@@ -160,7 +160,7 @@ class Asked:
             self.renamed,
         )
         if found is None:
-            claim.begin(self._encoded_inputs(execution))
+            claim.begin(self._encoded_inputs(workflow, execution))
         elif found.status in FINAL and self.rerun is None:
             claim.look_at(found)
         elif found.status == "completed" and self.rerun == "failed":
@@ -176,7 +176,7 @@ class Asked:
             return workflow._made(request)
         self._refuse_others(workflow, found)
         given = request.inputs.keys()
-        self._take_stored(request, found)
+        self._take_stored(workflow, request, found)
         try:
             return workflow._made(request)
         except ValidationError as error:
@@ -207,14 +207,15 @@ class Asked:
                 run_id=self.run_id,
             )
 
-    def _take_stored(self, request: Request, found: Found) -> None:
+    def _take_stored(self, workflow: Workflow, request: Request, found: Found) -> None:
         """Take the inputs and outputs of a run that there is. Raises RunExistsError where others
         are asked for."""
         store, given, differs = self.store, request.inputs, []
+        shelf = store.shelf_of(workflow)
         stored: dict[str, Any] = {}
         for row in store.database.rows(INPUTS, found.id):
             name, digest = row[:2]
-            old = store.shelf.take(row[2:5], ("input", *row[5:]))
+            old = shelf.take(row[2:5], ("input", *row[5:]))
             stored[name] = old
             if name in given and not _is_same(given[name], old, digest):
                 differs.append(f"the input {name!r} is another")
@@ -236,8 +237,10 @@ class Asked:
             )
         request.inputs, request.outputs = stored, outputs
 
-    def _encoded_inputs(self, execution: DagExecution) -> list[tuple[Any, ...]]:
-        rows = []
+    def _encoded_inputs(
+        self, workflow: Workflow, execution: DagExecution
+    ) -> list[tuple[Any, ...]]:
+        rows, shelf = [], self.store.shelf_of(workflow)
         for name, value in execution.inputs.items():
             if ONE_SHOT[type(value)]:
                 raise ValidationError(
@@ -245,7 +248,7 @@ class Asked:
                     "once only, so it cannot be stored; make it a list"
                 )
             try:
-                placed = self.store.shelf.put(value, ("input", self.run_id, name))
+                placed = shelf.put(value, ("input", self.run_id, name))
             except EncodeError as error:
                 raise EncodeError(
                     f"the store cannot keep the input {name!r}: {error}",
