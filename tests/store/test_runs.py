@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import os
 import pickle
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,7 @@ from fast_dag.store import (
     UnknownRunError,
 )
 from fast_dag.store.errors import DamagedError
+from fast_dag.store.values import Values
 from tests.store.shop import Item, Order
 
 if TYPE_CHECKING:
@@ -780,6 +782,49 @@ def test_backup_is_a_store(store: Store, calls: Calls, tmp_path: Path) -> None:
         assert copy.doctor()["problems"] == []
     with pytest.raises(StoreError):
         store.backup(tmp_path / "copy.db")
+
+
+def test_prune_leaves_files_that_a_run_at_work_may_be_about_to_commit(
+    store: Store, tmp_path: Path
+) -> None:
+    values = Values(str(tmp_path / "runs.db-values"))
+    values.write(b"x" * 300_000)  # by a node that has ended, and is not committed yet
+    dag = DAG("prunes").add_node("one", lambda: store.prune().files)
+    assert dag.run(store=store) == 0
+    assert store.prune().files == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe that has a name")
+def test_backup_has_all_values_of_its_rows_though_a_prune_deletes_some_meanwhile(
+    store: Store, calls: Calls, tmp_path: Path
+) -> None:
+    kept = DAG("kept").add_node("one", lambda: b"a" * 300_000)
+    kept.run(store=store, run_id="kept")
+    (path,) = (tmp_path / "runs.db-values").glob("*/*")
+    data = path.read_bytes()
+    path.unlink()
+    os.mkfifo(path)  # whoever reads it waits for us
+    dag = DAG("pruned")
+    for name in "bcdefgh":
+        dag.add_node(name, lambda name=name: name * 300_000, inputs=[])
+    dag.add_node("fails", calls.node("fails", int))
+    calls.fail = {"fails"}
+    dag.execute(store=store, run_id="pruned", error_strategy="continue")
+
+    def meanwhile() -> None:
+        with path.open("wb") as file:
+            assert store.prune(status="completed_with_errors").files == 7
+            file.write(data)
+
+    thread = Thread(target=meanwhile)
+    thread.start()
+    store.backup(tmp_path / "copy.db")
+    thread.join()
+    with Store(tmp_path / "copy.db") as copy:
+        assert copy.doctor()["problems"] == []
+        assert copy.doctor()["unused_files"] == 0
+        assert copy.run("pruned").is_pruned
+        assert copy.run("kept")["one"] == b"a" * 300_000
 
 
 def test_closed_store_refuses_use_whatever_others_do(store: Store, calls: Calls) -> None:

@@ -237,9 +237,7 @@ class Asked:
             )
         request.inputs, request.outputs = stored, outputs
 
-    def _encoded_inputs(
-        self, workflow: Workflow, execution: DagExecution
-    ) -> list[tuple[Any, ...]]:
+    def _encoded_inputs(self, workflow: Workflow, execution: DagExecution) -> list[tuple[Any, ...]]:
         rows, shelf = [], self.store.shelf_of(workflow)
         for name, value in execution.inputs.items():
             if ONE_SHOT[type(value)]:

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from math import inf
 from time import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 from weakref import WeakKeyDictionary
@@ -531,7 +532,14 @@ class Store:
         pruned = self.database.transact(
             lambda connection: self._pruned(connection, end, status, forget, dry_run)
         )
-        return pruned
+        values = self.values
+        if values is None or dry_run:
+            return pruned
+        # Only now: if the process died before the commit, rows would name files that are gone.
+        files, size = self.database.transact(
+            lambda connection: self._pruned_files(connection, values, end)
+        )
+        return pruned._replace(files=files, bytes=size)
 
     def _pruned(
         self, connection: Connection, end: float, status: str | None, forget: bool, dry_run: bool
@@ -574,25 +582,23 @@ class Store:
         connection.execute("UPDATE runs SET pruned = ?, graph = NULL WHERE id IN chosen", (time(),))
         connection.execute("DROP TABLE chosen")
         _prune_codes(connection)
-        files = size = 0
-        if self.values is not None:
-            used = {
-                name
-                for table in ("nodes", "inputs", "kept")
-                for (name,) in connection.execute(
-                    f"SELECT DISTINCT file FROM {table} WHERE file IS NOT NULL"
-                )
-            }
-            # Values that were written of late may belong to commits that are under way. A prune of
-            # everything takes these, too: who commits looks whether the file is still there.
-            hour_ago = time() - 3600
-            for name in [each for each in self.values.names() if each not in used]:
-                dropped = self.values.drop(name, max(end, hour_ago))
-                if dropped is not None:
-                    size += dropped
-                    files += 1
-            self.values.drop_drafts(hour_ago)
-        return Pruned(len(runs), rows, files, size)
+        return Pruned(len(runs), rows, 0, 0)
+
+    def _pruned_files(self, connection: Connection, values: Values, end: float) -> tuple[int, int]:
+        """Delete the files that no row names, in a transaction, so that nobody commits a row that
+        names one. Returns how many there were, and their bytes."""
+        used, sizes = _files_in(connection), []
+        # Values that were written of late may belong to commits that are under way.
+        hour_ago = before = time() - 3600
+        running = connection.execute("SELECT id FROM runs WHERE status = 'running'")
+        if not any(self.database.locks.is_held(run) for (run,) in running):
+            before = max(end, hour_ago)
+        for name in [each for each in values.names() if each not in used]:
+            size = values.drop(name, before)
+            if size is not None:
+                sizes.append(size)
+        values.drop_drafts(hour_ago)
+        return len(sizes), sum(sizes)
 
     def backup(self, path: str | os.PathLike[str]) -> None:
         """Copy the store, as it is at one moment, to a new file; the files of large values go
@@ -600,22 +606,42 @@ class Store:
 
         Raises StoreError if the file exists or cannot be written.
         """
-        database, target = self.database, os.fspath(path)
+        target = os.fspath(path)
         try:
             os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            copy = sqlite3.connect(target)
-            try:
-                database.call(lambda connection: connection.backup(copy))
-            finally:
-                copy.close()
-            if self.values is not None:
-                twin = Values(f"{target}-values")
-                for name in self.values.names():
-                    twin.write(self.values.read(name))
+            with reading(self.path):
+                while not self._is_copied(target):
+                    pass
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
                 f"{self.path!r} cannot be copied to {target!r}: {error}", path=target
             ) from error
+
+    def _is_copied(self, target: str) -> bool:
+        """Copy the database, and the files that it names. Returns False if a prune has deleted one
+        of them meanwhile: then the copy is to be made anew."""
+        copy = sqlite3.connect(target)
+        try:
+            self.database.call(lambda connection: connection.backup(copy))
+            files = _files_in(copy)
+        finally:
+            copy.close()
+        if self.values is None:
+            return True
+        twin = Values(f"{target}-values")
+        for name in sorted(files):
+            if twin.has(name):
+                continue
+            try:
+                data = self.values.read(name)
+            except StoreError:
+                if self.values.has(name) or name in self.database.transact(_files_in):
+                    raise
+                return False
+            twin.write(data)
+        for name in [each for each in twin.names() if each not in files]:
+            twin.drop(name, before=inf)
+        return True
 
     def doctor(self) -> dict[str, Any]:
         """What there is to say of the health of the store: versions, sizes, and `problems`, which
@@ -739,6 +765,17 @@ def _prune_codes(connection: Connection) -> None:
         connection.execute(
             "INSERT INTO about VALUES ('prunes', 1) ON CONFLICT DO UPDATE SET value = value + 1"
         )
+
+
+def _files_in(connection: Connection) -> set[str]:
+    """The files of values that rows name."""
+    return {
+        name
+        for table in ("nodes", "inputs", "kept")
+        for (name,) in connection.execute(
+            f"SELECT DISTINCT file FROM {table} WHERE file IS NOT NULL"
+        )
+    }
 
 
 def prunes_in(connection: Connection) -> object:
