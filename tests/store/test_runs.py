@@ -1109,3 +1109,32 @@ def test_inputs_may_be_of_classes_that_annotations_of_parameters_name(store: Sto
     assert dag.run(store=store, run_id="r", rerun="count") == 2
     with pytest.raises(RunExistsError, match="'order' is another"):
         dag.run({**given, "order": Order([])}, store=store, run_id="r")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"status": ["failed"]}, {"limit": 1.5}, {"limit": -1}, {"workflow": 5}, {"tag": {"a": [1]}}],
+    ids=str,
+)
+def test_what_runs_cannot_be_asked_for_is_an_error(store: Store, asked: Any) -> None:
+    with pytest.raises(ValidationError, match=next(iter(asked))):
+        store.runs(**asked)
+
+
+def test_runs_of_a_workflow_are_found_by_it(store: Store) -> None:
+    dag = DAG("one").add_node("a", lambda: 1)
+    dag.run(store=store, run_id="r")
+    assert [each.run_id for each in store.runs(workflow="one")] == ["r"]
+    with pytest.raises(ValidationError, match="at is a name, not 5"):
+        store.fork("r", at=5)  # type: ignore[arg-type]
+
+
+def test_what_a_node_cannot_keep_is_told_with_its_name(store: Store) -> None:
+    def keeps(context: Context) -> None:
+        context.keep("open", {"files": [object()]})
+
+    run = DAG("keeps").add_node("keeps", keeps).execute(store=store)
+    error = run.errors["keeps"]
+    assert isinstance(error, EncodeError)
+    assert error.place == "['files'][0]"
+    assert str(error).startswith("context.keep('open', ...): what is at ['files'][0]")

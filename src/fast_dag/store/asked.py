@@ -17,10 +17,10 @@ from fast_dag.errors import ValidationError, failures, names
 from fast_dag.store.changes import Codes, changes_of
 from fast_dag.store.claim import COLUMNS, Claim, Found, MovedError
 from fast_dag.store.database import reading
-from fast_dag.store.errors import EncodeError, RunExistsError
+from fast_dag.store.errors import EncodeError, RunExistsError, unstorable
 from fast_dag.store.graphs import graph_of
 from fast_dag.store.reruns import Rows
-from fast_dag.store.store import FINAL, INPUTS, Store, checked_id, input_digest
+from fast_dag.store.store import FINAL, INPUTS, Store, checked_id, checked_tags, input_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -74,7 +74,7 @@ class Asked:
         self._has_new_id = run_id is None
         self.run_id = os.urandom(16).hex() if run_id is None else checked_id(run_id)
         self.rerun = checked_rerun(rerun)
-        self.tags = checked_tags(tags)
+        self.tags = checked_tags("tags", tags)
         if on_change not in (None, "keep", "rerun"):
             raise ValidationError(
                 f"on_change is 'keep' or 'rerun', not {on_change!r}; to give an input of that "
@@ -248,11 +248,7 @@ class Asked:
             try:
                 placed = shelf.put(value, ("input", self.run_id, name))
             except EncodeError as error:
-                raise EncodeError(
-                    f"the store cannot keep the input {name!r}: {error}",
-                    place=error.place,
-                    type=error.type,
-                ) from error
+                raise unstorable(error, f"the store cannot keep the input {name!r}") from error
             rows.append((name, input_digest(value), *placed))
         return rows
 
@@ -273,27 +269,6 @@ def checked_rerun(rerun: Any) -> str | list[str] | None:
             "input of that name: inputs={'rerun': ...}"
         )
     return sorted(asked)
-
-
-def checked_tags(tags: Any) -> dict[str, Any]:
-    """Tags that may be some; raises ValidationError."""
-    if tags is None:
-        return {}
-    found: dict[Any, Any] = {}
-    try:
-        found = dict(tags)
-        fits = all(
-            isinstance(key, str) and (value is None or isinstance(value, (str, int, float, bool)))
-            for key, value in found.items()
-        )
-    except (TypeError, ValueError):
-        fits = False
-    if not fits:
-        raise ValidationError(
-            f"tags is a mapping of names to strings, numbers, bools or None, not {tags!r}; to give "
-            "an input of that name: inputs={'tags': ...}"
-        )
-    return found
 
 
 def _is_same(new: object, old: object, digest: bytes | None) -> bool:

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from math import inf
@@ -38,7 +38,7 @@ from fast_dag.store.values import LARGE, Values
 from fast_dag.store.wrapped import WRAPPED, own_parts, unwrapped, wrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Mapping
     from sqlite3 import Connection
     from typing import Self
 
@@ -188,13 +188,13 @@ class Store:
         ...     [record.run_id for record in store.runs(workflow="shop")]
         ['b', 'a']
         """
-        if not isinstance(tag, Mapping | None):
-            raise ValidationError(f"tag is a mapping such as {{'customer': 'ada'}}, not {tag!r}")
         conditions, values = [], list[Any]()
         kept = _kept_as(status)
+        if limit is not None and (not isinstance(limit, int) or limit < 0):
+            raise ValidationError(f"limit is a count, not {limit!r}")
         if workflow is not None:
             conditions.append("workflow = ?")
-            values.append(workflow)
+            values.append(_name("workflow", workflow))
         if kept:
             conditions.append(f"status IN ({placeholders(kept)})")
             values += kept
@@ -202,7 +202,7 @@ class Store:
             if at is not None:
                 conditions.append(f"created {sign} ?")
                 values.append(_moment(at))
-        for key, each in (tag or {}).items():
+        for key, each in checked_tags("tag", tag).items():
             conditions.append("id IN (SELECT run FROM tags WHERE key = ? AND value = ?)")
             values += [key, json.dumps(each)]
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
@@ -210,7 +210,7 @@ class Store:
         statement = f"SELECT {_RUN} FROM runs AS r{where} ORDER BY id DESC"
         if limit is not None and len(kept) < 2:  # else only the locks tell which are meant
             statement += " LIMIT ?"
-            values.append(max(limit, 0))
+            values.append(limit)
         rows = [RunRow(*row) for row in self.database.rows(statement, *values)]
         for row in rows:
             if limit is not None and len(found) >= limit:
@@ -436,7 +436,8 @@ class Store:
             name: (input_digest(value), *self.shelf.put(value, ("input", made, name)))
             for name, value in (inputs or {}).items()
         }
-        nodes = [name_of(each) for each in ([at] if isinstance(at, (str, Node)) else at)]
+        several = at if isinstance(at, Iterable) and not isinstance(at, str) else [at]
+        nodes = [_name("at", each) for each in several]
         self.database.transact(lambda connection: self._forked(connection, row, made, nodes, given))
         return made
 
@@ -606,23 +607,23 @@ class Store:
 
         Raises StoreError if the file exists or cannot be written.
         """
-        target = os.fspath(path)
+        database, target = self.database, os.fspath(path)
         try:
             os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             with reading(self.path):
-                while not self._is_copied(target):
+                while not self._is_copied(database, target):
                     pass
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
                 f"{self.path!r} cannot be copied to {target!r}: {error}", path=target
             ) from error
 
-    def _is_copied(self, target: str) -> bool:
+    def _is_copied(self, database: Database, target: str) -> bool:
         """Copy the database, and the files that it names. Returns False if a prune has deleted one
         of them meanwhile: then the copy is to be made anew."""
         copy = sqlite3.connect(target)
         try:
-            self.database.call(lambda connection: connection.backup(copy))
+            database.call(lambda connection: connection.backup(copy))
             files = _files_in(copy)
         finally:
             copy.close()
@@ -635,7 +636,7 @@ class Store:
             try:
                 data = self.values.read(name)
             except StoreError:
-                if self.values.has(name) or name in self.database.transact(_files_in):
+                if self.values.has(name) or name in database.transact(_files_in):
                     raise
                 return False
             twin.write(data)
@@ -796,7 +797,7 @@ def _kept_as(status: str | None) -> list[str]:
     """The statuses that the row may have: who died could not write that the run is interrupted."""
     if status in ("interrupted", "running"):
         return ["interrupted", "running"]
-    if status is not None and status not in _STATUSES:
+    if status is not None and _name("status", status) not in _STATUSES:
         raise ValidationError(
             f"status is one of {names(sorted(_STATUSES))}, not {status!r}"
             f"{closest(status, _STATUSES)[1]}"
@@ -838,6 +839,35 @@ def age(value: Any) -> float:
 
 
 _UNITS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
+
+
+def _name(option: str, given: Any) -> str:
+    """The name that is meant: that of a node or workflow, or a text; raises ValidationError."""
+    name = name_of(given)
+    if not isinstance(name, str):
+        raise ValidationError(f"{option} is a name, not {given!r}")
+    return name
+
+
+def checked_tags(option: str, tags: Any) -> dict[str, Any]:
+    """Tags that may be some; raises ValidationError."""
+    if tags is None:
+        return {}
+    found: dict[Any, Any] = {}
+    try:
+        found = dict(tags)
+        fits = all(
+            isinstance(key, str) and (value is None or isinstance(value, (str, int, float, bool)))
+            for key, value in found.items()
+        )
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValidationError(
+            f"{option} is a mapping such as {{'customer': 'ada'}}, of names to strings, numbers, "
+            f"bools or None, not {tags!r}"
+        )
+    return found
 
 
 def checked_id(run_id: Any) -> str:
