@@ -26,6 +26,7 @@ from fast_dag import (
 )
 from fast_dag.errors import MissingResultError, UnknownNodeError
 from fast_dag.store import (
+    DecodeError,
     EncodeError,
     InDoubtError,
     RunExistsError,
@@ -1109,6 +1110,25 @@ def test_inputs_may_be_of_classes_that_annotations_of_parameters_name(store: Sto
     assert dag.run(store=store, run_id="r", rerun="count") == 2
     with pytest.raises(RunExistsError, match="'order' is another"):
         dag.run({**given, "order": Order([])}, store=store, run_id="r")
+
+
+def test_decisions_and_inputs_of_forks_may_be_of_classes_that_the_workflow_names(
+    store: Store,
+) -> None:
+    def pay(order: Order) -> Item:
+        if not order.items:
+            raise KeyboardInterrupt
+        return order.items[0]
+
+    dag = DAG("pays").add_node("pay", pay, once=True)
+    with pytest.raises(KeyboardInterrupt):
+        dag.run({"order": Order([])}, store=store, run_id="a")
+    store.decide("a", "pay", value=Item("paid"))
+    assert dag.run(store=store, run_id="a") == Item("paid")
+    store.fork("a", run_id="b", at="pay", inputs={"order": Order([Item("tea")])})
+    assert dag.run(store=store, run_id="b") == Item("tea")
+    with pytest.raises(DecodeError, match=r"allow=\['tests.store.shop:Item'\]"):
+        _ = store.run("b")["pay"]
 
 
 @pytest.mark.parametrize(

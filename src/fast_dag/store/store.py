@@ -115,6 +115,7 @@ class Store:
             # Beside the file itself, whatever the current directory and links become.
             self.values = Values(f"{database.path}-values") if database.is_file else None
             self.shelf = Shelf(self, [])
+            self._given = Shelf(self, [], is_given=True)
             self._shelves: WeakKeyDictionary[Any, tuple[object, Shelf]] = WeakKeyDictionary()
             if keeps is not None:
                 self.prune(keeps)
@@ -347,7 +348,7 @@ class Store:
         placed: Any = (None, None, None)
         if not again:
             identity = (run_id, node, 0, b"", row.generation)
-            placed = self.shelf.put(value, identity)
+            placed = self._given.put(value, identity)
         with self._owned(row):
             self.database.transact(
                 lambda connection: self._decided(connection, row, node, again, placed, value)
@@ -433,7 +434,7 @@ class Store:
         if row.pruned is not None:
             raise StoreError(f"the run {source!r} was pruned", run_id=source)
         given = {
-            name: (input_digest(value), *self.shelf.put(value, ("input", made, name)))
+            name: (input_digest(value), *self._given.put(value, ("input", made, name)))
             for name, value in (inputs or {}).items()
         }
         several = at if isinstance(at, Iterable) and not isinstance(at, str) else [at]
@@ -919,13 +920,15 @@ def in_use(run_id: str, owner: str | None) -> RunInUseError:
 
 
 class Shelf:
-    """The codecs and files of a store, for values with classes that these annotations name."""
+    """The codecs and files of a store, for values with classes that these annotations name.
+    `is_given`: only to write what the caller gives, for a workflow that has annotations of its
+    own."""
 
-    def __init__(self, store: Store, annotations: list[Any]) -> None:
+    def __init__(self, store: Store, annotations: list[Any], *, is_given: bool = False) -> None:
         self._values = store.values
         self._path = store.path
         self._key = store.key
-        self._plain = Plain(store.allow, annotations)
+        self._plain = Plain(store.allow, annotations, all_classes=is_given)
         self.take_plain = self._plain.decode  # of a row with that codec and nothing around it
         self._codecs: dict[str, Codec] = {"plain": self._plain}
         self._codec = self._codec_of(store.codec)
