@@ -1149,6 +1149,20 @@ def test_runs_of_a_workflow_are_found_by_it(store: Store) -> None:
         store.fork("r", at=5)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+def test_names_that_are_no_text_are_an_error_of_the_store(store: Store, mode: Any) -> None:
+    odd = "a\ud800"
+    for dag in (DAG(odd).add_node("a", lambda: 1), DAG("d").add_node(odd, lambda: 1)):
+        with pytest.raises(StoreError, match="UTF-8"):
+            dag.run(store=store, mode=mode)
+
+    def keeps(context: Context) -> None:
+        context.keep(odd, 1)
+
+    with pytest.raises(StoreError, match="UTF-8"):
+        DAG("d").add_node("keeps", keeps).run(store=store, mode=mode)
+
+
 def test_what_a_node_cannot_keep_is_told_with_its_name(store: Store) -> None:
     def keeps(context: Context) -> None:
         context.keep("open", {"files": [object()]})
