@@ -119,6 +119,20 @@ def test_decider_that_takes_one_counts(execute: Any, output: str | None) -> None
 
 
 @pytest.mark.same_process
+def test_decider_that_takes_one_of_several_counts(execute: Any) -> None:
+    dag = DAG("d").add_node("load", rows).add_node("least", lambda: 1)
+    dag.add_node("check", lambda rows, least: next(rows) >= least, type="condition")
+    dag.connect("load", "check").connect("least", "check")
+    dag.add_node("use", lambda given: [*given["rows"]])
+    dag.connect(dag.nodes["check"].on_true, "use")
+    run = execute(dag)
+    problem = run.errors["check"]
+    assert isinstance(problem, ValidationError)
+    assert problem.consumers == ("check", "use")
+    assert "a list_iterator" in str(problem)
+
+
+@pytest.mark.same_process
 def test_decider_that_passes_on_another_value_is_fine(execute: Any) -> None:
     def check(rows: Any) -> Any:
         return ConditionalReturn(True, iter([*rows, 4]))
@@ -183,6 +197,21 @@ def test_node_of_star_args_that_was_given_one_is_not_tried_again(execute: Any) -
     dag.connect("load", "insert").set_default_hooks(on_retry=lambda node: None)
     assert list(execute(dag).errors) == ["insert"]
     assert calls == [[1]]
+
+
+@pytest.mark.same_process
+def test_node_that_collected_one_is_not_tried_again(execute: Any) -> None:
+    calls: list[Any] = []
+
+    def insert(sources: dict[str, Any]) -> None:
+        calls.append({name: next(each) for name, each in sources.items()})
+        raise BoomError
+
+    dag = DAG("d").add_node("load", rows).add_node("more", rows)
+    dag.add_node("insert", insert, type="all", retry=2, retry_delay=0)
+    dag.connect("load", "insert").connect("more", "insert")
+    assert list(execute(dag).errors) == ["insert"]
+    assert calls == [{"load": 1, "more": 1}]
 
 
 @pytest.mark.same_process

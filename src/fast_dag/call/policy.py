@@ -21,6 +21,7 @@ from types import CoroutineType
 from fast_dag.call.arguments import named, unnamed
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Await, Outcome, Raised, Sleep, Surround
 from fast_dag.call.retry import is_retried, wait_after
+from fast_dag.define.node import NodeType
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import add_note, brief_of, failures
 
@@ -442,6 +443,8 @@ class CallPolicy:
         if self.only_retries and kept is not None:
             given = [*kept[0], *kept[1].values()]
         given.extend(inputs.get(self.node.signature.var_positional or "", ()))
+        if self.node.type is NodeType.ALL:  # what it collects is in a dict
+            given += [part for each in given if type(each) is dict for part in each.values()]
         return next((each for each in given if ONE_SHOT[type(each)]), None)
 
     def _opened(self, host: Host, inputs: Inputs) -> Effects:

@@ -427,7 +427,8 @@ class DagExecution(Execution):
                 value = value.value
             else:
                 value = self._carried.get(step.name)
-                if ONE_SHOT[type(value)] or step.name in self.plan.topology.picked:
+                kind = type(value)
+                if kind is dict or ONE_SHOT[kind] or step.name in self.plan.topology.picked:
                     self._refuse_taken(index, value)
         if ONE_SHOT[type(value)]:
             self.refuse_sharing(index, value)
@@ -466,13 +467,17 @@ class DagExecution(Execution):
         has taken that itself."""
         topology = self.plan.topology
         node = topology.nodes[index]
+        inside: list[Any] = []
+        if type(given) is dict and len(self.plan.decider_bindings[node.name].given) > 1:
+            inside = [each for each in given.values() if ONE_SHOT[type(each)]]
         takers = [
             topology.names[target]
             for target, edge in topology.consumers(index)
-            if gives_one_shot(edge, node, given)
+            if gives_one_shot(edge, node, given) or (inside and edge.output is None)
         ]
         if takers:
-            raise told.shared(node.name, "passes on", given, [node.name, *takers])
+            value = inside[0] if inside else given
+            raise told.shared(node.name, "passes on", value, [node.name, *takers])
 
     # Edges and deciders.
 
