@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, Unpack
 
 from fast_dag.call.hooks import Hook
@@ -31,7 +32,7 @@ from fast_dag.run.machine_execution import Bounds, MachineExecution, MachineRun
 from fast_dag.run.settings import ExecutionMode, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from concurrent.futures import Executor
 
     from fast_dag.define.decorators import CachedStateDecorator, StateDecorator
@@ -146,7 +147,7 @@ class FSM(Workflow):
         limits: Limits | None = None,
     ) -> None:
         super().__init__(name, description, metadata, replace, remember, limits)
-        if isinstance(terminal_states, str):
+        if isinstance(terminal_states, str) or not isinstance(terminal_states, Iterable):
             raise ValidationError(f"terminal_states is a list of names, not {terminal_states!r}")
         if on_max_cycles not in ("raise", "stop"):
             raise ValidationError(f"on_max_cycles is 'raise' or 'stop', not {on_max_cycles!r}")

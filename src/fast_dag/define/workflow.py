@@ -68,6 +68,8 @@ class Workflow(Nestable):
         limits: Limits | None = None,
     ) -> None:
         self.description = description or ""
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise ValidationError(f"metadata is a mapping, not {metadata!r}")
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.replace = replace
         self.remember = remember
