@@ -99,6 +99,17 @@ def test_async_producer_of_a_shared_part_fails(execute: Any) -> None:
     assert list(execute(parted(load, "rows", "rows")).errors) == ["load"]
 
 
+@pytest.mark.same_process
+def test_caller_who_asks_for_one_counts(execute: Any) -> None:
+    dag = DAG("d").add_node("load", rows).add_node("use", lambda rows: [*rows])
+    dag.connect("load", "use")
+    problem = execute(dag, outputs=["load", "use"]).errors["load"]
+    assert isinstance(problem, ValidationError)
+    assert problem.consumers == ("use", "outputs=")
+    assert execute(dag, outputs=["use"]).value == {"use": [1, 2, 3]}
+    assert [*execute(dag, outputs=["load"]).value["load"]] == [1, 2, 3]
+
+
 # Deciders.
 
 

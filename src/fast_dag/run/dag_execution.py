@@ -437,9 +437,13 @@ class DagExecution(Execution):
         return Verdict(outcome, step.name, choice)
 
     def refuse_sharing(self, index: int, value: Any) -> None:
-        """Raise ValidationError if several nodes would share what only one can go through."""
+        """Raise ValidationError if several would share what only one can go through: nodes, or a
+        node and the caller, who asked for it by `outputs=`."""
         topology = self.plan.topology
-        clash = topology.clash(topology.consumers(index))
+        takers = topology.consumers(index)
+        clash: Sequence[str] | None = topology.clash(takers)
+        if clash is None and takers and topology.names[index] in (self._outputs or ()):
+            clash = [topology.names[takers[0][0]], "outputs="]
         if clash is not None:
             raise told.shared(topology.names[index], "returned", value, clash)
 
