@@ -177,13 +177,34 @@ class FSM(Workflow):
         It returns an `FSMReturn`, or another value if declared transitions say what comes next. Its
         parameters get the keys of the value that the previous state returned, or that value as a
         whole; else run inputs, else their defaults.
+
+        >>> from fast_dag import FSMReturn
+        >>> fsm = FSM("order", initial_state="cart")
+        >>> @fsm.state
+        ... def cart(items):
+        ...     return FSMReturn("paid", {"total": sum(items)})
+        >>> @fsm.state(terminal=True)
+        ... def paid(total):
+        ...     return f"{total} paid"
+        >>> fsm.run(items=[3, 4])
+        '7 paid'
         """
         return Decorator(self._add, own=_OWN, maps=False)
 
     @property
     def cached_state(self) -> CachedStateDecorator:
         """Decorator: a state whose results are kept and looked up by its inputs, with the options
-        of `DAG.cached_node` besides those of `state`."""
+        of `DAG.cached_node` besides those of `state`.
+
+        >>> fsm = FSM("quote", initial_state="ask")
+        >>> @fsm.cached_state(ttl=60, terminal=True)
+        ... def ask(symbol):
+        ...     print("asked")
+        ...     return f"{symbol}: 5"
+        >>> fsm.run(symbol="A"), fsm.run(symbol="A")
+        asked
+        ('A: 5', 'A: 5')
+        """
         return Decorator(self._add, cached=True, own=_OWN, maps=False)
 
     def add_state(
