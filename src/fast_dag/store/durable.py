@@ -853,7 +853,7 @@ class End(Write):
                 error = _raised_by(step)
             else:
                 answer = yield Invoke(step, (), False, cleans_up=True)
-                error = answer.error if isinstance(answer, Raised) else None
+                error = answer.error if type(answer) is Raised else None
             if isinstance(error, EncodeError):
                 return error
             if error is not None:
