@@ -79,7 +79,7 @@ class Head:
 
     def packed(self, names: payload.Names) -> Packed:
         """The head for a worker that knows these names of the main script."""
-        return payload.packed(self.call, names)
+        return payload.packed_head(self.call, names)
 
 
 class LostError(Exception):
