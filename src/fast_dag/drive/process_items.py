@@ -31,9 +31,8 @@ class ItemsLane(Lane):
     def __init__(self, lane: ProcessLane, mapping: Any) -> None:
         self.lane = lane
         plan = mapping.plan
-        self.head = Head(
-            payload.Head(plan.item.call, *mapping.constants, plan.places, node=plan.node)
-        )
+        args, kwargs = mapping.constants
+        self.head = Head(payload.Head(plan.item.call, args, kwargs, plan.places, plan.node))
         self._batches: dict[Job, _Items] = {}
 
     def launch(self, job: Job) -> None:

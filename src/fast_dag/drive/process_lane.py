@@ -187,7 +187,7 @@ class Ended(NamedTuple):
     begun: int
     error: ExecutionError | None
     is_unread: bool = False
-    """Whether the process could not unpickle the items."""
+    """Whether the process could not unpickle the items, or died before it began one."""
 
 
 class Batch(Task):
@@ -242,6 +242,7 @@ class Batch(Task):
         self._count = 0  # of the outcomes that have come
         self._problem: ExecutionError | None = None  # that kept it from beginning
         self._is_unread = False
+        self._is_sent = False
 
     @property
     def line(self) -> ProcessLane:
@@ -256,7 +257,9 @@ class Batch(Task):
             self._left(most)
 
     def packed(self, names: payload.Names) -> Packed:
-        return payload.packed((self._number, self.items, self.budget, self.is_sole), names)
+        packed = payload.packed((self._number, self.items, self.budget, self.is_sole), names)
+        self._is_sent = True  # to a process that could be started
+        return packed
 
     def told(self, message: Message) -> None:
         if message.kind == BEGINS:
@@ -303,6 +306,7 @@ class Batch(Task):
                 error = self._problem
             except ExecutionError as problem:
                 error = problem
+                self._is_unread = self._is_sent and self.at is None and not self._count
         at = -1 if self.at is None else self.at
         begun = self._count if error is None else max(self._count, at + 1)
         self._ended(Ended(begun, error, self._is_unread))
