@@ -252,6 +252,26 @@ def test_log_records_come_home(caplog: pytest.LogCaptureFixture) -> None:
     assert "KeyError" in (records[1].exc_text or "")
 
 
+class Raises(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ValueError(record)
+
+
+def test_log_records_that_cannot_be_handled_cost_no_call(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in other programs, logging writes to stderr what is wrong with them."""
+    monkeypatch.setattr(logging.getLogger("steps"), "propagate", False)
+    monkeypatch.setattr(logging.getLogger("steps"), "handlers", [Raises()])
+    dag = DAG("logs").add_node("n", steps.logs_badly).add_node("fine", steps.logs)
+    with Workers(1, logging=logging.INFO) as workers:
+        run = dag.execute(text="this", executor=workers)
+        assert (run.errors, run["n"]) == ({}, "this")
+        assert workers.submit(steps.same, 1).result() == 1
+    written = capfd.readouterr().err
+    assert all(each in written for each in ("no number", "not here", "ValueError: <LogRecord"))
+
+
 def test_a_process_makes_so_many_calls_only() -> None:
     with Workers(1, max_calls=2) as workers:
         pids = [workers.submit(steps.pid).result() for _ in range(4)]
