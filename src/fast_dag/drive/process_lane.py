@@ -43,7 +43,8 @@ class ProcessLane(Lane):
         self._calls: dict[Job, _Call] = {}
         self._tasks: set[Task] = set()  # those that threads of the pool may still work at
         self._closed = False
-        self.pool.enter()
+        self._home = threading.get_ident()
+        self.pool.enter(self._home)
 
     def launch(self, job: Job) -> None:
         task = self.task_of(job)
@@ -111,7 +112,7 @@ class ProcessLane(Lane):
         with self._lock:
             while self._tasks:  # also those that were killed: a killed process always ends
                 self._quiet.wait()
-        self.pool.leave()
+        self.pool.leave(self._home)
         if self.owns_pool:
             self.pool.close()
 
