@@ -349,6 +349,19 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert sorted(shown) == sorted(fast_dag.__all__)
 
 
+def test_every_public_class_and_decorator_shows_an_example() -> None:
+    shown = {name: getattr(fast_dag, name) for name in fast_dag.__all__}
+    kinds = {name: kind.__doc__ for name, kind in shown.items() if isinstance(kind, type)}
+    decorators = {
+        f"{kind.__name__}.{name}": given.__doc__
+        for kind in (DAG, FSM)
+        for name, given in vars(kind).items()
+        if isinstance(given, property) and "Decorator" in str(given.fget.__annotations__)
+    }
+    assert len(decorators) > 8
+    assert [name for name, doc in {**kinds, **decorators}.items() if ">>>" not in doc] == []
+
+
 @pytest.mark.parametrize("kind", [DAG, FSM])
 def test_reference_lists_every_member(kind: type) -> None:
     name = kind.__name__

@@ -419,6 +419,17 @@ def test_an_item_that_does_not_unpickle_fails_and_costs_no_other() -> None:
 
 
 @process
+@pytest.mark.parametrize("on_error", ["keep", "fail"])
+def test_an_item_that_kills_the_worker_that_unpickles_it_costs_no_other(on_error: str) -> None:
+    items: list[Any] = [0, steps.DiesHere(arriving=True), 2]
+    run = EXECUTE["process"](mapped(lambda x: x, on_error=on_error), x=items)
+    assert set(run.errors) == {"f[1]"}
+    assert "died before the call ended (exit code -9)" in str(run.errors["f[1]"])
+    if on_error == "keep":
+        assert [run.value[0], run.value[2]] == [0, 2]
+
+
+@process
 def test_a_result_that_does_not_unpickle_costs_those_of_its_message() -> None:
     def f(x: int) -> Any:
         return steps.Unpicklable() if x == 5 else x

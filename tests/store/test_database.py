@@ -489,6 +489,25 @@ def test_disk_that_fails_once_anywhere_fails_no_node(
     assert failed >= 5
 
 
+def test_prune_that_fails_before_its_end_deletes_no_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda path, **options: connect(path, factory=Failing, **options)
+    )
+    dag = DAG("large").add_node("one", lambda: b"x" * 300_000)
+    with Store(tmp_path / "runs.db", durability="process") as store:
+        dag.run(store=store, run_id="a")
+        Failing.left = 2  # the commit
+        with pytest.raises(StoreError, match="disk I/O error"):
+            store.prune()
+        Failing.left = -1
+        assert store.doctor()["problems"] == []
+        assert dag.run(store=store, run_id="a") == b"x" * 300_000
+        assert store.prune().files == 1
+
+
 def test_store_whose_file_is_gone_says_so(store: Store, tmp_path: Path) -> None:
     dag = DAG("one").add_node("one", lambda: 1)
     dag.run(store=store, run_id="a")

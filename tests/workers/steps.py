@@ -110,6 +110,13 @@ def logs(text: str) -> None:
         logging.getLogger("steps").exception("and failed", extra={"lock": open(os.devnull)})  # noqa: SIM115
 
 
+def logs_badly(text: str) -> str:
+    logger = logging.getLogger("steps")
+    logger.info("no number: %d", text)
+    logger.info("does not unpickle", extra={"thing": Unpicklable()})
+    return text
+
+
 def same(x: Any) -> Any:
     return x
 
