@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     """The key of an item, its position if it has none, and a value for each walked parameter."""
 
 _TEXTS: Final = (str, bytes, bytearray, memoryview)
+_OF_FRAMES: Final = ("itertuples", "iter_rows", "to_pylist", "collect")
+"""What data frames have, of pandas, polars, Arrow, and lazy ones."""
 _IN_MEMORY: Final = (list, tuple, dict, range, set, frozenset, deque)
 """Collections of these classes are gone through without a call of anybody's code."""
 
@@ -288,10 +290,11 @@ def _check(plan: MapPlan, name: str, value: Any) -> None:
             f"{whose} got one {kind.__name__} {came}, and its items would be its characters; give "
             f"a list, or say list(...) if you mean that"
         )
-    if hasattr(kind, "columns") and (hasattr(kind, "itertuples") or hasattr(kind, "iter_rows")):
+    if hasattr(kind, "columns") and any(hasattr(kind, each) for each in _OF_FRAMES):
         raise TypeError(
-            f"{whose} got a data frame {came}, whose items are the names of its columns; give its "
-            'rows: frame.itertuples(), frame.to_dict("records") or frame.iter_rows(named=True)'
+            f"{whose} got a data frame {came}, whose items are its columns, or their names; give "
+            'its rows: frame.itertuples(), frame.to_dict("records"), frame.iter_rows(named=True) '
+            "or table.to_pylist(), of a lazy frame after frame.collect()"
         )
     is_single = getattr(value, "ndim", None) == 0  # an array of no dimension
     if is_single or not (
