@@ -498,6 +498,7 @@ def test_a_failed_item_is_kept(way: str) -> None:
     assert (again.key, type(again.error)) == (1, ZeroDivisionError)
     with pytest.raises(AttributeError):
         failed.key = 2
+    assert {failed, ItemError(1, failed.error)} == {failed}
 
 
 @everywhere
