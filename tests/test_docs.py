@@ -34,6 +34,7 @@ import fast_dag
 from fast_dag import DAG, FSM, FastDAGError, Machine
 from fast_dag.define.options import CACHE_OPTIONS, OPTIONS
 from fast_dag.errors import MissingExtraError
+from tests.patience import LONG
 
 yaml = pytest.importorskip("yaml")  # and so on: the pages show every extra
 
@@ -276,7 +277,7 @@ def test_testing_page_is_a_test_module_that_passes(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=LONG,
     )
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
@@ -346,6 +347,19 @@ def test_every_public_name_is_in_the_reference() -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE)
     shown = re.findall(r"^::: fast_dag\.(\w+)$", text, re.MULTILINE)
     assert sorted(shown) == sorted(fast_dag.__all__)
+
+
+def test_every_public_class_and_decorator_shows_an_example() -> None:
+    shown = {name: getattr(fast_dag, name) for name in fast_dag.__all__}
+    kinds = {name: kind.__doc__ for name, kind in shown.items() if isinstance(kind, type)}
+    decorators = {
+        f"{kind.__name__}.{name}": given.__doc__
+        for kind in (DAG, FSM)
+        for name, given in vars(kind).items()
+        if isinstance(given, property) and "Decorator" in str(given.fget.__annotations__)
+    }
+    assert len(decorators) > 8
+    assert [name for name, doc in {**kinds, **decorators}.items() if ">>>" not in doc] == []
 
 
 @pytest.mark.parametrize("kind", [DAG, FSM])

@@ -109,6 +109,10 @@ def test_durations_may_be_timedeltas() -> None:
     assert dag.to_dict({"f": kept.func})["nodes"][0]["cache"] == {"ttl": 86400.0}
 
 
+async def is_late(error: BaseException) -> bool:
+    return isinstance(error, TimeoutError)
+
+
 @pytest.mark.parametrize("none", [*OPTIONS])
 def test_option_that_is_none_is_the_default(none: str) -> None:
     assert Node(lambda x: x, "f", **{none: None}).options == {}
@@ -125,6 +129,7 @@ def test_option_that_is_none_is_the_default(none: str) -> None:
         ({"retry": True}, "retry is a count"),
         ({"retry_on": int}, "retry_on is exception types"),
         ({"retry_on": "OSError"}, "retry_on is exception types"),
+        ({"retry_on": is_late}, "retry_on is exception types, or a sync function of one"),
         ({"wait": 1}, "wait is True or False"),
         ({"description": 3}, "description is a string"),
         ({"metadata": 3}, "metadata is a mapping"),

@@ -119,33 +119,70 @@ class ValidationError(FastDAGError, ValueError):
 
 class CycleError(ValidationError):
     """Raised when nodes depend on each other in a cycle. `cycle` starts and ends with the same
-    node."""
+    node.
+
+    >>> from fast_dag import DAG
+    >>> dag = DAG("loop").add_node("a", lambda b: b).add_node("b", lambda a: a)
+    >>> dag.connect("a", "b").connect("b", "a").validate()[0].cycle
+    ('a', 'b', 'a')
+    """
 
     cycle: tuple[str, ...]
 
 
 class DisconnectedNodeError(ValidationError):
-    """Raised by `validate_or_raise()` when nodes have no edge at all. `nodes` names them."""
+    """Raised by `validate_or_raise()` when nodes have no edge at all. `nodes` names them.
+
+    >>> from fast_dag import DAG
+    >>> dag = DAG("apart").add_node("a", lambda: 1).add_node("b", lambda: 2)
+    >>> dag.validate()[0].nodes
+    ('a', 'b')
+    """
 
     nodes: tuple[str, ...]
 
 
 class MissingConnectionError(ValidationError):
-    """Raised when an edge or path does not exist, but was named or is needed."""
+    """Raised when an edge or path does not exist, but was named or is needed.
+
+    >>> from fast_dag import DAG
+    >>> dag = DAG("apart").add_node("a", lambda: 1).add_node("b", lambda: 2)
+    >>> try:
+    ...     dag.run_between("a", "b")
+    ... except MissingConnectionError as error:
+    ...     print(error)
+    'apart' has no path from 'a' to 'b'
+    """
 
     source: str | None
     target: str | None
 
 
 class MissingInputError(ValidationError):
-    """Raised when a run lacks values. `missing` lists them as pairs (node, parameter)."""
+    """Raised when a run lacks values. `missing` lists them as pairs (node, parameter).
+
+    >>> from fast_dag import DAG
+    >>> try:
+    ...     DAG("tax").add_node("net", lambda price, rate: price * rate).run(rate=0.19)
+    ... except MissingInputError as error:
+    ...     error.missing
+    (('net', 'price'),)
+    """
 
     missing: tuple[tuple[str, str], ...]
 
 
 class InvalidNodeError(ValidationError):
     """Raised when something cannot become a node, or cannot be used as the node that it should
-    be."""
+    be.
+
+    >>> from fast_dag import Node
+    >>> try:
+    ...     Node(print, name="two.parts")
+    ... except InvalidNodeError as error:
+    ...     error.node
+    'two.parts'
+    """
 
     node: str | None
 
@@ -187,6 +224,13 @@ class ExecutionError(FastDAGError, RuntimeError):
     `node_name` is the node (`"sub.inner"` inside a nested workflow, `"fetch[3]"` for an item of a
     map). `key` is the item's key or position, None if no item failed. `attempts` is how often the
     function was called. `run` is the `Run` with everything that was computed (None after pickling).
+
+    >>> from fast_dag import DAG
+    >>> try:
+    ...     DAG("d").add_node("inverse", lambda x: 1 / x).run(x=0)
+    ... except ExecutionError as error:
+    ...     error.node_name, error.__cause__
+    ('inverse', ZeroDivisionError('division by zero'))
     """
 
     _left_out = ("run",)
@@ -198,7 +242,16 @@ class ExecutionError(FastDAGError, RuntimeError):
 
 
 class TimeoutError(ExecutionError, builtins.TimeoutError):
-    """Raised when a run or a node did not end within its timeout. Also a builtin TimeoutError."""
+    """Raised when a run or a node did not end within its timeout. Also a builtin TimeoutError.
+
+    >>> import asyncio
+    >>> from fast_dag import DAG
+    >>> try:
+    ...     DAG("d").add_node("late", lambda: asyncio.sleep(60)).run(timeout=0.01)
+    ... except TimeoutError as error:
+    ...     error.timeout, error.run.status
+    (0.01, 'timed_out')
+    """
 
     timeout: float | None = None
 
@@ -209,6 +262,15 @@ class InvalidTransitionError(ExecutionError):
     `target` is what was named as the next state, but is none. `event` is the event that was sent,
     None if none was. `events` are the events with a transition from this state, if one was sent or
     is waited for.
+
+    >>> from fast_dag import FSM, FSMReturn
+    >>> fsm = FSM("door", initial_state="shut", terminal_states=["open"])
+    >>> fsm = fsm.add_state("shut", lambda: FSMReturn("opened")).add_state("open", lambda: 1)
+    >>> try:
+    ...     fsm.run()
+    ... except InvalidTransitionError as error:
+    ...     error.state, error.target
+    ('shut', 'opened')
     """
 
     state: str
@@ -218,7 +280,16 @@ class InvalidTransitionError(ExecutionError):
 
 
 class MaxCyclesError(ExecutionError):
-    """Raised when a state machine ran more states than `max_cycles`."""
+    """Raised when a state machine ran more states than `max_cycles`.
+
+    >>> from fast_dag import FSM, FSMReturn
+    >>> fsm = FSM("mill", initial_state="turn").add_state("turn", lambda: FSMReturn("turn"))
+    >>> try:
+    ...     fsm.run(max_cycles=50)
+    ... except MaxCyclesError as error:
+    ...     error.max_cycles
+    50
+    """
 
     max_cycles: int
 

@@ -621,6 +621,19 @@ def test_a_copy_is_a_clone() -> None:
         dag.clone(5)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("kind", [DAG, FSM])
+@pytest.mark.parametrize("given", [5, ["owner"]])
+def test_metadata_that_is_no_mapping_is_refused(kind: Any, given: Any) -> None:
+    with pytest.raises(ValidationError, match="metadata is a mapping, not"):
+        kind("w", metadata=given)
+
+
+@pytest.mark.parametrize("given", [5, "done"])
+def test_terminal_states_that_are_no_list_are_refused(given: Any) -> None:
+    with pytest.raises(ValidationError, match="terminal_states is a list of names, not"):
+        FSM("f", terminal_states=given)
+
+
 def test_clone_has_no_run_behind_it() -> None:
     dag = sums("a")
     dag.run()

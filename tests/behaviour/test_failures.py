@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fast_dag import DAG, Context, ExecutionError, FastDAGError
+from fast_dag import DAG, Context, ExecutionError, FastDAGError, ValidationError
 from tests.behaviour.support import BoomError, boom
 
 
@@ -223,6 +223,14 @@ def test_handler_is_asked_once_for_each_failed_node(execute: Any) -> None:
 
     execute(failing().add_node("worse", boom), error_handler=handler)
     assert sorted(asked) == ["bad", "worse"]
+
+
+def test_async_handler_is_refused_before_anything_runs(execute: Any) -> None:
+    async def handler(node_name, error, context):
+        return "continue"
+
+    with pytest.raises(ValidationError, match="error_handler is a sync function"):
+        execute(failing(), error_handler=handler)
 
 
 class Unlike:

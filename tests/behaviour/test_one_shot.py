@@ -99,6 +99,17 @@ def test_async_producer_of_a_shared_part_fails(execute: Any) -> None:
     assert list(execute(parted(load, "rows", "rows")).errors) == ["load"]
 
 
+@pytest.mark.same_process
+def test_caller_who_asks_for_one_counts(execute: Any) -> None:
+    dag = DAG("d").add_node("load", rows).add_node("use", lambda rows: [*rows])
+    dag.connect("load", "use")
+    problem = execute(dag, outputs=["load", "use"]).errors["load"]
+    assert isinstance(problem, ValidationError)
+    assert problem.consumers == ("use", "outputs=")
+    assert execute(dag, outputs=["use"]).value == {"use": [1, 2, 3]}
+    assert [*execute(dag, outputs=["load"]).value["load"]] == [1, 2, 3]
+
+
 # Deciders.
 
 
@@ -116,6 +127,20 @@ def test_decider_that_takes_one_counts(execute: Any, output: str | None) -> None
     problem = run.errors["check"]
     assert isinstance(problem, ValidationError)
     assert problem.consumers == ("check", "use")
+
+
+@pytest.mark.same_process
+def test_decider_that_takes_one_of_several_counts(execute: Any) -> None:
+    dag = DAG("d").add_node("load", rows).add_node("least", lambda: 1)
+    dag.add_node("check", lambda rows, least: next(rows) >= least, type="condition")
+    dag.connect("load", "check").connect("least", "check")
+    dag.add_node("use", lambda given: [*given["rows"]])
+    dag.connect(dag.nodes["check"].on_true, "use")
+    run = execute(dag)
+    problem = run.errors["check"]
+    assert isinstance(problem, ValidationError)
+    assert problem.consumers == ("check", "use")
+    assert "a list_iterator" in str(problem)
 
 
 @pytest.mark.same_process
@@ -183,6 +208,21 @@ def test_node_of_star_args_that_was_given_one_is_not_tried_again(execute: Any) -
     dag.connect("load", "insert").set_default_hooks(on_retry=lambda node: None)
     assert list(execute(dag).errors) == ["insert"]
     assert calls == [[1]]
+
+
+@pytest.mark.same_process
+def test_node_that_collected_one_is_not_tried_again(execute: Any) -> None:
+    calls: list[Any] = []
+
+    def insert(sources: dict[str, Any]) -> None:
+        calls.append({name: next(each) for name, each in sources.items()})
+        raise BoomError
+
+    dag = DAG("d").add_node("load", rows).add_node("more", rows)
+    dag.add_node("insert", insert, type="all", retry=2, retry_delay=0)
+    dag.connect("load", "insert").connect("more", "insert")
+    assert list(execute(dag).errors) == ["insert"]
+    assert calls == [{"load": 1, "more": 1}]
 
 
 @pytest.mark.same_process

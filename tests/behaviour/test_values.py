@@ -102,6 +102,19 @@ def generate(rows=(1, 2, 3)):
     yield from rows
 
 
+class Remote:
+    """A proxy of a file."""
+
+    def __init__(self) -> None:
+        self._file = StringIO("a\nb")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __next__(self) -> str:
+        return next(self._file)
+
+
 class Cursor:
     """Of a database."""
 
@@ -230,8 +243,8 @@ def test_order_only_edges_consume_nothing(run: Any) -> None:
 @pytest.mark.same_process
 @pytest.mark.parametrize(
     "make",
-    [Path(__file__).open, lambda: StringIO("a\nb"), lambda: Cursor([1, 2])],
-    ids=["file", "text in memory", "cursor"],
+    [Path(__file__).open, lambda: StringIO("a\nb"), lambda: Cursor([1, 2]), Remote],
+    ids=["file", "text in memory", "cursor", "proxy of a file"],
 )
 def test_files_and_cursors_may_have_several_consumers(execute: Any, make: Any) -> None:
     dag = DAG("d").add_node("rows", make)

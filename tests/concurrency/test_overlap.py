@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from fast_dag import DAG, ValidationError
-from tests.concurrency.support import LONG, Tally, Way, threads_of_runs, wait_for
+from tests.concurrency.support import Tally, Way, threads_of_runs, wait_for
+from tests.patience import LONG
 from tests.ways import (
     AT_ONCE,
     AT_ONCE_EVERYWHERE,
@@ -272,6 +273,21 @@ def test_no_more_calls_are_submitted_to_an_executor_than_workers() -> None:
     with Window(4) as executor:
         dag.run(executor=executor, max_workers=2)
         assert executor.tally.most() <= 2
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_an_executor_that_returns_no_future_fails_the_node(awaited: bool) -> None:
+    class Cluster(ThreadPoolExecutor):
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            return object()  # a job of its own kind
+
+    dag = DAG("d").add_node("n", lambda: 1)
+    with Cluster(1) as executor:
+        if awaited:
+            run = asyncio.run(dag.execute_async(executor=executor))
+        else:
+            run = dag.execute(executor=executor)
+    assert "submit() returned a object, which is no" in str(run.errors["n"])
 
 
 def test_the_widest_graph_does_not_queue_up_in_an_executor() -> None:

@@ -23,6 +23,26 @@ class Point:
     y: int
 
 
+class Unloaded:
+    """A proxy whose target cannot be loaded, as lazy objects of web frameworks are."""
+
+    @property
+    def __class__(self) -> Any:
+        raise LookupError("no target")
+
+
+@pytest.mark.parametrize("hooks", [{}, {"post_execute": lambda node, inputs, result: None}])
+def test_a_value_that_does_not_tell_its_class_fails_the_state_that_is_given_it(
+    execute: Any, hooks: dict[str, Any]
+) -> None:
+    fsm = machine(first=lambda: Unloaded(), last=lambda x: x)
+    fsm.set_default_hooks(**hooks)
+    run = execute(fsm)
+    assert list(run.errors) == ["last"]
+    assert isinstance(run.errors["last"], LookupError)
+    assert fsm.state_history == ["first", "last"]
+
+
 # Keys of a mapping.
 
 

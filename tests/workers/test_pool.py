@@ -18,7 +18,8 @@ import fast_dag
 from fast_dag import DAG, Context, ExecutionError, TimeoutError, ValidationError, Workers
 from fast_dag.drive import payload, protocol
 from fast_dag.drive.workers import _Submitted
-from tests.concurrency.support import LONG, children, is_alive, wait_for, wait_until
+from tests.concurrency.support import children, is_alive, wait_for, wait_until
+from tests.patience import LONG
 from tests.workers import steps
 
 
@@ -148,12 +149,12 @@ def test_time_in_the_line_is_not_the_nodes(tmp_path: Path) -> None:
     with Workers(1) as workers:
         busy = workers.submit(steps.when, str(ready), str(go))
         wait_until(ready.exists)
-        dag = DAG("waits").add_node("n", steps.pid, timeout=0.5)
+        dag = DAG("waits").add_node("n", steps.pid, timeout=1.0)
         done: list[Any] = []
         thread = threading.Thread(target=lambda: done.append(dag.execute(executor=workers)))
         thread.start()
         assert not busy.done()
-        threading.Event().wait(0.6)
+        threading.Event().wait(1.1)
         go.touch()
         thread.join()
     assert done[0].errors == {}

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG, Workers
-from tests.concurrency.support import ENVIRONMENT, LONG, is_alive, run, wait_until
+from tests.concurrency.support import ENVIRONMENT, is_alive, run, wait_until
+from tests.patience import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -176,7 +177,7 @@ with Workers(1) as workers:
         [sys.executable, "-W", "error", "-c", program],
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=LONG,
         check=False,
     )
     assert done.stderr == ""

@@ -431,7 +431,7 @@ def _place_of(base: str) -> str:
 
 def _unwrapped(answer: Any) -> Any:
     """The answer to an effect; raises what the call raised."""
-    if not isinstance(answer, Raised):
+    if type(answer) is not Raised:
         return answer
     error = answer.error
     try:

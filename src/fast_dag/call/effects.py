@@ -61,11 +61,14 @@ def _is_one_shot(kind: type) -> bool:
     if not has & {"__next__", "__anext__"} or issubclass(kind, IOBase):
         return False
     # A cursor or a file can be asked again, or moved back. So can a reader of chunks of a frame,
-    # but who goes through its chunks does that once.
-    return "get_chunk" in has or not has & {"read", "execute", "fetchone"}
+    # but who goes through its chunks does that once. Whatever makes up its attributes may have
+    # those of a file: a proxy of one, a mock.
+    return "get_chunk" in has or not has & {"read", "execute", "fetchone", "__getattr__"}
 
 
-_TELLING: Final = {"__next__", "__anext__", "read", "execute", "fetchone", "get_chunk"}
+_TELLING: Final = {
+    *("__next__", "__anext__", "read", "execute", "fetchone", "get_chunk", "__getattr__")
+}
 
 ONE_SHOT: Final = _Kinds(_is_one_shot)
 """Whether values of a class can be gone through once only, so that one consumer may have them: all
@@ -188,7 +191,10 @@ class Await(Fields):
 
 
 class Raised(Fields):
-    """The answer to a call that raised."""
+    """The answer to a call that raised.
+
+    Told by `type()`: another answer may be a proxy, which may raise when `isinstance()` asks it.
+    """
 
     __slots__ = ("error",)
 
@@ -206,7 +212,7 @@ if TYPE_CHECKING:
 def bare_effects(attempt: Attempt) -> Effects:
     """A call with nothing around it, as effects."""
     answer = yield attempt
-    if isinstance(answer, Raised):
+    if type(answer) is Raised:
         return Outcome(False, answer.error)
     return Outcome(True, answer)
 

@@ -21,6 +21,7 @@ from types import CoroutineType
 from fast_dag.call.arguments import named, unnamed
 from fast_dag.call.effects import ONE_SHOT, STOPPED, Await, Outcome, Raised, Sleep, Surround
 from fast_dag.call.retry import is_retried, wait_after
+from fast_dag.define.node import NodeType
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import add_note, brief_of, failures
 
@@ -171,7 +172,7 @@ class CallPolicy:
         if done is STOPPED:
             return STOPPED
         attempts, cached = (0, None) if done is None else (done.attempts, done.cached)
-        if not isinstance(answer, Raised):
+        if type(answer) is not Raised:
             return Outcome(True, answer, attempts, None, cached)
         if done is not None and not done.ok and answer.error is done.value:
             return done
@@ -195,7 +196,7 @@ class CallPolicy:
         if outcome.ok and self.post_execute is not None:
             result = outcome.value
             answer = yield self.post_execute.invoke(self.node, inputs, result, host.context)
-            if isinstance(answer, Raised):
+            if type(answer) is Raised:
                 outcome = _failed(
                     answer.error, "post_execute hook", outcome.attempts, outcome.cached
                 )
@@ -405,7 +406,7 @@ class CallPolicy:
                     except failures() as error:
                         return _failed(error, "pre_execute hook", attempts)
                 answer = yield kept
-                if not isinstance(answer, Raised):
+                if type(answer) is not Raised:
                     return Outcome(True, answer, attempts + 1)
                 outcome = Outcome(False, answer.error)
             attempts += 1
@@ -427,7 +428,7 @@ class CallPolicy:
                 answer = yield self.on_retry.invoke(
                     node, inputs, outcome.value, host.context, attempts, delay
                 )
-                if isinstance(answer, Raised):
+                if type(answer) is Raised:
                     return _failed(chained(answer.error, outcome.value), "on_retry hook", attempts)
             host.retries(node.name, outcome.value, attempts, delay)
             if not (yield Sleep(delay)):
@@ -442,6 +443,8 @@ class CallPolicy:
         if self.only_retries and kept is not None:
             given = [*kept[0], *kept[1].values()]
         given.extend(inputs.get(self.node.signature.var_positional or "", ()))
+        if self.node.type is NodeType.ALL:  # what it collects is in a dict
+            given += [part for each in given if type(each) is dict for part in each.values()]
         return next((each for each in given if ONE_SHOT[type(each)]), None)
 
     def _opened(self, host: Host, inputs: Inputs) -> Effects:
@@ -465,12 +468,12 @@ class CallPolicy:
         attempts = outcome.attempts
         if self.on_error is not None:
             answer = yield self.on_error.invoke(self.node, inputs, outcome.value, host.context)
-            if isinstance(answer, Raised):
+            if type(answer) is Raised:
                 raised = chained(answer.error, outcome.value)
                 outcome = _failed(raised, "on_error hook", attempts)
         if self.handler is not None:
             answer = yield self.handler.invoke(self.node, inputs, outcome.value)
-            if isinstance(answer, Raised):
+            if type(answer) is Raised:
                 return _failed(chained(answer.error, outcome.value), "error handler", attempts)
             if answer is not None:
                 host.handled(self.node.name, outcome.value, attempts)
@@ -484,7 +487,7 @@ class CallPolicy:
         except GeneratorExit:
             host.home.cut_off += (self.node.name,)
             raise
-        if not isinstance(answer, Raised):
+        if type(answer) is not Raised:
             return outcome
         if outcome.ok:
             return _failed(answer.error, "cleanup hook", outcome.attempts)
@@ -524,7 +527,7 @@ _NO_INPUTS: Inputs = {}
 def _new_inputs(answer: Any) -> Inputs:
     """The inputs that a pre_execute hook returned. Raises what the hook raised, or TypeError if it
     returned something else."""
-    if isinstance(answer, Raised):
+    if type(answer) is Raised:
         raise answer.error
     if not isinstance(answer, Mapping):
         raise TypeError(

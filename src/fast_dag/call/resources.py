@@ -177,7 +177,7 @@ class Resources:
             answer = yield Invoke(opening.open, (), False)
         if not isinstance(answer, (Raised, _Opened)):  # it must be opened on a loop
             answer = yield Invoke(opening.open_async, (), True)
-        if isinstance(answer, Raised):
+        if type(answer) is Raised:
             return Outcome(False, answer.error)
         return Outcome(True, answer.value)
 
@@ -213,7 +213,7 @@ class Resources:
                     return STOPPED
                 name, opened = self._open.popitem()
             answer = yield Invoke(opened.close, (error,), opened.is_async, True)
-            if isinstance(answer, Raised) and not _is_all_of(answer.error, error):
+            if type(answer) is Raised and not _is_all_of(answer.error, error):
                 if isinstance(answer.error, Exception):
                     error = answer.error  # as in nested `with` statements
                 report(name, answer.error)

@@ -238,26 +238,66 @@ class DAG(Workflow):
     @property
     def condition(self) -> ConditionDecorator:
         """Decorator: the function returns a bool or ConditionalReturn, which selects the branch
-        `.on_true` or `.on_false`."""
+        `.on_true` or `.on_false`.
+
+        >>> dag = DAG("shop")
+        >>> @dag.condition
+        ... def is_large(amount):
+        ...     return amount > 100
+        >>> is_large.on_true >> dag.node(lambda amount: amount - 10, name="reduce")
+        <node 'reduce' of 'shop'(amount)>
+        >>> is_large.on_false >> dag.node(lambda amount: amount, name="keep")
+        <node 'keep' of 'shop'(amount)>
+        >>> dag.run(amount=150), dag.run(amount=20)
+        (140, 20)
+        """
         return Decorator(self._add, NodeType.CONDITION)
 
     @property
     def select(self) -> SelectDecorator:
         """Decorator: the function returns a branch's name or SelectReturn, which selects
         `.branches[name]`, or `.branches["default"]` if no edge leaves that branch. With
-        `several=True` it may return a list of names, which are all taken."""
+        `several=True` it may return a list of names, which are all taken.
+
+        >>> dag = DAG("mail")
+        >>> @dag.select
+        ... def kind(address):
+        ...     return "mail" if "@" in address else "letter"
+        >>> kind.branches["mail"] >> dag.node(lambda address: f"to {address}", name="send")
+        <node 'send' of 'mail'(address)>
+        >>> kind.branches["default"] >> dag.node(lambda address: "printed", name="print")
+        <node 'print' of 'mail'(address)>
+        >>> dag.run(address="ada@example.org"), dag.run(address="12 Park Row")
+        ('to ada@example.org', 'printed')
+        """
         return Decorator(self._add, NodeType.SELECT)
 
     @property
     def any(self) -> AnyDecorator:
         """Decorator: the node runs as soon as one of its edges is live, so it can join branches.
-        With `wait=True` it waits until all its edges have ended."""
+        With `wait=True` it waits until all its edges have ended.
+
+        >>> dag = DAG("d").add_node("fails", lambda: 1 / 0).add_node("works", lambda: 5)
+        >>> @dag.any
+        ... def first(value):
+        ...     return value
+        >>> dag.connect("fails", first).connect("works", first).run(error_strategy="continue")
+        5
+        """
         return Decorator(self._add, NodeType.ANY)
 
     @property
     def all(self) -> AllDecorator:
         """Decorator: the node runs once all of its edges are live. A parameter with several edges
-        gets a dict by source; with `collect="parameter"`, a parameter with one edge does, too."""
+        gets a dict by source; with `collect="parameter"`, a parameter with one edge does, too.
+
+        >>> dag = DAG("d").add_node("a", lambda: 1).add_node("b", lambda: 2)
+        >>> @dag.all
+        ... def both(values):
+        ...     return values
+        >>> dag.connect("a", both).connect("b", both).run()
+        {'a': 1, 'b': 2}
+        """
         return Decorator(self._add, NodeType.ALL)
 
     def add_node(
@@ -363,8 +403,12 @@ class DAG(Workflow):
         input: str | Literal[False] | None = None,
     ) -> Self:
         """Remove the edges between two nodes; of these only those of a branch, an output or a
-        parameter
-        if one is given."""
+        parameter if one is given.
+
+        >>> dag = DAG("d").add_node("a", lambda: 1).add_node("b", lambda a: a + 1)
+        >>> dag.connect("a", "b").disconnect("a", "b").run(a=5)
+        6
+        """
         self._graph.disconnect(source, target, output, input)
         return self
 
@@ -697,6 +741,12 @@ class DAG(Workflow):
 
         Results of other nodes come from earlier runs, as in `run_from`. Raises
         MissingConnectionError if there is no path.
+
+        >>> dag = DAG("d").add_node("a", lambda x: x).add_node("b", lambda a: a + 1)
+        >>> dag.add_node("c", lambda b: b * 10).connect("a", "b").connect("b", "c")
+        <DAG 'd': 3 nodes, 2 edges>
+        >>> dag.run_between("a", "b", x=1)
+        2
         """
         made = self._part(start, end, inputs, run, options)
         del run

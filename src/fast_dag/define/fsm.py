@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, Unpack
 
 from fast_dag.call.hooks import Hook
@@ -31,7 +32,7 @@ from fast_dag.run.machine_execution import Bounds, MachineExecution, MachineRun
 from fast_dag.run.settings import ExecutionMode, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from concurrent.futures import Executor
 
     from fast_dag.define.decorators import CachedStateDecorator, StateDecorator
@@ -146,7 +147,7 @@ class FSM(Workflow):
         limits: Limits | None = None,
     ) -> None:
         super().__init__(name, description, metadata, replace, remember, limits)
-        if isinstance(terminal_states, str):
+        if isinstance(terminal_states, str) or not isinstance(terminal_states, Iterable):
             raise ValidationError(f"terminal_states is a list of names, not {terminal_states!r}")
         if on_max_cycles not in ("raise", "stop"):
             raise ValidationError(f"on_max_cycles is 'raise' or 'stop', not {on_max_cycles!r}")
@@ -176,13 +177,34 @@ class FSM(Workflow):
         It returns an `FSMReturn`, or another value if declared transitions say what comes next. Its
         parameters get the keys of the value that the previous state returned, or that value as a
         whole; else run inputs, else their defaults.
+
+        >>> from fast_dag import FSMReturn
+        >>> fsm = FSM("order", initial_state="cart")
+        >>> @fsm.state
+        ... def cart(items):
+        ...     return FSMReturn("paid", {"total": sum(items)})
+        >>> @fsm.state(terminal=True)
+        ... def paid(total):
+        ...     return f"{total} paid"
+        >>> fsm.run(items=[3, 4])
+        '7 paid'
         """
         return Decorator(self._add, own=_OWN, maps=False)
 
     @property
     def cached_state(self) -> CachedStateDecorator:
         """Decorator: a state whose results are kept and looked up by its inputs, with the options
-        of `DAG.cached_node` besides those of `state`."""
+        of `DAG.cached_node` besides those of `state`.
+
+        >>> fsm = FSM("quote", initial_state="ask")
+        >>> @fsm.cached_state(ttl=60, terminal=True)
+        ... def ask(symbol):
+        ...     print("asked")
+        ...     return f"{symbol}: 5"
+        >>> fsm.run(symbol="A"), fsm.run(symbol="A")
+        asked
+        ('A: 5', 'A: 5')
+        """
         return Decorator(self._add, cached=True, own=_OWN, maps=False)
 
     def add_state(

@@ -9,6 +9,7 @@ from operator import index
 
 from fast_dag._fields import Fields
 from fast_dag.call.effects import waitable
+from fast_dag.define.signature import gives_coroutine
 from fast_dag.errors import InvalidNodeError, ValidationError, closest
 
 TYPE_CHECKING = False
@@ -186,7 +187,8 @@ def _function(value: Any) -> Any:
 def _errors(value: Any) -> Any:
     kinds = value if isinstance(value, tuple) else (value,)
     are_types = all(isinstance(each, type) and issubclass(each, BaseException) for each in kinds)
-    return _only(value, are_types or (callable(value) and not isinstance(value, type)))
+    is_predicate = callable(value) and not isinstance(value, type) and not gives_coroutine(value)
+    return _only(value, are_types or is_predicate)
 
 
 def asked_count(name: str, value: Any) -> int | None:
@@ -360,7 +362,7 @@ OPTIONS: Final = _table(
     ),
     Option(
         "retry_on",
-        "exception types, or a predicate of one",
+        "exception types, or a sync function of one",
         _errors,
         "which failures are tried again; all when not given",
         by_name="exceptions",

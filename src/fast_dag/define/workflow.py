@@ -68,6 +68,8 @@ class Workflow(Nestable):
         limits: Limits | None = None,
     ) -> None:
         self.description = description or ""
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise ValidationError(f"metadata is a mapping, not {metadata!r}")
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.replace = replace
         self.remember = remember
@@ -156,7 +158,15 @@ class Workflow(Nestable):
 
     def set_default_hooks(self, **hooks: Callable[..., Any] | None) -> None:
         """Set hooks around the calls of every node, also of nodes added later; see
-        `set_node_hooks`."""
+        `set_node_hooks`.
+
+        >>> from fast_dag import DAG
+        >>> dag = DAG("demo").add_node("double", lambda x: 2 * x)
+        >>> dag.set_default_hooks(cleanup=lambda node, context: print(node.name, "has ended"))
+        >>> dag.run(x=1)
+        double has ended
+        2
+        """
         self._default_hooks = _updated(self._default_hooks, hooks)
         self._graph.version += 1
 

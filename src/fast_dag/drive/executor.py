@@ -75,6 +75,11 @@ class RemoteLane(Lane):
             return
         try:
             future = self._submit(job, generation)
+            if not hasattr(future, "add_done_callback"):
+                raise TypeError(
+                    f"the executor's submit() returned a {type(future).__name__}, which is no "
+                    "concurrent.futures.Future"
+                )
         except failures() as error:
             self.dispatcher.go_on(self.dispatcher.ended(job, generation, Outcome(False, error)))
             return

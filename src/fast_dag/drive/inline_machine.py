@@ -61,7 +61,7 @@ def drive_straight_machine(
                     target, passed_on = result.next_state, result.value
                     following = find(target) if type(target) is str and not result.stop else None
                 else:
-                    following = None if isinstance(result, FSMReturn) else step.onward
+                    following = None if issubclass(type(result), FSMReturn) else step.onward
                     passed_on = result
                 if following is None or step.is_terminal:
                     outcome = Outcome(True, result)

@@ -374,8 +374,10 @@ class Pool:
         """Start a process. Raises ExecutionError, which says why it cannot be started."""
         try:
             process.start(self._level, self._initializer)
-        except Exception as error:
+        except BaseException as error:
             code = self._lost(process)
+            if not isinstance(error, Exception):
+                raise
             is_dead = isinstance(error, LostError)
             reason = f"it died at once (exit code {code})" if is_dead else text_of(error)
             raise task.error(f"could not be started: {reason}") from error.__cause__

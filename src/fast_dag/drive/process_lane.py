@@ -109,12 +109,14 @@ class ProcessLane(Lane):
                 self.left(task)
             else:
                 self.pool.kill(task)
-        with self._lock:
-            while self._tasks:  # also those that were killed: a killed process always ends
-                self._quiet.wait()
-        self.pool.leave(self._home)
-        if self.owns_pool:
-            self.pool.close()
+        try:
+            with self._lock:
+                while self._tasks:  # also those that were killed: a killed process always ends
+                    self._quiet.wait()
+        finally:
+            self.pool.leave(self._home)
+            if self.owns_pool:
+                self.pool.close()
 
 
 class _Call(Task):

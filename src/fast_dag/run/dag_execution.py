@@ -427,7 +427,8 @@ class DagExecution(Execution):
                 value = value.value
             else:
                 value = self._carried.get(step.name)
-                if ONE_SHOT[type(value)] or step.name in self.plan.topology.picked:
+                kind = type(value)
+                if kind is dict or ONE_SHOT[kind] or step.name in self.plan.topology.picked:
                     self._refuse_taken(index, value)
         if ONE_SHOT[type(value)]:
             self.refuse_sharing(index, value)
@@ -436,9 +437,13 @@ class DagExecution(Execution):
         return Verdict(outcome, step.name, choice)
 
     def refuse_sharing(self, index: int, value: Any) -> None:
-        """Raise ValidationError if several nodes would share what only one can go through."""
+        """Raise ValidationError if several would share what only one can go through: nodes, or a
+        node and the caller, who asked for it by `outputs=`."""
         topology = self.plan.topology
-        clash = topology.clash(topology.consumers(index))
+        takers = topology.consumers(index)
+        clash: Sequence[str] | None = topology.clash(takers)
+        if clash is None and takers and topology.names[index] in (self._outputs or ()):
+            clash = [topology.names[takers[0][0]], "outputs="]
         if clash is not None:
             raise told.shared(topology.names[index], "returned", value, clash)
 
@@ -466,13 +471,17 @@ class DagExecution(Execution):
         has taken that itself."""
         topology = self.plan.topology
         node = topology.nodes[index]
+        inside: list[Any] = []
+        if type(given) is dict and len(self.plan.decider_bindings[node.name].given) > 1:
+            inside = [each for each in given.values() if ONE_SHOT[type(each)]]
         takers = [
             topology.names[target]
             for target, edge in topology.consumers(index)
-            if gives_one_shot(edge, node, given)
+            if gives_one_shot(edge, node, given) or (inside and edge.output is None)
         ]
         if takers:
-            raise told.shared(node.name, "passes on", given, [node.name, *takers])
+            value = inside[0] if inside else given
+            raise told.shared(node.name, "passes on", value, [node.name, *takers])
 
     # Edges and deciders.
 

@@ -38,7 +38,11 @@ _COUNTS = ("retries", "cache_hits", "cache_misses")
 
 
 class Step(NamedTuple):
-    """One executed state, its value, and the state that comes next, if one does."""
+    """One executed state, its value, and the state that comes next, if one does.
+
+    >>> Step("cart", 5, next_state="paid").next_state
+    'paid'
+    """
 
     state: str
     value: Any

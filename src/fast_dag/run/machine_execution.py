@@ -479,7 +479,7 @@ class MachineExecution(Execution):
 
     def _kept(self, index: int, outcome: Outcome) -> Outcome:
         # It is judged once the visit is recorded.
-        if not (outcome.ok and isinstance(outcome.value, FSMReturn)):
+        if not (outcome.ok and issubclass(type(outcome.value), FSMReturn)):
             return outcome
         return Outcome(True, outcome.value.value, outcome.attempts, None, outcome.cached)
 
@@ -531,7 +531,7 @@ class MachineExecution(Execution):
     def _telling(self) -> Effects:
         assert self.on_step is not None
         answer = yield self.on_step.invoke(self.machine, self.machine._visited())
-        if isinstance(answer, Raised):
+        if type(answer) is Raised:
             return Outcome(False, answer.error)
         return Outcome(True, None)
 
@@ -699,7 +699,7 @@ class MachineExecution(Execution):
     def _ask(self, hook: Hook, *offered: Any) -> Asking[Any]:
         """What an async condition or hook returns."""
         answer = yield hook.invoke(*offered)
-        if isinstance(answer, Raised):
+        if type(answer) is Raised:
             raise answer.error
         return answer
 

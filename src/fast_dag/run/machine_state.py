@@ -93,7 +93,7 @@ class MachineState:
     def completed(self, state: int, result: Any, started: float, ended: float) -> Any:
         """Record a visit of a state that completed. Returns its value."""
         self.choice, self.ended = None, False
-        if isinstance(result, FSMReturn):
+        if issubclass(type(result), FSMReturn):  # a proxy may raise when isinstance() asks it
             self.choice, self.ended, result = result.next_state, bool(result.stop), result.value
         self.value, self.data, self.error = result, _NO_DATA, None
         self.visits.append((state, result, started, ended))

@@ -310,7 +310,7 @@ class MapExecution(Execution):
             answer = yield Invoke(walk.aclose, (), True, cleans_up=True)
         else:
             answer = yield Invoke(walk.close, (), False, cleans_up=True, role="pull")
-        if isinstance(answer, Raised):
+        if type(answer) is Raised:
             self._is_satisfied = False
             self._source_failed(answer.error)
         return STOPPED

@@ -93,8 +93,10 @@ class Settings:
             raise ValidationError(
                 f"error_strategy is 'fail_fast' or 'continue', not {error_strategy!r}"
             )
-        if error_handler is not None and not callable(error_handler):
-            raise ValidationError(f"error_handler is not callable: {error_handler!r}")
+        if error_handler is not None:
+            if not callable(error_handler):
+                raise ValidationError(f"error_handler is not callable: {error_handler!r}")
+            refuse_async(error_handler, "error_handler")
         if keep not in ("all", "outputs"):
             raise ValidationError(
                 f"keep is 'all' or 'outputs', not {keep!r}; to give an input of that name: "

@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     from fast_dag.watch.events import AttemptFailed, NodeEnded, NodeStarted, Reported, RunEnded
 
 
-def refuse_async(callback: Callable[..., object]) -> None:
-    """Raise ValidationError for an async progress callback, which nobody would await."""
+def refuse_async(callback: Callable[..., object], what: str = "a progress callback") -> None:
+    """Raise ValidationError for an async callback where nobody would await it."""
     if gives_coroutine(callback):
         raise ValidationError(
-            f"a progress callback is a sync function, called while the run goes on; {callback!r} "
-            "is async"
+            f"{what} is a sync function, called while the run goes on; {callback!r} is async"
         )
 
 
