@@ -27,11 +27,10 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests.patience import LONG
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
-
-LONG = 10.0
-"""Seconds after which what was let go has been left behind."""
 
 POOL = "fast_dag pool"
 """What the names of the worker threads begin with that all runs on event loops share."""

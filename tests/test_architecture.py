@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import fast_dag
+from tests.patience import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,7 +170,7 @@ def loaded_by(code: str) -> set[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=LONG,
     )
     return set(done.stdout.splitlines()[-1].split())
 

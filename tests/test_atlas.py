@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from examples import stdlib_atlas
 from examples.stdlib_atlas import workflow
 from fast_dag import ExecutionError, ExecutionMode
+from tests.patience import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -201,7 +202,7 @@ def test_python_loads_nothing_that_the_import_graph_does_not_lead_to(
 def modules_loaded_by(code: str) -> set[str]:
     """What a bare interpreter has imported once it has run some code."""
     command = [sys.executable, "-ISc", f"import sys; {code}; print(*sys.modules)"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LONG)
     return set(done.stdout.split())
 
 
@@ -816,7 +817,7 @@ def test_reader_that_leaves_early_gets_no_traceback(tmp_path: Path) -> None:
         program.stdout.read(10)
         program.stdout.close()
         assert program.stderr.read() == b""
-        assert program.wait(timeout=30) == 1
+        assert program.wait(timeout=LONG) == 1
 
 
 def test_failure_inside_the_workflow_is_an_execution_error_of_its_node(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ import pytest
 
 from fast_dag import DAG, InvalidNodeError, ValidationError
 from fast_dag.cache.keys import UnkeyableError, key_of, stable_text
+from tests.patience import LONG
 from tests.ways import EXECUTE, OWN
 
 SAME = {
@@ -624,12 +625,12 @@ def test_invalidation_outdates_what_is_being_computed():
     def slow(x):
         calls.append(x)
         started.set()
-        assert go_on.wait(30)
+        assert go_on.wait(LONG)
         return len(calls)
 
     first = threading.Thread(target=dag.run, kwargs={"x": 1})
     first.start()
-    assert started.wait(30)
+    assert started.wait(LONG)
     dag.invalidate_cache("slow")
     go_on.set()
     first.join()

@@ -20,6 +20,7 @@ import pytest
 from fast_dag.cli.target import Target
 from fast_dag.cli.tree import tree
 from fast_dag.define.dag import DAG
+from tests.patience import LONG, timeouts
 from tests.ways import MODES_EVERYWHERE
 
 if TYPE_CHECKING:
@@ -256,6 +257,7 @@ def named(x="\xe4"):
 late = DAG("late")
 @late.node
 def wait():
+    print("begun", flush=True)
     printed.clear()
     let_go.wait(60)
     print("late", flush=True)
@@ -497,7 +499,7 @@ class Cli:
                 capture_output=True,
                 text=True,
                 encoding="utf-8",
-                timeout=30,
+                timeout=LONG,
                 check=False,
             )
         else:
@@ -970,7 +972,7 @@ def test_interrupted_run_ends_cleanly(cli: Cli, args: list[str]) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=LONG)
     assert (process.returncode, out) == (130, ""), err
     assert re.fullmatch(r"(waiting|later): interrupted in [^\n]*\n", err), err
 
@@ -982,7 +984,7 @@ def test_interrupted_import_ends_cleanly(cli: Cli, tmp_path: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "here\n"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=LONG)
     assert (process.returncode, out, err) == (130, "", "interrupted\n")
 
 
@@ -991,7 +993,7 @@ def test_interrupted_run_is_told_as_json(cli: Cli) -> None:
     assert process.stderr is not None
     assert process.stderr.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=LONG)
     data = json.loads(out)
     assert (process.returncode, err) == (130, "")
     assert (data["status"], data["results"]) == ("cancelled", {"first": 1})
@@ -1023,7 +1025,7 @@ def test_signal_ends_a_run_with_all_that_was_asked_for(
     process = cli.start("run", "clean.py", *options, start_new_session=True)
     until(process.stderr, "waiting\n")
     to(process.pid, number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=LONG)
     assert process.returncode == 128 + number, err
     assert err.splitlines()[-2:-1] == ["closed"]
     assert "cleaned up\n" in err
@@ -1061,7 +1063,7 @@ def test_signal_that_is_ignored_stays_ignored(cli: Cli) -> None:
     until(process.stderr, "waiting\n")
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=30)[0] == ""
+    assert process.communicate(timeout=LONG)[0] == ""
     assert process.returncode == 143
 
 
@@ -1182,7 +1184,10 @@ def test_what_a_module_prints_is_not_part_of_what_commands_print(cli: Cli) -> No
 
 
 def test_thread_that_prints_after_the_run_does_not_print_into_the_json(cli: Cli) -> None:
-    done = cli("run", "loud.py:late", "--json", "--timeout", "0.1")
+    for timeout in timeouts():
+        done = cli("run", "loud.py:late", "--json", "--timeout", str(timeout))
+        if "begun\n" in done.err:
+            break
     assert (done.code, done.json["status"]) == (124, "timed_out")
     assert "late\n" in done.err
     assert "left\n" in done.err
@@ -1378,7 +1383,7 @@ def in_terminal(here: Path) -> Iterator[Any]:
                 command,
                 cwd=here,
                 env=env,
-                timeout=20,
+                timeout=LONG,
                 encoding="utf-8",
                 dimensions=(30, 100),
             )
@@ -1575,14 +1580,18 @@ def test_tree_of_many_nodes_takes_no_recursion() -> None:
     [
         ("badly", [], 1),
         ("leaving", [], 1),
-        ("never", ["--timeout", "0.2", "--mode", "parallel"], 124),
+        ("never", ["--mode", "parallel", "--timeout"], 124),
     ],
 )
 def test_saved_run_goes_on_where_it_ended(
     cli: Cli, tmp_path: Path, how: str, options: list[str], code: int
 ) -> None:
     file = str(tmp_path / "run.pickle")
-    done = cli("run", "stored.py:dag", "-i", f"how={how}", *options, "--save", file)
+    for timeout in timeouts(0.2):
+        limit = [str(timeout)] if "--timeout" in options else []
+        done = cli("run", "stored.py:dag", "-i", f"how={how}", *options, *limit, "--save", file)
+        if "ending\n" in done.err:
+            break
     assert done.code == code, done
     assert os.stat(file).st_mode & 0o777 == 0o600
     assert f"--save: {file!r} is without the results of 'opened'" in done.err
@@ -1598,7 +1607,7 @@ def test_interrupted_run_is_saved(cli: Cli, tmp_path: Path) -> None:
     process = cli.start("run", "stored.py:outer", "-i", "how=never", "--save", file)
     until(process.stderr, "ending\n")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=LONG)
     assert process.returncode == 143
     done = cli("run", "stored.py:outer", "-i", "how=well", "--resume", file)
     assert (done.code, done.out) == (0, "6\n"), done

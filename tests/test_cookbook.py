@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.patience import LONG
+
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ROOT / "examples" / "cookbook"
 
@@ -40,7 +42,13 @@ def call(command: str, where: Path) -> subprocess.CompletedProcess[str]:
     if words[0] == "python":
         words = [sys.executable, str(ROOT / words[1]), *words[2:]]
     done = subprocess.run(
-        words, cwd=where, capture_output=True, text=True, check=False, encoding="utf-8", timeout=50
+        words,
+        cwd=where,
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+        timeout=LONG,
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done

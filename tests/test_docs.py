@@ -34,6 +34,7 @@ import fast_dag
 from fast_dag import DAG, FSM, FastDAGError, Machine
 from fast_dag.define.options import CACHE_OPTIONS, OPTIONS
 from fast_dag.errors import MissingExtraError
+from tests.patience import LONG
 
 yaml = pytest.importorskip("yaml")  # and so on: the pages show every extra
 
@@ -276,7 +277,7 @@ def test_testing_page_is_a_test_module_that_passes(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=LONG,
     )
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout

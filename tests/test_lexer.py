@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from examples import lexer as program
 from examples.lexer import LexError, Scan, Token, is_python, lex, lexer, reference
+from tests.patience import LONG
 from tests.properties import tries
 
 if TYPE_CHECKING:
@@ -370,7 +371,7 @@ def run_program(
         [sys.executable, PROGRAM, *arguments],
         capture_output=True,
         encoding=encoding,
-        timeout=55,
+        timeout=LONG,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": encoding},
     )
@@ -504,7 +505,7 @@ def test_reader_that_leaves_early_gets_no_traceback() -> None:
         process.stdout.read(10)
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(timeout=30) == 1
+        assert process.wait(timeout=LONG) == 1
 
 
 def test_terminal_that_lacks_letters_gets_escapes(tmp_path: Path) -> None:

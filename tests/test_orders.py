@@ -14,6 +14,7 @@ import pytest
 from examples import orders as program
 from examples.orders import Bank, OrderError, Store, order_process
 from fast_dag import ExecutionError, FSMContext
+from tests.patience import LONG
 
 PROGRAM = Path(program.__file__)
 GOOD_CARD = program.CARD
@@ -26,7 +27,7 @@ def run_program(directory: Path, *arguments: str) -> subprocess.CompletedProcess
         [sys.executable, PROGRAM, "--directory", directory, *arguments],
         capture_output=True,
         encoding="utf-8",
-        timeout=55,
+        timeout=LONG,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"},
     )

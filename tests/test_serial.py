@@ -22,6 +22,7 @@ from fast_dag import DAG, FSM, Context, InvalidNodeError, Node, ValidationError
 from fast_dag.cache.memory import MemoryBackend
 from fast_dag.errors import MissingExtraError
 from tests.model import Model, make_dag
+from tests.patience import LONG
 from tests.properties import tries
 from tests.test_properties import shaped_worlds
 
@@ -399,7 +400,7 @@ def test_file_is_the_same_in_another_process(tmp_path: Path) -> None:
         "print(DAG.from_json(text, allow=['statistics']).run(data=[1, 2, 6]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LONG
     )
     assert done.stdout == "3\n"
 
@@ -564,7 +565,7 @@ def test_function_of_the_program_that_runs_is_not_written() -> None:
         "    print(error)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LONG
     )
     assert "defined in the program that runs" in done.stdout
 

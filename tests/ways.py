@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import Workers
-from tests.leaks import LONG
+from tests.patience import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable

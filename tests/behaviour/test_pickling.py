@@ -14,6 +14,7 @@ import pytest
 from fast_dag import DAG, Context, ExecutionError, MissingInputError, Node
 from tests.behaviour import pickled
 from tests.behaviour.support import BoomError, Scale, add, boom, double
+from tests.patience import LONG
 
 cloudpickle = pytest.importorskip("cloudpickle")
 
@@ -144,7 +145,7 @@ if __name__ == "__main__":
 def test_node_of_a_script_pickles_by_name_and_by_cloudpickle_by_value(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    done = subprocess.run([sys.executable, script], capture_output=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, script], capture_output=True, check=True, timeout=LONG)
     assert pickle.loads(done.stdout).run(x=1) == 6
 
 

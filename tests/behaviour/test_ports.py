@@ -102,6 +102,20 @@ def test_no_edge_can_feed_the_context() -> None:
     assert dag.run() == "context"
 
 
+def test_no_edge_can_feed_the_call_id() -> None:
+    def target(call_id: str, x=None):
+        return x
+
+    dag = into(target, "call_id")
+    with pytest.raises(ValidationError, match="filled by the engine"):
+        dag.connect("call_id", "t", input="call_id")
+    with pytest.raises(ValidationError, match="filled by the engine") as caught:
+        dag.connect("call_id", "t")
+    assert (caught.value.node, caught.value.parameter) == ("t", "call_id")
+    dag.connect("call_id", "t", input="x")
+    assert dag.run() == "call_id"
+
+
 @pytest.mark.parametrize("kind", ["node", "condition", "select"])
 def test_nothing_left_is_an_error_at_once(kind: str) -> None:
     dag = into(lambda p, q: p, "a", "b", "c", kind=kind).connect("a", "t").connect("b", "t")

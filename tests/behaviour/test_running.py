@@ -21,6 +21,7 @@ from fast_dag import (
 )
 from fast_dag.errors import UnknownNodeError
 from tests.behaviour.support import BoomError, add_later, boom
+from tests.patience import LONG
 from tests.ways import MODES
 
 
@@ -283,10 +284,10 @@ def test_context_of_a_refused_run_is_left_alone(run: Any) -> None:
 
 def test_context_serves_one_of_two_threads() -> None:
     context, inside, refused = Context(), threading.Event(), threading.Event()
-    dag = DAG("d").add_node("wait", lambda: inside.set() or refused.wait(20))
+    dag = DAG("d").add_node("wait", lambda: inside.set() or refused.wait(LONG))
     first = threading.Thread(target=dag.run, kwargs={"context": context})
     first.start()
-    assert inside.wait(20)
+    assert inside.wait(LONG)
     with pytest.raises(ValidationError, match="already serves a run"):
         line().run(context=context)
     refused.set()

@@ -34,7 +34,8 @@ from fast_dag import DAG, Context, ExecutionError, InvalidNodeError, Run, Valida
 from fast_dag.cache import store
 from fast_dag.cache.keys import UnkeyableError, inputs_key, key_of, stable_text
 from fast_dag.cache.memory import MemoryBackend
-from tests.concurrency.support import LONG, end_of, threads_of_runs, wait_for
+from tests.concurrency.support import end_of, threads_of_runs, wait_for
+from tests.patience import LONG, timeouts
 from tests.ways import EXECUTE, HERE, MODES, OWN
 
 Execute = Callable[..., Run]
@@ -1181,16 +1182,20 @@ def test_a_run_that_is_cancelled_while_an_async_backend_answers_is_cancelled(met
 
 @pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
 def test_a_backend_that_blocks_is_bounded_by_the_timeout_of_the_run(mode: str) -> None:
-    go_on = threading.Event()
+    go_on, asked = threading.Event(), []
 
     class Blocks(DictBackend):
         def get(self, key: Any) -> Any:
+            asked.append(key)
             wait_for(go_on)
 
     dag = DAG("blocks")
     dag.cached_node(name="f", backend=Blocks())(shared_double)
     before = threads_of_runs()
-    assert dag.execute(x=1, timeout=0.1, mode=mode).status == "timed_out"
+    for timeout in timeouts():
+        assert dag.execute(x=1, timeout=timeout, mode=mode).status == "timed_out"
+        if asked:
+            break
     go_on.set()
     end_of(threads_of_runs() - before)
 
@@ -1265,18 +1270,23 @@ def test_where_the_computing_one_fails_one_waiter_takes_over(mode: str) -> None:
 
 @pytest.mark.parametrize("whose", ["node", "run"])
 def test_where_the_computing_one_is_abandoned_a_waiter_takes_over(mode: str, whose: str) -> None:
-    flights = Flights(timeout=0.3 if whose == "node" else None)
-    dag, flights.holds = flights.dag, {1}
     before = threads_of_runs()
-    limited = {"timeout": 0.3} if whose == "run" else {}
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(EXECUTE[mode], dag, **limited)
-        assert flights.started.acquire(timeout=LONG)
-        second = pool.submit(EXECUTE[mode], dag)
-        assert first.result(LONG).status == ("failed" if whose == "node" else "timed_out")
-        assert second.result(LONG).value == "call 2"
-    flights.go_on.set()
-    end_of(threads_of_runs() - before)
+    for timeout in timeouts(0.3):
+        flights = Flights(timeout=timeout if whose == "node" else None)
+        dag, flights.holds = flights.dag, {1}
+        limited = {"timeout": timeout} if whose == "run" else {}
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(EXECUTE[mode], dag, **limited)
+            while not (has_begun := flights.started.acquire(timeout=0.01)) and not first.done():
+                pass
+            second = pool.submit(EXECUTE[mode], dag)
+            assert first.result(LONG).status == ("failed" if whose == "node" else "timed_out")
+            value = second.result(LONG).value
+        flights.go_on.set()
+        end_of(threads_of_runs() - before)
+        if has_begun:
+            break
+    assert value == "call 2"
     assert EXECUTE[mode](dag).value == "call 2", "not that of the late call"
 
 
@@ -1350,7 +1360,7 @@ def test_two_that_need_each_others_results_do_not_wait_for_each_other_for_ever()
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(3)
+        thread.join(LONG)
     assert len(results) == 2, "they wait for each other"
 
 

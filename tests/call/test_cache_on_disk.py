@@ -19,7 +19,7 @@ import pytest
 from fast_dag import DAG
 from fast_dag.cache import DiskCache, disk
 from fast_dag.store.codec import Pickle, Plain
-from tests.concurrency.support import LONG
+from tests.patience import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from fast_dag import DAG, ExecutionError, Run
-from tests.concurrency.support import LONG, end_of, threads_of_runs
+from tests.concurrency.support import end_of, threads_of_runs
+from tests.patience import LONG
 from tests.ways import EXECUTE, OWN, OWN_EVERYWHERE
 
 if TYPE_CHECKING:

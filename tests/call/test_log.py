@@ -14,6 +14,7 @@ import pytest
 from fast_dag import DAG, FSM, Context, ExecutionError, FSMReturn, Run
 from fast_dag.drive import inline
 from tests.call.test_observers import Held, Watch, chain, cut_off, noting
+from tests.patience import LONG
 from tests.ways import EVERYWHERE, EXECUTE
 
 Execute = Callable[..., Run]
@@ -411,7 +412,7 @@ def test_nothing_is_written_where_logging_is_not_configured() -> None:
         dag.execute()
     """)
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, timeout=30, check=False
+        [sys.executable, "-c", script], capture_output=True, timeout=LONG, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
@@ -426,7 +427,7 @@ def test_logging_that_is_configured_by_a_node_gets_its_failure() -> None:
         DAG("late").add_node("bad", bad).execute()
     """)
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=LONG, check=False
     )
     assert done.stderr == "ERROR node 'bad' of 'late': failed: 'ValueError: broken'\n"
 

@@ -31,8 +31,9 @@ from fast_dag import (
     TimeoutError,
     ValidationError,
 )
-from tests.concurrency.support import LONG, Tally, wait_for, wait_until
+from tests.concurrency.support import Tally, wait_for, wait_until
 from tests.counting import steps_of
+from tests.patience import LONG
 from tests.ways import AT_ONCE_EVERYWHERE, EVERYWHERE, EXECUTE, OWN, OWN_AT_ONCE
 
 Execute = Callable[..., Run]
@@ -654,7 +655,7 @@ def test_the_bar_is_shown_in_a_terminal_and_taken_away() -> None:
                 written += part
         except OSError:  # the other end is closed
             pass
-        child.wait(timeout=30)
+        child.wait(timeout=LONG)
     finally:
         os.close(ours)
     assert child.returncode == 0
@@ -926,7 +927,7 @@ def test_a_retry_does_not_wait_for_the_callback_of_another_thread_and_progress_n
     def callback(name: str, status: str, fraction: float) -> None:
         told.append((name, status, fraction))
         if (name, status) == ("quick", "completed"):
-            assert held.wait(30)
+            assert held.wait(LONG)
 
     async def flaky() -> int:
         flaky_calls.append(1)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from fast_dag import DAG, Context, ExecutionError, InvalidNodeError, Run, TimeoutError
-from tests.concurrency.support import LONG, end_of, threads_of_runs, wait_for
+from tests.concurrency.support import end_of, threads_of_runs, wait_for
+from tests.patience import LONG, timeouts
 from tests.ways import EXECUTE, OWN
 
 Execute = Callable[..., Run]
@@ -129,36 +130,39 @@ def test_phases_come_in_order(execute: Execute, cached: bool, is_async: bool) ->
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("mode", OWN)
 def test_a_timed_out_attempt_goes_the_way_of_failures(mode: str, is_async: bool) -> None:
-    watched = Watched(PHASES, is_async=is_async, timeout=0.3)
-    run = watched.execute_held(EXECUTE[mode], x=4)
+    for timeout in timeouts():
+        watched = Watched(PHASES, is_async=is_async, timeout=timeout)
+        run = watched.execute_held(EXECUTE[mode], x=4)
+        if watched.held.is_set():
+            break
     assert watched.log == ["pre_execute", "attempt", "on_error", "cleanup"]
     assert isinstance(run.errors["watched"], TimeoutError)
 
 
 @pytest.mark.parametrize("mode", OWN)
 def test_a_timed_out_attempt_is_retried(mode: str) -> None:
-    watched = Watched(PHASES, timeout=0.5, retry=1, retry_delay=0.0)
+    # Of the attempts after the first one will be in time, however busy the machine is.
+    watched = Watched(PHASES, timeout=0.2, retry=9, retry_delay=0.0)
     watched.let_go.clear()
     watched.dag.set_node_hooks("watched", on_retry=lambda node: watched.let_go.set())
     before = threads_of_runs()
     run = EXECUTE[mode](watched.dag, x=4)
     assert run.value == 8
-    assert watched.log == [
-        "pre_execute",
-        "attempt",
-        "attempt",
-        "post_execute",
-        "cleanup",
-        "below",
-    ]
+    assert watched.log[0] == "pre_execute"
+    assert watched.log.count("pre_execute") == 1
+    assert watched.log[-4:] == ["attempt", "post_execute", "cleanup", "below"]
+    assert run.metrics["retries"] > 0
     end_of(threads_of_runs() - before)
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("mode", OWN)
 def test_a_run_that_is_out_of_time_cleans_up(mode: str, is_async: bool) -> None:
-    watched = Watched(PHASES, is_async=is_async)
-    run = watched.execute_held(EXECUTE[mode], x=4, timeout=0.3)
+    for timeout in timeouts():
+        watched = Watched(PHASES, is_async=is_async)
+        run = watched.execute_held(EXECUTE[mode], x=4, timeout=timeout)
+        if watched.held.is_set():
+            break
     assert run.status == "timed_out"
     assert watched.log == ["pre_execute", "attempt", "cleanup"]
 
@@ -658,8 +662,11 @@ def test_hooks_and_attempts_of_one_call_share_their_contextvars(
 def test_a_late_result_reaches_neither_results_nor_cache_nor_hooks(
     mode: str, is_async: bool
 ) -> None:
-    watched = Watched(PHASES, is_async=is_async, cached=True, timeout=0.3)
-    run = watched.execute_held(EXECUTE[mode], x=4)  # the late call has ended after this
+    for timeout in timeouts(0.4):
+        watched = Watched(PHASES, is_async=is_async, cached=True, timeout=timeout)
+        run = watched.execute_held(EXECUTE[mode], x=4)  # the late call has ended after this
+        if watched.held.is_set():
+            break
     assert watched.log == ["pre_execute", "attempt", "on_error", "cleanup"]
     assert "watched" not in run.results
     assert run.status == "failed"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG, Context, ExecutionError, InvalidNodeError, TimeoutError, ValidationError
+from tests.patience import LONG, timeouts
 from tests.ways import EXECUTE, MODES, OWN, OWN_EVERYWHERE
 
 if TYPE_CHECKING:
@@ -291,7 +292,7 @@ def test_two_nodes_that_start_at_once_open_it_once() -> None:
     def slow() -> Iterator[str]:
         opened.append(1)
         opening.set()
-        assert go_on.wait(20)
+        assert go_on.wait(LONG)
         yield "it"
 
     dag = DAG("d")
@@ -300,7 +301,7 @@ def test_two_nodes_that_start_at_once_open_it_once() -> None:
 
     @dag.node
     def release() -> None:
-        assert opening.wait(20)
+        assert opening.wait(LONG)
         go_on.set()
 
     assert dag.execute(mode="parallel", max_workers=3).results == {
@@ -314,17 +315,22 @@ def test_two_nodes_that_start_at_once_open_it_once() -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("manager", [Tracked, AsyncTracked])
 def test_resources_are_closed_at_the_deadline(mode: Any, manager: type[Tracked]) -> None:
-    held = threading.Event()
+    held, begun = threading.Event(), threading.Event()
     log: list[Any] = []
     dag = DAG("d")
     dag.resource("pool", lambda: manager(log))
 
     @dag.node
     def slow(pool: str) -> None:
-        held.wait(20)
+        begun.set()
+        held.wait(LONG)
 
-    with pytest.raises(TimeoutError):
-        dag.run(mode=mode, timeout=0.5)  # time enough to open it
+    for timeout in timeouts():
+        log.clear()
+        with pytest.raises(TimeoutError):
+            dag.run(mode=mode, timeout=timeout)
+        if begun.is_set():
+            break
     held.set()
     assert log == ["open it", "close it after 'd' was cut short: timed_out"]
 
@@ -352,21 +358,25 @@ def test_resources_are_closed_on_cancellation() -> None:
 
 
 def test_what_opens_after_the_end_is_closed_at_once() -> None:
-    held, closed = threading.Event(), threading.Event()
+    begun, held, closed = threading.Event(), threading.Event(), threading.Event()
 
     @contextlib.contextmanager
     def slow() -> Iterator[str]:
-        held.wait(20)
+        begun.set()
+        held.wait(LONG)
         yield "late"
         closed.set()
 
     dag = DAG("d")
     dag.resource("pool", slow)
     dag.add_node("use", lambda pool: pool)
-    with pytest.raises(TimeoutError):
-        dag.run(timeout=0.1)
+    for timeout in timeouts():
+        with pytest.raises(TimeoutError):
+            dag.run(timeout=timeout)
+        if begun.is_set():
+            break
     held.set()
-    assert closed.wait(20)
+    assert closed.wait(LONG)
 
 
 @pytest.mark.parametrize("timeout", [None, 20])

@@ -11,7 +11,8 @@ from multiprocessing.managers import SyncManager
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
-from tests.leaks import LONG, children, is_alive, is_kept, open_files
+from tests.leaks import children, is_alive, is_kept, open_files
+from tests.patience import LONG
 from tests.ways import EXECUTE
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXECUTE",
-    "LONG",
     "children",
     "is_alive",
 ]  # found here, too
@@ -41,7 +41,7 @@ def run(
         [sys.executable, "-W", "error", *(command or (str(path),))],
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=LONG,
         check=False,
         cwd=folder,
         env=ENVIRONMENT,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fast_dag import DAG
-from tests.concurrency.support import LONG
+from tests.patience import LONG
 from tests.ways import AT_ONCE, EXECUTE, HERE, OWN_AT_ONCE
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import functools
 import os
 import subprocess
 import sys
@@ -23,7 +24,6 @@ import pytest
 import fast_dag
 from fast_dag import DAG, ExecutionError, Run, ValidationError
 from tests.concurrency.support import (
-    LONG,
     Here,
     Way,
     end_of,
@@ -32,6 +32,7 @@ from tests.concurrency.support import (
     wait_for,
     wait_until,
 )
+from tests.patience import LONG, timeouts
 from tests.ways import EXECUTE, MODES, OWN, OWN_AT_ONCE, OWN_EVERYWHERE
 
 LATE = LONG / 2
@@ -95,22 +96,17 @@ class Held:
 def held_at_the_deadline(
     way: Way, wrap: Callable[[Held], DAG] = lambda held: held.dag
 ) -> tuple[Held, Run, float]:
-    """Run until a deadline that comes while the node is held; how far past it the run ended.
-
-    On a busy machine the deadline may come before the node starts: then there is another try.
-    """
-    timeout = time_for(way)
-    while True:
+    """Run until a deadline that comes while the node is held; how far past it the run ended."""
+    for timeout in timeouts(time_for(way)):
         held = Held(way)
         dag = wrap(held)
         began = monotonic()
         run = way.execute(dag, timeout=timeout)
         late = monotonic() - began - timeout
         if "held" in held.started:
-            return held, run, late
-        assert timeout < LONG
-        timeout *= 2
+            break
         held.end()
+    return held, run, late
 
 
 # The whole run.
@@ -134,11 +130,11 @@ def test_a_run_ends_at_its_deadline_and_nothing_starts_afterwards(
 
 
 def test_a_run_on_an_executor_ends_at_its_deadline(overshoot: Measure) -> None:
-    held = Held(Way("executor", Here))
+    way = Way("executor", Here)
     with ThreadPoolExecutor(2) as executor:
-        began = monotonic()
-        run = held.dag.execute(executor=executor, timeout=0.25)
-        overshoot(monotonic() - began - 0.25)
+        way.execute = functools.partial(DAG.execute, executor=executor)
+        held, run, late = held_at_the_deadline(way)
+        overshoot(late)
         assert run.status == "timed_out"
         held.let_go.set()
         assert executor.submit(len, "open").result(LONG) == 4
@@ -201,9 +197,12 @@ def test_async_nodes_are_cancelled_at_the_deadline_and_clean_up(
 
     dag = DAG("async").add_node("held", held).add_node("after", lambda held: seen.append("after"))
     dag.connect("held", "after")
-    timeout, began = 0.2, monotonic()
-    run = way.execute(dag, timeout=timeout)
-    overshoot(monotonic() - began - timeout)
+    for timeout in timeouts():
+        began = monotonic()
+        run = way.execute(dag, timeout=timeout)
+        overshoot(monotonic() - began - timeout)
+        if "started" in seen:
+            break
     assert run.status == "timed_out"
     assert run.statuses == {"held": "cancelled", "after": "not_run"}
     assert seen == ["started", "cleaned up"]
@@ -222,16 +221,16 @@ def test_a_run_that_ends_in_time_is_not_touched_by_its_timeout(way: Way) -> None
 
 @everywhere
 def test_waits_between_attempts_end_at_the_deadline(way: Way, overshoot: Measure) -> None:
-    called, timeout = way.shared.list(), time_for(way)
+    called = way.shared.list()
     dag = DAG("retry").add_node(
         "fails", lambda: called.append(1) or 1 / 0, retry=5, retry_delay=3600
     )
-    while not called:  # a busy machine may need longer to get there
-        timeout *= 2
-        assert timeout < LONG
+    for timeout in timeouts(time_for(way)):
         began = monotonic()
         run = way.execute(dag, timeout=timeout)
         overshoot(monotonic() - began - timeout)
+        if called:
+            break
     assert run.status == "timed_out"
     assert list(called) == [1]
 
@@ -283,8 +282,7 @@ def test_a_timeout_that_is_no_time_is_an_error(mode: str, timeout: Any) -> None:
 def test_a_late_node_fails_at_its_timeout_and_its_value_comes_to_nothing(
     way: Way, overshoot: Measure
 ) -> None:
-    timeout = time_for(way)
-    while True:
+    for timeout in timeouts(time_for(way)):
         held = Held(way)
         quick, late, after = (held.dag.nodes[name].func for name in ("quick", "held", "after"))
         dag = DAG("late").add_node("quick", quick).add_node("late", late, timeout=timeout)
@@ -294,8 +292,6 @@ def test_a_late_node_fails_at_its_timeout_and_its_value_comes_to_nothing(
         if "held" in held.started:
             break
         held.end()
-        assert timeout < LONG  # a busy machine may need longer to get there
-        timeout *= 2
     overshoot(run.timings["late"] - timeout)
     assert run.status == "completed_with_errors"
     assert run.statuses == {
@@ -334,20 +330,24 @@ def test_a_late_async_node_is_cancelled_and_cleans_up_before_the_run_goes_on(
     seen: list[str] = []
 
     async def late() -> None:
+        seen.append("started")
         try:
             await asyncio.Event().wait()
         finally:
             seen.append("cleaned up")
 
-    dag = DAG("late").add_node("late", late, timeout=0.2)
-    dag.add_node("other", lambda: None)
-    dag.add_node("last", lambda: seen.append("last"), type="any", wait=True, run_in="thread")
-    dag.connect("late", "last").connect("other", "last")
-    run = way.execute(dag, error_strategy="continue")
-    overshoot(run.timings["late"] - 0.2)
-    assert type(run.errors["late"]) is fast_dag.TimeoutError
-    assert "cleaned up" in seen
-    assert seen.index("cleaned up") < seen.index("last")
+    for timeout in timeouts():
+        seen.clear()
+        dag = DAG("late").add_node("late", late, timeout=timeout)
+        dag.add_node("other", lambda: None)
+        dag.add_node("last", lambda: seen.append("last"), type="any", wait=True, run_in="thread")
+        dag.connect("late", "last").connect("other", "last")
+        run = way.execute(dag, error_strategy="continue")
+        overshoot(run.timings["late"] - timeout)
+        assert type(run.errors["late"]) is fast_dag.TimeoutError
+        if "started" in seen:
+            break
+    assert seen == ["started", "cleaned up", "last"]
 
 
 @everywhere
@@ -368,8 +368,8 @@ def test_a_timeout_error_of_the_users_own_is_an_ordinary_failure(way: Way) -> No
 @everywhere
 def test_each_attempt_has_the_time_of_its_own(way: Way) -> None:
     """Two attempts that are late, and a third that is not."""
-    timeout, before = time_for(way), threads_of_runs()
-    while True:
+    before = threads_of_runs()
+    for timeout in timeouts(time_for(way)):
         called, never = way.shared.list(), way.shared.Event()
 
         def node(called: Any = called, never: Any = never) -> str:
@@ -384,8 +384,6 @@ def test_each_attempt_has_the_time_of_its_own(way: Way) -> None:
         end_of(threads_of_runs() - before)
         if len(called) == 3:
             break
-        assert timeout < LONG  # a busy machine may need longer to start a worker
-        timeout *= 2
     assert run.value == "in time"
     assert run.metrics["retries"] == 2
 
@@ -414,8 +412,7 @@ def test_the_late_value_of_an_abandoned_attempt_never_replaces_that_of_a_later_o
 
 @everywhere
 def test_a_nested_workflow_has_one_timeout_as_a_whole(way: Way, overshoot: Measure) -> None:
-    timeout = time_for(way)
-    while True:
+    for timeout in timeouts(time_for(way)):
         held = Held(way)
         outer = DAG("outer").add_node("sub", held.dag, timeout=timeout)
         outer.add_node("below", lambda sub, log=held.started: log.append("below"))
@@ -425,8 +422,6 @@ def test_a_nested_workflow_has_one_timeout_as_a_whole(way: Way, overshoot: Measu
         held.end()
         if "held" in held.started:
             break
-        assert timeout < LONG  # a busy machine may need longer to get there
-        timeout *= 2
     overshoot(run.timings["sub"] - timeout)
     assert run.statuses == {"sub": "failed", "below": "skipped", "beside": "completed"}
     error = run.errors["sub"]
@@ -441,6 +436,7 @@ def test_a_late_nested_workflow_cancels_its_async_nodes(way: Way) -> None:
     seen: list[str] = []
 
     async def held() -> None:
+        seen.append("started")
         try:
             await asyncio.wait_for(asyncio.Event().wait(), LONG)
         finally:
@@ -449,11 +445,14 @@ def test_a_late_nested_workflow_cancels_its_async_nodes(way: Way) -> None:
     inner = DAG("inner").add_node("held", held)
     inner.add_node("after", lambda held: seen.append("after")).connect("held", "after")
     middle = DAG("middle").add_node("inner", inner)
-    outer = DAG("outer").add_node("middle", middle, timeout=0.2)
-    with pytest.raises(fast_dag.TimeoutError) as caught:
-        way(outer)
-    assert caught.value.node_name == "middle"
-    assert seen == ["cleaned up"]
+    for timeout in timeouts():
+        outer = DAG("outer").add_node("middle", middle, timeout=timeout)
+        with pytest.raises(fast_dag.TimeoutError) as caught:
+            way(outer)
+        assert caught.value.node_name == "middle"
+        if seen:
+            break
+    assert seen == ["started", "cleaned up"]
 
 
 @in_this_process
@@ -466,18 +465,20 @@ def test_a_nested_workflow_is_tried_again_as_a_whole_after_its_timeout(way: Way)
 
     def second(first: int) -> str:
         called.append("second")
-        if len(called) == 2:
+        if called.count("second") == 1:
             wait_for(let_go)
         return "done"
 
     inner = DAG("inner").add_node("first", first).add_node("second", second)
     inner.connect("first", "second")
-    outer = DAG("outer").add_node("sub", inner, timeout=0.5, retry=1, retry_delay=0)
+    # Of the attempts after the first one will be in time, however busy the machine is.
+    outer = DAG("outer").add_node("sub", inner, timeout=0.2, retry=9, retry_delay=0)
     run = way.execute(outer)
     let_go.set()
     end_of(threads_of_runs() - before)
     assert run.value == "done"
-    assert called == ["first", "second"] * 2
+    assert called[-2:] == ["first", "second"]
+    assert called.count("first") > 1
 
 
 # Threads.
@@ -573,15 +574,15 @@ def test_an_abandoned_thread_frees_its_worker(way: Way) -> None:
 
 @pytest.mark.needs("cloudpickle")
 def test_processes_are_killed_at_the_deadline_of_the_run(shared: Any) -> None:
-    pids, never, timeout = shared.list(), shared.Event(), 0.5
+    pids, never = shared.list(), shared.Event()
     dag = DAG("processes")
     for index in range(2):
         dag.add_node(f"n{index}", lambda: pids.append(os.getpid()) or never.wait())
-    while not pids:  # a busy machine may need longer to get there
-        timeout *= 2
-        assert timeout < LONG
+    for timeout in timeouts(1.0):
         run = dag.execute(mode="process", max_workers=2, timeout=timeout)
         assert run.status == "timed_out"
+        if pids:
+            break
     wait_until(lambda: not any(is_alive(pid) for pid in pids))
 
 

@@ -15,6 +15,7 @@ from fast_dag import DAG, Context, ExecutionError, TimeoutError, ValidationError
 from fast_dag.define.graph import Graph
 from fast_dag.define.node import Node
 from fast_dag.plan.topology import Topology
+from tests.patience import LONG, timeouts
 
 
 def line(*functions: Any) -> DAG:
@@ -54,8 +55,8 @@ def test_threads_leave_a_line_to_the_caller() -> None:
 
 def test_threads_take_what_is_beside_a_line() -> None:
     meet = threading.Barrier(2)
-    dag = line(lambda: meet.wait(10) >= 0, lambda x: x)
-    dag.add_node("beside", lambda: meet.wait(10) >= 0)
+    dag = line(lambda: meet.wait(LONG) >= 0, lambda x: x)
+    dag.add_node("beside", lambda: meet.wait(LONG) >= 0)
     run = dag.execute(mode="parallel", max_workers=2)
     assert run.results == {"a": True, "b": True, "beside": True}
 
@@ -147,11 +148,17 @@ def test_awaited_line_refuses_a_generator_that_two_would_share() -> None:
 
 def test_timeout_of_an_awaited_line_names_the_node_that_ran() -> None:
     async def never(x: int) -> None:
+        begun.append(x)
         await asyncio.Event().wait()
 
     async def main() -> Any:
-        return await line(one, never, increment).execute_async(timeout=0.3)
+        for timeout in timeouts():
+            run = await line(one, never, increment).execute_async(timeout=timeout)
+            if begun:
+                break
+        return run
 
+    begun: list[int] = []
     run = asyncio.run(main())
     assert list(run.statuses.values()) == ["completed", "cancelled", "not_run"]
     with pytest.raises(TimeoutError, match=r"still running: 'b'"):

@@ -11,7 +11,8 @@ import pytest
 
 from fast_dag import DAG, Context, ValidationError
 from fast_dag.drive.threads import shared
-from tests.concurrency.support import LONG, wait_for
+from tests.concurrency.support import wait_for
+from tests.patience import LONG
 from tests.ways import EXECUTE, MODES, OWN, OWN_AT_ONCE, OWN_EVERYWHERE
 
 if TYPE_CHECKING:

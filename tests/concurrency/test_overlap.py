@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from fast_dag import DAG, ValidationError
-from tests.concurrency.support import LONG, Tally, Way, threads_of_runs, wait_for
+from tests.concurrency.support import Tally, Way, threads_of_runs, wait_for
+from tests.patience import LONG
 from tests.ways import (
     AT_ONCE,
     AT_ONCE_EVERYWHERE,

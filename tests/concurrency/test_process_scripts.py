@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.concurrency.support import ENVIRONMENT, is_alive, run, wait_until
+from tests.patience import LONG
 
 pytestmark = pytest.mark.needs("cloudpickle")
 
@@ -153,7 +154,7 @@ def test_a_script_from_stdin_runs_in_processes(tmp_path: Path, command: tuple[st
         input=text,
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=LONG,
         check=False,
         env=ENVIRONMENT,
     )
@@ -338,7 +339,7 @@ def test_a_file_of_any_name_runs_in_processes_from_the_command_line(
         [*command, "-i", "x=4", "--outputs", "double"],
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=LONG,
         check=False,
         cwd=tmp_path,
     )

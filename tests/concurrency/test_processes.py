@@ -21,7 +21,8 @@ import pytest
 
 from fast_dag import DAG, Context, ExecutionError, TimeoutError
 from tests.concurrency import functions
-from tests.concurrency.support import LONG, children, is_alive, wait_for, wait_until
+from tests.concurrency.support import children, is_alive, wait_for, wait_until
+from tests.patience import LONG
 
 pytestmark = pytest.mark.needs("cloudpickle")
 
@@ -37,7 +38,7 @@ def script(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-W", "error", path],
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=LONG,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
@@ -156,7 +157,7 @@ print(run.results, type(run.errors["fails"]) is Odd)
         [sys.executable, "-W", "error", "-c", program],
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=LONG,
         check=False,
     )
     assert done.stderr == ""
@@ -431,11 +432,11 @@ def test_no_process_is_left_after_a_run_however_it_ends(shared: Any) -> None:
         return dag.execute(mode="process", max_workers=2, **options).status
 
     assert ends(how="well") == "completed"
-    assert children() == before
+    assert children() <= before  # those of earlier tests may end meanwhile
     assert ends(how="fails") == "failed"
-    assert children() == before
+    assert children() <= before
     assert ends(how="late", timeout=0.5) == "timed_out"
-    wait_until(lambda: children() == before)
+    wait_until(lambda: children() <= before)
     assert not [each for each in multiprocessing.active_children() if each.pid not in before]
 
 
@@ -670,7 +671,7 @@ def test_a_node_that_is_late_on_an_executor_costs_no_other(executor: Executor, s
 def test_time_in_the_queue_of_an_executor_is_not_the_nodes(executor: Executor) -> None:
     dag = DAG("queue").add_node("a", lambda: time.sleep(1.5)).add_node("b", lambda: time.sleep(1.5))
     for index in range(4):
-        dag.add_node(f"quick{index}", lambda: "done", timeout=0.7)
+        dag.add_node(f"quick{index}", lambda: "done", timeout=1.2)
     run = dag.execute(executor=executor, max_workers=6, error_strategy="continue")
     assert run.errors == {}
     assert list(run.results.values()).count("done") == 4

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG, FSM, ExecutionError, FSMReturn, TimeoutError
-from tests.leaks import LONG, timers
+from tests.leaks import timers
+from tests.patience import LONG
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator

@@ -15,7 +15,8 @@ import pytest
 import fast_dag
 from fast_dag import DAG, FSM, Context, ExecutionError
 from fast_dag.drive import dispatcher
-from tests.concurrency.support import LONG, wait_until
+from tests.concurrency.support import wait_until
+from tests.patience import LONG, timeouts
 from tests.ways import EXECUTE, MODES, OWN, OWN_AT_ONCE
 
 if TYPE_CHECKING:
@@ -82,8 +83,13 @@ def test_a_cancellation_while_a_late_run_unwinds_is_not_lost() -> None:
                 await may_end.wait()
 
         dag = DAG("late").add_node("held", held)
-        task = asyncio.create_task(dag.run_async(timeout=0.05))
-        await unwinds.wait()
+        for timeout in timeouts():
+            task = asyncio.create_task(dag.run_async(timeout=timeout))
+            begins = asyncio.create_task(unwinds.wait())
+            await asyncio.wait({task, begins}, return_when=asyncio.FIRST_COMPLETED)
+            if unwinds.is_set():
+                break
+            begins.cancel()
         task.cancel()
         await asyncio.sleep(0)
         may_end.set()
@@ -174,12 +180,15 @@ def test_a_scope_that_cancels_at_every_await_leaves_nothing_open() -> None:
 @pytest.mark.parametrize("is_nested", [False, True], ids=["flat", "nested"])
 def test_a_scope_with_a_deadline_leaves_nothing_open(is_nested: bool) -> None:
     async def main() -> None:
-        opened = Opened()
-        dag = nested_in(opened.dag) if is_nested else opened.dag
-        with anyio.move_on_after(0.1) as scope:
-            await dag.run_async()
-        assert scope.cancelled_caught
-        assert opened.log == (ALL if opened.started.is_set() else [])
+        for timeout in timeouts():
+            opened = Opened()
+            dag = nested_in(opened.dag) if is_nested else opened.dag
+            with anyio.move_on_after(timeout) as scope:
+                await dag.run_async()
+            assert scope.cancelled_caught
+            if opened.started.is_set():
+                break
+        assert opened.log == ALL
 
     anyio.run(main)
 
@@ -455,12 +464,20 @@ def test_what_an_awaited_run_held_is_freed_with_it_without_the_collector() -> No
 @pytest.mark.parametrize("mode", OWN)
 @pytest.mark.parametrize("is_nested", [False, True], ids=["flat", "nested"])
 def test_cleanup_after_a_deadline_is_inside_of_its_run(mode: str, is_nested: bool) -> None:
-    let_go = threading.Event()
+    let_go, begun = threading.Event(), threading.Event()
     seen: list[tuple[bool, str]] = []
-    dag = DAG("late").add_node("held", lambda: let_go.wait(LONG) and None)
-    outer, context = nested_in(dag) if is_nested else dag, Context()
-    dag.set_default_hooks(cleanup=lambda node: seen.append((outer.context is context, node.name)))
-    run = EXECUTE[mode](outer, context=context, timeout=0.5)
+    dag = DAG("late").add_node("held", lambda: begun.set() or (let_go.wait(LONG) and None))
+    outer = nested_in(dag) if is_nested else dag
+    contexts: list[Context] = []
+    dag.set_default_hooks(
+        cleanup=lambda node: seen.append((outer.context is contexts[-1], node.name))
+    )
+    for timeout in timeouts():
+        contexts.append(Context())
+        seen.clear()
+        run = EXECUTE[mode](outer, context=contexts[-1], timeout=timeout)
+        if begun.is_set():
+            break
     let_go.set()
     assert run.status == "timed_out"
     assert seen == [(True, "held")]
@@ -471,14 +488,18 @@ def test_cleanup_after_a_deadline_sees_the_contextvars_of_its_call(mode: str) ->
     import contextvars
 
     name = contextvars.ContextVar("name", default="none")
-    let_go = threading.Event()
+    let_go, begun = threading.Event(), threading.Event()
     seen: list[str] = []
-    dag = DAG("late").add_node("held", lambda: let_go.wait(LONG) and None)
+    dag = DAG("late").add_node("held", lambda: begun.set() or (let_go.wait(LONG) and None))
     dag.set_default_hooks(
         pre_execute=lambda node: name.set("set") and None,
         cleanup=lambda node: seen.append(name.get()),
     )
-    EXECUTE[mode](dag, timeout=0.5)
+    for timeout in timeouts():
+        seen.clear()
+        EXECUTE[mode](dag, timeout=timeout)
+        if begun.is_set():
+            break
     let_go.set()
     assert seen == ["set"]
 
@@ -495,10 +516,10 @@ def _short_grace() -> Iterator[None]:
 def test_cleanup_that_does_not_end_is_cut_off_after_its_grace_and_the_next_begins(
     mode: str,
 ) -> None:
-    let_go = threading.Event()
-    began = time.monotonic()
+    let_go, begun = threading.Event(), threading.Event()
     closed: list[str] = []
-    dag = DAG("late").add_node("held", lambda resource: let_go.wait(LONG * 3) and None)
+    dag = DAG("late")
+    dag.add_node("held", lambda resource: begun.set() or (let_go.wait(LONG * 3) and None))
     dag.set_default_hooks(cleanup=lambda node: let_go.wait(LONG * 3) and None)
 
     @dag.resource("resource")
@@ -506,9 +527,13 @@ def test_cleanup_that_does_not_end_is_cut_off_after_its_grace_and_the_next_begin
         yield 1
         closed.append("closed")
 
-    run = EXECUTE[mode](dag, timeout=0.1)
-    assert time.monotonic() - began < LONG
-    assert not let_go.is_set()
+    for timeout in timeouts():
+        closed.clear()
+        began = time.monotonic()
+        run = EXECUTE[mode](dag, timeout=timeout)
+        assert time.monotonic() - began < LONG
+        if begun.is_set():
+            break
     let_go.set()
     assert run.status == "timed_out"
     assert closed == ["closed"]
@@ -516,10 +541,11 @@ def test_cleanup_that_does_not_end_is_cut_off_after_its_grace_and_the_next_begin
 
 @pytest.mark.parametrize("mode", OWN)
 def test_a_nested_workflow_that_is_late_has_cleaned_up_before_its_node_ends(mode: str) -> None:
-    let_go = threading.Event()
+    let_go, begun = threading.Event(), threading.Event()
     log: list[str] = []
 
     async def unwinds() -> None:
+        log.append("unwinds begun")
         try:
             await asyncio.Event().wait()
         finally:
@@ -533,12 +559,16 @@ def test_a_nested_workflow_that_is_late_has_cleaned_up_before_its_node_ends(mode
         yield 1
         log.append("closed")
 
-    inner.add_node("held", lambda resource: let_go.wait(LONG) and None)
+    inner.add_node("held", lambda resource: begun.set() or (let_go.wait(LONG) and None))
     inner.add_node("unwinds", unwinds)
     inner.set_default_hooks(cleanup=lambda node: log.append(f"{node.name} cleaned up"))
-    outer = DAG("outer").add_node("sub", inner, timeout=0.5)
-    outer.set_node_hooks("sub", cleanup=lambda node: log.append("sub cleaned up"))
-    run = EXECUTE[mode](outer)
+    for timeout in timeouts():
+        log.clear()
+        outer = DAG("outer").add_node("sub", inner, timeout=timeout)
+        outer.set_node_hooks("sub", cleanup=lambda node: log.append("sub cleaned up"))
+        run = EXECUTE[mode](outer)
+        if begun.is_set() and (mode == "sequential" or "unwinds begun" in log):
+            break
     let_go.set()
     assert isinstance(run.errors["sub"], fast_dag.TimeoutError)
     assert log[-2:] == ["closed", "sub cleaned up"]

@@ -18,7 +18,7 @@ import pytest
 
 from fast_dag import DAG, FSM, Context, ExecutionError
 from fast_dag.cache.keys import key_of, stable_text
-from tests.concurrency.support import LONG
+from tests.patience import LONG
 from tests.ways import EXECUTE, OWN
 
 if TYPE_CHECKING:
@@ -284,7 +284,7 @@ def test_many_cleanup_hooks_that_hang_share_one_grace() -> None:
     for number in range(many):
         dag.add_node(f"n{number}", held)
     begun: list[int] = []
-    dag.set_default_hooks(cleanup=lambda node: begun.append(1) or (let_go.wait(60) and None))
+    dag.set_default_hooks(cleanup=lambda node: begun.append(1) or (let_go.wait(LONG) and None))
 
     async def main() -> None:
         run = asyncio.create_task(dag.run_async())
@@ -340,7 +340,7 @@ def test_ctrl_c_interrupts_an_inline_node_of_a_run_on_a_loop_of_its_own() -> Non
         [sys.executable, "-c", textwrap.dedent(INLINE)],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=LONG,
         check=False,
     )
     assert done.stdout == "interrupted cancelled\n", done.stderr

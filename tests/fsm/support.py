@@ -10,9 +10,6 @@ from fast_dag import FSM, FSMReturn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LONG = 10.0
-"""Seconds after which something that must happen, and at once, is taken to happen never."""
-
 
 def machine(name: str = "m", /, **states: Callable[..., Any]) -> FSM:
     """A machine that goes through its states in their order and ends in the last."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,7 +28,8 @@ from fast_dag import (
     ValidationError,
 )
 from fast_dag.run.machine import Step
-from tests.fsm.support import LONG, counting, door, machine
+from tests.fsm.support import counting, door, machine
+from tests.patience import LONG, timeouts
 from tests.ways import STARTED, WAYS
 
 if TYPE_CHECKING:
@@ -618,8 +620,13 @@ def test_a_cancelled_machine_goes_on_where_it_was() -> None:
 
 def test_the_timeout_holds_for_each_step() -> None:
     let_go = threading.Event()
-    live = machine(a=lambda: 1, b=lambda x: let_go.wait(LONG), c=lambda: 3).start(timeout=0.5)
-    live.step()
+    for timeout in timeouts(0.4):
+        live = machine(a=lambda: 1, b=lambda x: let_go.wait(LONG), c=lambda: 3).start(
+            timeout=timeout
+        )
+        with suppress(fast_dag.TimeoutError):
+            live.step()
+            break
     with pytest.raises(fast_dag.TimeoutError):
         live.step()
     assert (live.state, live.next_state) == ("a", "b")

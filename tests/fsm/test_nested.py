@@ -23,7 +23,8 @@ from fast_dag import (
     ValidationError,
 )
 from fast_dag.errors import MissingResultError
-from tests.fsm.support import LONG, counting, machine
+from tests.fsm.support import counting, machine
+from tests.patience import LONG
 from tests.ways import MODES, MODES_EVERYWHERE
 
 

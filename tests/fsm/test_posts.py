@@ -21,7 +21,8 @@ from fast_dag import (
     MaxCyclesError,
     ValidationError,
 )
-from tests.fsm.support import LONG, counting, door
+from tests.fsm.support import counting, door
+from tests.patience import LONG
 from tests.ways import STARTED, WAYS
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ from fast_dag import (
     ValidationError,
 )
 from fast_dag.errors import MissingResultError
-from tests.fsm.support import LONG, counting, machine
+from tests.fsm.support import counting, machine
+from tests.patience import LONG, timeouts
 from tests.ways import MODES
 
 if TYPE_CHECKING:
@@ -598,10 +599,13 @@ def test_contextvars_of_the_caller_are_seen_and_what_is_set_inside_does_not_get_
 @pytest.mark.parametrize("observed", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_run_ends_at_its_timeout(mode: str, observed: bool) -> None:
-    let_go = threading.Event()
-    fsm = machine(a=lambda: 1, b=lambda x: let_go.wait(LONG), c=lambda: 1)
+    let_go, begun = threading.Event(), threading.Event()
+    fsm = machine(a=lambda: 1, b=lambda x: begun.set() or let_go.wait(LONG), c=lambda: 1)
     options: dict[str, Any] = {"progress": lambda *event: None} if observed else {}
-    ran = fsm.execute(mode=mode, timeout=0.5, **options)  # time enough to get to `b`
+    for timeout in timeouts():
+        ran = fsm.execute(mode=mode, timeout=timeout, **options)
+        if begun.is_set():
+            break
     assert ran.status == "timed_out"
     assert views(fsm) == (["a"], "a", 1, False)
     assert ran.statuses == {"a": "completed", "b": "cancelled", "c": "not_run"}

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from fast_dag import DAG, Context
+from tests.patience import LONG
 from tests.ways import MODES
 
 
@@ -219,7 +220,7 @@ def test_deleting_an_intermediate_result_frees_its_memory(mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_node_has_a_pool_of_its_own_for_batches(mode: str) -> None:
     dag = DAG("batches")
-    four = threading.Barrier(4, timeout=30)
+    four = threading.Barrier(4, timeout=LONG)
 
     def process_item(item: int) -> int:
         four.wait()  # four at once, or this breaks
@@ -308,14 +309,14 @@ def test_who_finds_the_pool_empty_waits_for_a_release() -> None:
         conn = db_pool.acquire()
         try:
             has_it.set()
-            assert tried.wait(30)
+            assert tried.wait(LONG)
             order.append("released")
         finally:
             db_pool.release(conn)
 
     @dag.node
     def second() -> None:
-        assert has_it.wait(30)
+        assert has_it.wait(LONG)
         tried.set()
         conn = db_pool.acquire()
         order.append("acquired")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fast_dag.run import limits
-from tests.leaks import LONG
+from tests.patience import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

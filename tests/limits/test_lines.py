@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fast_dag import Limits, Rate
 from fast_dag.run import limits as module
 from fast_dag.run.limits import RISES_IN, Claim
-from tests.leaks import LONG
+from tests.patience import LONG
 from tests.properties import tries
 
 

@@ -26,11 +26,11 @@ from fast_dag import (
 )
 from fast_dag.run import limits as module
 from tests.concurrency.support import Tally, wait_for
-from tests.leaks import LONG
+from tests.patience import LONG, timeouts
 from tests.ways import EXECUTE, HERE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
 
 def free(limits: Limits) -> dict[str, float]:
@@ -223,21 +223,17 @@ def test_longest_way_in_nodes_goes_first() -> None:
 
 def test_longest_way_in_seconds_goes_first_once_a_run_tells() -> None:
     order: list[str] = []
-    dag = DAG("ways")
-
-    def work(name: str, seconds: float) -> Callable[[], None]:
-        def call() -> None:
-            order.append(name)
-            sleep(seconds)
-
-        return call
-
-    dag.add_node("l1", work("l1", 0)).add_node("l2", work("l2", 0)).add_node("l3", work("l3", 0))
-    dag.connect("l1", "l2", input=False).connect("l2", "l3", input=False)
-    dag.add_node("heavy", work("heavy", 0.1))
-    dag.run(mode="parallel", max_workers=1)
-    assert order[0] == "l1"
-    order.clear()
+    for seconds in timeouts():
+        dag = DAG("ways")
+        for name in ("l1", "l2", "l3"):
+            dag.add_node(name, lambda name=name: order.append(name))
+        dag.connect("l1", "l2", input=False).connect("l2", "l3", input=False)
+        dag.add_node("heavy", lambda seconds=seconds: order.append("heavy") or sleep(seconds))
+        run = dag.execute(mode="parallel", max_workers=1)
+        assert order[0] == "l1"
+        order.clear()
+        if run.timings["heavy"] > sum(run.timings[name] for name in ("l1", "l2", "l3")):
+            break
     dag.run(mode="parallel", max_workers=1)
     assert order[0] == "heavy"
 
@@ -325,15 +321,18 @@ def test_failure_of_another_node_ends_waiting() -> None:
 def test_abandoned_thread_keeps_its_units_until_it_returns(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    limits, release = Limits(db=1), threading.Event()
-    dag = DAG("late", limits=limits)
+    limits, begun, release = Limits(db=1), threading.Event(), threading.Event()
 
-    @dag.node(uses="db", timeout=0.05)
     def late() -> None:
+        begun.set()
         release.wait(6 * LONG)
 
     with caplog.at_level(logging.WARNING, "fast_dag"):
-        assert dag.execute().status == "failed"
+        for timeout in timeouts(0.05):
+            dag = DAG("late", limits=limits).add_node("late", late, uses="db", timeout=timeout)
+            assert dag.execute().status == "failed"
+            if begun.is_set():
+                break
     assert free(limits) == {"db": 0}
     assert any("keeps 'db'" in record.getMessage() for record in caplog.records)
     release.set()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG, FSM, Context, ExecutionError, FSMReturn, ItemError
-from tests.leaks import LONG
+from tests.patience import LONG
 from tests.ways import EVERYWHERE, EXECUTE, HERE, WAYS, mostly
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import pytest
 
 from fast_dag import DAG, ExecutionError, ItemError, TimeoutError
 from tests.concurrency.support import wait_until
-from tests.leaks import LONG, Births, without_collector
+from tests.leaks import Births, without_collector
+from tests.patience import LONG, timeouts
 from tests.ways import EXECUTE, HERE, OWN, OWN_AT_ONCE, mostly
 from tests.workers import steps
 
@@ -48,7 +49,7 @@ def test_an_item_that_hangs_is_late_and_others_are_not(way: str, kind: str) -> N
             await asyncio.Event().wait()
         return x
 
-    dag = mapped(f if kind == "sync" else f_async, timeout=0.3, on_error="keep")
+    dag = mapped(f if kind == "sync" else f_async, timeout=0.5, on_error="keep")
     try:
         run = EXECUTE[way](dag, x=range(5))
     finally:
@@ -320,9 +321,10 @@ def test_results_that_are_not_kept_take_no_memory(way: str) -> None:
 @pytest.mark.parametrize("way", OWN_AT_ONCE)
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_into_is_told_when_the_run_is_late(way: str, kind: str) -> None:
-    hangs, told = threading.Event(), threading.Event()
+    hangs, begun, told = threading.Event(), threading.Event(), threading.Event()
 
     def into(results: Iterator[Any]) -> None:
+        begun.set()
         try:
             for _ in results:
                 pass
@@ -330,6 +332,7 @@ def test_into_is_told_when_the_run_is_late(way: str, kind: str) -> None:
             told.set()
 
     async def into_async(results: Any) -> None:
+        begun.set()
         try:
             async for _ in results:
                 pass
@@ -339,7 +342,10 @@ def test_into_is_told_when_the_run_is_late(way: str, kind: str) -> None:
 
     dag = mapped(lambda x: hangs.wait(LONG), into=into if kind == "sync" else into_async)
     try:
-        run = EXECUTE[way](dag, x=[1, 2], timeout=0.3)
+        for timeout in timeouts():
+            run = EXECUTE[way](dag, x=[1, 2], timeout=timeout)
+            if begun.is_set():
+                break
     finally:
         hangs.set()
     assert run.status == "timed_out"
@@ -410,6 +416,17 @@ def test_an_item_that_does_not_unpickle_fails_and_costs_no_other() -> None:
     assert run.value == [x for x in range(60) if x not in (1, 40)]
     assert set(run.errors) == {"f[1]", "f[40]"}
     assert "not here" in str(run.errors["f[40]"])
+
+
+@process
+@pytest.mark.parametrize("on_error", ["keep", "fail"])
+def test_an_item_that_kills_the_worker_that_unpickles_it_costs_no_other(on_error: str) -> None:
+    items: list[Any] = [0, steps.DiesHere(arriving=True), 2]
+    run = EXECUTE["process"](mapped(lambda x: x, on_error=on_error), x=items)
+    assert set(run.errors) == {"f[1]"}
+    assert "died before the call ended (exit code -9)" in str(run.errors["f[1]"])
+    if on_error == "keep":
+        assert [run.value[0], run.value[2]] == [0, 2]
 
 
 @process

@@ -11,7 +11,7 @@ import pytest
 
 from fast_dag import DAG, Limits
 from tests.concurrency.support import wait_for
-from tests.leaks import LONG
+from tests.patience import LONG
 from tests.ways import AT_ONCE, EXECUTE, HERE, mostly
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def test_two_items_of_a_rendezvous_are_inside_at_once_where_there_are_two_places
         pytest.skip("one after the other")
     barrier = threading.Barrier(2)
     options: dict[str, Any] = {"max_concurrency": 2, "timeout": 60}  # so that they travel alone
-    dag = DAG("pairs").add_node("f", lambda x: barrier.wait(10) >= 0, over="x", **options)
+    dag = DAG("pairs").add_node("f", lambda x: barrier.wait(LONG) >= 0, over="x", **options)
     assert EXECUTE[way](dag, x=range(8)).value == [True] * 8
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fast_dag import DAG, ExecutionError, ItemError
 from tests.concurrency.support import wait_until
-from tests.leaks import LONG
+from tests.patience import LONG
 from tests.properties import tries
 from tests.ways import EXECUTE, HERE, OWN
 

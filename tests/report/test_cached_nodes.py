@@ -15,7 +15,7 @@ from fast_dag.cache.memory import MemoryBackend
 from fast_dag.draw.view import view_of
 from fast_dag.report.analysis import analyse
 from tests.concurrency.support import wait_until
-from tests.leaks import LONG
+from tests.patience import LONG
 from tests.ways import AT_ONCE, EVERYWHERE, EXECUTE
 
 if TYPE_CHECKING:

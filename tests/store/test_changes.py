@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG, ValidationError
+from fast_dag.cache.fingerprint import Fingerprint
 from fast_dag.errors import UnknownNodeError
 from fast_dag.store import ChangedError, Store
+from fast_dag.store.changes import differences
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 SOURCE = """
@@ -598,3 +600,20 @@ def test_stale_rerun_that_was_interrupted_is_not_forgotten_by_others(
     assert (
         edited.taken() == ["tax", "shown", "last"] if is_kept else ["load", "tax", "shown", "last"]
     )
+
+
+def test_function_without_a_source_that_another_python_compiled_may_have_changed() -> None:
+    def parts_of(body: str) -> Mapping[str, str]:
+        scope: dict[str, Any] = {"__name__": "typed_in"}
+        exec(f"def f(): return {body}", scope)
+        return Fingerprint([scope["f"]]).parts
+
+    one, other = parts_of("1"), parts_of("2")
+    assert differences(one, other) == (["typed_in.f has changed"], [])
+    earlier = {
+        name: text.replace(sys.implementation.cache_tag, "cpython-310")
+        for name, text in other.items()
+    }
+    seen, (may,) = differences(earlier, one)
+    assert seen == []
+    assert "nobody can tell whether typed_in.f changed" in may

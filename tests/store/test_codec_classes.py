@@ -14,6 +14,7 @@ import pytest
 
 from fast_dag.store.codec import Plain
 from fast_dag.store.errors import DecodeError, EncodeError
+from tests.patience import LONG
 from tests.store import shop
 from tests.store.shop import (
     Box,
@@ -246,7 +247,7 @@ def test_class_of_a_script_has_one_name(tmp_path: Path) -> None:
         "if __name__ == '__main__':\n    print(plain.encode(Tea(2)).hex())\n"
     )
     told = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=LONG
     )
     code = f"import flow; print(flow.plain.decode(bytes.fromhex('{told.stdout.strip()}')))"
     read = subprocess.run(
@@ -254,7 +255,7 @@ def test_class_of_a_script_has_one_name(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=LONG,
         cwd=tmp_path,
     )
     assert read.stdout == "Tea(cups=2)\n"

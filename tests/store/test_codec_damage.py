@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fast_dag.store.codec import Plain
 from fast_dag.store.errors import DamagedError, DecodeError
+from tests.patience import LONG
 from tests.properties import TIMES, tries
 from tests.store import shop
 from tests.store.shop import Colour, Item, Order, Point, Right, Slotted
@@ -228,6 +229,6 @@ def test_no_package_is_loaded_that_no_value_needs() -> None:
         "& set(sys.modules))"
     )
     told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LONG
     )
     assert told.stdout.strip() == ""

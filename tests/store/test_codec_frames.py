@@ -16,6 +16,7 @@ import pytest
 from fast_dag.store.codec import Plain
 from fast_dag.store.errors import DecodeError, EncodeError
 from fast_dag.store.frames import _polars_parts
+from tests.patience import LONG
 from tests.properties import TIMES
 from tests.store.support import BERLIN, again, sealed
 from tests.store.test_codec_damage import mutated
@@ -477,6 +478,6 @@ def test_package_that_is_missing_is_told() -> None:
         "    print(error.name, error)\n"
     )
     told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LONG
     )
     assert told.stdout.startswith("numpy the value needs numpy, which is not installed here")

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import LONG
+
 pytestmark = pytest.mark.needs("click")
 
 FLOW = """
@@ -63,13 +65,13 @@ class Shell:
 
     def __call__(self, *args: str, code: int = 0, **environ: str) -> str:
         with self.popen(*args, **environ) as process:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=LONG)
         assert process.returncode == code, err
         return out + err
 
     def data(self, *args: str) -> Any:
         with self.popen(*args, "--json") as process:
-            out, _ = process.communicate(timeout=60)
+            out, _ = process.communicate(timeout=LONG)
         return json.loads(out)
 
 
@@ -120,7 +122,7 @@ def test_run_that_a_signal_ends_is_interrupted_and_goes_on(shell: Shell) -> None
         assert f"process {process.pid}" in record["owner"]
         assert "at work in process" in shell(*run, code=2)
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=LONG)
     assert process.returncode == 128 + signal.SIGTERM
     assert shell.data("runs", "list")[0]["status"] == "interrupted"
     out = shell(*run)

@@ -24,6 +24,7 @@ from fast_dag.store.database import Change, Database, Write, filesystem_of, refu
 from fast_dag.store.locks import LockFile
 from fast_dag.store.values import Values
 from tests.leaks import nothing_left
+from tests.patience import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,7 +112,7 @@ def test_runs_that_begin_together_share_a_commit(counting: type[Counting], tmp_p
             for each in (first, *others):
                 each.when_ready(begun.release)
         for _ in range(11):  # each was written, and each but the first noted that
-            assert begun.acquire(timeout=30)
+            assert begun.acquire(timeout=LONG)
         assert counting.commits == 1
         assert [type(each.error) for each in others] == [type(None), ValueError] * 2 + [type(None)]
         found = database.rows("SELECT value FROM about WHERE key LIKE 'test%' ORDER BY key")
@@ -269,7 +270,7 @@ def test_two_processes_on_one_run_are_one_owner_and_one_that_is_refused(tmp_path
     answers = [told(process) for process in processes]
     assert sorted(answers) == ["RunInUseError"] * 3 + ["begun"]
     for process in processes:
-        process.communicate("x\n" if process.returncode is None else None, timeout=30)
+        process.communicate("x\n" if process.returncode is None else None, timeout=LONG)
 
 
 # Timeouts.
@@ -289,7 +290,7 @@ def test_time_of_commits_counts_in_no_timeout(mode: Any, nested: bool, store: St
 
     def time_out() -> None:
         with pytest.raises(TimeoutError):
-            DAG("late").add_node("hangs", lambda: done.wait(30)).run(timeout=seconds)
+            DAG("late").add_node("hangs", lambda: done.wait(LONG)).run(timeout=seconds)
         store.database.lock.release()
 
     done, late = threading.Event(), DAG("inner").add_node("first", first)
@@ -297,7 +298,7 @@ def test_time_of_commits_counts_in_no_timeout(mode: Any, nested: bool, store: St
     options: dict[str, Any] = {"timeout": seconds}
     if nested:
         late, options = DAG("outer").add_node("inner", late, timeout=seconds), {}
-    helper = threading.Thread(target=lambda: locked.wait(30) and time_out())
+    helper = threading.Thread(target=lambda: locked.wait(LONG) and time_out())
     helper.start()
     try:
         assert late.run(store=store, mode=mode, **options) == 2
@@ -309,7 +310,7 @@ def test_time_of_commits_counts_in_no_timeout(mode: Any, nested: bool, store: St
 @pytest.mark.parametrize("nested", [False, True])
 def test_time_of_nodes_counts_after_a_commit(nested: bool, store: Store) -> None:
     done = threading.Event()
-    dag = DAG("late").add_node("first", lambda: 1).add_node("hangs", lambda x: done.wait(30))
+    dag = DAG("late").add_node("first", lambda: 1).add_node("hangs", lambda x: done.wait(LONG))
     dag.connect("first", "hangs")
     options: dict[str, Any] = {"timeout": 0.05}
     if nested:
@@ -340,7 +341,7 @@ dag = DAG("one").add_node("one", lambda: 1)
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LONG,
     )
     print(done.stderr)
     return done.returncode
@@ -488,6 +489,25 @@ def test_disk_that_fails_once_anywhere_fails_no_node(
     assert failed >= 5
 
 
+def test_prune_that_fails_before_its_end_deletes_no_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda path, **options: connect(path, factory=Failing, **options)
+    )
+    dag = DAG("large").add_node("one", lambda: b"x" * 300_000)
+    with Store(tmp_path / "runs.db", durability="process") as store:
+        dag.run(store=store, run_id="a")
+        Failing.left = 2  # the commit
+        with pytest.raises(StoreError, match="disk I/O error"):
+            store.prune()
+        Failing.left = -1
+        assert store.doctor()["problems"] == []
+        assert dag.run(store=store, run_id="a") == b"x" * 300_000
+        assert store.prune().files == 1
+
+
 def test_store_whose_file_is_gone_says_so(store: Store, tmp_path: Path) -> None:
     dag = DAG("one").add_node("one", lambda: 1)
     dag.run(store=store, run_id="a")
@@ -614,7 +634,7 @@ class Held(sqlite3.Connection):
 
     def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:  # type: ignore[override]
         if "INSERT INTO nodes" in sql or sql == "COMMIT":
-            assert Held.can_go_on.wait(30), "the event loop is blocked"
+            assert Held.can_go_on.wait(LONG), "the event loop is blocked"
             Held.can_go_on.clear()
         return super().execute(sql, *values)
 

@@ -16,6 +16,7 @@ import pytest
 from fast_dag import DAG
 from fast_dag.errors import FastDAGError
 from fast_dag.store import Store, StoreError
+from tests.patience import LONG
 from tests.store import golden
 
 ROOT = Path(__file__).parents[2]
@@ -160,6 +161,6 @@ print(*{name.partition(".")[0] for name in set(sys.modules) - before})
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LONG,
     )
     assert set(done.stdout.split()) <= {"fast_dag", *sys.stdlib_module_names}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import os
 import pickle
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from fast_dag import (
 )
 from fast_dag.errors import MissingResultError, UnknownNodeError
 from fast_dag.store import (
+    DecodeError,
     EncodeError,
     InDoubtError,
     RunExistsError,
@@ -35,6 +37,9 @@ from fast_dag.store import (
     UnknownRunError,
 )
 from fast_dag.store.errors import DamagedError
+from fast_dag.store.values import Values
+from tests.patience import LONG, timeouts
+from tests.store.shop import Item, Order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -478,12 +483,12 @@ def test_run_at_work_elsewhere_is_refused_and_named(store: Store, tmp_path: Path
     @dag.node
     def wait() -> int:
         begun.set()
-        assert end.wait(20)
+        assert end.wait(LONG)
         return 1
 
     thread = Thread(target=dag.run, kwargs={"store": store, "run_id": "a"})
     thread.start()
-    assert begun.wait(20)
+    assert begun.wait(LONG)
     try:
         with pytest.raises(RunInUseError, match=r"at work in this process \(\d+ on"):
             dag.run(store=store, run_id="a")
@@ -557,7 +562,7 @@ def test_run_that_every_thread_of_the_loop_waits_for_begins_and_ends(store: Stor
 
         def wait() -> int:
             running = dag.run_async(store=store, run_id="a")
-            value: int = asyncio.run_coroutine_threadsafe(running, loop).result(20)
+            value: int = asyncio.run_coroutine_threadsafe(running, loop).result(LONG)
             return value
 
         return await asyncio.to_thread(wait)
@@ -566,16 +571,21 @@ def test_run_that_every_thread_of_the_loop_waits_for_begins_and_ends(store: Stor
 
 
 def test_timed_out_run_is_final(store: Store) -> None:
-    dag, end = DAG("late"), Event()
-    dag.add_node("one", lambda: 1).add_node("wait", lambda one: end.wait(20)).connect("one", "wait")
+    dag, begun, end = DAG("late"), Event(), Event()
+    dag.add_node("one", lambda: 1).add_node("wait", lambda one: begun.set() or end.wait(LONG))
+    dag.connect("one", "wait")
     try:
-        first = dag.execute(store=store, run_id="a", mode="parallel", timeout=0.05)
-        again = dag.execute(store=store, run_id="a")
+        for timeout in timeouts(0.05):
+            run_id = f"late {timeout}"
+            first = dag.execute(store=store, run_id=run_id, mode="parallel", timeout=timeout)
+            again = dag.execute(store=store, run_id=run_id)
+            if begun.is_set():
+                break
     finally:
         end.set()
     assert (first.status, again.status) == ("timed_out", "timed_out")
     assert str(again.exception()) == str(first.exception())
-    assert dag.run(store=store, run_id="a", rerun="failed") is True
+    assert dag.run(store=store, run_id=run_id, rerun="failed") is True
 
 
 # At most once.
@@ -626,14 +636,20 @@ def test_node_in_doubt_may_be_given_its_value(store: Store) -> None:
 
 
 def test_late_call_of_a_node_that_is_called_once_is_in_doubt(store: Store) -> None:
-    dag, end = DAG("pay"), Event()
-    dag.add_node("charge", lambda: end.wait(20), once=True, timeout=0.05)
+    begun, end = Event(), Event()
     try:
-        run = dag.execute(store=store, run_id="a")
+        for timeout in timeouts(0.05):
+            dag, run_id = DAG("pay"), f"late {timeout}"
+            dag.add_node(
+                "charge", lambda: begun.set() or end.wait(LONG), once=True, timeout=timeout
+            )
+            run = dag.execute(store=store, run_id=run_id)
+            if begun.is_set():
+                break
     finally:
         end.set()
-    assert (run.status, store.run("a").status) == ("in_doubt", "in_doubt")
-    assert store.run("a").nodes == {}
+    assert (run.status, store.run(run_id).status) == ("in_doubt", "in_doubt")
+    assert store.run(run_id).nodes == {}
 
 
 def test_failure_of_a_node_that_is_called_once_is_known(store: Store) -> None:
@@ -779,6 +795,49 @@ def test_backup_is_a_store(store: Store, calls: Calls, tmp_path: Path) -> None:
         assert copy.doctor()["problems"] == []
     with pytest.raises(StoreError):
         store.backup(tmp_path / "copy.db")
+
+
+def test_prune_leaves_files_that_a_run_at_work_may_be_about_to_commit(
+    store: Store, tmp_path: Path
+) -> None:
+    values = Values(str(tmp_path / "runs.db-values"))
+    values.write(b"x" * 300_000)  # by a node that has ended, and is not committed yet
+    dag = DAG("prunes").add_node("one", lambda: store.prune().files)
+    assert dag.run(store=store) == 0
+    assert store.prune().files == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe that has a name")
+def test_backup_has_all_values_of_its_rows_though_a_prune_deletes_some_meanwhile(
+    store: Store, calls: Calls, tmp_path: Path
+) -> None:
+    kept = DAG("kept").add_node("one", lambda: b"a" * 300_000)
+    kept.run(store=store, run_id="kept")
+    (path,) = (tmp_path / "runs.db-values").glob("*/*")
+    data = path.read_bytes()
+    path.unlink()
+    os.mkfifo(path)  # whoever reads it waits for us
+    dag = DAG("pruned")
+    for name in "bcdefgh":
+        dag.add_node(name, lambda name=name: name * 300_000, inputs=[])
+    dag.add_node("fails", calls.node("fails", int))
+    calls.fail = {"fails"}
+    dag.execute(store=store, run_id="pruned", error_strategy="continue")
+
+    def meanwhile() -> None:
+        with path.open("wb") as file:
+            assert store.prune(status="completed_with_errors").files == 7
+            file.write(data)
+
+    thread = Thread(target=meanwhile)
+    thread.start()
+    store.backup(tmp_path / "copy.db")
+    thread.join()
+    with Store(tmp_path / "copy.db") as copy:
+        assert copy.doctor()["problems"] == []
+        assert copy.doctor()["unused_files"] == 0
+        assert copy.run("pruned").is_pruned
+        assert copy.run("kept")["one"] == b"a" * 300_000
 
 
 def test_closed_store_refuses_use_whatever_others_do(store: Store, calls: Calls) -> None:
@@ -1048,3 +1107,80 @@ def test_run_whose_loop_was_closed_is_interrupted(store: Store) -> None:
     assert store.run("a").status == "interrupted"
     waits.clear()
     assert dag.run(store=store, run_id="a") == 1
+
+
+def test_inputs_may_be_of_classes_that_annotations_of_parameters_name(store: Store) -> None:
+    dag = DAG("orders")
+
+    def count(order: Order, items: list[Item]) -> int:
+        return len(order.items) + len(items)
+
+    dag.add_node("count", count)
+    given = {"order": Order([Item("tea")]), "items": [Item("cup")]}
+    assert dag.run(given, store=store, run_id="r") == 2
+    assert dag.run(given, store=store, run_id="r") == 2
+    assert dag.run(store=store, run_id="r", rerun="count") == 2
+    with pytest.raises(RunExistsError, match="'order' is another"):
+        dag.run({**given, "order": Order([])}, store=store, run_id="r")
+
+
+def test_decisions_and_inputs_of_forks_may_be_of_classes_that_the_workflow_names(
+    store: Store,
+) -> None:
+    def pay(order: Order) -> Item:
+        if not order.items:
+            raise KeyboardInterrupt
+        return order.items[0]
+
+    dag = DAG("pays").add_node("pay", pay, once=True)
+    with pytest.raises(KeyboardInterrupt):
+        dag.run({"order": Order([])}, store=store, run_id="a")
+    store.decide("a", "pay", value=Item("paid"))
+    assert dag.run(store=store, run_id="a") == Item("paid")
+    store.fork("a", run_id="b", at="pay", inputs={"order": Order([Item("tea")])})
+    assert dag.run(store=store, run_id="b") == Item("tea")
+    with pytest.raises(DecodeError, match=r"allow=\['tests.store.shop:Item'\]"):
+        _ = store.run("b")["pay"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"status": ["failed"]}, {"limit": 1.5}, {"limit": -1}, {"workflow": 5}, {"tag": {"a": [1]}}],
+    ids=str,
+)
+def test_what_runs_cannot_be_asked_for_is_an_error(store: Store, asked: Any) -> None:
+    with pytest.raises(ValidationError, match=next(iter(asked))):
+        store.runs(**asked)
+
+
+def test_runs_of_a_workflow_are_found_by_it(store: Store) -> None:
+    dag = DAG("one").add_node("a", lambda: 1)
+    dag.run(store=store, run_id="r")
+    assert [each.run_id for each in store.runs(workflow="one")] == ["r"]
+    with pytest.raises(ValidationError, match="at is a name, not 5"):
+        store.fork("r", at=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+def test_names_that_are_no_text_are_an_error_of_the_store(store: Store, mode: Any) -> None:
+    odd = "a\ud800"
+    for dag in (DAG(odd).add_node("a", lambda: 1), DAG("d").add_node(odd, lambda: 1)):
+        with pytest.raises(StoreError, match="UTF-8"):
+            dag.run(store=store, mode=mode)
+
+    def keeps(context: Context) -> None:
+        context.keep(odd, 1)
+
+    with pytest.raises(StoreError, match="UTF-8"):
+        DAG("d").add_node("keeps", keeps).run(store=store, mode=mode)
+
+
+def test_what_a_node_cannot_keep_is_told_with_its_name(store: Store) -> None:
+    def keeps(context: Context) -> None:
+        context.keep("open", {"files": [object()]})
+
+    run = DAG("keeps").add_node("keeps", keeps).execute(store=store)
+    error = run.errors["keeps"]
+    assert isinstance(error, EncodeError)
+    assert error.place == "['files'][0]"
+    assert str(error).startswith("context.keep('open', ...): what is at ['files'][0]")

@@ -48,8 +48,10 @@ def when(ready: str, go: str) -> int:
 
 
 def wait_at_2(x: tuple[int, str]) -> int:
-    """The number of an item. The third waits until a file is there."""
+    """The number of an item. The third tells that it has begun, and waits until a file is there."""
     number, go = x
+    if number == 2:
+        Path(f"{go} begun").touch()
     while number == 2 and not Path(go).exists():
         time.sleep(0.002)
     return number
@@ -106,6 +108,13 @@ def logs(text: str) -> None:
         {}["lost"]
     except KeyError:
         logging.getLogger("steps").exception("and failed", extra={"lock": open(os.devnull)})  # noqa: SIM115
+
+
+def logs_badly(text: str) -> str:
+    logger = logging.getLogger("steps")
+    logger.info("no number: %d", text)
+    logger.info("does not unpickle", extra={"thing": Unpicklable()})
+    return text
 
 
 def same(x: Any) -> Any:

@@ -18,7 +18,8 @@ import fast_dag
 from fast_dag import DAG, Context, ExecutionError, TimeoutError, ValidationError, Workers
 from fast_dag.drive import payload, protocol
 from fast_dag.drive.workers import _Submitted
-from tests.concurrency.support import LONG, children, is_alive, wait_until
+from tests.concurrency.support import children, is_alive, wait_for, wait_until
+from tests.patience import LONG
 from tests.workers import steps
 
 
@@ -148,12 +149,12 @@ def test_time_in_the_line_is_not_the_nodes(tmp_path: Path) -> None:
     with Workers(1) as workers:
         busy = workers.submit(steps.when, str(ready), str(go))
         wait_until(ready.exists)
-        dag = DAG("waits").add_node("n", steps.pid, timeout=0.5)
+        dag = DAG("waits").add_node("n", steps.pid, timeout=1.0)
         done: list[Any] = []
         thread = threading.Thread(target=lambda: done.append(dag.execute(executor=workers)))
         thread.start()
         assert not busy.done()
-        threading.Event().wait(0.6)
+        threading.Event().wait(1.1)
         go.touch()
         thread.join()
     assert done[0].errors == {}
@@ -250,6 +251,26 @@ def test_log_records_come_home(caplog: pytest.LogCaptureFixture) -> None:
     assert [each.getMessage() for each in records] == ["said this", "and failed"]
     assert {each.process for each in records} == {pid}
     assert "KeyError" in (records[1].exc_text or "")
+
+
+class Raises(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ValueError(record)
+
+
+def test_log_records_that_cannot_be_handled_cost_no_call(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in other programs, logging writes to stderr what is wrong with them."""
+    monkeypatch.setattr(logging.getLogger("steps"), "propagate", False)
+    monkeypatch.setattr(logging.getLogger("steps"), "handlers", [Raises()])
+    dag = DAG("logs").add_node("n", steps.logs_badly).add_node("fine", steps.logs)
+    with Workers(1, logging=logging.INFO) as workers:
+        run = dag.execute(text="this", executor=workers)
+        assert (run.errors, run["n"]) == ({}, "this")
+        assert workers.submit(steps.same, 1).result() == 1
+    written = capfd.readouterr().err
+    assert all(each in written for each in ("no number", "not here", "ValueError: <LogRecord"))
 
 
 def test_a_process_makes_so_many_calls_only() -> None:
@@ -360,6 +381,61 @@ def test_a_forgotten_pool_ends_its_processes() -> None:
     wait_until(lambda: not is_alive(pid))
 
 
+def test_a_forgotten_pool_makes_the_calls_that_were_submitted() -> None:
+    assert Workers(1).submit(pow, 2, 5).result() == 32
+    futures = [Workers(1).submit(steps.pid), Workers(1).submit(steps.pid)]
+    pids = [each.result() for each in futures]
+    assert list(Workers(1).map(steps.same, [1, 2, 3])) == [1, 2, 3]
+    wait_until(lambda: not any(map(is_alive, pids)))
+
+
+def shut_down_by_a_callback(workers: Workers) -> None:
+    ended = threading.Event()
+
+    def ends(_: object) -> None:
+        workers.shutdown()
+        ended.set()
+
+    workers.submit(steps.pid).add_done_callback(ends)
+    wait_for(ended)
+
+
+def shut_down_by_a_node(workers: Workers) -> None:
+    dag = DAG("shuts").add_node("n", steps.pid)
+
+    @dag.node
+    def shuts(context: Context) -> None:
+        workers.shutdown()
+
+    assert dag.execute(executor=workers).status == "completed"
+
+
+def shut_down_by_a_loop_that_awaits_a_run(workers: Workers) -> None:
+    dag = DAG("awaited").add_node("n", steps.same).add_node("m", steps.same)
+    dag.connect("n", "m")
+
+    async def main() -> object:
+        with workers:
+            task = asyncio.create_task(dag.run_async(x=1, executor=workers))
+            await asyncio.sleep(0)
+        return await task
+
+    assert asyncio.run(main()) == 1
+
+
+@pytest.mark.parametrize(
+    "shut_down",
+    [shut_down_by_a_callback, shut_down_by_a_node, shut_down_by_a_loop_that_awaits_a_run],
+)
+def test_shutdown_does_not_wait_for_itself(shut_down: Any) -> None:
+    workers = Workers(1)
+    pid = workers.submit(steps.pid).result()
+    shut_down(workers)
+    wait_until(lambda: not is_alive(pid))
+    with pytest.raises(RuntimeError, match="shut down"):
+        workers.submit(steps.pid)
+
+
 def test_a_pool_does_not_pickle() -> None:
     with Workers(1) as workers, pytest.raises(TypeError, match="do not pickle"):
         pickle.dumps(workers)
@@ -420,7 +496,7 @@ class Watched(_Submitted):
     """A call of which somebody notes what it tells."""
 
     def __init__(self, workers: Workers, func: Any, *args: Any, **options: Any) -> None:
-        super().__init__(workers._pool, func, args, {})
+        super().__init__(workers, func, args, {})
         self.heard: list[tuple[int, Any]] = []
         vars(self).update(options)
         workers._pool.enter()

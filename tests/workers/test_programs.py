@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fast_dag import DAG, Workers
-from tests.concurrency.support import ENVIRONMENT, LONG, is_alive, run, wait_until
+from tests.concurrency.support import ENVIRONMENT, is_alive, run, wait_until
+from tests.patience import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -164,16 +165,41 @@ with Workers(1) as workers:
     def scaled(x): return -x
     dag.replace_node("scaled", scaled)
     print(dag.run(x=5, executor=workers))
+    many = DAG("many")
+    @many.map
+    def plus(x): return x + FACTOR
+    print(many.run(x=[1, 2], executor=workers))
+    @many.map(replace=True)
+    def plus(x): return x - FACTOR
+    print(many.run(x=[1, 2], executor=workers))
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=LONG,
         check=False,
     )
     assert done.stderr == ""
-    assert done.stdout == "15 6\n20\n-5\n"
+    assert done.stdout == "15 6\n20\n-5\n[5, 6]\n[-3, -2]\n"
+
+
+def test_a_map_below_the_guard_of_a_script_goes_by_value(tmp_path: Path) -> None:
+    program = """
+    from fast_dag import DAG, Workers
+
+    if __name__ == "__main__":
+        dag = DAG("many")
+
+        @dag.map
+        def plus(x):
+            return x + 1
+
+        with Workers(1) as workers:
+            print(dag.run(x=[1, 2], executor=workers))
+    """
+    done = run(tmp_path, program)
+    assert (done.stdout, done.stderr) == ("[2, 3]\n", "")
 
 
 @pytest.fixture
@@ -228,6 +254,15 @@ def test_a_helper_that_was_loaded_again_is_new_for_those_that_use_it(
         pid = workers.submit(os.getpid).result()
         assert workers.submit(steps.f, 5).result() == 15
         assert workers.submit(os.getpid).result() == pid
+
+
+def test_a_map_that_was_loaded_again_is_the_new_one_in_processes_too(
+    edited: Callable[..., Any],
+) -> None:
+    text = "from fast_dag import DAG\ndag = DAG('many')\n@dag.map\ndef f(x): return x + "
+    with Workers(1) as workers:
+        assert edited("edited_map", text + "1").dag.run(x=[1], executor=workers) == [2]
+        assert edited("edited_map", text + "2").dag.run(x=[1], executor=workers) == [3]
 
 
 def test_restart_imports_what_was_edited_but_not_loaded_again(edited: Callable[..., Any]) -> None:

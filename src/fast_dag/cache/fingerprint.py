@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import dis
 import sys
+from ast import parse
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, resolve_name
 from pathlib import PurePath
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
 
 from fast_dag.cache.keys import UnkeyableError, digest_of, key_of, stable_text
 from fast_dag.cache.origins import full_name, loaded, module_name
@@ -314,7 +316,37 @@ class _Reader:
         self._follow(code, func.__globals__)
         free = dict(zip(code.co_freevars, func.__closure__ or (), strict=True))
         self.cells_set.update(id(free[each]) for each in _sets_free(code) if each in free)
+        self._annotations(func)
         return name
+
+    def _annotations(self, func: FunctionType) -> None:
+        """Read the classes that annotations of parameters name: the function may call methods of
+        their instances."""
+        try:
+            told = [it for name, it in func.__annotations__.items() if name != "return"]
+        except failures():  # from Python 3.14 on they are evaluated here
+            return
+        for each in told:
+            if isinstance(each, str):
+                with suppress(SyntaxError):
+                    for first, *rest in chains(parse(each, mode="eval")):
+                        self._named(func.__globals__, first, rest)
+            else:
+                self._annotated(each)
+
+    def _named(self, namespace: dict[str, Any], name: str, attributes: list[str]) -> None:
+        found = namespace.get(name)
+        self.names.append((namespace, name, found if name in namespace else _ABSENT))
+        for each in attributes:
+            found = vars(found).get(each) if self._is_own_module(found) else None
+        self._annotated(found)
+
+    def _annotated(self, told: Any) -> None:
+        if get_origin(told) is not None:
+            for each in get_args(told):
+                self._annotated(each)
+        elif isinstance(told, type) and self._is_own(told.__module__):
+            self._class(told)
 
     def _is_own_function(self, func: FunctionType) -> bool:
         home = _home(func)
@@ -438,7 +470,7 @@ class _Reader:
         if not isinstance(value, SCALARS):
             return False
         bound = bindings(key, namespace)
-        return not bound or _may_be_edited(bound[-1], value, namespace)
+        return _may_be_edited(bound, value, namespace)
 
     def _source(self, name: str, file: Any, namespace: dict[str, Any], package: str | None) -> None:
         """Read the source of a module, and of those that it imports, without importing any."""
@@ -497,7 +529,7 @@ class _Reader:
         text = self._bound(bound, namespace)
         if isinstance(value, (list, dict, set)):
             text += self._bound(changes(name, namespace), namespace)
-        if not bound or _may_be_edited(bound[-1], value, namespace):
+        if _may_be_edited(bound, value, namespace):
             self.names.append((namespace, name, value))
             text += self.told(value)
         if self._is_own(type(value).__module__):
@@ -589,15 +621,17 @@ class _Reader:
         return name
 
 
-def _may_be_edited(bound: Binding, value: Any, namespace: dict[str, Any]) -> bool:
-    """Whether a constant may be another than the source says. A list or dict that was changed in
-    place is not, nor is what functions set by `global`."""
-    if bound.varies or isinstance(value, (list, dict, set)):
+def _may_be_edited(bound: list[Binding], value: Any, namespace: dict[str, Any]) -> bool:
+    """Whether a constant may be another than the source says: no statement binds it to that. A
+    list or dict that was changed in place is not, nor is what functions set by `global`."""
+    if not bound:
+        return True
+    if isinstance(value, (list, dict, set)) or any(each.varies for each in bound):
         return False
-    said = literal(bound.value)
-    if said is None:
-        return not is_old(namespace)
-    return (type(said[0]), said[0]) != (type(value), value)
+    said = [literal(each.value) for each in bound]
+    if None in said and is_old(namespace):
+        return False
+    return all(each is None or (type(each[0]), each[0]) != (type(value), value) for each in said)
 
 
 _IN_CLASSES: Final = (property, list, dict, set, FunctionType, classmethod, staticmethod)

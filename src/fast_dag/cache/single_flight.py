@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from threading import Event, RLock
 
+from fast_dag._waits import wait
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -70,7 +72,7 @@ class SingleFlight:
 
     def wait(self) -> None:
         """Block until it ends."""
-        self._finished.wait()
+        wait(self._finished)
 
     def when_ready(self, callback: Callable[[], None]) -> None:
         """Call back at its end, or now, if that was."""

@@ -179,12 +179,24 @@ def _spans(node: Any, code: CodeType) -> bool:
     body = node.body if isinstance(node, ast.Lambda) else node
     start = (body.lineno, body.col_offset)
     end = (body.end_lineno, body.end_col_offset)
+    is_placed = False
     for line, end_line, column, end_column in code.co_positions():
         if line is None or column is None or end_column in (None, 0):  # not of an expression
             continue
         if (line, column) < start or (end_line, end_column) > end:
             return False
-    return True
+        is_placed = True
+    return is_placed or _compiles_to(node, code)
+
+
+def _compiles_to(node: Any, code: CodeType) -> bool:
+    """Whether a lambda is this code. In Python 3.12 the code of one that returns a constant has no
+    positions."""
+    if not isinstance(node, ast.Lambda):
+        return False
+    alone = compile(ast.Expression(node), code.co_filename, "eval", dont_inherit=True)
+    made: CodeType = alone.co_consts[-1]
+    return made.replace(co_flags=code.co_flags) == code  # which also tell where it is defined
 
 
 def module_syntax(name: Any, namespace: Mapping[str, Any]) -> tuple[ast.Module, str] | None:

@@ -6,6 +6,7 @@ from weakref import WeakSet
 
 from fast_dag.define.node import Branch, Nestable, Node, NodeType
 from fast_dag.define.options import MAP_A_WORKFLOW
+from fast_dag.define.signature import CALL_ID
 from fast_dag.errors import (
     InvalidNodeError,
     MissingConnectionError,
@@ -421,6 +422,8 @@ class Graph:
                 f"input={asked!r} of the edge {source!r} -> {target.name!r}: give a "
                 "parameter's name, or False for an edge that only orders"
             )
+        if CALL_ID in (source, output) and signature.takes_call_id:
+            return self._asked_for(source, target, signature, CALL_ID)  # which refuses it
         inputs = signature.inputs
         if not inputs:
             if signature.var_positional:

@@ -8,7 +8,8 @@ import threading
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from fast_dag.drive.dispatcher import SIGNALS_SEEN, Dispatcher
+from fast_dag._waits import Heartbeat
+from fast_dag.drive.dispatcher import Dispatcher
 from fast_dag.drive.job import Lane
 from fast_dag.drive.lanes import Lanes
 from fast_dag.drive.loops import LoopLane
@@ -38,7 +39,7 @@ def drive_here(execution: Execution) -> None:
     coordinators: list[_Coordinator] = []
 
     async def watched() -> None:
-        beat = _Heartbeat(asyncio.get_running_loop())
+        beat = Heartbeat(asyncio.get_running_loop())
         try:
             if suits(execution):
                 await Tasks(execution).drive()
@@ -70,21 +71,6 @@ def _interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-class _Heartbeat:
-    """Wakes a loop twice a second. A signal that arrives just before the loop blocks does not wake
-    it, but Ctrl-C should end a run promptly."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._beat()
-
-    def _beat(self) -> None:
-        self._handle = self._loop.call_later(SIGNALS_SEEN, self._beat)
-
-    def stop(self) -> None:
-        self._handle.cancel()
 
 
 class _Coordinator(Lane):

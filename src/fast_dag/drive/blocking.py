@@ -6,11 +6,14 @@ import threading
 from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from fast_dag.drive.dispatcher import GRACE, SIGNALS_SEEN, Dispatcher
+from fast_dag._waits import SIGNALS_SEEN
+from fast_dag.drive.dispatcher import GRACE, Dispatcher, is_call
+from fast_dag.drive.interruptions import Interruptions
 from fast_dag.drive.job import Lane
 from fast_dag.drive.lanes import Lanes
 from fast_dag.drive.threads import Pool, ThreadLane, pool_size
@@ -83,8 +86,12 @@ class _Coordinator(Lane):
     def drive(self) -> None:
         """Execute the run. An exception that interrupts the caller, such as KeyboardInterrupt, cuts
         the run short, and is raised when the run has ended. A second one ends the run at once."""
-        dispatcher = self.dispatcher
         self.execution.open()
+        with Interruptions(partial(is_call, outermost=_DRIVE), self._cut_short_by):
+            self._drive()
+
+    def _drive(self) -> None:
+        dispatcher = self.dispatcher
         todo, serve = self._begin, self._serve_inline if self._is_apart else self._serve
         try:
             while not self._finished:
@@ -93,9 +100,7 @@ class _Coordinator(Lane):
                     todo = serve
                 except BaseException as error:
                     todo = serve
-                    if dispatcher.crash is not None:
-                        dispatcher.kill()
-                    dispatcher.fail(error)
+                    self._cut_short_by(error)
         finally:
             dispatcher.kill()  # does nothing if the run has ended
             self.lanes.close(abandon=dispatcher.is_killed)
@@ -104,6 +109,11 @@ class _Coordinator(Lane):
             self.execution.tell_end()
         if dispatcher.crash is not None:
             raise dispatcher.crash
+
+    def _cut_short_by(self, error: BaseException) -> None:
+        if self.dispatcher.crash is not None:
+            self.dispatcher.kill()
+        self.dispatcher.fail(error)
 
     def _begin(self) -> None:
         self.lanes.open()
@@ -186,6 +196,9 @@ class _Coordinator(Lane):
             job = self.dispatcher.run_here(job, generation, self)
             if job is not None:
                 generation = job.generation
+
+
+_DRIVE = _Coordinator._drive.__code__
 
 
 def _look_again() -> None: ...

@@ -55,6 +55,7 @@ from fast_dag.watch import log
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from types import CodeType, FrameType
     from typing import Protocol
 
     from fast_dag.call.effects import Effect
@@ -102,11 +103,6 @@ _LEAST = 0.25
 _SHORT = 200e-6
 """Seconds: whoever made a plain call in less goes on with one that this call made ready, though
 others may have a longer way to the end."""
-
-SIGNALS_SEEN = 0.5
-"""Seconds after which a waiting caller wakes up to see signals. A signal that arrives just before a
-thread blocks does not end its wait (no wait in Python is safe from that), but Ctrl-C should end a
-run promptly."""
 
 
 class _Open:
@@ -789,19 +785,21 @@ class Dispatcher:
         try:
             while True:
                 try:
+                    value = _IN_CALL  # `is_call` looks at this
                     kwargs = job.kwargs
                     value = job.func(*job.args, **kwargs) if kwargs else job.func(*job.args)
                 except failures() as error:
-                    others = self.ended(job, generation, Outcome(False, error))
+                    value = Outcome(False, error)
+                    others = self.ended(job, generation, value)
                     break
                 except BaseException as error:
+                    value = error
                     others = self.crashed(job, generation, error)
                     break
                 if LOOKED_AT[type(value)]:
                     others = self.called(job, generation, Outcome(True, value))
                     break
                 goes_on, others = self.went_on(job, generation, value, guard)
-                del value  # so that deleting it from the results frees it
                 if not goes_on:
                     break
                 generation = job.generation
@@ -809,6 +807,7 @@ class Dispatcher:
                     self.go_on(others)
         finally:
             current.reset(token)
+            value = None  # so that deleting it from the results frees it
         return self.go_on(others, lane)
 
     def went_on(
@@ -1126,6 +1125,7 @@ class Dispatcher:
 
 
 _NO_NODE: Final = -1
+_IN_CALL: Final = object()
 _ALONE: Final[tuple[bool, list[Job]]] = (True, [])  # the job goes on, and no other became ready
 _NO_KEYWORDS: Final[dict[str, Any]] = {}
 
@@ -1152,6 +1152,18 @@ def call_here(job: Job) -> Outcome:
     if job.variables is not None:
         return job.variables.run(_call, job)
     return _call(job)
+
+
+def is_call(frame: FrameType | None, outermost: CodeType) -> bool:
+    """Whether a thread that was interrupted at this frame, and in which a run is driven by
+    `outermost`, was making the call of a job of that run. An exception may be raised there."""
+    while frame is not None and frame.f_code is not outermost:
+        if frame.f_code is _call.__code__:
+            return True
+        if frame.f_code is Dispatcher._follow.__code__:
+            return frame.f_locals.get("value") is _IN_CALL
+        frame = frame.f_back
+    return False
 
 
 def _call(job: Job) -> Outcome:

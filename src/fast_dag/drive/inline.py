@@ -7,10 +7,11 @@ from contextvars import copy_context
 from functools import partial
 from heapq import heapify, heappop, heappush
 from sys import modules
-from time import perf_counter, sleep, time
+from time import perf_counter, time
 from types import CoroutineType
 
 from fast_dag._frames import trace_of
+from fast_dag._waits import Heartbeat, sleep
 from fast_dag.call.effects import LOOKED_AT, ONE_SHOT, Outcome, interpret
 from fast_dag.errors import ValidationError, failures, is_a, raised_in
 from fast_dag.plan.binding import Binding
@@ -377,10 +378,12 @@ class Waiter:
     """Runs coroutines in a thread that has no event loop. It makes one loop, when first needed."""
 
     _runner: Runner | None = None
+    _beat: Heartbeat
 
     def close(self) -> None:
         """Close the loop, if there is one."""
         if self._runner is not None:
+            self._beat.stop()
             self._runner.close()
 
     def wait(self, coroutine: Coroutine[Any, Any, Any], variables: Variables | None = None) -> Any:
@@ -397,6 +400,7 @@ class Waiter:
                 coroutine.close()
                 raise
             self._runner = asyncio.Runner()
+            self._beat = Heartbeat(self._runner.get_loop())
         known: list[str] = []
         try:
             return self._runner.run(_noted(coroutine, known), context=variables or copy_context())

@@ -103,14 +103,25 @@ def packed_function(func: Any, args: Any, kwargs: Any, names: Names) -> Packed:
 
 
 def _call_of(job: Job, names: Names | None) -> Call:
-    func: Any = job.func
-    where = importable(job.step.node) if func is job.step.node.func else None
+    node = job.step.node
+    args, kwargs = _without_results(job.args), _without_results(job.kwargs)
+    func = _function_of(node, job.func, names)
+    return func, args, kwargs, node.signature.takes_context, None
+
+
+def _function_of(node: Node[..., Any] | None, func: Any, names: Names | None) -> Any:
+    """What is sent of a function that a node may have: its place where the receiver finds the same
+    one there, else the function itself."""
+    where = importable(node) if node is not None and func is node.func else None
     if where is None and names is not None and type(func) is FunctionType:
         where = _place_of(func)
-    if where is not None and _reachable(where, names):
-        func = where
-    args, kwargs = _without_results(job.args), _without_results(job.kwargs)
-    return func, args, kwargs, job.step.node.signature.takes_context, None
+    return func if where is None or not _reachable(where, names) else where
+
+
+def packed_head(head: Head, names: Names) -> Packed:
+    """What the calls of a batch have in common, for a worker process."""
+    func = _function_of(head.node, head.func, names)
+    return packed(Head(func, head.args, head.kwargs, head.places), names)
 
 
 Call = tuple[Any, "Sequence[Any]", "Mapping[str, Any]", bool, "Mapping[str, str] | None"]
@@ -278,13 +289,13 @@ def _made(
 
 class Head:
     """What the calls of a batch have in common: a function, and its arguments, in which each item's
-    values take the `places`: positions and names.
+    values take the `places`: positions and names. At home it has the `node` of the function, too.
 
     >>> Head(pow, [None, 2], {}, [0]).call_for(is_sole=True)(7)
     49
     """
 
-    __slots__ = ("args", "func", "kwargs", "places")
+    __slots__ = ("args", "func", "kwargs", "node", "places")
 
     def __init__(
         self,
@@ -292,7 +303,9 @@ class Head:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         places: Sequence[int | str],
+        node: Node[..., Any] | None = None,
     ) -> None:
+        self.node = node
         self.func = func
         self.args = args
         self.kwargs = kwargs

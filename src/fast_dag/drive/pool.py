@@ -114,23 +114,29 @@ class Pool:
         self._resting: list[SimpleQueue[_Given | None]] = []  # threads without a task
         self._threads: set[threading.Thread] = set()
         self._users = 0
+        self._homes: list[int] = []  # the threads that have called, or await, the runs that use it
         self._oldest = 0  # processes made before this are ended: see `restart`
         self._count = 0
         self._makers: dict[int, _Made] = {}
 
     # Users: runs, and calls that were submitted.
 
-    def enter(self) -> None:
-        """Somebody begins to use the pool. Raises RuntimeError if it is shut down."""
+    def enter(self, home: int | None = None) -> None:
+        """Somebody begins to use the pool: a run, with the thread that has called or awaits it, or
+        a submitted call. Raises RuntimeError if the pool is shut down."""
         with self._lock:
             if self.is_closed:
                 raise RuntimeError("these Workers are shut down, so they take no further calls")
             self._users += 1
+            if home is not None:
+                self._homes.append(home)
 
-    def leave(self) -> None:
+    def leave(self, home: int | None = None) -> None:
         """Somebody does not use the pool any more."""
         with self._lock:
             self._users -= 1
+            if home is not None:
+                self._homes.remove(home)
             is_over = self.is_closed and not self._users
             self._changed.notify_all()
         if is_over:
@@ -139,8 +145,11 @@ class Pool:
     def close(self, *, wait: bool = True, refuse: bool = False) -> None:
         """Take no new users. When the last one has left, end the processes.
 
-        With `refuse`, tasks that have not begun are not made: their `serve` gets no process."""
+        With `refuse`, tasks that have not begun are not made: their `serve` gets no process. A
+        thread without which some user would never leave does not wait."""
+        me = threading.current_thread()
         with self._lock:
+            wait = wait and me not in self._threads and me.ident not in self._homes
             self.is_closed = True
             self._refuses = self._refuses or refuse
             ready = self._matched()
@@ -153,8 +162,7 @@ class Pool:
             self._end_all()
         if wait:
             for thread in list(self._threads):
-                if thread is not threading.current_thread():
-                    thread.join()
+                thread.join()
 
     def _end_all(self) -> None:
         with self._lock:
@@ -366,8 +374,10 @@ class Pool:
         """Start a process. Raises ExecutionError, which says why it cannot be started."""
         try:
             process.start(self._level, self._initializer)
-        except Exception as error:
+        except BaseException as error:
             code = self._lost(process)
+            if not isinstance(error, Exception):
+                raise
             is_dead = isinstance(error, LostError)
             reason = f"it died at once (exit code {code})" if is_dead else text_of(error)
             raise task.error(f"could not be started: {reason}") from error.__cause__

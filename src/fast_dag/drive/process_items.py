@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fast_dag.call.effects import STOPPED, Outcome
-from fast_dag.define.node import importable
 from fast_dag.drive import payload
 from fast_dag.drive.job import Lane
 from fast_dag.drive.process_lane import Batch, Ended, ProcessLane
@@ -31,13 +30,9 @@ class ItemsLane(Lane):
 
     def __init__(self, lane: ProcessLane, mapping: Any) -> None:
         self.lane = lane
-        node = mapping.plan.node
-        func: Any = mapping.plan.item.call
-        where = importable(node) if func is node.func else None
+        plan = mapping.plan
         args, kwargs = mapping.constants
-        self.head = Head(
-            payload.Head(func if where is None else where, args, kwargs, mapping.plan.places)
-        )
+        self.head = Head(payload.Head(plan.item.call, args, kwargs, plan.places, plan.node))
         self._batches: dict[Job, _Items] = {}
 
     def launch(self, job: Job) -> None:

@@ -43,7 +43,8 @@ class ProcessLane(Lane):
         self._calls: dict[Job, _Call] = {}
         self._tasks: set[Task] = set()  # those that threads of the pool may still work at
         self._closed = False
-        self.pool.enter()
+        self._home = threading.get_ident()
+        self.pool.enter(self._home)
 
     def launch(self, job: Job) -> None:
         task = self.task_of(job)
@@ -108,12 +109,14 @@ class ProcessLane(Lane):
                 self.left(task)
             else:
                 self.pool.kill(task)
-        with self._lock:
-            while self._tasks:  # also those that were killed: a killed process always ends
-                self._quiet.wait()
-        self.pool.leave()
-        if self.owns_pool:
-            self.pool.close()
+        try:
+            with self._lock:
+                while self._tasks:  # also those that were killed: a killed process always ends
+                    self._quiet.wait()
+        finally:
+            self.pool.leave(self._home)
+            if self.owns_pool:
+                self.pool.close()
 
 
 class _Call(Task):
@@ -187,7 +190,7 @@ class Ended(NamedTuple):
     begun: int
     error: ExecutionError | None
     is_unread: bool = False
-    """Whether the process could not unpickle the items."""
+    """Whether the process could not unpickle the items, or died before it began one."""
 
 
 class Batch(Task):
@@ -242,6 +245,7 @@ class Batch(Task):
         self._count = 0  # of the outcomes that have come
         self._problem: ExecutionError | None = None  # that kept it from beginning
         self._is_unread = False
+        self._is_sent = False
 
     @property
     def line(self) -> ProcessLane:
@@ -256,7 +260,9 @@ class Batch(Task):
             self._left(most)
 
     def packed(self, names: payload.Names) -> Packed:
-        return payload.packed((self._number, self.items, self.budget, self.is_sole), names)
+        packed = payload.packed((self._number, self.items, self.budget, self.is_sole), names)
+        self._is_sent = True  # to a process that could be started
+        return packed
 
     def told(self, message: Message) -> None:
         if message.kind == BEGINS:
@@ -303,6 +309,7 @@ class Batch(Task):
                 error = self._problem
             except ExecutionError as problem:
                 error = problem
+                self._is_unread = self._is_sent and self.at is None and not self._count
         at = -1 if self.at is None else self.at
         begun = self._count if error is None else max(self._count, at + 1)
         self._ended(Ended(begun, error, self._is_unread))

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import traceback
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker, spawn
 from multiprocessing.connection import Pipe
@@ -79,7 +80,7 @@ class Head:
 
     def packed(self, names: payload.Names) -> Packed:
         """The head for a worker that knows these names of the main script."""
-        return payload.packed(self.call, names)
+        return payload.packed_head(self.call, names)
 
 
 class LostError(Exception):
@@ -272,8 +273,14 @@ def _log(message: Message) -> None:
     """Handle a log record of a worker as if it were one of this process."""
     import logging
 
-    record = logging.makeLogRecord(payload.unpacked(message))
-    logging.getLogger(record.name).handle(record)
+    try:
+        record = logging.makeLogRecord(payload.unpacked(message))
+        logging.getLogger(record.name).handle(record)
+    except (
+        Exception
+    ):  # of a record that does not unpickle here, or a handler: no matter of the call
+        if logging.raiseExceptions:
+            traceback.print_exc()
 
 
 _AT_ITS_END = 1.0

@@ -288,8 +288,13 @@ def _send_records(channel: Channel, level: int | str) -> None:
 
     class ToHome(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
+            try:
+                packed = payload.packed_record(record)
+            except Exception:  # its message cannot be made: no matter of the call that logs it
+                self.handleError(record)
+                return
             with suppress(OSError):  # the program has died, or this is a forked child
-                channel.send(LOG, payload.packed_record(record))
+                channel.send(LOG, packed)
 
     root = logging.getLogger()
     root.addHandler(ToHome())

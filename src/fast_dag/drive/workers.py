@@ -12,6 +12,7 @@ from fast_dag.drive.pool import Pool, Task
 from fast_dag.drive.process_lane import ProcessLane
 from fast_dag.drive.slots import cpu_count
 from fast_dag.errors import ExecutionError, ValidationError, add_note
+from fast_dag.run.execution import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +95,7 @@ class Workers(Executor):
         32
         """
         processes.refuse()
-        task = _Submitted(self._pool, fn, args, kwargs)
+        task = _Submitted(self, fn, args, kwargs)
         self._pool.enter()
         self._pool.submit(task)
         return task.future
@@ -110,11 +111,19 @@ class Workers(Executor):
         Parameters
         ----------
         wait:
-            Return when all of that has ended.
+            Return when all of that has ended. What would wait for itself does not wait: a node or
+            a callback of what is in progress, and a thread whose event loop awaits such a run.
         cancel_futures:
             Cancel what has not begun. Nodes that have not begun fail.
         """
-        self._pool.close(wait=wait, refuse=cancel_futures)
+        self._pool.close(wait=wait and not self._is_around(), refuse=cancel_futures)
+
+    def _is_around(self) -> bool:
+        """Whether this is called by a run that uses the pool."""
+        execution = current.get()
+        while execution is not None and execution.settings.executor is not self:
+            execution = execution.outer
+        return execution is not None
 
     def __repr__(self) -> str:
         closed = ", shut down" if self._pool.is_closed else ""
@@ -140,9 +149,10 @@ class Workers(Executor):
 class _Submitted(Task):
     """A call that was submitted."""
 
-    def __init__(self, pool: Pool, func: Any, args: Any, kwargs: Any) -> None:
+    def __init__(self, workers: Workers, func: Any, args: Any, kwargs: Any) -> None:
         self.future: Future[Any] = Future()
-        self.pool = pool
+        self.workers = workers  # nobody else may refer to them any more
+        self.pool = pool = workers._pool
         self.call = func, args, kwargs
         self.since = reloads.last(func)
         self.prefers = pool.maker((*args, *kwargs.values()))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from fast_dag._fields import Fields
+from fast_dag._waits import wait
 from fast_dag.define.options import WRONG, count, deadline
 from fast_dag.errors import ValidationError, closest, names
 
@@ -349,7 +350,7 @@ class Claim:
         there = threading.Event()
         if not self.take(there.set):
             try:
-                there.wait()
+                wait(there)
             except BaseException:
                 self.give_back()
                 raise

@@ -17,10 +17,10 @@ from fast_dag.errors import ValidationError, failures, names
 from fast_dag.store.changes import Codes, changes_of
 from fast_dag.store.claim import COLUMNS, Claim, Found, MovedError
 from fast_dag.store.database import reading
-from fast_dag.store.errors import EncodeError, RunExistsError
+from fast_dag.store.errors import EncodeError, RunExistsError, unstorable
 from fast_dag.store.graphs import graph_of
 from fast_dag.store.reruns import Rows
-from fast_dag.store.store import FINAL, INPUTS, Store, checked_id, input_digest
+from fast_dag.store.store import FINAL, INPUTS, Store, checked_id, checked_tags, input_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -74,7 +74,7 @@ class Asked:
         self._has_new_id = run_id is None
         self.run_id = os.urandom(16).hex() if run_id is None else checked_id(run_id)
         self.rerun = checked_rerun(rerun)
-        self.tags = checked_tags(tags)
+        self.tags = checked_tags("tags", tags)
         if on_change not in (None, "keep", "rerun"):
             raise ValidationError(
                 f"on_change is 'keep' or 'rerun', not {on_change!r}; to give an input of that "
@@ -160,7 +160,7 @@ class Asked:
             self.renamed,
         )
         if found is None:
-            claim.begin(self._encoded_inputs(execution))
+            claim.begin(self._encoded_inputs(workflow, execution))
         elif found.status in FINAL and self.rerun is None:
             claim.look_at(found)
         elif found.status == "completed" and self.rerun == "failed":
@@ -176,7 +176,7 @@ class Asked:
             return workflow._made(request)
         self._refuse_others(workflow, found)
         given = request.inputs.keys()
-        self._take_stored(request, found)
+        self._take_stored(workflow, request, found)
         try:
             return workflow._made(request)
         except ValidationError as error:
@@ -207,14 +207,15 @@ class Asked:
                 run_id=self.run_id,
             )
 
-    def _take_stored(self, request: Request, found: Found) -> None:
+    def _take_stored(self, workflow: Workflow, request: Request, found: Found) -> None:
         """Take the inputs and outputs of a run that there is. Raises RunExistsError where others
         are asked for."""
         store, given, differs = self.store, request.inputs, []
+        shelf = store.shelf_of(workflow)
         stored: dict[str, Any] = {}
         for row in store.database.rows(INPUTS, found.id):
             name, digest = row[:2]
-            old = store.shelf.take(row[2:5], ("input", *row[5:]))
+            old = shelf.take(row[2:5], ("input", *row[5:]))
             stored[name] = old
             if name in given and not _is_same(given[name], old, digest):
                 differs.append(f"the input {name!r} is another")
@@ -236,8 +237,8 @@ class Asked:
             )
         request.inputs, request.outputs = stored, outputs
 
-    def _encoded_inputs(self, execution: DagExecution) -> list[tuple[Any, ...]]:
-        rows = []
+    def _encoded_inputs(self, workflow: Workflow, execution: DagExecution) -> list[tuple[Any, ...]]:
+        rows, shelf = [], self.store.shelf_of(workflow)
         for name, value in execution.inputs.items():
             if ONE_SHOT[type(value)]:
                 raise ValidationError(
@@ -245,13 +246,9 @@ class Asked:
                     "once only, so it cannot be stored; make it a list"
                 )
             try:
-                placed = self.store.shelf.put(value, ("input", self.run_id, name))
+                placed = shelf.put(value, ("input", self.run_id, name))
             except EncodeError as error:
-                raise EncodeError(
-                    f"the store cannot keep the input {name!r}: {error}",
-                    place=error.place,
-                    type=error.type,
-                ) from error
+                raise unstorable(error, f"the store cannot keep the input {name!r}") from error
             rows.append((name, input_digest(value), *placed))
         return rows
 
@@ -272,27 +269,6 @@ def checked_rerun(rerun: Any) -> str | list[str] | None:
             "input of that name: inputs={'rerun': ...}"
         )
     return sorted(asked)
-
-
-def checked_tags(tags: Any) -> dict[str, Any]:
-    """Tags that may be some; raises ValidationError."""
-    if tags is None:
-        return {}
-    found: dict[Any, Any] = {}
-    try:
-        found = dict(tags)
-        fits = all(
-            isinstance(key, str) and (value is None or isinstance(value, (str, int, float, bool)))
-            for key, value in found.items()
-        )
-    except (TypeError, ValueError):
-        fits = False
-    if not fits:
-        raise ValidationError(
-            f"tags is a mapping of names to strings, numbers, bools or None, not {tags!r}; to give "
-            "an input of that name: inputs={'tags': ...}"
-        )
-    return found
 
 
 def _is_same(new: object, old: object, digest: bytes | None) -> bool:

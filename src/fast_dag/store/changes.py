@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from ast import literal_eval
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -165,6 +166,11 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[st
             maybe.append(f"nobody can tell whether it changed: {after or before}")
         elif before == after:
             continue
+        elif (was := _python_of(before)) != (now := _python_of(after)) and before and after:
+            maybe.append(
+                f"nobody can tell whether {_shown(name)} changed: it was read from {was}, and now "
+                f"from {now}"
+            )
         elif name.startswith(_PACKAGE):
             maybe.append(f"{name}: {before or 'not used'} -> {after or 'not used'}")
         elif name.startswith(_INPUT):
@@ -175,6 +181,17 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[st
         else:
             seen.append(_told(name, before, after))
     return seen, maybe
+
+
+def _python_of(text: str | None) -> str:
+    """Which Python compiled a function whose bytecode stands for it, because no source was there:
+    each Python makes another."""
+    found = re.match(r"\(['\"]([a-z]+-[0-9]+) ", text or "")
+    return "a source" if found is None else f"the bytecode of {found[1]}"
+
+
+def _shown(name: str) -> str:
+    return name.replace(":", ".")
 
 
 def _without_renamed(
@@ -199,7 +216,7 @@ def _nameless(name: str, text: str) -> str:
 
 
 def _told(name: str, before: str | None, after: str | None) -> str:
-    shown = name.replace(":", ".")
+    shown = _shown(name)
     if name == _VERSION:
         return f"version {before} -> {after}"
     if before is None:

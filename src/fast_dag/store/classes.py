@@ -172,9 +172,17 @@ class Classes:
         are meant.
     annotations:
         Annotations of nodes, or functions that have them. Fields of classes in them count, too.
+    all_classes:
+        Any class may be written: who reads the values decides.
     """
 
-    def __init__(self, allow: Iterable[type | str], annotations: Iterable[object]) -> None:
+    def __init__(
+        self,
+        allow: Iterable[type | str],
+        annotations: Iterable[object],
+        all_classes: bool = False,
+    ) -> None:
+        self._all_classes = all_classes
         given = list(allow)
         for each in given:
             if not isinstance(each, type) and not (isinstance(each, str) and each):
@@ -225,7 +233,7 @@ class Classes:
             return False
         above = module.split(".")
         homes = {".".join(above[: count + 1]) for count in range(len(above))}
-        return name in self._texts or not homes.isdisjoint(self._texts)
+        return self._all_classes or name in self._texts or not homes.isdisjoint(self._texts)
 
 
 def _lasting(text: str) -> str:

@@ -62,6 +62,9 @@ class Plain:
     annotations:
         Annotations of nodes, or functions that have them. Classes in them are allowed, and so are
         those in the annotations of their fields.
+    all_classes:
+        Allow any class that can be imported. Only to write values of your own: bytes of others
+        that are read so import what they name.
 
     >>> from datetime import date
     >>> plain = Plain()
@@ -75,11 +78,15 @@ class Plain:
     name: str = "plain"
 
     def __init__(
-        self, allow: Iterable[type | str] = (), annotations: Iterable[object] = ()
+        self,
+        allow: Iterable[type | str] = (),
+        annotations: Iterable[object] = (),
+        *,
+        all_classes: bool = False,
     ) -> None:
         self._given = tuple(allow) if not isinstance(allow, (str, type)) else (allow,)
         self._annotations = tuple(annotations)
-        self._classes = Classes(self._given, self._annotations)
+        self._classes = Classes(self._given, self._annotations, all_classes)
         self._writers = Writers(self._classes)
 
     def __repr__(self) -> str:

@@ -184,7 +184,7 @@ class Change(Write):
         except failures() as error:
             connection.execute("ROLLBACK TO change")
             is_own = isinstance(error, (sqlite3.Error, OSError))
-            self.error = self.database.broken(error) if is_own else error
+            self.error = self.database.broken(error) if is_own else _told(error)
         connection.execute("RELEASE change")
 
 
@@ -514,7 +514,7 @@ class Database:
                 try:
                     each.apply(connection)
                 except (StoreError, ValueError) as error:
-                    each.error = error
+                    each.error = _told(error)
             connection.execute("COMMIT")
         except failures() as error:  # a Ctrl-C is not one: then the batch is written again
             self._batch = []
@@ -605,6 +605,15 @@ class Database:
         self._connection = None
         if not self.is_file:
             self._is_closed = True
+
+
+def _told(error: BaseException) -> BaseException:
+    """What is raised to the caller of what he writes."""
+    if not isinstance(error, UnicodeEncodeError):
+        return error
+    told = StoreError(f"names in a store are text that UTF-8 can write: {error}")
+    told.__cause__ = error
+    return told
 
 
 def closed(path: str) -> StoreError:

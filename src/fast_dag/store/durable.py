@@ -30,6 +30,7 @@ from fast_dag.store.errors import (
     StoreError,
     from_data,
     to_data,
+    unstorable,
 )
 
 if TYPE_CHECKING:
@@ -338,7 +339,10 @@ class Durable:
 
     def keep(self, key: str, value: Any) -> None:
         """Have what a node keeps in the context committed with the next end of a node."""
-        self._keeps[key] = self.shelf.put(value, ("kept", self.run_id, key))
+        try:
+            self._keeps[key] = self.shelf.put(value, ("kept", self.run_id, key))
+        except EncodeError as error:
+            raise unstorable(error, f"context.keep({key!r}, ...)") from error.__cause__
 
     @property
     def has_kept(self) -> bool:
@@ -773,15 +777,10 @@ def is_unknown(error: BaseException, path: str) -> bool:
 
 
 def _told(error: EncodeError, path: str) -> EncodeError:
-    """The error of a value that cannot be stored, with its node and the ways out."""
-    told = EncodeError(
-        f"node {path!r} returned what the store cannot keep: {error}",
-        place=error.place,
-        type=error.type,
-        node=path,
-    )
-    told.__cause__ = error.__cause__
-    return told
+    """The error of a value that cannot be stored, with its node."""
+    found = unstorable(error, f"node {path!r} returned what the store cannot keep", node=path)
+    found.__cause__ = error.__cause__
+    return found
 
 
 # Rows.

@@ -119,6 +119,11 @@ class EncodeError(StoreError):
     type: str
 
 
+def unstorable(error: EncodeError, what: str, **facts: Any) -> EncodeError:
+    """The error of a codec, which begins with what cannot be stored."""
+    return EncodeError(f"{what}: {error}", place=error.place, type=error.type, **facts)
+
+
 class DecodeError(StoreError):
     """Raised when bytes cannot become a value here. `name` is the class or package that is missing,
     has changed, or is not allowed; None if it is about none.

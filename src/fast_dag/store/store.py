@@ -6,9 +6,10 @@ import json
 import os
 import socket
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from math import inf
 from time import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 from weakref import WeakKeyDictionary
@@ -37,7 +38,7 @@ from fast_dag.store.values import LARGE, Values
 from fast_dag.store.wrapped import WRAPPED, own_parts, unwrapped, wrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Mapping
     from sqlite3 import Connection
     from typing import Self
 
@@ -114,6 +115,7 @@ class Store:
             # Beside the file itself, whatever the current directory and links become.
             self.values = Values(f"{database.path}-values") if database.is_file else None
             self.shelf = Shelf(self, [])
+            self._given = Shelf(self, [], is_given=True)
             self._shelves: WeakKeyDictionary[Any, tuple[object, Shelf]] = WeakKeyDictionary()
             if keeps is not None:
                 self.prune(keeps)
@@ -187,13 +189,13 @@ class Store:
         ...     [record.run_id for record in store.runs(workflow="shop")]
         ['b', 'a']
         """
-        if not isinstance(tag, Mapping | None):
-            raise ValidationError(f"tag is a mapping such as {{'customer': 'ada'}}, not {tag!r}")
         conditions, values = [], list[Any]()
         kept = _kept_as(status)
+        if limit is not None and (not isinstance(limit, int) or limit < 0):
+            raise ValidationError(f"limit is a count, not {limit!r}")
         if workflow is not None:
             conditions.append("workflow = ?")
-            values.append(workflow)
+            values.append(_name("workflow", workflow))
         if kept:
             conditions.append(f"status IN ({placeholders(kept)})")
             values += kept
@@ -201,7 +203,7 @@ class Store:
             if at is not None:
                 conditions.append(f"created {sign} ?")
                 values.append(_moment(at))
-        for key, each in (tag or {}).items():
+        for key, each in checked_tags("tag", tag).items():
             conditions.append("id IN (SELECT run FROM tags WHERE key = ? AND value = ?)")
             values += [key, json.dumps(each)]
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
@@ -209,7 +211,7 @@ class Store:
         statement = f"SELECT {_RUN} FROM runs AS r{where} ORDER BY id DESC"
         if limit is not None and len(kept) < 2:  # else only the locks tell which are meant
             statement += " LIMIT ?"
-            values.append(max(limit, 0))
+            values.append(limit)
         rows = [RunRow(*row) for row in self.database.rows(statement, *values)]
         for row in rows:
             if limit is not None and len(found) >= limit:
@@ -346,7 +348,7 @@ class Store:
         placed: Any = (None, None, None)
         if not again:
             identity = (run_id, node, 0, b"", row.generation)
-            placed = self.shelf.put(value, identity)
+            placed = self._given.put(value, identity)
         with self._owned(row):
             self.database.transact(
                 lambda connection: self._decided(connection, row, node, again, placed, value)
@@ -432,10 +434,11 @@ class Store:
         if row.pruned is not None:
             raise StoreError(f"the run {source!r} was pruned", run_id=source)
         given = {
-            name: (input_digest(value), *self.shelf.put(value, ("input", made, name)))
+            name: (input_digest(value), *self._given.put(value, ("input", made, name)))
             for name, value in (inputs or {}).items()
         }
-        nodes = [name_of(each) for each in ([at] if isinstance(at, (str, Node)) else at)]
+        several = at if isinstance(at, Iterable) and not isinstance(at, str) else [at]
+        nodes = [_name("at", each) for each in several]
         self.database.transact(lambda connection: self._forked(connection, row, made, nodes, given))
         return made
 
@@ -531,7 +534,14 @@ class Store:
         pruned = self.database.transact(
             lambda connection: self._pruned(connection, end, status, forget, dry_run)
         )
-        return pruned
+        values = self.values
+        if values is None or dry_run:
+            return pruned
+        # Only now: if the process died before the commit, rows would name files that are gone.
+        files, size = self.database.transact(
+            lambda connection: self._pruned_files(connection, values, end)
+        )
+        return pruned._replace(files=files, bytes=size)
 
     def _pruned(
         self, connection: Connection, end: float, status: str | None, forget: bool, dry_run: bool
@@ -574,25 +584,23 @@ class Store:
         connection.execute("UPDATE runs SET pruned = ?, graph = NULL WHERE id IN chosen", (time(),))
         connection.execute("DROP TABLE chosen")
         _prune_codes(connection)
-        files = size = 0
-        if self.values is not None:
-            used = {
-                name
-                for table in ("nodes", "inputs", "kept")
-                for (name,) in connection.execute(
-                    f"SELECT DISTINCT file FROM {table} WHERE file IS NOT NULL"
-                )
-            }
-            # Values that were written of late may belong to commits that are under way. A prune of
-            # everything takes these, too: who commits looks whether the file is still there.
-            hour_ago = time() - 3600
-            for name in [each for each in self.values.names() if each not in used]:
-                dropped = self.values.drop(name, max(end, hour_ago))
-                if dropped is not None:
-                    size += dropped
-                    files += 1
-            self.values.drop_drafts(hour_ago)
-        return Pruned(len(runs), rows, files, size)
+        return Pruned(len(runs), rows, 0, 0)
+
+    def _pruned_files(self, connection: Connection, values: Values, end: float) -> tuple[int, int]:
+        """Delete the files that no row names, in a transaction, so that nobody commits a row that
+        names one. Returns how many there were, and their bytes."""
+        used, sizes = _files_in(connection), []
+        # Values that were written of late may belong to commits that are under way.
+        hour_ago = before = time() - 3600
+        running = connection.execute("SELECT id FROM runs WHERE status = 'running'")
+        if not any(self.database.locks.is_held(run) for (run,) in running):
+            before = max(end, hour_ago)
+        for name in [each for each in values.names() if each not in used]:
+            size = values.drop(name, before)
+            if size is not None:
+                sizes.append(size)
+        values.drop_drafts(hour_ago)
+        return len(sizes), sum(sizes)
 
     def backup(self, path: str | os.PathLike[str]) -> None:
         """Copy the store, as it is at one moment, to a new file; the files of large values go
@@ -603,19 +611,39 @@ class Store:
         database, target = self.database, os.fspath(path)
         try:
             os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            copy = sqlite3.connect(target)
-            try:
-                database.call(lambda connection: connection.backup(copy))
-            finally:
-                copy.close()
-            if self.values is not None:
-                twin = Values(f"{target}-values")
-                for name in self.values.names():
-                    twin.write(self.values.read(name))
+            with reading(self.path):
+                while not self._is_copied(database, target):
+                    pass
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
                 f"{self.path!r} cannot be copied to {target!r}: {error}", path=target
             ) from error
+
+    def _is_copied(self, database: Database, target: str) -> bool:
+        """Copy the database, and the files that it names. Returns False if a prune has deleted one
+        of them meanwhile: then the copy is to be made anew."""
+        copy = sqlite3.connect(target)
+        try:
+            database.call(lambda connection: connection.backup(copy))
+            files = _files_in(copy)
+        finally:
+            copy.close()
+        if self.values is None:
+            return True
+        twin = Values(f"{target}-values")
+        for name in sorted(files):
+            if twin.has(name):
+                continue
+            try:
+                data = self.values.read(name)
+            except StoreError:
+                if self.values.has(name) or name in database.transact(_files_in):
+                    raise
+                return False
+            twin.write(data)
+        for name in [each for each in twin.names() if each not in files]:
+            twin.drop(name, before=inf)
+        return True
 
     def doctor(self) -> dict[str, Any]:
         """What there is to say of the health of the store: versions, sizes, and `problems`, which
@@ -741,6 +769,17 @@ def _prune_codes(connection: Connection) -> None:
         )
 
 
+def _files_in(connection: Connection) -> set[str]:
+    """The files of values that rows name."""
+    return {
+        name
+        for table in ("nodes", "inputs", "kept")
+        for (name,) in connection.execute(
+            f"SELECT DISTINCT file FROM {table} WHERE file IS NOT NULL"
+        )
+    }
+
+
 def prunes_in(connection: Connection) -> object:
     """How often code was deleted: what a process remembers to be there may be gone since."""
     return connection.execute("SELECT value FROM about WHERE key = 'prunes'").fetchone()
@@ -759,7 +798,7 @@ def _kept_as(status: str | None) -> list[str]:
     """The statuses that the row may have: who died could not write that the run is interrupted."""
     if status in ("interrupted", "running"):
         return ["interrupted", "running"]
-    if status is not None and status not in _STATUSES:
+    if status is not None and _name("status", status) not in _STATUSES:
         raise ValidationError(
             f"status is one of {names(sorted(_STATUSES))}, not {status!r}"
             f"{closest(status, _STATUSES)[1]}"
@@ -801,6 +840,35 @@ def age(value: Any) -> float:
 
 
 _UNITS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
+
+
+def _name(option: str, given: Any) -> str:
+    """The name that is meant: that of a node or workflow, or a text; raises ValidationError."""
+    name = name_of(given)
+    if not isinstance(name, str):
+        raise ValidationError(f"{option} is a name, not {given!r}")
+    return name
+
+
+def checked_tags(option: str, tags: Any) -> dict[str, Any]:
+    """Tags that may be some; raises ValidationError."""
+    if tags is None:
+        return {}
+    found: dict[Any, Any] = {}
+    try:
+        found = dict(tags)
+        fits = all(
+            isinstance(key, str) and (value is None or isinstance(value, (str, int, float, bool)))
+            for key, value in found.items()
+        )
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValidationError(
+            f"{option} is a mapping such as {{'customer': 'ada'}}, of names to strings, numbers, "
+            f"bools or None, not {tags!r}"
+        )
+    return found
 
 
 def checked_id(run_id: Any) -> str:
@@ -852,13 +920,15 @@ def in_use(run_id: str, owner: str | None) -> RunInUseError:
 
 
 class Shelf:
-    """The codecs and files of a store, for values with classes that these annotations name."""
+    """The codecs and files of a store, for values with classes that these annotations name.
+    `is_given`: only to write what the caller gives, for a workflow that has annotations of its
+    own."""
 
-    def __init__(self, store: Store, annotations: list[Any]) -> None:
+    def __init__(self, store: Store, annotations: list[Any], *, is_given: bool = False) -> None:
         self._values = store.values
         self._path = store.path
         self._key = store.key
-        self._plain = Plain(store.allow, annotations)
+        self._plain = Plain(store.allow, annotations, all_classes=is_given)
         self.take_plain = self._plain.decode  # of a row with that codec and nothing around it
         self._codecs: dict[str, Codec] = {"plain": self._plain}
         self._codec = self._codec_of(store.codec)
