@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module, invalidate_caches, reload
 from typing import TYPE_CHECKING, Any
@@ -617,3 +618,17 @@ def test_function_without_a_source_that_another_python_compiled_may_have_changed
     seen, (may,) = differences(earlier, one)
     assert seen == []
     assert "nobody can tell whether typed_in.f changed" in may
+
+
+def test_constant_of_a_file_that_was_edited_while_the_process_ran_stops_no_later_run(
+    edited: Module, store: Store
+) -> None:
+    edited.edit("RATE = 0.19", "RATE = float('0.19')")
+    interrupted(edited, store)
+    edited.edit("CALLS = []", "CALLS = []")
+    os.utime(edited.file, (1e9, 1e9))  # as in a process that begins later
+    explained = edited.dag().explain(store=store, run_id="a")
+    assert explained.states == {"load": "fresh", "tax": "stale", "shown": "maybe", "last": "open"}
+    assert f"nobody can tell whether {edited.name}.RATE changed" in str(explained)
+    assert edited.dag().run(store=store, run_id="a") == "19.0!"
+    assert edited.taken() == ["last"]

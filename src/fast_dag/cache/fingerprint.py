@@ -76,6 +76,10 @@ if TYPE_CHECKING:
 
 _ABSENT: Final = object()
 
+VALUE: Final = "value of "
+"""How the names of parts begin that tell the value of a constant, because its file was edited while
+the process ran: nobody can tell whether the assignment is the one that was carried out."""
+
 
 class Base:
     """The part of a node's keys that stands for its function, or for its workflow.
@@ -511,12 +515,16 @@ class _Reader:
         text = self._bound(bound, namespace)
         if isinstance(value, (list, dict, set)):
             text += self._bound(changes(name, namespace), namespace)
+        own = f"{module_name(str(namespace.get('__name__')))}:{name}"
         if _may_be_edited(bound, value, namespace):
             self.names.append((namespace, name, value))
-            text += self.told(value)
+            if bound and any(literal(each.value) is None for each in bound):
+                self._add(f"{VALUE}{own}", self.told(value))
+            else:
+                text += self.told(value)
         if self._is_own(type(value).__module__):
             text += self._class(type(value))
-        self._add(f"{module_name(str(namespace.get('__name__')))}:{name}", text)
+        self._add(own, text)
 
     def _bound(self, bound: list[Binding], namespace: dict[str, Any]) -> str:
         """The statements that bind a name, as text."""

@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
-from fast_dag.cache.fingerprint import Fingerprint, made_of, untold
+from fast_dag.cache.fingerprint import VALUE, Fingerprint, made_of, untold
 from fast_dag.errors import brief_of, failures
 from fast_dag.store.codec import digest
 from fast_dag.store.graphs import text_of_graph
@@ -170,6 +170,11 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[st
             maybe.append(
                 f"nobody can tell whether {_shown(name)} changed: it was read from {was}, and now "
                 f"from {now}"
+            )
+        elif name.startswith(VALUE):
+            maybe.append(
+                f"nobody can tell whether {_shown(name.removeprefix(VALUE))} changed: its file was "
+                "edited while a process ran"
             )
         elif name.startswith(_PACKAGE):
             maybe.append(f"{name}: {before or 'not used'} -> {after or 'not used'}")
