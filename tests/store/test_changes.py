@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from importlib import import_module, invalidate_caches, reload
 from typing import TYPE_CHECKING, Any
 
@@ -632,3 +633,54 @@ def test_constant_of_a_file_that_was_edited_while_the_process_ran_stops_no_later
     assert f"nobody can tell whether {edited.name}.RATE changed" in str(explained)
     assert edited.dag().run(store=store, run_id="a") == "19.0!"
     assert edited.taken() == ["last"]
+
+
+class Adds:
+    """Adds a number; equal to others that add the same."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(self, one: int = 1) -> int:
+        return one + self.number
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Adds) and other.number == self.number
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def added(number: int, *, one: int = 1) -> int:
+    return one + number
+
+
+def test_partial_with_other_arguments_has_changed(store: Store) -> None:
+    stops = [KeyboardInterrupt]
+
+    def last(first: int) -> int:
+        for each in stops:
+            raise each
+        return first
+
+    def made(first: Any) -> DAG:
+        dag = DAG("partly").add_node("first", first, inputs=[])
+        return dag.add_node("last", last).connect("first", "last")
+
+    for run_id, old, new in (
+        ("plain", partial(added, 1), partial(added, 2)),
+        ("named", partial(added, 1, one=1), partial(added, 1, one=2)),
+    ):
+        stops[:] = [KeyboardInterrupt]
+        with pytest.raises(KeyboardInterrupt):
+            made(old).run(store=store, run_id=run_id)
+        stops.clear()
+        with pytest.raises(ChangedError, match="what is called has changed"):
+            made(new).run(store=store, run_id=run_id)
+        assert made(old).run(store=store, run_id=run_id) == 2
+        assert made(old).explain(store=store, run_id=run_id).states["first"] == "stale"
+
+    stops[:] = [KeyboardInterrupt]  # nobody can tell of objects with a state of their own
+    with pytest.raises(KeyboardInterrupt):
+        made(Adds(1)).run(store=store, run_id="object")
+    stops.clear()
+    assert made(Adds(1)).run(store=store, run_id="object") == 2

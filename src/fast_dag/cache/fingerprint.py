@@ -200,7 +200,7 @@ def _made_by_map(spec: Any) -> list[Any]:
 
 class Fingerprint:
     """The fingerprint of functions, of what they use, and of plain data. `parts` has the text of
-    each function, class and constant, by name.
+    each function, class and constant, by name, `told` that of each thing itself.
 
     >>> def rate(): return 0.19
     >>> def tax(x): return rate() * x
@@ -212,8 +212,8 @@ class Fingerprint:
     def __init__(self, things: Sequence[Any], has_version: bool = False) -> None:
         homes = [_home(each) for each in things if isinstance(each, FunctionType)]
         reader = _Reader(homes, has_version)
-        told = [reader.told(each) for each in things]
-        self.text = digest_of(repr((told, sorted(reader.parts.items()))).encode()).hex()
+        self.told = [reader.told(each) for each in things]
+        self.text = digest_of(repr((self.told, sorted(reader.parts.items()))).encode()).hex()
         self.parts = reader.parts
         self._names = reader.names
         self._codes = reader.codes
