@@ -11,7 +11,8 @@ from __future__ import annotations
 import signal
 import threading
 from _thread import start_new_thread
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,8 @@ class Interruptions:
         if is_mine:  # else a node has set another
             signal.signal(signal.SIGINT, self._before)
         for _ in range(self._count):
-            self._threads.get().join(_PATIENCE)
+            with suppress(Empty):  # there are too many threads to start another
+                self._threads.get(timeout=_PATIENCE).join(_PATIENCE)
         if self._count and ended_by[0] is None:  # it came when the run had ended
             raise KeyboardInterrupt
 

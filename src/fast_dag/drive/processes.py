@@ -276,9 +276,7 @@ def _log(message: Message) -> None:
     try:
         record = logging.makeLogRecord(payload.unpacked(message))
         logging.getLogger(record.name).handle(record)
-    except (
-        Exception
-    ):  # of a record that does not unpickle here, or a handler: no matter of the call
+    except Exception:  # of a record that does not unpickle here, or a handler: not of the call
         if logging.raiseExceptions:
             traceback.print_exc()
 
