@@ -76,6 +76,10 @@ if TYPE_CHECKING:
 
 _ABSENT: Final = object()
 
+VALUE: Final = "value of "
+"""How the names of parts begin that tell the value of a constant, because its file was edited while
+the process ran: nobody can tell whether the assignment is the one that was carried out."""
+
 
 class Base:
     """The part of a node's keys that stands for its function, or for its workflow.
@@ -196,7 +200,7 @@ def _made_by_map(spec: Any) -> list[Any]:
 
 class Fingerprint:
     """The fingerprint of functions, of what they use, and of plain data. `parts` has the text of
-    each function, class and constant, by name.
+    each function, class and constant, by name, `told` that of each thing itself.
 
     >>> def rate(): return 0.19
     >>> def tax(x): return rate() * x
@@ -208,8 +212,8 @@ class Fingerprint:
     def __init__(self, things: Sequence[Any], has_version: bool = False) -> None:
         homes = [_home(each) for each in things if isinstance(each, FunctionType)]
         reader = _Reader(homes, has_version)
-        told = [reader.told(each) for each in things]
-        self.text = digest_of(repr((told, sorted(reader.parts.items()))).encode()).hex()
+        self.told = [reader.told(each) for each in things]
+        self.text = digest_of(repr((self.told, sorted(reader.parts.items()))).encode()).hex()
         self.parts = reader.parts
         self._names = reader.names
         self._codes = reader.codes
@@ -529,12 +533,16 @@ class _Reader:
         text = self._bound(bound, namespace)
         if isinstance(value, (list, dict, set)):
             text += self._bound(changes(name, namespace), namespace)
+        own = f"{module_name(str(namespace.get('__name__')))}:{name}"
         if _may_be_edited(bound, value, namespace):
             self.names.append((namespace, name, value))
-            text += self.told(value)
+            if bound and any(literal(each.value) is None for each in bound):
+                self._add(f"{VALUE}{own}", self.told(value))
+            else:
+                text += self.told(value)
         if self._is_own(type(value).__module__):
             text += self._class(type(value))
-        self._add(f"{module_name(str(namespace.get('__name__')))}:{name}", text)
+        self._add(own, text)
 
     def _bound(self, bound: list[Binding], namespace: dict[str, Any]) -> str:
         """The statements that bind a name, as text."""
