@@ -177,7 +177,7 @@ class Resources:
             answer = yield Invoke(opening.open, (), False)
         if not isinstance(answer, (Raised, _Opened)):  # it must be opened on a loop
             answer = yield Invoke(opening.open_async, (), True)
-        if type(answer) is Raised:
+        if isinstance(answer, Raised):
             return Outcome(False, answer.error)
         return Outcome(True, answer.value)
 
