@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LONG = 60.0
+LONG = 100.0
 """Seconds after which something that must happen, and at once, is taken to happen never."""
 
 

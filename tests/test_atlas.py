@@ -41,7 +41,7 @@ def run_program(
         [sys.executable, *flags, PROGRAM, *arguments],
         capture_output=True,
         encoding=encoding,
-        timeout=110,
+        timeout=LONG,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": encoding},
     )

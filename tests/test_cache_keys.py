@@ -677,7 +677,7 @@ def test_keys_in_a_backend_are_the_same_in_every_process():
             capture_output=True,
             text=True,
             check=True,
-            timeout=50,
+            timeout=LONG,
         ).stdout
         for seed in ("1", "2", "3")
     }

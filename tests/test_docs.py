@@ -153,7 +153,7 @@ def printed_by(commands: str, where: Path) -> str:
             capture_output=True,
             encoding="utf-8",
             check=True,
-            timeout=30,
+            timeout=LONG,
         )
         for line in lines
     ]
@@ -214,7 +214,7 @@ def test_commands_of_the_page_about_the_shell_succeed(tmp_path: Path) -> None:
             env={**os.environ, "PATH": path},
             capture_output=True,
             encoding="utf-8",
-            timeout=30,
+            timeout=LONG,
             check=False,
         )
         assert done.returncode == 0, (block, done.stderr)

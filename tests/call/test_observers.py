@@ -619,7 +619,7 @@ IN_A_TERMINAL = textwrap.dedent("""
     def end():
         for thread in threading.enumerate():
             if thread is not threading.current_thread():
-                thread.join(10)
+                thread.join(60)
                 assert not thread.is_alive(), thread
     dag = DAG("shown").add_node("loading", lambda x: x).add_node("ending", lambda x: 1 / x)
     dag.connect("loading", "ending")

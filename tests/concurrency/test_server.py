@@ -13,6 +13,7 @@ import pytest
 
 from fast_dag import DAG
 from tests.concurrency.support import wait_until
+from tests.patience import LONG
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -135,7 +136,7 @@ def test_requests_at_the_same_time_share_a_bounded_set_of_threads() -> None:
 
     async def requests(url: str) -> list[int]:
         limits = httpx.Limits(max_connections=REQUESTS)
-        async with httpx.AsyncClient(limits=limits, timeout=30) as client:
+        async with httpx.AsyncClient(limits=limits, timeout=LONG) as client:
             responses = await asyncio.gather(*(client.get(url) for _ in range(REQUESTS)))
         return [response.json() for response in responses]
 
