@@ -145,6 +145,9 @@ class ItemError(Fields):
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"an ItemError is frozen: {name!r} cannot be set")
 
+    def __hash__(self) -> int:
+        return hash((self.key, type(self.error)))
+
     def __bool__(self) -> bool:
         return False
 

@@ -814,6 +814,35 @@ def test_plain_free_variables_are_part_of_the_key() -> None:
     assert (run.metrics["cache_misses"], run.metrics["cache_hits"]) == (2, 1)
 
 
+def test_free_variable_that_others_set_later_changes_the_key() -> None:
+    dag, calls, rate = DAG("sweep"), [], 0
+
+    @dag.cached_node(backend=DictBackend(), cache_key=["x"])
+    def price(x: int, calls: list[int]) -> int:
+        calls.append(rate)
+        return x * rate
+
+    def at(asked: int) -> Any:
+        nonlocal rate
+        rate = asked
+        return dag.run(x=5, calls=calls)
+
+    assert [at(1), at(2), at(2), at(1)] == [5, 10, 10, 5]
+    assert calls == [1, 2]
+
+
+def test_free_variable_that_the_function_itself_sets_does_not_change_the_key() -> None:
+    dag, calls = DAG("counting"), 0
+
+    @dag.cached_node(backend=DictBackend())
+    def price(x: int) -> int:
+        nonlocal calls
+        calls += 1
+        return 2 * x
+
+    assert [dag.run(x=5), dag.run(x=5), calls] == [10, 10, 1]
+
+
 class Unpicklable:
     """Compares by value, and cannot be taken elsewhere."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import pickle
 import threading
 from collections import OrderedDict, deque
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fast_dag import DAG, FSM, Context, ExecutionError, FSMReturn, ItemError
+from fast_dag import DAG, FSM, Context, ExecutionError, FSMReturn, InvalidNodeError, ItemError
 from tests.patience import LONG
 from tests.ways import EVERYWHERE, EXECUTE, HERE, WAYS, mostly
 
@@ -497,6 +498,7 @@ def test_a_failed_item_is_kept(way: str) -> None:
     assert (again.key, type(again.error)) == (1, ZeroDivisionError)
     with pytest.raises(AttributeError):
         failed.key = 2
+    assert {failed, ItemError(1, failed.error)} == {failed}
 
 
 @everywhere
@@ -667,6 +669,13 @@ def test_a_data_frame_is_refused_with_advice(way: str) -> None:
     assert all(each in str(run.errors["f"]) for each in ("itertuples", "iter_rows", "to_dict"))
 
 
+def test_tables_and_lazy_frames_are_data_frames_too() -> None:
+    pl, pa = pytest.importorskip("polars"), pytest.importorskip("pyarrow")
+    rows = {"a": [1]}
+    for each in (pl.DataFrame(rows), pl.LazyFrame(rows), pa.table(rows), pa.record_batch(rows)):
+        assert "data frame" in str(mapped().execute(x=each).errors["f"])
+
+
 @here
 def test_what_is_whole_may_not_be_used_up_by_the_first_item(way: str) -> None:
     called: list[int] = []
@@ -677,6 +686,17 @@ def test_what_is_whole_may_not_be_used_up_by_the_first_item(way: str) -> None:
 
 
 # into.
+
+
+def test_into_that_is_a_generator_function_is_refused() -> None:
+    class Into:
+        def __call__(self, results: Iterator[Any]) -> Iterator[Any]:
+            yield from results
+
+    into = Into()
+    for each in (into, into.__call__, functools.partial(into.__call__), lambda results: (yield)):
+        with pytest.raises(InvalidNodeError, match="a generator function would return before"):
+            mapped(into=each)
 
 
 @everywhere

@@ -206,6 +206,50 @@ def test_a_source_is_pulled_and_closed_by_one_thread_in_one_context(way: str, ki
         assert source.threads == {threading.get_ident()}
 
 
+def pairs() -> DAG:
+    return DAG("pairs").add_node("f", lambda x, y: (x, y), product=["x", "y"])
+
+
+@here
+def test_all_collections_of_a_product_are_read_by_the_thread_that_pulls(way: str) -> None:
+    first, second = Source(range(2)), Source(range(2))
+    run = EXECUTE[way](pairs(), x=first.generator, y=second.generator)
+    assert run.value == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    first.check()
+    second.check()
+    assert first.threads == second.threads
+    if way != "sequential":
+        assert threading.get_ident() not in second.threads
+
+
+@pytest.mark.parametrize("way", OWN)
+def test_a_product_whose_second_collection_hangs_is_late(way: str) -> None:
+    hangs = threading.Event()
+
+    def items() -> Iterator[int]:
+        hangs.wait(LONG)
+        yield 1
+
+    source = Source(items())
+    try:
+        assert EXECUTE[way](pairs(), x=[1], y=source.generator, timeout=0.1).status == "timed_out"
+    finally:
+        hangs.set()
+    wait_until(lambda: source.has_ended)
+
+
+@here
+def test_any_collection_of_a_product_may_be_an_async_iterator(way: str) -> None:
+    async def some() -> AsyncIterator[int]:
+        for each in range(2):
+            await asyncio.sleep(0)
+            yield each
+
+    both = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert EXECUTE[way](pairs(), x=some(), y=some()).value == both
+    assert EXECUTE[way](pairs(), x=[0, 1], y=some()).value == both
+
+
 @here
 @pytest.mark.parametrize("options", [{}, {"retry": 1, "retry_delay": 0}], ids=["plain", "retry"])
 def test_a_source_is_closed_when_an_item_has_failed(way: str, options: dict[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from functools import partial
 from importlib import import_module, invalidate_caches, reload
 from typing import TYPE_CHECKING, Any
 
@@ -617,3 +619,68 @@ def test_function_without_a_source_that_another_python_compiled_may_have_changed
     seen, (may,) = differences(earlier, one)
     assert seen == []
     assert "nobody can tell whether typed_in.f changed" in may
+
+
+def test_constant_of_a_file_that_was_edited_while_the_process_ran_stops_no_later_run(
+    edited: Module, store: Store
+) -> None:
+    edited.edit("RATE = 0.19", "RATE = float('0.19')")
+    interrupted(edited, store)
+    edited.edit("CALLS = []", "CALLS = []")
+    os.utime(edited.file, (1e9, 1e9))  # as in a process that begins later
+    explained = edited.dag().explain(store=store, run_id="a")
+    assert explained.states == {"load": "fresh", "tax": "stale", "shown": "maybe", "last": "open"}
+    assert f"nobody can tell whether {edited.name}.RATE changed" in str(explained)
+    assert edited.dag().run(store=store, run_id="a") == "19.0!"
+    assert edited.taken() == ["last"]
+
+
+class Adds:
+    """Adds a number; equal to others that add the same."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(self, one: int = 1) -> int:
+        return one + self.number
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Adds) and other.number == self.number
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def added(number: int, *, one: int = 1) -> int:
+    return one + number
+
+
+def test_partial_with_other_arguments_has_changed(store: Store) -> None:
+    stops = [KeyboardInterrupt]
+
+    def last(first: int) -> int:
+        for each in stops:
+            raise each
+        return first
+
+    def made(first: Any) -> DAG:
+        dag = DAG("partly").add_node("first", first, inputs=[])
+        return dag.add_node("last", last).connect("first", "last")
+
+    for run_id, old, new in (
+        ("plain", partial(added, 1), partial(added, 2)),
+        ("named", partial(added, 1, one=1), partial(added, 1, one=2)),
+    ):
+        stops[:] = [KeyboardInterrupt]
+        with pytest.raises(KeyboardInterrupt):
+            made(old).run(store=store, run_id=run_id)
+        stops.clear()
+        with pytest.raises(ChangedError, match="what is called has changed"):
+            made(new).run(store=store, run_id=run_id)
+        assert made(old).run(store=store, run_id=run_id) == 2
+        assert made(old).explain(store=store, run_id=run_id).states["first"] == "stale"
+
+    stops[:] = [KeyboardInterrupt]  # nobody can tell of objects with a state of their own
+    with pytest.raises(KeyboardInterrupt):
+        made(Adds(1)).run(store=store, run_id="object")
+    stops.clear()
+    assert made(Adds(1)).run(store=store, run_id="object") == 2

@@ -840,6 +840,22 @@ def test_backup_has_all_values_of_its_rows_though_a_prune_deletes_some_meanwhile
         assert copy.run("kept")["one"] == b"a" * 300_000
 
 
+def test_backup_of_a_store_that_lacks_a_value_is_an_error_and_leaves_no_half_a_copy(
+    store: Store, tmp_path: Path
+) -> None:
+    dag = DAG("large").add_node("one", lambda: b"a" * 300_000)
+    dag.run(store=store, run_id="a")
+    (path,) = (tmp_path / "runs.db-values").glob("*/*")
+    data = path.read_bytes()
+    path.unlink()
+    with pytest.raises(StoreError, match=path.name):
+        store.backup(tmp_path / "copy.db")
+    path.write_bytes(data)
+    store.backup(tmp_path / "copy.db")
+    with Store(tmp_path / "copy.db") as copy:
+        assert copy.run("a")["one"] == b"a" * 300_000
+
+
 def test_closed_store_refuses_use_whatever_others_do(store: Store, calls: Calls) -> None:
     closing = Store(store.path)
     dag = DAG("closes").add_node("one", calls.node("one", closing.close))

@@ -110,9 +110,11 @@ def test_runs_take_turns(tmp_path: Path) -> None:
         wait_until(ready.exists)
         short: list[int] = []
 
+        def made_before() -> int:
+            return len(log.read_text(encoding="utf-8").splitlines()) if log.exists() else 0
+
         def soon() -> None:
-            DAG("short").add_node("n", steps.pid).run(executor=workers)
-            short.append(len(log.read_text(encoding="utf-8").splitlines()))
+            short.append(DAG("short").add_node("n", made_before).run(executor=workers))
 
         other = threading.Thread(target=soon)
         other.start()

@@ -76,6 +76,10 @@ if TYPE_CHECKING:
 
 _ABSENT: Final = object()
 
+VALUE: Final = "value of "
+"""How the names of parts begin that tell the value of a constant, because its file was edited while
+the process ran: nobody can tell whether the assignment is the one that was carried out."""
+
 
 class Base:
     """The part of a node's keys that stands for its function, or for its workflow.
@@ -114,7 +118,7 @@ class Base:
         """The base as it is now. Raises UnkeyableError if code does no longer tell it."""
         workflow, made = self._node.workflow, self._made
         version = None if workflow is None else workflow.version
-        if made is None or made[1] != version or not made[0].is_current():
+        if made is None or made[1] != version or not made[0].is_current(with_cells=True):
             try:
                 made = self._made = self._make(workflow, version)
             except UnkeyableError:
@@ -196,7 +200,7 @@ def _made_by_map(spec: Any) -> list[Any]:
 
 class Fingerprint:
     """The fingerprint of functions, of what they use, and of plain data. `parts` has the text of
-    each function, class and constant, by name.
+    each function, class and constant, by name, `told` that of each thing itself.
 
     >>> def rate(): return 0.19
     >>> def tax(x): return rate() * x
@@ -208,11 +212,13 @@ class Fingerprint:
     def __init__(self, things: Sequence[Any], has_version: bool = False) -> None:
         homes = [_home(each) for each in things if isinstance(each, FunctionType)]
         reader = _Reader(homes, has_version)
-        told = [reader.told(each) for each in things]
-        self.text = digest_of(repr((told, sorted(reader.parts.items()))).encode()).hex()
+        self.told = [reader.told(each) for each in things]
+        self.text = digest_of(repr((self.told, sorted(reader.parts.items()))).encode()).hex()
         self.parts = reader.parts
         self._names = reader.names
         self._codes = reader.codes
+        # A function that sets a free variable itself counts its calls there, say.
+        self._cells = [it for it in reader.cells if id(it[0]) not in reader.cells_set]
 
     @classmethod
     def of_all(cls, fingerprints: Iterable[Fingerprint]) -> Fingerprint:
@@ -225,15 +231,27 @@ class Fingerprint:
         made._names, made._codes = [*names.values()], [*codes.values()]
         return made
 
-    def is_current(self) -> bool:
-        """Whether the same functions are still there: a notebook may define them anew."""
+    def is_current(self, with_cells: bool = False) -> bool:
+        """Whether the same functions are still there: a notebook may define them anew. With
+        `with_cells`, whether others have set their free variables anew, too."""
         for namespace, name, value in self._names:
             if namespace.get(name, _ABSENT) is not value:
                 return False
-        for func, code in self._codes:  # noqa: SIM110  a generator takes twice as long
+        for func, code in self._codes:
             if func.__code__ is not code:
                 return False
+        if with_cells:
+            for cell, value in self._cells:
+                if _value_in(cell) is not value:
+                    return False
         return True
+
+
+def _value_in(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _ABSENT  # not assigned yet, or deleted
 
 
 class _Reader:
@@ -244,6 +262,8 @@ class _Reader:
         self.parts: dict[str, str] = {}
         self.names: list[tuple[dict[str, Any], str, Any]] = []  # and what they stand for
         self.codes: list[tuple[FunctionType, CodeType]] = []
+        self.cells: list[tuple[Any, Any]] = []  # and what is in them
+        self.cells_set: set[int] = set()  # by the functions themselves, by id
         self._seen: dict[int, Any] = {}  # by id, and kept alive
         self._read: set[tuple[int, str]] = set()  # the names that were read, by namespace
         self._tops = {_top(each) for each in homes} - sys.stdlib_module_names
@@ -298,6 +318,8 @@ class _Reader:
         keywords = [(each, self.told(it)) for each, it in (func.__kwdefaults__ or {}).items()]
         self._add(name, repr((said, cells, defaults, sorted(keywords))))
         self._follow(code, func.__globals__)
+        free = dict(zip(code.co_freevars, func.__closure__ or (), strict=True))
+        self.cells_set.update(id(free[each]) for each in _sets_free(code) if each in free)
         self._annotations(func)
         return name
 
@@ -337,10 +359,10 @@ class _Reader:
     def _cell(self, cell: Any) -> str:
         """A free variable. One that changes in place counts only if no version stands for it:
         functions may collect things there."""
-        try:
-            value = cell.cell_contents
-        except ValueError:
-            return "nothing"  # not assigned yet
+        value = _value_in(cell)
+        self.cells.append((cell, value))
+        if value is _ABSENT:
+            return "nothing"
         if self._has_version and isinstance(value, (list, dict, set)):
             return type(value).__name__
         return self.told(value)
@@ -511,12 +533,16 @@ class _Reader:
         text = self._bound(bound, namespace)
         if isinstance(value, (list, dict, set)):
             text += self._bound(changes(name, namespace), namespace)
+        own = f"{module_name(str(namespace.get('__name__')))}:{name}"
         if _may_be_edited(bound, value, namespace):
             self.names.append((namespace, name, value))
-            text += self.told(value)
+            if bound and any(literal(each.value) is None for each in bound):
+                self._add(f"{VALUE}{own}", self.told(value))
+            else:
+                text += self.told(value)
         if self._is_own(type(value).__module__):
             text += self._class(type(value))
-        self._add(f"{module_name(str(namespace.get('__name__')))}:{name}", text)
+        self._add(own, text)
 
     def _bound(self, bound: list[Binding], namespace: dict[str, Any]) -> str:
         """The statements that bind a name, as text."""
@@ -618,6 +644,15 @@ def _may_be_edited(bound: list[Binding], value: Any, namespace: dict[str, Any]) 
 
 _IN_CLASSES: Final = (property, list, dict, set, FunctionType, classmethod, staticmethod)
 """What of a class is told elsewhere, or changes in place."""
+
+
+def _sets_free(code: CodeType) -> Iterator[str]:
+    """The names of the free variables that code sets, or code inside of it."""
+    if code.co_freevars:
+        yield from (it.argval for it in dis.get_instructions(code) if it.opname == "STORE_DEREF")
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield from _sets_free(each)
 
 
 _NO_STEPS: Final = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PUSH_NULL"})

@@ -205,12 +205,13 @@ class DAG(Workflow):
             if not each.optional and not each.by_engine and each.name not in self._resources
         ]
         if len(could) != 1:
-            which = f"of {names(could)}" if could else "with its name: all of its own have defaults"
-            raise InvalidNodeError(
-                f"map {shown!r}: say over= {which}, the parameter that gets the items"
-                + ("; or declare the resources among them first" if could else ""),
-                node=shown,
+            which = (
+                f"of {names(could)}, the parameter that gets the items; or declare the resources "
+                "among them first"
+                if could
+                else "with the parameter that gets the items: it has none without a default"
             )
+            raise InvalidNodeError(f"map {shown!r}: say over= {which}", node=shown)
         options["over"] = could[0]
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fast_dag._fields import Fields
-from fast_dag.define.signature import Parameter, Signature, gives_coroutine
+from fast_dag.define.signature import Parameter, Signature, gives_coroutine, has_flags
 from fast_dag.errors import names
 
 TYPE_CHECKING = False
@@ -104,7 +104,7 @@ def map_of(options: Mapping[str, Any], signature: Signature) -> MapSpec | None:
         raise ValueError("ordered= is about the results that into= is given; say into=, too")
     if spec.min_success is not None and spec.on_error == "fail":
         raise ValueError('min_success= is for on_error="keep" or "drop"; with "fail" all must')
-    if spec.into is not None and _is_generator_function(spec.into):
+    if spec.into is not None and has_flags(spec.into, _GENERATORS):
         raise ValueError(
             "into= is a function that returns a value; a generator function would return before "
             "it has taken a result"
@@ -112,11 +112,6 @@ def map_of(options: Mapping[str, Any], signature: Signature) -> MapSpec | None:
     if spec.keys is not None and gives_coroutine(spec.keys):
         raise ValueError("keys= is a sync function; it is called once for each item")
     return spec
-
-
-def _is_generator_function(func: Any) -> bool:
-    code = getattr(getattr(func, "__func__", func), "__code__", None)
-    return code is not None and bool(code.co_flags & _GENERATORS)
 
 
 _GENERATORS: Final = 0x20 | 0x200

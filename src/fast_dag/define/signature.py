@@ -411,15 +411,24 @@ def _origin(func: Any) -> Any:
 def gives_coroutine(func: Any) -> bool:
     """Whether `func` is a coroutine function. A sync wrapper of one is not: the engine awaits the
     coroutine that it returns."""
-    while isinstance(func, functools.partial):
-        func = func.func
-    func = getattr(func, "__func__", func)  # of a method
+    return has_flags(func, _ANY_COROUTINE) or getattr(_inside(func), _MARK, None) is not None
+
+
+def has_flags(func: Any, flags: int) -> bool:
+    """Whether the code that a callable runs has one of these flags. Looked for in partials, methods
+    and `__call__`."""
+    func = _inside(func)
     code = getattr(func, "__code__", None)
     if code is None and not isinstance(func, type):
         code = getattr(type(func).__call__, "__code__", None)
-    if code is not None and code.co_flags & _ANY_COROUTINE:
-        return True
-    return getattr(func, _MARK, None) is not None
+    return code is not None and bool(code.co_flags & flags)
+
+
+def _inside(func: Any) -> Any:
+    """The function of a partial, or of a method."""
+    while isinstance(func, functools.partial):
+        func = func.func
+    return getattr(func, "__func__", func)
 
 
 def _annotations(func: Any) -> Mapping[str, Any]:

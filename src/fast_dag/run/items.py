@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     """The key of an item, its position if it has none, and a value for each walked parameter."""
 
 _TEXTS: Final = (str, bytes, bytearray, memoryview)
+_OF_FRAMES: Final = ("itertuples", "iter_rows", "to_pylist", "collect")
+"""What data frames have, of pandas, polars, Arrow, and lazy ones."""
 _IN_MEMORY: Final = (list, tuple, dict, range, set, frozenset, deque)
 """Collections of these classes are gone through without a call of anybody's code."""
 
@@ -74,14 +76,9 @@ class Walk:
         self._mappings = mappings if mappings and not spec.is_product else []
         self.is_keyed = bool(self._mappings) or spec.keys is not None
         self.is_async = any(_is_async(each) for each in values)
-        if self.is_async and spec.is_product and any(_is_async(each) for each in values[1:]):
-            raise TypeError(
-                f"map {plan.name!r}: of a product only the first collection can be an async "
-                "iterator; make lists of the others"
-            )
-        in_memory = all(type(each) in _IN_MEMORY or _is_array(each) for each in values)
-        self.is_quick = in_memory and spec.keys is None
-        self._rest: list[list[Any]] = []
+        self.is_quick = all(map(_is_in_memory, values)) and spec.keys is None
+        self._rest: list[list[Any]] = []  # of a product: all its collections but the first
+        self._is_read = not spec.is_product  # whether they have been read
         self.total = self._total()
         self._items: Any = None
         self._sources: list[Callable[[], Any]] = []  # of a walk that is async
@@ -89,16 +86,12 @@ class Walk:
 
     def _total(self) -> int | None:
         plan, values = self._plan, self._values
-        lengths = [_length(each) for each in values]
         if plan.spec.is_product:
-            self._rest = [list(iter(_elements(each))) for each in values[1:]]  # not by their len()
-            if not all(self._rest):
-                self._values = ((),)  # no combinations, even of an endless first one
-                return 0
-            total = lengths[0]
-            for each in self._rest:
-                total = None if total is None else total * len(each)
-            return total
+            if not all(map(_is_in_memory, values[1:])):
+                return None  # what may call somebody's code, or wait, is read by who pulls
+            self._read([_listed(each) for each in values[1:]])
+            return self.total
+        lengths = [_length(each) for each in values]
         if self._mappings:
             first = self._mappings[0].keys()
             for name, mapping in zip(plan.spec.walked, self._mappings, strict=True):
@@ -119,6 +112,15 @@ class Walk:
                 f"map {plan.name!r} walks collections of different lengths side by side: {told}"
             )
         return known.pop() if None not in lengths else None
+
+    def _read(self, rest: list[list[Any]]) -> None:
+        """All collections of a product but the first have been read: now `total` may be known."""
+        self._rest, self._is_read = rest, True
+        if not all(rest):
+            self._values = ((),)  # no combinations, even of an endless first one
+        self.total = _length(self._values[0])
+        for each in rest:
+            self.total = None if self.total is None else self.total * len(each)
 
     @property
     def left(self) -> int | None:
@@ -165,6 +167,8 @@ class Walk:
         """The same of a walk that is async. (An async generator would do this in a few lines. But
         the loop closes one that is left in a task of its own, which would outlive the run.)"""
         if self._items is None:
+            if not self._is_read:
+                self._read([await _listed_async(each) for each in self._values[1:]])
             pulled = self._values[: 1 if self._plan.spec.is_product else None]
             self._sources, self._items = [_anext(each) for each in pulled], iter(())
         while (rest := next(self._items, None)) is None:
@@ -211,6 +215,8 @@ class Walk:
         return key
 
     def _side_by_side(self) -> Iterator[tuple[Any, ...]]:
+        if not self._is_read:
+            self._read([_listed(each) for each in self._values[1:]])
         values = self._values
         if self._plan.spec.is_product:
             for one in _elements(values[0]):
@@ -284,10 +290,11 @@ def _check(plan: MapPlan, name: str, value: Any) -> None:
             f"{whose} got one {kind.__name__} {came}, and its items would be its characters; give "
             f"a list, or say list(...) if you mean that"
         )
-    if hasattr(kind, "columns") and (hasattr(kind, "itertuples") or hasattr(kind, "iter_rows")):
+    if hasattr(kind, "columns") and any(hasattr(kind, each) for each in _OF_FRAMES):
         raise TypeError(
-            f"{whose} got a data frame {came}, whose items are the names of its columns; give its "
-            'rows: frame.itertuples(), frame.to_dict("records") or frame.iter_rows(named=True)'
+            f"{whose} got a data frame {came}, whose items are its columns, or their names; give "
+            'its rows: frame.itertuples(), frame.to_dict("records"), frame.iter_rows(named=True) '
+            "or table.to_pylist(), of a lazy frame after frame.collect()"
         )
     is_single = getattr(value, "ndim", None) == 0  # an array of no dimension
     if is_single or not (
@@ -305,6 +312,10 @@ def _is_array(value: Any) -> bool:
     return kind.__module__ == "numpy" and kind.__name__ == "ndarray" and not value.dtype.hasobject
 
 
+def _is_in_memory(value: Any) -> bool:
+    return type(value) in _IN_MEMORY or _is_array(value)
+
+
 def _length(value: Any) -> int | None:
     if not hasattr(type(value), "__len__"):
         return None
@@ -316,6 +327,14 @@ def _length(value: Any) -> int | None:
 
 def _elements(value: Any) -> Any:
     return value.values() if isinstance(value, Mapping) else value
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(iter(_elements(value)))  # not by its len()
+
+
+async def _listed_async(value: Any) -> list[Any]:
+    return [each async for each in value] if _is_async(value) else _listed(value)
 
 
 def _anext(value: Any) -> Callable[[], Any]:

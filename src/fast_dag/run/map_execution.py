@@ -432,6 +432,8 @@ class MapExecution(Execution):
 
     def _hand_on(self, pulled: Given) -> None:
         """An item was pulled by its own thread or task: it may start."""
+        if self.tally.total is None:
+            self.tally.total = self.walk.total
         self._take_in(pulled)
         if self._running < self._most:
             self.call_soon()

@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
-from fast_dag.cache.fingerprint import Fingerprint, made_of, untold
+from fast_dag.cache.fingerprint import VALUE, Fingerprint, made_of, untold
 from fast_dag.errors import brief_of, failures
 from fast_dag.store.codec import digest
 from fast_dag.store.graphs import text_of_graph
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _PACKAGE: Final = "package "
 _UNTOLD: Final = "untold"
 _VERSION: Final = "version"
+_BOUND: Final = "what is called"
 _INPUT: Final = "input "
 _BRANCH: Final = "branch of "
 _BRANCHES: Final = {None: "", True: "true", False: "false"}
@@ -36,8 +37,8 @@ class Code(NamedTuple):
     a digest of all that.
 
     A part "package x" is the version of somebody else's package; "untold" is why code does not tell
-    what the node does; "input x" is what feeds a parameter, "branch of x" which choices of a node
-    lead here."""
+    what the node does; "what is called" is a partial, a method or another object; "input x" is what
+    feeds a parameter, "branch of x" which choices of a node lead here."""
 
     key: bytes
     parts: Mapping[str, str]
@@ -142,6 +143,8 @@ def _read(node: Node[..., Any]) -> tuple[Fingerprint | None, Mapping[str, str]]:
         # As with a version: what functions collect in their closures is no change of the code.
         fingerprint = Fingerprint(things, True)
         parts |= fingerprint.parts
+        if workflow is None and not isinstance(node.func, FunctionType):
+            parts[_BOUND] = fingerprint.told[0]
     except failures() as error:  # of objects that a module has
         parts[_UNTOLD] = f"reading it raised {brief_of(error)}"
     if version is not None:
@@ -170,6 +173,11 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[st
             maybe.append(
                 f"nobody can tell whether {_shown(name)} changed: it was read from {was}, and now "
                 f"from {now}"
+            )
+        elif name.startswith(VALUE):
+            maybe.append(
+                f"nobody can tell whether {_shown(name.removeprefix(VALUE))} changed: its file was "
+                "edited while a process ran"
             )
         elif name.startswith(_PACKAGE):
             maybe.append(f"{name}: {before or 'not used'} -> {after or 'not used'}")

@@ -611,9 +611,13 @@ class Store:
         database, target = self.database, os.fspath(path)
         try:
             os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            with reading(self.path):
-                while not self._is_copied(database, target):
-                    pass
+            try:
+                with reading(self.path):
+                    while not self._is_copied(database, target):
+                        pass
+            except BaseException:
+                os.unlink(target)  # half a copy is none
+                raise
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
                 f"{self.path!r} cannot be copied to {target!r}: {error}", path=target
