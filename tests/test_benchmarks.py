@@ -17,6 +17,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.stress
 def test_quick_run_prints_and_saves_a_row_for_each_comparison(tmp_path: Path) -> None:
     saved = tmp_path / "rows.json"
     done = run("chain_steady", "memory", "loops", "fsm", "--quick", "--json", saved)

@@ -141,10 +141,10 @@ def two_lanes(count: int) -> DAG:
     "shape",
     [
         joined_by_all,
-        joined_by_any,
-        joined_one_by_one,
+        pytest.param(joined_by_any, marks=pytest.mark.stress),
         joined_one_by_one_from_the_last,
-        two_lanes,
+        pytest.param(joined_one_by_one, marks=pytest.mark.stress),
+        pytest.param(two_lanes, marks=pytest.mark.stress),
     ],
 )
 def test_condition_costs_the_same_among_many(shape: Callable[[int], DAG]) -> None:

@@ -1013,7 +1013,10 @@ def until(stream: Any, line: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.stress)],
+)
 @pytest.mark.parametrize("to", [os.kill, os.killpg])
 def test_signal_ends_a_run_with_all_that_was_asked_for(
     cli: Cli, mode: str, number: signal.Signals, to: Any, tmp_path: Path
@@ -1072,14 +1075,24 @@ def test_worker_process_leaves_the_signals_of_a_terminal_to_the_run(cli: Cli) ->
     assert (done.code, done.out) == (0, "still here\n"), done
 
 
-@pytest.mark.parametrize("mode", MODES)
+ENDS = [
+    ("zero", "SystemExit: 0"),
+    ("none", "SystemExit: "),
+    ("text", "SystemExit: no more"),
+    ("raised", "Stop: <its message cannot be shown>"),
+]
+
+
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("mode", "kind", "words"),
     [
-        ("zero", "SystemExit: 0"),
-        ("none", "SystemExit: "),
-        ("text", "SystemExit: no more"),
-        ("raised", "Stop: <its message cannot be shown>"),
+        pytest.param(
+            mode,
+            *end,
+            marks=() if mode == "sequential" or end is ENDS[0] else pytest.mark.stress,
+        )
+        for mode in MODES
+        for end in ENDS
     ],
 )
 def test_node_that_ends_the_program_has_failed(

@@ -98,7 +98,7 @@ def main() -> None:
     print(f"{count:,} of {items.total:,} pages, {characters:,} characters")
     print(f"{site.requests.total():,} requests, of which {items.retries:,} came again")
     print(f"at most {site.most_open} at once")
-    for page, error in list(items.errors.items())[:2]:
+    for page, error in sorted(items.errors.items())[:2]:
         print(f"fetch[{page}] failed: {error}")
     print(f"and {items.failed - 2} more")
 

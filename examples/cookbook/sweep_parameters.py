@@ -76,7 +76,7 @@ closer = run(add([3, 4, 5, 50], [0, 1, 10]))
 errors |= closer.value
 print(f"{len(closer.value)} more:")
 show(errors)
-for name, error in closer.errors.items():
+for name, error in sorted(closer.errors.items()):
     print(f"  {name} failed: {error}")
 
 # %% What was computed: each combination once, and the data once for all of them.

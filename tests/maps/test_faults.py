@@ -302,7 +302,7 @@ def test_an_item_takes_few_bytes(way: str) -> None:
     assert peak < 40 * count
 
 
-@pytest.mark.parametrize("way", ["sequential", "parallel"])
+@pytest.mark.parametrize("way", ["sequential", pytest.param("parallel", marks=pytest.mark.stress)])
 def test_results_that_are_not_kept_take_no_memory(way: str) -> None:
     dag = DAG("bytes", remember=False).add_node("f", lambda x: x, over="x", into=sum)
     EXECUTE[way](dag, x=iter(range(1000)))
