@@ -2,9 +2,8 @@
 
     TIMES=460 pytest -m hypothesis --timeout=0
 
-is a campaign: each property tries 460 times as many examples as usual, a million in all. CI tries
-twice as many with the long tests. Hypothesis keeps those that fail in `.hypothesis/`, and tries
-them first in the next run.
+is a campaign: each property tries 460 times as many examples as usual, a million in all.
+Hypothesis keeps those that fail in `.hypothesis/`, and tries them first in the next run.
 """
 
 from __future__ import annotations

@@ -111,7 +111,14 @@ all_wraps = pytest.mark.parametrize("wrap", WRAPS, ids=lambda wrap: wrap.__name_
 in_all_modes = pytest.mark.parametrize(
     ("mode", "wrap"),
     [
-        pytest.param(mode, wrap, id=f"{mode}-{wrap.__name__}")
+        pytest.param(
+            mode,
+            wrap,
+            id=f"{mode}-{wrap.__name__}",
+            marks=()
+            if mode in ("sequential", "run_async") or wrap in (in_both, with_all_around)
+            else pytest.mark.stress,
+        )
         for mode in (*EVERYWHERE, "one thread")
         for wrap in (WRAPS if mode != "process" else (in_both, with_all_around))  # which are slow
     ],

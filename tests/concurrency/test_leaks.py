@@ -100,7 +100,13 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"timeout": FOR_EVER}], ids=["", "timeout"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id=""),
+        pytest.param({"timeout": FOR_EVER}, id="timeout", marks=pytest.mark.stress),
+    ],
+)
 @pytest.mark.parametrize("mode", HERE)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_of_a_finished_run_are_freed_without_the_collector(

@@ -329,7 +329,14 @@ def test_a_run_in_processes_works_in_a_forked_child(tmp_path: Path) -> None:
     assert done.stdout == "9\n"
 
 
-@pytest.mark.parametrize("name", ["etl.v2.py", "json.py", "my flow.py", "1st-flow.py"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "etl.v2.py",
+        "json.py",
+        *(pytest.param(it, marks=pytest.mark.stress) for it in ("my flow.py", "1st-flow.py")),
+    ],
+)
 def test_a_file_of_any_name_runs_in_processes_from_the_command_line(
     tmp_path: Path, name: str
 ) -> None:

@@ -40,11 +40,11 @@ ENDS = """
     "how",
     [
         "",
-        "sys.exit()",
+        pytest.param("sys.exit()", marks=pytest.mark.stress),
         "1 / 0",
-        "workers.submit(hangs)",
+        pytest.param("workers.submit(hangs)", marks=pytest.mark.stress),
         "threading.Thread(target=workers.submit(hangs).result, daemon=True).start()",
-        "os._exit(0)",
+        pytest.param("os._exit(0)", marks=pytest.mark.stress),
         "os.kill(os.getpid(), 9)",
     ],
 )
