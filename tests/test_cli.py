@@ -1124,6 +1124,7 @@ def test_of_several_nodes_the_one_that_ends_the_program_is_named(
     assert "node 'sub.ends' of 'beside' failed: SystemExit: 5" in done.err
 
 
+@pytest.mark.stress
 def test_node_that_ends_the_program_is_found_among_others(cli: Cli) -> None:
     done = cli("run", "leaving_nodes.py:outer")
     assert (done.code, done.out) == (1, "")

@@ -64,6 +64,7 @@ def test_page_tells_of_each_program_once() -> None:
     )
 
 
+SLOW = ("charge_cards.py", "crawl_site.py", "daily_sales.py", "fetch_pages.py")
 NEEDED = {
     "array_chain.py": ["cloudpickle"],
     "log_shards.py": ["cloudpickle"],
@@ -81,7 +82,10 @@ NEEDED = {
         pytest.param(
             recipe,
             id=recipe.program,
-            marks=pytest.mark.needs(*NEEDED.get(recipe.program, [])),
+            marks=[
+                pytest.mark.needs(*NEEDED.get(recipe.program, [])),
+                *([pytest.mark.stress] if recipe.program in SLOW else []),
+            ],
         )
         for recipe in recipes()
     ],
@@ -99,7 +103,7 @@ def test_csv_files_of_ones_own_are_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("cloudpickle")
-@pytest.mark.parametrize("mode", ["sequential", "process"])
+@pytest.mark.parametrize("mode", ["sequential", pytest.param("process", marks=pytest.mark.stress)])
 def test_a_log_is_counted_alike_in_every_mode(mode: str, tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     assert "most failures" in run("log_shards.py --mode process", tmp_path).stdout
@@ -217,6 +221,7 @@ def test_agent_answers_within_its_steps(
     assert (done.returncode, done.stdout.splitlines()[-1]) == (status, last)
 
 
+@pytest.mark.stress
 def test_a_month_that_cannot_be_read_leaves_a_gap_in_the_table(tmp_path: Path) -> None:
     run("daily_sales.py sales --example", tmp_path)
     (tmp_path / "sales" / "2026-02.csv").write_text("day,item\n2026-02-01,tea\n", encoding="utf-8")

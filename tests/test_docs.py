@@ -197,6 +197,7 @@ load >> clean >> total
 """What the commands of docs/command-line.md are about."""
 
 
+@pytest.mark.stress
 def test_commands_of_the_page_about_the_shell_succeed(tmp_path: Path) -> None:
     first, *others = [
         block.text for block in blocks(ROOT / "docs" / "command-line.md") if block.language == "sh"

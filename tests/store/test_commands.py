@@ -80,6 +80,7 @@ def shell(tmp_path: Path) -> Shell:
     return Shell(tmp_path)
 
 
+@pytest.mark.stress
 def test_run_of_an_id_goes_on_and_says_when_nothing_is_to_do(shell: Shell) -> None:
     run = ("run", "flow.py", "--store", "runs.db", "--id", "nightly", "--tag", "team=a")
     assert "ValueError: no" in shell(*run, "-i", "n=5", code=1, FAIL="1")
