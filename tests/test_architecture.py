@@ -37,6 +37,8 @@ SLOW_OR_OPTIONAL = (
     "resource",
     # Runs that survive.
     "fast_dag.store",
+    # Signals, for runs on a loop of their own.
+    "fast_dag.drive.interruptions",
     # Limits, for workflows that have some.
     "fast_dag.run.limits",
     # Maps, for workflows that have some.

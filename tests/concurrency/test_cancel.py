@@ -570,6 +570,53 @@ def test_an_interruption_loses_nothing_that_its_thread_was_just_given() -> None:
     assert done.stderr == ""
 
 
+INTERRUPTED_INSIDE = """
+import asyncio, signal, sys, threading
+from fast_dag import DAG
+
+began, seen, main = threading.Event(), [], threading.main_thread()
+
+async def held():
+    try:
+        began.set()
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0)
+        seen.append("unwound")
+
+def node():
+    if threading.current_thread() is main:
+        inner.run(mode=sys.argv[1])
+    began.wait()
+
+def interrupt():
+    began.wait()
+    signal.pthread_kill(main.ident, signal.SIGINT)
+
+inner = DAG("inner").add_node("held", held)
+inner.set_node_hooks("held", cleanup=lambda node: seen.append("cleaned up"))
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    DAG("outer").add_node("a", node).add_node("b", node).run(mode="parallel")
+except KeyboardInterrupt:
+    print(seen, inner.context.metadata["execution_status"])
+"""
+
+
+@pytest.mark.parametrize("mode", ["sequential", "async"])
+def test_ctrl_c_cleans_up_in_a_run_on_a_loop_that_a_node_of_a_concurrent_run_waits_for(
+    mode: str,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", INTERRUPTED_INSIDE, mode],
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("['unwound', 'cleaned up'] cancelled\n", "")
+
+
 HEARD = """
 import asyncio, signal, sys, threading, time
 from fast_dag import DAG, Limits

@@ -401,9 +401,14 @@ class Waiter:
                 raise
             self._runner = asyncio.Runner()
             self._beat = Heartbeat(self._runner.get_loop())
+        from fast_dag.drive.interruptions import left_to_the_loop  # sync workflows need none
+
         known: list[str] = []
         try:
-            return self._runner.run(_noted(coroutine, known), context=variables or copy_context())
+            with left_to_the_loop():
+                return self._runner.run(
+                    _noted(coroutine, known), context=variables or copy_context()
+                )
         except BaseException as error:
             is_begun = bool(known)
             if not is_begun:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import signal
 import threading
 from _thread import start_new_thread
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
     from typing import Any
 
@@ -91,3 +91,19 @@ class Interruptions:
         )
         thread.start()
         self._threads.put(thread)
+
+
+@contextmanager
+def left_to_the_loop() -> Iterator[None]:
+    """Leave Ctrl-C to the event loop that runs here, in a call of a concurrent run: asyncio cancels
+    what runs there only where it finds Python's own handler."""
+    before = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or not isinstance(before, Interruptions):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
