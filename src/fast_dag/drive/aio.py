@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_dag._waits import Heartbeat
 from fast_dag.drive.dispatcher import Dispatcher
-from fast_dag.drive.interruptions import left_to_the_loop
+from fast_dag.drive.interruptions import LeftToTheLoop
 from fast_dag.drive.job import Lane
 from fast_dag.drive.lanes import Lanes
 from fast_dag.drive.loops import LoopLane
@@ -51,7 +51,7 @@ def drive_here(execution: Execution) -> None:
         finally:
             beat.stop()
 
-    with left_to_the_loop(), asyncio.Runner() as runner:
+    with LeftToTheLoop(), asyncio.Runner() as runner:
         try:
             runner.run(watched())
         except BaseException:

@@ -401,11 +401,11 @@ class Waiter:
                 raise
             self._runner = asyncio.Runner()
             self._beat = Heartbeat(self._runner.get_loop())
-        from fast_dag.drive.interruptions import left_to_the_loop  # sync workflows need none
+        from fast_dag.drive.interruptions import LeftToTheLoop  # sync workflows need none
 
         known: list[str] = []
         try:
-            with left_to_the_loop():
+            with LeftToTheLoop():
                 return self._runner.run(
                     _noted(coroutine, known), context=variables or copy_context()
                 )

@@ -11,13 +11,13 @@ from __future__ import annotations
 import signal
 import threading
 from _thread import start_new_thread
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
@@ -93,17 +93,22 @@ class Interruptions:
         self._threads.put(thread)
 
 
-@contextmanager
-def left_to_the_loop() -> Iterator[None]:
-    """Leave Ctrl-C to the event loop that runs here, in a call of a concurrent run: asyncio cancels
-    what runs there only where it finds Python's own handler."""
-    before = signal.getsignal(signal.SIGINT)
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or not isinstance(before, Interruptions):
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+class LeftToTheLoop:
+    """Leaves Ctrl-C to the event loop that runs in the `with` block, in a call of a concurrent run:
+    asyncio cancels what runs there only where it finds Python's own handler.
+
+    Not a generator: what `contextmanager` makes of one writes to the exceptions that pass through,
+    and some do not let themselves be changed."""
+
+    _before: Any = None
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            before = signal.getsignal(signal.SIGINT)
+            if isinstance(before, Interruptions):
+                self._before = before
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, *ended_by: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
