@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 from fast_dag import DAG, FSM, Context, FSMReturn, Node
 
 dag = DAG("refused")
@@ -104,6 +106,15 @@ def state(number: int) -> FSMReturn:
     return FSMReturn(3)  # type: ignore[arg-type]
 
 
+class Names(Enum):
+    state = "state"
+
+
+@fsm.state
+def by_member() -> FSMReturn:
+    return FSMReturn(Names.state)  # type: ignore[arg-type]
+
+
 def wrong_uses_of_a_machine() -> None:
     state("3")  # type: ignore[arg-type]
     state()  # type: ignore[call-arg]
@@ -117,4 +128,5 @@ def wrong_uses_of_a_machine() -> None:
     fsm.run(max_cycles="9")  # type: ignore[arg-type]
     fsm.run(mode="sequentiel")  # type: ignore[arg-type]
     fsm.start().send("push", on_unknown="drop")  # type: ignore[arg-type]
+    fsm.set_error_state("a", 3)  # type: ignore[arg-type]
     fsm.add_state_hook(lambda fsm: 3)  # type: ignore[arg-type, misc]
