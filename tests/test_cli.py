@@ -859,6 +859,18 @@ def test_show_prints_pictures_as_text(cli: Cli) -> None:
     assert cli("show", "game.py", "--dot").out.startswith("digraph")
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [["--svg", "--dot"], ["--dot", "--json"], ["--mermaid", "--dot", "--svg"]],
+    ids=" ".join,
+)
+def test_show_prints_one_format(cli: Cli, asked: list[str]) -> None:
+    refused = cli("show", "flows.py:dag", *asked)
+    assert refused.code == 2
+    assert all(option in refused.out + refused.err for option in ("show prints one format", *asked))
+    assert "<svg" not in refused.out
+
+
 def test_show_describes_as_json(cli: Cli) -> None:
     data = cli("show", "several.py:outer", "--json").json
     assert data["inputs"] == ["x"]

@@ -22,7 +22,7 @@ import sys
 from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
@@ -585,25 +585,32 @@ main.add_command(runs)
 
 @main.command()
 @target_argument
-@click.option("--mermaid", "backend", flag_value="mermaid", help="Print Mermaid's text.")
-@click.option("--dot", "backend", flag_value="graphviz", help="Print Graphviz's text.")
-@click.option("--svg", "backend", flag_value="svg", help="Print an SVG.")
+@click.option("--mermaid", is_flag=True, help="Print Mermaid's text.")
+@click.option("--dot", is_flag=True, help="Print Graphviz's text.")
+@click.option("--svg", is_flag=True, help="Print an SVG.")
 @allow_option
 @json_option
 @command
 def show(
     target: str,
-    backend: Literal["mermaid", "graphviz", "svg"] | None,
+    mermaid: bool,
+    dot: bool,
+    svg: bool,
     allow: tuple[str, ...],
     as_data: bool,
 ) -> Answer:
     """Print a workflow as a tree, or as a picture's text."""
+    flags = {"--mermaid": mermaid, "--dot": dot, "--svg": svg, "--json": as_data}
+    formats = [option for option, given in flags.items() if given]
+    if len(formats) > 1:
+        raise ValidationError(f"show prints one format: give one of {', '.join(formats)}")
     workflow = found(target, allow)
     if as_data:
         return Answer(data=_described(workflow))
-    if backend is None:
+    if not formats:
         say("\n".join(tree(workflow, plain=not can_show(MARKS))))
     else:
+        backend: Any = "graphviz" if dot else formats[0].removeprefix("--")
         say(workflow.visualize(backend).rstrip("\n"), document=True)
     return Answer()
 
