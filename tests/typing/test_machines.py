@@ -183,6 +183,16 @@ def test_machines_have_types() -> None:
     assert_type(machine.events, list[str])
     assert_type(machine.snapshot(), dict[str, Any])
     assert_type(fsm.restore(machine.snapshot()), Machine)
+    steps: list[str] = []
+    restored = fsm.restore(
+        machine.snapshot(),
+        {"number": 2},
+        check_name=False,
+        on_step=lambda machine, step: steps.append(step.state),
+        max_cycles=9,
+        mode="parallel",
+    )
+    assert_type(restored, Machine)
     assert_type(list(machine), list[Step])
     assert_type(machine.run(), Any)
     assert_type(machine.send("push", on_unknown="ignore", by="Ada"), Any)

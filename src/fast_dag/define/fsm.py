@@ -646,6 +646,7 @@ class FSM(Workflow):
         error_handler: Callable[[str, Exception, Context], str] | None = None,
         progress: Callable[[str, str, float], object] | bool | None = None,
         track_memory: bool = False,
+        limits: Limits | None = None,
         **more_inputs: Any,
     ) -> Request:
         """The options of `start`: those of `_request`, and `on_step`."""
@@ -675,6 +676,31 @@ class FSM(Workflow):
         """
         return self._machine(None, *args, **options)
 
+    def _restore_request(
+        self,
+        snapshot: Mapping[str, Any],
+        /,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        check_name: bool = True,
+        on_step: Callable[[Machine, Step], object] | None = None,
+        max_cycles: SupportsIndex | None = _OF_THE_FSM,
+        context: Context | None = None,
+        mode: ExecutionMode | Literal["sequential", "parallel", "process", "async"] = "sequential",
+        max_workers: SupportsIndex | None = None,
+        executor: Executor | None = None,
+        timeout: Seconds | None = None,
+        error_strategy: Literal["fail_fast", "continue"] = "fail_fast",
+        error_handler: Callable[[str, Exception, Context], str] | None = None,
+        progress: Callable[[str, str, float], object] | bool | None = None,
+        track_memory: bool = False,
+        limits: Limits | None = None,
+        **more_inputs: Any,
+    ) -> Request:
+        """The options of `restore`: `snapshot`, `check_name`, and those of `start`."""
+        raise NotImplementedError  # it tells type checkers and `help()`
+
+    @takes_what(_restore_request)
     def restore(
         self,
         snapshot: Mapping[str, Any],
