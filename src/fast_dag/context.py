@@ -57,9 +57,9 @@ class Context:
         metadata: dict[str, Any] | None = None,
         metrics: dict[str, Any] | None = None,
     ) -> None:
-        self.results: dict[str, Any] = _asked_dict("results", results)
-        self.metadata: dict[str, Any] = _asked_dict("metadata", metadata)
-        self._metrics: dict[str, Any] = _asked_dict("metrics", metrics)
+        self.results: dict[str, Any] = {} if results is None else _dict_of("results", results)
+        self.metadata: dict[str, Any] = {} if metadata is None else _dict_of("metadata", metadata)
+        self._metrics: dict[str, Any] = {} if metrics is None else _dict_of("metrics", metrics)
         self._in_use = Lock()
 
     @property
@@ -177,11 +177,9 @@ class Context:
         self._in_use.release()
 
 
-def _asked_dict(name: str, value: Any) -> Any:
+def _dict_of(name: str, value: Any) -> Any:
     """One of a Context's dictionaries, which may be another mapping that can be changed."""
-    if value is None:
-        return {}
-    if not isinstance(value, MutableMapping):
+    if type(value) is not dict and not isinstance(value, MutableMapping):  # which takes longer
         raise ValidationError(f"{name} of a Context is a dictionary, not {value!r}")
     return value
 
