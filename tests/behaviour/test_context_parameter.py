@@ -160,6 +160,7 @@ FORMS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("form", FORMS)
 def test_context_is_filled_by_the_engine(run: Any, form: str) -> None:
     dag = DAG("d").add_node("f", FORMS[form])

@@ -246,6 +246,7 @@ def test_visit_numbers_stay_absolute(run: Any) -> None:
         fsm["tick.10"]
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("most", [999, 1001, 2004])
 def test_a_bounded_history_tells_the_end_of_the_whole_one(run: Any, most: int) -> None:
     whole, last = counting(most), counting(most, keep_history=2)

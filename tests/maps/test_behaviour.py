@@ -407,6 +407,7 @@ def test_keys_of_a_mapping_may_be_made_anew(way: str) -> None:
     assert EXECUTE[way](mapped(keys=lambda x: -x), x={"a": 1, "b": 2}).value == {-1: 1, -2: 0.5}
 
 
+@pytest.mark.one_in(3)
 @here
 @pytest.mark.parametrize("on_error", ["fail", "keep", "drop"])
 @pytest.mark.parametrize(
@@ -1075,6 +1076,7 @@ def counting(on_error: str) -> DAG:
     return inner.connect("f", "count")
 
 
+@pytest.mark.one_in(3)
 @everywhere
 @pytest.mark.parametrize(("on_error", "counted"), [("keep", 3), ("drop", 2)])
 def test_an_item_that_is_kept_inside_fails_neither_the_workflow_around_it_nor_its_item(
