@@ -13,6 +13,7 @@ import pytest
 
 from fast_dag import DAG, FSM, ConditionalReturn, Context, FSMReturn, ValidationError
 from fast_dag.errors import MissingResultError
+from tests.concurrency.support import wait_until
 
 
 class Value:
@@ -223,7 +224,7 @@ def test_forget_lets_the_last_run_go(run: Any, which: int) -> None:
     gone = weakref.ref(workflow.last_run._execution)
     workflow.forget()
     gc.collect()
-    assert gone() is None
+    wait_until(lambda: gone() is None)  # a shared thread may still be on its way back from its call
     assert (workflow.last_run, workflow.results, workflow.get("one")) == (None, {}, None)
     with pytest.raises(MissingResultError, match=r"forget\(\) has let its last run go"):
         workflow["one"]
