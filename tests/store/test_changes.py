@@ -463,6 +463,106 @@ def test_node_whose_branch_or_run_input_is_another_is_stale(store: Store) -> Non
     ]
 
 
+def joined_as(kind: str, is_optional: bool = False, has_input: bool = False) -> DAG:
+    """end stands behind a branch that is not taken, and a node."""
+    dag = DAG("joined").add_node("check", lambda: False, type="condition").add_node("one", one)
+    dag.add_node("end", lambda n, m=0: (n, m), inputs=["n", "m"], type=kind)
+    dag.connect("one", "end", input="n")
+    at = {"input": "m" if has_input else False, "optional": is_optional}
+    return dag.connect("check", "end", output="true", **at)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "why"),
+    [
+        (("any",), ("node",), "type: any, now node"),
+        (("node", True), ("node",), "after check: optional, now required"),
+        (
+            ("node", True, True),
+            ("node", False, True),
+            "input m: from node check (optional), now from node check",
+        ),
+    ],
+)
+def test_node_that_an_edited_edge_or_type_skips_is_stale(
+    store: Store, before: Any, now: Any, why: str
+) -> None:
+    assert joined_as(*before).run(store=store, run_id="a", outputs=["end"]) == {"end": (1, 0)}
+    edited = joined_as(*now)
+    assert edited.explain(store=store, run_id="a").reasons["end"] == [why]
+    assert edited.run(store=store, run_id="a") == {"end": (1, 0)}, "it stops no run"
+    run = edited.execute(store=store, run_id="a", rerun="stale")
+    assert (run.statuses["end"], run.value) == ("skipped", {})
+
+
+def test_select_that_has_another_branch_is_stale(store: Store) -> None:
+    def flow(has_fax: bool) -> DAG:
+        dag = DAG("post").add_node("way", lambda: "fax", type="select")
+        dag.add_node("mail", lambda: "mailed").connect("way", "mail", output="default")
+        if has_fax:
+            dag.add_node("fax", lambda: "faxed").connect("way", "fax", output="fax")
+        return dag
+
+    assert flow(False).run(store=store, run_id="a") == "mailed"
+    edited = flow(True)
+    assert edited.explain(store=store, run_id="a").reasons["way"] == [
+        "branches: default, now default, fax"
+    ]
+    assert edited.run(store=store, run_id="a") == "mailed", "a committed choice stands"
+    assert edited.run(store=store, run_id="a", rerun="stale") == "faxed"
+
+
+@pytest.mark.parametrize(
+    ("before", "value", "now", "ways"),
+    [
+        ("node", 3, "condition", {"true": "completed", "false": "skipped"}),
+        ("node", "b", "select", {"a": "skipped", "b": "completed"}),
+        ("select", "false", "condition", {"true": "completed", "false": "skipped"}),
+    ],
+)
+def test_committed_node_that_decides_since_then_chooses_by_its_value(
+    store: Store, before: str, value: Any, now: str, ways: dict[str, str]
+) -> None:
+    stops = [1]
+
+    def waits() -> None:
+        if stops:
+            raise KeyboardInterrupt
+
+    def flow(kind: str) -> DAG:
+        dag = DAG("ways").add_node("check", lambda: value, type=kind).add_node("waits", waits)
+        for way in ways if kind == now else ():
+            dag.add_node(way, lambda: 1).connect("check", way, output=way, input=False)
+        return dag
+
+    with pytest.raises(KeyboardInterrupt):
+        flow(before).run(store=store, run_id="a")
+    stops.clear()
+    run = flow(now).execute(store=store, run_id="a")
+    assert {way: run.statuses[way] for way in ways} == ways
+    assert run.metrics["replayed"] == 1
+
+
+def test_committed_node_that_decides_since_then_and_chooses_nothing_is_told(store: Store) -> None:
+    stops = [1]
+
+    def waits() -> None:
+        if stops:
+            raise KeyboardInterrupt
+
+    def flow(kind: str) -> DAG:
+        dag = DAG("ways").add_node("check", lambda: None, type=kind).add_node("waits", waits)
+        dag.add_node("end", lambda: 1)
+        return dag.connect("check", "end", output="true" if kind == "condition" else None)
+
+    with pytest.raises(KeyboardInterrupt):
+        flow("node").run(store=store, run_id="a")
+    with pytest.raises(ValidationError, match="condition 'check' returned None"):
+        flow("condition").run(store=store, run_id="a")
+    stops.clear()
+    assert flow("node").run(store=store, run_id="a") == 1
+
+
 def test_workflow_that_is_fed_by_another_node_begins_anew(store: Store) -> None:
     calls: list[int] = []
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fast_dag.cache.keys import is_quick
 from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised
+from fast_dag.define.node import NodeType
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ExecutionError, failures, is_a
 from fast_dag.returns import ConditionalReturn, SelectReturn
@@ -282,8 +283,11 @@ class Durable:
                 continue
             other = None if data is not None else self._others[id]
             if other is None or other[2]:
+                index = index_of[node]
                 choice = None if other is None else other[5]
-                ended[index_of[node]] = None if choice is None else choice_from(choice)
+                if choice is None and topology.nodes[index].type.decides:
+                    return True  # it decides since then: what its value chooses is to run
+                ended[index] = None if choice is None else choice_from(choice)
             else:
                 failed.append(index_of[node])
                 goes_on = goes_on and other[3]
@@ -549,6 +553,9 @@ class Scope(ExecutionStore):
             return ()
         pending = durable.pending.get(self.id)
         ends = [each for each in durable.ends.pop(self.id, []) if each[0] in index_of]
+        deciders = execution.plan.topology.deciders
+        if deciders and not durable.is_over:
+            ends = [_decided(execution, each) if each[0] in deciders else each for each in ends]
         if pending:
             ends = [each for each in ends if each[0] not in pending]
         gone = set[str]()
@@ -1101,6 +1108,18 @@ def of_node(error: StoreError, path: str) -> StoreError:
     """The error of a stored value, with its node."""
     facts = {**vars(error), "node": path}
     return type(error)(f"what is stored of node {path!r} cannot be used: {error}", **facts)
+
+
+def _decided(execution: DagExecution, ended: Ended) -> Ended:
+    """The end of a node that decides. If it was of another type when it was committed, its value
+    tells what it chooses now. Raises ValidationError if that chooses nothing."""
+    name, failed, value, choice, began, seconds = ended
+    topology = execution.plan.topology
+    is_condition = topology.nodes[topology.index[name]].type is NodeType.CONDITION
+    fits = choice is not None and (type(choice) is bool) is is_condition
+    if fits or failed is not None or value is ABSENT:
+        return ended
+    return name, failed, value, execution._choice(name, value), began, seconds
 
 
 _OVER: Final = frozenset({"completed", "failed", "skipped"})
