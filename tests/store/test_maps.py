@@ -122,6 +122,19 @@ def test_node_that_is_named_is_called_for_all_items_again(store: Store) -> None:
     assert inverse.taken() == [2, 0, 4]
 
 
+def test_failed_items_are_stored_wherever_they_are_in_a_value(store: Store) -> None:
+    dag = mapped(Inverse(), on_error="keep")
+    dag.add_node("parted", lambda inverses: {True: inverses[:1], False: inverses[1:]})
+    dag.add_node("errors", lambda parted: [each.error for each in parted[False]], stored=False)
+    dag.connect("inverses", "parted").connect("parted", "errors")
+    dag.run(store=store, run_id="a", n=[4, 0])
+    again = dag.execute(store=store, run_id="a", rerun="errors")
+    assert again["parted"][True] == [0.25]
+    (failed,) = again["parted"][False]
+    assert (failed.key, failed.error.type, bool(failed)) == (1, "ZeroDivisionError", False)
+    assert again["errors"] == [failed.error]
+
+
 def test_failed_item_of_a_mapped_workflow_is_known_with_its_node(store: Store) -> None:
     deadly = {3}
 
