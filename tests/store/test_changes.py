@@ -472,6 +472,31 @@ def joined_as(kind: str, is_optional: bool = False, has_input: bool = False) -> 
     return dag.connect("check", "end", output="true", **at)
 
 
+@pytest.mark.parametrize("source", ["two", None])
+def test_earlier_attempt_of_a_workflow_does_not_count_when_it_begins_anew(
+    store: Store, source: str | None
+) -> None:
+    broken = [1]
+
+    def opened() -> Iterator[str]:
+        yield "open"
+        if broken:
+            raise OSError(broken.pop())
+
+    def flow(source: str | None) -> DAG:
+        inner = DAG("inner").add_node("x", lambda n=7: n).add_node("y", lambda x, at: x)
+        inner.connect("x", "y").resource("at", opened)
+        dag = DAG("outer").add_node("one", one).add_node("two", two)
+        dag.add_node("sub", inner, retry=1, retry_delay=0)
+        return dag if source is None else dag.connect(source, "sub", input="n")
+
+    nodes = ["one", "two", "sub"]
+    first = flow("one").execute(store=store, run_id="a", outputs=nodes)
+    assert (first["sub"], first.metrics["retries"]) == (1, 1)
+    again = flow(source).execute(store=store, run_id="a", rerun="stale")
+    assert again["sub"] == (7 if source is None else 2)
+
+
 @pytest.mark.parametrize(
     ("before", "now", "why"),
     [

@@ -226,13 +226,13 @@ def replace_only(
     inside of a node stays if `keeps_inside`: items of a map, nodes of a nested workflow."""
     which, gone = " AND item = x''" if keeps_inside else "", set[int]()
     for path in paths:
-        scope = 0
+        scope, scopes = 0, list[int]()
         for name in path:
             connection.execute(REPLACE + which, (generation, rows.run, scope, name))
-            scopes = rows.scopes.get((scope, name))
+            scopes = rows.scopes.get((scope, name), [])
             scope = scopes[-1] if scopes else -1
-        if not keeps_inside and scope > 0:
-            gone |= rows._inside(scope)
+        if not keeps_inside:  # nor does an earlier attempt count again
+            gone.update(*map(rows._inside, scopes))
     _replace(connection, rows, {}, gone, generation)
 
 
