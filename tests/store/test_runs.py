@@ -356,6 +356,20 @@ def test_value_that_is_not_stored_is_computed_again_where_it_is_needed(
         store.run("a")["opne"]
 
 
+def test_run_whose_last_value_is_not_stored_does_not_return_that_of_another_node(
+    store: Store, calls: Calls
+) -> None:
+    dag = DAG("handles").add_node("a", lambda: 1)
+    dag.add_node("open", calls.node("open", lambda: "opened"), stored=False)
+    dag.add_node("check", lambda: False, type="condition")
+    dag.add_node("last", calls.node("last", lambda: "last"))
+    dag.connect("check", "last", output="true")
+    assert dag.run(store=store, run_id="a") == "opened"
+    assert dag.run(store=store, run_id="a") is None
+    assert dag.run(store=store, run_id="a", rerun="check") is None
+    assert calls.taken() == ["open"]
+
+
 @pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
 def test_value_that_cannot_be_computed_again_fails_its_node_and_undoes_nothing(
     store: Store, calls: Calls, mode: Any
