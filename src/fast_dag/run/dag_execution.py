@@ -310,8 +310,10 @@ class DagExecution(Execution):
             child = self.children.get(name)
             if child is not None and verdict.key != name:
                 self.failures.adopt(name, child.failures)
-            if verdict.key is not None and verdict.key not in self.failures.errors:
-                self.failures.add(verdict.key, outcome.value, outcome.attempts, outcome.where)
+            key, known = verdict.key, self.failures.errors
+            # The item that failed a map is among those of its items, as if the map had kept it.
+            if key is not None and (key not in known or name in self.items):
+                self.failures.add(key, outcome.value, outcome.attempts, outcome.where)
             if not verdict.goes_on and not self._stopped:
                 self._stopped, self.failures.fatal = True, verdict.key
 
