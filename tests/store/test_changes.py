@@ -472,6 +472,61 @@ def joined_as(kind: str, is_optional: bool = False, has_input: bool = False) -> 
     return dag.connect("check", "end", output="true", **at)
 
 
+@pytest.mark.parametrize("is_interrupted", [True, False])
+def test_stale_rerun_computes_what_is_below_a_node_that_an_edited_graph_reaches(
+    store: Store, is_interrupted: bool
+) -> None:
+    stops: list[int] = []
+
+    def waits(extra: int = 0) -> None:
+        if stops:
+            raise KeyboardInterrupt(stops.pop())
+
+    def flow(is_reached: bool) -> DAG:
+        dag = DAG("flow").add_node("check", lambda: False, type="condition").add_node("one", one)
+        dag.add_node("extra", lambda: 3).add_node("waits", waits)
+        dag.add_node("end", lambda waits, extra=0: extra)
+        if is_reached:
+            dag.connect("one", "extra")
+        else:
+            dag.connect("check", "extra", output="true")
+        dag.connect("extra", "waits", optional=True).connect("waits", "end", input="waits")
+        return dag.connect("extra", "end", optional=True)
+
+    assert flow(False).run(store=store, run_id="a") == 0
+    edited = flow(True)
+    if is_interrupted:
+        stops.append(1)
+        with pytest.raises(KeyboardInterrupt):
+            edited.run(store=store, run_id="a", rerun="stale")
+    assert edited.run(store=store, run_id="a", rerun="stale") == 3
+
+
+@pytest.mark.parametrize("is_recoded", [True, False])
+def test_decider_that_carries_another_value_has_what_takes_it_computed_anew(
+    store: Store, is_recoded: bool
+) -> None:
+    CALLS.clear()
+
+    def check(n: int = 7) -> bool:
+        return n > 0
+
+    def recoded(n: int = 7) -> bool:
+        return 0 < n
+
+    def flow(source: str, check: Any = check) -> DAG:
+        dag = DAG("flow").add_node("one", one).add_node("two", two)
+        dag.add_node("check", check, type="condition")
+        dag.add_node("shown", shown).connect(source, "check", input="n")
+        return dag.connect("check", "shown", output="true")
+
+    assert flow("one").run(store=store, run_id="a", outputs=["shown", "two"])["shown"] == "1!"
+    edited = flow("one", recoded) if is_recoded else flow("two")
+    run = edited.execute(store=store, run_id="a", rerun="stale")
+    assert run["shown"] == ("1!" if is_recoded else "2!")
+    assert CALLS == ["shown"] * (1 if is_recoded else 2)
+
+
 @pytest.mark.parametrize("source", ["two", None])
 def test_earlier_attempt_of_a_workflow_does_not_count_when_it_begins_anew(
     store: Store, source: str | None

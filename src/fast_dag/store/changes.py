@@ -297,9 +297,23 @@ def changes_of(
             if key == new.key and _UNTOLD not in new.parts:
                 continue
             if key not in old:
-                row = connection.execute("SELECT parts FROM codes WHERE digest = ?", (key,))
-                old[key] = next((json.loads(text) for (text,) in row), {})
+                old[key] = _parts_of(connection, key)
             seen, may = differences(old[key], new.parts)
             if seen or may:
                 found[path] = Change(seen, may)
     return found
+
+
+def is_refed(connection: Connection, key: bytes | None, code: Code) -> bool:
+    """Whether the arguments of a node came from elsewhere when it had the code of that key."""
+    old, new = (
+        {name: text for name, text in parts.items() if name.startswith(_INPUT)}
+        for parts in (_parts_of(connection, key), code.parts)
+    )
+    return old != new
+
+
+def _parts_of(connection: Connection, key: bytes | None) -> dict[str, str]:
+    """The parts of the code of a key; none if they were pruned."""
+    rows = connection.execute("SELECT parts FROM codes WHERE digest = ?", (key,))
+    return next((json.loads(text) for (text,) in rows), {})

@@ -132,10 +132,12 @@ class Durable:
         self.older: set[int | None] = set()  # of these, the ids of earlier generations
         # Of rerun="stale". `pending` are the nodes by scope that keep their old end if all that
         # they take is as before; `olds` the ends that are computed anew; `same` whether the new
-        # ones are the same; `left` the nodes that completed before, and are not computed anew.
+        # ones are the same; `left` the nodes that completed before, and are not computed anew;
+        # `refed` those that are, and take their arguments from elsewhere now.
         self.pending: dict[int, set[str]] = {}
         self.olds: dict[tuple[int, str], tuple[Any, ...]] = {}
         self.left: set[tuple[int, str]] = set()
+        self.refed: set[tuple[int, str]] = set()
         self._pending_rows: dict[tuple[int, str], tuple[Any, ...]] = {}
         self._renewed: list[tuple[Any, ...]] = []  # the ends that this generation has committed
         self.old_ends: dict[tuple[int, str], Outcome] = {}  # of pending nodes
@@ -234,12 +236,20 @@ class Durable:
         rows = connection.execute(_TIMES, (self.row, self.generation))
         self.times.update(dict(rows.fetchall()))
 
-    def read_olds(self, connection: Connection, pending: dict[int, set[str]]) -> None:
+    def read_olds(
+        self,
+        connection: Connection,
+        pending: dict[int, set[str]],
+        is_refed: Callable[[str, bytes | None], bool],
+    ) -> None:
         """Read what this generation computes anew, if what is below keeps its end where a value
-        does not differ."""
+        does not differ. `is_refed` tells of a node, and the code that it had, whether its arguments
+        come from elsewhere now."""
         self.pending = pending
         for row in connection.execute(_OLDS, (self.row, self.generation)):
             self.olds[row[0], row[1]] = row
+            if row[0] in self._paths and is_refed(self._paths[row[0]] + row[1], row[22]):
+                self.refed.add(row[:2])
         for row in connection.execute(_IN_FORCE, (self.row,)):
             if row[1] in pending.get(row[0], ()):
                 self._pending_rows[row[:2]] = row
@@ -404,7 +414,7 @@ WITH_VALUES: Final = """
 _WIDE: Final = f"""
     SELECT n.scope, n.node, n.ok, n.goes_on, n.key, n.choice, n.place, n.attempts, n.cached,
         n.began, n.seconds, n.stored, v.codec, v.value, v.file,
-        r.run_id, v.path, v.visit, v.item, v.generation, n.id, n.generation
+        r.run_id, v.path, v.visit, v.item, v.generation, n.id, n.generation, n.code
     {WITH_VALUES} AND n.item = x''"""
 
 _OLDS: Final = f"{_WIDE} AND n.replaced = ? ORDER BY n.id"
@@ -638,7 +648,9 @@ class Scope(ExecutionStore):
         ):
             return True
         # It carries what it was given.
-        return all(self._is_as_before(execution, each) for each in step.edges)
+        return (scope, source) not in durable.refed and all(
+            self._is_as_before(execution, each) for each in step.edges
+        )
 
     def _is_needed(self, execution: DagExecution, index: int) -> bool:
         """Whether a node that may be called takes the value of this one, which keeps its end."""
