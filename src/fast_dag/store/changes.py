@@ -33,6 +33,8 @@ _BRANCH: Final = "branch of "
 _AFTER: Final = "after "
 _TYPE: Final = "type"
 _LISTENED: Final = "branches"
+_INSIDE: Final = "inside"
+_EDITED_INSIDE: Final = "nodes or edges in it have changed"
 _BRANCHES: Final = {None: "", True: "true", False: "false"}
 
 
@@ -43,7 +45,8 @@ class Code(NamedTuple):
     A part "package x" is the version of somebody else's package; "untold" is why code does not tell
     what the node does; "what is called" is a partial, a method or another object; "input x" is what
     feeds a parameter, "branch of x" which choices of a node lead here, "after x" an edge that only
-    orders; "type" is that of a node that decides or joins, "branches" those that a select has."""
+    orders; "type" is that of a node that decides or joins, "branches" those that a select has,
+    "inside" the nodes and edges of a nested workflow."""
 
     key: bytes
     parts: Mapping[str, str]
@@ -91,7 +94,8 @@ def _codes_of(
         path, workflow = (*prefix, step.name), step.node.workflow
         is_nested = workflow is not None and getattr(workflow, "kind", None) == "dag"
         if is_nested and step.node.map is None:
-            yield path, _code(_wires(step, plan)), _NO_CODE
+            inside = {} if step.nested is None else {_INSIDE: _shape(step.nested)}
+            yield path, _code({**_wires(step, plan), **inside}), _NO_CODE
             if step.nested is not None:
                 yield from _codes_of(step.nested, path)
             continue
@@ -141,6 +145,12 @@ def _wires(step: Step, plan: Plan) -> dict[str, str]:
             name = _BRANCH + edge.source
             parts[name] = f"{parts[name]} or {branch}" if name in parts else branch
     return parts
+
+
+def _shape(plan: Plan) -> str:
+    """The nodes and edges of a workflow."""
+    edges = sorted(repr(edge) for step in plan.steps for edge in step.edges)
+    return ", ".join([*sorted(plan.names), *edges])
 
 
 def _read(node: Node[..., Any]) -> tuple[Fingerprint | None, Mapping[str, str]]:
@@ -206,6 +216,8 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[st
             maybe.append(f"{name}: {before or 'no edge'}, now {after or 'no edge'}")
         elif name == _TYPE:
             maybe.append(f"{name}: {before or 'node'}, now {after or 'node'}")
+        elif name == _INSIDE:
+            maybe.append(_EDITED_INSIDE)
         elif name == _LISTENED:
             maybe.append(f"{name}: {before or 'none'}, now {after or 'none'}")
         else:
@@ -277,6 +289,11 @@ class Change(NamedTuple):
     seen: list[str]
     may: list[str]
     is_gone: bool = False
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether nothing changed but the graph of a nested workflow, which can go on."""
+        return not self.seen and self.may == [_EDITED_INSIDE]
 
 
 def changes_of(

@@ -296,7 +296,9 @@ class Claim:
         assert self.rerun is not None
         if self.rerun == "stale":
             stale = changes_of(connection, rows, self.codes.by_path)
-            replace_only(connection, rows, stale, generation)
+            inside = [path for path, change in stale.items() if change.is_inside]
+            replace_only(connection, rows, stale.keys() - inside, generation)
+            replace_only(connection, rows, inside, generation, keeps_inside=True)
         elif self.rerun == "failed":
             replace_failed(connection, rows, generation)
         else:
