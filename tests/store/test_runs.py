@@ -366,8 +366,28 @@ def test_run_whose_last_value_is_not_stored_does_not_return_that_of_another_node
     dag.connect("check", "last", output="true")
     assert dag.run(store=store, run_id="a") == "opened"
     assert dag.run(store=store, run_id="a") is None
-    assert dag.run(store=store, run_id="a", rerun="check") is None
     assert calls.taken() == ["open"]
+    assert dag.run(store=store, run_id="a", rerun="check") == "opened", "it goes on"
+
+
+def test_nested_workflow_that_goes_on_has_its_value_though_the_node_of_it_is_not_stored(
+    store: Store, calls: Calls
+) -> None:
+    def waits() -> None:
+        if calls.fail:
+            raise KeyboardInterrupt(calls.fail.pop())
+
+    inner = DAG("inner").add_node("open", calls.node("open", lambda: "opened"), stored=False)
+    inner.add_node("check", lambda: False, type="condition").add_node("last", lambda: "last")
+    inner.connect("check", "last", output="true")
+    inner.add_node("waits", waits).connect("waits", "last", input=False)
+    dag = DAG("outer").add_node("sub", inner).add_node("use", lambda sub: f"{sub}!")
+    dag.connect("sub", "use")
+    calls.fail.add("waits")
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(store=store, run_id="a")
+    assert dag.run(store=store, run_id="a") == "opened!"
+    assert calls.taken() == ["open", "open"]
 
 
 @pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])

@@ -101,10 +101,10 @@ class DagExecution(Execution):
 
     @property
     def wanted(self) -> Sequence[str]:
-        """The nodes whose values make its value."""
+        """The nodes whose values make its value; of sinks, the last of these that completes."""
         if self._outputs is not None:
             return self._outputs
-        return [self.plan.names[index] for index in self.plan.topology.sinks[-1:]]
+        return [self.plan.names[index] for index in self.plan.topology.telling]
 
     @property
     def choices(self) -> Mapping[str, Any]:

@@ -1156,7 +1156,8 @@ def _needed_again(execution: DagExecution, ends: list[Ended], gone: set[str]) ->
     failed = [index_of[end[0]] for end in ends if end[1] is not None]
     schedule = schedule_of(topology, ended, failed)
     todo = [index for index, status in enumerate(schedule.status) if status not in _OVER]
-    again = {name for name in execution.wanted if name in gone}
+    wanted = [name for name in execution.wanted if index_of[name] in ended]
+    again = gone.intersection(wanted if execution._outputs is not None else wanted[-1:])
     todo += [index_of[name] for name in again]
     seen: set[int] = set()
     while todo:
