@@ -665,7 +665,7 @@ def test_node_in_doubt_may_be_given_its_value(store: Store) -> None:
     dag.add_node("ship", lambda charge: charge.upper()).connect("charge", "ship")
     with pytest.raises(KeyboardInterrupt):
         dag.run(store=store, run_id="a")
-    store.decide("a", "charge", value="receipt")
+    store.decide("a", dag.nodes["charge"], value="receipt")
     assert dag.run(store=store, run_id="a") == "RECEIPT"
 
 
@@ -760,6 +760,8 @@ def test_fork_shares_all_but_what_it_names(store: Store, calls: Calls) -> None:
     assert list(record.nodes) == ["load", "price.net", "stock"]
     assert dag.run(store=store, run_id="b") == VALUE
     assert calls.taken() == ["gross", "total", "send"]
+    with pytest.raises(ValidationError, match="inputs is a mapping"):
+        store.fork("b", run_id="c", at="send", inputs=[20])  # type: ignore[arg-type]
     store.fork("b", run_id="c", at=dag.nodes["send"], inputs={"n": 20})
     assert dag.run(store=store, run_id="c") == (42.5, [20])
     assert calls.taken() == ["load", "net", "gross", "stock", "total", "send"]
