@@ -391,6 +391,31 @@ def test_nested_workflow_that_goes_on_has_its_value_though_the_node_of_it_is_not
 
 
 @pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+def test_branch_waits_for_the_value_that_its_decider_passes_on_and_that_is_not_stored(
+    store: Store, calls: Calls, mode: Any
+) -> None:
+    dag = DAG("handles").add_node(
+        "use", calls.node("use", lambda handle: handle), inputs=["handle"]
+    )
+    dag.add_node("inner", calls.node("inner", lambda handle: True), type="condition", inputs=["h"])
+    dag.add_node("check", calls.node("check", lambda handle: True), type="condition", inputs=["h"])
+    dag.add_node("open", calls.node("open", lambda: "opened"), stored=False)
+    dag.connect("open", "check").connect("check", "inner", output="true")
+    dag.connect("inner", "use", output="true")
+    calls.fail.add("use")
+    assert dag.execute(store=store, run_id="a", mode=mode).status == "failed"
+    calls.fail.clear()
+    assert calls.taken() == ["open", "check", "inner", "use"]
+    calls.fail.add("open")
+    run = dag.execute(store=store, run_id="a", rerun="failed", mode=mode)
+    assert (run.status, calls.taken()) == ("failed", ["open"])
+    calls.fail.clear()
+    run = dag.execute(store=store, run_id="a", rerun="failed", mode=mode)
+    assert (run.value, calls.taken()) == ("opened", ["open", "use"])
+    assert run.metrics["replayed"] == 2
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
 def test_value_that_cannot_be_computed_again_fails_its_node_and_undoes_nothing(
     store: Store, calls: Calls, mode: Any
 ) -> None:

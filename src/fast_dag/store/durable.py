@@ -482,6 +482,7 @@ class Scope(ExecutionStore):
     __slots__ = (
         "_again",
         "_attempts",
+        "_held",
         "_needs",
         "_valueless",
         "attempt",
@@ -501,6 +502,9 @@ class Scope(ExecutionStore):
         self.id = id
         self._attempts: dict[str, int] = {}  # of nested workflows, as far as they have begun here
         self._again = set[str]()  # the nodes that have completed, and are called for their values
+        # Deciders that have ended, and pass on a value that is computed again: they end once more
+        # when that is there.
+        self._held: dict[str, Ended] = {}
         self._valueless = set[int]()  # those that keep an end without a value
         self._needs: dict[int, bool] = {}  # of some of these, whether it is needed
 
@@ -571,9 +575,12 @@ class Scope(ExecutionStore):
         gone = set[str]()
         if durable.lacks_values and not durable.is_over:
             gone = {each[0] for each in ends if each[2] is ABSENT}
-        if gone:
-            self._again = _needed_again(execution, ends, gone)
-            ends = [each for each in ends if each[0] not in self._again]
+        known = {each[0] for each in ends}
+        if gone or (deciders and not durable.is_over and _lacks(execution, known)):
+            self._again, passing = _needed_again(execution, ends, gone)
+            known -= self._again
+            self._held = _held_by(execution, ends, known, passing)
+            ends = [each for each in ends if each[0] in known and each[0] not in self._held]
         return ends
 
     def ended_items(self, name: str) -> tuple[int, dict[Any, Outcome]]:
@@ -593,11 +600,24 @@ class Scope(ExecutionStore):
         """Look whether a node keeps its old end; announce the call of a node that may be called
         once only."""
         step, durable = execution.plan.steps[index], self.durable
+        if self._held and step.name in self._held:
+            return self._ended_again(execution, index)
         is_pending = bool(durable.pending) and self._is_pending(step.name)
         is_once = bool(step.node.options.get("once"))
         if is_pending or is_once or (durable.olds and step.nests):
             return self._begun(execution, index, is_once)
         return None
+
+    def _ended_again(
+        self, execution: DagExecution, index: int
+    ) -> Generator[Effect, Any, Outcome | None]:
+        """Let a decider that was held end as it did."""
+        name, _, value, choice, *_ = self._held.pop(execution.plan.names[index])
+        outcome = Outcome(True, value)
+        outcome.verdict = Verdict(outcome, name, choice)
+        execution.keep(index, outcome)
+        yield from ()
+        return outcome
 
     def _begun(
         self, execution: DagExecution, index: int, is_once: bool
@@ -1147,9 +1167,12 @@ def schedule_of(topology: Topology, ended: Mapping[int, Any], failed: list[int])
 # Values that are not stored.
 
 
-def _needed_again(execution: DagExecution, ends: list[Ended], gone: set[str]) -> set[str]:
+def _needed_again(
+    execution: DagExecution, ends: list[Ended], gone: set[str]
+) -> tuple[set[str], set[int]]:
     """Of the nodes in `gone`, which completed but whose values are not stored, those that a node
-    needs which is yet to run, or that is called again itself."""
+    needs which is yet to run, or that is called again itself. Also the deciders that have ended,
+    and pass on what such a node takes."""
     topology = execution.plan.topology
     index_of = topology.index
     ended = {index_of[end[0]]: end[3] for end in ends if end[1] is None}
@@ -1160,6 +1183,7 @@ def _needed_again(execution: DagExecution, ends: list[Ended], gone: set[str]) ->
     again = gone.intersection(wanted if execution._outputs is not None else wanted[-1:])
     todo += [index_of[name] for name in again]
     seen: set[int] = set()
+    passing: set[int] = set()
     while todo:
         for edge in topology.incoming[todo.pop()]:
             source = index_of.get(edge.source)
@@ -1170,8 +1194,36 @@ def _needed_again(execution: DagExecution, ends: list[Ended], gone: set[str]) ->
                 again.add(edge.source)
                 todo.append(source)
             elif source in ended and topology.nodes[source].type.decides:
-                todo.append(source)  # it carries what it was given
-    return again
+                passing.add(source)  # it carries what it was given
+                todo.append(source)
+    return again, passing
+
+
+def _lacks(execution: DagExecution, known: set[str]) -> bool:
+    """Whether a decider that has ended was given a value of a node that has not."""
+    topology = execution.plan.topology
+    return any(
+        edge.input is not None and edge.source not in known
+        for name in topology.deciders & known
+        for edge in topology.incoming[topology.index[name]]
+    )
+
+
+def _held_by(
+    execution: DagExecution, ends: list[Ended], known: set[str], passing: set[int]
+) -> dict[str, Ended]:
+    """The deciders of these that pass on a value that is not there yet, perhaps through others:
+    `known` are the nodes whose values are."""
+    topology = execution.plan.topology
+    by_name = {end[0]: end for end in ends}
+    held: dict[str, Ended] = {}
+    for index in topology.order if passing else ():
+        if index in passing and any(
+            edge.input is not None and (edge.source not in known or edge.source in held)
+            for edge in topology.incoming[index]
+        ):
+            held[topology.names[index]] = by_name[topology.names[index]]
+    return held
 
 
 def cancelled(run_id: str) -> ExecutionError:
