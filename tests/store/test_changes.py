@@ -556,6 +556,20 @@ def test_stale_rerun_goes_on_inside_of_a_workflow_whose_graph_was_edited(store: 
     assert set(edited.explain(store=store, run_id="a").states.values()) == {"fresh"}
 
 
+def test_stale_rerun_runs_what_an_edited_edge_inside_of_a_workflow_no_longer_skips(
+    store: Store,
+) -> None:
+    def flow(is_optional: bool) -> DAG:
+        inner = DAG("inner").add_node("check", lambda: False, type="condition")
+        inner.add_node("end", lambda n=7: n)
+        inner.connect("check", "end", output="true", optional=is_optional)
+        return DAG("outer").add_node("sub", inner)
+
+    assert flow(False).run(store=store, run_id="a") is None
+    assert flow(True).run(store=store, run_id="a") is None
+    assert flow(True).run(store=store, run_id="a", rerun="stale") == 7
+
+
 @pytest.mark.parametrize("source", ["two", None])
 def test_earlier_attempt_of_a_workflow_does_not_count_when_it_begins_anew(
     store: Store, source: str | None

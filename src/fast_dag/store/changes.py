@@ -148,9 +148,14 @@ def _wires(step: Step, plan: Plan) -> dict[str, str]:
 
 
 def _shape(plan: Plan) -> str:
-    """The nodes and edges of a workflow."""
-    edges = sorted(repr(edge) for step in plan.steps for edge in step.edges)
-    return ", ".join([*sorted(plan.names), *edges])
+    """The nodes and edges of a workflow, which decide what in it may run."""
+    nodes = [f"{step.name} {step.node.type.value}" for step in plan.steps]
+    edges = [
+        f"{edge!r} optional" if edge.optional else repr(edge)
+        for step in plan.steps
+        for edge in step.edges
+    ]
+    return ", ".join([*sorted(nodes), *sorted(edges)])
 
 
 def _read(node: Node[..., Any]) -> tuple[Fingerprint | None, Mapping[str, str]]:
