@@ -572,11 +572,11 @@ class Scope(ExecutionStore):
             ends = [_decided(execution, each) if each[0] in deciders else each for each in ends]
         if pending:
             ends = [each for each in ends if each[0] not in pending]
-        gone = set[str]()
-        if durable.lacks_values and not durable.is_over:
-            gone = {each[0] for each in ends if each[2] is ABSENT}
+        if durable.is_over or not (deciders or durable.lacks_values):
+            return ends
         known = {each[0] for each in ends}
-        if gone or (deciders and not durable.is_over and _lacks(execution, known)):
+        gone = {each[0] for each in ends if each[2] is ABSENT}
+        if gone or _lacks(execution, known):
             self._again, passing = _needed_again(execution, ends, gone)
             known -= self._again
             self._held = _held_by(execution, ends, known, passing)
