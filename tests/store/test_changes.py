@@ -167,7 +167,12 @@ def test_node_that_is_gone_stops_the_run_unless_it_is_renamed(edited: Module, st
     dag.connect("load", "vat").connect("vat", "shown").connect("shown", "last")
     with pytest.raises(ChangedError, match="node 'tax' is gone"):
         dag.run(store=store, run_id="a")
-    assert dag.run(store=store, run_id="a", renamed={"tax": "vat"}) == "19.0!"
+    renamed = {"tax": "vat"}
+    assert dag.explain(store=store, run_id="a").states["tax"] == "stale"
+    told = dag.explain(store=store, run_id="a", renamed=renamed)
+    assert (told.states["vat"], "tax" in told.states) == ("fresh", False)
+    assert "tax" in store.run("a").nodes, "explain changes nothing"
+    assert dag.run(store=store, run_id="a", renamed=renamed) == "19.0!"
     assert edited.taken() == ["last"]
     record = store.run("a")
     assert (record["vat"], record.statuses["vat"]) == (19.0, "completed")
@@ -495,6 +500,10 @@ def test_stale_rerun_computes_what_is_below_a_node_that_an_edited_graph_reaches(
 
     assert flow(False).run(store=store, run_id="a") == 0
     edited = flow(True)
+    told = edited.explain(store=store, run_id="a")
+    assert (told.states["extra"], told.states["end"]) == ("open", "maybe")
+    assert told.reasons["end"] == ["something above it has not ended"]
+    assert flow(False).explain(store=store, run_id="a").states["end"] == "fresh"
     if is_interrupted:
         stops.append(1)
         with pytest.raises(KeyboardInterrupt):

@@ -92,6 +92,8 @@ def test_run_of_an_id_goes_on_and_says_when_nothing_is_to_do(shell: Shell) -> No
     assert "nightly: finished on" in last
     assert "nothing to do" in last
     assert "double" not in last
+    for more in (("resume", "flow.py", "nightly"), ("rerun", "flow.py", "nightly", "failed")):
+        assert "nightly: finished on" in shell("runs", *more)
     refused = shell(*run, "-i", "n=6", code=2)
     assert "the input 'n' is another" in refused
     assert "nothing to do" not in refused

@@ -370,6 +370,25 @@ def test_run_whose_last_value_is_not_stored_does_not_return_that_of_another_node
     assert dag.run(store=store, run_id="a", rerun="check") == "opened", "it goes on"
 
 
+def test_value_that_is_not_stored_is_that_of_a_run_whose_last_node_fails_after_it_went_on(
+    store: Store, calls: Calls
+) -> None:
+    def last() -> None:
+        if not calls.fail:
+            raise ValueError("no")
+        raise KeyboardInterrupt(calls.fail.pop())
+
+    dag = DAG("handles").add_node("a", lambda: 1)
+    dag.add_node("open", calls.node("open", lambda: "opened"), stored=False)
+    dag.add_node("last", last)
+    calls.fail.add("last")
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(store=store, run_id="a", error_strategy="continue")
+    run = dag.execute(store=store, run_id="a", error_strategy="continue")
+    assert (run.status, run.value) == ("completed_with_errors", "opened")
+    assert calls.taken() == ["open", "open"]
+
+
 def test_nested_workflow_that_goes_on_has_its_value_though_the_node_of_it_is_not_stored(
     store: Store, calls: Calls
 ) -> None:
@@ -819,6 +838,16 @@ def test_ids_of_calls_are_never_used_again_after_a_prune(store: Store) -> None:
     assert store.prune(0, status="failed").rows == 1
 
 
+def test_tags_are_added_to_a_run_that_is_over(store: Store, calls: Calls) -> None:
+    dag = shop(calls)
+    dag.run(store=store, run_id="a", n=10, tags={"team": "a", "size": 1})
+    calls.clear()
+    assert dag.run(store=store, run_id="a", tags={"team": "b", "paid": True}) == VALUE
+    assert calls == []
+    assert store.run("a").tags == {"team": "b", "size": 1, "paid": True}
+    assert [each.run_id for each in store.runs(tag={"team": "b"})] == ["a"]
+
+
 def test_values_that_a_fork_shares_survive_their_origin(store: Store, calls: Calls) -> None:
     dag = DAG("large").add_node("one", calls.node("one", lambda: "x" * 300_000))
     dag.add_node("two", calls.node("two", lambda one: one), inputs=["one"]).connect("one", "two")
@@ -845,6 +874,24 @@ def test_pruned_id_stays_taken_unless_it_is_forgotten(store: Store, calls: Calls
     assert dag.run(store=store, run_id="a", n=10) == VALUE
     with pytest.raises(ValidationError, match="age"):
         store.prune("soon")
+
+
+def test_prune_counts_what_goes_now(store: Store, calls: Calls) -> None:
+    dag = shop(calls)
+    dag.run(store=store, run_id="a", n=10)
+    store.fork("a", run_id="b", at="send")
+    rows = len(store.run("a").nodes)
+
+    def pruned(**options: Any) -> tuple[int, int]:
+        asked, done = (store.prune(dry_run=dry, forget=True, **options) for dry in (True, False))
+        assert asked == done
+        return done[:2]
+
+    assert pruned() == (1, 1), "the other run shares the rest"
+    assert pruned() == (0, 0)
+    dag.run(store=store, run_id="b")
+    assert pruned() == (2, 2 * rows - 1)
+    assert pruned() == (0, 0)
 
 
 def test_backup_is_a_store(store: Store, calls: Calls, tmp_path: Path) -> None:

@@ -327,11 +327,12 @@ def run(
         store_file = _store_file(store_file, for_store)
         if store_file is not None:
             store = closing.enter_context(opened(store_file, makes=True))
-            told = None if run_id is None or rerun else finished(store, run_id)
+            again = _asked_again(rerun)
+            told = None if run_id is None else finished(store, run_id, again)
             options |= {
                 "store": store,
                 "run_id": run_id,
-                "rerun": _asked_again(rerun),
+                "rerun": again,
                 "tags": tags_of(tags) or None,
                 "on_change": on_change,
             }
@@ -576,8 +577,12 @@ def _gone_on(
     workflow = found(target, allow)
     with opened(file) as store:
         store.run(run_id)  # which must be there
+        told = finished(store, run_id, rerun)
         options = {"store": store, "run_id": run_id, "rerun": rerun, "on_change": on_change}
-        return _ran(workflow, {}, None, None, options, [], quiet, None, None, as_data)
+        answer = _ran(workflow, {}, None, None, options, [], quiet, None, None, as_data)
+    if told is not None:
+        say(told, err=True)
+    return answer
 
 
 main.add_command(runs)

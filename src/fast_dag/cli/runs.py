@@ -277,16 +277,17 @@ def doctor(file: Path, as_data: bool) -> Answer:
     return Answer(FAILED if told["problems"] else OK, told)
 
 
-def finished(store: Store, run_id: str) -> str | None:
-    """What to tell of a run that has ended already; None if it has not."""
+def finished(store: Store, run_id: str, rerun: Any) -> str | None:
+    """What to tell of a run that has ended already, and of which nothing is to be computed anew;
+    None if something is to run."""
     from fast_dag.store import UnknownRunError
-    from fast_dag.store.store import FINAL
+    from fast_dag.store.asked import is_over
 
     try:
         record = store.run(run_id)
     except UnknownRunError:
         return None
-    if record.status not in FINAL or record.ended is None:
+    if not is_over(record.status, rerun) or record.ended is None:
         return None
     when = record.ended.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     word = "finished" if record.status.startswith("completed") else record.status.replace("_", " ")

@@ -635,9 +635,12 @@ class DAG(Workflow):
         del options
         return value_of(await self._executed_async(request))
 
-    def explain(self, *, store: Store, run_id: str) -> Explanation:
+    def explain(
+        self, *, store: Store, run_id: str, renamed: Mapping[str, str] | None = None
+    ) -> Explanation:
         """What there is of a run in a store, and what of it the code of today would compute
-        otherwise: of each node whether its end is fresh, stale, or maybe stale, and why.
+        otherwise: of each node whether its end is fresh, stale, or maybe stale, and why. `renamed`
+        are nodes by their old names, as for `run`.
 
         >>> from fast_dag.store import Store
         >>> dag = DAG("demo").add_node("answer", lambda: 42)
@@ -648,7 +651,7 @@ class DAG(Workflow):
         """
         from fast_dag.store.asked import explained
 
-        return explained(self, store, run_id)
+        return explained(self, store, run_id, renamed)
 
     def _executed(self, request: Request) -> DagExecution:
         durable: Asked | None = request.durable

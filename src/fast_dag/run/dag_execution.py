@@ -104,7 +104,9 @@ class DagExecution(Execution):
         """The nodes whose values make its value; of sinks, the last of these that completes."""
         if self._outputs is not None:
             return self._outputs
-        return [self.plan.names[index] for index in self.plan.topology.telling]
+        topology = self.plan.topology
+        sinks = topology.telling if self.settings.fails_fast else topology.sinks  # any may fail
+        return [topology.names[index] for index in sinks]
 
     @property
     def choices(self) -> Mapping[str, Any]:

@@ -1021,7 +1021,7 @@ def _is_less(completed: int, least: float, total: int) -> bool:
 def _inside(settings: Any) -> Any:
     """The settings of what is in an item: its failure ends it, and the map decides what that
     means."""
-    if settings.error_strategy == "fail_fast" and settings.error_handler is None:
+    if settings.fails_fast:
         return settings
     inside = copy(settings)
     inside.error_strategy, inside.error_handler = "fail_fast", None

@@ -124,6 +124,11 @@ class Settings:
         return self.executor is None and self.mode is not PROCESS
 
     @property
+    def fails_fast(self) -> bool:
+        """Whether the failure of a node ends the run, without anybody being asked."""
+        return self.error_strategy == "fail_fast" and self.error_handler is None
+
+    @property
     def ordered(self) -> bool:
         """Whether nodes run one at a time, in sequential order."""
         return self.mode is SEQUENTIAL and self.executor is None

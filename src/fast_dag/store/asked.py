@@ -19,7 +19,7 @@ from fast_dag.store.claim import COLUMNS, Claim, Found, MovedError
 from fast_dag.store.database import reading
 from fast_dag.store.errors import EncodeError, RunExistsError, unstorable
 from fast_dag.store.graphs import graph_of
-from fast_dag.store.reruns import Rows
+from fast_dag.store.reruns import Rows, below_reached, rename
 from fast_dag.store.store import FINAL, INPUTS, Store, checked_id, checked_tags, input_digest
 
 if TYPE_CHECKING:
@@ -161,10 +161,8 @@ class Asked:
         )
         if found is None:
             claim.begin(self._encoded_inputs(workflow, execution))
-        elif found.status in FINAL and self.rerun is None:
+        elif is_over(found.status, self.rerun):
             claim.look_at(found)
-        elif found.status == "completed" and self.rerun == "failed":
-            claim.look_at(found)  # nothing has
         else:
             claim.take(found)
         return claim
@@ -256,6 +254,13 @@ class Asked:
 # Inputs and options.
 
 
+def is_over(status: str, rerun: Any) -> bool:
+    """Whether nothing is to be computed of a run with that status."""
+    if rerun == "failed":
+        return status == "completed"  # then nothing has
+    return rerun is None and status in FINAL
+
+
 def checked_rerun(rerun: Any) -> str | list[str] | None:
     """What shall be computed anew: "failed", "stale", or paths of nodes; raises ValidationError."""
     if rerun is None or rerun in ("failed", "stale"):
@@ -289,8 +294,8 @@ def _output_names(outputs: Any) -> set[str]:
 
 class Explanation:
     """What `dag.explain` tells of a run: of each node by path whether what is stored of it is
-    "fresh", "stale", or "maybe", because something above it is stale; "open" if it has not ended.
-    `reasons` says why. Printed, it is a table."""
+    "fresh", "stale", or "maybe", because something above it is stale or is reached by now; "open"
+    if it has not ended. `reasons` says why. Printed, it is a table."""
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
@@ -315,9 +320,11 @@ class Explanation:
         return f"<explanation of the run {self.run_id!r}>"
 
 
-def explained(workflow: Workflow, store: Store, run_id: str) -> Explanation:
+def explained(
+    workflow: Workflow, store: Store, run_id: str, renamed: Mapping[str, str] | None
+) -> Explanation:
     """See `DAG.explain`."""
-    asked = Asked(store, run_id)
+    asked = Asked(store, run_id, renamed=renamed)
     found = asked._find()
     if found is None:
         store.run(run_id)  # which raises
@@ -329,6 +336,8 @@ def explained(workflow: Workflow, store: Store, run_id: str) -> Explanation:
 
     def explain(connection: Connection) -> Explanation:
         told = Explanation(run_id)
+        if asked.renamed:
+            rename(connection, Rows(connection, found.id, graph), asked.renamed)
         rows = Rows(connection, found.id, graph)
         changed = changes_of(connection, rows, codes)
         there = {path: change for path, change in changed.items() if not change.is_gone}
@@ -337,6 +346,7 @@ def explained(workflow: Workflow, store: Store, run_id: str) -> Explanation:
             if change.is_inside:  # what is in it stays
                 for scope, names in rows.below([path])[0].items():
                     scopes.setdefault(scope, set()).update(names)
+        reached = below_reached(rows)
         ended = {path: (scope, name) for path, scope, name in rows.ended()}
         for path in graph.paths():
             at = ended.get(path)
@@ -347,6 +357,8 @@ def explained(workflow: Workflow, store: Store, run_id: str) -> Explanation:
                 told.note(path, "open", [not_ended])
             elif at[0] in gone or at[1] in scopes.get(at[0], ()):
                 told.note(path, "maybe", ["something above it is stale"])
+            elif at[1] in reached.get(at[0], ()):
+                told.note(path, "maybe", ["something above it has not ended"])
             else:
                 told.note(path, "fresh", [])
         for path, change in changed.items():
@@ -354,7 +366,8 @@ def explained(workflow: Workflow, store: Store, run_id: str) -> Explanation:
                 told.note(path, "stale", change.seen)
         return told
 
-    return store.database.call(explain)
+    database = store.database
+    return database.transact(explain, is_undone=True) if asked.renamed else database.call(explain)
 
 
 async def _in_thread(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:

@@ -174,9 +174,16 @@ class Claim:
     def _tag(self, connection: Connection, row: int) -> None:
         """Add the tags to those of the run."""
         connection.executemany(
-            "INSERT INTO tags VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+            "INSERT INTO tags VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
+            " WHERE value IS NOT excluded.value",
             [(row, key, json.dumps(value)) for key, value in self.tags.items()],
         )
+
+    def _tag_ended(self, connection: Connection, found: Found) -> None:
+        """Add the tags to those of a run that is over, unless it is gone by now."""
+        if not connection.execute("SELECT 1 FROM runs WHERE id = ?", (found.id,)).fetchone():
+            raise MovedError
+        self._tag(connection, found.id)
 
     # Beginning.
 
@@ -449,6 +456,8 @@ class Claim:
 
     def look_at(self, found: Found) -> None:
         """Make the execution one that has ended, as the store has it."""
+        if self.tags:
+            self.store.database.transact(lambda connection: self._tag_ended(connection, found))
         execution = self.execution
         self.is_over = True
         self.durable = durable = self._durable(found.id, found.epoch, found.generation)

@@ -381,15 +381,18 @@ class Database:
         """The rows that a statement finds."""
         return self.call(lambda connection: connection.execute(statement, values).fetchall())
 
-    def transact(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """What a function returns that writes, in a transaction of its own. Raises StoreError."""
+    def transact(
+        self, function: Callable[[sqlite3.Connection], T], *, is_undone: bool = False
+    ) -> T:
+        """What a function returns that writes, in a transaction of its own; `is_undone` if only the
+        answer is asked for. Raises StoreError."""
         with self.lock:
             self._recover()
             try:
                 connection = self._at_hand()
                 connection.execute("BEGIN IMMEDIATE")
                 done = function(connection)
-                connection.execute("COMMIT")
+                connection.execute("ROLLBACK" if is_undone else "COMMIT")
             except BaseException as error:
                 connection_ = self._connection
                 if connection_ is not None and connection_.in_transaction:

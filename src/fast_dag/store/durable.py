@@ -302,7 +302,7 @@ class Durable:
                 failed.append(index_of[node])
                 goes_on = goes_on and other[3]
         status = schedule_of(topology, ended, failed).status
-        return goes_on and any(each not in _OVER for each in status)
+        return goes_on and any(each not in OVER for each in status)
 
     def decode(self) -> None:
         """Decode what was read."""
@@ -703,12 +703,12 @@ class Scope(ExecutionStore):
             node, edges = topology.nodes[target], topology.incoming[target]
             if all(edge.source != name or edge.input is None for edge in edges):
                 continue
-            is_kept = status(target) in _OVER or (
+            is_kept = status(target) in OVER or (
                 self._is_pending(node.name)
                 and all(
                     edge.source == name
                     or (
-                        status(topology.index[edge.source]) in _OVER
+                        status(topology.index[edge.source]) in OVER
                         and self._is_as_before(execution, edge)
                     )
                     for edge in edges
@@ -1154,7 +1154,8 @@ def _decided(execution: DagExecution, ended: Ended) -> Ended:
     return name, failed, value, execution._choice(name, value), began, seconds
 
 
-_OVER: Final = frozenset({"completed", "failed", "skipped"})
+OVER: Final = frozenset({"completed", "failed", "skipped"})
+"""The statuses of nodes that are decided."""
 
 
 def schedule_of(topology: Topology, ended: Mapping[int, Any], failed: list[int]) -> DagSchedule:
@@ -1178,7 +1179,7 @@ def _needed_again(
     ended = {index_of[end[0]]: end[3] for end in ends if end[1] is None}
     failed = [index_of[end[0]] for end in ends if end[1] is not None]
     schedule = schedule_of(topology, ended, failed)
-    todo = [index for index, status in enumerate(schedule.status) if status not in _OVER]
+    todo = [index for index, status in enumerate(schedule.status) if status not in OVER]
     wanted = [name for name in execution.wanted if index_of[name] in ended]
     again = gone.intersection(wanted if execution._outputs is not None else wanted[-1:])
     todo += [index_of[name] for name in again]

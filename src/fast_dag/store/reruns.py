@@ -4,10 +4,10 @@ below them. Old rows stay until they are pruned; `replaced` says from which gene
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fast_dag.errors import UnknownNodeError, ValidationError
-from fast_dag.store.durable import REPLACE
+from fast_dag.store.durable import OVER, REPLACE, choice_from, schedule_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -26,16 +26,19 @@ class Rows:
         self.graph = graph
         self.ok: dict[int, dict[str, bool]] = defaultdict(dict)
         self.begun: dict[int, set[str]] = defaultdict(set)  # maps that have not ended
+        self.choices: dict[tuple[int, str], str] = {}
         self.codes: dict[tuple[int, str], set[bytes | None]] = {}
         # Nodes that failed when they were called again for values that are not stored: each with
         # what has ended since.
         self.since: dict[tuple[int, str], set[tuple[int, str]]] = {}
-        for scope, node, ok, code, stored in connection.execute(
-            "SELECT scope, node, ok, code, stored FROM nodes"
+        for scope, node, ok, choice, code, stored in connection.execute(
+            "SELECT scope, node, ok, choice, code, stored FROM nodes"
             " WHERE run = ? AND replaced IS NULL AND item = x'' ORDER BY id",
             (run,),
         ):
             self.ok[scope][node] = bool(ok)
+            if choice is not None:
+                self.choices[scope, node] = choice
             self.codes[scope, node] = {code}
             for later in self.since.values():
                 later.add((scope, node))
@@ -296,6 +299,28 @@ def below_replaced(connection: Connection, rows: Rows, generation: int) -> dict[
         for scope, graph in rows.graphs()
         if scope not in decided
     }
+
+
+def below_reached(rows: Rows) -> dict[int, set[str]]:
+    """The nodes that have ended, and are below one that has not and is still to run, because an
+    edited graph reaches it. By scope."""
+    found: dict[int, set[str]] = {}
+    for scope, graph in rows.graphs():
+        topology, names = graph.topology, graph.topology.names
+        ended: dict[int, Any] = {}
+        failed = []
+        for name, ok in rows.ok[scope].items():
+            index = topology.index.get(name)
+            if index is not None and ok:
+                choice = rows.choices.get((scope, name))
+                ended[index] = None if choice is None else choice_from(choice)
+            elif index is not None:
+                failed.append(index)
+        status = schedule_of(topology, ended, failed).status
+        found[scope] = graph.below(
+            {names[index] for index, each in enumerate(status) if each not in OVER}
+        )
+    return found
 
 
 def paths_of(nodes: Iterable[str]) -> list[Path]:

@@ -542,7 +542,7 @@ class Store:
         """
         end = time() - age(older_than)
         pruned = self.database.transact(
-            lambda connection: self._pruned(connection, end, status, forget, dry_run)
+            lambda connection: self._pruned(connection, end, status, forget), is_undone=dry_run
         )
         values = self.values
         if values is None or dry_run:
@@ -554,7 +554,7 @@ class Store:
         return pruned._replace(files=files, bytes=size)
 
     def _pruned(
-        self, connection: Connection, end: float, status: str | None, forget: bool, dry_run: bool
+        self, connection: Connection, end: float, status: str | None, forget: bool
     ) -> Pruned:
         chosen = [status] if status is not None else sorted(FINAL)
         runs = [
@@ -566,12 +566,6 @@ class Store:
             )
             if not self.database.locks.is_held(run)
         ]
-        if dry_run:
-            rows = sum(
-                connection.execute("SELECT COUNT(*) FROM nodes WHERE run = ?", (run,)).fetchone()[0]
-                for run in runs
-            )
-            return Pruned(len(runs), rows, 0, 0)
         rows = sum(connection.execute(each, (end,)).rowcount for each in _PRUNE_REPLACED)
         connection.execute("CREATE TEMP TABLE chosen (run INTEGER PRIMARY KEY)")
         connection.executemany("INSERT INTO chosen VALUES (?)", [(run,) for run in runs])
@@ -583,18 +577,22 @@ class Store:
             rows += deleted if table == "nodes" else 0
         for table in ("calls", "scopes"):
             connection.execute(f"DELETE FROM {table} WHERE run IN chosen")
+        count = 0
         if forget:
             unshared = " AND ".join(
                 f"run NOT IN (SELECT run FROM {table})" for table in ("nodes", "inputs", "kept")
             )
-            connection.execute(
+            count = connection.execute(
                 f"DELETE FROM runs WHERE id IN (SELECT run FROM chosen WHERE {unshared})"
-            )
+            ).rowcount
             connection.execute("DELETE FROM tags WHERE run NOT IN (SELECT id FROM runs)")
-        connection.execute("UPDATE runs SET pruned = ?, graph = NULL WHERE id IN chosen", (time(),))
+        count += connection.execute(
+            "UPDATE runs SET pruned = ?, graph = NULL WHERE id IN chosen AND pruned IS NULL",
+            (time(),),
+        ).rowcount
         connection.execute("DROP TABLE chosen")
         _prune_codes(connection)
-        return Pruned(len(runs), rows, 0, 0)
+        return Pruned(count, rows, 0, 0)
 
     def _pruned_files(self, connection: Connection, values: Values, end: float) -> tuple[int, int]:
         """Delete the files that no row names, in a transaction, so that nobody commits a row that
