@@ -185,6 +185,17 @@ def test_async_conditions_are_asked_by_the_first_call() -> None:
     assert (asked, hooked) == ([1, 1], ["b"])
 
 
+def test_a_terminal_state_ends_a_machine_whatever_transition_it_has() -> None:
+    async def holds(value: int) -> bool:
+        return True
+
+    fsm = FSM("m", "a", ["b"]).add_state("a", lambda: 1).add_state("b", lambda: 2)
+    live = fsm.add_transition("a", "b").add_transition("b", "a", holds).start()
+    assert (live.run(), live.done) == (2, True)
+    again = fsm.restore(saved(live))
+    assert (again.run(), again.done, again.state_history) == (2, True, ["a", "b"])
+
+
 def test_another_initial_state_begins_a_machine_that_has_not_begun() -> None:
     live = v1().start()
     v2 = FSM("approval", "first", ["first"]).add_state("first", lambda: 1)

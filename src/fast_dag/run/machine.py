@@ -633,7 +633,8 @@ class Machine:
             now.error, now.is_open, now.stands = None, False, True
         elif not now.is_open and not now.stands:
             now.next, now.waits, now.ended = None, False, False
-            if any(way.is_async for way in plan.steps[now.at].ways):
+            step = plan.steps[now.at]
+            if not step.is_terminal and any(way.is_async for way in step.ways):
                 now.is_open = True
             else:
                 self._follow_declarations(was_stuck=was_stuck)
