@@ -193,7 +193,7 @@ def test_a_terminal_state_ends_a_machine_whatever_transition_it_has() -> None:
     live = fsm.add_transition("a", "b").add_transition("b", "a", holds).start()
     assert (live.run(), live.done) == (2, True)
     again = fsm.restore(saved(live))
-    assert (again.run(), again.done, again.state_history) == (2, True, ["a", "b"])
+    assert (again.done, again.value, again.state_history) == (True, 2, ["a", "b"])
 
 
 def test_another_initial_state_begins_a_machine_that_has_not_begun() -> None:
