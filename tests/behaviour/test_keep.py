@@ -141,6 +141,19 @@ def test_what_failed_nodes_would_take_stays_and_the_run_goes_on(execute: Any, he
     assert sorted(run.results) == ["a", "b", "c"]  # of the earlier run
 
 
+@pytest.mark.parametrize("first", ["broken", "check"])
+def test_what_a_choice_leaves_out_takes_nothing_whatever_failed_before_it(
+    execute: Any, first: str
+) -> None:
+    dag = DAG("lost").add_node("broken", lambda: {}["no"])
+    dag.add_node("check", lambda: ConditionalReturn(False, 1), type="condition")
+    dag.add_node("end", lambda value, broken: value).connect("broken", "end")
+    dag.connect("check", "end", output="true", input="value")
+    dag.connect(first, "check" if first == "broken" else "broken", input=False, optional=True)
+    run = execute(dag, keep="outputs", error_strategy="continue")
+    assert (run.statuses["end"], "check" in run.results) == ("skipped", False)
+
+
 @pytest.mark.same_process
 def test_dropped_values_are_computed_again_where_a_later_run_needs_them(
     execute: Any, held: Held

@@ -87,6 +87,7 @@ class DagExecution(Execution):
             self.keeping = Keeping(plan.topology, {*kept, *plan.topology.sinks})
             self.dropped = self._dropped = set[str]()
             self._left_out: set[int] = set()
+            self._lost: set[int] = set()  # those that were skipped, but not for a choice yet
             self._garbage = []
 
     @property
@@ -350,11 +351,27 @@ class DagExecution(Execution):
                 if child is not None:
                     child.inputs = {}  # which it took from here
                 self._drop(self.keeping.ended(completed))
-            for index in self._schedule.skipped:
-                if self._is_left_out(index):
-                    self._left_out.add(index)
-                    self._drop(self.keeping.ended(index))
+            todo = list(self._schedule.skipped)
+            if completed is not None and self._lost:
+                todo += self._lost_below(completed)
+            while todo:
+                index = todo.pop()
+                if index in self._left_out:
+                    continue
+                if not self._is_left_out(index):
+                    self._lost.add(index)
+                    continue
+                self._left_out.add(index)
+                self._lost.discard(index)
+                self._drop(self.keeping.ended(index))
+                todo += self._lost_below(index)
         super()._note_ended(completed)
+
+    def _lost_below(self, index: int) -> list[int]:
+        """The nodes that were skipped because something failed, and that this one might have led to
+        as well."""
+        lost = self._lost
+        return [each for each, *_ in self.plan.topology.successors[index] if each in lost]
 
     def _is_left_out(self, index: int) -> bool:
         """Whether a node was skipped for a choice, and not because something failed."""
