@@ -371,14 +371,18 @@ def test_a_hit_is_the_same_object(execute: Execute) -> None:
     assert [type(each) for each in counted.calls] == [int, int, float]
 
 
-def test_a_hit_counts_where_its_post_execute_hook_fails(execute: Execute) -> None:
+@pytest.mark.parametrize("phase", ["post_execute", "around", "cleanup"])
+def test_a_hit_counts_where_a_hook_fails_after_it(execute: Execute, phase: str) -> None:
     counted = Counted()
     counted.dag.run(x=1)
 
-    def refuse(node: Any, inputs: Any, result: Any) -> None:
+    def refuse(node: Any, inputs: Any = None, result: Any = None) -> None:
         raise ValueError("refused")
 
-    counted.dag.set_node_hooks("double", post_execute=refuse)
+    def around(node: Any, inputs: Any, context: Any, call: Any) -> None:
+        refuse(call())
+
+    counted.dag.set_node_hooks("double", **{phase: around if phase == "around" else refuse})
     watched: list[str] = []
     for progress in (None, lambda name, status, fraction: watched.append(status)):
         run = execute(counted.dag, x=1, error_strategy="continue", progress=progress)
@@ -386,6 +390,24 @@ def test_a_hit_counts_where_its_post_execute_hook_fails(execute: Execute) -> Non
         assert str(run.errors["double"]) == "refused"
     assert counted.calls == [1]
     assert watched == ["running", "failed"]
+
+
+@pytest.mark.parametrize("handled", [None, 0, LookupError])
+def test_a_miss_counts_whatever_becomes_of_its_failure(execute: Execute, handled: Any) -> None:
+    def handler(node: Any, inputs: Any, error: Any) -> Any:
+        if handled is LookupError:
+            raise handled
+        return handled
+
+    def on_error(node: Any, inputs: Any, error: Any) -> None:
+        raise ValueError("no")
+
+    dag = DAG("missed")
+    dag.cached_node(name="inverse")(lambda x: 1 / x)
+    dag.set_node_error_handler("inverse", handler)
+    dag.set_node_hooks("inverse", on_error=on_error)
+    run = execute(dag, x=0, error_strategy="continue")
+    assert (run.metrics["cache_hits"], run.metrics["cache_misses"]) == (0, 1)
 
 
 def test_a_miss_makes_its_key_once(execute: Execute) -> None:

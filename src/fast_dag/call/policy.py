@@ -372,7 +372,7 @@ class CallPolicy:
                     if place is not None:
                         yield from cache.write(place, outcome.value, flight)
                 except failures() as error:
-                    return _failed(error, "cache", outcome.attempts)
+                    return _failed(error, "cache", outcome.attempts, False)
                 flight.result = (outcome.value,)
             if outcome is not STOPPED:
                 outcome.cached = False
@@ -465,19 +465,20 @@ class CallPolicy:
 
     def _handled(self, host: Host, inputs: Inputs, outcome: Outcome) -> Effects:
         """Call on_error and the node's error handler, which may give a result."""
-        attempts = outcome.attempts
+        attempts, cached = outcome.attempts, outcome.cached
         if self.on_error is not None:
             answer = yield self.on_error.invoke(self.node, inputs, outcome.value, host.context)
             if type(answer) is Raised:
                 raised = chained(answer.error, outcome.value)
-                outcome = _failed(raised, "on_error hook", attempts)
+                outcome = _failed(raised, "on_error hook", attempts, cached)
         if self.handler is not None:
             answer = yield self.handler.invoke(self.node, inputs, outcome.value)
             if type(answer) is Raised:
-                return _failed(chained(answer.error, outcome.value), "error handler", attempts)
+                raised = chained(answer.error, outcome.value)
+                return _failed(raised, "error handler", attempts, cached)
             if answer is not None:
                 host.handled(self.node.name, outcome.value, attempts)
-                return Outcome(True, answer, attempts)
+                return Outcome(True, answer, attempts, None, cached)
         return outcome
 
     def _cleaned_up(self, cleanup: Hook, host: Host, outcome: Outcome) -> Effects:
@@ -490,7 +491,7 @@ class CallPolicy:
         if type(answer) is not Raised:
             return outcome
         if outcome.ok:
-            return _failed(answer.error, "cleanup hook", outcome.attempts)
+            return _failed(answer.error, "cleanup hook", outcome.attempts, outcome.cached)
         if outcome.value is not None:
             raised = brief_of(answer.error)
             add_note(outcome.value, f"its cleanup hook raised, too: {raised}")
