@@ -28,14 +28,15 @@ class MachineStep(Step):
     """One state of a machine.
 
     `intake` gathers its arguments. `ways` are the transitions that need no event, `events` those
-    that wait for one, both in the order of declaration. `onward` is the only state that can follow
-    if the state returns a plain value, None if the execution must decide. The machine ends after a
-    state with `is_terminal`. `on_error` is the state that a failure leads to. `awaits` is True if a
-    condition of its transitions, or a state hook, is async. A state is never plain, because the
-    execution decides what follows.
+    that wait for one, both in the order of declaration. `asked` are the `ways` that may be taken:
+    none of a terminal state, and none behind one without a condition. `onward` is the only state
+    that can follow if the state returns a plain value, None if the execution must decide. The
+    machine ends after a state with `is_terminal`. `on_error` is the state that a failure leads to.
+    `awaits` is True if a condition that may be asked, or a state hook, is async. A state is never
+    plain, because the execution decides what follows.
     """
 
-    __slots__ = ("awaits", "events", "intake", "is_terminal", "on_error", "onward", "ways")
+    __slots__ = ("asked", "awaits", "events", "intake", "is_terminal", "on_error", "onward", "ways")
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class MachineStep(Step):
         self.intake: StateBinding
         self.ways: list[Transition] = []
         self.events: list[Transition] = []
+        self.asked: list[Transition] = []
         self.onward: int | None = None
         self.is_terminal = False
         self.on_error: int | None = None
@@ -100,13 +102,18 @@ class MachinePlan(Plan):
             steps[index[name]].is_terminal = True
         for each in transitions:
             step = steps[index[each.source]]
-            (step.ways if each.event is None else step.events).append(each)
+            if each.event is not None:
+                step.events.append(each)
+                continue
+            if not (step.is_terminal or (step.asked and step.asked[-1].condition is None)):
+                step.asked.append(each)
+            step.ways.append(each)
         self.events = frozenset(each.event for each in transitions if each.event is not None)
         hooks_wait = any(hook.is_async for hook in state_hooks)
         for name, target in on_error.items():
             steps[index[name]].on_error = index[target]
         for step in steps:
-            step.awaits = hooks_wait or any(way.is_async for way in (*step.ways, *step.events))
+            step.awaits = hooks_wait or any(way.is_async for way in (*step.asked, *step.events))
             step.intake = StateBinding(step.node, step.binding, inputs)
             if step.ways and step.ways[0].condition is None:
                 step.onward = index[step.ways[0].target]

@@ -633,8 +633,7 @@ class Machine:
             now.error, now.is_open, now.stands = None, False, True
         elif not now.is_open and not now.stands:
             now.next, now.waits, now.ended = None, False, False
-            step = plan.steps[now.at]
-            if not step.is_terminal and any(way.is_async for way in step.ways):
+            if any(way.is_async for way in plan.steps[now.at].asked):
                 now.is_open = True
             else:
                 self._follow_declarations(was_stuck=was_stuck)

@@ -549,7 +549,7 @@ class MachineExecution(Execution):
                 move = self._rest = Move(now.next, now.waits, now.ended, False, now.stands, asked)
             else:
                 found = self._found(step)
-                move = found or self._by(step, (yield from self.first(step.ways, {})))
+                move = found or self._by(step, (yield from self.first(step.asked, {})))
             if move.waits:
                 move = yield from self._by_event()
             if move.next is not None and move.next != now.asked:
@@ -586,7 +586,7 @@ class MachineExecution(Execution):
         move = self._found(step)
         if move is None:
             try:
-                way = _at_once(self.first(step.ways, {}))
+                way = _at_once(self.first(step.asked, {}))
             except InvalidTransitionError as error:
                 raise ValueError from error  # of the user's
             move = self._by(step, way)
