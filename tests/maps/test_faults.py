@@ -8,13 +8,14 @@ import os
 import threading
 import tracemalloc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fast_dag import DAG, ExecutionError, ItemError, TimeoutError
+from fast_dag import DAG, ExecutionError, ItemError, Limits, TimeoutError
 from tests.concurrency.support import wait_until
 from tests.leaks import Births, without_collector
 from tests.patience import LONG, timeouts
@@ -188,6 +189,51 @@ def test_the_failure_of_another_node_cancels_the_map(way: str) -> None:
     assert run.status == "failed"
     assert list(run.errors) == ["boom"]
     assert run.statuses["f"] == "cancelled"
+
+
+@pytest.mark.parametrize("way", OWN_AT_ONCE)
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_into_is_told_when_another_node_fails_before_an_item_has_begun(way: str, kind: str) -> None:
+    begun, taken, free = threading.Event(), threading.Event(), threading.Event()
+    limits = Limits(unit=1)
+    holder = DAG("holder", limits=limits)
+    holder.add_node("hold", lambda: taken.set() or free.wait(LONG), uses="unit")
+    told: list[str] = []
+
+    def into(results: Any) -> Any:
+        begun.set()
+        try:
+            return list(results)
+        except RuntimeError as error:
+            told.append(str(error))
+            raise
+
+    async def into_async(results: Any) -> Any:
+        begun.set()
+        try:
+            return [each async for each in results]
+        except RuntimeError as error:
+            told.append(str(error))
+            raise
+
+    def boom() -> None:
+        assert begun.wait(LONG)
+        raise ValueError
+
+    into_here: Any = into if kind == "sync" else into_async
+    page = DAG("page").add_node("f", lambda x: x, over="x", uses="unit", into=into_here)
+    dag = DAG("outer", limits=limits).add_node("page", page).add_node("boom", boom)
+    with ThreadPoolExecutor(1) as other:
+        held = other.submit(holder.run)
+        assert taken.wait(LONG)
+        try:
+            run = EXECUTE[way](dag, x=[1, 2], max_workers=3)
+        finally:
+            free.set()
+        held.result()
+    assert list(run.errors) == ["boom"]
+    assert run.statuses["page"] == "cancelled"
+    assert told == ["map 'f' was cut short"]
 
 
 # Names in deep places.
