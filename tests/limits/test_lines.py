@@ -108,6 +108,27 @@ def test_claim_that_leaves_the_line_lets_others_pass() -> None:
     small.claim.give_back()
 
 
+def test_claims_that_were_passed_over_get_units_when_another_of_their_group_asks_again() -> None:
+    limits, group = Limits(db=1), object()
+    holder = Waiting(limits, db=1)
+    first, second, third = (Waiting(limits, db=1) for _ in range(3))
+    for each in (first, second, third):
+        each.claim.group = group
+    holder.claim.give_back()
+    first.claim.give_back(passes_over=group)  # no slot is free
+    third.claim.give_back()  # it leaves the line, and the second gets what the first gave back
+    assert second.claim.is_held
+    assert not first.claim.take(first.tell)  # there is a slot now, and no unit
+    second.claim.give_back(passes_over=group)
+    assert not first.claim.is_held
+    assert not second.claim.take()  # there is a slot for it, too, but the first comes first
+    assert not second.claim.take(second.tell)
+    assert first.claim.is_held
+    first.claim.give_back()
+    assert second.claim.is_held
+    second.claim.give_back()
+
+
 def test_claim_that_waits_rises_by_one_priority_in_30_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -331,8 +331,6 @@ class Claim:
             is_next = _is_next(self, now)
             if is_next:
                 _grant(self)
-                # Those behind it may have been passed over while it had no slot.
-                granted = _granted([units for units, _ in self.wants if units.line])
             elif callback is None:
                 _leave_line(self)
                 return False
@@ -340,10 +338,11 @@ class Claim:
                 self._callback, self._state = callback, _WAITS
                 if not all(units.gives_back for units, _ in self.wants):
                     _keep_time()
-                return False
+            # Others of its group may have been passed over while it had no slot.
+            granted = _granted([units for units, _ in self.wants if units.line])
         for each in granted:
             each()
-        return True
+        return is_next
 
     def wait(self) -> None:
         """Take all units, in this thread, which waits until they are there."""
