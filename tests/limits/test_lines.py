@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fast_dag import Limits, Rate
+from fast_dag import DAG, Limits, Rate
 from fast_dag.run import limits as module
 from fast_dag.run.limits import RISES_IN, Claim
-from tests.patience import LONG
+from tests.patience import LONG, timeouts
 from tests.properties import tries
 
 
@@ -291,3 +291,50 @@ def test_units_of_a_rate_that_nothing_was_begun_with_come_back() -> None:
     assert again.take()
     again.give_back()
     assert not claim(limits, api=1).take()
+
+
+class LateLock:
+    """The lock of the limits, for which one thread comes late: another one is served first."""
+
+    def __init__(self) -> None:
+        self.is_late, self._another = False, threading.Event()
+        self._left: dict[int, int] = {}  # how often a thread is in time still
+        self._lock = module._lock
+
+    def next_but_one(self) -> None:
+        """This thread comes late the next time but one."""
+        self._left[threading.get_ident()] = 1
+
+    def __enter__(self) -> None:
+        if self._left.get(threading.get_ident()) == 0:
+            self.is_late = True
+            assert self._another.wait(LONG)
+        self._lock.acquire()
+
+    def __exit__(self, *args: object) -> None:
+        self._lock.release()
+        left = self._left.get(threading.get_ident())
+        if left is not None:
+            self._left[threading.get_ident()] = left - 1
+        elif self.is_late:
+            self._another.set()
+
+
+def test_node_whose_run_ends_just_before_it_stands_in_line_takes_no_units(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for timeout in timeouts():
+        limits, lock = Limits(db=1), LateLock()
+        monkeypatch.setattr(module, "_lock", lock)
+        holder = claim(limits, db=1)
+        assert holder.take()
+        dag = DAG("late", limits=limits)
+        # The thread of `first` goes on with `second`, which asks for the unit, then stands in line.
+        dag.add_node("first", lock.next_but_one).add_node("second", lambda: None, uses="db")
+        dag.connect("first", "second")
+        assert dag.execute(mode="parallel", timeout=timeout).status == "timed_out"
+        monkeypatch.undo()
+        if lock.is_late:
+            break
+    holder.give_back()
+    assert limits._units["db"].free == 1

@@ -1002,6 +1002,8 @@ class Dispatcher:
                 jobs.extend(reversed(self._picked()))
         if claim.take(wake):
             self.wake(job)
+        if job.claim is claim and (self.over or wake.job is None):
+            claim.give_back()  # the job was ended just before that, so that nobody else does it
 
     def _hold(self, job: Job) -> None:
         """A job has its units: they belong to the call that it makes next."""
