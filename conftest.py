@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import compileall
 import gc
+from collections import Counter
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies
@@ -35,6 +38,24 @@ DOCTESTS = {
     "src/fast_dag/store/codec.py": "cloudpickle",
 }
 collect_ignore = [path for path, package in DOCTESTS.items() if is_missing(package)]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the library once, not in each of the hundreds of programs that the tests start."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(__file__).parent / "src", quiet=1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are left out by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make long tests of all but one in so many parameters of a test that is marked so."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if mark := item.get_closest_marker("one_in"):
+            test = item.nodeid.partition("[")[0]
+            if seen[test] % mark.args[0]:
+                item.add_marker("stress")
+            seen[test] += 1
 
 
 def pytest_collection_finish() -> None:

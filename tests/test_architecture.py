@@ -23,6 +23,7 @@ PACKAGE = ROOT / "src" / "fast_dag"
 SLOW = {"asyncio", "concurrent", "dataclasses", "inspect", "logging", "multiprocessing", "typing"}
 SLOW_OR_OPTIONAL = (
     *SLOW,
+    "_ast",
     "contextlib",
     "difflib",
     "hashlib",

@@ -344,6 +344,7 @@ def wide_dag(nodes):
     return dag
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("mode", OWN)
 @pytest.mark.parametrize("make", [lambda array: array, pd.DataFrame], ids=["array", "frame"])
 def test_a_large_input_is_digested_once_for_all_nodes(make, mode):
@@ -526,6 +527,7 @@ def constant(x):
     return 1
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("where", ["memory", "shared"])
 @pytest.mark.parametrize("mode", OWN)
 @pytest.mark.parametrize("make", SURPRISES.values(), ids=SURPRISES)

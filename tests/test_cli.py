@@ -859,6 +859,18 @@ def test_show_prints_pictures_as_text(cli: Cli) -> None:
     assert cli("show", "game.py", "--dot").out.startswith("digraph")
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [["--svg", "--dot"], ["--dot", "--json"], ["--mermaid", "--dot", "--svg"]],
+    ids=" ".join,
+)
+def test_show_prints_one_format(cli: Cli, asked: list[str]) -> None:
+    refused = cli("show", "flows.py:dag", *asked)
+    assert refused.code == 2
+    assert all(option in refused.out + refused.err for option in ("show prints one format", *asked))
+    assert "<svg" not in refused.out
+
+
 def test_show_describes_as_json(cli: Cli) -> None:
     data = cli("show", "several.py:outer", "--json").json
     assert data["inputs"] == ["x"]
@@ -1012,6 +1024,7 @@ def until(stream: Any, line: str) -> None:
     raise AssertionError(f"it never printed {line!r}")
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "number",
@@ -1163,6 +1176,7 @@ def test_json_has_everything_in_every_encoding(cli: Cli, encoding: str) -> None:
     assert data["statuses"].keys() == {"→é", "↓"}
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "option",
     [
@@ -1283,6 +1297,7 @@ def through_shell(cli: Cli, words: str, shell: str = "sh") -> Done:
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 
 
+@pytest.mark.one_in(3)
 @needs_full
 @pytest.mark.parametrize(
     ("words", "code"),
@@ -1304,6 +1319,7 @@ def test_full_stdout_is_told_in_a_line(cli: Cli, words: str, code: int) -> None:
     assert done.err.endswith(lost if code else ""), done
 
 
+@pytest.mark.one_in(4)
 @needs_full
 @pytest.mark.parametrize("to", ["2> /dev/full", "2>&-"])
 @pytest.mark.parametrize(
@@ -1503,6 +1519,7 @@ def test_shell_completes_commands_options_and_files(cli: Cli) -> None:
     assert completed("fast-dag run sh") == ["file,sh"]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import UserDict
+from typing import Any
 
 import pytest
 
-from fast_dag import DAG, ConditionalReturn, Context, SelectReturn, ValidationError
+from fast_dag import DAG, ConditionalReturn, Context, FSMContext, SelectReturn, ValidationError
 
 
 def test_new_context_is_empty() -> None:
@@ -108,6 +110,34 @@ def test_from_dict_may_lack_parts() -> None:
 def test_from_dict_refuses_what_it_does_not_know() -> None:
     with pytest.raises(ValidationError, match="'result'"):
         Context.from_dict({"result": {}})
+
+
+@pytest.mark.parametrize("kind", [Context, FSMContext])
+@pytest.mark.parametrize("name", ["results", "metadata", "metrics"])
+@pytest.mark.parametrize("given", [5, "text", [("a", 1)]])
+def test_what_is_no_dictionary_is_refused(kind: Any, name: str, given: object) -> None:
+    for make in (lambda: kind(**{name: given}), lambda: kind.from_dict({name: given})):
+        with pytest.raises(ValidationError) as caught:
+            make()
+        assert str(caught.value) == f"{name} of a Context is a dictionary, not {given!r}"
+
+
+@pytest.mark.parametrize("kind", [Context, FSMContext])
+def test_from_dict_refuses_what_is_no_mapping(kind: Any) -> None:
+    with pytest.raises(ValidationError, match=r"Context.from_dict takes a mapping, not 5"):
+        kind.from_dict(5)
+
+
+def test_history_that_is_no_list_is_refused() -> None:
+    for make in (lambda: FSMContext(state_history=5), lambda: FSMContext(state_history="on")):
+        with pytest.raises(ValidationError, match=r"state_history is a list of states, not "):
+            make()
+
+
+def test_a_mapping_that_can_be_changed_does() -> None:
+    context = Context(metadata=UserDict(user="ada"))
+    DAG("d").add_node("f", lambda context: context.metadata["user"]).run(context=context)
+    assert context["f"] == "ada"
 
 
 def test_metrics_of_ones_own_stay() -> None:

@@ -76,6 +76,7 @@ NEEDED = {
 }
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -163,6 +164,7 @@ def test_log_of_a_run_is_json_and_its_report_a_page(tmp_path: Path) -> None:
     assert (tmp_path / "run.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.needs("yaml")
 @pytest.mark.parametrize(
     ("arguments", "status"),

@@ -129,6 +129,7 @@ plain_wraps = pytest.mark.parametrize("wrap", PLAIN, ids=lambda wrap: wrap.__nam
 # Up to the limit.
 
 
+@pytest.mark.one_in(5)
 @in_all_modes
 def test_deepest_workflow_runs_in_every_mode(mode: str, wrap: Wrap) -> None:
     workflow = deep(wrap)
@@ -137,6 +138,7 @@ def test_deepest_workflow_runs_in_every_mode(mode: str, wrap: Wrap) -> None:
     assert run[PATH] == 0.25
 
 
+@pytest.mark.one_in(5)
 @in_all_modes
 def test_failure_in_the_deepest_workflow_is_told_by_its_path(mode: str, wrap: Wrap) -> None:
     workflow = deep(wrap)
@@ -155,6 +157,7 @@ def test_deepest_workflow_is_watched(wrap: Wrap) -> None:
     assert told.count(PATH) == 2
 
 
+@pytest.mark.one_in(3)
 @all_wraps
 def test_deepest_workflow_and_its_run_are_drawn_and_reported(wrap: Wrap) -> None:
     workflow = deep(wrap)
@@ -194,6 +197,7 @@ def test_deepest_workflow_is_pickled_and_copied_deeply(wrap: Wrap) -> None:
         assert twin.run(x=4) == 0.25
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.needs("yaml")
 @pytest.mark.parametrize("wrap", [*PLAIN, with_timeouts, in_caches], ids=lambda wrap: wrap.__name__)
 def test_deepest_workflow_goes_into_files_and_back(wrap: Wrap) -> None:

@@ -128,6 +128,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.needs("IPython")
 @pytest.mark.parametrize(("name", "frames", "words"), MISTAKES)
 def test_traceback_of_a_mistake_has_the_frames_of_the_user_only(

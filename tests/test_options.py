@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fast_dag import DAG, FSM, InvalidNodeError, Node
+from fast_dag import DAG, FSM, InvalidNodeError, Node, ValidationError
 from fast_dag.define import options
 from fast_dag.define.options import CACHE_OPTIONS, OPTIONS, Option
 from tests.behaviour.support import Index
@@ -183,3 +185,44 @@ def test_start_shows_the_options_of_run() -> None:
     shown = inspect.signature(FSM.start)
     assert "max_cycles" in shown.parameters
     assert shown.return_annotation == "Machine"
+
+
+PARTS = {"run_from": {"node", "run"}, "run_until": {"node"}, "run_between": {"start", "end", "run"}}
+MACHINES = {"start": {"on_step"}, "restore": {"snapshot", "on_step", "check_name"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "own"),
+    [
+        *[(DAG, name + end, own) for name, own in PARTS.items() for end in ("", "_async")],
+        *[(FSM, name, own) for name, own in MACHINES.items()],
+    ],
+)
+def test_other_ways_to_run_show_the_options_of_run_that_they_take(
+    kind: Any, name: str, own: set[str]
+) -> None:
+    of_run = inspect.signature(kind.run_async if name.endswith("_async") else kind.run).parameters
+    shown = dict(inspect.signature(getattr(kind, name)).parameters)
+    assert own <= shown.keys()
+    for each in own:
+        del shown[each]
+    of_stores = {"store", "run_id", "rerun", "tags", "on_change", "renamed"}
+    lacking = of_stores | {"resume"} if kind is DAG else set()
+    assert list(shown.items()) == [item for item in of_run.items() if item[0] not in lacking]
+
+
+def test_wrong_options_of_parts_and_restored_machines_are_refused() -> None:
+    dag = DAG("d").add_node("a", lambda: 1).add_node("b", lambda x: x).connect("a", "b")
+    dag.run()
+    fsm = FSM("m", initial_state="a").add_terminal_state("a", lambda: 1)
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: dag.run_from("b", mode="parralel"), "mode is one of"),  # type: ignore[arg-type]
+        (lambda: dag.run_until("b", max_worker=2), "'max_worker' (did you mean 'max_workers'?)"),
+        (lambda: dag.run_between("a", "b", timeout="5"), "timeout"),  # type: ignore[arg-type]
+        (lambda: dag.run_from("b", run=5), "run= is an earlier Run"),  # type: ignore[arg-type]
+        (lambda: fsm.restore(fsm.start().snapshot(), max_cycles="9"), "max_cycles"),  # type: ignore
+        (lambda: fsm.restore(fsm.start().snapshot(), modes="async"), "'modes' (did you mean"),
+    ]
+    for call, told in calls:
+        with pytest.raises(ValidationError, match=re.escape(told)):
+            call()

@@ -86,6 +86,7 @@ def test_order_is_paid_in_parts_and_shipped_by_separate_processes(tmp_path: Path
     ]
 
 
+@pytest.mark.stress
 def test_payment_that_the_bank_did_not_answer_is_made_by_a_later_process(tmp_path: Path) -> None:
     told(tmp_path, "new", "Ada", "30")
     assert refused(tmp_path, "retry", "1") == "order 1 has nothing to be retried"
@@ -100,6 +101,7 @@ def test_payment_that_the_bank_did_not_answer_is_made_by_a_later_process(tmp_pat
     assert told(tmp_path, "retry", "1", "--bank-fails", "2") == "order 1: paid"
 
 
+@pytest.mark.stress
 def test_third_declined_payment_cancels_the_order(tmp_path: Path) -> None:
     told(tmp_path, "new", "Ada", "30")
     told(tmp_path, "pay", "1", "5")
@@ -112,6 +114,7 @@ def test_third_declined_payment_cancels_the_order(tmp_path: Path) -> None:
     assert "(the number of the card is wrong)" in told(tmp_path, "show", "1")
 
 
+@pytest.mark.stress
 def test_commands_say_what_they_cannot_use(tmp_path: Path) -> None:
     assert told(tmp_path / "none", "list") == ""
     for command in (("pay", "7", "1"), ("ship", "7"), ("retry", "7"), ("show", "7")):
@@ -127,6 +130,7 @@ def test_commands_say_what_they_cannot_use(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
+@pytest.mark.stress
 def test_broken_order_is_told_of_and_does_not_hide_the_others(tmp_path: Path) -> None:
     for name in ("Ada", "Бо\nb", "Cy"):
         told(tmp_path, "new", name, "1")

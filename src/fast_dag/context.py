@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, MutableMapping
 from threading import Lock
 
-from fast_dag.errors import ValidationError
+from fast_dag.errors import ValidationError, names
 from fast_dag.returns import from_data, to_data
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from typing import Any, Protocol, Self, TypeVar
 
     from fast_dag.run.machine_state import MachineState
@@ -36,7 +37,8 @@ class Context:
     metrics:
         What the engine measured, in seconds and counts; built when you read it.
 
-    A Context serves one run at a time. `get`, `set`, `in` and `[]` work on the results.
+    A Context serves one run at a time. `get`, `set`, `in` and `[]` work on the results. What is no
+    dictionary raises ValidationError.
 
     >>> context = Context(metadata={"user_id": "123"})
     >>> context.set("load", [1, 2])
@@ -44,6 +46,7 @@ class Context:
     (True, [1, 2], {})
     """
 
+    _PARTS: frozenset[str] = frozenset({"results", "metadata", "metrics"})
     _record: Recorded | None = None  # of the run that it serves, else of the last one
     _own_run_id: str | None = None
     _keeper: Callable[[str, Any], object] | None = None  # of a run with a store
@@ -54,9 +57,9 @@ class Context:
         metadata: dict[str, Any] | None = None,
         metrics: dict[str, Any] | None = None,
     ) -> None:
-        self.results: dict[str, Any] = {} if results is None else results
-        self.metadata: dict[str, Any] = {} if metadata is None else metadata
-        self._metrics: dict[str, Any] = {} if metrics is None else metrics
+        self.results: dict[str, Any] = {} if results is None else _dict_of("results", results)
+        self.metadata: dict[str, Any] = {} if metadata is None else _dict_of("metadata", metadata)
+        self._metrics: dict[str, Any] = {} if metrics is None else _dict_of("metrics", metrics)
         self._in_use = Lock()
 
     @property
@@ -114,15 +117,15 @@ class Context:
         >>> Context.from_dict({"results": {"a": 1}})["a"]
         1
         """
-        unknown = set(data) - {"results", "metadata", "metrics"}
+        if not isinstance(data, Mapping):
+            raise ValidationError(f"{cls.__name__}.from_dict takes a mapping, not {data!r}")
+        unknown = set(data) - cls._PARTS
         if unknown:
-            raise ValidationError(
-                f"Context.from_dict takes results, metadata and metrics, not {sorted(unknown)}"
-            )
-        copies = {key: dict(value) for key, value in data.items()}
-        for name, value in copies.get("results", {}).items():
-            copies["results"][name] = from_data(value)
-        return cls(**copies)
+            takes = names(sorted(cls._PARTS))
+            raise ValidationError(f"{cls.__name__}.from_dict takes {takes}, not {names(unknown)}")
+        state = cls(**data)._state_now()
+        state["results"] = {name: from_data(value) for name, value in state["results"].items()}
+        return again(cls, state)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(results={list(self.results)!r}, metadata={self.metadata!r})"
@@ -174,6 +177,13 @@ class Context:
         self._in_use.release()
 
 
+def _dict_of(name: str, value: Any) -> Any:
+    """One of a Context's dictionaries, which may be another mapping that can be changed."""
+    if type(value) is not dict and not isinstance(value, MutableMapping):  # which takes longer
+        raise ValidationError(f"{name} of a Context is a dictionary, not {value!r}")
+    return value
+
+
 class FSMContext(Context):
     """The Context of a machine. Its results are the latest result of each state.
 
@@ -192,6 +202,8 @@ class FSMContext(Context):
     (0, ['on', 'off'])
     """
 
+    _PARTS = Context._PARTS | {"state_history"}
+
     def __init__(
         self,
         results: dict[str, Any] | None = None,
@@ -200,6 +212,8 @@ class FSMContext(Context):
         state_history: list[str] | None = None,
     ) -> None:
         super().__init__(results, metadata, metrics)
+        if not isinstance(state_history, (list, tuple, type(None))):
+            raise ValidationError(f"state_history is a list of states, not {state_history!r}")
         self._history = [] if state_history is None else state_history
         self._state: MachineState | None = None
 
@@ -223,15 +237,6 @@ class FSMContext(Context):
 
     def _state_now(self) -> dict[str, Any]:
         return {**super()._state_now(), "state_history": list(self.state_history)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The FSMContext that `to_dict` described."""
-        context = super().from_dict(
-            {key: value for key, value in data.items() if key != "state_history"}
-        )
-        context._history = list(data.get("state_history", ()))
-        return context
 
 
 def again(kind: type[K], state: dict[str, Any]) -> K:

@@ -7,7 +7,15 @@ from fast_dag._fields import Fields
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, Protocol
+
+    class State(Protocol):
+        """The node of a state. (A member of an Enum has a `name`, too, but is no state.)"""
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def signature(self) -> object: ...
 
 
 class ConditionalReturn(Fields):
@@ -89,7 +97,7 @@ class FSMReturn(Fields):
     Parameters
     ----------
     next_state:
-        The name of the next state; None if the declared transitions choose it.
+        The next state, or its name; None if the declared transitions choose it.
     value:
         The state's value, which the next state is given.
     stop:
@@ -103,7 +111,7 @@ class FSMReturn(Fields):
     __match_args__ = ("next_state", "value", "stop")
 
     def __init__(
-        self, next_state: str | None = None, value: Any = None, stop: bool = False
+        self, next_state: str | State | None = None, value: Any = None, stop: bool = False
     ) -> None:
         self.next_state = next_state
         self.value = value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Annotated, Optional
 
 import fast_dag
 from fast_dag import Context
@@ -17,6 +17,10 @@ def by_bar(c: Context | None = None):
 
 
 def by_optional(c: Optional[Context]):  # noqa: UP045
+    return c.metadata["user"]
+
+
+def by_annotated(c: Annotated[Context | None, 1] = None):
     return c.metadata["user"]
 
 
@@ -48,6 +52,7 @@ FORMS = [
     by_class,
     by_bar,
     by_optional,
+    by_annotated,
     by_quoted_name,
     by_quoted_optional,
     by_dotted_name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 if TYPE_CHECKING:
     import fast_dag
@@ -25,6 +25,18 @@ def by_bar_reversed(c: None | Context = None):
 
 
 def by_optional(c: Optional[Context]):  # noqa: UP045
+    return c.metadata["user"]
+
+
+def by_annotated(c: Annotated[Context, "the run's", [1]]):
+    return c.metadata["user"]
+
+
+def by_annotated_optional(c: Annotated[Optional[Context], 1]):  # noqa: UP045
+    return c.metadata["user"]
+
+
+def by_annotated_or_none(c: Annotated[fd.Context, 1] | None = None):
     return c.metadata["user"]
 
 
@@ -56,14 +68,25 @@ def as_mapping(c: dict[str, Context]):
     return c
 
 
+def annotated_with_a_context(c: Annotated[Rows, Context]):
+    return c
+
+
+def annotated_or_list(c: Annotated[Context, 1] | list[int]):
+    return c
+
+
 FORMS = [
     by_class,
     by_bar,
     by_bar_reversed,
     by_optional,
+    by_annotated,
+    by_annotated_optional,
+    by_annotated_or_none,
     by_quoted_name,
     by_dotted_name,
     by_short_name,
     beside_others,
 ]
-ORDINARY = [as_rows, as_list, as_mapping]
+ORDINARY = [as_rows, as_list, as_mapping, annotated_with_a_context, annotated_or_list]

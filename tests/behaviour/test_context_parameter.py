@@ -2,7 +2,7 @@
 """Which parameters the engine fills with the Context."""
 
 import functools
-from typing import Any, Optional, Union
+from typing import Annotated, Any, Optional, Union
 
 import pytest
 
@@ -52,6 +52,18 @@ def by_string_with_bar(c: "Context | None"):
 
 
 def by_optional_string(c: Optional["Context"]):
+    return c.metadata["user"]
+
+
+def by_annotated(c: Annotated[Context, "the run's"]):
+    return c.metadata["user"]
+
+
+def by_annotated_optional(c: Annotated[Optional["Context"], 1, 2] = None):
+    return c.metadata["user"]
+
+
+def by_annotated_or_none(c: Annotated[OurContext, 1] | None = None):
     return c.metadata["user"]
 
 
@@ -123,6 +135,9 @@ FORMS = {
         by_bar_reversed,
         by_string_with_bar,
         by_optional_string,
+        by_annotated,
+        by_annotated_optional,
+        by_annotated_or_none,
         by_subclass,
         by_bare_name,
         by_bare_name_with_default,
@@ -145,6 +160,7 @@ FORMS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("form", FORMS)
 def test_context_is_filled_by_the_engine(run: Any, form: str) -> None:
     dag = DAG("d").add_node("f", FORMS[form])
@@ -180,6 +196,14 @@ def list_of_contexts(c: list[Context]):
     return c
 
 
+def annotated_with_a_context(c: Annotated[dict, Context]):
+    return c
+
+
+def annotated_list_of_contexts(c: Annotated[list[Context], 1]):
+    return c
+
+
 def context_or_text(c: Context | str):
     return c
 
@@ -190,6 +214,8 @@ ORDINARY = [
     context_as_string,
     name_without_annotation,
     list_of_contexts,
+    annotated_with_a_context,
+    annotated_list_of_contexts,
     context_or_text,
     *context_as_text.ORDINARY,
     *context_for_checkers.ORDINARY,

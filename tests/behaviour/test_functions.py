@@ -76,6 +76,7 @@ KINDS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_callable_of_any_kind_is_a_node(run: Any, kind: str) -> None:
     func, values, expected = KINDS[kind]

@@ -592,6 +592,7 @@ def test_input_of_that_name_is_given_as_a_mapping(run: Any) -> None:
 # Large graphs.
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.same_process
 def test_run_of_thousands_of_nodes_goes_on(execute: Any, calls: Calls) -> None:
     dag = DAG("large").add_node("n0", lambda: 0)

@@ -16,6 +16,7 @@ import pytest
 from fast_dag import DAG, Context, ExecutionError, ValidationError
 from fast_dag.errors import MissingResultError
 from tests.behaviour.support import BoomError, Undecided
+from tests.concurrency.support import wait_until
 
 
 class Same:
@@ -338,7 +339,8 @@ def test_deleting_a_result_frees_it(run: Any) -> None:
 
     def look():
         gc.collect()
-        return alive[-1]() is None
+        wait_until(lambda: alive[-1]() is None)  # another thread may be on its way back
+        return True
 
     dag = DAG("d").add_node("make", make).add_node("use", use).add_node("free", free)
     dag.add_node("pause", lambda: None).add_node("look", look)

@@ -77,6 +77,7 @@ everywhere = pytest.mark.parametrize("way", EVERYWHERE)
 styles = pytest.mark.parametrize("style", STYLES)
 
 
+@pytest.mark.one_in(3)
 @everywhere
 @styles
 @pytest.mark.parametrize("func", [double, double_later])

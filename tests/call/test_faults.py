@@ -60,6 +60,7 @@ def needs_two() -> NoReturn:
     raise NeedsTwoError(404, "not found")
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("func", "told"),
     [(unpicklable, "has a lock"), (needs_two, "404: not found"), (mute, "MuteError")],
@@ -77,6 +78,7 @@ def test_exceptions_that_do_not_travel_are_told_all_the_same(
         run.raise_for_error()
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "error",
     [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), LeavesError()],
@@ -140,6 +142,7 @@ def test_what_is_no_exception_comes_through_from_anything_around_a_node(
 VALUES: list[Any] = [None, np.arange(3), ValueError("a value"), StopIteration(3), float("nan")]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("around", [{}, {"retry": 1}], ids=["plain", "retry"])
 def test_any_value_is_a_result_like_others(
@@ -280,6 +283,7 @@ def double(x: int) -> int:
     return 2 * x
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("method", ["get", "set"])
 def test_a_backend_that_fails_fails_no_node_and_is_told_once(
     execute: Callable[..., Run], method: str
@@ -324,6 +328,7 @@ def test_a_backend_that_fails_to_forget_says_so() -> None:
         dag.invalidate_cache("double", x=1)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "entry",
     [

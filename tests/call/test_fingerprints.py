@@ -522,6 +522,7 @@ def test_functions_in_containers_count_without_a_source() -> None:
     assert keys_of(define("2 * x")) != keys_of(define("3 * x"))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("target", ["Taxes.rate", "rate.of", "Taxes.low, rate.of"])
 def test_attributes_that_a_module_sets_on_its_classes_and_functions_count(
     tmp_path: Path, target: str
@@ -587,6 +588,7 @@ def other_pythons() -> list[str]:
     return [sys.executable, *found]
 
 
+@pytest.mark.stress
 def test_every_python_makes_the_same_key(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "helpers.py").write_text(HELPERS)

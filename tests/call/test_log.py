@@ -361,6 +361,7 @@ def test_level_is_asked_anew_for_each_run(caplog: pytest.LogCaptureFixture) -> N
     assert counts == [0, 1, 5, 0]
 
 
+@pytest.mark.one_in(3)
 @everywhere
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
 def test_handler_that_raises_harms_nothing(

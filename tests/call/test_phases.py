@@ -105,6 +105,7 @@ SETS_OF_HOOKS = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("cached", [False, True], ids=["uncached", "cached"])
 def test_phases_come_in_order(execute: Execute, cached: bool, is_async: bool) -> None:
@@ -657,6 +658,7 @@ def test_hooks_and_attempts_of_one_call_share_their_contextvars(
 # Late results.
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("mode", OWN)
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync hooks", "async hooks"])
 def test_a_late_result_reaches_neither_results_nor_cache_nor_hooks(

@@ -292,6 +292,7 @@ HUGE: list[Any] = [10**400, 1e300, float("inf")]
 """More than any clock can tell, each in its own way."""
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("huge", HUGE, ids=["int", "float", "inf"])
 def test_waits_of_any_length_leave_the_error_as_it_is(
@@ -313,6 +314,7 @@ def test_waits_of_any_length_leave_the_error_as_it_is(
         assert func.calls == options["retry"] + 1
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("huge", HUGE, ids=["int", "float", "inf"])
 @pytest.mark.parametrize("mode", HERE)
 def test_a_wait_of_any_length_is_waited_until_the_run_ends(mode: str, huge: Any) -> None:
@@ -342,6 +344,7 @@ def _waits_nested(flaky: Flaky, **options: Any) -> Any:
     return DAG("outer").add_node("sub", _waits_alone(flaky, **options))
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("huge", HUGE, ids=["int", "float", "inf"])
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("mode", HERE)

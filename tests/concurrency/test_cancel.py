@@ -183,6 +183,7 @@ async def _uncancelled(options: dict[str, Any]) -> int:
     return len(watched.events)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "options",
     [{}, {"max_workers": 1}, {"max_workers": 2, "mode": "parallel"}, {"timeout": LONG}],
@@ -448,6 +449,7 @@ INTERRUPTIONS = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("mode", "holds"), INTERRUPTIONS)
 def test_keyboard_interrupt_ends_a_run_promptly(mode: str, holds: str, tmp_path: Any) -> None:
     program = tmp_path / "program.py"
@@ -740,6 +742,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     ("kind", "presses"),
     [
@@ -805,6 +808,7 @@ def test_ctrl_c_after_a_while_is_raised_in_an_observer_that_hangs() -> None:
 # SystemExit and KeyboardInterrupt that nodes raise.
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("way", EVERYWHERE, indirect=True)
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])

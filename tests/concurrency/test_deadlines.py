@@ -365,6 +365,7 @@ def test_a_timeout_error_of_the_users_own_is_an_ordinary_failure(way: Way) -> No
         assert "the server said so" in str(run.errors[name])
 
 
+@pytest.mark.one_in(2)
 @everywhere
 def test_each_attempt_has_the_time_of_its_own(way: Way) -> None:
     """Two attempts that are late, and a third that is not."""

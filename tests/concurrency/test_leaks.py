@@ -100,6 +100,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "options",
     [
@@ -122,6 +123,7 @@ def test_values_of_a_finished_run_are_freed_without_the_collector(
         wait_until(lambda: births.alive() <= 1)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("mode", HERE)
 @pytest.mark.parametrize("shape", ["chain", "hooked", "nested"])
 def test_values_of_a_finished_durable_run_are_freed_without_the_collector(
@@ -141,6 +143,7 @@ def numbered(births: Births) -> DAG:
     return dag.connect("load", "first").connect("first", "last")
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("is_nested", [False, True], ids=["", "nested"])
 @pytest.mark.parametrize("way", ["run_from", "resume"])
 @pytest.mark.parametrize("mode", HERE)
@@ -181,6 +184,7 @@ def test_a_failure_keeps_no_values_of_the_run_that_it_went_on_from(mode: str, wa
     wait_until(lambda: gc.collect() >= 0 and births.alive() <= 1)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("options", [{}, {"timeout": FOR_EVER}], ids=["", "timeout"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_loop_keeps_neither_timers_nor_values_of_the_runs_that_it_had(

@@ -51,6 +51,7 @@ def test_a_fast_branch_ends_while_its_slow_sibling_is_held(way: Way) -> None:
     assert way(dag, max_workers=2) == ("slow", 4)
 
 
+@pytest.mark.one_in(2)
 @overlapping
 @pytest.mark.parametrize("held", ["first", "second"])
 def test_a_node_starts_the_moment_its_own_inputs_are_there(way: Way, held: str) -> None:
@@ -547,6 +548,7 @@ def chains(width: int, length: int) -> DAG:
     return dag
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("options", [{}, {"max_workers": 50}], ids=["tasks", "dispatcher"])
 @pytest.mark.parametrize("kind", ["map", "chains", "runs"])
 def test_async_functions_that_never_wait_leave_time_to_others_on_the_loop(

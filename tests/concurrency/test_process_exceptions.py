@@ -261,6 +261,7 @@ def test_notes_that_cannot_travel_are_left_out_with_a_note() -> None:
     assert "'__notes__', a tuple" in told
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("mode", MODES_EVERYWHERE)
 @pytest.mark.parametrize("notes", [[1, "text"], ("text",), 5], ids=repr)
 def test_a_run_fails_with_the_error_whatever_its_notes_are(mode: Any, notes: Any) -> None:
@@ -277,6 +278,7 @@ def test_a_run_fails_with_the_error_whatever_its_notes_are(mode: Any, notes: Any
     assert (cause.__notes__[:2] if is_list else cause.__notes__) == notes
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("mode", MODES_EVERYWHERE)
 @pytest.mark.parametrize(
     "make",

@@ -64,6 +64,7 @@ STATE = """
 """
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "command",
     [(), ("-m", "program"), ("-m", "pdb", "-c", "continue", "-c", "quit", "program.py")],
@@ -264,6 +265,7 @@ def test_a_worker_that_is_killed_is_seen_to_be_though_its_children_live(tmp_path
     assert "died" in done.stdout
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_run_in_processes_works_in_a_pool_of_multiprocessing(tmp_path: Path, method: str) -> None:
     done = run(

@@ -668,6 +668,7 @@ def test_a_node_that_is_late_on_an_executor_costs_no_other(executor: Executor, s
     wait_for(ended)  # the executor is the user's: nobody kills what runs there
 
 
+@pytest.mark.one_in(5)
 def test_time_in_the_queue_of_an_executor_is_not_the_nodes(executor: Executor) -> None:
     dag = DAG("queue").add_node("a", lambda: time.sleep(1.5)).add_node("b", lambda: time.sleep(1.5))
     for index in range(4):

@@ -106,6 +106,7 @@ def test_clients_that_disconnect_leave_no_connection_open_and_no_cleanup_undone(
         assert len(cleaned) == 2 * CLIENTS
 
 
+@pytest.mark.stress
 def test_requests_at_the_same_time_share_a_bounded_set_of_threads() -> None:
     before = set(threading.enumerate())
     all_came = asyncio.Event()

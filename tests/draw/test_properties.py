@@ -161,6 +161,7 @@ def many(kind: str) -> DAG:
     return dag
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", ["chain", "fan", "tree", "ladder", "apart"])
 def test_500_nodes_are_drawn(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dag = many(kind)

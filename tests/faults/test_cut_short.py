@@ -402,6 +402,7 @@ def test_a_finished_run_leaves_no_timer_in_the_loop() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.usefixtures("_no_collector")
 @pytest.mark.parametrize("way", MODES)
 @pytest.mark.parametrize("limit", [None, LONG])

@@ -28,6 +28,7 @@ from fast_dag import (
     ValidationError,
 )
 from fast_dag.errors import MissingResultError
+from tests.concurrency.support import wait_until
 from tests.fsm.support import counting, machine
 from tests.patience import LONG, timeouts
 from tests.ways import MODES
@@ -246,6 +247,7 @@ def test_visit_numbers_stay_absolute(run: Any) -> None:
         fsm["tick.10"]
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("most", [999, 1001, 2004])
 def test_a_bounded_history_tells_the_end_of_the_whole_one(run: Any, most: int) -> None:
     whole, last = counting(most), counting(most, keep_history=2)
@@ -782,4 +784,4 @@ def test_values_of_a_machine_are_freed_with_its_run(mode: str) -> None:
     value = ref(run.value)
     del run
     gc.collect()
-    assert value() is None
+    wait_until(lambda: value() is None)  # a shared thread may still be on its way back

@@ -164,7 +164,7 @@ def test_a_return_wins_over_declared_transitions(run: Any) -> None:
 
 def test_a_return_may_name_the_state_itself_by_its_node(run: Any) -> None:
     fsm = FSM("m", initial_state="a", terminal_states=["b"]).add_state("b", lambda x: x)
-    fsm.add_state("a", lambda: FSMReturn(fsm.nodes["b"], 5))  # type: ignore[arg-type]
+    fsm.add_state("a", lambda: FSMReturn(fsm.nodes["b"], 5))
     assert run(fsm) == 5
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fast_dag import DAG, Limits, Rate
+from fast_dag import DAG, Limits, Rate, ValidationError
 from fast_dag.run import limits as module
 from fast_dag.run.limits import RISES_IN, Claim
 from tests.patience import LONG, timeouts
@@ -17,12 +17,11 @@ from tests.properties import tries
 
 
 class Host:
-    """An execution with one node, of that priority."""
+    """An execution with one node, of that priority, which was started in the call of `claim`."""
 
-    claim = None
-
-    def __init__(self, priority: int = 0) -> None:
+    def __init__(self, priority: int = 0, claim: Claim | None = None) -> None:
         self.priority = priority
+        self.claim = claim
 
     def path_of(self, index: int) -> str:
         return "node"
@@ -31,16 +30,18 @@ class Host:
         return self.priority
 
 
-def claim(limits: Limits, priority: int = 0, **uses: int) -> Claim:
+def claim(limits: Limits, priority: int = 0, outer: Claim | None = None, **uses: int) -> Claim:
     wants = [(limits._units[name], count) for name, count in uses.items()]
-    return Claim(wants, Host(priority), 0)
+    return Claim(wants, Host(priority, outer), 0)
 
 
 class Waiting:
     """A claim in line that counts how often it is told of its units."""
 
-    def __init__(self, limits: Limits, priority: int = 0, **uses: int) -> None:
-        self.claim = claim(limits, priority, **uses)
+    def __init__(
+        self, limits: Limits, priority: int = 0, outer: Claim | None = None, **uses: int
+    ) -> None:
+        self.claim = claim(limits, priority, outer, **uses)
         self.told = 0
         self.at_once = self.claim.take(self.tell)
 
@@ -250,6 +251,102 @@ def test_claims_get_what_the_model_gives(happened: list[Any]) -> None:
         assert all(free >= 0 for free in model.free.values())
     for each in claims:
         each.claim.give_back()
+    assert {name: units.free for name, units in limits._units.items()} == UNITS
+    assert not any(units.line for units in limits._units.values())
+
+
+# Inner claims, of runs that were started in the calls of nodes with units.
+
+
+def test_inner_claims_come_before_those_that_may_wait_for_them() -> None:
+    limits = Limits(a=2)
+    holder = Waiting(limits, a=1)
+    large = Waiting(limits, priority=9, a=2)
+    assert not large.has
+    assert Waiting(limits, outer=holder.claim, a=1).has
+
+
+def test_inner_claim_keeps_nothing_from_another() -> None:
+    limits = Limits(a=5)
+    one, other, rest = Waiting(limits, a=1), Waiting(limits, a=2), Waiting(limits, a=1)
+    large = Waiting(limits, outer=one.claim, a=3)
+    small = Waiting(limits, outer=other.claim, a=1)
+    assert not large.has
+    assert small.has
+    rest.claim.give_back()
+    small.claim.give_back()
+    other.claim.give_back()
+    assert large.has
+
+
+def test_claims_that_would_wait_for_each_other_are_refused() -> None:
+    limits = Limits(a=1, b=1)
+    one, other = Waiting(limits, a=1), Waiting(limits, b=1)
+    waits = Waiting(limits, outer=one.claim, b=1)
+    with pytest.raises(ValidationError, match=r"for ever.*in a circle"):
+        Waiting(limits, outer=other.claim, a=1)
+    assert not waits.has
+    other.claim.give_back()
+    assert waits.has
+
+
+inner_events = st.lists(
+    st.one_of(
+        st.tuples(st.just("take"), st.one_of(st.none(), st.integers(0, 40)), wants),
+        st.tuples(st.just("end"), st.integers(0, 40), st.none()),
+    ),
+    max_size=40,
+)
+
+
+@pytest.mark.hypothesis
+@given(inner_events)
+@tries(300)
+def test_no_claim_waits_for_ever_and_no_other_is_refused(happened: list[Any]) -> None:
+    limits = Limits(**UNITS)
+    live: list[Waiting] = []
+
+    def inside(each: Waiting) -> list[Waiting]:
+        return [other for other in live if other.claim.outer is each.claim]
+
+    def end(each: Waiting) -> None:
+        live.remove(each)
+        each.claim.give_back()
+
+    def could_get(new: Claim) -> bool:
+        """Whether it could, were all to end that can, and all to be let pass who come before it."""
+        held = {each.claim for each in live if each.has}
+        waiting = {each.claim for each in live if not each.has and each.claim.outer} | {new}
+        free = {name: units.free for name, units in limits._units.items()}
+        while True:
+            needed = {each.outer for each in held | waiting}
+            done = {each for each in held if each not in needed}
+            for each in done:
+                for units, count in each.wants:
+                    free[units.name] += count
+            held -= done
+            fitting = {
+                each for each in waiting if all(free[u.name] >= count for u, count in each.wants)
+            }
+            if new in fitting:
+                return True
+            waiting -= fitting
+            if not done and not fitting:
+                return False
+
+    for what, value, asked in happened:
+        holders = [each for each in live if each.has]
+        if what == "take":
+            outer = holders[value % len(holders)].claim if value is not None and holders else None
+            try:
+                live.append(Waiting(limits, outer=outer, **asked))
+            except ValidationError:
+                assert outer is not None
+                assert not could_get(claim(limits, outer=outer, **asked))
+        elif idle := [each for each in live if not inside(each)]:
+            end(idle[value % len(idle)])
+    while live:  # else all that is left waits for ever
+        end(next(each for each in live if each.has and not inside(each)))
     assert {name: units.free for name, units in limits._units.items()} == UNITS
     assert not any(units.line for units in limits._units.values())
 

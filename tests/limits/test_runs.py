@@ -25,9 +25,9 @@ from fast_dag import (
     ValidationError,
 )
 from fast_dag.run import limits as module
-from tests.concurrency.support import Tally, wait_for
+from tests.concurrency.support import Tally, wait_for, wait_until
 from tests.patience import LONG, timeouts
-from tests.ways import EXECUTE, HERE
+from tests.ways import AT_ONCE, EXECUTE, HERE
 
 if TYPE_CHECKING:
     pass
@@ -433,6 +433,42 @@ def test_run_inside_of_a_node_that_could_never_get_its_units_fails(mode: str) ->
     assert "'holds'" in told
     outer.replace_node("holds", lambda: 0)
     assert EXECUTE[mode](outer).status == "completed"
+
+
+@pytest.mark.parametrize("mode", AT_ONCE)
+def test_one_of_two_holders_whose_runs_wait_for_each_other_fails(mode: str) -> None:
+    both, limits = threading.Barrier(2), Limits(db=2)
+    inner = DAG("inner", limits=limits).add_node("needs", lambda: 1, uses="db")
+
+    def holds() -> Any:
+        both.wait(LONG)
+        return inner.run()
+
+    outer = DAG("outer", limits=limits)
+    outer.add_node("one", holds, uses="db").add_node("other", holds, uses="db")
+    run = EXECUTE[mode](outer, error_strategy="continue")
+    assert sorted([*run.errors, *run.results]) == ["one", "other"]
+    (error,) = run.errors.values()
+    assert "'needs' would wait for 'db' for ever" in str(error)
+    assert "'one', 'other'" in str(error)
+    assert free(limits) == {"db": 2}
+
+
+@pytest.mark.parametrize("mode", HERE)
+def test_run_inside_of_a_holder_goes_before_who_may_wait_for_that(mode: str) -> None:
+    limits = Limits(db=2)
+    inner = DAG("inner", limits=limits).add_node("needs", lambda: 1, uses="db")
+    large = DAG("large", limits=limits).add_node("all", lambda: 2, uses={"db": 2}, priority=9)
+    with ThreadPoolExecutor(1) as threads:
+
+        def holds() -> tuple[Any, Any]:
+            waiting = threads.submit(large.run)
+            wait_until(lambda: limits._units["db"].line)
+            return inner.run(), waiting
+
+        outer = DAG("outer", limits=limits).add_node("holds", holds, uses="db")
+        value, waiting = EXECUTE[mode](outer).value
+        assert (value, waiting.result(LONG)) == (1, 2)
 
 
 # Definitions.

@@ -25,6 +25,10 @@ everywhere = pytest.mark.parametrize("way", mostly(EVERYWHERE, but={"async", "ex
 here = pytest.mark.parametrize("way", mostly(HERE, but={"async", "executor"}))
 
 
+def divided(x: tuple[Any, float]) -> float:
+    return 1 / x[1]
+
+
 def inverse(x: float) -> float:
     return 1 / x
 
@@ -403,6 +407,7 @@ def test_keys_of_a_mapping_may_be_made_anew(way: str) -> None:
     assert EXECUTE[way](mapped(keys=lambda x: -x), x={"a": 1, "b": 2}).value == {-1: 1, -2: 0.5}
 
 
+@pytest.mark.one_in(3)
 @here
 @pytest.mark.parametrize("on_error", ["fail", "keep", "drop"])
 @pytest.mark.parametrize(
@@ -443,6 +448,29 @@ def test_two_keys_of_one_text_are_asked_for_in_the_result(way: str) -> None:
     assert run.value == {1: 1, "1": 0.5}
     with pytest.raises(KeyError, match=r"run\['f'\]\[key\]"):
         run["f[1]"]
+
+
+@here
+def test_errors_of_keys_of_one_text_are_all_kept(way: str) -> None:
+    dag = DAG("d")
+    dag.map(name="f", over="x", inputs=["x"], keys=lambda x: x[0], on_error="keep")(divided)
+    run = EXECUTE[way](dag, x=[(1, 0), ("1", 0), ("b", 0), ("2", 2), ("'1'", 0)])
+    assert run.errors.keys() == {"f[1]", "f['1']", "f[\"'1'\"]", "f[b]"}
+    assert {*run.items("f").errors} == {1, "1", "b", "'1'"}
+    run = EXECUTE[way](dag, x=[("1", 0), (2, 0), ("b", 0)])
+    assert sorted(run.errors) == ["f[1]", "f[2]", "f[b]"]
+
+
+@here
+def test_errors_inside_of_items_with_keys_of_one_text_are_all_kept(way: str) -> None:
+    inner = DAG("inner").add_node("start", lambda x: [x[1], x[1]])
+    inner.map(name="g", over="x", inputs=["x"], on_error="keep")(lambda x: 1 / x)
+    inner.connect("start", "g")
+    dag = DAG("d")
+    dag.map(inner, name="f", over="x", keys=lambda x: x[0])
+    run = EXECUTE[way](dag, x=[(1, 0), ("1", 0), ("b", 1)])
+    told = ["f['1'].g[0]", "f['1'].g[1]", "f[1].g[0]", "f[1].g[1]"]
+    assert (sorted(run.errors), run.status) == (told, "completed_with_errors")
 
 
 @here
@@ -1048,6 +1076,7 @@ def counting(on_error: str) -> DAG:
     return inner.connect("f", "count")
 
 
+@pytest.mark.one_in(3)
 @everywhere
 @pytest.mark.parametrize(("on_error", "counted"), [("keep", 3), ("drop", 2)])
 def test_an_item_that_is_kept_inside_fails_neither_the_workflow_around_it_nor_its_item(

@@ -80,6 +80,7 @@ def test_each_item_has_its_own_attempts(way: str) -> None:
     assert (caught.value.attempts, caught.value.node_name) == (3, "f[0]")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("way", ["parallel", "process"])
 @pytest.mark.parametrize("hangs", [0, 20, 700, 1998])
 def test_an_item_that_hangs_keeps_no_other_from_ending(
@@ -333,6 +334,7 @@ def test_items_whose_errors_are_not_kept_are_freed_at_once(way: str) -> None:
     del run
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("way", ["sequential", "parallel"])
 def test_an_item_takes_few_bytes(way: str) -> None:
     dag = DAG("bytes", remember=False).add_node("f", lambda x: None, over="x")

@@ -59,6 +59,7 @@ kinds = pytest.mark.parametrize("kind", ["sync", "async", "both"])
 sources = pytest.mark.parametrize("source", [range, lambda n: iter(range(n))], ids=["list", "lazy"])
 
 
+@pytest.mark.one_in(4)
 @here
 @kinds
 @sources

@@ -260,6 +260,7 @@ def check(case: Case, run: Run) -> None:  # noqa: PLR0912  one rule after the ot
 EXAMPLES = {"sequential": 150}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("way", [*HERE, "observed", "one thread"])
 def test_a_map_is_a_loop(way: str) -> None:
@@ -306,6 +307,7 @@ async def square_async(x: int) -> int:
     return x**2
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("way", HERE)
 @pytest.mark.parametrize("func", [lambda x: x**2, square_async], ids=["sync", "async"])

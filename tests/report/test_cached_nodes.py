@@ -39,6 +39,7 @@ def seconds_are_sound(run: Run) -> None:
     assert all(0 <= seconds <= run.metrics["execution_time"] for seconds in run.timings.values())
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("backend", [None, MemoryBackend()], ids=["own", "shared"])
 @pytest.mark.parametrize("cache_key", [None, ["x"], first_key], ids=["inputs", "names", "function"])
 @pytest.mark.parametrize("way", EVERYWHERE)

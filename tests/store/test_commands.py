@@ -141,6 +141,7 @@ def test_node_in_doubt_is_decided_from_the_shell(shell: Shell) -> None:
     assert "by hand" in shell(*run)
 
 
+@pytest.mark.stress
 def test_value_with_a_class_is_shown_if_that_is_allowed(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "teas.py").write_text(
         "from dataclasses import dataclass\nfrom fast_dag import DAG\n"
@@ -153,9 +154,23 @@ def test_value_with_a_class_is_shown_if_that_is_allowed(shell: Shell, tmp_path: 
     assert "Tea(cups=2)" in shell(*show, "--allow", "teas:Tea")
 
 
+def test_the_variable_names_the_store_of_a_run_that_asks_for_one(shell: Shell) -> None:
+    shell("run", "flow.py")
+    shell("run", "flow.py", "--id", "a")
+    (record,) = shell.data("runs", "list")
+    assert record["run_id"] == "a"
+    (shell.path / "lamp.py").write_text(
+        "from fast_dag import FSM\nfsm = FSM('lamp').add_state('on', lambda: 1, initial=True)\n"
+        "fsm.add_terminal_state('on')\n"
+    )
+    assert "--id is for a DAG; 'lamp' is an FSM" in shell("run", "lamp.py", "--id", "b", code=2)
+
+
+@pytest.mark.stress
 def test_mistakes_are_told(shell: Shell) -> None:
     assert "no file" in shell("runs", "list", code=2)
-    assert "--id is for runs with --store" in shell("run", "flow.py", "--id", "a", code=2)
+    told = shell("run", "flow.py", "--id", "a", code=2, FAST_DAG_STORE="")
+    assert "--id is for runs with --store FILE, or with FAST_DAG_STORE" in told
     shell("run", "flow.py", "--store", "runs.db", "--id", "a")
     assert "has no run 'b'" in shell("runs", "show", "b", code=2)
     assert "another" in shell(

@@ -187,6 +187,14 @@ def test_keys_of_one_text_are_different_items(store: Store) -> None:
     assert seen == ["a/pay[b]"]
 
 
+def test_errors_of_keys_of_one_text_are_all_there_again(store: Store) -> None:
+    dag = DAG("keyed")
+    dag.map(name="pay", over="n", inputs=["n"], keys=lambda n: n, on_error="drop")(lambda n: 1 / 0)
+    runs = [dag.execute(store=store, run_id="a", n=[1, "1", "a"]) for _ in range(2)]
+    for run in runs:
+        assert sorted(run.errors) == ["pay['1']", "pay[1]", "pay[a]"]
+
+
 def test_set_without_keys_is_gone_through_as_a_whole(store: Store) -> None:
     inverse = Inverse(4)
     dag = mapped(inverse)

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 from fast_dag import DAG, FSM, Context, FSMReturn, Node
 
 dag = DAG("refused")
@@ -85,6 +87,22 @@ def wrong_options_of_a_run() -> None:
     dag.run_until()  # type: ignore[call-arg]
 
 
+def wrong_options_of_a_part() -> None:
+    dag.run_from("a", mode="sequentiel")  # type: ignore[arg-type]
+    dag.run_from("a", run="earlier")  # type: ignore[arg-type]
+    dag.run_from("a", [1, 2])  # type: ignore[arg-type]
+    dag.run_until("a", max_workers="4")  # type: ignore[arg-type]
+    dag.run_until("a", outputs=1)  # type: ignore[arg-type]
+    dag.run_between("a", 3)  # type: ignore[arg-type]
+    dag.run_between("a", "b", timeout="5 s")  # type: ignore[arg-type]
+
+
+async def wrong_options_of_an_awaited_part() -> None:
+    await dag.run_from_async("a", keep="none")  # type: ignore[arg-type]
+    await dag.run_until_async("a", context={})  # type: ignore[arg-type]
+    await dag.run_between_async("a", "b", track_memory="yes")  # type: ignore[arg-type]
+
+
 async def wrong_options_of_an_awaited_run() -> None:
     await dag.run_async(timeout="5 s")  # type: ignore[arg-type]
     await dag.execute_async(outputs=1)  # type: ignore[arg-type]
@@ -104,6 +122,15 @@ def state(number: int) -> FSMReturn:
     return FSMReturn(3)  # type: ignore[arg-type]
 
 
+class Names(Enum):
+    state = "state"
+
+
+@fsm.state
+def by_member() -> FSMReturn:
+    return FSMReturn(Names.state)  # type: ignore[arg-type]
+
+
 def wrong_uses_of_a_machine() -> None:
     state("3")  # type: ignore[arg-type]
     state()  # type: ignore[call-arg]
@@ -116,5 +143,12 @@ def wrong_uses_of_a_machine() -> None:
     fsm.add_transition("a", "b", "n > 3")  # type: ignore[arg-type]
     fsm.run(max_cycles="9")  # type: ignore[arg-type]
     fsm.run(mode="sequentiel")  # type: ignore[arg-type]
+    fsm.start(limits=3)  # type: ignore[arg-type]
+    fsm.restore(3)  # type: ignore[arg-type]
+    fsm.restore({}, mode="sequentiel")  # type: ignore[arg-type]
+    fsm.restore({}, max_cycles="9")  # type: ignore[arg-type]
+    fsm.restore({}, check_name="no")  # type: ignore[arg-type]
+    fsm.restore({}, on_step=lambda machine: None)  # type: ignore[arg-type, misc]
     fsm.start().send("push", on_unknown="drop")  # type: ignore[arg-type]
+    fsm.set_error_state("a", 3)  # type: ignore[arg-type]
     fsm.add_state_hook(lambda fsm: 3)  # type: ignore[arg-type, misc]

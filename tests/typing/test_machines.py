@@ -105,6 +105,8 @@ def test_building_returns_the_machine() -> None:
     made.add_state_hook(lambda fsm, source, target, result: None)
     made.add_state_hook(lambda fsm, source, target, result: "a")
     made.add_state_hook(hook_later)
+    made.add_state_hook(lambda fsm, source, target, result: fsm.nodes["a"])
+    made.set_error_state("a", made.nodes["a"])
 
 
 def test_run_takes_its_options_and_returns_any() -> None:
@@ -162,8 +164,10 @@ def test_context_and_return_have_types() -> None:
     assert_type(context.cycle_count, int)
     assert_type(FSMContext.from_dict(context.to_dict()), FSMContext)
     returned = FSMReturn(next_state="a", value=1, stop=False)
-    assert_type(returned.next_state, str | None)
+    assert returned.next_state == "a"
     assert_type(returned.stop, bool)
+    for state in (bare, fsm.nodes["middle"], FSM("inner"), "bare", None):
+        assert FSMReturn(state, 1).next_state is FSMReturn(next_state=state).next_state is state
 
 
 def test_machines_have_types() -> None:
@@ -179,6 +183,16 @@ def test_machines_have_types() -> None:
     assert_type(machine.events, list[str])
     assert_type(machine.snapshot(), dict[str, Any])
     assert_type(fsm.restore(machine.snapshot()), Machine)
+    steps: list[str] = []
+    restored = fsm.restore(
+        machine.snapshot(),
+        {"number": 2},
+        check_name=False,
+        on_step=lambda machine, step: steps.append(step.state),
+        max_cycles=9,
+        mode="parallel",
+    )
+    assert_type(restored, Machine)
     assert_type(list(machine), list[Step])
     assert_type(machine.run(), Any)
     assert_type(machine.send("push", on_unknown="ignore", by="Ada"), Any)

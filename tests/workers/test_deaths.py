@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -131,12 +132,25 @@ def test_a_node_is_run_again_where_it_asks_for_that(log: Path) -> None:
     assert calls(log) == 3
 
 
-def test_while_it_starts_fails_the_node_that_needed_it(log: Path) -> None:
-    with Workers(1, initializer=steps.dies_as_it_starts) as workers:
-        dag = DAG("starts").add_node("n", steps.noted)
-        error = dag.execute(log=str(log), executor=workers).errors["n"]
-    assert "could not be started" in str(error)
-    assert calls(log) == 0
+@pytest.mark.parametrize("is_map", [False, True], ids=["node", "map"])
+def test_while_it_starts_costs_nothing(log: Path, is_map: bool) -> None:
+    dag = DAG("starts")
+    if is_map:
+        dag.map(name="n", over="y", inputs=["x", "y"])(steps.add)
+    else:
+        dag.add_node("n", steps.add)
+    initializer = partial(steps.dies_as_the_first_that_starts, f"{log}.mark")
+    with Workers(2, initializer=initializer) as workers:
+        y = list(range(50)) if is_map else 5
+        assert dag.run(x=1, y=y, executor=workers) == ([1 + n for n in y] if is_map else 6)
+
+
+def test_while_it_starts_again_fails_the_node_that_needed_it(log: Path) -> None:
+    with Workers(1, initializer=partial(steps.noted_and_killed, str(log))) as workers:
+        dag = DAG("starts").add_node("n", steps.pid)
+        error = dag.execute(executor=workers).errors["n"]
+    assert "could not be started: it died at once (exit code -9)" in str(error)
+    assert calls(log) == 2
 
 
 def test_before_it_is_told_anything_leaves_nothing_that_the_collector_complains_of(

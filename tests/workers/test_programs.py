@@ -36,6 +36,7 @@ ENDS = """
 """
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "how",
     [

@@ -22,7 +22,7 @@ import sys
 from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
@@ -54,7 +54,7 @@ from fast_dag.cli.output import (
     tell_error,
     unwritten,
 )
-from fast_dag.cli.runs import finished, opened, runs, store_option, tags_of
+from fast_dag.cli.runs import STORE_VARIABLE, finished, opened, runs, store_option, tags_of
 from fast_dag.cli.saved import refuse_file, save, saved, told_lost
 from fast_dag.cli.starter import starter
 from fast_dag.cli.target import Target, all_found, found
@@ -236,7 +236,8 @@ def main() -> None:
     "--store",
     "store_file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Keep what nodes compute in this file; a run of the same --id goes on with it.",
+    help="Keep what nodes compute in this file; a run of the same --id goes on with it. With --id, "
+    "and not given: that in FAST_DAG_STORE.",
 )
 @click.option("--id", "run_id", metavar="ID", help="With --store: the id of the run.")
 @click.option(
@@ -301,9 +302,11 @@ def run(
         "progress": True if progress else None,
     }
     inputs_ = inputs_of(given, given_file)
+    for_store = {"--id": run_id, "--rerun": rerun, "--tag": tags, "--on-change": on_change}
     if isinstance(workflow, FSM):
         parts = {"--until": until, "--from": from_, "--outputs": outputs, "--results": results_file}
-        _refuse({**parts, "--resume": resumed}, "a DAG", workflow)
+        _refuse({**parts, "--resume": resumed, "--store": store_file}, "a DAG", workflow)
+        _refuse(for_store, "a DAG", workflow)
         if max_cycles is not None:
             options["max_cycles"] = max_cycles
     else:
@@ -324,11 +327,8 @@ def run(
         options["resume"] = saved(resumed)
     with ExitStack() as closing:
         told = None
-        if store_file is None:
-            _refuse_without_store(run_id=run_id, rerun=rerun, tag=tags, on_change=on_change)
-        else:
-            if isinstance(workflow, FSM):
-                _refuse({"--store": store_file}, "a DAG", workflow)
+        store_file = _store_file(store_file, for_store)
+        if store_file is not None:
             store = closing.enter_context(opened(store_file, makes=True))
             told = None if run_id is None or rerun else finished(store, run_id)
             options |= {
@@ -346,11 +346,16 @@ def run(
         return answer
 
 
-def _refuse_without_store(**asked: Any) -> None:
-    for name, value in asked.items():
-        if value:
-            option = "--id" if name == "run_id" else f"--{name.replace('_', '-')}"
-            raise ValidationError(f"{option} is for runs with --store FILE")
+def _store_file(given: Path | None, for_store: dict[str, Any]) -> Path | None:
+    """The file of `--store`. An environment variable may name it, too, but no run is kept that asks
+    for nothing that has to do with a store."""
+    asked = next((option for option, value in for_store.items() if value), None)
+    if given is not None or asked is None:
+        return given
+    named = os.environ.get(STORE_VARIABLE)
+    if not named:
+        raise ValidationError(f"{asked} is for runs with --store FILE, or with {STORE_VARIABLE}")
+    return Path(named)
 
 
 def _asked_again(rerun: tuple[str, ...]) -> Any:
@@ -585,25 +590,32 @@ main.add_command(runs)
 
 @main.command()
 @target_argument
-@click.option("--mermaid", "backend", flag_value="mermaid", help="Print Mermaid's text.")
-@click.option("--dot", "backend", flag_value="graphviz", help="Print Graphviz's text.")
-@click.option("--svg", "backend", flag_value="svg", help="Print an SVG.")
+@click.option("--mermaid", is_flag=True, help="Print Mermaid's text.")
+@click.option("--dot", is_flag=True, help="Print Graphviz's text.")
+@click.option("--svg", is_flag=True, help="Print an SVG.")
 @allow_option
 @json_option
 @command
 def show(
     target: str,
-    backend: Literal["mermaid", "graphviz", "svg"] | None,
+    mermaid: bool,
+    dot: bool,
+    svg: bool,
     allow: tuple[str, ...],
     as_data: bool,
 ) -> Answer:
     """Print a workflow as a tree, or as a picture's text."""
+    flags = {"--mermaid": mermaid, "--dot": dot, "--svg": svg, "--json": as_data}
+    formats = [option for option, given in flags.items() if given]
+    if len(formats) > 1:
+        raise ValidationError(f"show prints one format: give one of {', '.join(formats)}")
     workflow = found(target, allow)
     if as_data:
         return Answer(data=_described(workflow))
-    if backend is None:
+    if not formats:
         say("\n".join(tree(workflow, plain=not can_show(MARKS))))
     else:
+        backend: Any = "graphviz" if dot else formats[0].removeprefix("--")
         say(workflow.visualize(backend).rstrip("\n"), document=True)
     return Answer()
 

@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from fast_dag.store import Store
     from fast_dag.store.records import RunRecord
 
+STORE_VARIABLE = "FAST_DAG_STORE"
 store_option = click.option(
     "--store",
     "file",
     required=True,
-    envvar="FAST_DAG_STORE",
+    envvar=STORE_VARIABLE,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The file of the store; if not given, that in FAST_DAG_STORE.",
+    help=f"The file of the store; if not given, that in {STORE_VARIABLE}.",
 )
 id_argument = click.argument("run_id", metavar="ID")
 

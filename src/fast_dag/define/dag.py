@@ -664,6 +664,78 @@ class DAG(Workflow):
 
     # Running a part.
 
+    # Templates: they tell type checkers and `help()` which options of `_request` are for parts.
+
+    def _from_request(
+        self,
+        node: str | Node[..., Any] | Sequence[str | Node[..., Any]],
+        /,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        run: Run | None = None,
+        context: Context | None = None,
+        mode: ExecutionMode | Literal["sequential", "parallel", "process", "async"] = "sequential",
+        max_workers: SupportsIndex | None = None,
+        executor: Executor | None = None,
+        timeout: Seconds | None = None,
+        error_strategy: Literal["fail_fast", "continue"] = "fail_fast",
+        error_handler: Callable[[str, Exception, Context], str] | None = None,
+        outputs: Sequence[str | Node[..., Any]] | None = None,
+        progress: Callable[[str, str, float], object] | bool | None = None,
+        track_memory: bool = False,
+        keep: Literal["all", "outputs"] = "all",
+        limits: Limits | None = None,
+        **more_inputs: Any,
+    ) -> Any:
+        raise NotImplementedError
+
+    def _until_request(
+        self,
+        node: str | Node[..., Any] | Sequence[str | Node[..., Any]],
+        /,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        context: Context | None = None,
+        mode: ExecutionMode | Literal["sequential", "parallel", "process", "async"] = "sequential",
+        max_workers: SupportsIndex | None = None,
+        executor: Executor | None = None,
+        timeout: Seconds | None = None,
+        error_strategy: Literal["fail_fast", "continue"] = "fail_fast",
+        error_handler: Callable[[str, Exception, Context], str] | None = None,
+        outputs: Sequence[str | Node[..., Any]] | None = None,
+        progress: Callable[[str, str, float], object] | bool | None = None,
+        track_memory: bool = False,
+        keep: Literal["all", "outputs"] = "all",
+        limits: Limits | None = None,
+        **more_inputs: Any,
+    ) -> Any:
+        raise NotImplementedError
+
+    def _between_request(
+        self,
+        start: str | Node[..., Any],
+        end: str | Node[..., Any],
+        /,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        run: Run | None = None,
+        context: Context | None = None,
+        mode: ExecutionMode | Literal["sequential", "parallel", "process", "async"] = "sequential",
+        max_workers: SupportsIndex | None = None,
+        executor: Executor | None = None,
+        timeout: Seconds | None = None,
+        error_strategy: Literal["fail_fast", "continue"] = "fail_fast",
+        error_handler: Callable[[str, Exception, Context], str] | None = None,
+        outputs: Sequence[str | Node[..., Any]] | None = None,
+        progress: Callable[[str, str, float], object] | bool | None = None,
+        track_memory: bool = False,
+        keep: Literal["all", "outputs"] = "all",
+        limits: Limits | None = None,
+        **more_inputs: Any,
+    ) -> Any:
+        raise NotImplementedError
+
+    @takes_what(_from_request)
     def run_from(
         self,
         node: str | Node[..., Any] | Sequence[str | Node[..., Any]],
@@ -677,7 +749,8 @@ class DAG(Workflow):
 
         The results of other nodes that are needed come from `run`, an earlier Run, or from
         `context`, else from the run that finished last; so do inputs that are not given again.
-        `options` are those of `run`. Raises MissingInputError if such a result is missing.
+        Takes the options of `run` but `resume` and those of stores. Raises MissingInputError if
+        such a result is missing.
 
         >>> dag = DAG("demo").add_node("load", lambda: 20).add_node("add", lambda x, y: x + y)
         >>> dag.connect("load", "add").run(y=1), dag.run_from("add", y=2)
@@ -687,6 +760,7 @@ class DAG(Workflow):
         del run
         return value_of(self._drive(made))
 
+    @takes_what(_from_request, mode="async")
     async def run_from_async(
         self,
         node: str | Node[..., Any] | Sequence[str | Node[..., Any]],
@@ -701,6 +775,7 @@ class DAG(Workflow):
         del run
         return value_of(await self._drive_async(made))
 
+    @takes_what(_until_request)
     def run_until(
         self,
         node: str | Node[..., Any] | Sequence[str | Node[..., Any]],
@@ -709,7 +784,7 @@ class DAG(Workflow):
         **options: Any,
     ) -> Any:
         """Run a node and all nodes that it depends on; returns its value, or for a list of nodes a
-        dict of their values by name. `options` are those of `run`.
+        dict of their values by name. Takes the options of `run_from`, except for `run`.
 
         >>> dag = DAG("demo").add_node("load", lambda: 20).add_node("fail", lambda x: x / 0)
         >>> dag.connect("load", "fail").run_until("load")
@@ -717,6 +792,7 @@ class DAG(Workflow):
         """
         return value_of(self._drive(self._part(None, node, inputs, None, options)))
 
+    @takes_what(_until_request, mode="async")
     async def run_until_async(
         self,
         node: str | Node[..., Any] | Sequence[str | Node[..., Any]],
@@ -728,6 +804,7 @@ class DAG(Workflow):
         made = self._part(None, node, inputs, None, {"mode": "async", **options})
         return value_of(await self._drive_async(made))
 
+    @takes_what(_between_request)
     def run_between(
         self,
         start: str | Node[..., Any],
@@ -740,8 +817,8 @@ class DAG(Workflow):
     ) -> Any:
         """Run the nodes on the paths from `start` to `end`; returns the value of `end`.
 
-        Results of other nodes come from earlier runs, as in `run_from`. Raises
-        MissingConnectionError if there is no path.
+        Results of other nodes come from earlier runs, as in `run_from`, whose options it takes.
+        Raises MissingConnectionError if there is no path.
 
         >>> dag = DAG("d").add_node("a", lambda x: x).add_node("b", lambda a: a + 1)
         >>> dag.add_node("c", lambda b: b * 10).connect("a", "b").connect("b", "c")
@@ -753,6 +830,7 @@ class DAG(Workflow):
         del run
         return value_of(self._drive(made))
 
+    @takes_what(_between_request, mode="async")
     async def run_between_async(
         self,
         start: str | Node[..., Any],
@@ -861,8 +939,12 @@ class DAG(Workflow):
             if graph is self._graph or (graph is None and earlier.name == self.name):
                 found: Earlier = earlier
                 return found
-        name = getattr(run, "name", run)
-        raise ValidationError(f"run= is a run of {name!r}, not of {self.name!r}")
+        if not isinstance(run, Run):
+            raise ValidationError(
+                f"run= is an earlier Run, as execute() returns it, not {run!r}; to give an input "
+                "of that name: inputs={'run': ...}"
+            )
+        raise ValidationError(f"run= is a run of {run.name!r}, not of {self.name!r}")
 
     def _could_take(self, name: str) -> bool:
         """Whether some node of the graph, as it is now, takes a run input of this name."""

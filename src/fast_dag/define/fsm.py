@@ -306,7 +306,9 @@ class FSM(Workflow):
         self._graph.version += 1
         return self
 
-    def set_error_state(self, state: str | Node[..., Any], target: str | None) -> None:
+    def set_error_state(
+        self, state: str | Node[..., Any], target: str | Node[..., Any] | None
+    ) -> None:
         """Let a failure of `state` lead to the state `target`, as `on_error=` of the state does;
         None takes that away, so that the `on_error` of the FSM holds.
 
@@ -325,12 +327,16 @@ class FSM(Workflow):
         self._graph.version += 1
 
     def add_state_hook(
-        self, hook: Callable[[FSM, str, str, Any], str | Awaitable[str | None] | None]
+        self,
+        hook: Callable[
+            [FSM, str, str, Any],
+            str | Node[..., Any] | Awaitable[str | Node[..., Any] | None] | None,
+        ],
     ) -> None:
         """Call `hook(fsm, from_state, to_state, result)` at each transition, in order of adding.
 
-        `result` is the value of `from_state`. A hook may return the name of another state to go to
-        instead, or raise to refuse the transition.
+        `result` is the value of `from_state`. A hook may return another state, or its name, to go
+        to instead, or raise to refuse the transition.
 
         >>> fsm = FSM("demo", initial_state="a", terminal_states=["b"])
         >>> fsm = fsm.add_state("a", lambda: 1).add_state("b", lambda x: x + 1)
@@ -640,6 +646,7 @@ class FSM(Workflow):
         error_handler: Callable[[str, Exception, Context], str] | None = None,
         progress: Callable[[str, str, float], object] | bool | None = None,
         track_memory: bool = False,
+        limits: Limits | None = None,
         **more_inputs: Any,
     ) -> Request:
         """The options of `start`: those of `_request`, and `on_step`."""
@@ -669,6 +676,31 @@ class FSM(Workflow):
         """
         return self._machine(None, *args, **options)
 
+    def _restore_request(
+        self,
+        snapshot: Mapping[str, Any],
+        /,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        check_name: bool = True,
+        on_step: Callable[[Machine, Step], object] | None = None,
+        max_cycles: SupportsIndex | None = _OF_THE_FSM,
+        context: Context | None = None,
+        mode: ExecutionMode | Literal["sequential", "parallel", "process", "async"] = "sequential",
+        max_workers: SupportsIndex | None = None,
+        executor: Executor | None = None,
+        timeout: Seconds | None = None,
+        error_strategy: Literal["fail_fast", "continue"] = "fail_fast",
+        error_handler: Callable[[str, Exception, Context], str] | None = None,
+        progress: Callable[[str, str, float], object] | bool | None = None,
+        track_memory: bool = False,
+        limits: Limits | None = None,
+        **more_inputs: Any,
+    ) -> Request:
+        """The options of `restore`: `snapshot`, `check_name`, and those of `start`."""
+        raise NotImplementedError  # it tells type checkers and `help()`
+
+    @takes_what(_restore_request)
     def restore(
         self,
         snapshot: Mapping[str, Any],

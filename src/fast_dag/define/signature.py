@@ -438,11 +438,6 @@ def _annotations(func: Any) -> Mapping[str, Any]:
         return {}
 
 
-_CONTEXT_TEXT = r"""^\s*["']?\s*(?:(?:\w+\.)*Optional\[)?\s*["']?(?:None\s*\|\s*)?
-        (?:\w+\.)*(?:FSM)?Context
-        ["']?\s*(?:\|\s*None)?\s*\]?\s*["']?\s*$"""
-
-
 def _is_context(name: str, annotation: Any, func: Any) -> bool:
     """Whether the engine fills this parameter."""
     if annotation is ABSENT:
@@ -452,9 +447,7 @@ def _is_context(name: str, annotation: Any, func: Any) -> bool:
             return False
         resolved = _resolved(func, annotation)
         if resolved is ABSENT:  # for example a class that only type checkers import
-            import re  # slow to import
-
-            return bool(re.match(_CONTEXT_TEXT, annotation, re.VERBOSE))
+            return _says_context(annotation)
         annotation = resolved
     if isinstance(annotation, type):
         return issubclass(annotation, Context)
@@ -464,13 +457,47 @@ def _is_context(name: str, annotation: Any, func: Any) -> bool:
     (member,) = members
     inner = getattr(member, "__forward_arg__", member)  # Optional["Context"]
     # Last, because it imports typing; `list[int]` has one member, too.
-    return _is_context(name, inner, func) and _is_union(annotation)
+    return _is_context(name, inner, func) and _is_see_through(annotation)
 
 
-def _is_union(annotation: Any) -> bool:
-    from typing import Union, get_origin  # slow to import; most annotations are classes
+def _says_context(annotation: str) -> bool:
+    """Whether the text of an annotation that cannot be resolved is that of a Context, which may be
+    optional or Annotated."""
+    import _ast as syntax  # slow to import; `ast` is slower
 
-    return get_origin(annotation) in (Union, UnionType)
+    def says(node: Any) -> bool:
+        match node:
+            case syntax.Name(id=name) | syntax.Attribute(attr=name):
+                return name in ("Context", "FSMContext")
+            case syntax.Constant(value=str(text)):
+                return _says_context(text)
+            case (
+                syntax.BinOp(left=inner, op=syntax.BitOr(), right=syntax.Constant(value=None))
+                | syntax.BinOp(left=syntax.Constant(value=None), op=syntax.BitOr(), right=inner)
+                | syntax.Subscript(
+                    value=syntax.Name(id="Optional") | syntax.Attribute(attr="Optional"),
+                    slice=inner,
+                )
+                | syntax.Subscript(
+                    value=syntax.Name(id="Annotated") | syntax.Attribute(attr="Annotated"),
+                    slice=syntax.Tuple(elts=[inner, *_]),
+                )
+            ):
+                return says(inner)
+        return False
+
+    try:
+        tree: Any = compile(annotation.strip(), "<annotation>", "eval", syntax.PyCF_ONLY_AST)
+    except (SyntaxError, ValueError):
+        return False
+    return says(tree.body)
+
+
+def _is_see_through(annotation: Any) -> bool:
+    """Whether an annotation is a union, or Annotated, rather than a generic class."""
+    from typing import Annotated, Union, get_origin  # slow to import; most annotations are classes
+
+    return get_origin(annotation) in (Union, UnionType, Annotated)
 
 
 def _resolved(func: Any, annotation: Any) -> Any:

@@ -47,7 +47,7 @@ from fast_dag.drive.job import (
 )
 from fast_dag.drive.slots import Slots
 from fast_dag.drive.timers import Stopwatch, Timer, Timers
-from fast_dag.errors import TimeoutError, failures
+from fast_dag.errors import TimeoutError, ValidationError, failures
 from fast_dag.plan.map_plan import BATCHES
 from fast_dag.run.execution import current
 from fast_dag.watch import log
@@ -1000,7 +1000,15 @@ class Dispatcher:
             if not self._slots.is_ordered:
                 self._slots.give_back(job)
                 jobs.extend(reversed(self._picked()))
-        if claim.take(wake):
+        try:
+            has_units = claim.take(wake)
+        except ValidationError as error:
+            with self.guard():
+                if not self.over and job in self._sleeping:
+                    jobs.append(self._roused(job))
+                    job.answer = Outcome(False, error)
+            return
+        if has_units:
             self.wake(job)
         if job.claim is claim and (self.over or wake.job is None):
             claim.give_back()  # the job was ended just before that, so that nobody else does it

@@ -331,14 +331,17 @@ class Pool:
 
     def make(self, task: Task, process: Process) -> tuple[Message, Process]:
         """Have a process make a task. Returns the last answer, and which process gave it. Raises
-        ExecutionError if no process could be started, or the one that made the task died."""
+        ExecutionError if no process could be started, or the one that made the task died. If one
+        dies as it starts, another one is started, once."""
+        is_last = False
         try:
             if process.is_started and task.since > process.born:
                 process = self._replaced(task, process)
             while True:
                 is_new = not process.is_started
-                if is_new:
-                    self._prepare(task, process)
+                if is_new and not self._prepare(task, process, is_last=is_last):
+                    process, is_last = self._replaced(task, process), True
+                    continue
                 task.fit(self._max_calls - process.calls)
                 try:
                     return self._asked(task, process, task.packed(process.names)), process
@@ -370,17 +373,21 @@ class Pool:
             process.kill()  # what it says next would be taken for the answer to another call
             raise
 
-    def _prepare(self, task: Task, process: Process) -> None:
-        """Start a process. Raises ExecutionError, which says why it cannot be started."""
+    def _prepare(self, task: Task, process: Process, *, is_last: bool) -> bool:
+        """Start a process. Returns False if it has died, but is not the last one to be tried.
+        Raises ExecutionError, which says why it cannot be started."""
         try:
             process.start(self._level, self._initializer)
         except BaseException as error:
+            is_dead = isinstance(error, LostError)
+            if is_dead and not is_last and not process.is_killed:
+                return False
             code = self._lost(process)
             if not isinstance(error, Exception):
                 raise
-            is_dead = isinstance(error, LostError)
             reason = f"it died at once (exit code {code})" if is_dead else text_of(error)
             raise task.error(f"could not be started: {reason}") from error.__cause__
+        return True
 
     def _death(self, task: Task, process: Process) -> ExecutionError:
         return task.error(f"died before the call ended (exit code {self._cut_off(task, process)})")

@@ -74,8 +74,8 @@ class Failures:
         self.add(key, failed.error, failed.attempts, failed.where)
         if not is_fatal:
             self._of_items.add(key)
-        if failed.key is not None:
-            self._keys[key] = failed.key
+        if failed.shown is not None:
+            self._keys[key] = failed.shown
 
     def adopt(self, name: str, inner: Failures) -> None:
         """Keep the errors of the workflow that is nested in node `name`."""

@@ -361,18 +361,33 @@ _BOUNDS: Final = tuple(float(f"{base}e{power}") for power in range(-6, 4) for ba
 
 
 class Failed:
-    """An item that failed: what to call it, its key, and how it ended."""
+    """An item that failed: what it is called (`"[3]"`), what failed inside of it (`".fetch"`), its
+    key, and how it ended. `shown` is the key of its error, that of an item inside of it perhaps."""
 
-    __slots__ = ("attempts", "error", "key", "label", "where")
+    __slots__ = ("attempts", "error", "inside", "key", "place", "shown", "where")
 
     def __init__(
-        self, label: str, key: Any, error: BaseException, attempts: int, where: str | None
+        self,
+        place: str,
+        key: Any,
+        error: BaseException,
+        attempts: int,
+        where: str | None,
+        inside: str = "",
+        shown: Any = ABSENT,
     ) -> None:
-        self.label = label
+        self.place = place
         self.key = key
         self.error = error
         self.attempts = attempts
         self.where = where
+        self.inside = inside
+        self.shown = key if shown is ABSENT else shown
+
+    @property
+    def label(self) -> str:
+        """The name of its error, after that of the map."""
+        return self.place + self.inside
 
 
 class Items:
@@ -426,14 +441,31 @@ class Items:
         self.completed = len(result) + self.dropped - self.failed if is_kept else completed
         self.total = self.completed + self.failed if is_kept else None
         for key, outcome in failed.items():
-            label, inner = f"[{text_of_key(key)}]", outcome.verdict.key
-            label = label if inner is None else f"{label}.{inner}"
-            self.errors[key] = outcome.value
-            self._kept.append(Failed(label, key, outcome.value, outcome.attempts, outcome.where))
+            place, inner = f"[{text_of_key(key)}]", outcome.verdict.key
+            inside = "" if inner is None else f".{inner}"
+            error, attempts, where = outcome.value, outcome.attempts, outcome.where
+            self.errors[key] = error
+            self._kept.append(Failed(place, key, error, attempts, where, inside))
+        self._tell_apart()
         if is_kept:
             is_short = self.dropped and isinstance(result, list)
             self._left_out = array("q", sorted(failed)) if is_short else ()
         return self
+
+    def _tell_apart(self) -> None:
+        """Called at the end of the map: where keys of failed items have one text, as 1 and "1" do,
+        call these items what `call_id` calls them."""
+        failed = [each for each in (*self._kept, self._fatal) if each is not None and each.place]
+        places = {each.key: each.place for each in failed}
+        if len({*places.values()}) == len(places):
+            return
+        from fast_dag.cache.keys import exact_text  # for those who have such keys
+
+        for number, key in enumerate(places):
+            text = exact_text(key)
+            places[key] = f"[{f'#{number}' if text is None else text}]"
+        for each in failed:
+            each.place = places[each.key]
 
     def _place_of(self, position: int) -> int | None:
         """Where in the list of results that of an item is; None if the item was dropped."""

@@ -5,6 +5,11 @@ that must wait stand in the line of each limit that they want, by priority, then
 served. A claim that waits keeps what it wants for itself: those behind it get what is left over. So
 a large claim is not starved by small ones, and what nobody before them wants keeps nobody waiting.
 
+A claim is *inner* if it belongs to a run that was started in the call of a node, and that node has
+units, which it gives back when the run has ended. So somebody in line may wait for this claim:
+inner ones come before all others, and keep nothing from each other. One that would wait for ever,
+because those who have what it wants wait for it in turn, is refused.
+
 One lock guards all limits of the process, because a claim may take units of any of them. It is held
 for a moment only, and nothing is called while it is held but what is in here.
 """
@@ -26,7 +31,7 @@ from fast_dag.define.options import WRONG, count, deadline
 from fast_dag.errors import ValidationError, closest, names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Protocol, SupportsIndex
 
     from fast_dag.define.node import Node
@@ -184,7 +189,7 @@ class _Units:
     def refill(self) -> None:
         """Begin with all units, and nobody in line."""
         self.free: float = self.most
-        self.line: list[tuple[tuple[float, int], int, Claim]] = []
+        self.line: list[tuple[tuple[bool, float, int], int, Claim]] = []
 
     def left(self, now: float) -> float:
         """How many units there are."""
@@ -258,7 +263,7 @@ class Claim:
 
     # Until it is otherwise, so that a claim that need not wait does not set them.
     _state = _OVER
-    _rank: tuple[float, int] | None = None  # kept by a claim that has to wait again
+    _rank: tuple[bool, float, int] | None = None  # kept by a claim that has to wait again
     _callback: Callable[[], None] | None = None
     group: object = None  # those that have one cannot go on while that has no free slot
 
@@ -290,6 +295,22 @@ class Claim:
             for units, wanted in self.wants
         )
 
+    def holders(self) -> Iterator[Claim]:
+        """Those of the nodes in whose calls its run was started that have units until this one
+        has ended."""
+        return _holding(self.outer)
+
+    @property
+    def kept(self) -> list[tuple[_Units, int]]:
+        """What it has until it has ended, and gives back then."""
+        return [each for each in self.wants if each[0].gives_back] if self.is_held else []
+
+    @property
+    def is_inner(self) -> bool:
+        """Whether it has holders; asked of a claim in line."""
+        assert self._rank is not None
+        return not self._rank[0]
+
     def enter(self) -> None:
         """From here on, runs that are started in these contextvars are started in its call."""
         held.set(self)
@@ -307,9 +328,19 @@ class Claim:
             node=self.who,
         )
 
+    def _waits_for_ever(self, holders: Sequence[Claim]) -> ValidationError:
+        told = names(sorted({each.who for each in holders}))
+        return ValidationError(
+            f"node {self.who!r} would wait for {self.told} for ever: nodes that have units ({told})"
+            " wait for runs that they started, and these for units, in a circle. Raise the limit, "
+            "or let nodes and the runs that they start use different ones",
+            node=self.who,
+        )
+
     def take(self, callback: Callable[[], None] | None = None) -> bool:
         """Take all units, if they are there and nobody before it in line wants them; else stand in
         line, if there is a `callback`, which is called once, in whatever thread, when it has them.
+        Raises ValidationError if it would stand there for ever.
         """
         with _lock:
             for units, wanted in self.wants:
@@ -325,15 +356,19 @@ class Claim:
                 return True
             now = monotonic()
             if self._rank is None:
-                self._rank = now - RISES_IN * self.host.priority_of(self.index), next(_order)
+                since = now - RISES_IN * self.host.priority_of(self.index)
+                self._rank = next(self.holders(), None) is None, since, next(_order)
             for units, wanted in self.wants:
                 insort(units.line, (self._rank, wanted, self))
-            is_next = _is_next(self, now)
-            if is_next:
+            stuck: Sequence[Claim] = ()
+            has_units = _is_next(self, now)
+            if has_units:
                 _grant(self)
             elif callback is None:
                 _leave_line(self)
                 return False
+            elif self.is_inner and not _has_twin(self) and (stuck := _stuck(self)):
+                _leave_line(self)
             else:
                 self._callback, self._state = callback, _WAITS
                 if not all(units.gives_back for units, _ in self.wants):
@@ -342,7 +377,9 @@ class Claim:
             granted = _granted([units for units, _ in self.wants if units.line])
         for each in granted:
             each()
-        return is_next
+        if stuck:
+            raise self._waits_for_ever(stuck)
+        return has_units
 
     def wait(self) -> None:
         """Take all units, in this thread, which waits until they are there."""
@@ -381,6 +418,14 @@ class Claim:
             callback()
 
 
+def _holding(claim: Claim | None) -> Iterator[Claim]:
+    """Of a claim and those around it, the ones that have units which they give back."""
+    while claim is not None:
+        if claim.kept:
+            yield claim
+        claim = claim.outer
+
+
 _order = counting()
 
 
@@ -391,11 +436,55 @@ def _is_next(claim: Claim, now: float, passes_over: object = None) -> bool:
         for _, before, other in units.line:
             if left < wanted:
                 return False
-            if other is claim:
+            if other is claim or claim.is_inner:
                 break
             if passes_over is None or other.group is not passes_over:
                 left -= before
     return True
+
+
+def _has_twin(claim: Claim) -> bool:
+    """Whether another one in line wants the same for the same run: what is true of that one, which
+    may get its units, is true of this one. So of thousands of nodes that wait one is looked at."""
+    line = claim.wants[0][0].line
+    at = bisect_left(line, (claim._rank,))
+    return any(
+        other.outer is claim.outer and other.wants == claim.wants
+        for _, _, other in (line[before] for before in range(at - 1, -1, -1))
+    )
+
+
+def _stuck(claim: Claim) -> list[Claim]:
+    """Who has units and waits for ever if this inner claim waits; nobody, if it may get its own.
+
+    Those who wait for no inner claim are taken to give back all that they have. So whoever wants no
+    more than the rest is taken to get it and to end, which gives back more, and so on (this is how
+    the banker's algorithm finds deadlocks)."""
+    waiting, unseen = {claim}, [claim]
+    below: dict[Claim, set[Claim]] = {}  # what each holder waits for
+    while unseen:
+        seen = unseen.pop()
+        for holder in seen.holders():
+            below.setdefault(holder, set()).add(seen)
+            for units, _ in holder.kept:
+                news = {each for _, _, each in units.line if each.is_inner} - waiting
+                waiting |= news
+                unseen.extend(news)
+    rest = {units: float(units.most) for holder in below for units, _ in holder.kept}
+    for holder in below:
+        for units, taken in holder.kept:
+            rest[units] -= taken
+
+    def may_end(each: Claim) -> bool:
+        return all(rest[units] >= wanted for units, wanted in each.wants if units in rest)
+
+    while ended := [each for each in waiting if may_end(each)]:
+        waiting.difference_update(ended)
+        for holder in [each for each, inside in below.items() if not inside & waiting]:
+            del below[holder]
+            for units, taken in holder.kept:
+                rest[units] += taken
+    return list(below) if claim in waiting else []
 
 
 def _grant(claim: Claim) -> None:
@@ -414,7 +503,7 @@ def _leave_line(claim: Claim) -> None:
 
 def _granted(changed: Iterable[_Units], passes_over: object = None) -> list[Callable[[], None]]:
     """Give claims in line their units, after some came back or a claim left: what to call, once the
-    lock is free. It looks at no more claims than there are units."""
+    lock is free. It looks at no more claims than there are units, beside inner ones."""
     callbacks: list[Callable[[], None]] = []
     now, is_timed = monotonic(), False
     for units in changed:
@@ -433,6 +522,8 @@ def _granted(changed: Iterable[_Units], passes_over: object = None) -> list[Call
                 is_timed = is_timed or not all(each.gives_back for each, _ in claim.wants)
             else:
                 at += 1
+                if claim.is_inner:
+                    continue
             left -= wanted
     if is_timed:
         _wakes.notify_all()
@@ -526,11 +617,9 @@ def units_of(
 def _holders(claim: Claim | None) -> dict[_Units, list[tuple[str, int]]]:
     """Who has units until the run has ended, and how many: a claim, and those around it."""
     holders: dict[_Units, list[tuple[str, int]]] = {}
-    while claim is not None:
-        for units, taken in claim.wants if claim.is_held else ():
-            if units.gives_back:
-                holders.setdefault(units, []).append((claim.who, taken))
-        claim = claim.outer
+    for holder in _holding(claim):
+        for units, taken in holder.kept:
+            holders.setdefault(units, []).append((holder.who, taken))
     return holders
 
 

@@ -226,6 +226,7 @@ class MapExecution(Execution):
         assert parent is not None
         self.status = status or ("completed" if self._error is None else "failed")
         items.retries = self.record.retries
+        items._tell_apart()
         if self._error is None and status is None:
             self.value = self._value()
         else:
@@ -788,19 +789,19 @@ class MapExecution(Execution):
         if outcome.ok:
             self.tally.completed += 1
             if inner is not None and inner.failures.are_items:
-                self._adopt(self._label(number, key), inner.failures)
+                self._adopt(self._label(number, key), key, inner.failures)
             self._keep(number, key, outcome.value)
         else:
             self._item_failed(number, key, verdict)
 
-    def _adopt(self, label: str, inner: Failures) -> None:
+    def _adopt(self, place: str, key: Any, inner: Failures) -> None:
         """Keep the errors of items of the maps that are in an item, which completed."""
         kept = self.tally._kept
         for name, error in inner.errors.items():
             if len(kept) < MOST_ERRORS:
                 attempts, where, _ = inner.facts(name)
-                failed = Failed(f"{label}.{name}", inner.key_of(name), error, attempts, where)
-                kept.append(failed)
+                shown = inner.key_of(name)
+                kept.append(Failed(place, key, error, attempts, where, f".{name}", shown))
 
     def _keep(self, number: int, key: Any, value: Any) -> None:
         if self.stream is not None:
@@ -812,14 +813,13 @@ class MapExecution(Execution):
 
     def _item_failed(self, number: int, key: Any, verdict: Verdict) -> None:
         items, spec = self.tally, self.spec
-        label, outcome = self._label(number, key), verdict.outcome
-        if verdict.key is not None:
-            label = f"{label}.{verdict.key}"
+        place, outcome = self._label(number, key), verdict.outcome
+        inside = "" if verdict.key is None else f".{verdict.key}"
         error = outcome.value
         items.failed += 1
         if len(items.errors) < MOST_ERRORS:
             items.errors[key] = error
-        failed = Failed(label, key, error, outcome.attempts, outcome.where)
+        failed = Failed(place, key, error, outcome.attempts, outcome.where, inside)
         if spec.on_error == "fail":
             self._fail(failed)
             return
