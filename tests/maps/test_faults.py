@@ -168,6 +168,32 @@ def test_an_exception_that_is_no_failure_ends_the_run(way: str, error: Any) -> N
     wait_until(lambda: bool(closed))  # by the thread that pulled, if it was just at that
 
 
+@pytest.mark.parametrize("way", ["sequential", "observed"])
+@pytest.mark.parametrize("kind", ["function", "workflow"])
+def test_resuming_calls_no_item_that_completed_before_an_interrupt(way: str, kind: str) -> None:
+    called: list[int] = []
+    is_first = True
+
+    def f(x: int) -> int:
+        called.append(x)
+        if x == 70 and is_first:
+            raise KeyboardInterrupt
+        return 2 * x
+
+    func: Any = f if kind == "function" else DAG("inner").add_node("f", f)
+    dag = DAG("faults").add_node("f", func, over="x")
+    with pytest.raises(KeyboardInterrupt):
+        EXECUTE[way](dag, x=range(100))
+    stopped = dag.last_run
+    assert stopped is not None
+    items = stopped.items("f")
+    assert (items.completed, sum(count for _, count in items.histogram)) == (70, 70)
+    is_first = False
+    called.clear()
+    assert EXECUTE[way](dag, resume=stopped).value == [2 * x for x in range(100)]
+    assert called == [*range(70, 100)]
+
+
 @here
 def test_the_failure_of_another_node_cancels_the_map(way: str) -> None:
     if way == "sequential":
