@@ -239,6 +239,38 @@ def test_a_failure_to_close_after_a_failure_is_noted_on_that(execute: Callable[.
     assert "resource 'pool' could not be closed: OSError: disk full" in run.errors["bad"].__notes__
 
 
+@pytest.mark.parametrize("answer", ["continue", "stop"])
+def test_a_failure_to_close_in_a_nested_workflow_is_a_failure_of_its_node(
+    execute: Callable[..., Run], answer: str
+) -> None:
+    inner = DAG("inner").add_node("use", lambda broken: broken)
+
+    @inner.resource("broken")
+    def broken() -> Iterator[int]:
+        yield 1
+        raise OSError("disk full")
+
+    asked = []
+
+    def lenient(node: str, error: Exception, context: Context) -> str:
+        asked.append((node, str(error)))
+        return answer
+
+    dag = DAG("outer").add_node("sub", DAG("middle").add_node("in", inner))
+    dag.add_node("below", lambda sub: sub).connect("sub", "below")
+    dag.add_node("other", lambda: 2)
+    run = execute(dag, error_handler=lenient)
+    assert asked == [("sub.in.broken", "disk full")]
+    assert run.status == ("completed_with_errors" if answer == "continue" else "failed")
+    assert (run.statuses["sub"], run.statuses["below"]) == ("failed", "skipped")
+    assert answer == "stop" or run.statuses["other"] == "completed"
+    run = execute(dag, error_strategy="continue")
+    assert (run.value, [each["node"] for each in run.context.metadata["errors"]]) == (
+        2,
+        ["sub.in.broken"],
+    )
+
+
 def test_nested_workflows_have_resources_of_their_own_and_take_those_of_their_parents(
     execute: Callable[..., Run],
 ) -> None:

@@ -268,12 +268,13 @@ def test_inner_claims_come_before_those_that_may_wait_for_them() -> None:
 
 def test_inner_claim_keeps_nothing_from_another() -> None:
     limits = Limits(a=5)
-    one, other, rest = Waiting(limits, a=1), Waiting(limits, a=2), Waiting(limits, a=1)
+    one, other, rest = Waiting(limits, a=1), Waiting(limits, a=2), Waiting(limits, a=2)
     large = Waiting(limits, outer=one.claim, a=3)
     small = Waiting(limits, outer=other.claim, a=1)
+    assert not small.has
+    rest.claim.give_back()
     assert not large.has
     assert small.has
-    rest.claim.give_back()
     small.claim.give_back()
     other.claim.give_back()
     assert large.has

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 
 from hypothesis import strategies as st
 
+from fast_dag import ConditionalReturn, SelectReturn
 from fast_dag.store.codec import Plain
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -156,5 +157,6 @@ EXAMPLES: dict[str, Any] = {
     "UUID": UUID("12345678-1234-5678-1234-567812345678"),
     "bytearray": bytearray(b"abc"),
     "paths": [PurePosixPath("/a/../b"), PureWindowsPath("C:\\a"), PosixPath("x")],
+    "decisions": [ConditionalReturn(True, (1,)), SelectReturn(["a", "b"]), SelectReturn("a", {})],
     "ellipses apart": ((), [], {}, [[]], ((),), [{}]),
 }

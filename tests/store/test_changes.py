@@ -463,6 +463,229 @@ def test_node_whose_branch_or_run_input_is_another_is_stale(store: Store) -> Non
     ]
 
 
+def joined_as(kind: str, is_optional: bool = False, has_input: bool = False) -> DAG:
+    """end stands behind a branch that is not taken, and a node."""
+    dag = DAG("joined").add_node("check", lambda: False, type="condition").add_node("one", one)
+    dag.add_node("end", lambda n, m=0: (n, m), inputs=["n", "m"], type=kind)
+    dag.connect("one", "end", input="n")
+    at = {"input": "m" if has_input else False, "optional": is_optional}
+    return dag.connect("check", "end", output="true", **at)
+
+
+@pytest.mark.parametrize("is_interrupted", [True, False])
+def test_stale_rerun_computes_what_is_below_a_node_that_an_edited_graph_reaches(
+    store: Store, is_interrupted: bool
+) -> None:
+    stops: list[int] = []
+
+    def waits(extra: int = 0) -> None:
+        if stops:
+            raise KeyboardInterrupt(stops.pop())
+
+    def flow(is_reached: bool) -> DAG:
+        dag = DAG("flow").add_node("check", lambda: False, type="condition").add_node("one", one)
+        dag.add_node("extra", lambda: 3).add_node("waits", waits)
+        dag.add_node("end", lambda waits, extra=0: extra)
+        if is_reached:
+            dag.connect("one", "extra")
+        else:
+            dag.connect("check", "extra", output="true")
+        dag.connect("extra", "waits", optional=True).connect("waits", "end", input="waits")
+        return dag.connect("extra", "end", optional=True)
+
+    assert flow(False).run(store=store, run_id="a") == 0
+    edited = flow(True)
+    if is_interrupted:
+        stops.append(1)
+        with pytest.raises(KeyboardInterrupt):
+            edited.run(store=store, run_id="a", rerun="stale")
+    assert edited.run(store=store, run_id="a", rerun="stale") == 3
+
+
+@pytest.mark.parametrize("is_recoded", [True, False])
+def test_decider_that_carries_another_value_has_what_takes_it_computed_anew(
+    store: Store, is_recoded: bool
+) -> None:
+    CALLS.clear()
+
+    def check(n: int = 7) -> bool:
+        return n > 0
+
+    def recoded(n: int = 7) -> bool:
+        return n >= 1
+
+    def flow(source: str, check: Any = check) -> DAG:
+        dag = DAG("flow").add_node("one", one).add_node("two", two)
+        dag.add_node("check", check, type="condition")
+        dag.add_node("shown", shown).connect(source, "check", input="n")
+        return dag.connect("check", "shown", output="true")
+
+    assert flow("one").run(store=store, run_id="a", outputs=["shown", "two"])["shown"] == "1!"
+    edited = flow("one", recoded) if is_recoded else flow("two")
+    run = edited.execute(store=store, run_id="a", rerun="stale")
+    assert run["shown"] == ("1!" if is_recoded else "2!")
+    assert len(CALLS) == (1 if is_recoded else 2)
+
+
+def test_stale_rerun_goes_on_inside_of_a_workflow_whose_graph_was_edited(store: Store) -> None:
+    CALLS.clear()
+
+    def flow(is_longer: bool) -> DAG:
+        inner = DAG("inner").add_node("one", one).add_node("total", total).connect("one", "total")
+        if is_longer:
+            inner.add_node("shown", shown).connect("total", "shown")
+        middle = DAG("middle").add_node("in", inner)
+        dag = DAG("outer").add_node("sub", middle).add_node("end", lambda sub: (sub, "end"))
+        return dag.connect("sub", "end")
+
+    assert flow(False).run(store=store, run_id="a") == (5, "end")
+    edited = flow(True)
+    told = edited.explain(store=store, run_id="a")
+    assert told.reasons["sub.in"] == ["nodes or edges in it have changed"]
+    assert told.states == {
+        "sub.in.one": "fresh",
+        "sub.in.total": "fresh",
+        "sub.in.shown": "open",
+        "sub.in": "stale",
+        "sub": "maybe",
+        "end": "maybe",
+    }
+    assert edited.run(store=store, run_id="a") == (5, "end"), "it stops no run"
+    assert edited.run(store=store, run_id="a", rerun="stale") == ("5!", "end")
+    assert CALLS == ["total", "shown"]
+    assert set(edited.explain(store=store, run_id="a").states.values()) == {"fresh"}
+
+
+def test_stale_rerun_runs_what_an_edited_edge_inside_of_a_workflow_no_longer_skips(
+    store: Store,
+) -> None:
+    def flow(is_optional: bool) -> DAG:
+        inner = DAG("inner").add_node("check", lambda: False, type="condition")
+        inner.add_node("end", lambda n=7: n)
+        inner.connect("check", "end", output="true", optional=is_optional)
+        return DAG("outer").add_node("sub", inner)
+
+    assert flow(False).run(store=store, run_id="a") is None
+    assert flow(True).run(store=store, run_id="a") is None
+    assert flow(True).run(store=store, run_id="a", rerun="stale") == 7
+
+
+@pytest.mark.parametrize("source", ["two", None])
+def test_earlier_attempt_of_a_workflow_does_not_count_when_it_begins_anew(
+    store: Store, source: str | None
+) -> None:
+    broken = [1]
+
+    def opened() -> Iterator[str]:
+        yield "open"
+        if broken:
+            raise OSError(broken.pop())
+
+    def flow(source: str | None) -> DAG:
+        inner = DAG("inner").add_node("x", lambda n=7: n).add_node("y", lambda x, at: x)
+        inner.connect("x", "y").resource("at", opened)
+        dag = DAG("outer").add_node("one", one).add_node("two", two)
+        dag.add_node("sub", inner, retry=1, retry_delay=0)
+        return dag if source is None else dag.connect(source, "sub", input="n")
+
+    nodes = ["one", "two", "sub"]
+    first = flow("one").execute(store=store, run_id="a", outputs=nodes)
+    assert (first["sub"], first.metrics["retries"]) == (1, 1)
+    again = flow(source).execute(store=store, run_id="a", rerun="stale")
+    assert again["sub"] == (7 if source is None else 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "why"),
+    [
+        (("any",), ("node",), "type: any, now node"),
+        (("node", True), ("node",), "after check: optional, now required"),
+        (
+            ("node", True, True),
+            ("node", False, True),
+            "input m: from node check (optional), now from node check",
+        ),
+    ],
+)
+def test_node_that_an_edited_edge_or_type_skips_is_stale(
+    store: Store, before: Any, now: Any, why: str
+) -> None:
+    assert joined_as(*before).run(store=store, run_id="a", outputs=["end"]) == {"end": (1, 0)}
+    edited = joined_as(*now)
+    assert edited.explain(store=store, run_id="a").reasons["end"] == [why]
+    assert edited.run(store=store, run_id="a") == {"end": (1, 0)}, "it stops no run"
+    run = edited.execute(store=store, run_id="a", rerun="stale")
+    assert (run.statuses["end"], run.value) == ("skipped", {})
+
+
+def test_select_that_has_another_branch_is_stale(store: Store) -> None:
+    def flow(has_fax: bool) -> DAG:
+        dag = DAG("post").add_node("way", lambda: "fax", type="select")
+        dag.add_node("mail", lambda: "mailed").connect("way", "mail", output="default")
+        if has_fax:
+            dag.add_node("fax", lambda: "faxed").connect("way", "fax", output="fax")
+        return dag
+
+    assert flow(False).run(store=store, run_id="a") == "mailed"
+    edited = flow(True)
+    assert edited.explain(store=store, run_id="a").reasons["way"] == [
+        "branches: default, now default, fax"
+    ]
+    assert edited.run(store=store, run_id="a") == "mailed", "a committed choice stands"
+    assert edited.run(store=store, run_id="a", rerun="stale") == "faxed"
+
+
+@pytest.mark.parametrize(
+    ("before", "value", "now", "ways"),
+    [
+        ("node", 3, "condition", {"true": "completed", "false": "skipped"}),
+        ("node", "b", "select", {"a": "skipped", "b": "completed"}),
+        ("select", "false", "condition", {"true": "completed", "false": "skipped"}),
+    ],
+)
+def test_committed_node_that_decides_since_then_chooses_by_its_value(
+    store: Store, before: str, value: Any, now: str, ways: dict[str, str]
+) -> None:
+    stops = [1]
+
+    def waits() -> None:
+        if stops:
+            raise KeyboardInterrupt
+
+    def flow(kind: str) -> DAG:
+        dag = DAG("ways").add_node("check", lambda: value, type=kind).add_node("waits", waits)
+        for way in ways if kind == now else ():
+            dag.add_node(way, lambda: 1).connect("check", way, output=way, input=False)
+        return dag
+
+    with pytest.raises(KeyboardInterrupt):
+        flow(before).run(store=store, run_id="a")
+    stops.clear()
+    run = flow(now).execute(store=store, run_id="a")
+    assert {way: run.statuses[way] for way in ways} == ways
+    assert run.metrics["replayed"] == 1
+
+
+def test_committed_node_that_decides_since_then_and_chooses_nothing_is_told(store: Store) -> None:
+    stops = [1]
+
+    def waits() -> None:
+        if stops:
+            raise KeyboardInterrupt
+
+    def flow(kind: str) -> DAG:
+        dag = DAG("ways").add_node("check", lambda: None, type=kind).add_node("waits", waits)
+        dag.add_node("end", lambda: 1)
+        return dag.connect("check", "end", output="true" if kind == "condition" else None)
+
+    with pytest.raises(KeyboardInterrupt):
+        flow("node").run(store=store, run_id="a")
+    with pytest.raises(ValidationError, match="condition 'check' returned None"):
+        flow("condition").run(store=store, run_id="a")
+    stops.clear()
+    assert flow("node").run(store=store, run_id="a") == 1
+
+
 def test_workflow_that_is_fed_by_another_node_begins_anew(store: Store) -> None:
     calls: list[int] = []
 

@@ -51,6 +51,7 @@ GOLDEN = {
     "UUID": "011841a8085b6210123456781234567812345678123456784e6609",
     "bytearray": "014033bf215b7603616263660c",
     "paths": "01de39fac25b5b73072f612f2e2e2f6266135b7304433a5c6166145b73017866115d",
+    "decisions": "b3a2d6c7b52980b4",
     "ellipses apart": "01e6f0e0475b5b294a025b5d4a027b7d4a045b5b5d5d5b5b29294a045b7b7d5d29",
 }
 """The bytes of the examples, or the beginning of their digest if they are long."""

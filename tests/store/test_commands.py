@@ -95,6 +95,8 @@ def test_run_of_an_id_goes_on_and_says_when_nothing_is_to_do(shell: Shell) -> No
     refused = shell(*run, "-i", "n=6", code=2)
     assert "the input 'n' is another" in refused
     assert "nothing to do" not in refused
+    lost = shell("runs", "report", "nightly", "--html", "no/page.html", code=74)
+    assert "--html: 'no/page.html' could not be written: No such file" in lost
     assert "--value '{' is no JSON" in shell(
         "runs", "decide", "nightly", "pay", "--value", "{", code=2
     )

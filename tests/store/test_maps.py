@@ -122,6 +122,41 @@ def test_node_that_is_named_is_called_for_all_items_again(store: Store) -> None:
     assert inverse.taken() == [2, 0, 4]
 
 
+def test_failed_items_are_stored_wherever_they_are_in_a_value(store: Store) -> None:
+    dag = mapped(Inverse(), on_error="keep")
+    dag.add_node("parted", lambda inverses: {True: inverses[:1], False: inverses[1:]})
+    dag.add_node("errors", lambda parted: [each.error for each in parted[False]], stored=False)
+    dag.connect("inverses", "parted").connect("parted", "errors")
+    dag.run(store=store, run_id="a", n=[4, 0])
+    again = dag.execute(store=store, run_id="a", rerun="errors")
+    assert again["parted"][True] == [0.25]
+    (failed,) = again["parted"][False]
+    assert (failed.key, failed.error.type, bool(failed)) == (1, "ZeroDivisionError", False)
+    assert again["errors"] == [failed.error]
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+def test_nested_workflow_whose_map_failed_fails_also_when_it_goes_on(
+    mode: Any, store: Store
+) -> None:
+    stops = [1]
+
+    def late(waits: Any = None) -> int:
+        if stops:
+            raise KeyboardInterrupt(stops.pop())
+        return 1
+
+    inner = mapped(Inverse()).add_node("late", late)
+    inner.connect("inverses", "late", input="waits", optional=True)
+    dag = DAG("outer").add_node("sub", inner).add_node("below", lambda sub: sub)
+    dag.connect("sub", "below")
+    interrupted(dag, store, n=[1, 0], mode=mode, error_strategy="continue")
+    for _ in range(2):
+        run = dag.execute(store=store, run_id="a", mode=mode, error_strategy="continue")
+        assert (run.statuses["sub"], run.statuses["below"]) == ("failed", "skipped")
+        assert list(run.errors) == ["sub.inverses[1]"]
+
+
 def test_failed_item_of_a_mapped_workflow_is_known_with_its_node(store: Store) -> None:
     deadly = {3}
 

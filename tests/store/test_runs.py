@@ -356,6 +356,65 @@ def test_value_that_is_not_stored_is_computed_again_where_it_is_needed(
         store.run("a")["opne"]
 
 
+def test_run_whose_last_value_is_not_stored_does_not_return_that_of_another_node(
+    store: Store, calls: Calls
+) -> None:
+    dag = DAG("handles").add_node("a", lambda: 1)
+    dag.add_node("open", calls.node("open", lambda: "opened"), stored=False)
+    dag.add_node("check", lambda: False, type="condition")
+    dag.add_node("last", calls.node("last", lambda: "last"))
+    dag.connect("check", "last", output="true")
+    assert dag.run(store=store, run_id="a") == "opened"
+    assert dag.run(store=store, run_id="a") is None
+    assert calls.taken() == ["open"]
+    assert dag.run(store=store, run_id="a", rerun="check") == "opened", "it goes on"
+
+
+def test_nested_workflow_that_goes_on_has_its_value_though_the_node_of_it_is_not_stored(
+    store: Store, calls: Calls
+) -> None:
+    def waits() -> None:
+        if calls.fail:
+            raise KeyboardInterrupt(calls.fail.pop())
+
+    inner = DAG("inner").add_node("open", calls.node("open", lambda: "opened"), stored=False)
+    inner.add_node("check", lambda: False, type="condition").add_node("last", lambda: "last")
+    inner.connect("check", "last", output="true")
+    inner.add_node("waits", waits).connect("waits", "last", input=False)
+    dag = DAG("outer").add_node("sub", inner).add_node("use", lambda sub: f"{sub}!")
+    dag.connect("sub", "use")
+    calls.fail.add("waits")
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(store=store, run_id="a")
+    assert dag.run(store=store, run_id="a") == "opened!"
+    assert calls.taken() == ["open", "open"]
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
+def test_branch_waits_for_the_value_that_its_decider_passes_on_and_that_is_not_stored(
+    store: Store, calls: Calls, mode: Any
+) -> None:
+    dag = DAG("handles").add_node(
+        "use", calls.node("use", lambda handle: handle), inputs=["handle"]
+    )
+    dag.add_node("inner", calls.node("inner", lambda handle: True), type="condition", inputs=["h"])
+    dag.add_node("check", calls.node("check", lambda handle: True), type="condition", inputs=["h"])
+    dag.add_node("open", calls.node("open", lambda: "opened"), stored=False)
+    dag.connect("open", "check").connect("check", "inner", output="true")
+    dag.connect("inner", "use", output="true")
+    calls.fail.add("use")
+    assert dag.execute(store=store, run_id="a", mode=mode).status == "failed"
+    calls.fail.clear()
+    assert calls.taken() == ["open", "check", "inner", "use"]
+    calls.fail.add("open")
+    run = dag.execute(store=store, run_id="a", rerun="failed", mode=mode)
+    assert (run.status, calls.taken()) == ("failed", ["open"])
+    calls.fail.clear()
+    run = dag.execute(store=store, run_id="a", rerun="failed", mode=mode)
+    assert (run.value, calls.taken()) == ("opened", ["open", "use"])
+    assert run.metrics["replayed"] == 2
+
+
 @pytest.mark.parametrize("mode", ["sequential", "parallel", "async"])
 def test_value_that_cannot_be_computed_again_fails_its_node_and_undoes_nothing(
     store: Store, calls: Calls, mode: Any
@@ -631,7 +690,7 @@ def test_node_in_doubt_may_be_given_its_value(store: Store) -> None:
     dag.add_node("ship", lambda charge: charge.upper()).connect("charge", "ship")
     with pytest.raises(KeyboardInterrupt):
         dag.run(store=store, run_id="a")
-    store.decide("a", "charge", value="receipt")
+    store.decide("a", dag.nodes["charge"], value="receipt")
     assert dag.run(store=store, run_id="a") == "RECEIPT"
 
 
@@ -726,6 +785,8 @@ def test_fork_shares_all_but_what_it_names(store: Store, calls: Calls) -> None:
     assert list(record.nodes) == ["load", "price.net", "stock"]
     assert dag.run(store=store, run_id="b") == VALUE
     assert calls.taken() == ["gross", "total", "send"]
+    with pytest.raises(ValidationError, match="inputs is a mapping"):
+        store.fork("b", run_id="c", at="send", inputs=[20])  # type: ignore[arg-type]
     store.fork("b", run_id="c", at=dag.nodes["send"], inputs={"n": 20})
     assert dag.run(store=store, run_id="c") == (42.5, [20])
     assert calls.taken() == ["load", "net", "gross", "stock", "total", "send"]

@@ -40,6 +40,8 @@ from fast_dag.cli.command import (
     interrupted,
     json_option,
     mapping_in,
+    not_written,
+    reason_of,
     signals,
     target_argument,
 )
@@ -67,7 +69,6 @@ from fast_dag.errors import (
     MissingInputError,
     ValidationError,
     names,
-    text_of,
 )
 from fast_dag.run.run import Run
 from fast_dag.run.settings import ExecutionMode
@@ -92,12 +93,8 @@ def start(args: list[str] | None = None) -> int:
             code, lost = OK, unwritten() or error
     if lost is None:
         return code
-    tell_error(FastDAGError(f"stdout could not be written: {_reason(lost)}"))
+    tell_error(FastDAGError(f"stdout could not be written: {reason_of(lost)}"))
     return code or UNWRITTEN
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or text_of(error)
 
 
 def _carried_out(args: list[str] | None) -> int:
@@ -479,7 +476,7 @@ def _told(
         try:
             return writer(done, file)
         except (OSError, ValidationError) as error:
-            lost = FastDAGError(f"{option}: {str(file)!r} could not be written: {_reason(error)}")
+            lost = not_written(option, file, error)
             tell_error(lost)
             if document is not None:
                 document.setdefault("error", as_error(lost))

@@ -12,11 +12,12 @@ from click.shell_completion import CompletionItem
 from fast_dag.cli.output import as_error, keep_stdout, say, tell_error
 from fast_dag.cli.signals import Signals
 from fast_dag.cli.target import place_of
-from fast_dag.errors import FastDAGError, ValidationError, brief_of
+from fast_dag.errors import FastDAGError, ValidationError, brief_of, text_of
 from fast_dag.serial.texts import from_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
 OK, FAILED, WRONG, UNWRITTEN, TIMED_OUT, BY_SIGNAL = 0, 1, 2, 74, 124, 128
 signals = Signals()
@@ -41,6 +42,16 @@ allow_option = click.option(
     metavar="MODULE",
     help="Where TARGET is a .json or .yaml file: a module it may import from. Repeatable.",
 )
+
+
+def reason_of(error: Exception) -> str:
+    """Why something could not be written."""
+    return getattr(error, "strerror", None) or text_of(error)
+
+
+def not_written(option: str, file: Path, error: Exception) -> FastDAGError:
+    """The error of an option whose file could not be written."""
+    return FastDAGError(f"{option}: {str(file)!r} could not be written: {reason_of(error)}")
 
 
 class Answer(NamedTuple):

@@ -10,11 +10,13 @@ import click
 from fast_dag.cli.command import (
     FAILED,
     OK,
+    UNWRITTEN,
     Answer,
     allow_option,
     command,
     inputs_of,
     json_option,
+    not_written,
     target_argument,
 )
 from fast_dag.cli.output import as_json, as_text, say
@@ -157,8 +159,12 @@ def report(file: Path, run_id: str, html: Path | None) -> Answer:
         record = store.run(run_id)
         if html is None:
             say(record.summary())
-        else:
-            html.write_text(record.to_html(), encoding="utf-8")
+            return Answer()
+        page = record.to_html()
+    try:
+        html.write_text(page, encoding="utf-8")
+    except OSError as error:
+        return Answer(UNWRITTEN, error=not_written("--html", html, error))
     return Answer()
 
 

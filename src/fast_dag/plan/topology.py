@@ -209,6 +209,16 @@ class Topology:
         return tuple([index for index in self.order if not leads_on[index]])
 
     @cached_property
+    def telling(self) -> tuple[int, ...]:
+        """The sinks that may make the value of a run, in sequential order: the last one, and the
+        ones before it, back to one that runs whatever deciders choose."""
+        for start in range(len(self.sinks) - 1, 0, -1):
+            above = self.above([self.sinks[start]])
+            if all(edge.branch is None for index in above for edge in self.incoming[index]):
+                return self.sinks[start:]
+        return self.sinks
+
+    @cached_property
     def is_line(self) -> bool:
         """Whether each node but the first has an edge from the one before it in sequential
         order."""

@@ -21,7 +21,7 @@ from fast_dag.schedule.dag import DagSchedule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from fast_dag.call.effects import Attempt, Outcome
@@ -57,6 +57,7 @@ class DagExecution(Execution):
     _resumption: Resumption | None = None
     _inner: dict[str, Any] | None = None  # what nested workflows go on from
     _items: dict[str, Any] | None = None  # and the results that maps go on with
+    _valueless: Collection[int] = ()  # the nodes that completed before, with what is not known
 
     def __init__(
         self,
@@ -100,10 +101,10 @@ class DagExecution(Execution):
 
     @property
     def wanted(self) -> Sequence[str]:
-        """The nodes whose values make its value."""
+        """The nodes whose values make its value; of sinks, the last of these that completes."""
         if self._outputs is not None:
             return self._outputs
-        return [self.plan.names[index] for index in self.plan.topology.sinks[-1:]]
+        return [self.plan.names[index] for index in self.plan.topology.telling]
 
     @property
     def choices(self) -> Mapping[str, Any]:
@@ -236,12 +237,15 @@ class DagExecution(Execution):
         shift = perf_counter() - time()
         steps, replayed = self.plan.steps, self._replayed
         known = self._failed = {}
+        valueless = self._valueless = set[int]()
         for name, failed, value, choice, began, seconds in ended:
             index = index_of[name]
             start = began + shift
             spans.append((index, start, start + seconds))
             if failed is None:
-                if value is not ABSENT:  # it is known that it completed, but not with what
+                if value is ABSENT:
+                    valueless.add(index)
+                else:
                     results[name] = value
                 replayed[index] = choice
             else:
@@ -256,6 +260,8 @@ class DagExecution(Execution):
         taken = self.record.taken
         assert isinstance(taken, set)
         taken.add(index)
+        if outcome.value is ABSENT:
+            self._valueless = {*self._valueless, index}
         self.context._metrics["replayed"] = len(taken)
         self._replay_inside(index, outcome.value if outcome.ok else ABSENT)
 
@@ -304,8 +310,10 @@ class DagExecution(Execution):
             child = self.children.get(name)
             if child is not None and verdict.key != name:
                 self.failures.adopt(name, child.failures)
-            if verdict.key is not None and verdict.key not in self.failures.errors:
-                self.failures.add(verdict.key, outcome.value, outcome.attempts, outcome.where)
+            key, known = verdict.key, self.failures.errors
+            # The item that failed a map is among those of its items, as if the map had kept it.
+            if key is not None and (key not in known or name in self.items):
+                self.failures.add(key, outcome.value, outcome.attempts, outcome.where)
             if not verdict.goes_on and not self._stopped:
                 self._stopped, self.failures.fatal = True, verdict.key
 
@@ -405,10 +413,10 @@ class DagExecution(Execution):
         sinks = self.plan.topology.sinks
         if len(sinks) == 1:
             return results.get(names[sinks[0]])
-        done = [index for index in sinks if names[index] in results]
+        done = [index for index in sinks if names[index] in results or index in self._valueless]
         if len(done) > 1 and self.record.schedule is not None:
             done = self._schedule.in_order(done)
-        return results[names[done[-1]]] if done else None
+        return results.get(names[done[-1]]) if done else None
 
     # One node.
 

@@ -605,9 +605,14 @@ class Execution(ABC):
         error = outcome.value
         inner = self.children.get(name)
         if inner is not None and error is inner.failure():
-            # The nested execution has recorded its errors, and decided whether to go on.
-            key = f"{name}.{inner.failures.first}"
-            return Verdict(outcome, key, goes_on=inner.failures.fatal is None)
+            # The nested execution has recorded its errors, and decided whether to go on, but where
+            # a resource of its own broke: that ends it in any case.
+            known = inner.failures
+            key, fatal = f"{name}.{known.first}", known.fatal
+            goes_on = fatal is None
+            if fatal is not None and known.is_own_resource(fatal):
+                goes_on = self._goes_on(key, known.errors[fatal])
+            return Verdict(outcome, key, goes_on=goes_on)
         cut_traceback(error)
         items = self.items.get(name)
         failed = None if items is None else items._fatal

@@ -99,6 +99,10 @@ class Failures:
         the error of a resource."""
         return self._facts.get(key, (1, None, False))
 
+    def is_own_resource(self, key: str) -> bool:
+        """Whether an error is that of a resource of this execution, not of a nested one."""
+        return self.facts(key)[2] and "." not in key
+
     def attempts(self, key: str) -> int:
         """The number of calls that were made before an error was final."""
         return self.facts(key)[0]

@@ -331,8 +331,12 @@ def explained(workflow: Workflow, store: Store, run_id: str) -> Explanation:
         told = Explanation(run_id)
         rows = Rows(connection, found.id, graph)
         changed = changes_of(connection, rows, codes)
-        stale = [path for path, change in changed.items() if not change.is_gone]
-        scopes, gone = rows.below(stale)
+        there = {path: change for path, change in changed.items() if not change.is_gone}
+        scopes, gone = rows.below([path for path in there if not there[path].is_inside])
+        for path, change in there.items():
+            if change.is_inside:  # what is in it stays
+                for scope, names in rows.below([path])[0].items():
+                    scopes.setdefault(scope, set()).update(names)
         ended = {path: (scope, name) for path, scope, name in rows.ended()}
         for path in graph.paths():
             at = ended.get(path)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from fast_dag.cache.fingerprint import VALUE, Fingerprint, made_of, untold
+from fast_dag.define.node import NodeType
 from fast_dag.errors import brief_of, failures
 from fast_dag.store.codec import digest
 from fast_dag.store.graphs import text_of_graph
@@ -29,6 +30,11 @@ _VERSION: Final = "version"
 _BOUND: Final = "what is called"
 _INPUT: Final = "input "
 _BRANCH: Final = "branch of "
+_AFTER: Final = "after "
+_TYPE: Final = "type"
+_LISTENED: Final = "branches"
+_INSIDE: Final = "inside"
+_EDITED_INSIDE: Final = "nodes or edges in it have changed"
 _BRANCHES: Final = {None: "", True: "true", False: "false"}
 
 
@@ -38,7 +44,9 @@ class Code(NamedTuple):
 
     A part "package x" is the version of somebody else's package; "untold" is why code does not tell
     what the node does; "what is called" is a partial, a method or another object; "input x" is what
-    feeds a parameter, "branch of x" which choices of a node lead here."""
+    feeds a parameter, "branch of x" which choices of a node lead here, "after x" an edge that only
+    orders; "type" is that of a node that decides or joins, "branches" those that a select has,
+    "inside" the nodes and edges of a nested workflow."""
 
     key: bytes
     parts: Mapping[str, str]
@@ -86,7 +94,8 @@ def _codes_of(
         path, workflow = (*prefix, step.name), step.node.workflow
         is_nested = workflow is not None and getattr(workflow, "kind", None) == "dag"
         if is_nested and step.node.map is None:
-            yield path, _code(_wires(step)), _NO_CODE
+            inside = {} if step.nested is None else {_INSIDE: _shape(step.nested)}
+            yield path, _code({**_wires(step, plan), **inside}), _NO_CODE
             if step.nested is not None:
                 yield from _codes_of(step.nested, path)
             continue
@@ -98,7 +107,7 @@ def _codes_of(
                 read = _read(step.node)
             if isinstance(key, FunctionType) and step.node.cache is None:
                 shared[key] = read
-            found = known[step.index] = read[0], _code({**read[1], **_wires(step)})
+            found = known[step.index] = read[0], _code({**read[1], **_wires(step, plan)})
         yield path, found[1], found[0]
 
 
@@ -111,20 +120,42 @@ def _key_of(text: str) -> bytes:
     return bytes.fromhex(digest(text.encode("utf-8", "surrogatepass")))
 
 
-def _wires(step: Step) -> dict[str, str]:
-    """Where the arguments of a node come from, and which choices lead to it."""
+def _wires(step: Step, plan: Plan) -> dict[str, str]:
+    """Where the arguments of a node come from, and what decides whether it runs, and which branch
+    it takes."""
     parts: dict[str, str] = {}
+    kind = step.node.type
+    if kind is not NodeType.NODE:
+        collects = step.node.options.get("collect")
+        parts[_TYPE] = kind.value if collects is None else f"{kind.value} that collects {collects}"
+    branches = plan.topology.known_branches(step.name)
+    if kind is NodeType.SELECT and branches:
+        parts[_LISTENED] = ", ".join(sorted(map(str, branches)))
     for name in () if step.binding is None else sorted(step.binding.used):
         parts[_INPUT + name] = "the run's input"
     for edge in step.edges:
         branch = edge.branch if isinstance(edge.branch, str) else _BRANCHES[edge.branch]
-        if edge.input is not None:
-            name, origin = _INPUT + edge.input, f"node {edge.origin}"
+        if edge.input is None:
+            parts[_AFTER + edge.source] = "optional" if edge.optional else "required"
+        else:
+            optional = " (optional)" if edge.optional else ""
+            name, origin = _INPUT + edge.input, f"node {edge.origin}{optional}"
             parts[name] = f"{parts[name]} and {origin}" if name in parts else origin
         if branch:
             name = _BRANCH + edge.source
             parts[name] = f"{parts[name]} or {branch}" if name in parts else branch
     return parts
+
+
+def _shape(plan: Plan) -> str:
+    """The nodes and edges of a workflow, which decide what in it may run."""
+    nodes = [f"{step.name} {step.node.type.value}" for step in plan.steps]
+    edges = [
+        f"{edge!r} optional" if edge.optional else repr(edge)
+        for step in plan.steps
+        for edge in step.edges
+    ]
+    return ", ".join([*sorted(nodes), *sorted(edges)])
 
 
 def _read(node: Node[..., Any]) -> tuple[Fingerprint | None, Mapping[str, str]]:
@@ -186,6 +217,14 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[st
             maybe.append(f"{name}: from {was}, now from {now}")
         elif name.startswith(_BRANCH):
             maybe.append(f"{name}: {before or 'any'}, now {after or 'any'}")
+        elif name.startswith(_AFTER):
+            maybe.append(f"{name}: {before or 'no edge'}, now {after or 'no edge'}")
+        elif name == _TYPE:
+            maybe.append(f"{name}: {before or 'node'}, now {after or 'node'}")
+        elif name == _INSIDE:
+            maybe.append(_EDITED_INSIDE)
+        elif name == _LISTENED:
+            maybe.append(f"{name}: {before or 'none'}, now {after or 'none'}")
         else:
             seen.append(_told(name, before, after))
     return seen, maybe
@@ -256,6 +295,11 @@ class Change(NamedTuple):
     may: list[str]
     is_gone: bool = False
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether nothing changed but the graph of a nested workflow, which can go on."""
+        return not self.seen and self.may == [_EDITED_INSIDE]
+
 
 def changes_of(
     connection: Connection, rows: Rows, codes: Mapping[tuple[str, ...], Code]
@@ -275,9 +319,23 @@ def changes_of(
             if key == new.key and _UNTOLD not in new.parts:
                 continue
             if key not in old:
-                row = connection.execute("SELECT parts FROM codes WHERE digest = ?", (key,))
-                old[key] = next((json.loads(text) for (text,) in row), {})
+                old[key] = _parts_of(connection, key)
             seen, may = differences(old[key], new.parts)
             if seen or may:
                 found[path] = Change(seen, may)
     return found
+
+
+def is_refed(connection: Connection, key: bytes | None, code: Code) -> bool:
+    """Whether the arguments of a node came from elsewhere when it had the code of that key."""
+    old, new = (
+        {name: text for name, text in parts.items() if name.startswith(_INPUT)}
+        for parts in (_parts_of(connection, key), code.parts)
+    )
+    return old != new
+
+
+def _parts_of(connection: Connection, key: bytes | None) -> dict[str, str]:
+    """The parts of the code of a key; none if they were pruned."""
+    rows = connection.execute("SELECT parts FROM codes WHERE digest = ?", (key,))
+    return next((json.loads(text) for (text,) in rows), {})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ExecutionError, add_note, names
 from fast_dag.run.failures import timed_out
-from fast_dag.store.changes import Codes, changes_of
+from fast_dag.store.changes import Codes, changes_of, is_refed
 from fast_dag.store.database import reading
 from fast_dag.store.durable import (
     REPLACE,
@@ -287,7 +287,7 @@ class Claim:
         if rerun == '"stale"':
             rows = self._rows(connection, found.id)
             pending = below_replaced(connection, rows, generation)
-            self.durable.read_olds(connection, pending)
+            self.durable.read_olds(connection, pending, partial(self._is_refed, connection))
         self._doubts = self.durable.doubts_of(connection)
 
     def _replace(self, connection: Connection, row: int, generation: int) -> None:
@@ -296,7 +296,9 @@ class Claim:
         assert self.rerun is not None
         if self.rerun == "stale":
             stale = changes_of(connection, rows, self.codes.by_path)
-            replace_only(connection, rows, stale, generation)
+            inside = [path for path, change in stale.items() if change.is_inside]
+            replace_only(connection, rows, stale.keys() - inside, generation)
+            replace_only(connection, rows, inside, generation, keeps_inside=True)
         elif self.rerun == "failed":
             replace_failed(connection, rows, generation)
         else:
@@ -313,6 +315,11 @@ class Claim:
         ]
         changed = changes_of(connection, rows, codes)
         replace(connection, rows, [path for path in edited if path in changed], generation)
+
+    def _is_refed(self, connection: Connection, node: str, old: bytes | None) -> bool:
+        """Whether the arguments of a node come from elsewhere than with the code that it had."""
+        code = self.codes.by_path.get(tuple(node.split(".")))
+        return code is not None and old != code.key and is_refed(connection, old, code)
 
     def _rows(self, connection: Connection, row: int) -> Rows:
         return Rows(connection, row, graph_of(self.execution.plan))

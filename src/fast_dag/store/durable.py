@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fast_dag.cache.keys import is_quick
 from fast_dag.call.effects import STOPPED, Await, Invoke, Outcome, Raised
+from fast_dag.define.node import NodeType
 from fast_dag.define.signature import ABSENT
 from fast_dag.errors import ExecutionError, failures, is_a
 from fast_dag.returns import ConditionalReturn, SelectReturn
@@ -131,10 +132,12 @@ class Durable:
         self.older: set[int | None] = set()  # of these, the ids of earlier generations
         # Of rerun="stale". `pending` are the nodes by scope that keep their old end if all that
         # they take is as before; `olds` the ends that are computed anew; `same` whether the new
-        # ones are the same; `left` the nodes that completed before, and are not computed anew.
+        # ones are the same; `left` the nodes that completed before, and are not computed anew;
+        # `refed` those that are, and take their arguments from elsewhere now.
         self.pending: dict[int, set[str]] = {}
         self.olds: dict[tuple[int, str], tuple[Any, ...]] = {}
         self.left: set[tuple[int, str]] = set()
+        self.refed: set[tuple[int, str]] = set()
         self._pending_rows: dict[tuple[int, str], tuple[Any, ...]] = {}
         self._renewed: list[tuple[Any, ...]] = []  # the ends that this generation has committed
         self.old_ends: dict[tuple[int, str], Outcome] = {}  # of pending nodes
@@ -233,12 +236,20 @@ class Durable:
         rows = connection.execute(_TIMES, (self.row, self.generation))
         self.times.update(dict(rows.fetchall()))
 
-    def read_olds(self, connection: Connection, pending: dict[int, set[str]]) -> None:
+    def read_olds(
+        self,
+        connection: Connection,
+        pending: dict[int, set[str]],
+        is_refed: Callable[[str, bytes | None], bool],
+    ) -> None:
         """Read what this generation computes anew, if what is below keeps its end where a value
-        does not differ."""
+        does not differ. `is_refed` tells of a node, and the code that it had, whether its arguments
+        come from elsewhere now."""
         self.pending = pending
         for row in connection.execute(_OLDS, (self.row, self.generation)):
             self.olds[row[0], row[1]] = row
+            if row[0] in self._paths and is_refed(self._paths[row[0]] + row[1], row[22]):
+                self.refed.add(row[:2])
         for row in connection.execute(_IN_FORCE, (self.row,)):
             if row[1] in pending.get(row[0], ()):
                 self._pending_rows[row[:2]] = row
@@ -282,8 +293,11 @@ class Durable:
                 continue
             other = None if data is not None else self._others[id]
             if other is None or other[2]:
+                index = index_of[node]
                 choice = None if other is None else other[5]
-                ended[index_of[node]] = None if choice is None else choice_from(choice)
+                if choice is None and topology.nodes[index].type.decides:
+                    return True  # it decides since then: what its value chooses is to run
+                ended[index] = None if choice is None else choice_from(choice)
             else:
                 failed.append(index_of[node])
                 goes_on = goes_on and other[3]
@@ -400,7 +414,7 @@ WITH_VALUES: Final = """
 _WIDE: Final = f"""
     SELECT n.scope, n.node, n.ok, n.goes_on, n.key, n.choice, n.place, n.attempts, n.cached,
         n.began, n.seconds, n.stored, v.codec, v.value, v.file,
-        r.run_id, v.path, v.visit, v.item, v.generation, n.id, n.generation
+        r.run_id, v.path, v.visit, v.item, v.generation, n.id, n.generation, n.code
     {WITH_VALUES} AND n.item = x''"""
 
 _OLDS: Final = f"{_WIDE} AND n.replaced = ? ORDER BY n.id"
@@ -468,6 +482,7 @@ class Scope(ExecutionStore):
     __slots__ = (
         "_again",
         "_attempts",
+        "_held",
         "_needs",
         "_valueless",
         "attempt",
@@ -487,6 +502,9 @@ class Scope(ExecutionStore):
         self.id = id
         self._attempts: dict[str, int] = {}  # of nested workflows, as far as they have begun here
         self._again = set[str]()  # the nodes that have completed, and are called for their values
+        # Deciders that have ended, and pass on a value that is computed again: they end once more
+        # when that is there.
+        self._held: dict[str, Ended] = {}
         self._valueless = set[int]()  # those that keep an end without a value
         self._needs: dict[int, bool] = {}  # of some of these, whether it is needed
 
@@ -549,14 +567,20 @@ class Scope(ExecutionStore):
             return ()
         pending = durable.pending.get(self.id)
         ends = [each for each in durable.ends.pop(self.id, []) if each[0] in index_of]
+        deciders = execution.plan.topology.deciders
+        if deciders and not durable.is_over:
+            ends = [_decided(execution, each) if each[0] in deciders else each for each in ends]
         if pending:
             ends = [each for each in ends if each[0] not in pending]
-        gone = set[str]()
-        if durable.lacks_values and not durable.is_over:
-            gone = {each[0] for each in ends if each[2] is ABSENT}
-        if gone:
-            self._again = _needed_again(execution, ends, gone)
-            ends = [each for each in ends if each[0] not in self._again]
+        if durable.is_over or not (deciders or durable.lacks_values):
+            return ends
+        known = {each[0] for each in ends}
+        gone = {each[0] for each in ends if each[2] is ABSENT}
+        if gone or _lacks(execution, known):
+            self._again, passing = _needed_again(execution, ends, gone)
+            known -= self._again
+            self._held = _held_by(execution, ends, known, passing)
+            ends = [each for each in ends if each[0] in known and each[0] not in self._held]
         return ends
 
     def ended_items(self, name: str) -> tuple[int, dict[Any, Outcome]]:
@@ -576,11 +600,24 @@ class Scope(ExecutionStore):
         """Look whether a node keeps its old end; announce the call of a node that may be called
         once only."""
         step, durable = execution.plan.steps[index], self.durable
+        if self._held and step.name in self._held:
+            return self._ended_again(execution, index)
         is_pending = bool(durable.pending) and self._is_pending(step.name)
         is_once = bool(step.node.options.get("once"))
         if is_pending or is_once or (durable.olds and step.nests):
             return self._begun(execution, index, is_once)
         return None
+
+    def _ended_again(
+        self, execution: DagExecution, index: int
+    ) -> Generator[Effect, Any, Outcome | None]:
+        """Let a decider that was held end as it did."""
+        name, _, value, choice, *_ = self._held.pop(execution.plan.names[index])
+        outcome = Outcome(True, value)
+        outcome.verdict = Verdict(outcome, name, choice)
+        execution.keep(index, outcome)
+        yield from ()
+        return outcome
 
     def _begun(
         self, execution: DagExecution, index: int, is_once: bool
@@ -631,7 +668,9 @@ class Scope(ExecutionStore):
         ):
             return True
         # It carries what it was given.
-        return all(self._is_as_before(execution, each) for each in step.edges)
+        return (scope, source) not in durable.refed and all(
+            self._is_as_before(execution, each) for each in step.edges
+        )
 
     def _is_needed(self, execution: DagExecution, index: int) -> bool:
         """Whether a node that may be called takes the value of this one, which keeps its end."""
@@ -1103,6 +1142,18 @@ def of_node(error: StoreError, path: str) -> StoreError:
     return type(error)(f"what is stored of node {path!r} cannot be used: {error}", **facts)
 
 
+def _decided(execution: DagExecution, ended: Ended) -> Ended:
+    """The end of a node that decides. If it was of another type when it was committed, its value
+    tells what it chooses now. Raises ValidationError if that chooses nothing."""
+    name, failed, value, choice, began, seconds = ended
+    topology = execution.plan.topology
+    is_condition = topology.nodes[topology.index[name]].type is NodeType.CONDITION
+    fits = choice is not None and (type(choice) is bool) is is_condition
+    if fits or failed is not None or value is ABSENT:
+        return ended
+    return name, failed, value, execution._choice(name, value), began, seconds
+
+
 _OVER: Final = frozenset({"completed", "failed", "skipped"})
 
 
@@ -1116,18 +1167,23 @@ def schedule_of(topology: Topology, ended: Mapping[int, Any], failed: list[int])
 # Values that are not stored.
 
 
-def _needed_again(execution: DagExecution, ends: list[Ended], gone: set[str]) -> set[str]:
+def _needed_again(
+    execution: DagExecution, ends: list[Ended], gone: set[str]
+) -> tuple[set[str], set[int]]:
     """Of the nodes in `gone`, which completed but whose values are not stored, those that a node
-    needs which is yet to run, or that is called again itself."""
+    needs which is yet to run, or that is called again itself. Also the deciders that have ended,
+    and pass on what such a node takes."""
     topology = execution.plan.topology
     index_of = topology.index
     ended = {index_of[end[0]]: end[3] for end in ends if end[1] is None}
     failed = [index_of[end[0]] for end in ends if end[1] is not None]
     schedule = schedule_of(topology, ended, failed)
     todo = [index for index, status in enumerate(schedule.status) if status not in _OVER]
-    again = {name for name in execution.wanted if name in gone}
+    wanted = [name for name in execution.wanted if index_of[name] in ended]
+    again = gone.intersection(wanted if execution._outputs is not None else wanted[-1:])
     todo += [index_of[name] for name in again]
     seen: set[int] = set()
+    passing: set[int] = set()
     while todo:
         for edge in topology.incoming[todo.pop()]:
             source = index_of.get(edge.source)
@@ -1138,8 +1194,36 @@ def _needed_again(execution: DagExecution, ends: list[Ended], gone: set[str]) ->
                 again.add(edge.source)
                 todo.append(source)
             elif source in ended and topology.nodes[source].type.decides:
-                todo.append(source)  # it carries what it was given
-    return again
+                passing.add(source)  # it carries what it was given
+                todo.append(source)
+    return again, passing
+
+
+def _lacks(execution: DagExecution, known: set[str]) -> bool:
+    """Whether a decider that has ended was given a value of a node that has not."""
+    topology = execution.plan.topology
+    return any(
+        edge.input is not None and edge.source not in known
+        for name in topology.deciders & known
+        for edge in topology.incoming[topology.index[name]]
+    )
+
+
+def _held_by(
+    execution: DagExecution, ends: list[Ended], known: set[str], passing: set[int]
+) -> dict[str, Ended]:
+    """The deciders of these that pass on a value that is not there yet, perhaps through others:
+    `known` are the nodes whose values are."""
+    topology = execution.plan.topology
+    by_name = {end[0]: end for end in ends}
+    held: dict[str, Ended] = {}
+    for index in topology.order if passing else ():
+        if index in passing and any(
+            edge.input is not None and (edge.source not in known or edge.source in held)
+            for edge in topology.incoming[index]
+        ):
+            held[topology.names[index]] = by_name[topology.names[index]]
+    return held
 
 
 def cancelled(run_id: str) -> ExecutionError:

@@ -1,4 +1,5 @@
-"""Values of the standard library as parts, and back: what codec `plain` knows beside JSON."""
+"""Values of the standard library and of the engine as parts, and back: what codec `plain` knows
+beside JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +14,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID, SafeUUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from fast_dag.store.errors import DecodeError, EncodeError, name_of
+from fast_dag.returns import ConditionalReturn, ItemError, SelectReturn
+from fast_dag.store.errors import (
+    DecodeError,
+    EncodeError,
+    StoredError,
+    from_data,
+    name_of,
+    to_data,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -195,6 +204,14 @@ def _pytz(*parts: Any) -> Any:
     return package("pytz").tzinfo.unpickler(*parts)  # a look-up, no pickle
 
 
+def _item_error_parts(value: ItemError) -> tuple[object, ...]:
+    return value.key, to_data(value.error)
+
+
+def _item_error(key: Any, error: dict[str, Any]) -> ItemError:
+    return ItemError(key, from_data(error))
+
+
 FORMS: Final[dict[type, Form]] = {
     date: Form(1, lambda value: (value.isoformat(),), date.fromisoformat),
     datetime: Form(2, _moment, _datetime),
@@ -216,6 +233,10 @@ FORMS: Final[dict[type, Form]] = {
     WindowsPath: Form(18, _of_text, WindowsPath),
     PurePosixPath: Form(19, _of_text, PurePosixPath),
     PureWindowsPath: Form(20, _of_text, PureWindowsPath),
+    ItemError: Form(23, _item_error_parts, _item_error),
+    StoredError: Form(24, lambda value: (to_data(value),), from_data),
+    ConditionalReturn: Form(25, lambda value: (value.condition, value.value), ConditionalReturn),
+    SelectReturn: Form(26, lambda value: (value.branch, value.value), SelectReturn),
 }
 
 OFFSET: Final = Form(21, _offset_parts, _offset, True)

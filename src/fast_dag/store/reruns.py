@@ -226,13 +226,13 @@ def replace_only(
     inside of a node stays if `keeps_inside`: items of a map, nodes of a nested workflow."""
     which, gone = " AND item = x''" if keeps_inside else "", set[int]()
     for path in paths:
-        scope = 0
+        scope, scopes = 0, list[int]()
         for name in path:
             connection.execute(REPLACE + which, (generation, rows.run, scope, name))
-            scopes = rows.scopes.get((scope, name))
+            scopes = rows.scopes.get((scope, name), [])
             scope = scopes[-1] if scopes else -1
-        if not keeps_inside and scope > 0:
-            gone |= rows._inside(scope)
+        if not keeps_inside:  # nor does an earlier attempt count again
+            gone.update(*map(rows._inside, scopes))
     _replace(connection, rows, {}, gone, generation)
 
 
@@ -277,9 +277,8 @@ def _replaced(connection: Connection, run: int, generation: int) -> Mapping[int,
 
 
 def below_replaced(connection: Connection, rows: Rows, generation: int) -> dict[int, set[str]]:
-    """The nodes that are below one that this generation computes anew, and have ended in an earlier
-    one, by scope."""
-    starts = _replaced(connection, rows.run, generation)
+    """The nodes that have ended in an earlier generation, and are below one that has not: this
+    generation computes it anew, or an edited graph may reach it. By scope."""
     old: dict[int, set[str]] = defaultdict(set)
     for scope, node in connection.execute(
         "SELECT scope, node FROM nodes WHERE run = ? AND replaced IS NULL AND generation < ?",
@@ -292,13 +291,11 @@ def below_replaced(connection: Connection, rows: Rows, generation: int) -> dict[
         if node in rows.ok[scope]  # all inside of it is
         for inner in inners
     }
-    found = {}
-    for scope, graph in rows.graphs():
-        if scope in decided:
-            continue
-        known = {name for name in starts[scope] if name in graph.names}
-        found[scope] = graph.below(known).difference(known) & old[scope]
-    return found
+    return {
+        scope: graph.below({name for name in graph.names if name not in old[scope]}) & old[scope]
+        for scope, graph in rows.graphs()
+        if scope not in decided
+    }
 
 
 def paths_of(nodes: Iterable[str]) -> list[Path]:

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from math import inf
@@ -38,7 +38,7 @@ from fast_dag.store.values import LARGE, Values
 from fast_dag.store.wrapped import WRAPPED, own_parts, unwrapped, wrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from sqlite3 import Connection
     from typing import Self
 
@@ -336,7 +336,14 @@ class Store:
                 self.database.locks.give_back(hold)
         return bool(changed)
 
-    def decide(self, run_id: str, node: str, *, value: Any = ABSENT, again: bool = False) -> None:
+    def decide(
+        self,
+        run_id: str,
+        node: str | Node[..., Any],
+        *,
+        value: Any = ABSENT,
+        again: bool = False,
+    ) -> None:
         """Settle a node that is in doubt: with the value that it has computed, or by having it
         called again. The run then goes on when it is executed again.
 
@@ -344,6 +351,7 @@ class Store:
         """
         if (value is ABSENT) is not again:
             raise ValidationError("decide with value=..., or with again=True")
+        node = _name("node", node)
         row = self._row(run_id)
         placed: Any = (None, None, None)
         if not again:
@@ -433,6 +441,8 @@ class Store:
         row = self._row(source)
         if row.pruned is not None:
             raise StoreError(f"the run {source!r} was pruned", run_id=source)
+        if inputs is not None and not isinstance(inputs, Mapping):
+            raise ValidationError(f"inputs is a mapping of names to values, not {inputs!r}")
         given = {
             name: (input_digest(value), *self._given.put(value, ("input", made, name)))
             for name, value in (inputs or {}).items()
