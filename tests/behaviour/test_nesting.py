@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +19,10 @@ from fast_dag import (
 )
 from fast_dag.errors import MissingResultError
 from tests.behaviour.support import BoomError, boom
+from tests.patience import LONG
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 def clean() -> DAG:
@@ -393,3 +398,26 @@ def test_clone_of_a_dag_may_stand_inside_of_it(run: Any) -> None:
     dag = clean()
     dag.add_node("again", dag.clone("twin")).connect("lower", "again")
     assert run(dag, text=" A ") == "a"
+
+
+@pytest.mark.parametrize("options", [{}, {"timeout": LONG}])
+def test_sequential_run_begins_nothing_while_a_nested_workflow_ends(options: Any) -> None:
+    told: list[str] = []
+
+    async def opened() -> AsyncIterator[int]:
+        yield 1
+        for _ in range(20):
+            await asyncio.sleep(0)
+        told.append("closed")
+
+    async def post(node: Any, inputs: Any, result: Any) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        told.append("hooked")
+
+    inner = DAG("inner").add_node("use", lambda at: told.append("used"))
+    inner.resource("at", opened)
+    dag = DAG("outer").add_node("sub", inner).add_node("later", lambda: told.append("later"))
+    dag.set_node_hooks("sub", post_execute=post)
+    dag.run(**options)
+    assert told == ["used", "closed", "hooked", "later"]

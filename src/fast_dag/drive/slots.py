@@ -33,6 +33,9 @@ class Slots:
         self._new: list[Job] = []  # those that want a slot since the last look
         self._unbounded: list[Job] = []  # that need no slot
         self._heap: list[Job] = []  # all that wait, where they go by definition only
+        # Then also the nodes in progress that nest something, the innermost last: until that node
+        # has ended, only what is inside of it goes on.
+        self._around: list[Job] = []
         self._line: list[tuple[int, float, int, int, Job]] = []  # who waits, the first at the end
         self._placed_so_far = 0
 
@@ -68,11 +71,17 @@ class Slots:
         Jobs of a stopped execution do not wait for a free slot, because they only end."""
         if self.is_ordered:
             picked = []
+            around = self._around
             while self._heap and self._free:
+                step = self._heap[0].step
+                if around and self._heap[0].parent is not around[-1] and not step.role:
+                    break
                 job = heappop(self._heap)
                 self._free -= job.takes_slot
                 picked.append(job)
-                if not job.step.role:  # what a map calls besides its items goes on beside them
+                if step.nests and not step.role:
+                    around.append(job)
+                if not step.role:  # what a map calls besides its items goes on beside them
                     break
             return picked
         picked, self._unbounded = self._unbounded, []
@@ -118,6 +127,8 @@ class Slots:
     def give_back(self, job: Job) -> None:
         """Free the slot of a job that has ended or waits."""
         self._free += job.takes_slot
+        if self._around and self._around[-1] is job:
+            self._around.pop()
 
 
 MOST_ASYNC = 100
