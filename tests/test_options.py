@@ -125,6 +125,11 @@ def test_option_that_is_none_is_the_default(none: str) -> None:
     [
         ({"cache": True}, r"cache is a mapping that @dag\.cached_node, or .* not True"),
         ({"outputs": 5}, "outputs is a list of different names, not 5"),
+        ({"outputs": {"a", "b"}}, "outputs is a list of different names, not {"),
+        ({"inputs": {"a"}}, "inputs is a list of names, not {'a'}"),
+        ({"over": {"a", "b"}}, "over is the name of a parameter, or a list of different names"),
+        ({"product": frozenset("ab")}, "product is a list of different names of parameters"),
+        ({"product": ["x", "y"]}, "product= names 'y', which is none of its parameters: 'x'"),
         ({"timeout": timedelta(0)}, "timeout is a number of seconds above 0, or a timedelta"),
         ({"timeout": True}, "timeout is a number of seconds"),
         ({"retry": 1.0}, "retry is a count"),

@@ -553,6 +553,8 @@ def problems_of_resources(ledger: Ledger, until: int | None = None) -> Iterator[
         if one.partition("/")[0] != other.partition("/")[0]:
             continue
         begun, ended = place["closing", one], place["closed", one]
+        if place["opened", other] > begun:
+            continue  # its opening was given up, so that nobody waited for it
         if begun < place["closing", other] < ended:
             yield f"{other} was closed while {one} was being closed"
         if place.get(("used", one), len(entries)) < place["opening", other] and (

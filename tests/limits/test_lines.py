@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fast_dag import Limits, Rate, ValidationError
+from fast_dag import DAG, Limits, Rate, ValidationError
 from fast_dag.run import limits as module
 from fast_dag.run.limits import RISES_IN, Claim
-from tests.patience import LONG
+from tests.patience import LONG, timeouts
 from tests.properties import tries
 
 
@@ -107,6 +107,27 @@ def test_claim_that_leaves_the_line_lets_others_pass() -> None:
     assert large.told == 0
     holder.claim.give_back()
     small.claim.give_back()
+
+
+def test_claims_that_were_passed_over_get_units_when_another_of_their_group_asks_again() -> None:
+    limits, group = Limits(db=1), object()
+    holder = Waiting(limits, db=1)
+    first, second, third = (Waiting(limits, db=1) for _ in range(3))
+    for each in (first, second, third):
+        each.claim.group = group
+    holder.claim.give_back()
+    first.claim.give_back(passes_over=group)  # no slot is free
+    third.claim.give_back()  # it leaves the line, and the second gets what the first gave back
+    assert second.claim.is_held
+    assert not first.claim.take(first.tell)  # there is a slot now, and no unit
+    second.claim.give_back(passes_over=group)
+    assert not first.claim.is_held
+    assert not second.claim.take()  # there is a slot for it, too, but the first comes first
+    assert not second.claim.take(second.tell)
+    assert first.claim.is_held
+    first.claim.give_back()
+    assert second.claim.is_held
+    second.claim.give_back()
 
 
 def test_claim_that_waits_rises_by_one_priority_in_30_seconds(
@@ -368,3 +389,50 @@ def test_units_of_a_rate_that_nothing_was_begun_with_come_back() -> None:
     assert again.take()
     again.give_back()
     assert not claim(limits, api=1).take()
+
+
+class LateLock:
+    """The lock of the limits, for which one thread comes late: another one is served first."""
+
+    def __init__(self) -> None:
+        self.is_late, self._another = False, threading.Event()
+        self._left: dict[int, int] = {}  # how often a thread is in time still
+        self._lock = module._lock
+
+    def next_but_one(self) -> None:
+        """This thread comes late the next time but one."""
+        self._left[threading.get_ident()] = 1
+
+    def __enter__(self) -> None:
+        if self._left.get(threading.get_ident()) == 0:
+            self.is_late = True
+            assert self._another.wait(LONG)
+        self._lock.acquire()
+
+    def __exit__(self, *args: object) -> None:
+        self._lock.release()
+        left = self._left.get(threading.get_ident())
+        if left is not None:
+            self._left[threading.get_ident()] = left - 1
+        elif self.is_late:
+            self._another.set()
+
+
+def test_node_whose_run_ends_just_before_it_stands_in_line_takes_no_units(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for timeout in timeouts():
+        limits, lock = Limits(db=1), LateLock()
+        monkeypatch.setattr(module, "_lock", lock)
+        holder = claim(limits, db=1)
+        assert holder.take()
+        dag = DAG("late", limits=limits)
+        # The thread of `first` goes on with `second`, which asks for the unit, then stands in line.
+        dag.add_node("first", lock.next_but_one).add_node("second", lambda: None, uses="db")
+        dag.connect("first", "second")
+        assert dag.execute(mode="parallel", timeout=timeout).status == "timed_out"
+        monkeypatch.undo()
+        if lock.is_late:
+            break
+    holder.give_back()
+    assert limits._units["db"].free == 1

@@ -151,7 +151,7 @@ def test_rows_of_arrays_are_walked(way: str) -> None:
     numpy = pytest.importorskip("numpy")
     assert EXECUTE[way](mapped(lambda x: int(sum(x))), x=numpy.ones((3, 2))).value == [2, 2, 2]
     run = EXECUTE[way](mapped(), x=numpy.array(3))
-    assert "parameter 'x' of map 'f' got a ndarray as input of the run" in str(run.errors["f"])
+    assert "parameter 'x' of map 'f' got one ndarray as input of the run" in str(run.errors["f"])
 
 
 @here

@@ -8,13 +8,14 @@ import os
 import threading
 import tracemalloc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fast_dag import DAG, ExecutionError, ItemError, TimeoutError
+from fast_dag import DAG, ExecutionError, ItemError, Limits, TimeoutError
 from tests.concurrency.support import wait_until
 from tests.leaks import Births, without_collector
 from tests.patience import LONG, timeouts
@@ -167,6 +168,32 @@ def test_an_exception_that_is_no_failure_ends_the_run(way: str, error: Any) -> N
     wait_until(lambda: bool(closed))  # by the thread that pulled, if it was just at that
 
 
+@pytest.mark.parametrize("way", ["sequential", "observed"])
+@pytest.mark.parametrize("kind", ["function", "workflow"])
+def test_resuming_calls_no_item_that_completed_before_an_interrupt(way: str, kind: str) -> None:
+    called: list[int] = []
+    is_first = True
+
+    def f(x: int) -> int:
+        called.append(x)
+        if x == 70 and is_first:
+            raise KeyboardInterrupt
+        return 2 * x
+
+    func: Any = f if kind == "function" else DAG("inner").add_node("f", f)
+    dag = DAG("faults").add_node("f", func, over="x")
+    with pytest.raises(KeyboardInterrupt):
+        EXECUTE[way](dag, x=range(100))
+    stopped = dag.last_run
+    assert stopped is not None
+    items = stopped.items("f")
+    assert (items.completed, sum(count for _, count in items.histogram)) == (70, 70)
+    is_first = False
+    called.clear()
+    assert EXECUTE[way](dag, resume=stopped).value == [2 * x for x in range(100)]
+    assert called == [*range(70, 100)]
+
+
 @here
 def test_the_failure_of_another_node_cancels_the_map(way: str) -> None:
     if way == "sequential":
@@ -189,6 +216,51 @@ def test_the_failure_of_another_node_cancels_the_map(way: str) -> None:
     assert run.status == "failed"
     assert list(run.errors) == ["boom"]
     assert run.statuses["f"] == "cancelled"
+
+
+@pytest.mark.parametrize("way", OWN_AT_ONCE)
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_into_is_told_when_another_node_fails_before_an_item_has_begun(way: str, kind: str) -> None:
+    begun, taken, free = threading.Event(), threading.Event(), threading.Event()
+    limits = Limits(unit=1)
+    holder = DAG("holder", limits=limits)
+    holder.add_node("hold", lambda: taken.set() or free.wait(LONG), uses="unit")
+    told: list[str] = []
+
+    def into(results: Any) -> Any:
+        begun.set()
+        try:
+            return list(results)
+        except RuntimeError as error:
+            told.append(str(error))
+            raise
+
+    async def into_async(results: Any) -> Any:
+        begun.set()
+        try:
+            return [each async for each in results]
+        except RuntimeError as error:
+            told.append(str(error))
+            raise
+
+    def boom() -> None:
+        assert begun.wait(LONG)
+        raise ValueError
+
+    into_here: Any = into if kind == "sync" else into_async
+    page = DAG("page").add_node("f", lambda x: x, over="x", uses="unit", into=into_here)
+    dag = DAG("outer", limits=limits).add_node("page", page).add_node("boom", boom)
+    with ThreadPoolExecutor(1) as other:
+        held = other.submit(holder.run)
+        assert taken.wait(LONG)
+        try:
+            run = EXECUTE[way](dag, x=[1, 2], max_workers=3)
+        finally:
+            free.set()
+        held.result()
+    assert list(run.errors) == ["boom"]
+    assert run.statuses["page"] == "cancelled"
+    assert told == ["map 'f' was cut short"]
 
 
 # Names in deep places.

@@ -512,6 +512,42 @@ def test_a_source_that_hangs_does_not_keep_a_map_that_has_ended(way: str, kind: 
     assert source.log in (["hangs", "cancelled", "closed"], ["closed"])
 
 
+@pytest.mark.parametrize("way", OWN_AT_ONCE)
+@pytest.mark.parametrize("into", [None, list])
+def test_a_source_that_hangs_does_not_keep_a_run_in_which_another_node_has_failed(
+    way: str, into: Any
+) -> None:
+    source = AsyncSource(hangs_at=2)
+
+    def boom() -> None:
+        wait_until(lambda: source.log == ["hangs"])
+        raise ValueError
+
+    options = {} if into is None else {"into": into}
+    dag = DAG("outer").add_node("inner", mapped(same, **options)).add_node("boom", boom)
+    run = EXECUTE[way](dag, x=source.generator, max_workers=3)
+    assert list(run.errors) == ["boom"]
+    assert run.statuses["inner"] == "cancelled"
+    assert source.log == ["hangs", "cancelled", "closed"]
+
+
+def test_a_thread_that_pulls_from_a_source_that_hangs_is_abandoned_when_a_node_has_failed() -> None:
+    hangs, go_on = threading.Event(), threading.Event()
+
+    def source() -> Iterator[int]:
+        hangs.set()
+        assert go_on.wait(LONG)
+        yield 0
+
+    def boom() -> None:
+        assert hangs.wait(LONG)
+        raise ValueError
+
+    run = EXECUTE["parallel"](mapped(same).add_node("boom", boom), x=source())
+    go_on.set()
+    assert run.statuses == {"f": "cancelled", "boom": "failed"}
+
+
 @pytest.mark.parametrize("mode", ["parallel", "async"])
 def test_an_async_source_that_hangs_is_cancelled_and_awaited_with_the_run(mode: Any) -> None:
     source = AsyncSource(hangs_at=2)

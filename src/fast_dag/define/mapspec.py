@@ -99,7 +99,8 @@ def map_of(options: Mapping[str, Any], signature: Signature) -> MapSpec | None:
     for name in spec.walked:
         if name not in signature.inputs:
             known = names(signature.inputs) if signature.inputs else "it has none"
-            raise ValueError(f"over= names {name!r}, which is none of its parameters: {known}")
+            option = "product" if spec.is_product else "over"
+            raise ValueError(f"{option}= names {name!r}, which is none of its parameters: {known}")
     if "ordered" in options and spec.into is None:
         raise ValueError("ordered= is about the results that into= is given; say into=, too")
     if spec.min_success is not None and spec.on_error == "fail":

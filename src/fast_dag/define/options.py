@@ -169,8 +169,13 @@ def _texts(value: Any) -> list[str]:
     return [_text(each) for each in _only(value, not isinstance(value, str))]
 
 
+def _listed(value: Any) -> list[str]:
+    """Names whose order counts. A set has none: it would be another one in the next process."""
+    return _texts(_only(value, not isinstance(value, (set, frozenset))))
+
+
 def _different(value: Any) -> list[str]:
-    texts = _texts(value)
+    texts = _listed(value)
     return _only(texts, len(set(texts)) == len(texts))
 
 
@@ -326,7 +331,7 @@ OPTIONS: Final = _table(
     Option(
         "inputs",
         "a list of names",
-        _texts,
+        _listed,
         "names for the parameters, in their order, in place of the function's own; needed for "
         "builtins whose signature cannot be read",
     ),

@@ -632,8 +632,8 @@ class Dispatcher:
         jobs.extend(reversed(more))
         if ended is not None:
             self._leave(ended, jobs)
-        elif execution.is_map:
-            self._cut_pull(execution)
+        if execution.stopped:
+            self._end_maps()
 
     def _left(self, job: Job, ready: list[int]) -> tuple[list[Job], _Open | None]:
         """Remove a job that has ended, and add the nodes that became `ready`. Returns the jobs to
@@ -697,14 +697,17 @@ class Dispatcher:
             mapping.is_here, mapping.travels = lane.shares_memory, lane.takes_batches
         mapping.call_soon = partial(self.look_again, mapping)
 
-    def _cut_pull(self, execution: Any) -> None:
-        """If a map waits for nothing but the call that pulls, and needs no more items, nobody waits
-        long for that call: it may hang."""
-        if not execution.waits_for_pull:
-            return
+    def _end_maps(self) -> None:
+        """Tell the maps that have been stopped, by a failure of their own or one around them, so
+        that their `into` functions wait no longer. If such a map waits for nothing but the call
+        that pulls, nobody waits long for that call: it may hang."""
         for job in list(self._running):
+            mapping: Any = job.execution
+            if not job.step.role or not mapping.stopped:
+                continue
+            mapping.stop()
             lane = job.lane
-            if job.execution is execution and job.step.role == "pull" and lane is not None:
+            if job.step.role == "pull" and mapping.waits_for_pull and lane is not None:
                 delay = 0.0 if lane.ends_calls else PULLING
                 self.timers.add(delay, partial(self._give_up_pull, job, job.generation))
 
@@ -1016,6 +1019,8 @@ class Dispatcher:
             return
         if has_units:
             self.wake(job)
+        if job.claim is claim and (self.over or wake.job is None):
+            claim.give_back()  # the job was ended just before that, so that nobody else does it
 
     def _hold(self, job: Job) -> None:
         """A job has its units: they belong to the call that it makes next."""

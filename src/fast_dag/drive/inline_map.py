@@ -84,6 +84,10 @@ class _Items:
             except failures() as error:
                 execution.finish_plainly(done, Outcome(False, error))
                 return
+            except BaseException:  # Ctrl-C, say: the items that completed are not called again
+                if done.parts:
+                    execution.finish_plainly(done, None)
+                raise
             made = len(done.parts[0][1])
             first += made
             execution.finish_plainly(done, None if made else Outcome(True, True))

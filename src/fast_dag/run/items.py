@@ -242,7 +242,7 @@ class Walk:
         if len(ended) < len(row):
             raise ValueError(
                 f"map {self._plan.name!r} walks collections side by side, and {names(ended)} ended "
-                f"after {self.pulled} items, before the others"
+                f"after {self.pulled} {'item' if self.pulled == 1 else 'items'}, before the others"
             )
 
     @property
@@ -286,8 +286,9 @@ def _check(plan: MapPlan, name: str, value: Any) -> None:
         raise TypeError(f"{whose} got None {came}: nothing to map over; return [] for no items")
     kind = type(value)
     if isinstance(value, _TEXTS):
+        parts = "characters" if isinstance(value, str) else "bytes"
         raise TypeError(
-            f"{whose} got one {kind.__name__} {came}, and its items would be its characters; give "
+            f"{whose} got one {kind.__name__} {came}, and its items would be its {parts}; give "
             f"a list, or say list(...) if you mean that"
         )
     if hasattr(kind, "columns") and any(hasattr(kind, each) for each in _OF_FRAMES):
@@ -300,7 +301,7 @@ def _check(plan: MapPlan, name: str, value: Any) -> None:
     if is_single or not (
         hasattr(kind, "__iter__") or hasattr(kind, "__getitem__") or hasattr(kind, "__aiter__")
     ):
-        raise TypeError(f"{whose} got a {kind.__name__} {came}, which cannot be gone through")
+        raise TypeError(f"{whose} got one {kind.__name__} {came}, which cannot be gone through")
 
 
 def _is_async(value: Any) -> bool:

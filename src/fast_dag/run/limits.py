@@ -361,26 +361,25 @@ class Claim:
             for units, wanted in self.wants:
                 insort(units.line, (self._rank, wanted, self))
             stuck: Sequence[Claim] = ()
-            if _is_next(self, now):
+            has_units = _is_next(self, now)
+            if has_units:
                 _grant(self)
-                # Those behind it may have been passed over while it had no slot.
-                granted = _granted([units for units, _ in self.wants if units.line])
             elif callback is None:
                 _leave_line(self)
                 return False
             elif self.is_inner and not _has_twin(self) and (stuck := _stuck(self)):
                 _leave_line(self)
-                granted = []
             else:
                 self._callback, self._state = callback, _WAITS
                 if not all(units.gives_back for units, _ in self.wants):
                     _keep_time()
-                return False
-        if stuck:
-            raise self._waits_for_ever(stuck)
+            # Others of its group may have been passed over while it had no slot.
+            granted = _granted([units for units, _ in self.wants if units.line])
         for each in granted:
             each()
-        return True
+        if stuck:
+            raise self._waits_for_ever(stuck)
+        return has_units
 
     def wait(self) -> None:
         """Take all units, in this thread, which waits until they are there."""

@@ -223,10 +223,11 @@ class Batches:
                 values.append(FAILED)
                 now = perf_counter()
                 seconds.extend(repeat(now - begun - sum(seconds[before:]), 1))
-                seconds.extend(repeat(0.0, len(values) - len(seconds)))
                 done.is_over = calls.is_lost
                 if done.is_over or now > until or calls.stopped:
                     return now
+            finally:
+                seconds.extend(repeat(0.0, len(values) - len(seconds)))
 
     def _call_some(self, some: Callable[[int], Iterable[Any]], done: Batch, until: float) -> float:
         """Call some items between two looks at the clock."""
