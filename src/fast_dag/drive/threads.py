@@ -136,6 +136,7 @@ class Pool:
 
     def _start(self, ready: list[tuple[Call, Take | None]]) -> None:
         left: list[Call] = []
+        failure: RuntimeError | None = None
         for call, take in ready:
             if take is not None:
                 take(call)
@@ -154,7 +155,7 @@ class Pool:
                 failure = error
                 with self._lock:
                     self._threads.discard(thread)
-        if left:
+        if failure is not None:
             self._put_back(left, failure)
 
     def _put_back(self, calls: list[Call], error: RuntimeError) -> None:
