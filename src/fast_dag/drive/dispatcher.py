@@ -455,9 +455,7 @@ class Dispatcher:
                     self.fail(error, job)
                     if job.phase is not CANCELLED:  # it cleans up
                         raise
-                    if (
-                        job.todo is CALL and not job.is_out
-                    ):  # nobody has it: `fail` took it from no lane
+                    if job.todo is CALL and not job.is_out:  # `fail` took it from no lane
                         jobs.append(job)
         return mine
 
