@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import traceback
 from typing import Any
 
@@ -279,6 +280,45 @@ def test_handler_is_not_asked_without_a_failure(execute: Any) -> None:
 class SilentError(Exception):
     def __str__(self) -> str:
         raise ValueError("no message")
+
+
+class UnprintableError(Exception):
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+async def unprintable() -> None:
+    raise UnprintableError
+
+
+async def fine() -> str:
+    return "fine"
+
+
+def test_error_of_an_async_node_that_does_not_print_stays_itself(execute: Any) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    run = execute(DAG("d").add_node("a", unprintable))
+    assert type(run.errors["a"]) is UnprintableError
+    assert signal.getsignal(signal.SIGINT) is before
+    assert execute(DAG("d").add_node("a", fine)).value == "fine"
+
+
+class Value:
+    shown = 0
+
+    def __repr__(self) -> str:
+        Value.shown += 1
+        return "value"
+
+
+async def make_value() -> Value:
+    return Value()
+
+
+def test_result_of_an_async_node_is_not_formatted_by_a_run(execute: Any) -> None:
+    Value.shown = 0
+    assert type(execute(DAG("d").add_node("a", make_value)).value) is Value
+    assert Value.shown == 0
 
 
 def raising(error: BaseException) -> DAG:

@@ -24,14 +24,15 @@ class ApartLane(Lane):
 
     def launch(self, job: Job) -> None:
         if self._inbox is None:
-            self._inbox = SimpleQueue()
-            self._thread = threading.Thread(
+            inbox: SimpleQueue[Job | None] = SimpleQueue()
+            thread = threading.Thread(
                 target=self.dispatcher.variables.copy().run,
-                args=(self._serve, self._inbox),
+                args=(self._serve, inbox),
                 name="fast_dag map",
                 daemon=True,
             )
-            self._thread.start()
+            thread.start()
+            self._inbox, self._thread = inbox, thread
         self._inbox.put(job)
 
     def _serve(self, inbox: SimpleQueue[Job | None]) -> None:

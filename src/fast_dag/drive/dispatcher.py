@@ -449,7 +449,14 @@ class Dispatcher:
             elif job.lane is lane and mine is None:
                 mine = job
             else:
-                job.lane.launch(job)
+                try:
+                    job.lane.launch(job)
+                except RuntimeError as error:  # the system allows no thread for it, say
+                    self.fail(error, job)
+                    if job.phase is not CANCELLED:  # it cleans up
+                        raise
+                    if job.todo is CALL and not job.is_out:  # `fail` took it from no lane
+                        jobs.append(job)
         return mine
 
     def _begin(self, job: Job, jobs: list[Job]) -> None:

@@ -366,12 +366,33 @@ def _nested_value(
     return child.value
 
 
-async def _noted(coroutine: Coroutine[Any, Any, Any], known: list[str]) -> Any:
-    """Await the coroutine, and note that it has begun, unless it was given up before."""
-    if not known:
-        known.append("begun")
-        return await coroutine
-    return None
+class _Noted:
+    """Awaits a coroutine and keeps its outcome apart from the task. The signal module formats the
+    handler of a Runner, and with it the task and its outcome, whose `repr` may be slow or raise."""
+
+    is_begun = False
+    is_given_up = False
+    value: Any = None
+    error: Exception | None = None
+
+    async def watch(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Await the coroutine, unless it was given up before."""
+        if not self.is_given_up:
+            self.is_begun = True
+            try:
+                self.value = await coroutine
+            except Exception as error:
+                self.error = error
+
+    def result(self) -> Any:
+        """The coroutine's result, once. Raises the exception that it raised."""
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback refers to this frame
+        return self.value
 
 
 class Waiter:
@@ -403,16 +424,14 @@ class Waiter:
             self._beat = Heartbeat(self._runner.get_loop())
         from fast_dag.drive.interruptions import LeftToTheLoop  # sync workflows need none
 
-        known: list[str] = []
+        noted = _Noted()
         try:
             with LeftToTheLoop():
-                return self._runner.run(
-                    _noted(coroutine, known), context=variables or copy_context()
-                )
+                self._runner.run(noted.watch(coroutine), context=variables or copy_context())
         except BaseException as error:
-            is_begun = bool(known)
+            is_begun = noted.is_begun
             if not is_begun:
-                known.append("given up")
+                noted.is_given_up = True
                 coroutine.close()
             if is_a(error, KeyboardInterrupt):
                 self._settle()
@@ -420,6 +439,7 @@ class Waiter:
                 # Of Ctrl-C just before the coroutine begins, the Runner makes a CancelledError.
                 raise KeyboardInterrupt from None
             raise
+        return noted.result()
 
     def _settle(self) -> None:
         """Have the loop forget that it was to stop, which an interruption may have left in it. The

@@ -113,6 +113,7 @@ class Pool:
         self._lines: dict[object, deque[Task]] = {}  # the one whose turn it is comes first
         self._resting: list[SimpleQueue[_Given | None]] = []  # threads without a task
         self._threads: set[threading.Thread] = set()
+        self._serving = 0  # those of the threads that make tasks, or rest
         self._users = 0
         self._homes: list[int] = []  # the threads that have called, or await, the runs that use it
         self._oldest = 0  # processes made before this are ended: see `restart`
@@ -169,6 +170,7 @@ class Pool:
             idle, self._idle = self._idle, []
             self._all.difference_update(idle)
             resting, self._resting = self._resting, []
+            self._serving -= len(resting)
         end(idle)
         for inbox in resting:
             inbox.put(None)
@@ -263,9 +265,11 @@ class Pool:
     # The threads.
 
     def _start(self, ready: list[_Given]) -> None:
-        for given in ready:
+        for number, given in enumerate(ready):
             with self._lock:
                 inbox = self._resting.pop() if self._resting else None
+                if inbox is None:
+                    self._serving += 1
             if inbox is not None:
                 inbox.put(given)
                 continue
@@ -276,7 +280,27 @@ class Pool:
             )
             with self._lock:
                 self._threads.add(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # the system allows no further threads
+                if not self._put_back(ready[number:], thread):
+                    raise
+                return
+
+    def _put_back(self, ready: list[_Given], thread: threading.Thread) -> bool:
+        """Have tasks wait that this thread, which could not be started, and others should make.
+        Returns whether there is a thread that will look for them when it rests."""
+        with self._lock:
+            self._threads.discard(thread)
+            self._serving -= 1
+            for task, process in reversed(ready):
+                task.process = None
+                if process is not None and process.is_started:
+                    self._idle.append(process)
+                elif process is not None:
+                    self._all.discard(process)
+                self._lines.setdefault(task.line, deque()).appendleft(task)
+            return self._serving > 0
 
     def _work(self, inbox: SimpleQueue[_Given | None]) -> None:
         given = inbox.get()
@@ -295,8 +319,11 @@ class Pool:
         idle for too long."""
         with self._lock:
             if self.is_closed and not self._users:
+                self._serving -= 1
                 return None
             self._resting.append(inbox)
+            ready = self._matched()  # tasks for which no thread could be started
+        self._start(ready)
         while True:
             try:
                 return inbox.get(timeout=self._patience())
@@ -308,6 +335,7 @@ class Pool:
                 leaves = inbox in self._resting and (not self._idle or len(self._resting) > 1)
                 if leaves:
                     self._resting.remove(inbox)
+                    self._serving -= 1
             end(old)
             if leaves:
                 return None

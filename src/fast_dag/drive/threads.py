@@ -135,6 +135,8 @@ class Pool:
         return ready
 
     def _start(self, ready: list[tuple[Call, Take | None]]) -> None:
+        left: list[Call] = []
+        failure: RuntimeError | None = None
         for call, take in ready:
             if take is not None:
                 take(call)
@@ -146,7 +148,27 @@ class Pool:
             )
             with self._lock:
                 self._threads.add(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system allows no further threads
+                left.append(call)
+                failure = error
+                with self._lock:
+                    self._threads.discard(thread)
+        if failure is not None:
+            self._put_back(left, failure)
+
+    def _put_back(self, calls: list[Call], error: RuntimeError) -> None:
+        """Have calls for which no thread could be started wait for one that is busy. If none is,
+        end their runs, since the calls might wait for ever."""
+        with self._lock:
+            for call in calls:
+                self._vacate(call)
+                call.thread = None
+            self._waiting.extendleft(call for call in reversed(calls) if not call.is_abandoned)
+            waiting = () if self._busy else tuple(self._waiting)
+        for dispatcher, job in {call.lane.dispatcher: call.job for call in waiting}.items():
+            dispatcher.fail(error, job)
 
     def _work(self, inbox: SimpleQueue[Call | None]) -> None:
         thread, take = threading.current_thread(), inbox.put
