@@ -73,15 +73,16 @@ class Slots:
             picked = []
             around = self._around
             while self._heap and self._free:
-                step = self._heap[0].step
-                if around and self._heap[0].parent is not around[-1] and not step.role:
+                job = self._heap[0]
+                is_beside = job.step.role  # what a map calls besides its items goes on beside them
+                if around and job.parent is not around[-1] and not is_beside:
                     break
-                job = heappop(self._heap)
+                heappop(self._heap)
                 self._free -= job.takes_slot
                 picked.append(job)
-                if step.nests and not step.role:
-                    around.append(job)
-                if not step.role:  # what a map calls besides its items goes on beside them
+                if not is_beside:
+                    if job.step.nests:
+                        around.append(job)
                     break
             return picked
         picked, self._unbounded = self._unbounded, []
