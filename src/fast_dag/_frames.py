@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
-    from typing import Any, Final
+    from typing import Final
 
 PACKAGE: Final = os.path.dirname(__file__) + os.sep
 """How the names of this package's files begin."""
@@ -24,8 +24,8 @@ def rendered(error: BaseException, kind: type[BaseException]) -> list[str]:
     An error of this `kind` says all that there is to know. Of other exceptions, the frames behind
     the last one of the user's stay: they show an error in this package.
     """
-    module: Any = sys.modules.get("IPython")
-    shell = None if module is None else module.get_ipython()
+    shell_of = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    shell = None if shell_of is None else shell_of()
     if shell is None:  # somebody else asks
         import traceback
 

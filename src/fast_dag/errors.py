@@ -326,8 +326,9 @@ def failures() -> tuple[type[BaseException], ...]:
     >>> failures()[0]
     <class 'Exception'>
     """
-    asyncio: Any = modules.get("asyncio")  # a CancelledError exists only if it was imported
-    return (Exception,) if asyncio is None else (Exception, asyncio.CancelledError)
+    # It exists only if asyncio was imported; another thread may be at that just now.
+    cancelled = getattr(modules.get("asyncio"), "CancelledError", None)
+    return (Exception,) if cancelled is None else (Exception, cancelled)
 
 
 def text_of_key(key: object) -> str:

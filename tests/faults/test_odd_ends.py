@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections import defaultdict
 from pathlib import PureWindowsPath
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -417,3 +418,16 @@ def test_keys_tell_apart_what_a_function_can_tell_apart(one: Any, other: Any) ->
 
 def test_integers_of_any_size_are_keys_of_shared_caches() -> None:
     assert stable_text(key_of(10**5000)) != stable_text(key_of(10**5000 + 1))
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+def test_a_run_does_not_mind_that_another_thread_imports_asyncio_just_now(
+    mode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(x: int) -> float:
+        return x / 0
+
+    dag = DAG("fails").add_node("fail", fail)
+    dag.execute(x=1, mode=mode)  # with all that it imports
+    monkeypatch.setitem(sys.modules, "asyncio", ModuleType("asyncio"))  # it has nothing yet
+    assert isinstance(dag.execute(x=1, mode=mode).errors["fail"], ZeroDivisionError)

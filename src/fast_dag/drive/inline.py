@@ -463,8 +463,9 @@ class Waiter:
 
 def in_running_loop() -> bool:
     """Whether the caller is inside of a running event loop."""
-    asyncio: Any = modules.get("asyncio")  # no loop can run unless it was imported
-    return asyncio is not None and asyncio._get_running_loop() is not None
+    # No loop can run unless asyncio was imported; another thread may be at that just now.
+    running = getattr(modules.get("asyncio"), "_get_running_loop", None)
+    return running is not None and running() is not None
 
 
 def refuse_running_loop(name: str, why: str) -> None:

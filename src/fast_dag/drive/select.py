@@ -9,8 +9,6 @@ from fast_dag.run.settings import ASYNC, PARALLEL, PROCESS, SEQUENTIAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from fast_dag.run.execution import Execution
 
 
@@ -26,11 +24,13 @@ def drive(execution: Execution) -> None:
         if execution.needs_loop:
             why = "has async nodes" if execution.plan.needs_loop else "has async hooks"
         inline.refuse_running_loop(execution.name, why)
-    pool: Any = None if execution.outer is None else modules.get("fast_dag.drive.places")
-    if pool is None:
+    # A place is lent only if the driver of the run around it was imported, with all that it needs.
+    places = None if execution.outer is None else modules.get("fast_dag.drive.places")
+    lent = getattr(places, "place_lent", None)
+    if lent is None:
         _drive(execution)
     else:
-        with pool.place_lent():
+        with lent():
             _drive(execution)
 
 
